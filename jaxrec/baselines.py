@@ -1,0 +1,158 @@
+"""Baselines to beat: popularity, recent popularity, personal frequency and item-kNN.
+
+Scores mean nothing beyond the order they give. Item 0 is the unknown item: it is no neighbour of
+any item, and callers keep it out of rankings.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import sparse
+
+WEEK_SECONDS = 7 * 24 * 3600
+MAX_BLOCK_SIMILARITIES = 2**22
+
+Scorer = Callable[[int, int], Float[np.ndarray, "b I"]]
+"""Scores of the queries [start, stop) for every item."""
+
+
+def popularity(train_items: Int[np.ndarray, " M"], num_items: int) -> Float[np.ndarray, " I"]:
+    """Number of training events of every item."""
+    return np.bincount(train_items, minlength=num_items).astype(np.float32)
+
+
+def recent_popularity(
+    train_items: Int[np.ndarray, " M"],
+    train_times: Int[np.ndarray, " M"],
+    num_items: int,
+    window_seconds: int | None = WEEK_SECONDS,
+) -> Float[np.ndarray, " I"]:
+    """Items ordered by their events in the last window of training time, equals by popularity.
+
+    Where times are only positions (`window_seconds=None`), the window is the last tenth of them:
+    those above their 0.9 quantile. Returns the place in ascending order, the same for equals.
+    """
+    if window_seconds is None:
+        start = np.quantile(train_times, 0.9)
+    else:
+        start = train_times.max() - window_seconds
+    recent = np.bincount(train_items[train_times > start], minlength=num_items)
+    total = np.bincount(train_items, minlength=num_items)
+    # Places, as float32 does not hold the fraction that a sum of both counts would need.
+    _, places = np.unique(recent * (total.max() + 1) + total, return_inverse=True)
+    return places.astype(np.float32)
+
+
+def personal_frequency(
+    offsets: Int[np.ndarray, " b+1"],
+    items: Int[np.ndarray, " X"],
+    popularity: Float[np.ndarray, " I"],
+) -> Float[np.ndarray, "b I"]:
+    """Every query's own items by how often they were chosen, equals by the later last choice.
+
+    All other items follow by popularity, so that the ranking goes on beyond the history. The
+    histories are in time order, `items[offsets[r]:offsets[r + 1]]` for row r.
+    """
+    scores = np.tile(popularity / (popularity.max() + 1), (len(offsets) - 1, 1))
+    cells = _rows(offsets) * len(popularity) + items
+    chosen, age, count = np.unique(cells[::-1], return_index=True, return_counts=True)
+    ascending = np.lexsort((-age, count))
+    scores.flat[chosen[ascending]] = np.arange(1, len(chosen) + 1)
+    return scores
+
+
+def fit_item_knn(
+    train_users: Int[np.ndarray, " M"],
+    train_items: Int[np.ndarray, " M"],
+    num_users: int,
+    num_items: int,
+    neighbours: int = 100,
+) -> sparse.csr_array:
+    """Cosine similarity of items by the users they share, [I, I].
+
+    Row i holds the `neighbours` items most similar to i, without i; among equals the smaller item.
+    Deshpande and Karypis, "Item-based top-N recommendation algorithms", 2004.
+    """
+    known = train_items > 0
+    columns = _binary(train_users[known], train_items[known], (num_users, num_items))
+    lengths = np.sqrt(columns.sum(axis=0))
+    columns.data /= lengths[columns.indices]
+    rows = columns.T.tocsr()
+    block = max(MAX_BLOCK_SIMILARITIES // num_items, 1)
+    return sparse.vstack(
+        [
+            _nearest(rows[start : start + block] @ columns, start, neighbours)
+            for start in range(0, num_items, block)
+        ],
+        format="csr",
+    )
+
+
+def item_knn(
+    offsets: Int[np.ndarray, " b+1"],
+    items: Int[np.ndarray, " X"],
+    similarity: sparse.csr_array,
+) -> Float[np.ndarray, "b I"]:
+    """Sum of the similarities to the distinct items of every query's history."""
+    shape = (len(offsets) - 1, similarity.shape[0])
+    return (_binary(_rows(offsets), items, shape) @ similarity).toarray()
+
+
+def baseline_scorers(
+    train_users: Int[np.ndarray, " M"],
+    train_items: Int[np.ndarray, " M"],
+    train_times: Int[np.ndarray, " M"],
+    history_offsets: Int[np.ndarray, " Q+1"],
+    history_items: Int[np.ndarray, " X"],
+    num_items: int,
+    *,
+    has_time: bool = True,
+) -> dict[str, Scorer]:
+    """The four baselines by name, fitted to the training events, scoring blocks of queries.
+
+    The history of query q is `history_items[history_offsets[q]:history_offsets[q + 1]]`, in time
+    order; `has_time` is false where times are only positions.
+    """
+    popular = popularity(train_items, num_items)
+    window = WEEK_SECONDS if has_time else None
+    recent = recent_popularity(train_items, train_times, num_items, window)
+    similarity = fit_item_knn(train_users, train_items, int(train_users.max()) + 1, num_items)
+
+    def histories(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        offsets = history_offsets[start : stop + 1]
+        return offsets - offsets[0], history_items[offsets[0] : offsets[-1]]
+
+    return {
+        "popularity": lambda start, stop: np.tile(popular, (stop - start, 1)),
+        "recent_popularity": lambda start, stop: np.tile(recent, (stop - start, 1)),
+        "personal_frequency": lambda start, stop: personal_frequency(
+            *histories(start, stop), popular
+        ),
+        "item_knn": lambda start, stop: item_knn(*histories(start, stop), similarity),
+    }
+
+
+def _rows(offsets: Int[np.ndarray, " b+1"]) -> Int[np.ndarray, " X"]:
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+def _binary(
+    rows: Int[np.ndarray, " X"], columns: Int[np.ndarray, " X"], shape: tuple[int, int]
+) -> sparse.csr_array:
+    """1 where a pair occurs, however often."""
+    matrix = sparse.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+    matrix.data[:] = 1
+    return matrix
+
+
+def _nearest(similar: sparse.csr_array, first_item: int, neighbours: int) -> sparse.csr_array:
+    """The largest `neighbours` entries of every row; row r is item `first_item + r`."""
+    rows = _rows(similar.indptr)
+    others = np.flatnonzero(rows + first_item != similar.indices)
+    rows, columns, values = rows[others], similar.indices[others], similar.data[others]
+    order = np.lexsort((columns, -values, rows))
+    rows, columns, values = rows[order], columns[order], values[order]
+    places = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    kept = places < neighbours
+    return sparse.csr_array((values[kept], (rows[kept], columns[kept])), shape=similar.shape)

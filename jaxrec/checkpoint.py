@@ -1,0 +1,186 @@
+"""What a run leaves behind: Orbax checkpoints, its configuration and its vocabularies.
+
+    run/config.yaml            the resolved configuration
+    run/catalog/               items, node types, edges and event kinds (Parquet, JSON)
+    run/checkpoints/STEP/      params; rest: optimiser state and text vectors; vectors: of all
+                               nodes; progress: data position and validation history (JSON)
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import polars as pl
+import yaml
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from jaxrec.config import Config, parse, to_yaml
+from jaxrec.data.dataset import Dataset
+from jaxrec.types import Catalog, KnowledgeGraph, NodeType
+
+FORMAT = 1
+SELECTED_BY = "ndcg@10"
+
+
+class RunError(ValueError):
+    """A run directory that is missing, incomplete, in the way, or of another version."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where in the data a checkpoint stands; `history` holds a row a validated epoch."""
+
+    epoch: int = 0
+    step: int = 0  # batches of the epoch that are done
+    history: tuple[dict[str, float], ...] = ()
+
+    @property
+    def best(self) -> float:
+        """The best validation score so far."""
+        return max((row[SELECTED_BY] for row in self.history), default=-np.inf)
+
+    @property
+    def epochs_since_best(self) -> int:
+        """Validated epochs after the best one."""
+        scores = [row[SELECTED_BY] for row in self.history]
+        return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
+
+
+def create_run(run: Path, config: Config, dataset: Dataset) -> None:
+    """Write the files of a new run; the directory appears whole or not at all.
+
+    Raises:
+        RunError: it exists already.
+    """
+    if run.exists():
+        raise RunError(
+            f"{run} exists; continue it with --resume {run}, or name another --run directory"
+        )
+    run.parent.mkdir(parents=True, exist_ok=True)
+    draft = run.with_name(f".{run.name}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / "catalog").mkdir(parents=True)
+    (draft / "config.yaml").write_text(to_yaml(config))
+    _write_catalog(draft / "catalog", dataset.catalog, dataset.split.log.kind_names)
+    draft.rename(run)
+
+
+def read_config(run: Path) -> Config:
+    """The configuration of a run.
+
+    Raises:
+        RunError: it is not a run directory.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise RunError(f"{run} is not a run directory: it holds no config.yaml")
+    return parse(layers=[yaml.safe_load(path.read_text())])
+
+
+def read_catalog(run: Path) -> tuple[Catalog, tuple[str, ...]]:
+    """The catalogue and the event kinds of a run.
+
+    Raises:
+        RunError: they were written by another version.
+    """
+    folder = run / "catalog"
+    layout = json.loads((folder / "layout.json").read_text())
+    if layout["format"] != FORMAT:
+        raise RunError(f"{run} has format {layout['format']}; this version reads {FORMAT}")
+    names = pl.read_parquet(folder / "nodes.parquet").partition_by("type", as_dict=True)
+    edges = pl.read_parquet(folder / "edges.parquet")
+    types = tuple(
+        NodeType(name, names[(name,)]["id"], offset) for name, offset in layout["types"].items()
+    )
+    graph = KnowledgeGraph(
+        types,
+        tuple(layout["relations"]),
+        *(edges[column].to_numpy() for column in ("head", "relation", "tail")),
+    )
+    return Catalog(pl.read_parquet(folder / "items.parquet"), graph), tuple(layout["kinds"])
+
+
+def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
+    """The manager that keeps a run's best and last checkpoints."""
+    policies = [
+        preservation_policy.LatestN(1),
+        preservation_policy.BestN(
+            n=1,
+            get_metric_fn=lambda metrics: metrics[SELECTED_BY],
+            keep_checkpoints_without_metrics=False,
+        ),
+    ]
+    options = ocp.CheckpointManagerOptions(
+        read_only=read_only,
+        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        best_fn=lambda metrics: metrics[SELECTED_BY],
+        # the arrays of a step are donated to the next one, so a save must have read them all
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=not read_only,
+    )
+    return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    params: Any,
+    rest: Any,
+    vectors: jax.Array,
+    progress: Progress,
+    metrics: dict[str, float] | None = None,
+) -> None:
+    """Save atomically, unless this step is saved already."""
+    if manager.latest_step() == step:
+        return
+    manager.save(
+        step,
+        metrics=metrics,
+        args=ocp.args.Composite(
+            params=ocp.args.StandardSave(params),
+            rest=ocp.args.StandardSave(rest),
+            vectors=ocp.args.StandardSave({"nodes": vectors}),
+            progress=ocp.args.JsonSave(
+                {"epoch": progress.epoch, "step": progress.step, "history": progress.history}
+            ),
+        ),
+    )
+
+
+def restore(manager: ocp.CheckpointManager, step: int, **targets: Any) -> dict[str, Any]:
+    """Parts of a checkpoint by name, each laid out like its target (shapes with shardings)."""
+    parts = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
+    restored = manager.restore(step, args=ocp.args.Composite(**parts))
+    return {name: restored[name] for name in targets}
+
+
+def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
+    """The data position of a checkpoint and the validation history up to it."""
+    args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+    place = manager.restore(step, args=args).progress
+    return Progress(place["epoch"], place["step"], tuple(place["history"]))
+
+
+def _write_catalog(folder: Path, catalog: Catalog, kind_names: tuple[str, ...]) -> None:
+    graph = catalog.graph
+    layout = {
+        "format": FORMAT,
+        "types": {node_type.name: node_type.offset for node_type in graph.types},
+        "relations": graph.relations,
+        "kinds": kind_names,
+    }
+    (folder / "layout.json").write_text(json.dumps(layout, indent=2))
+    catalog.items.write_parquet(folder / "items.parquet")
+    pl.concat(
+        pl.DataFrame({"id": node_type.ids}).select(pl.lit(node_type.name).alias("type"), "id")
+        for node_type in graph.types
+    ).write_parquet(folder / "nodes.parquet")
+    pl.DataFrame(
+        {"head": graph.heads, "relation": graph.edge_relations, "tail": graph.tails}
+    ).write_parquet(folder / "edges.parquet")

@@ -1,0 +1,82 @@
+"""The commands `jaxrec train` and `jaxrec serve`, which train.py and serve.py share."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jaxrec import api
+from jaxrec.config import parse
+
+COMMANDS = "usage: jaxrec {train,serve} [options]; --help after a command documents it"
+
+
+def main() -> None:
+    """The console script: `jaxrec train ...` or `jaxrec serve ...`."""
+    match sys.argv[1:]:
+        case ["train", *arguments]:
+            train(arguments)
+        case ["serve", *arguments]:
+            serve(arguments)
+        case _:
+            sys.exit(COMMANDS)
+
+
+def train(arguments: Sequence[str] | None = None) -> None:
+    """Train as the arguments say; bad input exits with 2 and a message."""
+    parser = argparse.ArgumentParser(
+        "train.py",
+        description="Train a recommender, evaluate it, and leave a run directory. Every option of "
+        "a recipe can be overridden: --section.option VALUE.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("--config", help="a YAML recipe or the name of a shipped one")
+    parser.add_argument("--data", help="short for --data.source")
+    parser.add_argument("--run", help="directory to write; it must not exist")
+    parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
+    parser.add_argument("-h", "--help", action="store_true", help="show every option")
+    options, overrides = parser.parse_known_args(arguments)
+    if options.help:
+        parser.print_help()
+        parse(["--help"])
+    if options.resume and (overrides or options.config or options.data or options.run):
+        parser.error("--resume continues a run as it was configured; give no other options")
+    _run(
+        lambda: api.fit(
+            options.config,
+            data=options.data,
+            run=options.run,
+            resume=options.resume,
+            arguments=overrides,
+        )
+    )
+
+
+def serve(arguments: Sequence[str] | None = None) -> None:
+    """Score users in batches; bad input exits with 2 and a message."""
+    parser = argparse.ArgumentParser(
+        "serve.py", description="Recommend items to every user of an events file, seen in training "
+        "or not, from the best checkpoint of a run."
+    )
+    parser.add_argument("run", type=Path, help="a run directory of train.py")
+    parser.add_argument("--events", type=Path, required=True, help="events: parquet, csv or jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument("--k", type=int, default=10, help="items a user (default: 10)")
+    options = parser.parse_args(arguments)
+    _run(lambda: _serve(options.run, options.events, options.out, options.k))
+
+
+def _serve(run: Path, events: Path, out: Path, k: int) -> None:
+    from jaxrec.scoring import score_file  # keeps `train` from loading what serving needs
+
+    api.enable_compilation_cache()
+    score_file(run, events, out, k)
+
+
+def _run(command: Callable[[], object]) -> None:
+    try:
+        command()
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,153 @@
+"""One column of a user's data at a time: ids and times in one form, or the rows that are wrong."""
+
+import polars as pl
+
+ISO_FORMATS = (
+    "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%dT%H:%M%#z",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M",
+    "%Y-%m-%d",
+)
+TIME_FIX = "Use integer seconds or milliseconds since 1970, a datetime, or ISO 8601 text"
+SHOWN_ROWS = 5
+
+
+class DataError(ValueError):
+    """The user's data cannot be used; the message names the place and the fix."""
+
+
+def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
+    """A column of a table that may not lack it, nor be empty.
+
+    Raises:
+        DataError: it lacks the column, or has no rows.
+    """
+    if name not in frame.columns:
+        has = ", ".join(frame.columns)
+        raise DataError(f"{table}: no column {name!r}; it has {has}. Rename or add the column")
+    if frame.is_empty():
+        raise DataError(f"{table}: the table has no rows; add rows, or remove an optional table")
+    return frame[name]
+
+
+def reject(bad: pl.Series, column: pl.Series, table: str, problem: str, fix: str) -> None:
+    """Do nothing if no row is bad.
+
+    Raises:
+        DataError: shows the first bad rows (counted from 1) and their values.
+    """
+    rows = bad.arg_true()
+    if len(rows):
+        shown = ", ".join(f"row {row + 1}: {column[row]!r}" for row in rows.head(SHOWN_ROWS))
+        raise DataError(
+            f"{table}, column {column.name!r}: {len(rows):,} of {len(column):,} values "
+            f"{problem} ({shown}). {fix}"
+        )
+
+
+def reject_same_names(names: list[str], table: str) -> None:
+    """Raise a DataError if two columns differ in case and outer spaces at most."""
+    folded = pl.Series(names).str.strip_chars().str.to_lowercase()
+    clashes = [name for name, clash in zip(names, folded.is_duplicated(), strict=True) if clash]
+    if clashes:
+        listed = ", ".join(map(repr, clashes))
+        raise DataError(f"{table}: columns of the same name ({listed}); rename all but one")
+
+
+def as_text(column: pl.Series, table: str) -> pl.Series:
+    """Text or whole numbers as strings; nulls stay.
+
+    Raises:
+        DataError: the type is neither, or a number has a fraction.
+    """
+    if column.dtype.is_float():
+        fix = "Write ids as text or integers"
+        reject(column.is_not_null() & ~_is_whole(column), column, table, "are not whole", fix)
+        column = column.cast(pl.Int64)
+    if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
+        raise _wrong_type(column, table, "text or integers")
+    return column.cast(pl.String)
+
+
+def as_ids(column: pl.Series, table: str) -> pl.Series:
+    """Text or whole numbers as strings.
+
+    Raises:
+        DataError: as `as_text`; or a value is null, empty or blank.
+    """
+    text = column.cast(pl.String) if column.dtype == pl.Null else as_text(column, table)
+    missing = text.is_null() | (text.str.strip_chars() == "")
+    reject(missing, column, table, "are null or empty", "Fill them in or remove these rows")
+    return text
+
+
+def as_positions(column: pl.Series, table: str) -> pl.Series:
+    """Whole numbers as int64; raises a DataError for anything else."""
+    numbers = _numbers(column, table, "integers")
+    fix = "Positions are integers: 0, 1, 2 ..."
+    reject(~_is_whole(numbers), column, table, "are not whole numbers", fix)
+    return numbers.cast(pl.Int64)
+
+
+def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
+    """Times as int64 milliseconds since the epoch.
+
+    Dates and datetimes (UTC unless they have a zone), ISO 8601 text, or numbers that are all in
+    seconds or all in milliseconds, which the largest of them decides.
+
+    Raises:
+        DataError: another type; a value is null, not understood, or in another unit.
+    """
+    if column.dtype in (pl.Date, pl.Datetime):
+        times = column
+    elif column.dtype == pl.String:
+        readings = (_dates(column), _numbers(column, table, "text"))
+        times = max(readings, key=lambda reading: reading.count())
+    else:
+        times = _numbers(column, table, "integers, datetimes or ISO 8601 text")
+    reject(times.is_null(), column, table, "are not timestamps", TIME_FIX)
+    if times.dtype.is_temporal():
+        return times.dt.epoch("ms")
+    return _from_epoch(times, column, table)
+
+
+def _wrong_type(column: pl.Series, table: str, wanted: str) -> DataError:
+    return DataError(
+        f"{table}, column {column.name!r}: wrong type {column.dtype} (row 1: {column[0]!r}). "
+        f"Convert it to {wanted}"
+    )
+
+
+def _is_whole(numbers: pl.Series) -> pl.Series:
+    return (numbers == numbers.cast(pl.Int64, strict=False)).fill_null(False)
+
+
+def _numbers(column: pl.Series, table: str, wanted: str) -> pl.Series:
+    """Integers as int64, other numbers and numerals in text as float64; null if not finite."""
+    if column.dtype.is_integer():
+        return column.cast(pl.Int64, strict=False)
+    if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
+        raise _wrong_type(column, table, wanted)
+    numbers = column.cast(pl.Float64, strict=False)
+    return numbers.set(~numbers.is_finite(), None)
+
+
+def _dates(column: pl.Series) -> pl.Series:
+    """UTC instants of ISO 8601 text; null where it is none."""
+    text = column.str.strip_chars().str.replace(" ", "T")
+    utc = [
+        text.str.to_datetime(form, time_unit="ms", time_zone="UTC", strict=False)
+        for form in ISO_FORMATS
+    ]
+    return pl.select(pl.coalesce(utc)).to_series()
+
+
+def _from_epoch(times: pl.Series, column: pl.Series, table: str) -> pl.Series:
+    size = times.abs()
+    reject(size >= 1e14, column, table, "are beyond the year 5138", TIME_FIX)
+    if not (size >= 1e11).any():  # as seconds that is the same year, as milliseconds 1973
+        return (times * 1000).round().cast(pl.Int64)
+    problem = "look like seconds among milliseconds"
+    reject(size < 1e11, column, table, problem, "Use one unit in the whole column")
+    return times.round().cast(pl.Int64)

@@ -1,0 +1,69 @@
+"""From a configuration to everything that training and evaluation read."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from jaxrec.config import Config
+from jaxrec.data.events import Split, build_event_log, split_log
+from jaxrec.data.graph import build_graph
+from jaxrec.data.sources import load_source
+from jaxrec.data.tables import Tables, filter_tables
+from jaxrec.types import ANY_KIND, Catalog
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A catalogue and a split log over it."""
+
+    catalog: Catalog
+    split: Split
+    target_weights: Float[np.ndarray, " M"]  # of every event of the log
+    wanted_kind: int  # what evaluation asks for: the one kind to predict, or ANY_KIND
+    notes: tuple[str, ...]  # what was repaired or left out
+
+
+def prepare(config: Config, tables: Tables | None = None) -> Dataset:
+    """Read, filter, index and split the data that `config` names, or the given tables.
+
+    Raises:
+        DataError: the data are not usable; the message says which rows and how to mend them.
+    """
+    data = config.data
+    if tables is None:
+        tables = load_source(data.source, time=data.time, strict=data.strict)
+    tables = filter_tables(
+        tables,
+        min_user_events=data.min_user_events,
+        min_item_events=data.min_item_events,
+        drop_repeats=data.drop_repeats,
+    )
+    unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
+    items = pl.concat([unknown_item, tables.items], how="diagonal")
+    catalog = Catalog(items, build_graph(items, tables.triples, data.relations))
+    log = build_event_log(
+        tables.events,
+        catalog.item_ids,
+        item_ties=data.ties == "item_id",
+        has_time=data.time == "timestamp",
+    )
+    kind_weights = np.array(
+        [
+            0.0 if kind in data.negative_kinds else data.kind_weights.get(kind, 1.0)
+            for kind in log.kind_names
+        ],
+        np.float32,
+    )
+    wanted = config.split.target_kinds or [
+        kind for kind, weight in zip(log.kind_names, kind_weights, strict=True) if weight
+    ]
+    targets = np.isin(log.kinds, [log.kind_names.index(kind) for kind in wanted])
+    return Dataset(
+        catalog=catalog,
+        split=split_log(log, config.split, targets),
+        target_weights=kind_weights[log.kinds],
+        wanted_kind=log.kind_names.index(wanted[0]) if len(wanted) == 1 else ANY_KIND,
+        notes=tables.notes,
+    )

@@ -1,0 +1,165 @@
+"""Events in time order as one compressed log, and what of it is held out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int
+
+from jaxrec.config import SplitConfig
+from jaxrec.data.tables import DataError
+from jaxrec.types import EventLog, Queries
+
+MILLISECONDS = 1000
+
+
+@dataclass(frozen=True)
+class Split:
+    """A log of which user u's first `train_lengths[u]` events train the model.
+
+    `test` names the query sets to report; `validation` selects the model.
+    """
+
+    log: EventLog
+    train_lengths: Int[np.ndarray, " U"]
+    validation: Queries
+    test: dict[str, Queries]
+
+    @property
+    def in_training(self) -> Bool[np.ndarray, " M"]:
+        """Which events of the log train the model."""
+        return _position_in_history(self.log) < np.repeat(self.train_lengths, self.log.lengths)
+
+
+def build_event_log(
+    events: pl.DataFrame,
+    item_ids: pl.Series,
+    *,
+    item_ties: bool = False,
+    has_time: bool = True,
+    kind_names: tuple[str, ...] | None = None,
+) -> EventLog:
+    """Sort validated events by user and time into an EventLog.
+
+    Args:
+        events: columns `user_id`, `item_id`, `timestamp` (milliseconds, or positions) and `event`.
+        item_ids: ids in index order; the first (null) is the unknown item. Ids that are not
+            among them become item 0.
+        item_ties: equal timestamps are put in item order; otherwise they keep their file order.
+        has_time: whether timestamps are real.
+        kind_names: the kinds a trained model knows; by default those of the events, sorted.
+
+    Raises:
+        DataError: an event kind is not among `kind_names`.
+    """
+    kinds = kind_names or tuple(sorted(events["event"].unique()))
+    unknown = set(events["event"].unique()) - set(kinds)
+    if unknown:
+        raise DataError(f"events of unknown kind {sorted(unknown)}; known: {', '.join(kinds)}")
+    index = pl.DataFrame({"item_id": item_ids, "item": np.arange(len(item_ids), dtype=np.int32)})
+    kind_index = pl.DataFrame({"event": kinds, "kind": np.arange(len(kinds), dtype=np.int8)})
+    tie_break = ["item"] if item_ties else []
+    ordered = (
+        events.lazy()
+        .select("user_id", "item_id", "timestamp", "event")
+        .join(index.lazy(), on="item_id", how="left", maintain_order="left")
+        .join(kind_index.lazy(), on="event", how="left", maintain_order="left")
+        .with_columns(pl.col("item").fill_null(0))
+        .sort(["user_id", "timestamp", *tie_break], maintain_order=True)
+        .select("user_id", "item", "kind", "timestamp")
+        .collect()
+    )
+    users = ordered["user_id"].rle().struct.unnest()
+    unit = MILLISECONDS if has_time else 1
+    return EventLog(
+        user_ids=users["value"],
+        kind_names=kinds,
+        offsets=np.concatenate([[0], np.cumsum(users["len"].to_numpy(), dtype=np.int64)]),
+        items=ordered["item"].to_numpy(),
+        kinds=ordered["kind"].to_numpy(),
+        times=ordered["timestamp"].to_numpy() // unit,
+        has_time=has_time,
+    )
+
+
+def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"]) -> Split:
+    """Hold events out of the log.
+
+    Args:
+        targets: which events may be predicted in evaluation.
+
+    Raises:
+        DataError: nothing is left to train on, to validate on or to test on.
+    """
+    if config.scheme == "leave_one_out":
+        split = _leave_one_out(log, targets)
+    elif log.has_time:
+        split = _global_time(log, config, targets)
+    else:
+        raise DataError(
+            "data.time is `order`: timestamps are only positions, so there is no split by time; "
+            "use --split.scheme leave_one_out"
+        )
+    sizes = {"validation": len(split.validation), **{k: len(q) for k, q in split.test.items()}}
+    empty = [name for name, size in sizes.items() if not size]
+    if empty or not (split.train_lengths > 1).any():
+        raise DataError(
+            f"the {config.scheme} split leaves nothing for {', '.join(empty) or 'training'} "
+            f"({log.num_users} users, {len(log.items)} events); give more events or loosen filters"
+        )
+    return split
+
+
+def user_of_event(log: EventLog) -> Int[np.ndarray, " M"]:
+    """The user number of every event."""
+    return np.repeat(np.arange(log.num_users), log.lengths)
+
+
+def _position_in_history(log: EventLog) -> Int[np.ndarray, " M"]:
+    return np.arange(len(log.items)) - np.repeat(log.offsets[:-1], log.lengths)
+
+
+def _leave_one_out(log: EventLog, targets: Bool[np.ndarray, " M"]) -> Split:
+    """A user's last target tests, the target before it validates; targets need a history."""
+    test = _last_of_user(log, targets & (_position_in_history(log) > 0))
+    before_test = np.arange(len(log.items)) < np.repeat(
+        _per_user(log, test, log.offsets[1:]), log.lengths
+    )
+    validation = _last_of_user(log, targets & before_test & (_position_in_history(log) > 0))
+    ends = _per_user(log, validation, _per_user(log, test, log.offsets[1:]))
+    return Split(log, ends - log.offsets[:-1], validation, {"last": test})
+
+
+def _global_time(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"]) -> Split:
+    """Everything up to a moment trains; the events after it test (arXiv:2507.16289)."""
+    test_start = np.quantile(log.times, config.test_quantile)
+    validation_start = np.quantile(log.times[log.times <= test_start], config.validation_quantile)
+    candidates = targets & (_position_in_history(log) > 0)
+    after_test = candidates & (log.times > test_start)
+    validating = candidates & (log.times > validation_start) & (log.times <= test_start)
+    trains = np.concatenate([[0], np.cumsum(log.times <= validation_start)])
+    every = np.flatnonzero(after_test)
+    return Split(
+        log,
+        np.diff(trains[log.offsets]),
+        _last_of_user(log, validating),
+        {
+            "last": _last_of_user(log, after_test),
+            "every": Queries(user_of_event(log)[every], every),
+        },
+    )
+
+
+def _last_of_user(log: EventLog, chosen: Bool[np.ndarray, " M"]) -> Queries:
+    positions = np.flatnonzero(chosen)
+    users = user_of_event(log)[positions]
+    last = np.append(users[1:] != users[:-1], True) if len(users) else np.zeros(0, bool)
+    return Queries(users[last], positions[last])
+
+
+def _per_user(
+    log: EventLog, queries: Queries, default: Int[np.ndarray, " U"]
+) -> Int[np.ndarray, " U"]:
+    values = default.copy()
+    values[queries.users] = queries.positions
+    return values

@@ -1,0 +1,80 @@
+"""Public files that ship inside PyPI wheels: downloaded once, checked and cached."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+
+class FetchError(OSError):
+    """A file could not be downloaded, or is not the file that was expected."""
+
+
+def cache_dir() -> Path:
+    """Where downloads stay: `$JAXREC_CACHE`, `$XDG_CACHE_HOME/jaxrec` or `~/.cache/jaxrec`."""
+    if own := os.environ.get("JAXREC_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrec"
+
+
+def fetch_wheel(requirement: str, sha256: str) -> Path:
+    """Directory with the extracted files of a wheel, from the cache or from the package index.
+
+    Args:
+        requirement: a pinned requirement, e.g. `recbole==1.2.1`.
+        sha256: hexadecimal digest that the wheel file must have.
+
+    Raises:
+        FetchError: the wheel cannot be downloaded, or its digest differs. The cache is then
+            as it was before.
+    """
+    target = cache_dir() / f"{requirement.replace('==', '-')}-{sha256[:12]}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Inside the cache, because a rename is atomic within one file system only.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+        wheel = _download(requirement, Path(scratch, "wheel"))
+        _check(wheel, sha256, requirement)
+        files = Path(scratch, "files")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(files)  # drops absolute paths and `..`
+        _publish(files, target)
+    return target
+
+
+def _download(requirement: str, directory: Path) -> Path:
+    print(f"downloading {requirement}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(directory), requirement]
+    pip = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(directory.glob("*.whl"))
+    if pip.returncode or not wheels:
+        reason = (pip.stderr.strip() or "pip gave no wheel").splitlines()[-1]
+        raise FetchError(
+            f"cannot download {requirement}: {reason}. It is needed once and then cached in "
+            f"{cache_dir()}: connect to the package index, or copy that directory from a machine "
+            "that has it (JAXREC_CACHE names another place)."
+        )
+    return wheels[0]
+
+
+def _check(wheel: Path, sha256: str, requirement: str) -> None:
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise FetchError(
+            f"checksum mismatch: {requirement} ({wheel.name}) has sha256 {found}, expected "
+            f"{sha256}. It was not kept: check the package index that pip uses and try again."
+        )
+
+
+def _publish(files: Path, target: Path) -> None:
+    try:
+        files.replace(target)
+    except OSError:
+        if not target.is_dir():  # otherwise another process published the same content first
+            raise

@@ -1,0 +1,111 @@
+"""One file of a user's data to a data frame: Parquet, CSV, JSON lines or RecBole's atomic files."""
+
+from pathlib import Path
+
+import polars as pl
+
+from jaxrec.data.columns import DataError, reject, reject_same_names, require
+
+TRIPLE_COLUMNS = ("head_type", "head", "relation", "tail_type", "tail")
+# CSV has no types: these columns are text even if every value looks like a number ("007").
+TEXT_COLUMNS = (
+    *("user_id", "item_id", "event", "event_id", "session_id", *TRIPLE_COLUMNS),
+    *("title", "description", "brand", "category", "categories", "merchant"),
+)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Read one file by its suffix: .parquet, .csv, .jsonl or one of RecBole's atomic files.
+
+    Raises:
+        DataError: the file is missing, empty, corrupt or of another kind, or two columns have
+            one name.
+    """
+    try:
+        match path.suffix:
+            case ".parquet":
+                return pl.read_parquet(path)
+            case ".csv":
+                return _read_csv(path)
+            case ".jsonl":
+                return pl.read_ndjson(path, infer_schema_length=None)
+            case ".inter" | ".item" | ".kg" | ".link":
+                return _read_atomic(path)
+    except pl.exceptions.NoDataError:
+        raise DataError(f"{path}: the file is empty; it needs a header and rows") from None
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"{path}: cannot be read ({reason}); write it again as valid {path.suffix} in UTF-8"
+        ) from error
+    raise DataError(f"{path}: not a file of a known kind; use .parquet, .csv or .jsonl")
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    header = pl.read_csv(path, has_header=False, n_rows=1, infer_schema=False).row(0)
+    reject_same_names([name or "" for name in header], str(path))
+    text = {name: pl.String for name in header if name in TEXT_COLUMNS}
+    return pl.read_csv(path, schema_overrides=text, infer_schema_length=None)
+
+
+def _read_atomic(path: Path) -> pl.DataFrame:
+    """Tab-separated; the header's `field:type` says token, float, token_seq or float_seq."""
+    frame = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False)
+    fields = [column.partition(":") for column in frame.columns]
+    reject_same_names([name for name, _, _ in fields], str(path))
+    return pl.DataFrame(
+        _atomic_values(column, kind, str(path)).alias(name)
+        for column, (name, _, kind) in zip(frame, fields, strict=True)
+    )
+
+
+def _atomic_values(column: pl.Series, kind: str, table: str) -> pl.Series:
+    match kind:
+        case "float":
+            numbers = column.cast(pl.Float64, strict=False)
+            lost = numbers.is_null() & column.is_not_null()
+            reject(lost, column, table, "are not numbers", "Correct them or leave them empty")
+            return numbers
+        case "float_seq":
+            return column.str.split(" ").cast(pl.List(pl.Float64))
+        case "token_seq":
+            return column.str.split(" ")
+        case _:
+            return column
+
+
+def read_linked_triples(kg_path: Path, item_ids: pl.Series) -> pl.DataFrame:
+    """Triples of a RecBole `.kg` whose `.link` names the entities of these items.
+
+    Raises:
+        DataError: a file is missing, unreadable or lacks a column.
+    """
+    link_path = kg_path.with_suffix(".link")
+    if not link_path.is_file():
+        raise DataError(f"{kg_path}: needs {link_path.name} beside it, with the items' entities")
+    kg, link = read_table(kg_path), read_table(link_path)
+    names = ("head_id", "relation_id", "tail_id")
+    kg = pl.DataFrame([require(kg, name, str(kg_path)) for name in names])
+    link = pl.DataFrame([require(link, name, str(link_path)) for name in ("item_id", "entity_id")])
+    return link_entities(kg, link.filter(pl.col("item_id").is_in(item_ids.implode())))
+
+
+def link_entities(kg: pl.DataFrame, link: pl.DataFrame) -> pl.DataFrame:
+    """Triples of a RecBole knowledge graph.
+
+    Args:
+        kg: head_id, relation_id, tail_id.
+        link: item_id, entity_id. A linked entity becomes the node of its item (of each, if it
+            has several); all others are of type `entity`.
+    """
+    for end in ("head", "tail"):
+        number, kind = f"{end}_id", f"{end}_type"
+        items = link.select(
+            pl.col("entity_id").alias(number),
+            pl.col("item_id").alias(end),
+            pl.lit("item").alias(kind),
+        )
+        kg = kg.join(items, on=number, how="left", maintain_order="left").with_columns(
+            pl.col(end).fill_null(pl.col(number)), pl.col(kind).fill_null("entity")
+        )
+    return kg.rename({"relation_id": "relation"}).select(TRIPLE_COLUMNS)

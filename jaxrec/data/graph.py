@@ -1,0 +1,203 @@
+"""From item columns and triples to a typed knowledge graph, and to a padded jraph.GraphsTuple."""
+
+from collections.abc import Sequence
+
+import jraph
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from jaxrec.data.tables import DataError
+from jaxrec.types import KnowledgeGraph, NodeType, capacity
+
+ITEM = "item"
+CATEGORY_SEPARATOR = " > "
+# column of the item table -> (relation, node type); list columns link to each of their values
+COLUMN_RELATIONS = {
+    "brand": ("has_brand", "brand"),
+    "merchant": ("sold_by", "merchant"),
+    "category": ("in_category", "category"),
+    "genres": ("has_genre", "genre"),
+}
+TRIPLE_COLUMNS = ("head_type", "head", "relation", "tail_type", "tail")
+
+
+def item_triples(items: pl.DataFrame) -> pl.DataFrame:
+    """Triples that the graph columns of an item table imply.
+
+    `categories` holds a path from the root; the item is linked to its leaf, and every prefix
+    of the path to the prefix before it, so that the root does not touch every item.
+    """
+    parts = [
+        _column_triples(items, column, *COLUMN_RELATIONS[column])
+        for column in COLUMN_RELATIONS
+        if column in items.columns
+    ]
+    if "categories" in items.columns:
+        parts += _path_triples(items)
+    return pl.concat(parts) if parts else _no_triples()
+
+
+def build_graph(
+    items: pl.DataFrame, triples: pl.DataFrame | None, relations: Sequence[str] = ()
+) -> KnowledgeGraph:
+    """The knowledge graph of an item table (row 0 unknown) and its triples.
+
+    A relation that the item columns imply replaces that of the same name in `triples`.
+
+    Args:
+        relations: names to keep; all if empty.
+
+    Raises:
+        DataError: a name in `relations` does not occur.
+    """
+    derived = item_triples(items.filter(pl.col("item_id").is_not_null()))
+    given = _no_triples() if triples is None else triples.select(TRIPLE_COLUMNS)
+    given = given.filter(~pl.col("relation").is_in(derived["relation"].unique().to_list()))
+    edges = pl.concat([derived, given]).unique(maintain_order=True)
+    names = edges["relation"].unique(maintain_order=True).to_list()
+    missing = [name for name in relations if name not in names]
+    if missing:
+        raise DataError(
+            f"data.relations names {missing}, which the data do not have; "
+            f"they have {', '.join(names) or 'none'}"
+        )
+    edges = edges.filter(pl.col("relation").is_in(list(relations or names)))
+    types = _node_types(items["item_id"], edges)
+    relation_names = tuple(dict.fromkeys(edges["relation"].to_list()))
+    relation_ids = {name: number for number, name in enumerate(relation_names)}
+    return KnowledgeGraph(
+        types=types,
+        relations=relation_names,
+        heads=node_ids(types, edges["head_type"], edges["head"]),
+        edge_relations=np.array([relation_ids[r] for r in edges["relation"]], np.int32),
+        tails=node_ids(types, edges["tail_type"], edges["tail"]),
+    )
+
+
+def node_ids(
+    types: Sequence[NodeType], type_names: pl.Series, ids: pl.Series
+) -> Int[np.ndarray, " E"]:
+    """Node ids of named entities; an entity that the graph lacks becomes its type's `unknown`."""
+    index = pl.concat(
+        pl.DataFrame(
+            {"id": t.ids[1:], "node": np.arange(t.offset + 1, t.offset + t.count, dtype=np.int32)}
+        ).select(pl.lit(t.name).alias("type"), "id", "node")
+        for t in types
+    )
+    offsets = pl.DataFrame(
+        {"type": [t.name for t in types], "unknown": np.array([t.offset for t in types], np.int32)}
+    )
+    return (
+        pl.DataFrame({"type": type_names, "id": ids})
+        .join(index, on=["type", "id"], how="left", maintain_order="left")
+        .join(offsets, on="type", how="left", maintain_order="left")
+        .select(pl.col("node").fill_null(pl.col("unknown")))
+        .to_series()
+        .to_numpy()
+    )
+
+
+def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
+    """Edges in both directions, sorted by receiver and padded to capacity.
+
+    `edges` holds relation ids: r for a forward edge, R + r for its reverse, 2 R for padding.
+    Padding edges run between the last node, which is never a real one, and itself. `nodes` is
+    None: features are the model's.
+    """
+    forward, backward = graph.edge_relations, graph.edge_relations + len(graph.relations)
+    senders = np.concatenate([graph.heads, graph.tails])
+    receivers = np.concatenate([graph.tails, graph.heads])
+    relations = np.concatenate([forward, backward])
+    order = np.argsort(receivers, kind="stable")
+    padding = capacity(len(order) + 1) - len(order)
+    last = graph.num_nodes - 1
+    return jraph.GraphsTuple(
+        nodes=None,
+        edges=_padded(relations[order], padding, 2 * len(graph.relations)),
+        senders=_padded(senders[order], padding, last),
+        receivers=_padded(receivers[order], padding, last),
+        globals=None,
+        n_node=np.array([last, 1], np.int32),
+        n_edge=np.array([len(order), padding], np.int32),
+    )
+
+
+def first_neighbours(graph: KnowledgeGraph, type_name: str) -> Int[np.ndarray, " I"]:
+    """For every item the local id of its first neighbour of a type, 0 where it has none."""
+    node_type = graph.type(type_name)
+    chosen = (
+        (graph.heads < graph.types[0].count)
+        & (graph.tails >= node_type.offset)
+        & (graph.tails < node_type.offset + node_type.count)
+    )
+    neighbours = np.zeros(graph.types[0].count, np.int32)
+    # the last assignment wins, so go backwards
+    neighbours[graph.heads[chosen][::-1]] = graph.tails[chosen][::-1] - node_type.offset
+    return neighbours
+
+
+def _column_triples(
+    items: pl.DataFrame, column: str, relation: str, tail_type: str
+) -> pl.DataFrame:
+    frame = items.select("item_id", column)
+    if isinstance(frame.schema[column], pl.List):
+        frame = frame.explode(column, empty_as_null=False)
+    return _triples(frame.drop_nulls(), ITEM, relation, tail_type)
+
+
+def _path_triples(items: pl.DataFrame) -> list[pl.DataFrame]:
+    """item -> leaf, and child -> parent for every prefix of the path."""
+    paths = items.select("item_id", "categories").drop_nulls()
+    paths = paths.filter(pl.col("categories").list.len() > 0)
+    leaves = paths.select(
+        "item_id", pl.col("categories").list.join(CATEGORY_SEPARATOR).alias("leaf")
+    )
+    depth = int(paths["categories"].list.len().max() or 0)
+    parents = [
+        paths.filter(pl.col("categories").list.len() > level)
+        .select(
+            pl.col("categories").list.head(level + 1).list.join(CATEGORY_SEPARATOR).alias("child"),
+            pl.col("categories").list.head(level).list.join(CATEGORY_SEPARATOR).alias("parent"),
+        )
+        .unique(maintain_order=True)
+        for level in range(1, depth)
+    ]
+    return [
+        _triples(leaves, ITEM, "in_category", "category"),
+        *(_triples(pair, "category", "child_of", "category") for pair in parents),
+    ]
+
+
+def _triples(pairs: pl.DataFrame, head_type: str, relation: str, tail_type: str) -> pl.DataFrame:
+    head, tail = pairs.columns
+    return pairs.select(
+        pl.lit(head_type).alias("head_type"),
+        pl.col(head).cast(pl.String).alias("head"),
+        pl.lit(relation).alias("relation"),
+        pl.lit(tail_type).alias("tail_type"),
+        pl.col(tail).cast(pl.String).alias("tail"),
+    )
+
+
+def _no_triples() -> pl.DataFrame:
+    return pl.DataFrame(schema=dict.fromkeys(TRIPLE_COLUMNS, pl.String))
+
+
+def _node_types(item_ids: pl.Series, edges: pl.DataFrame) -> tuple[NodeType, ...]:
+    ends = pl.concat(
+        edges.select(pl.col(f"{end}_type").alias("type"), pl.col(end).alias("id"))
+        for end in ("head", "tail")
+    ).unique(maintain_order=True)
+    types = [NodeType(ITEM, item_ids, 0)]
+    for name in ends["type"].unique(maintain_order=True).to_list():
+        if name == ITEM:
+            continue
+        names = ends.filter(pl.col("type") == name)["id"]
+        ids = pl.concat([pl.Series([None], dtype=pl.String), names])
+        types.append(NodeType(name, ids, types[-1].offset + types[-1].capacity))
+    return tuple(types)
+
+
+def _padded(values: Int[np.ndarray, " E"], padding: int, fill: int) -> Int[np.ndarray, " F"]:
+    return np.pad(values.astype(np.int32), (0, padding), constant_values=fill)

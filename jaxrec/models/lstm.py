@@ -1,0 +1,141 @@
+"""LSTM blocks over packed sequences; their state after a user's events is the user's interest."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from jaxrec.models.layers import dropout
+from jaxrec.models.transformer import MLP
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class InterestState:
+    """What an encoder of L blocks remembers of B users."""
+
+    hidden: Float[Array, "B L D"]
+    cell: Float[Array, "B L D"]
+    output: Float[Array, "B D"]  # of the last block, after the last event
+
+
+class LSTM(nnx.Module):
+    """A long short-term memory layer (Hochreiter & Schmidhuber 1997) with a forget gate."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.input = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.recurrent = nnx.Param(nnx.initializers.orthogonal()(rngs.params(), (width, 4 * width)))
+        # an open forget gate lets gradients through from the start (Jozefowicz et al. 2015)
+        self.input.bias[...] = self.input.bias[...].at[width : 2 * width].set(1.0)
+
+    def step(
+        self, inputs: Float[Array, "B 4D"], hidden: Float[Array, "B D"], cell: Float[Array, "B D"]
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
+        """Hidden and cell state after one event; `inputs` are its projected gates."""
+        gates = inputs + hidden @ self.recurrent[...]
+        write, keep, candidate, show = jnp.split(gates, 4, axis=-1)
+        cell = nnx.sigmoid(keep) * cell + nnx.sigmoid(write) * jnp.tanh(candidate)
+        return nnx.sigmoid(show) * jnp.tanh(cell), cell
+
+    def scan(
+        self,
+        x: Float[Array, "B T D"],
+        starts: Bool[Array, "B T"],
+        valid: Bool[Array, "B T"] | None,
+        hidden: Float[Array, "B D"],
+        cell: Float[Array, "B D"],
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"], Float[Array, "B D"]]:
+        """Outputs at every slot and the state after the last.
+
+        The state returns to zero before a slot where a sequence starts; slots that are not
+        `valid` leave it alone (None: every slot is).
+        """
+
+        def slot(state, inputs):
+            gates, start, is_valid = inputs
+            before = jax.tree.map(lambda s: jnp.where(start[:, None], 0, s), state)
+            after = self.step(gates, *before)
+            if is_valid is not None:
+                after = jax.tree.map(
+                    lambda new, old: jnp.where(is_valid[:, None], new, old), after, before
+                )
+            return after, after[0]
+
+        time_major = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (self.input(x), starts, valid))
+        (hidden, cell), outputs = jax.lax.scan(slot, (hidden, cell), time_major)
+        return jnp.swapaxes(outputs, 0, 1), hidden, cell
+
+
+class Block(nnx.Module):
+    """x <- x + Drop(W LSTM(Norm x));  x <- x + Drop(FFN(Norm x))."""
+
+    def __init__(self, width: int, rate: float, rngs: nnx.Rngs):
+        self.lstm_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.lstm = LSTM(width, rngs)
+        self.output = nnx.Linear(width, width, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.mlp = MLP(width, 4 * width, rngs=rngs)
+        self.rate = rate
+
+    def __call__(self, x, starts, valid, hidden, cell, key):
+        keys = (None, None) if key is None else jax.random.split(key)
+        outputs, hidden, cell = self.lstm.scan(self.lstm_norm(x), starts, valid, hidden, cell)
+        x = x + dropout(self.output(outputs), self.rate, keys[0])
+        x = x + dropout(self.mlp(self.mlp_norm(x)), self.rate, keys[1])
+        return x, hidden, cell
+
+
+class InterestEncoder(nnx.Module):
+    """A stack of LSTM blocks that folds events into an InterestState."""
+
+    def __init__(self, width: int, num_blocks: int, rate: float, rngs: nnx.Rngs):
+        self.blocks = nnx.List([Block(width, rate, rngs) for _ in range(num_blocks)])
+        self.initial_output = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
+
+    def initial_state(self, batch_size: int) -> InterestState:
+        """The state of users without events; what it recommends is learned."""
+        output = self.initial_output[...]
+        zeros = jnp.zeros((batch_size, len(self.blocks), len(output)), output.dtype)
+        return InterestState(zeros, zeros, jnp.tile(output, (batch_size, 1)))
+
+    def fold(
+        self,
+        state: InterestState,
+        events: Float[Array, "B T D"],
+        starts: Bool[Array, "B T"] | None = None,
+        valid: Bool[Array, "B T"] | None = None,
+        key: Array | None = None,
+    ) -> tuple[Float[Array, "B T D"], InterestState]:
+        """Read T events a row: the outputs after each of them, and the state after all.
+
+        Folding T events at once or one by one gives the same state.
+
+        Args:
+            starts: slots before which the state is forgotten (packed sequences).
+            valid: slots that hold an event; the valid ones of a row come first.
+            key: for dropout; None at inference.
+        """
+        if starts is None:
+            starts = jnp.zeros(events.shape[:2], bool)
+        keys = [None] * len(self.blocks)
+        if key is not None:
+            keys = list(jax.random.split(key, len(self.blocks)))
+        x, hidden, cell = events, [], []
+        for number, (block, block_key) in enumerate(zip(self.blocks, keys, strict=True)):
+            x, h, c = block(
+                x, starts, valid, state.hidden[:, number], state.cell[:, number], block_key
+            )
+            hidden.append(h)
+            cell.append(c)
+        output = x[:, -1] if valid is None else _last_valid(x, valid, state.output)
+        return x, InterestState(jnp.stack(hidden, 1), jnp.stack(cell, 1), output)
+
+
+def _last_valid(
+    x: Float[Array, "B T D"], valid: Bool[Array, "B T"], default: Float[Array, "B D"]
+) -> Float[Array, "B D"]:
+    count = valid.sum(1)
+    last = jnp.take_along_axis(x, jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
+    return jnp.where(count[:, None] > 0, last, default)

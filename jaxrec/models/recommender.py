@@ -1,0 +1,204 @@
+"""The experts and their composition: items to vectors, events to a state, a state to scores.
+
+An expert encodes the catalogue from its own sources and reads a user's events with its own LSTM
+blocks. Experts are trained apart; their scores are added, which is one dot product of
+concatenated vectors.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import jraph
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.config import ModelConfig
+from jaxrec.models.gnn import GraphEncoder
+from jaxrec.models.layers import dropout, unit_norm
+from jaxrec.models.lstm import InterestEncoder, InterestState
+from jaxrec.models.text_tower import TextTower
+from jaxrec.types import ANY_KIND
+
+SOURCES = ("id", "graph", "text")
+GAP_BUCKETS = 34  # none, and the powers of two up to 68 years
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the data decide of a model's shapes."""
+
+    num_items: int  # capacity of the item block
+    num_nodes: int  # capacity of all blocks
+    num_relations: int  # forward ones
+    num_kinds: int
+    text_width: int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Nodes:
+    """What a model is told of the nodes of a graph; the item block comes first."""
+
+    ids: Int[Array, " N"]  # row of the id table: the node's own, or that of `unknown`
+    text: Float[Array, "I Dt"]  # whitened text vectors of the items; zero where unknown
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Events:
+    """Events as the encoder reads them, B rows of T slots."""
+
+    items: Int[Array, "B T"]
+    kinds: Int[Array, "B T"]
+    gaps: Int[Array, "B T"]  # seconds since the event before, negative if unknown
+
+
+class Expert(nnx.Module):
+    """One item encoder and one interest encoder with parameters of their own."""
+
+    def __init__(self, sources: tuple[str, ...], config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs):
+        width = config.width
+        self.sources = sources
+        self.num_items = sizes.num_items
+        self.config = config
+        self.entity_table = _table(sizes.num_nodes - sizes.num_items, width, rngs)
+        if "id" in sources:
+            self.item_table = _table(sizes.num_items, width, rngs)
+        if "text" in sources:
+            self.text_hidden = nnx.Linear(sizes.text_width, 2 * width, rngs=rngs)
+            self.text_output = nnx.Linear(2 * width, width, rngs=rngs)
+        if "graph" in sources:
+            # both directions of every relation, and the padding
+            num_relations = 2 * sizes.num_relations + 1
+            self.graph_encoder = GraphEncoder(
+                config.message_passing,
+                config.graph_layers,
+                width,
+                num_relations,
+                config.aggregate,
+                rngs,
+            )
+        self.kind_table = nnx.Param(jnp.zeros((sizes.num_kinds, width)))
+        self.wanted_table = nnx.Param(jnp.zeros((sizes.num_kinds + 1, width)))
+        if config.time_gaps:
+            self.gap_table = nnx.Param(jnp.zeros((GAP_BUCKETS, width)))
+        self.encoder = InterestEncoder(width, config.blocks, config.dropout, rngs)
+        self.read_norm = nnx.LayerNorm(width, rngs=rngs)
+        self.read_output = nnx.Linear(width, width, rngs=rngs)
+        self.log_scale = nnx.Param(-jnp.log(jnp.full((), config.temperature)))
+
+    def encode_nodes(
+        self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
+    ) -> Float[Array, "N D"]:
+        """Unit vectors of all nodes; `key` hides some items' ids."""
+        items, entities = jnp.split(nodes.ids, [self.num_items])
+        features = jnp.zeros((self.num_items, self.config.width), self.entity_table[...].dtype)
+        if "id" in self.sources:
+            if key is not None:
+                hidden = jax.random.bernoulli(key, self.config.id_dropout, items.shape)
+                items = jnp.where(hidden, 0, items)
+            features += self.item_table[...][items]
+        if "text" in self.sources:
+            text = nodes.text.astype(features.dtype)
+            features += self.text_output(nnx.gelu(self.text_hidden(text)))
+        features = jnp.concatenate([features, self.entity_table[...][entities - self.num_items]])
+        if "graph" in self.sources:
+            features += self.graph_encoder(features, graph)
+        return unit_norm(features)
+
+    def event_vectors(
+        self, items: Float[Array, "I D"], events: Events, key: Array | None = None
+    ) -> Float[Array, "B T D"]:
+        """What was touched, how, and how long after the event before."""
+        # unit vectors have entries of 1 / sqrt(D); the blocks expect entries near 1
+        vectors = items[events.items] * self.config.width**0.5
+        vectors += self.kind_table[...][events.kinds]
+        if self.config.time_gaps:
+            vectors += self.gap_table[...][gap_buckets(events.gaps)]
+        return dropout(vectors, self.config.dropout, key)
+
+    def read(
+        self, output: Float[Array, "*rows D"], wanted: Int[Array, "*rows"]
+    ) -> Float[Array, "*rows D"]:
+        """User vectors of the encoder's outputs, for the wanted kind of event or ANY_KIND."""
+        asked = self.wanted_table[...][wanted + 1]
+        vectors = self.read_output(self.read_norm(output) + asked)
+        return unit_norm(vectors) * jnp.exp(self.log_scale[...])
+
+
+class Recommender(nnx.Module):
+    """Experts side by side.
+
+    Args:
+        text_tower: the layers of the text encoder that are trained as well, if any.
+
+    Raises:
+        ValueError: an expert names an unknown source.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        sizes: Sizes,
+        rngs: nnx.Rngs,
+        text_tower: TextTower | None = None,
+    ):
+        self.experts = nnx.List(
+            [Expert(expert_sources(name), config, sizes, rngs) for name in config.experts]
+        )
+        self.text_tower = text_tower
+
+    def encode_items(self, nodes: Nodes, graph: jraph.GraphsTuple) -> Float[Array, "N ED"]:
+        """Concatenated vectors of all nodes, items first, for retrieval by dot product."""
+        return jnp.concatenate([e.encode_nodes(nodes, graph) for e in self.experts], -1)
+
+    def initial_state(self, batch_size: int) -> tuple[InterestState, ...]:
+        """The state of users without events, one part an expert."""
+        return tuple(e.encoder.initial_state(batch_size) for e in self.experts)
+
+    def fold(
+        self,
+        state: tuple[InterestState, ...],
+        items: Float[Array, "I ED"],
+        events: Events,
+        valid: Bool[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B T ED"], tuple[InterestState, ...]]:
+        """Read T events a row: outputs after each of them, and the state after all."""
+        outputs, states = [], []
+        parts = jnp.split(items, len(self.experts), axis=-1)
+        for expert, before, vectors in zip(self.experts, state, parts, strict=True):
+            x, after = expert.encoder.fold(
+                before, expert.event_vectors(vectors, events), valid=valid
+            )
+            outputs.append(x)
+            states.append(after)
+        return jnp.concatenate(outputs, -1), tuple(states)
+
+    def read(
+        self, outputs: Float[Array, "*rows ED"], wanted: Int[Array, "*rows"]
+    ) -> Float[Array, "*rows ED"]:
+        """User vectors; a dot product with `encode_items` is the sum of the experts' scores."""
+        parts = jnp.split(outputs, len(self.experts), axis=-1)
+        return jnp.concatenate(
+            [e.read(part, wanted) for e, part in zip(self.experts, parts, strict=True)], -1
+        )
+
+
+def expert_sources(name: str) -> tuple[str, ...]:
+    """The sources of an expert named `id+graph` and the like."""
+    sources = tuple(name.split("+"))
+    unknown = [source for source in sources if source not in SOURCES]
+    if unknown:
+        raise ValueError(f"expert {name!r} names {unknown}; the sources are {', '.join(SOURCES)}")
+    return sources
+
+
+def gap_buckets(gaps: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """0 where the gap is unknown, else 1 + the number of binary digits of the seconds."""
+    digits = 32 - jax.lax.clz(jnp.maximum(gaps, 0))
+    return jnp.where(gaps < 0, 0, 1 + digits)
+
+
+def _table(rows: int, width: int, rngs: nnx.Rngs) -> nnx.Param:
+    return nnx.Param(jax.random.normal(rngs.params(), (rows, width)) * width**-0.5)

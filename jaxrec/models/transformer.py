@@ -1,0 +1,115 @@
+"""The transformer block, written once: post-norm for BERT, pre-norm with a causal mask for GPT."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+Activation = Callable[[Array], Array]
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x Φ(x) with the exact error function (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+class Attention(nnx.Module):
+    """Multi-head scaled dot-product self-attention (Vaswani et al., arXiv:1706.03762).
+
+    Raises:
+        ValueError: the width is not a multiple of the number of heads.
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ) -> None:
+        if width % heads:
+            raise ValueError(f"a width of {width} cannot be divided among {heads} attention heads")
+        self.heads = heads
+        self.query = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.key = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.value = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, hidden: Float[Array, "B L D"], mask: Bool[Array, "#B #H #L L"]
+    ) -> Float[Array, "B L D"]:
+        """Every position's mixture of the positions that `mask` lets it see."""
+        rows, length, width = hidden.shape
+        by_head = (rows, length, self.heads, width // self.heads)
+        mixed = jax.nn.dot_product_attention(
+            self.query(hidden).reshape(by_head),
+            self.key(hidden).reshape(by_head),
+            self.value(hidden).reshape(by_head),
+            mask=mask,
+        )
+        return self.out(mixed.reshape(hidden.shape))
+
+
+class MLP(nnx.Module):
+    """Two dense layers around a non-linearity, applied to every position alone."""
+
+    def __init__(
+        self,
+        width: int,
+        inner_width: int,
+        *,
+        activation: Activation = gelu,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.activation = activation
+        self.up = nnx.Linear(width, inner_width, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(inner_width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """down(activation(up(hidden)))."""
+        return self.down(self.activation(self.up(hidden)))
+
+
+class Block(nnx.Module):
+    """Attention and an MLP, each with a residual connection and a LayerNorm.
+
+    Args:
+        width: D, the width of the residual stream.
+        heads: attention heads; they divide the width.
+        inner_width: width inside the MLP.
+        norm: "post" normalises after adding, as in BERT; "pre" normalises the input of
+            attention and MLP, as in GPT-2 (Xiong et al., arXiv:2002.04745, compare them).
+        epsilon: added to the variance in LayerNorm.
+        activation: the MLP's non-linearity.
+        dtype: of the computation; parameters are float32.
+        rngs: source of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        inner_width: int,
+        *,
+        norm: Literal["pre", "post"],
+        epsilon: float = 1e-5,
+        activation: Activation = gelu,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.norm = norm
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.attention_norm = nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, inner_width, activation=activation, dtype=dtype, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, hidden: Float[Array, "B L D"], mask: Bool[Array, "#B #H #L L"]
+    ) -> Float[Array, "B L D"]:
+        """The residual stream after the block; `mask[b, h, i, j]` lets i see j."""
+        if self.norm == "pre":
+            hidden = hidden + self.attention(self.attention_norm(hidden), mask)
+            return hidden + self.mlp(self.mlp_norm(hidden))
+        hidden = self.attention_norm(hidden + self.attention(hidden, mask))
+        return self.mlp_norm(hidden + self.mlp(hidden))

@@ -1,0 +1,276 @@
+"""Text vectors of a catalogue: encoded once by a frozen BERT, cached on disk, whitened."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float16, Int
+
+from jaxrec.config import Config
+from jaxrec.data.fetch import cache_dir
+from jaxrec.data.text import Tokens, item_texts, resolve_pretrained, tokenize
+from jaxrec.models.bert import Bert, load_bert, mean_pool
+from jaxrec.models.recommender import expert_sources
+from jaxrec.models.text_tower import TextTower
+
+BATCH_SIZE = 128
+# Few shapes, so few compilations, and little padding (about a tenth for product titles).
+LENGTH_BUCKETS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
+CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", "vocab.txt")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LiveText:
+    """What finetuned layers read: outputs of the frozen ones, and the whitening behind them."""
+
+    hidden: Float16[Array, "I L Dh"]
+    mask: Bool[Array, "I L"]
+    mean: Float[Array, " Dh"]
+    projection: Float[Array, "Dh Dt"]
+
+
+@dataclass(frozen=True)
+class ItemText:
+    """The text of a catalogue as the model takes it; the last two only to finetune."""
+
+    vectors: Float[np.ndarray, "I Dt"]  # whitened
+    whitening: "Whitening | None"  # None where no text is known or wanted
+    tower: TextTower | None = None
+    live: LiveText | None = None
+
+
+def item_text(items: pl.DataFrame, config: Config) -> ItemText:
+    """Text of an item table (row 0 the unknown item), encoded as `config` says.
+
+    Without a text expert, or without two items that differ in their text, all vectors are zero
+    and of width 1.
+    """
+    if not any("text" in expert_sources(name) for name in config.model.experts):
+        return _no_text(len(items))
+    columns = [name for name in config.data.text_columns if name in items.columns]
+    texts = item_texts(items, tuple(columns)) if columns else [""] * len(items)
+    known = np.array([bool(text) for text in texts])
+    if len(set(texts) - {""}) < 2:
+        return _no_text(len(items))
+    vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
+    whitening = fit_whitening(vectors, known, config.text.whiten)
+    whitened = whitening.apply(vectors, known).astype(np.float32)
+    if config.text.mode == "frozen":
+        return ItemText(whitened, whitening)
+    directory = resolve_pretrained(config.text.pretrained)
+    bert = load_bert(directory)
+    tower = TextTower(bert, config.text.finetune_layers)
+    tokens = tokenize(texts, directory, config.text.max_tokens)
+    hidden = hidden_states(bert, tokens, len(bert.blocks) - config.text.finetune_layers)
+    live = LiveText(hidden, tokens.mask, whitening.mean, whitening.projection)
+    return ItemText(whitened, whitening, tower, live)
+
+
+def encode_live_rows(
+    tower: TextTower, live: LiveText, rows: Int[Array, " K"]
+) -> Float[Array, "K Dt"]:
+    """Whitened vectors of some items through the finetuned layers; zero without text."""
+    mask = live.mask[rows]
+    hidden = live.hidden[rows].astype(live.mean.dtype)
+    vectors = (tower(hidden, mask) - live.mean[None]) @ live.projection
+    return jnp.where(mask.any(1, keepdims=True), vectors, 0)
+
+
+def encode_live_text(tower: TextTower, live: LiveText) -> Float[Array, "I Dt"]:
+    """`encode_live_rows` of the whole catalogue, a batch at a time."""
+    graphdef, params = nnx.split(tower)
+    rows = np.resize(np.arange(len(live.mask)), -(-len(live.mask) // BATCH_SIZE) * BATCH_SIZE)
+    batches = [_live_batch(graphdef, params, live, part) for part in rows.reshape(-1, BATCH_SIZE)]
+    return jnp.concatenate(batches)[: len(live.mask)]
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _live_batch(graphdef, params, live, rows):
+    return encode_live_rows(nnx.merge(graphdef, params), live, rows)
+
+
+def _no_text(num_items: int) -> ItemText:
+    return ItemText(np.zeros((num_items, 1), np.float32), None)
+
+
+def text_vectors(
+    texts: Sequence[str], pretrained: str, max_tokens: int
+) -> Float[np.ndarray, "I D"]:
+    """Mean-pooled BERT vector of each text, from the cache or encoded now.
+
+    Args:
+        texts: I texts; equal ones are encoded once.
+        pretrained: a checkpoint, as `resolve_pretrained` takes it.
+        max_tokens: longer texts are cut.
+
+    Raises:
+        FetchError: the checkpoint cannot be fetched.
+        CheckpointError: it is not a BERT that can be read.
+    """
+    directory = resolve_pretrained(pretrained)
+    described = json.dumps([list(texts), max_tokens, _files_digest(directory)])
+    path = _cache_path("vectors", described.encode())
+    if not path.exists():
+        column = pl.Series(texts, dtype=pl.String)
+        tokens = tokenize(column.unique().sort().to_list(), directory, max_tokens)
+        unique_vectors = encode_texts(load_bert(directory), tokens)
+        with _written_atomically(path) as unfinished:
+            np.save(unfinished, unique_vectors[column.rank("dense").to_numpy() - 1])
+    return np.load(path, allow_pickle=False)
+
+
+def encode_texts(
+    bert: Bert, tokens: Tokens, batch_size: int = BATCH_SIZE
+) -> Float[np.ndarray, "I D"]:
+    """Mean of a text's last hidden states, in float32."""
+    graphdef, params = nnx.split(bert)
+    vectors = np.empty((len(tokens.ids), bert.config.hidden_size), np.float32)
+    for rows, ids, mask in _batches(tokens, batch_size):
+        vectors[rows] = np.asarray(_pooled(graphdef, params, ids, mask))[: len(rows)]
+    return vectors
+
+
+def hidden_states(
+    bert: Bert, tokens: Tokens, stop_layer: int, batch_size: int = BATCH_SIZE
+) -> Float16[np.ndarray, "I L D"]:
+    """Inputs of layer `stop_layer`: what the frozen layers below a fine-tuned one give.
+
+    Memory-mapped from the cache, where they are kept under the weights and tokens that made
+    them. Padding is zero.
+    """
+    graphdef, params = nnx.split(bert)
+    lower = (bert.word, bert.position, bert.token_type, bert.norm, *bert.blocks[:stop_layer])
+    arrays = [tokens.ids, tokens.mask, *jax.tree.leaves([nnx.state(module) for module in lower])]
+    described = json.dumps([stop_layer, tokens.ids.shape, np.dtype(bert.word.dtype).name])
+    path = _cache_path("hidden", described.encode(), *(np.asarray(a).tobytes() for a in arrays))
+    if not path.exists():
+        shape = (*tokens.ids.shape, bert.config.hidden_size)
+        with _written_atomically(path) as unfinished:
+            hidden = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+            for rows, ids, mask in _batches(tokens, batch_size):
+                batch = np.asarray(_hidden(graphdef, stop_layer, params, ids, mask))[: len(rows)]
+                hidden[rows, : ids.shape[1]] = np.where(mask[: len(rows), :, None], batch, 0)
+            hidden.flush()
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def _pooled(
+    graphdef: nnx.GraphDef[Bert],
+    params: nnx.State,
+    ids: Int[Array, "B L"],
+    mask: Bool[Array, "B L"],
+) -> Float[Array, "B D"]:
+    return mean_pool(nnx.merge(graphdef, params)(ids, mask), mask)
+
+
+@partial(jax.jit, static_argnames=("graphdef", "stop_layer"))
+def _hidden(
+    graphdef: nnx.GraphDef[Bert],
+    stop_layer: int,
+    params: nnx.State,
+    ids: Int[Array, "B L"],
+    mask: Bool[Array, "B L"],
+) -> Float16[Array, "B L D"]:
+    bert = nnx.merge(graphdef, params)
+    return bert.layers(bert.embed(ids), mask, stop=stop_layer).astype(np.float16)
+
+
+def _batches(
+    tokens: Tokens, batch_size: int
+) -> Iterator[tuple[Int[np.ndarray, " rows"], Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]]:
+    """Row numbers, ids and mask of batches of texts of similar length, the longest first.
+
+    Every batch has the same number of rows: the last, which is the cheapest, is filled up by
+    repeating its rows.
+    """
+    batch_size = min(batch_size, len(tokens.ids))
+    lengths = tokens.lengths
+    longest_first = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(longest_first), batch_size):
+        rows = longest_first[start : start + batch_size]
+        bucket = min((b for b in LENGTH_BUCKETS if b >= lengths[rows[0]]), default=None)
+        filled = np.resize(rows, batch_size)
+        yield rows, tokens.ids[filled, :bucket], tokens.mask[filled, :bucket]
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """The affine map that makes a catalogue's vectors uncorrelated with unit variance."""
+
+    mean: Float[np.ndarray, " Dt"]
+    projection: Float[np.ndarray, "Dt D"]
+
+    def apply(
+        self, vectors: Float[np.ndarray, "I Dt"], known: Bool[np.ndarray, " I"]
+    ) -> Float[np.ndarray, "I D"]:
+        """Whitened vectors; the zero vector, which is the mean, where `known` is false."""
+        return np.where(known[:, None], (vectors - self.mean) @ self.projection, 0)
+
+
+def fit_whitening(
+    vectors: Float[np.ndarray, "I Dt"],
+    known: Bool[np.ndarray, " I"],
+    width: int,
+    floor: float = 1e-3,
+) -> Whitening:
+    """PCA whitening (Su et al., arXiv:2103.15316), fitted on the rows that are `known`.
+
+    Args:
+        vectors: text vectors of the catalogue.
+        known: false for items without text.
+        width: principal components to keep: D is this, or the vectors' rank if that is less.
+        floor: standard deviations below this share of the largest count as this much, so that
+            noise is not blown up.
+
+    Raises:
+        ValueError: the known rows are all equal, or fewer than two.
+    """
+    rows = vectors[known].astype(np.float64)
+    if len(rows) < 2 or not (rows != rows[0]).any():
+        raise ValueError(
+            f"whitening needs items with different texts, but {len(rows)} of {len(vectors)} items "
+            "have text and all the same: check the text columns, or leave text out of the model"
+        )
+    mean = rows.mean(axis=0)
+    variances, components = np.linalg.eigh(np.cov(rows - mean, rowvar=False))
+    variances, components = variances[::-1], components[:, ::-1]
+    rank = np.sum(variances > variances[0] * len(variances) * np.finfo(np.float64).eps)
+    kept = min(width, rank, len(rows) - 1)
+    deviations = np.sqrt(np.maximum(variances[:kept], floor**2 * variances[0]))
+    projection = components[:, :kept] / deviations
+    return Whitening(mean.astype(np.float32), projection.astype(np.float32))
+
+
+def _cache_path(kind: str, *contents: bytes) -> Path:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return cache_dir() / "text" / f"{kind}-{digest.hexdigest()[:32]}.npy"
+
+
+def _files_digest(directory: Path) -> list[tuple[str, str]]:
+    """Names and contents of a checkpoint's files, wherever they lie."""
+    paths = sorted(p for pattern in CHECKPOINT_PATTERNS for p in directory.glob(pattern))
+    return [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths]
+
+
+@contextmanager
+def _written_atomically(path: Path) -> Iterator[Path]:
+    """A place to write to, moved to `path` at the end: nobody reads an unfinished file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+        unfinished = Path(scratch, path.name)
+        yield unfinished
+        unfinished.replace(path)

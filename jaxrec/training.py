@@ -1,0 +1,402 @@
+"""Training told as one story: `fit` prepares a run, trains it, selects by validation, reports."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+from orbax.checkpoint import CheckpointManager
+
+from jaxrec import checkpoint, report
+from jaxrec.checkpoint import Progress
+from jaxrec.config import Config, TrainConfig
+from jaxrec.data.dataset import Dataset, prepare
+from jaxrec.data.graph import first_neighbours
+from jaxrec.data.packing import Packing
+from jaxrec.data.tables import Tables
+from jaxrec.encoding import catalog_arrays, encode_catalog, user_vectors
+from jaxrec.evaluation import evaluate, evaluate_baselines, segment_masks, training_counts
+from jaxrec.metrics import segments
+from jaxrec.models.recommender import Recommender, Sizes
+from jaxrec.objective import Auxiliary, TrainArrays, objective
+from jaxrec.ranking import Ranking
+from jaxrec.sharding import host_rows, make_mesh, replicated, shard_batch, state_shardings
+from jaxrec.text_features import ItemText, encode_live_text, item_text
+from jaxrec.types import Batch, Catalog, Queries
+
+
+class Interrupted(SystemExit):
+    """Training was asked to stop and has saved its state."""
+
+
+class Diverged(ArithmeticError):
+    """The loss is not finite."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that training changes."""
+
+    step: Int[Array, ""]
+    params: nnx.State
+    opt_state: optax.OptState
+    text: Float[Array, "I Dt"]  # whitened vectors of the items
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that training does not change."""
+
+    config: Config
+    dataset: Dataset
+    text: ItemText
+    mesh: Mesh
+    packing: Packing
+    graphdef: nnx.GraphDef
+    optimizer: optax.GradientTransformation
+    arrays: TrainArrays
+
+    @property
+    def valid(self) -> Bool[np.ndarray, " I"]:
+        """Rows of the item block that are items."""
+        return np.asarray(self.arrays.catalog.valid)
+
+
+def fit(
+    config: Config, run: Path, *, tables: Tables | None = None, resume: bool = False
+) -> dict[str, Any]:
+    """Train a recommender into the directory `run`; returns what its `metrics.json` holds.
+
+    Args:
+        config: every option; to resume, that of the run.
+        tables: data in memory, in place of `config.data.source`.
+        resume: continue the run from its last checkpoint.
+
+    Raises:
+        RunError: `run` exists, or, to resume, does not.
+        DataError: the data are not usable.
+        Interrupted: SIGTERM came; the run was saved and can be resumed.
+        Diverged: the loss is not finite.
+    """
+    dataset = prepare(config, tables)
+    report.describe(dataset)
+    if not resume:
+        checkpoint.create_run(run, config, dataset)
+    setup = set_up(config, dataset)
+    with checkpoint.open_checkpoints(run) as manager:
+        state, progress = begin(setup, manager)
+        with report.RunLog(run, int(state.step)) as log:
+            train(setup, state, progress, manager, log)
+        best, _ = load(setup, manager, manager.best_step())
+    results = test(setup, best)
+    report.write_results(run, results)
+    return results
+
+
+def set_up(config: Config, dataset: Dataset) -> Setup:
+    """Everything that follows from the configuration and the data."""
+    split, train = dataset.split, config.train
+    mesh = make_mesh(train.item_shards)
+    text = item_text(dataset.catalog.items, config)
+    packing = Packing(
+        split.log,
+        split.train_lengths,
+        dataset.target_weights,
+        rows=train.rows,
+        slots=train.slots,
+        burn_in=train.burn_in,
+        seed=train.seed,
+    )
+    model = nnx.eval_shape(lambda: build_model(config, dataset, text))
+    arrays = jax.device_put(train_arrays(config, dataset, text), replicated(mesh))
+    optimizer = make_optimizer(train, packing.steps_per_epoch)
+    return Setup(config, dataset, text, mesh, packing, nnx.graphdef(model), optimizer, arrays)
+
+
+def build_model(config: Config, dataset: Dataset, text: ItemText) -> Recommender:
+    """A recommender with initial parameters."""
+    graph = dataset.catalog.graph
+    sizes = Sizes(
+        num_items=graph.types[0].capacity,
+        num_nodes=graph.num_nodes,
+        num_relations=len(graph.relations),
+        num_kinds=len(dataset.split.log.kind_names),
+        text_width=text.vectors.shape[1],
+    )
+    return Recommender(config.model, sizes, nnx.Rngs(config.train.seed), text.tower)
+
+
+def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    """AdamW with clipping, linear warm-up and cosine decay to the last epoch."""
+    total = config.epochs * steps_per_epoch
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=min(config.warmup_steps, total // 2),
+        decay_steps=total,
+        end_value=config.learning_rate * config.final_rate,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(schedule, weight_decay=config.weight_decay),
+    )
+
+
+def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArrays:
+    """What a training step reads and does not change."""
+    catalog = dataset.catalog
+    trained = training_counts(dataset.split, catalog.num_items) > 0
+    trained[0] = False
+    arrays = catalog_arrays(catalog, text.vectors, trained)
+    padding = catalog.graph.types[0].capacity - len(trained)
+    present = {node_type.name for node_type in catalog.graph.types}
+    return TrainArrays(
+        catalog=arrays,
+        candidates=jnp.asarray(np.pad(trained, (0, padding))),
+        auxiliary={
+            name: _auxiliary(catalog, name, padding)
+            for name in config.train.auxiliary
+            if name in present
+        },
+        live_text=text.live,
+    )
+
+
+def begin(setup: Setup, manager: CheckpointManager) -> tuple[TrainState, Progress]:
+    """The state to train from: the last checkpoint's, or a new one."""
+    last = manager.latest_step()
+    if last is not None:
+        return load(setup, manager, last)
+    shardings = state_shardings(jax.eval_shape(lambda: _initial_state(setup)), setup.mesh)
+    return jax.jit(lambda: _initial_state(setup), out_shardings=shardings)(), Progress()
+
+
+def load(setup: Setup, manager: CheckpointManager, step: int) -> tuple[TrainState, Progress]:
+    """The state of a checkpoint, on this mesh whatever mesh it was saved from."""
+    shapes = jax.eval_shape(lambda: _initial_state(setup))
+    target = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, setup.mesh),
+    )
+    rest = {"step": target.step, "opt_state": target.opt_state, "text": target.text}
+    saved = checkpoint.restore(manager, step, params=target.params, rest=rest)
+    state = TrainState(params=saved["params"], **saved["rest"])
+    return state, checkpoint.restore_progress(manager, step)
+
+
+def make_train_step(setup: Setup) -> Callable[[TrainState, TrainArrays, Batch], Any]:
+    """The jitted step `(state, arrays, batch) -> (state, metrics)`; it donates the state.
+
+    The batch and the number of the step decide all randomness.
+    """
+    config = setup.config.train
+    dtype = jnp.bfloat16 if config.bf16 else jnp.float32
+
+    def step(state: TrainState, arrays: TrainArrays, batch: Batch):
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+        def loss_of(params: nnx.State):
+            model = nnx.merge(setup.graphdef, jax.tree.map(lambda p: p.astype(dtype), params))
+            return objective(model, arrays, state.text, batch, setup.config, key)
+
+        (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = setup.optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients), **parts}
+        return TrainState(state.step + 1, params, opt_state, state.text), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def train(
+    setup: Setup,
+    state: TrainState,
+    progress: Progress,
+    manager: CheckpointManager,
+    log: report.RunLog,
+) -> None:
+    """Train to the last epoch, or until validation no longer improves; every epoch is saved."""
+    config = setup.config.train
+    step = make_train_step(setup)
+    with stop_signal() as stop:
+        while progress.epoch < config.epochs and progress.epochs_since_best < config.patience:
+            state, progress, speed = train_epoch(setup, step, state, progress, log, stop)
+            if stop.is_set():
+                save(setup, manager, state, progress)
+                raise Interrupted(128 + signal.SIGTERM)
+            state = refresh_text(setup, state)
+            scores = validate(setup, state)
+            progress = Progress(progress.epoch + 1, 0, (*progress.history, scores))
+            log.write(int(state.step), {f"validation/{name}": v for name, v in scores.items()})
+            save(setup, manager, state, progress, scores)
+            report.epoch_line(progress, speed)
+
+
+def train_epoch(
+    setup: Setup,
+    step: Callable[[TrainState, TrainArrays, Batch], Any],
+    state: TrainState,
+    progress: Progress,
+    log: report.RunLog,
+    stop: threading.Event,
+) -> tuple[TrainState, Progress, float]:
+    """The rest of an epoch, or what of it passes before `stop` is set; also its events/s."""
+    steps = range(progress.step, setup.packing.steps_per_epoch)
+    number = int(state.step)
+    done, events, began = progress.step, 0, time.perf_counter()
+    with report.epoch_bar(progress.epoch, len(steps)) as bar:
+        for batch, targets in prefetch(setup, progress.epoch, steps):
+            state, metrics = step(state, setup.arrays, batch)
+            done, number, events = done + 1, number + 1, events + targets
+            scalars = {name: float(value) for name, value in metrics.items()}
+            if not np.isfinite(scalars["loss"]):
+                raise Diverged(
+                    f"the loss is {scalars['loss']} at step {number}; the last checkpoint is kept. "
+                    "Lower train.learning_rate"
+                )
+            speed = events / (time.perf_counter() - began)
+            log.write(number, {"epoch": progress.epoch, "events_per_second": speed, **scalars})
+            bar.advance(scalars["loss"], speed)
+            if stop.is_set():
+                break
+    return state, replace(progress, step=done), events / (time.perf_counter() - began)
+
+
+def prefetch(setup: Setup, epoch: int, steps: range) -> Iterator[tuple[Batch, int]]:
+    """Batches on the devices and their numbers of targets; the next is made while one is used."""
+    rows = host_rows(setup.config.train.rows)
+
+    def make(step: int) -> tuple[Batch, int]:
+        batch = setup.packing.batch(epoch, step, rows)
+        return shard_batch(batch, setup.mesh), int(np.count_nonzero(batch.weights))
+
+    with ThreadPoolExecutor(1) as worker:
+        ahead = worker.submit(make, steps[0]) if steps else None
+        for step in steps:
+            batch = ahead.result()
+            ahead = worker.submit(make, min(step + 1, steps[-1]))
+            yield batch
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that the loop can save before it exits."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread alone
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def refresh_text(setup: Setup, state: TrainState) -> TrainState:
+    """The state with all text vectors encoded by the finetuned layers, if there are any."""
+    live = setup.arrays.live_text
+    if live is None:
+        return state
+    tower = nnx.merge(setup.graphdef, state.params).text_tower
+    return replace(state, text=encode_live_text(tower, live))
+
+
+def save(
+    setup: Setup,
+    manager: CheckpointManager,
+    state: TrainState,
+    progress: Progress,
+    scores: dict[str, float] | None = None,
+) -> None:
+    """Save the state, its place in the data and the vectors of all nodes."""
+    rest = {"step": state.step, "opt_state": state.opt_state, "text": state.text}
+    vectors = catalog_vectors(setup, state)
+    checkpoint.save(manager, int(state.step), state.params, rest, vectors, progress, scores)
+
+
+def catalog_vectors(setup: Setup, state: TrainState) -> Float[Array, "N ED"]:
+    """Vectors of all nodes under a state."""
+    nodes = replace(setup.arrays.catalog.nodes, text=state.text)
+    return encode_catalog(
+        setup.graphdef, state.params, replace(setup.arrays.catalog, nodes=nodes)
+    )
+
+
+def validate(setup: Setup, state: TrainState) -> dict[str, float]:
+    """Metrics on the validation queries."""
+    return _evaluate(setup, state, setup.dataset.split.validation)[0]
+
+
+def _evaluate(
+    setup: Setup, state: TrainState, queries: Queries
+) -> tuple[dict[str, float], Ranking]:
+    evaluation, split = setup.config.evaluation, setup.dataset.split
+    items = catalog_vectors(setup, state)[: len(setup.valid)]
+    users = user_vectors(
+        setup.graphdef,
+        state.params,
+        items,
+        split.log,
+        queries,
+        history=evaluation.history,
+        users=evaluation.users,
+        wanted_kind=setup.dataset.wanted_kind,
+    )
+    return evaluate(split, queries, evaluation, setup.valid, users, items)
+
+
+def test(setup: Setup, state: TrainState) -> dict[str, Any]:
+    """Everything that `metrics.json` holds, for the selected state."""
+    config, split = setup.config, setup.dataset.split
+    names = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
+    results: dict[str, Any] = {
+        "protocol": {
+            "split": config.split.scheme,
+            "mask": list(config.evaluation.mask),
+            "history": config.evaluation.history or "all",
+            "candidates": int(setup.valid.sum()),
+            "queries": {name: len(q) for name, q in names.items()},
+        },
+        "validation": validate(setup, state),
+    }
+    counts = training_counts(split, len(setup.valid))
+    for name, queries in names.items():
+        scores, ranking = _evaluate(setup, state, queries)
+        baselines = evaluate_baselines(split, queries, config.evaluation, setup.valid)
+        masks = segment_masks(split, queries, counts)
+        results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
+    return results
+
+
+def _initial_state(setup: Setup) -> TrainState:
+    params = nnx.state(build_model(setup.config, setup.dataset, setup.text))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=setup.optimizer.init(params),
+        text=setup.arrays.catalog.nodes.text,
+    )
+
+
+def _auxiliary(catalog: Catalog, name: str, padding: int) -> Auxiliary:
+    node_type = catalog.graph.type(name)
+    rows = np.arange(node_type.capacity)
+    return Auxiliary(
+        of_item=jnp.asarray(np.pad(first_neighbours(catalog.graph, name), (0, padding))),
+        nodes=jnp.asarray(node_type.offset + rows),
+        valid=jnp.asarray((rows > 0) & (rows < node_type.count)),
+    )
