@@ -9,7 +9,7 @@
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxrec.config import Config, parse, to_yaml
 from jaxrec.data.dataset import Dataset
+from jaxrec.models.recommender import Sizes
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 FORMAT = 1
@@ -52,22 +53,27 @@ class Progress:
         return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
 
 
-def create_run(run: Path, config: Config, dataset: Dataset) -> None:
+def refuse_existing(run: Path) -> None:
+    """Raise RunError if there is something at `run` already."""
+    if run.exists():
+        raise RunError(
+            f"{run} exists; continue it with --resume {run}, or name another --run directory"
+        )
+
+
+def create_run(run: Path, config: Config, dataset: Dataset, sizes: Sizes) -> None:
     """Write the files of a new run; the directory appears whole or not at all.
 
     Raises:
         RunError: it exists already.
     """
-    if run.exists():
-        raise RunError(
-            f"{run} exists; continue it with --resume {run}, or name another --run directory"
-        )
+    refuse_existing(run)
     run.parent.mkdir(parents=True, exist_ok=True)
     draft = run.with_name(f".{run.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "catalog").mkdir(parents=True)
     (draft / "config.yaml").write_text(to_yaml(config))
-    _write_catalog(draft / "catalog", dataset.catalog, dataset.split.log.kind_names)
+    _write_catalog(draft / "catalog", dataset, sizes)
     draft.rename(run)
 
 
@@ -83,8 +89,8 @@ def read_config(run: Path) -> Config:
     return parse(layers=[yaml.safe_load(path.read_text())])
 
 
-def read_catalog(run: Path) -> tuple[Catalog, tuple[str, ...]]:
-    """The catalogue and the event kinds of a run.
+def read_catalog(run: Path) -> tuple[Catalog, tuple[str, ...], Sizes]:
+    """The catalogue and the event kinds of a run, and the sizes of its model.
 
     Raises:
         RunError: they were written by another version.
@@ -103,7 +109,8 @@ def read_catalog(run: Path) -> tuple[Catalog, tuple[str, ...]]:
         tuple(layout["relations"]),
         *(edges[column].to_numpy() for column in ("head", "relation", "tail")),
     )
-    return Catalog(pl.read_parquet(folder / "items.parquet"), graph), tuple(layout["kinds"])
+    catalog = Catalog(pl.read_parquet(folder / "items.parquet"), graph)
+    return catalog, tuple(layout["kinds"]), Sizes(**layout["sizes"])
 
 
 def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
@@ -167,16 +174,17 @@ def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
     return Progress(place["epoch"], place["step"], tuple(place["history"]))
 
 
-def _write_catalog(folder: Path, catalog: Catalog, kind_names: tuple[str, ...]) -> None:
-    graph = catalog.graph
+def _write_catalog(folder: Path, dataset: Dataset, sizes: Sizes) -> None:
+    graph = dataset.catalog.graph
     layout = {
         "format": FORMAT,
         "types": {node_type.name: node_type.offset for node_type in graph.types},
         "relations": graph.relations,
-        "kinds": kind_names,
+        "kinds": dataset.split.log.kind_names,
+        "sizes": asdict(sizes),
     }
     (folder / "layout.json").write_text(json.dumps(layout, indent=2))
-    catalog.items.write_parquet(folder / "items.parquet")
+    dataset.catalog.items.write_parquet(folder / "items.parquet")
     pl.concat(
         pl.DataFrame({"id": node_type.ids}).select(pl.lit(node_type.name).alias("type"), "id")
         for node_type in graph.types

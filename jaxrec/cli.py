@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxrec import api
 from jaxrec.config import parse
+from jaxrec.data.fetch import FetchError
 
 COMMANDS = "usage: jaxrec {train,serve} [options]; --help after a command documents it"
 
@@ -77,6 +78,6 @@ def _serve(run: Path, events: Path, out: Path, k: int) -> None:
 def _run(command: Callable[[], object]) -> None:
     try:
         command()
-    except ValueError as error:
+    except (ValueError, FetchError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

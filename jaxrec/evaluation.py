@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from jaxrec import metrics
@@ -14,7 +15,15 @@ from jaxrec.data.events import Split, user_of_event
 from jaxrec.ranking import PairBlocks, Ranking, rank_host_scores, rank_queries
 from jaxrec.types import EventLog, Queries
 
-SHOWN = ("ndcg@10", "recall@10", "mrr@10", "recall@50", "coverage", "gini", "mean_popularity")
+SHOWN = {  # metric -> heading, short enough for a terminal of 80 columns
+    "ndcg@10": "N@10",
+    "recall@10": "R@10",
+    "mrr@10": "MRR@10",
+    "recall@50": "R@50",
+    "coverage": "cover",
+    "gini": "Gini",
+    "mean_popularity": "popul.",
+}
 HISTORY_SEGMENTS = ((1, 3), (4, 10), (11, 50), (51, None))
 RARE = 5  # training events up to which an item counts as rare
 
@@ -129,11 +138,10 @@ def training_counts(split: Split, num_items: int) -> Float[np.ndarray, " I"]:
 
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """A table for the terminal: a row a system, then a row a segment of the model."""
-    table = Table(title=title)
-    table.add_column("")
-    table.add_column("count", justify="right")
-    for name in SHOWN:
-        table.add_column(name, justify="right")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in ("count", *SHOWN.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
     for system, row in results.items():
         if system != "segments":
             table.add_row(system, *_cells(row))
@@ -168,6 +176,6 @@ def _report(
 
 
 def _cells(row: Mapping[str, float]) -> list[str]:
-    values = [f"{row[name]:.4f}" if name in row else "" for name in SHOWN[:-1]]
-    popularity = f"{row[SHOWN[-1]]:.1f}" if SHOWN[-1] in row else ""
-    return [f"{row['count']:,}", *values, popularity]
+    *names, popularity = SHOWN
+    values = [f"{row[name]:.4f}" if name in row else "" for name in names]
+    return [f"{row['count']:,}", *values, f"{row[popularity]:.1f}" if popularity in row else ""]

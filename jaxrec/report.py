@@ -130,7 +130,10 @@ def write_results(run: Path, results: Mapping[str, Any]) -> None:
     plot_training(run)
     protocol = results["protocol"]
     for name in [key for key in results if key.startswith("test")]:
-        title = f"{name}: {protocol['split']}, {protocol['queries'][name]}, mask {protocol['mask']}"
+        title = (
+            f"{name}: {protocol['split']}, mask {' '.join(protocol['mask'])}, "
+            f"{protocol['candidates']:,} items ranked"
+        )
         console.print(results_table(results[name], title))
 
 

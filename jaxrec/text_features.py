@@ -73,7 +73,12 @@ def item_text(items: pl.DataFrame, config: Config) -> ItemText:
     tower = TextTower(bert, config.text.finetune_layers)
     tokens = tokenize(texts, directory, config.text.max_tokens)
     hidden = hidden_states(bert, tokens, len(bert.blocks) - config.text.finetune_layers)
-    live = LiveText(hidden, tokens.mask, whitening.mean, whitening.projection)
+    live = LiveText(
+        hidden=jnp.asarray(hidden),
+        mask=jnp.asarray(tokens.mask & known[:, None]),  # even the empty text has [CLS] and [SEP]
+        mean=jnp.asarray(whitening.mean),
+        projection=jnp.asarray(whitening.projection),
+    )
     return ItemText(whitened, whitening, tower, live)
 
 

@@ -41,7 +41,7 @@ class Interrupted(SystemExit):
     """Training was asked to stop and has saved its state."""
 
 
-class Diverged(ArithmeticError):
+class Diverged(ValueError):
     """The loss is not finite."""
 
 
@@ -91,11 +91,13 @@ def fit(
         Interrupted: SIGTERM came; the run was saved and can be resumed.
         Diverged: the loss is not finite.
     """
+    if not resume:
+        checkpoint.refuse_existing(run)
     dataset = prepare(config, tables)
     report.describe(dataset)
-    if not resume:
-        checkpoint.create_run(run, config, dataset)
     setup = set_up(config, dataset)
+    if not resume:
+        checkpoint.create_run(run, config, dataset, model_sizes(dataset, setup.text))
     with checkpoint.open_checkpoints(run) as manager:
         state, progress = begin(setup, manager)
         with report.RunLog(run, int(state.step)) as log:
@@ -126,17 +128,22 @@ def set_up(config: Config, dataset: Dataset) -> Setup:
     return Setup(config, dataset, text, mesh, packing, nnx.graphdef(model), optimizer, arrays)
 
 
-def build_model(config: Config, dataset: Dataset, text: ItemText) -> Recommender:
-    """A recommender with initial parameters."""
+def model_sizes(dataset: Dataset, text: ItemText) -> Sizes:
+    """What the data decide of the model's shapes."""
     graph = dataset.catalog.graph
-    sizes = Sizes(
+    return Sizes(
         num_items=graph.types[0].capacity,
         num_nodes=graph.num_nodes,
         num_relations=len(graph.relations),
         num_kinds=len(dataset.split.log.kind_names),
         text_width=text.vectors.shape[1],
     )
-    return Recommender(config.model, sizes, nnx.Rngs(config.train.seed), text.tower)
+
+
+def build_model(config: Config, dataset: Dataset, text: ItemText) -> Recommender:
+    """A recommender with initial parameters."""
+    rngs = nnx.Rngs(config.train.seed)
+    return Recommender(config.model, model_sizes(dataset, text), rngs, text.tower)
 
 
 def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -72,7 +72,7 @@ def test_vocabulary_file_alone_suffices():
     np.testing.assert_array_equal(tokens.lengths, [5, 2, 8])
     assert word_pieces(tokens.ids[0]) == ["[CLS]", "red", "nail", "##s", "[SEP]"] + ["[PAD]"] * 3
     assert word_pieces(tokens.ids[1]) == ["[CLS]", "[SEP]"] + ["[PAD]"] * 6
-    assert word_pieces(tokens.ids[2]) == "[CLS] 中 国 z ##o ##e [UNK] [SEP]".split()
+    assert word_pieces(tokens.ids[2]) == ["[CLS]", "中", "国", "z", "##o", "##e", "[UNK]", "[SEP]"]
 
 
 def test_long_texts_are_cut_to_max_tokens_with_the_last_token_kept():

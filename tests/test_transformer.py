@@ -64,7 +64,7 @@ def test_causal_pre_norm_block_has_no_gradient_from_the_future():
     def outputs(hidden):  # [L], one number a position
         return jnp.sum(jnp.sin(block(hidden[None], CAUSAL)[0]), -1)
 
-    gradient = jax.jacrev(outputs)(random_hidden()[0])  # [L, L, D]
+    gradient = jax.jit(jax.jacrev(outputs))(random_hidden()[0])  # [L, L, D]
     depends = np.abs(gradient).max(-1) > 0
     np.testing.assert_array_equal(depends, np.tril(np.ones((LENGTH, LENGTH), bool)))
 
@@ -94,5 +94,5 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ValueError, match="width of 8 .* 3 attention heads"):
+    with pytest.raises(ValueError, match=r"width of 8 .* 3 attention heads"):
         Block(WIDTH, 3, 16, norm="pre", rngs=nnx.Rngs(0))

@@ -1,0 +1,216 @@
+"""Training end to end on small tables: determinism, resumption, meshes, compilations."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+
+import jaxrec
+from jaxrec import checkpoint, report, training
+from jaxrec.checkpoint import Progress, RunError
+from jaxrec.config import parse
+from jaxrec.data.dataset import prepare
+
+TINY = {
+    "split.scheme": "leave_one_out",
+    "model.experts": ["id+graph", "id"],
+    "model.width": 8,
+    "model.blocks": 1,
+    "train.rows": 4,
+    "train.slots": 16,
+    "train.epochs": 3,
+    "train.patience": 9,
+    "train.warmup_steps": 2,
+}
+
+
+def config(**options):
+    return parse(layers=[TINY, options])
+
+
+def scalars(run):
+    """Logged scalars without those that tell of time."""
+    return [
+        {k: v for k, v in row.items() if k != "events_per_second"} for row in report.read_log(run)
+    ]
+
+
+def first_steps(setup, count=3):
+    """Losses of the first steps from the initial state."""
+    step = training.make_train_step(setup)
+    shardings = training.state_shardings(
+        jax.eval_shape(lambda: training._initial_state(setup)), setup.mesh
+    )
+    state = jax.jit(lambda: training._initial_state(setup), out_shardings=shardings)()
+    losses = []
+    for batch, _ in training.prefetch(setup, 0, range(count)):
+        state, metrics = step(state, setup.arrays, batch)
+        losses.append(float(metrics["loss"]))
+    return losses, step
+
+
+def test_a_run_leaves_everything_that_it_promises(tables, tmp_path):
+    run = tmp_path / "run"
+    results = training.fit(config(), run, tables=tables)
+    assert json.loads((run / "metrics.json").read_text()) == results
+    assert results["protocol"]["candidates"] == len(tables.items)
+    baselines = {"popularity", "recent_popularity", "personal_frequency", "item_knn"}
+    assert set(results["test"]) == {"model", "segments"} | baselines
+    assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").glob("events*"))
+    assert checkpoint.read_config(run) == config()
+    assert not [p for p in run.rglob("*") if p.suffix in (".pkl", ".pickle")]
+    with checkpoint.open_checkpoints(run, read_only=True) as manager:
+        history = checkpoint.restore_progress(manager, manager.latest_step()).history
+        assert len(manager.all_steps()) <= 2
+        best = int(np.argmax([row["ndcg@10"] for row in history]))
+        assert manager.best_step() == manager.latest_step() // len(history) * (best + 1)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tables, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        training.fit(config(**{"train.seed": seed}), tmp_path / name, tables=tables)
+    assert scalars(tmp_path / "a") == scalars(tmp_path / "b")
+    assert scalars(tmp_path / "a") != scalars(tmp_path / "c")
+
+
+def test_an_existing_directory_is_not_touched(tables, tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    with pytest.raises(RunError, match="--resume"):
+        training.fit(config(), tmp_path, tables=tables)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+
+
+def test_bad_data_leave_no_run_behind(tables, tmp_path):
+    with pytest.raises(ValueError, match="min_item_events|left"):
+        training.fit(config(**{"data.min_item_events": 10**6}), tmp_path / "run", tables=tables)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_stopped_and_resumed_equals_uninterrupted(tables, tmp_path, monkeypatch, stop_after):
+    training.fit(config(), tmp_path / "whole", tables=tables)
+    stopped = threading.Event()
+    write = report.RunLog.write
+
+    def stop_then_write(self, step, row):
+        write(self, step, row)
+        if step == stop_after and "loss" in row:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(report.RunLog, "write", stop_then_write)
+    with pytest.raises(training.Interrupted) as stop:
+        training.fit(config(), tmp_path / "parts", tables=tables)
+    assert stop.value.code == 143
+    assert not stopped.is_set()
+    monkeypatch.undo()
+    training.fit(config(), tmp_path / "parts", tables=tables, resume=True)
+    assert scalars(tmp_path / "parts") == scalars(tmp_path / "whole")
+    whole, parts = (jaxrec.load(tmp_path / name).params for name in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+def test_kill_9_leaves_a_run_that_resumes(tables, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("events", "items", "triples"):
+        frame = getattr(tables, name)
+        if frame is not None:
+            frame.write_parquet(data / f"{name}.parquet")
+    training.fit(config(**{"data.source": str(data)}), tmp_path / "whole")
+    program = (
+        "import os, signal, sys, jaxrec.training as t, jaxrec.report as r\n"
+        "from jaxrec.config import parse\nfrom pathlib import Path\n"
+        "write = r.RunLog.write\n"
+        "def kill(self, step, row):\n"
+        "    write(self, step, row)\n"
+        "    if step == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "r.RunLog.write = kill\n"
+        "import json\n"
+        "t.fit(parse(layers=[json.loads(sys.argv[1])]), Path(sys.argv[2]))\n"
+    )
+    options = json.dumps(TINY | {"data.source": str(data)})
+    arguments = [sys.executable, "-c", program, options, str(tmp_path / "killed")]
+    killed = subprocess.run(arguments, capture_output=True, cwd=Path(__file__).parent.parent)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    jaxrec.fit(resume=tmp_path / "killed")
+    assert scalars(tmp_path / "killed") == scalars(tmp_path / "whole")
+
+
+def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
+    assert jax.device_count() == 4
+    dataset = prepare(config(), tables)
+    on_four, _ = first_steps(training.set_up(config(), dataset))
+    split_items, _ = first_steps(training.set_up(config(**{"train.item_shards": 2}), dataset))
+    one = jax.make_mesh(
+        (1, 1),
+        ("users", "items"),
+        devices=jax.devices()[:1],
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    )
+    monkeypatch.setattr(training, "make_mesh", lambda shards: one)
+    on_one, _ = first_steps(training.set_up(config(), dataset))
+    np.testing.assert_allclose(on_four, on_one, rtol=1e-5)
+    np.testing.assert_allclose(split_items, on_one, rtol=1e-5)
+
+
+def test_a_checkpoint_restores_on_another_mesh(tables, tmp_path):
+    training.fit(config(), tmp_path / "run", tables=tables)
+    setup = training.set_up(config(**{"train.item_shards": 4}), prepare(config(), tables))
+    with checkpoint.open_checkpoints(tmp_path / "run", read_only=True) as manager:
+        state, progress = training.load(setup, manager, manager.best_step())
+    assert isinstance(progress, Progress)
+    trained = jaxrec.load(tmp_path / "run").params
+    jax.tree.map(np.testing.assert_array_equal, state.params, trained)
+
+
+def test_the_step_is_compiled_once(tables):
+    _, step = first_steps(training.set_up(config(), prepare(config(), tables)))
+    assert step._cache_size() == 1
+
+
+def test_a_batch_can_be_learned_by_heart(tables):
+    options = {"model.dropout": 0.0, "model.id_dropout": 0.0, "train.learning_rate": 0.02}
+    setup = training.set_up(config(**options), prepare(config(), tables))
+    state = training._initial_state(setup)
+    step = training.make_train_step(setup)
+    batch, _ = next(training.prefetch(setup, 0, range(1)))
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, setup.arrays, batch)
+        losses.append(float(metrics["next_item/0"]))
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_bf16_trains_close_to_float32(tables):
+    dataset = prepare(config(), tables)
+    full, _ = first_steps(training.set_up(config(), dataset))
+    half, _ = first_steps(training.set_up(config(**{"train.bf16": True}), dataset))
+    np.testing.assert_allclose(half, full, rtol=0.02)
+
+
+def test_divergence_is_an_error_and_not_a_result(tables, tmp_path):
+    broken = replace(config(), train=replace(config().train, learning_rate=1e30, clip=1e30))
+    with jax.debug_nans(False), pytest.raises(training.Diverged, match="learning_rate"):
+        training.fit(broken, tmp_path / "run", tables=tables)
+
+
+def test_a_trained_run_recommends_to_users_it_has_never_seen(tables, tmp_path):
+    training.fit(config(), tmp_path / "run", tables=tables)
+    model = jaxrec.load(tmp_path / "run")
+    events = tables.events.filter(pl.col("user_id") == tables.events["user_id"][0])
+    stranger = events.with_columns(user_id=pl.lit("stranger"))
+    both = model.recommend(pl.concat([events, stranger]), k=5)
+    lists = both.partition_by("user_id", maintain_order=True)
+    assert [len(rows) for rows in lists] == [5, 5]
+    assert lists[0]["item_id"].to_list() == lists[1]["item_id"].to_list()
+    assert not set(both["item_id"]) & set(events["item_id"])
