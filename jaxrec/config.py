@@ -149,7 +149,7 @@ class TrainConfig:
     """Node types to predict beside the next item, where the graph has them."""
     auxiliary_weight: float = 0.1
     """Weight of each such loss."""
-    loss_block: int = 2048
+    loss_block: int = 256
     """Positions scored at a time against the whole catalogue (bounds the memory of the loss)."""
     item_shards: int = 1
     """Devices along the `items` axis of the mesh; the others go along `users`."""
@@ -211,9 +211,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     return {**(read_recipe(base) if base else {}), **dict(_flatten(entries))}
 
 
-def parse(
-    arguments: Sequence[str] = (), layers: Sequence[Mapping[str, Any]] = ()
-) -> Config:
+def parse(arguments: Sequence[str] = (), layers: Sequence[Mapping[str, Any]] = ()) -> Config:
     """The configuration of `layers` of entries (nested or dotted), command-line `arguments` on top.
 
     Prints the help and exits if asked to. Raises ConfigError for an unknown option, with the
@@ -263,4 +261,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
-

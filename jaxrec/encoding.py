@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import graphs_tuple
 from jaxrec.data.packing import event_gaps
-from jaxrec.models.recommender import Events, Nodes
+from jaxrec.models.lstm import InterestState
+from jaxrec.models.recommender import Events, Nodes, Recommender
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 16  # slots folded at a time; short, as most shoppers' histories are
@@ -54,22 +55,42 @@ def catalog_arrays(
 
 
 @partial(jax.jit, static_argnums=0)
-def encode_catalog(graphdef, params, arrays: CatalogArrays) -> Float[Array, "N ED"]:
+def encode_catalog(
+    graphdef: nnx.GraphDef[Recommender], params: nnx.State, arrays: CatalogArrays
+) -> Float[Array, "N ED"]:
     """Vectors of all nodes, items first."""
     return nnx.merge(graphdef, params).encode_items(arrays.nodes, arrays.graph)
 
 
 @partial(jax.jit, static_argnums=0)
-def fold_chunk(graphdef, params, state, items, events: Events, valid, wanted_kind):
+def new_user_vector(
+    graphdef: nnx.GraphDef[Recommender], params: nnx.State, wanted_kind: Int[Array, ""] | int
+) -> Float[Array, "1 ED"]:
+    """User vector of somebody without events."""
+    model = nnx.merge(graphdef, params)
+    output = jnp.concatenate([part.output for part in model.initial_state(1)], -1)
+    return model.read(output, jnp.full(1, wanted_kind))
+
+
+@partial(jax.jit, static_argnums=0)
+def fold_chunk(
+    graphdef: nnx.GraphDef[Recommender],
+    params: nnx.State,
+    state: tuple[InterestState, ...],
+    items: Float[Array, "I ED"],
+    events: Events,
+    valid: Bool[Array | np.ndarray, "B T"],
+    wanted_kind: Int[Array, ""] | int,
+) -> tuple[Float[Array, "B T ED"], tuple[InterestState, ...]]:
     """User vectors after each of T events a row, and the state after all of them."""
     model = nnx.merge(graphdef, params)
-    outputs, state = model.fold(state, items, events, valid)
+    outputs, state = model.fold(state, items, events, jnp.asarray(valid))
     return model.read(outputs, jnp.broadcast_to(wanted_kind, valid.shape)), state
 
 
 def user_vectors(
-    graphdef,
-    params,
+    graphdef: nnx.GraphDef[Recommender],
+    params: nnx.State,
     items: Float[Array, "I ED"],
     log: EventLog,
     queries: Queries,
@@ -80,12 +101,15 @@ def user_vectors(
 ) -> Float[np.ndarray, "Q ED"]:
     """User vectors of queries, each from all events of its user before the queried position.
 
+    A query at a user's first event gets the vector of a user without events.
+
     Args:
         history: the fewest events before a user's first query to fold, 0 for all.
         users: users folded at a time.
         wanted_kind: the kind of event that is asked for.
     """
-    result = np.empty((len(queries), items.shape[1]), np.float32)
+    new_user = np.asarray(new_user_vector(graphdef, params, wanted_kind))
+    result = np.tile(new_user, (len(queries), 1))
     gaps = event_gaps(log)
     order = np.argsort(queries.positions, kind="stable")
     bounds = np.flatnonzero(np.diff(queries.users[order], prepend=-1))
@@ -110,7 +134,15 @@ def user_vectors(
 
 
 def _fold_group(
-    graphdef, params, items, log: EventLog, gaps, starts, ends, users: int, wanted_kind: int
+    graphdef: nnx.GraphDef[Recommender],
+    params: nnx.State,
+    items: Float[Array, "I ED"],
+    log: EventLog,
+    gaps: Int[np.ndarray, " M"],
+    starts: Int[np.ndarray, " n"],
+    ends: Int[np.ndarray, " n"],
+    users: int,
+    wanted_kind: int,
 ) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ED"]]]:
     """Event numbers and user vectors after them, chunk by chunk of up to `users` histories."""
     padding = users - len(starts)

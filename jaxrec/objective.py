@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.config import Config, TrainConfig
 from jaxrec.encoding import CatalogArrays
 from jaxrec.losses import MASKED, blocked_cross_entropy, weighted_mean
 from jaxrec.models.recommender import Events, Expert, Nodes, Recommender
+from jaxrec.models.text_tower import TextTower
 from jaxrec.text_features import LiveText, encode_live_rows
 from jaxrec.types import ANY_KIND, Batch
 
@@ -46,15 +46,14 @@ def objective(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of a batch and its parts by name."""
     text_key, *expert_keys = jax.random.split(key, 1 + len(model.experts))
-    if arrays.live_text is not None:
-        text = live_rows(
-            model, arrays.live_text, text, batch, config.text.finetune_items, text_key
-        )
+    tower, live = model.text_tower, arrays.live_text
+    if tower is not None and live is not None:
+        text = live_rows(tower, live, text, batch, config.text.finetune_items, text_key)
     nodes = Nodes(arrays.catalog.nodes.ids, text)
     parts: dict[str, Float[Array, ""]] = {}
     for number, (expert, expert_key) in enumerate(zip(model.experts, expert_keys, strict=True)):
-        for name, value in expert_losses(expert, nodes, arrays, batch, config.train, expert_key).items():
-            parts[f"{name}/{number}"] = value
+        losses = expert_losses(expert, nodes, arrays, batch, config.train, expert_key)
+        parts |= {f"{name}/{number}": value for name, value in losses.items()}
     loss = sum(
         value if name.startswith("next_item") else config.train.auxiliary_weight * value
         for name, value in parts.items()
@@ -71,47 +70,54 @@ def expert_losses(
     key: Array,
 ) -> dict[str, Float[Array, ""]]:
     """Next item, first item and next entities of one expert, each a weighted mean."""
+    targets, weights, starts = map(jnp.asarray, (batch.targets, batch.weights, batch.starts))
     id_key, event_key, block_key, wanted_key = jax.random.split(key, 4)
     vectors = expert.encode_nodes(nodes, arrays.catalog.graph, id_key)
     items = vectors[: len(arrays.candidates)]
     events = expert.event_vectors(items, Events(batch.items, batch.kinds, batch.gaps), event_key)
     state = expert.encoder.initial_state(len(batch.items))
-    outputs, _ = expert.encoder.fold(state, events, starts=batch.starts, key=block_key)
+    outputs, _ = expert.encoder.fold(state, events, starts=starts, key=block_key)
     # half of the slots are asked for the kind that came, half for any: both are served
-    asked = jax.random.bernoulli(wanted_key, 0.5, batch.targets.shape)
+    asked = jax.random.bernoulli(wanted_key, 0.5, targets.shape)
     users = expert.read(outputs, jnp.where(asked, batch.target_kinds, ANY_KIND))
 
-    next_items = blocked_cross_entropy(
-        users, items, batch.targets, arrays.candidates, config.loss_block
-    )
+    def mean_loss(
+        vectors: Float[Array, "K D"],
+        targets: Int[Array, "B T"],
+        valid: Bool[Array, " K"],
+        weights: Float[Array, "B T"],
+    ) -> Float[Array, ""]:
+        total = blocked_cross_entropy(users, vectors, targets, weights, valid, config.loss_block)
+        return total / jnp.maximum(weights.sum(), 1e-9)
+
     first_user = expert.read(state.output[0], jnp.asarray(ANY_KIND))
     first_logits = jnp.where(arrays.candidates, items @ first_user, MASKED).astype(jnp.float32)
     first_items = -jax.nn.log_softmax(first_logits)[batch.items]
     losses = {
-        "next_item": weighted_mean(next_items, batch.weights),
-        "first_item": weighted_mean(first_items, batch.starts.astype(jnp.float32)),
+        "next_item": mean_loss(items, targets, arrays.candidates, weights),
+        "first_item": weighted_mean(first_items, starts.astype(jnp.float32)),
     }
     for name, auxiliary in arrays.auxiliary.items():
-        targets = auxiliary.of_item[batch.targets]
-        values = blocked_cross_entropy(
-            users, vectors[auxiliary.nodes], targets, auxiliary.valid, config.loss_block
+        entities = auxiliary.of_item[targets]
+        losses[f"next_{name}"] = mean_loss(
+            vectors[auxiliary.nodes], entities, auxiliary.valid, weights * (entities > 0)
         )
-        losses[f"next_{name}"] = weighted_mean(values, batch.weights * (targets > 0))
     return losses
 
 
 def live_rows(
-    model: Recommender,
+    tower: TextTower,
     live: LiveText,
     text: Float[Array, "I Dt"],
     batch: Batch,
     count: int,
     key: Array,
 ) -> Float[Array, "I Dt"]:
-    """The text table with `count` rows encoded anew, through which the gradient flows.
+    """The text table with up to `count` rows encoded anew, through which the gradient flows.
 
     The batch's targets come first, random items after them as negatives.
     """
-    is_target = jnp.zeros(len(text)).at[batch.targets.reshape(-1)].set(1.0)
-    _, rows = jax.lax.top_k(is_target + jax.random.uniform(key, is_target.shape), count)
-    return text.at[rows].set(encode_live_rows(model.text_tower, live, rows).astype(text.dtype))
+    is_target = jnp.zeros(len(live.mask)).at[batch.targets.reshape(-1)].set(1.0)
+    priority = is_target + jax.random.uniform(key, is_target.shape)
+    _, rows = jax.lax.top_k(priority, min(count, len(priority)))
+    return text.at[rows].set(encode_live_rows(tower, live, rows).astype(text.dtype))

@@ -1,7 +1,6 @@
 """What a run tells its user: progress, logs, tables and plots."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +91,7 @@ class RunLog:
         rows = [row for row in read_log(run) if row["step"] <= step]
         draft = self.path.with_suffix(".tmp")
         draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(draft, self.path)
+        draft.replace(self.path)
         self.file = self.path.open("a", buffering=1)
         self.tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
@@ -126,7 +125,7 @@ def write_results(run: Path, results: Mapping[str, Any]) -> None:
     """Write `metrics.json` and the plots, and print the tables."""
     draft = run / "metrics.json.tmp"
     draft.write_text(json.dumps(results, indent=2))
-    os.replace(draft, run / "metrics.json")
+    draft.replace(run / "metrics.json")
     plot_training(run)
     protocol = results["protocol"]
     for name in [key for key in results if key.startswith("test")]:

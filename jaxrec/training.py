@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -292,11 +293,11 @@ def prefetch(setup: Setup, epoch: int, steps: range) -> Iterator[tuple[Batch, in
         return shard_batch(batch, setup.mesh), int(np.count_nonzero(batch.weights))
 
     with ThreadPoolExecutor(1) as worker:
-        ahead = worker.submit(make, steps[0]) if steps else None
+        ahead = deque([worker.submit(make, step) for step in steps[:1]])
         for step in steps:
-            batch = ahead.result()
-            ahead = worker.submit(make, min(step + 1, steps[-1]))
-            yield batch
+            if step + 1 in steps:
+                ahead.append(worker.submit(make, step + 1))
+            yield ahead.popleft().result()
 
 
 @contextmanager

@@ -42,10 +42,12 @@ class EventLog:
 
     @property
     def num_users(self) -> int:
+        """Users, with or without events."""
         return len(self.offsets) - 1
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " U"]:
+        """Events of every user."""
         return np.diff(self.offsets)
 
 
@@ -59,6 +61,7 @@ class NodeType:
 
     @property
     def count(self) -> int:
+        """Nodes including `unknown`, without the unused capacity."""
         return len(self.ids)
 
     @property
@@ -83,6 +86,7 @@ class KnowledgeGraph:
         return self.types[-1].offset + self.types[-1].capacity
 
     def type(self, name: str) -> NodeType:
+        """The block of nodes of that name; raises a KeyError that lists the types."""
         for node_type in self.types:
             if node_type.name == name:
                 return node_type
@@ -99,6 +103,7 @@ class Catalog:
 
     @property
     def item_ids(self) -> pl.Series:
+        """Ids in index order; the first is null."""
         return self.items["item_id"]
 
     @property

@@ -91,7 +91,7 @@ def test_an_existing_directory_is_not_touched(tables, tmp_path):
 
 
 def test_bad_data_leave_no_run_behind(tables, tmp_path):
-    with pytest.raises(ValueError, match="min_item_events|left"):
+    with pytest.raises(ValueError, match="left"):
         training.fit(config(**{"data.min_item_events": 10**6}), tmp_path / "run", tables=tables)
     assert not (tmp_path / "run").exists()
 

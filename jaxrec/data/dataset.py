@@ -10,7 +10,7 @@ from jaxrec.config import Config
 from jaxrec.data.events import Split, build_event_log, split_log
 from jaxrec.data.graph import build_graph
 from jaxrec.data.sources import load_source
-from jaxrec.data.tables import Tables, filter_tables
+from jaxrec.data.tables import DataError, Tables, filter_tables
 from jaxrec.types import ANY_KIND, Catalog
 
 
@@ -59,6 +59,12 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
     wanted = config.split.target_kinds or [
         kind for kind, weight in zip(log.kind_names, kind_weights, strict=True) if weight
     ]
+    absent = set(wanted) - set(log.kind_names)
+    if absent:
+        raise DataError(
+            f"split.target_kinds names {sorted(absent)}, which no event is; "
+            f"the kinds of event are {', '.join(log.kind_names)}"
+        )
     targets = np.isin(log.kinds, [log.kind_names.index(kind) for kind in wanted])
     return Dataset(
         catalog=catalog,

@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from jaxrec.data.tables import DataError
+from jaxrec.data.files import TRIPLE_COLUMNS
+from jaxrec.data.tables import CATEGORY_SEPARATOR, DataError
 from jaxrec.types import KnowledgeGraph, NodeType, capacity
 
 ITEM = "item"
-CATEGORY_SEPARATOR = " > "
 # column of the item table -> (relation, node type); list columns link to each of their values
 COLUMN_RELATIONS = {
     "brand": ("has_brand", "brand"),
@@ -19,7 +19,6 @@ COLUMN_RELATIONS = {
     "category": ("in_category", "category"),
     "genres": ("has_genre", "genre"),
 }
-TRIPLE_COLUMNS = ("head_type", "head", "relation", "tail_type", "tail")
 
 
 def item_triples(items: pl.DataFrame) -> pl.DataFrame:
@@ -143,7 +142,8 @@ def _column_triples(
     frame = items.select("item_id", column)
     if isinstance(frame.schema[column], pl.List):
         frame = frame.explode(column, empty_as_null=False)
-    return _triples(frame.drop_nulls(), ITEM, relation, tail_type)
+    named = pl.col(column).cast(pl.String).str.strip_chars() != ""
+    return _triples(frame.drop_nulls().filter(named), ITEM, relation, tail_type)
 
 
 def _path_triples(items: pl.DataFrame) -> list[pl.DataFrame]:
@@ -153,7 +153,7 @@ def _path_triples(items: pl.DataFrame) -> list[pl.DataFrame]:
     leaves = paths.select(
         "item_id", pl.col("categories").list.join(CATEGORY_SEPARATOR).alias("leaf")
     )
-    depth = int(paths["categories"].list.len().max() or 0)
+    depth = int(paths["categories"].list.len().to_numpy().max(initial=0))
     parents = [
         paths.filter(pl.col("categories").list.len() > level)
         .select(

@@ -73,7 +73,7 @@ def pack(
     num_rows = done = 0
     while done < len(lengths):
         length = int(lengths[done])
-        waiting = np.searchsorted(-lengths, -length, side="right") - done
+        waiting = int(np.searchsorted(-lengths, -length, side="right")) - done
         free = min((space for space in open_rows if space >= length), default=None)
         if free is None:
             opened = -(-waiting // (slots // length))
@@ -179,12 +179,14 @@ def event_gaps(log: EventLog) -> Int[np.ndarray, " M"]:
     gaps = np.full(len(log.items), NO_GAP, np.int32)
     if log.has_time and len(gaps):
         gaps[1:] = np.clip(np.diff(log.times), 0, MAX_GAP)
-        gaps[log.offsets[:-1]] = NO_GAP
+        gaps[log.offsets[:-1][log.lengths > 0]] = NO_GAP
     return gaps
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(packing: Packing, epoch: int):
+def _epoch_order(
+    packing: Packing, epoch: int
+) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " W"]]:
     """A permutation of the rows, and the window at every place: one of the place's length."""
     random = np.random.default_rng([packing.seed, epoch])
     row_order = random.permutation(packing.num_rows)

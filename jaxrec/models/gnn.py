@@ -48,6 +48,7 @@ class RelationMessage(nnx.Module):
     def __call__(
         self, relations: Int[Array, " E"], senders: Float[Array, "E D"]
     ) -> Float[Array, "E D"]:
+        """Messages along E edges from the vectors of their senders."""
         return self.scale[...][relations] * senders + self.shift[...][relations]
 
 
@@ -66,7 +67,11 @@ class GINLayer(nnx.Module):
         self.aggregate: Aggregate = aggregate
 
     def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:
-        def update(nodes: Float[Array, "N D"], gathered: Float[Array, "N D"]):
+        """New vectors of all nodes."""
+
+        def update(
+            nodes: Float[Array, "N D"], gathered: Float[Array, "N D"]
+        ) -> Float[Array, "N D"]:
             mixed = (1 + self.epsilon[...]) * nodes + gathered
             return self.output(nnx.relu(self.norm(self.hidden(mixed))))
 
@@ -85,6 +90,7 @@ class ResidualLayer(nnx.Module):
         self.aggregate: Aggregate = aggregate
 
     def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:
+        """New vectors of all nodes."""
         send = partial(message_passing, graph=graph, message=self.message)
         averages = send(nodes, update=lambda _, gathered: gathered, aggregate="mean")
         gathered = send(averages, update=lambda _, gathered: gathered, aggregate=self.aggregate)
@@ -113,6 +119,7 @@ class GraphEncoder(nnx.Module):
         )
 
     def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:
+        """Vectors of all nodes from their features."""
         total = jnp.zeros_like(nodes)
         for layer in self.layers:
             nodes = layer(nodes, graph)

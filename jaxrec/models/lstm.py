@@ -25,10 +25,12 @@ class LSTM(nnx.Module):
     """A long short-term memory layer (Hochreiter & Schmidhuber 1997) with a forget gate."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
-        self.input = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.recurrent = nnx.Param(nnx.initializers.orthogonal()(rngs.params(), (width, 4 * width)))
         # an open forget gate lets gradients through from the start (Jozefowicz et al. 2015)
-        self.input.bias[...] = self.input.bias[...].at[width : 2 * width].set(1.0)
+        bias = jnp.zeros(4 * width).at[width : 2 * width].set(1.0)
+        self.input = nnx.Linear(
+            width, 4 * width, bias_init=nnx.initializers.constant(bias), rngs=rngs
+        )
+        self.recurrent = nnx.Param(nnx.initializers.orthogonal()(rngs.params(), (width, 4 * width)))
 
     def step(
         self, inputs: Float[Array, "B 4D"], hidden: Float[Array, "B D"], cell: Float[Array, "B D"]
@@ -53,7 +55,10 @@ class LSTM(nnx.Module):
         `valid` leave it alone (None: every slot is).
         """
 
-        def slot(state, inputs):
+        def slot(
+            state: tuple[Float[Array, "B D"], Float[Array, "B D"]],
+            inputs: tuple[Float[Array, "B 4D"], Bool[Array, " B"], Bool[Array, " B"] | None],
+        ) -> tuple[tuple[Float[Array, "B D"], Float[Array, "B D"]], Float[Array, "B D"]]:
             gates, start, is_valid = inputs
             before = jax.tree.map(lambda s: jnp.where(start[:, None], 0, s), state)
             after = self.step(gates, *before)
@@ -79,7 +84,16 @@ class Block(nnx.Module):
         self.mlp = MLP(width, 4 * width, rngs=rngs)
         self.rate = rate
 
-    def __call__(self, x, starts, valid, hidden, cell, key):
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        starts: Bool[Array, "B T"],
+        valid: Bool[Array, "B T"] | None,
+        hidden: Float[Array, "B D"],
+        cell: Float[Array, "B D"],
+        key: Array | None,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"], Float[Array, "B D"]]:
+        """The residual stream after the block, and the LSTM's state after the last slot."""
         keys = (None, None) if key is None else jax.random.split(key)
         outputs, hidden, cell = self.lstm.scan(self.lstm_norm(x), starts, valid, hidden, cell)
         x = x + dropout(self.output(outputs), self.rate, keys[0])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -18,7 +19,6 @@ from jaxrec.models.gnn import GraphEncoder
 from jaxrec.models.layers import dropout, unit_norm
 from jaxrec.models.lstm import InterestEncoder, InterestState
 from jaxrec.models.text_tower import TextTower
-from jaxrec.types import ANY_KIND
 
 SOURCES = ("id", "graph", "text")
 GAP_BUCKETS = 34  # none, and the powers of two up to 68 years
@@ -49,9 +49,9 @@ class Nodes:
 class Events:
     """Events as the encoder reads them, B rows of T slots."""
 
-    items: Int[Array, "B T"]
-    kinds: Int[Array, "B T"]
-    gaps: Int[Array, "B T"]  # seconds since the event before, negative if unknown
+    items: Int[Array | np.ndarray, "B T"]
+    kinds: Int[Array | np.ndarray, "B T"]
+    gaps: Int[Array | np.ndarray, "B T"]  # seconds since the event before, negative if unknown
 
 
 class Expert(nnx.Module):
@@ -194,7 +194,7 @@ def expert_sources(name: str) -> tuple[str, ...]:
     return sources
 
 
-def gap_buckets(gaps: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+def gap_buckets(gaps: Int[Array | np.ndarray, "*shape"]) -> Int[Array, "*shape"]:
     """0 where the gap is unknown, else 1 + the number of binary digits of the seconds."""
     digits = 32 - jax.lax.clz(jnp.maximum(gaps, 0))
     return jnp.where(gaps < 0, 0, 1 + digits)

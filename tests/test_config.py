@@ -1,0 +1,127 @@
+"""Recipes, overrides and their errors."""
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from jaxrec.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    TrainConfig,
+    parse,
+    read_recipe,
+    recipes,
+    to_yaml,
+)
+
+SHIPPED = sorted(path.stem for path in recipes().glob("*.yaml"))
+
+
+def test_no_layers_and_no_arguments_give_the_defaults():
+    assert parse() == Config()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(
+            data=DataConfig(
+                kind_weights={"buy": 2.5, "view": 0.0}, text_columns=(), drop_repeats=True
+            ),
+            model=ModelConfig(experts=("id",), time_gaps=False, message_passing="residual"),
+            train=TrainConfig(learning_rate=1e-5, auxiliary=(), bf16=True),
+            evaluation=EvaluationConfig(mask=("buy", "cart")),
+        ),
+    ],
+    ids=["defaults", "changed"],
+)
+def test_yaml_reads_back_to_the_same_configuration(config):
+    assert parse(layers=[yaml.safe_load(to_yaml(config))]) == config
+
+
+def test_arguments_override_later_layers_and_those_override_earlier_ones():
+    layers: list[dict] = [
+        {"model": {"width": 8, "blocks": 3}, "train": {"rows": 1}},
+        {"model.width": 16, "train": {"rows": 2}},
+    ]
+    config = parse(["--model.width", "32"], layers)
+    assert (config.model.width, config.train.rows, config.model.blocks) == (32, 2, 3)
+
+
+def test_an_override_replaces_a_whole_list():
+    config = parse(["--model.experts", "text"], [{"model": {"experts": ["id", "text+graph"]}}])
+    assert config.model.experts == ("text",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "layers"),
+    [(["--model.widht", "8"], []), ([], [{"model": {"widht": 8}}])],
+    ids=["argument", "recipe"],
+)
+def test_an_unknown_option_suggests_the_nearest(arguments: list[str], layers: list[dict]):
+    with pytest.raises(ConfigError, match=r"(?s)widht.*--model\.width"):
+        parse(arguments, layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.width", "wide"),
+        ("train.bf16", "perhaps"),
+        ("split.scheme", "random"),
+        ("train.epochs", 1.5),
+    ],
+)
+def test_a_value_of_the_wrong_type_names_the_option_and_the_value(name, value):
+    with pytest.raises(ConfigError) as error:
+        parse(layers=[{name: value}])
+    assert name in str(error.value)
+    assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize("recipe", SHIPPED)
+def test_shipped_recipes_parse(recipe):
+    entries = read_recipe(recipe)
+    config = parse(layers=[entries])
+    assert config != Config()
+    assert yaml.safe_load(to_yaml(config))["data"]["source"] == entries["data.source"]
+
+
+def test_a_recipe_holds_only_what_differs_from_its_base(tmp_path):
+    base, child = tmp_path / "base.yaml", tmp_path / "child.yaml"
+    base.write_text("model: {width: 8, blocks: 3}\ndata: {source: shop}\n")
+    child.write_text(f"base: {base}\nmodel: {{width: 16}}\n")
+    assert read_recipe(child) == {"model.width": 16, "model.blocks": 3, "data.source": "shop"}
+
+
+def test_a_recipe_may_start_from_a_shipped_one(tmp_path):
+    child = tmp_path / "child.yaml"
+    child.write_text("base: ml100k\ntrain: {seed: 7}\n")
+    expected = parse(layers=[read_recipe("ml100k")])
+    expected = replace(expected, train=replace(expected.train, seed=7))
+    assert parse(layers=[read_recipe(child)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {width: 8", "not valid YAML"),
+        ("- model\n- train\n", "must hold"),
+        ("", "must hold"),
+    ],
+)
+def test_a_broken_recipe_is_named(tmp_path, text, message):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"broken\.yaml.*{message}"):
+        read_recipe(path)
+
+
+def test_a_missing_recipe_lists_those_there_are():
+    with pytest.raises(ConfigError, match=r"'ml100'.*ml100k"):
+        read_recipe("ml100")

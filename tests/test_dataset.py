@@ -1,0 +1,115 @@
+"""From a configuration to a catalogue and a split log."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from jaxrec.config import Config, DataConfig, SplitConfig
+from jaxrec.data.dataset import prepare
+from jaxrec.data.tables import DataError
+from jaxrec.types import ANY_KIND
+
+
+def named_events(dataset) -> pl.DataFrame:
+    log, ids = dataset.split.log, dataset.catalog.item_ids
+    return pl.DataFrame(
+        {
+            "user_id": log.user_ids.gather(np.repeat(np.arange(log.num_users), log.lengths)),
+            "item_id": ids.gather(log.items),
+            "event": [log.kind_names[kind] for kind in log.kinds],
+            "seconds": log.times,
+        }
+    )
+
+
+def test_every_event_is_in_the_log_by_user_and_time(tables):
+    dataset = prepare(Config(), tables)
+    expected = tables.events.with_columns(seconds=pl.col("timestamp") // 1000)
+    expected = expected.sort("user_id", "timestamp", maintain_order=True)
+    assert named_events(dataset).equals(expected.select("user_id", "item_id", "event", "seconds"))
+
+
+def test_the_catalogue_begins_with_the_unknown_item(tables):
+    catalog = prepare(Config(), tables).catalog
+    assert catalog.num_items == len(tables.items) + 1
+    assert all(value is None for value in catalog.items.row(0))
+    assert catalog.items[1:].equals(tables.items)
+    assert catalog.graph.types[0].ids.equals(catalog.item_ids)
+    assert {t.name for t in catalog.graph.types} == {"item", "brand", "category"}
+
+
+@pytest.mark.parametrize("scheme", ["leave_one_out", "global_time"])
+def test_both_splits_leave_something_everywhere(tables, scheme):
+    split = prepare(Config(split=SplitConfig(scheme=scheme)), tables).split
+    assert split.in_training.any()
+    assert min(map(len, (split.validation, *split.test.values()))) > 0
+
+
+def test_k_core_counts_users_items_and_nodes_again(tables):
+    config = Config(data=DataConfig(min_user_events=6, min_item_events=7))
+    dataset = prepare(config, tables)
+    kept = named_events(dataset)
+    assert 0 < len(kept) < len(tables.events)
+    assert min(Counter(kept["user_id"]).values()) >= 6
+    assert min(Counter(kept["item_id"]).values()) >= 7
+    assert set(dataset.catalog.item_ids[1:]) == set(kept["item_id"])
+    assert dataset.notes[-1].startswith("Filtered to")
+
+
+def test_kinds_weigh_as_configured_and_negative_ones_nothing(tables):
+    data = DataConfig(kind_weights={"buy": 3.0}, negative_kinds=("view",))
+    dataset = prepare(Config(data=data), tables)
+    events = named_events(dataset)
+    expected = [3.0 if kind == "buy" else 0.0 for kind in events["event"]]
+    assert dataset.target_weights.tolist() == expected
+
+
+def test_negative_kinds_are_not_predicted_but_read(tables):
+    dataset = prepare(Config(data=DataConfig(negative_kinds=("view",))), tables)
+    kinds = named_events(dataset)["event"].to_numpy()
+    queries = (dataset.split.validation, *dataset.split.test.values())
+    assert all((kinds[q.positions] == "buy").all() for q in queries)
+    assert dataset.split.log.kind_names[dataset.wanted_kind] == "buy"
+    assert len(kinds) == len(tables.events)
+
+
+def test_target_kinds_choose_what_is_asked(tables):
+    dataset = prepare(Config(split=SplitConfig(target_kinds=("buy",))), tables)
+    kinds = named_events(dataset)["event"].to_numpy()
+    assert (kinds[dataset.split.test["every"].positions] == "buy").all()
+    assert (dataset.target_weights == 1).all()
+    assert dataset.split.log.kind_names[dataset.wanted_kind] == "buy"
+    assert prepare(Config(), tables).wanted_kind == ANY_KIND
+
+
+def test_target_kinds_that_do_not_occur_are_an_error(tables):
+    with pytest.raises(DataError, match=r"target_kinds.*\['purchase'\].*buy, view"):
+        prepare(Config(split=SplitConfig(target_kinds=("buy", "purchase"))), tables)
+
+
+def test_order_data_have_no_gaps_and_no_split_by_time(tables):
+    data = DataConfig(time="order")
+    with pytest.raises(DataError, match="no split by time"):
+        prepare(Config(data=data), tables)
+    config = Config(data=data, split=SplitConfig(scheme="leave_one_out"))
+    assert not prepare(config, tables).split.log.has_time
+
+
+def test_ties_follow_the_item_table_if_asked(tables):
+    events = tables.events.with_columns(timestamp=pl.lit(1_704_067_200_000))
+    data = DataConfig(ties="item_id")
+    config = Config(data=data, split=SplitConfig(scheme="leave_one_out"))
+    log = prepare(config, replace(tables, events=events)).split.log
+    for start, end in zip(log.offsets[:-1], log.offsets[1:], strict=True):
+        assert (np.diff(log.items[start:end]) >= 0).all()
+
+
+def test_a_directory_is_read_like_the_tables_in_it(tables, tmp_path):
+    tables.events.write_parquet(tmp_path / "events.parquet")
+    tables.items.write_parquet(tmp_path / "items.parquet")
+    read = prepare(Config(data=DataConfig(source=str(tmp_path))))
+    assert named_events(read).equals(named_events(prepare(Config(), tables)))
+    assert read.catalog.items.equals(prepare(Config(), tables).catalog.items)

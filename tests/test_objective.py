@@ -1,0 +1,223 @@
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrec.config import Config, ModelConfig, TextConfig, TrainConfig
+from jaxrec.encoding import CatalogArrays
+from jaxrec.models.bert import Bert, BertConfig
+from jaxrec.models.recommender import Nodes, Recommender, Sizes
+from jaxrec.models.text_tower import TextTower
+from jaxrec.objective import Auxiliary, TrainArrays, live_rows, objective
+from jaxrec.text_features import LiveText
+from jaxrec.types import NO_GAP, Batch
+
+# items 0-7, of which 0 is unknown and 7 is unused; nodes 8-11: brands, of which 8 and 11 are none
+SIZES = Sizes(num_items=8, num_nodes=12, num_relations=1, num_kinds=2, text_width=3)
+CONFIG = Config(
+    model=ModelConfig(experts=("id+graph+text",), width=8, blocks=1),
+    text=TextConfig(finetune_items=4),
+    train=TrainConfig(loss_block=8),
+)
+BRANDS = jnp.array([0, 1, 1, 1, 2, 2, 0, 0])
+KEY = jax.random.key(0)
+HIDDEN_WIDTH, TOKENS = 4, 5
+
+
+def make_arrays(live_text: LiveText | None = None) -> TrainArrays:
+    items = np.flatnonzero(BRANDS)
+    brands = 8 + np.asarray(BRANDS)[items]
+    by_receiver = np.argsort(np.concatenate([items, brands]), kind="stable")
+    graph = jraph.GraphsTuple(
+        nodes=None,
+        edges=jnp.asarray(np.repeat([1, 0], len(items))[by_receiver]),
+        senders=jnp.asarray(np.concatenate([brands, items])[by_receiver]),
+        receivers=jnp.asarray(np.concatenate([items, brands])[by_receiver]),
+        globals=None,
+        n_node=jnp.array([12]),
+        n_edge=jnp.array([2 * len(items)]),
+    )
+    text = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    valid = jnp.array([False, *[True] * 6, False])
+    brand = Auxiliary(BRANDS, jnp.arange(8, 12), jnp.array([False, True, True, False]))
+    return TrainArrays(
+        catalog=CatalogArrays(Nodes(jnp.arange(12), jnp.asarray(text)), graph, valid),
+        candidates=valid,
+        auxiliary={"brand": brand},
+        live_text=live_text,
+    )
+
+
+def make_batch() -> Batch:
+    """Two rows of six slots: histories of 3 + 2 events and of 4; the other slots are unused."""
+    used = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
+    return Batch(
+        users=np.array([[0, 0, 0, 1, 1, 0], [2, 2, 2, 2, 0, 0]]),
+        items=np.array([[1, 2, 3, 4, 5, 0], [6, 1, 5, 2, 0, 0]]),
+        kinds=np.array([[0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]),
+        gaps=np.where(used, 60, NO_GAP),
+        starts=np.array([[1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
+        targets=np.array([[2, 3, 6, 5, 1, 0], [1, 5, 2, 4, 0, 0]]),
+        target_kinds=np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]),
+        weights=np.array([[1, 1, 0, 1, 2, 0], [1, 0, 1, 1, 0, 0]], np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Recommender(CONFIG.model, SIZES, nnx.Rngs(0))
+
+
+@partial(jax.jit, static_argnums=0)
+def jitted_objective(graphdef, params, arrays, batch):
+    model = nnx.merge(graphdef, params)
+    return objective(model, arrays, arrays.catalog.nodes.text, batch, CONFIG, KEY)
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def loss_and_gradients(graphdef, params, arrays, batch, dtype=jnp.float32):
+    def loss_of(params):
+        cast = jax.tree.map(lambda p: p.astype(dtype), params)
+        return jitted_objective(graphdef, cast, arrays, batch)
+
+    return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+
+def parts_of(model, arrays, batch):
+    loss, parts = jitted_objective(*nnx.split(model), arrays, batch)
+    return {"loss": float(loss), **{name: float(value) for name, value in parts.items()}}
+
+
+def test_the_loss_is_the_weighted_sum_of_every_experts_parts():
+    model = Recommender(replace(CONFIG.model, experts=("id", "text")), SIZES, nnx.Rngs(0))
+    parts = parts_of(model, make_arrays(), make_batch())
+    loss = parts.pop("loss")
+    names = ("next_item", "first_item", "next_brand")
+    assert set(parts) == {f"{name}/{expert}" for name in names for expert in (0, 1)}
+    assert all(0 < value < 1e3 for value in parts.values())
+    weights = {name: 1.0 if name.startswith("next_item") else 0.1 for name in parts}
+    assert loss == pytest.approx(sum(weights[name] * parts[name] for name in parts), rel=1e-5)
+
+
+def test_unused_slots_and_slots_of_no_weight_change_nothing(model):
+    batch = make_batch()
+    expected = parts_of(model, make_arrays(), batch)
+    unused = np.array([[0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 1]], bool)
+    other = replace(
+        batch,
+        users=np.where(unused, 7, batch.users),
+        items=np.where(unused, 3, batch.items),
+        kinds=np.where(unused, 1, batch.kinds),
+        gaps=np.where(unused, 5, batch.gaps),
+        targets=np.where(batch.weights == 0, 4, batch.targets),
+        target_kinds=np.where(batch.weights == 0, 1, batch.target_kinds),
+    )
+    assert parts_of(model, make_arrays(), other) == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_are_relative(model):
+    batch = make_batch()
+    expected = parts_of(model, make_arrays(), batch)
+    doubled = parts_of(model, make_arrays(), replace(batch, weights=2 * batch.weights))
+    assert doubled == pytest.approx(expected, rel=1e-5)
+    tilted = batch.weights * np.arange(1, 7, dtype=np.float32)
+    assert parts_of(model, make_arrays(), replace(batch, weights=tilted)) != pytest.approx(
+        expected, rel=1e-3
+    )
+
+
+def test_a_batch_without_targets_has_no_next_loss_and_finite_gradients(model):
+    batch = make_batch()
+    batch = replace(batch, weights=np.zeros_like(batch.weights))
+    graphdef, params = nnx.split(model)
+    arrays = make_arrays()
+    parts = parts_of(model, arrays, batch)
+    assert parts["next_item/0"] == parts["next_brand/0"] == 0
+    _, gradients = loss_and_gradients(graphdef, params, arrays, batch)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_entities_are_predicted_only_where_the_graph_has_their_type(model):
+    arrays = make_arrays()
+    without = parts_of(model, replace(arrays, auxiliary={}), make_batch())
+    expected = parts_of(model, arrays, make_batch())
+    assert set(expected) - set(without) == {"next_brand/0"}
+    assert without["next_item/0"] == pytest.approx(expected["next_item/0"], rel=1e-6)
+
+
+def test_targets_without_an_entity_do_not_count_in_its_loss(model):
+    """As if they weighed nothing: item 6 has no brand."""
+    batch = make_batch()
+    batch = replace(batch, targets=batch.targets.copy(), weights=batch.weights.copy())
+    batch.targets[0, 0] = 6
+    counted = parts_of(model, make_arrays(), batch)
+    batch.weights[0, 0] = 0
+    ignored = parts_of(model, make_arrays(), batch)
+    assert counted["next_brand/0"] == pytest.approx(ignored["next_brand/0"], rel=1e-6)
+    assert counted["next_item/0"] != pytest.approx(ignored["next_item/0"], rel=1e-3)
+
+
+def test_bfloat16_is_near_float32(model):
+    """Parameters are cast; losses and their gradients stay float32."""
+    graphdef, params = nnx.split(model)
+    arrays, batch = make_arrays(), make_batch()
+    exact, _ = jitted_objective(graphdef, params, arrays, batch)
+    (coarse, parts), gradients = loss_and_gradients(graphdef, params, arrays, batch, jnp.bfloat16)
+    assert all(value.dtype == jnp.float32 for value in (coarse, *parts.values()))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
+    assert coarse == pytest.approx(float(exact), rel=0.03)
+    assert coarse != exact
+
+
+@pytest.fixture(scope="module")
+def tower():
+    config = BertConfig(
+        vocab_size=10,
+        hidden_size=HIDDEN_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=TOKENS,
+    )
+    return TextTower(Bert(config, rngs=nnx.Rngs(1)), 1)
+
+
+def make_live_text() -> LiveText:
+    random = np.random.default_rng(3)
+    return LiveText(
+        hidden=jnp.asarray(random.normal(size=(8, TOKENS, HIDDEN_WIDTH)), jnp.float16),
+        mask=jnp.ones((8, TOKENS), bool),
+        mean=jnp.zeros(HIDDEN_WIDTH),
+        projection=jnp.asarray(random.normal(size=(HIDDEN_WIDTH, 3)), jnp.float32),
+    )
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_only_the_live_rows_are_encoded_anew(tower, count):
+    text = make_arrays().catalog.nodes.text
+    # targets are 1 and 2, and the unknown item's row in the unused slots
+    batch = replace(make_batch(), targets=np.array([[1, 2, 2, 0], [2, 1, 0, 0]]))
+    changed = jnp.any(live_rows(tower, make_live_text(), text, batch, count, KEY) != text, axis=1)
+    assert changed.sum() == count
+    assert changed[jnp.array([0, 1, 2])].all()
+
+
+def test_more_live_rows_than_items_encode_every_item(tower):
+    text, live = make_arrays().catalog.nodes.text, make_live_text()
+    encoded = live_rows(tower, live, text, make_batch(), 100, KEY)
+    expected = tower(live.hidden.astype(jnp.float32), live.mask) @ live.projection
+    np.testing.assert_allclose(encoded, expected, atol=1e-5)
+
+
+def test_the_gradient_reaches_the_text_tower(tower):
+    model = Recommender(CONFIG.model, SIZES, nnx.Rngs(0), tower)
+    graphdef, params = nnx.split(model)
+    arrays = make_arrays(make_live_text())
+    _, gradients = loss_and_gradients(graphdef, params, arrays, make_batch())
+    up = gradients["text_tower"]["blocks"][0]["mlp"]["up"]["kernel"]
+    assert jnp.abs(up[...]).max() > 1e-5

@@ -1,0 +1,211 @@
+"""Packed batches: nothing lost, nothing twice, and a function of (seed, epoch, step) alone."""
+
+from collections import Counter
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec.data.packing import Packing, cut_windows, event_gaps, pack
+from jaxrec.types import NO_GAP, Batch, EventLog
+
+LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(lambda n: max(n) > 1)
+FEW = settings(max_examples=60, deadline=None)
+
+
+def make_log(lengths, has_time: bool = True) -> EventLog:
+    """Event e is of item e + 1, at second e squared: an item and a gap name their event."""
+    events = np.arange(sum(lengths))
+    return EventLog(
+        user_ids=pl.Series(map(str, range(len(lengths)))),
+        kind_names=("buy", "view", "cart"),
+        offsets=np.append(0, np.cumsum(lengths)),
+        items=(events + 1).astype(np.int32),
+        kinds=(events % 3).astype(np.int8),
+        times=events**2,
+        has_time=has_time,
+    )
+
+
+def make_packing(lengths, *, slots=8, burn_in=0, rows=3, seed=0, train_lengths=None) -> Packing:
+    log = make_log(lengths)
+    train_lengths = log.lengths if train_lengths is None else np.array(train_lengths)
+    weights = (1 + np.arange(len(log.items)) % 5).astype(np.float32)
+    return Packing(log, train_lengths, weights, rows=rows, slots=slots, burn_in=burn_in, seed=seed)
+
+
+def epoch_batches(packing: Packing, epoch: int = 0) -> list[Batch]:
+    return [packing.batch(epoch, step) for step in range(packing.steps_per_epoch)]
+
+
+def target_items(batches: list[Batch]) -> list[int]:
+    return [int(item) for batch in batches for item in batch.targets[batch.weights > 0]]
+
+
+def assert_equal(left: Batch, right: Batch) -> None:
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@st.composite
+def packings(draw) -> Packing:
+    lengths = draw(LENGTHS)
+    slots = draw(st.integers(1, 12))
+    return make_packing(
+        lengths,
+        slots=slots,
+        burn_in=draw(st.integers(0, slots - 1)),
+        rows=draw(st.integers(1, 5)),
+        seed=draw(st.integers(0, 3)),
+    )
+
+
+@FEW
+@given(packings(), st.integers(0, 3))
+def test_an_epoch_predicts_every_target_once(packing, epoch):
+    log = packing.log
+    expected = set(log.items.tolist()) - set(log.items[log.offsets[:-1][log.lengths > 0]].tolist())
+    assert Counter(target_items(epoch_batches(packing, epoch))) == Counter(expected)
+
+
+@FEW
+@given(packings(), st.integers(0, 3))
+def test_slots_hold_the_events_of_one_history_in_order(packing, epoch):
+    log = packing.log
+    for batch in epoch_batches(packing, epoch):
+        assert batch.items.shape == packing.shape
+        used = batch.items > 0
+        events = batch.items - 1
+        users = np.searchsorted(log.offsets, events, side="right") - 1
+        np.testing.assert_array_equal(batch.users[used], users[used])
+        np.testing.assert_array_equal(batch.kinds[used], events[used] % 3)
+        np.testing.assert_array_equal(batch.targets[used], batch.items[used] + 1)
+        np.testing.assert_array_equal(batch.target_kinds[used], (events[used] + 1) % 3)
+        targeted = batch.weights > 0
+        np.testing.assert_array_equal(batch.weights[targeted], 1 + (events[targeted] + 1) % 5)
+        assert not targeted[~used].any()
+        assert not batch.starts[~used].any()
+        follows = np.zeros_like(used)
+        follows[:, 1:] = (
+            used[:, :-1] & (events[:, 1:] == events[:, :-1] + 1) & (users[:, 1:] == users[:, :-1])
+        )
+        # unless a state is reset, the slot before holds the event before
+        assert (follows | batch.starts)[used].all()
+
+
+@FEW
+@given(packings())
+def test_a_packed_slot_is_read_with_burn_in_or_from_the_beginning(packing):
+    slots, burn_in = packing.shape[1], int(packing.windows.burn_ins.max(initial=0))
+    first_items = set(packing.log.items[packing.log.offsets[:-1][packing.log.lengths > 0]].tolist())
+    for batch in epoch_batches(packing):
+        for row, slot in zip(*np.nonzero(batch.starts), strict=True):
+            warm = batch.weights[row, slot : min(slot + burn_in, slots)]
+            assert batch.items[row, slot] in first_items or not warm.any()
+
+
+@FEW
+@given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 30))
+def test_packed_windows_neither_overlap_nor_exceed_the_row(lengths, slots):
+    lengths = -np.sort(-np.array(lengths, int))
+    rows, first_slots = pack(lengths, slots)
+    taken = np.zeros((int(rows.max(initial=-1)) + 1, slots), int)
+    for row, slot, length in zip(rows, first_slots, lengths, strict=True):
+        assert slot + length <= slots
+        taken[row, slot : slot + length] += 1
+    assert taken.max(initial=0) <= 1
+    assert taken.any(axis=1).all()
+
+
+@FEW
+@given(packings(), st.integers(0, 2), st.data())
+def test_parts_of_hosts_make_up_the_whole_batch(packing, epoch, data):
+    rows = packing.shape[0]
+    cut = data.draw(st.integers(0, rows))
+    step = data.draw(st.integers(0, packing.steps_per_epoch - 1))
+    parts = [packing.batch(epoch, step, part) for part in (slice(0, cut), slice(cut, rows))]
+    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    assert_equal(whole, packing.batch(epoch, step))
+
+
+def test_a_batch_depends_on_seed_epoch_and_step_alone():
+    lengths = np.arange(2, 40)
+    expected = [make_packing(lengths).batch(epoch, 2) for epoch in range(4)]
+    packing = make_packing(lengths)
+    for epoch in (3, 0, 2, 1):  # another order, and steps in between
+        packing.batch(epoch, 0)
+        assert_equal(packing.batch(epoch, 2), expected[epoch])
+    other = make_packing(lengths, seed=1).batch(0, 2)
+    assert (other.items != expected[0].items).any()
+
+
+def test_epochs_hold_the_same_targets_in_another_order():
+    packing = make_packing([7, 3, 3, 9, 2, 30, 5, 5, 5, 12])
+    first, second = (target_items(epoch_batches(packing, epoch)) for epoch in (0, 1))
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+def test_windows_of_one_length_change_places_between_epochs():
+    packing = make_packing([4] * 40, slots=6, rows=10)
+
+    def neighbours(epoch: int) -> set[frozenset[int]]:
+        return {
+            frozenset(users[items > 0].tolist())
+            for batch in epoch_batches(packing, epoch)
+            for users, items in zip(batch.users, batch.items, strict=True)
+        }
+
+    assert all(len(users) == 2 for users in neighbours(0))
+    assert neighbours(0) != neighbours(1)
+
+
+@pytest.mark.parametrize("burn_in", [0, 16])
+def test_rows_of_a_shop_are_nearly_full(burn_in):
+    random = np.random.default_rng(0)
+    lengths = np.clip(random.lognormal(2.0, 1.0, 5000), 2, 2000).astype(int)
+    assert make_packing(lengths, slots=64, burn_in=burn_in).fill >= 0.97
+
+
+def test_only_training_events_are_read_or_predicted():
+    packing = make_packing([6, 3, 4], train_lengths=[4, 0, 2])
+    (batch,) = epoch_batches(packing)
+    assert sorted(batch.items[batch.items > 0].tolist()) == [1, 2, 3, 10]
+    assert sorted(target_items([batch])) == [2, 3, 4, 11]
+
+
+def test_windows_are_laid_from_the_end_with_their_burn_in():
+    windows = cut_windows(np.array([0, 12]), np.array([12]), slots=5, burn_in=2)
+    ends = windows.starts + windows.lengths
+    assert windows.starts.tolist() == [6, 3, 0]
+    assert ends.tolist() == [11, 8, 5]
+    assert windows.burn_ins.tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize("burn_in", [-1, 8, 9])
+def test_burn_in_must_leave_a_slot(burn_in):
+    with pytest.raises(ValueError, match=f"below slots=8, not {burn_in}"):
+        make_packing([5], slots=8, burn_in=burn_in)
+
+
+def test_gaps_are_seconds_since_the_users_event_before():
+    log = make_log([3, 0, 1, 2, 0])  # at seconds 0, 1, 4; 9; 16, 25
+    assert event_gaps(log).tolist() == [NO_GAP, 1, 3, NO_GAP, NO_GAP, 9]
+    assert event_gaps(make_log([3, 2], has_time=False)).tolist() == [NO_GAP] * 5
+
+
+def test_a_window_inside_a_history_keeps_the_gap_before_it():
+    packing = make_packing([9], slots=4, rows=2)
+    (batch,) = epoch_batches(packing)
+    used = batch.items > 0
+    np.testing.assert_array_equal(batch.gaps[used], event_gaps(packing.log)[batch.items[used] - 1])
+    assert (batch.gaps[batch.starts] == NO_GAP).tolist().count(True) == 1
+    assert (batch.gaps[~used] == NO_GAP).all()
+
+
+def test_gaps_beyond_the_largest_integer_are_cut():
+    log = make_log([2])
+    log.times[1] = 2**40
+    assert event_gaps(log).tolist() == [NO_GAP, 2**31 - 1]

@@ -1,0 +1,183 @@
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrec.config import ModelConfig
+from jaxrec.models.recommender import (
+    GAP_BUCKETS,
+    Events,
+    Nodes,
+    Recommender,
+    Sizes,
+    expert_sources,
+    gap_buckets,
+)
+from jaxrec.types import ANY_KIND
+
+# items 0-5, of which 0 is unknown; entities 6-9, of which 9 is there for padding edges
+SIZES = Sizes(num_items=6, num_nodes=10, num_relations=1, num_kinds=3, text_width=5)
+CONFIG = ModelConfig(
+    experts=("id+graph", "text+graph"), width=8, blocks=1, dropout=0.0, temperature=0.25
+)
+EVENTS = Events(
+    items=jnp.array([[1, 2, 3], [4, 4, 5]]),
+    kinds=jnp.array([[0, 1, 2], [0, 0, 1]]),
+    gaps=jnp.array([[-1, 60, 86400], [-1, 0, 7]]),
+)
+
+
+def make_graph() -> jraph.GraphsTuple:
+    """Items 1, 2, 3 have brand 7 and items 4, 5 brand 8, in both directions."""
+    items, brands = np.array([1, 2, 3, 4, 5]), np.array([7, 7, 7, 8, 8])
+    return jraph.GraphsTuple(
+        nodes=None,
+        edges=jnp.array([1] * 5 + [0] * 5 + [2]),
+        senders=jnp.asarray([*brands, *items, 9]),
+        receivers=jnp.asarray([*items, *brands, 9]),
+        globals=None,
+        n_node=jnp.array([9, 1]),
+        n_edge=jnp.array([10, 1]),
+    )
+
+
+def make_nodes() -> Nodes:
+    text = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    return Nodes(ids=jnp.arange(10), text=jnp.asarray(text).at[0].set(0))
+
+
+def make_model(config: ModelConfig = CONFIG) -> Recommender:
+    """A recommender whose tables that begin as zero are random."""
+    model = Recommender(config, SIZES, nnx.Rngs(0))
+    for number, expert in enumerate(model.experts):
+        keys = jax.random.split(jax.random.key(number), 3)
+        tables = [expert.kind_table, expert.wanted_table]
+        if config.time_gaps:
+            tables.append(expert.gap_table)
+        for key, table in zip(keys, tables, strict=False):
+            table[...] = jax.random.normal(key, table[...].shape)
+    return model
+
+
+def user_vectors(model: Recommender, items: jax.Array, events: Events = EVENTS) -> jax.Array:
+    outputs, _ = model.fold(model.initial_state(len(events.items)), items, events)
+    return model.read(outputs, jnp.full(events.items.shape, ANY_KIND))
+
+
+def test_an_unknown_source_is_named_with_the_known_ones():
+    assert expert_sources("text+id") == ("text", "id")
+    with pytest.raises(ValueError, match=r"'id\+picture' names \['picture'\].*id, graph, text"):
+        Recommender(replace(CONFIG, experts=("id", "id+picture")), SIZES, nnx.Rngs(0))
+
+
+def test_one_dot_product_is_the_sum_of_the_experts_scores():
+    model, nodes, graph = make_model(), make_nodes(), make_graph()
+    items = model.encode_items(nodes, graph)[: SIZES.num_items]
+    scores = user_vectors(model, items) @ items.T
+    expected = jnp.zeros_like(scores)
+    for expert in model.experts:
+        own_items = expert.encode_nodes(nodes, graph)[: SIZES.num_items]
+        outputs, _ = expert.encoder.fold(
+            expert.encoder.initial_state(2), expert.event_vectors(own_items, EVENTS)
+        )
+        users = expert.read(outputs, jnp.full(EVENTS.items.shape, ANY_KIND))
+        expected += users @ own_items.T
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_every_node_has_a_unit_vector_in_every_expert():
+    """Save that an item of which nothing is known has the zero vector without ids."""
+    model = make_model()
+    vectors = model.encode_items(make_nodes(), make_graph())
+    assert vectors.shape == (SIZES.num_nodes, 2 * CONFIG.width)
+    lengths = jnp.linalg.norm(vectors.reshape(SIZES.num_nodes, 2, CONFIG.width), axis=-1)
+    expected = np.ones((SIZES.num_nodes, 2))
+    expected[0, 1] = 0
+    np.testing.assert_allclose(lengths, expected, atol=1e-5)
+
+
+def test_a_user_vector_is_as_long_as_the_inverse_temperature():
+    model = make_model()
+    items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
+    users = user_vectors(model, items).reshape(2, 3, 2, CONFIG.width)
+    np.testing.assert_allclose(jnp.linalg.norm(users, axis=-1), np.full((2, 3, 2), 4), rtol=1e-4)
+
+
+def test_id_dropout_hides_ids_only_with_a_key():
+    config = replace(CONFIG, experts=("id",), id_dropout=0.5)
+    expert = make_model(config).experts[0]
+    nodes, graph, items = make_nodes(), make_graph(), slice(0, SIZES.num_items)
+    plain = np.asarray(expert.encode_nodes(nodes, graph))
+    hidden = np.zeros(SIZES.num_items)
+    for seed in range(20):
+        noisy = np.asarray(expert.encode_nodes(nodes, graph, jax.random.key(seed)))
+        changed = (noisy[items] != plain[items]).any(1)
+        np.testing.assert_array_equal(noisy[items][changed], np.tile(plain[0], (changed.sum(), 1)))
+        np.testing.assert_array_equal(noisy[SIZES.num_items :], plain[SIZES.num_items :])
+        hidden += changed
+    assert hidden[0] == 0  # the unknown item has no id to hide
+    assert ((hidden[1:] > 0) & (hidden[1:] < 20)).all()
+
+
+def test_without_id_dropout_a_key_hides_nothing():
+    expert = make_model(replace(CONFIG, experts=("id",), id_dropout=0.0)).experts[0]
+    plain = expert.encode_nodes(make_nodes(), make_graph())
+    noisy = expert.encode_nodes(make_nodes(), make_graph(), jax.random.key(0))
+    np.testing.assert_array_equal(noisy, plain)
+
+
+def test_gap_buckets():
+    gaps = jnp.array([-1, 0, 1, 2, 3, 4, 7, 8, 86_400, 2**31 - 1], jnp.int32)
+    expected = [0, 1, 2, 3, 3, 4, 4, 5, 18, 32]
+    np.testing.assert_array_equal(gap_buckets(gaps), expected)
+    assert max(expected) < GAP_BUCKETS
+
+
+@pytest.mark.parametrize("source", ["text", "graph"])
+def test_a_new_item_is_known_by_its_text_and_graph(source):
+    """Items 3 and 5 were never trained; they differ in text and in brand."""
+    nodes, graph = make_nodes(), make_graph()
+    new = replace(nodes, ids=nodes.ids.at[jnp.array([3, 5])].set(0))
+    by_id = make_model(replace(CONFIG, experts=("id",))).encode_items(new, graph)
+    np.testing.assert_array_equal(by_id[3], by_id[0])
+    np.testing.assert_array_equal(by_id[5], by_id[0])
+    vectors = make_model(replace(CONFIG, experts=(f"id+{source}",))).encode_items(new, graph)
+    assert jnp.abs(vectors[3] - vectors[5]).max() > 0.01
+    assert jnp.abs(vectors[3] - vectors[0]).max() > 0.01
+
+
+def test_an_expert_without_ids_treats_new_and_old_items_alike():
+    model, nodes, graph = make_model(replace(CONFIG, experts=("text",))), make_nodes(), make_graph()
+    new = replace(nodes, ids=nodes.ids.at[3].set(0))
+    np.testing.assert_array_equal(model.encode_items(new, graph), model.encode_items(nodes, graph))
+
+
+@pytest.mark.parametrize("field", ["items", "kinds", "gaps"])
+def test_what_happened_how_and_when_all_count(field):
+    model = make_model()
+    items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
+    other = replace(EVENTS, **{field: getattr(EVENTS, field).at[0, 1].add(1)})
+    if field == "gaps":
+        other = replace(other, gaps=other.gaps.at[0, 1].multiply(100))
+    moved = jnp.abs(user_vectors(model, items, other) - user_vectors(model, items)).max(-1) > 1e-4
+    np.testing.assert_array_equal(moved, [[False, True, True], [False, False, False]])
+
+
+def test_gaps_count_only_where_time_is_known():
+    model = make_model(replace(CONFIG, time_gaps=False))
+    items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
+    other = replace(EVENTS, gaps=EVENTS.gaps + 1000)
+    np.testing.assert_array_equal(user_vectors(model, items, other), user_vectors(model, items))
+
+
+def test_the_wanted_kind_moves_the_user_vector():
+    model = make_model()
+    output = jax.random.normal(jax.random.key(0), (1, 2 * CONFIG.width))
+    answers = [model.read(output, jnp.array([kind])) for kind in (ANY_KIND, 0, 1, 2)]
+    for number, answer in enumerate(answers):
+        for other in answers[:number]:
+            assert jnp.abs(answer - other).max() > 0.01
