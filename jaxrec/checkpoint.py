@@ -1,9 +1,9 @@
 """What a run leaves behind: Orbax checkpoints, its configuration and its vocabularies.
 
-    run/config.yaml            the resolved configuration
-    run/catalog/               items, node types, edges and event kinds (Parquet, JSON)
-    run/checkpoints/STEP/      params; rest: optimiser state and text vectors; vectors: of all
-                               nodes; progress: data position and validation history (JSON)
+run/config.yaml            the resolved configuration
+run/catalog/               items, node types, edges and event kinds (Parquet, JSON)
+run/checkpoints/STEP/      params; rest: optimiser state and text vectors; vectors: of all
+                           nodes; progress: data position and validation history (JSON)
 """
 
 import json

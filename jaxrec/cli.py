@@ -57,8 +57,9 @@ def train(arguments: Sequence[str] | None = None) -> None:
 def serve(arguments: Sequence[str] | None = None) -> None:
     """Score users in batches; bad input exits with 2 and a message."""
     parser = argparse.ArgumentParser(
-        "serve.py", description="Recommend items to every user of an events file, seen in training "
-        "or not, from the best checkpoint of a run."
+        "serve.py",
+        description="Recommend items to every user of an events file, seen in training "
+        "or not, from the best checkpoint of a run.",
     )
     parser.add_argument("run", type=Path, help="a run directory of train.py")
     parser.add_argument("--events", type=Path, required=True, help="events: parquet, csv or jsonl")

@@ -104,9 +104,7 @@ class TrainedModel:
         wanted = self.config.split.target_kinds
         return self.kind_names.index(wanted[0]) if len(wanted) == 1 else ANY_KIND
 
-    def _as_frame(
-        self, user_ids: pl.Series, items: np.ndarray, scores: np.ndarray
-    ) -> pl.DataFrame:
+    def _as_frame(self, user_ids: pl.Series, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
         users, places = np.nonzero(items > 0)
         chosen = items[users, places]
         columns = [c for c in ("item_id", "title") if c in self.catalog.items.columns]

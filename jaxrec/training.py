@@ -188,17 +188,14 @@ def begin(setup: Setup, manager: CheckpointManager) -> tuple[TrainState, Progres
     last = manager.latest_step()
     if last is not None:
         return load(setup, manager, last)
-    shardings = state_shardings(jax.eval_shape(lambda: _initial_state(setup)), setup.mesh)
-    return jax.jit(lambda: _initial_state(setup), out_shardings=shardings)(), Progress()
+    return initial_state(setup), Progress()
 
 
 def load(setup: Setup, manager: CheckpointManager, step: int) -> tuple[TrainState, Progress]:
     """The state of a checkpoint, on this mesh whatever mesh it was saved from."""
-    shapes = jax.eval_shape(lambda: _initial_state(setup))
     target = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_shardings(shapes, setup.mesh),
+        *_state_layout(setup),
     )
     rest = {"step": target.step, "opt_state": target.opt_state, "text": target.text}
     saved = checkpoint.restore(manager, step, params=target.params, rest=rest)
@@ -224,10 +221,11 @@ def make_train_step(setup: Setup) -> Callable[[TrainState, TrainArrays, Batch], 
         (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = setup.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients), **parts}
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
         return TrainState(state.step + 1, params, opt_state, state.text), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    # outputs that lie as the inputs do, or the second step would be compiled anew
+    return jax.jit(step, donate_argnums=0, out_shardings=(_state_layout(setup)[1], None))
 
 
 def train(
@@ -320,7 +318,10 @@ def refresh_text(setup: Setup, state: TrainState) -> TrainState:
     if live is None:
         return state
     tower = nnx.merge(setup.graphdef, state.params).text_tower
-    return replace(state, text=encode_live_text(tower, live))
+    fresh = encode_live_text(tower, live)
+    return replace(
+        state, text=jax.device_put(state.text.at[: len(fresh)].set(fresh), state.text.sharding)
+    )
 
 
 def save(
@@ -339,9 +340,7 @@ def save(
 def catalog_vectors(setup: Setup, state: TrainState) -> Float[Array, "N ED"]:
     """Vectors of all nodes under a state."""
     nodes = replace(setup.arrays.catalog.nodes, text=state.text)
-    return encode_catalog(
-        setup.graphdef, state.params, replace(setup.arrays.catalog, nodes=nodes)
-    )
+    return encode_catalog(setup.graphdef, state.params, replace(setup.arrays.catalog, nodes=nodes))
 
 
 def validate(setup: Setup, state: TrainState) -> dict[str, float]:
@@ -390,7 +389,18 @@ def test(setup: Setup, state: TrainState) -> dict[str, Any]:
     return results
 
 
-def _initial_state(setup: Setup) -> TrainState:
+def initial_state(setup: Setup) -> TrainState:
+    """A new state, laid out on the mesh."""
+    return jax.jit(lambda: _new_state(setup), out_shardings=_state_layout(setup)[1])()
+
+
+def _state_layout(setup: Setup) -> tuple[TrainState, TrainState]:
+    """Shapes and shardings of a train state."""
+    shapes = jax.eval_shape(lambda: _new_state(setup))
+    return shapes, state_shardings(shapes, setup.mesh)
+
+
+def _new_state(setup: Setup) -> TrainState:
     params = nnx.state(build_model(setup.config, setup.dataset, setup.text))
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -3,17 +3,25 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# programs this small cost more to optimise than to run
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true"
+)
 
 import jax
 import numpy as np
 import polars as pl
 import pytest
 
+from jaxrec.data.fetch import cache_dir
 from jaxrec.data.tables import Tables, validate
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
+# most tests that train compile the same few programs
+jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 NUM_USERS, NUM_ITEMS, NUM_BRANDS = 40, 30, 5
 START = 1_704_067_200  # 2024-01-01, seconds

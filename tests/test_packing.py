@@ -119,6 +119,12 @@ def test_packed_windows_neither_overlap_nor_exceed_the_row(lengths, slots):
     assert taken.any(axis=1).all()
 
 
+def test_a_window_goes_to_the_fullest_row_that_holds_it():
+    rows, first_slots = pack(np.array([6, 5, 4]), 10)
+    assert rows.tolist() == [0, 1, 0]
+    assert first_slots.tolist() == [0, 0, 6]
+
+
 @FEW
 @given(packings(), st.integers(0, 2), st.data())
 def test_parts_of_hosts_make_up_the_whole_batch(packing, epoch, data):
@@ -144,6 +150,13 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone():
 def test_epochs_hold_the_same_targets_in_another_order():
     packing = make_packing([7, 3, 3, 9, 2, 30, 5, 5, 5, 12])
     first, second = (target_items(epoch_batches(packing, epoch)) for epoch in (0, 1))
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+def test_rows_change_their_order_between_epochs():
+    packing = make_packing(range(2, 30), slots=64, rows=1)  # no two windows of one length
+    first, second = ([b.items.tobytes() for b in epoch_batches(packing, e)] for e in (0, 1))
     assert first != second
     assert sorted(first) == sorted(second)
 

@@ -160,9 +160,9 @@ def test_an_expert_without_ids_treats_new_and_old_items_alike():
 def test_what_happened_how_and_when_all_count(field):
     model = make_model()
     items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
-    other = replace(EVENTS, **{field: getattr(EVENTS, field).at[0, 1].add(1)})
-    if field == "gaps":
-        other = replace(other, gaps=other.gaps.at[0, 1].multiply(100))
+    changed = np.array(getattr(EVENTS, field))
+    changed[0, 1] = {"items": 5, "kinds": 2, "gaps": 6000}[field]
+    other = replace(EVENTS, **{field: changed})
     moved = jnp.abs(user_vectors(model, items, other) - user_vectors(model, items)).max(-1) > 1e-4
     np.testing.assert_array_equal(moved, [[False, True, True], [False, False, False]])
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,10 +46,7 @@ def scalars(run):
 def first_steps(setup, count=3):
     """Losses of the first steps from the initial state."""
     step = training.make_train_step(setup)
-    shardings = training.state_shardings(
-        jax.eval_shape(lambda: training._initial_state(setup)), setup.mesh
-    )
-    state = jax.jit(lambda: training._initial_state(setup), out_shardings=shardings)()
+    state = training.initial_state(setup)
     losses = []
     for batch, _ in training.prefetch(setup, 0, range(count)):
         state, metrics = step(state, setup.arrays, batch)
@@ -99,7 +95,6 @@ def test_bad_data_leave_no_run_behind(tables, tmp_path):
 @pytest.mark.parametrize("stop_after", [1, 4])
 def test_stopped_and_resumed_equals_uninterrupted(tables, tmp_path, monkeypatch, stop_after):
     training.fit(config(), tmp_path / "whole", tables=tables)
-    stopped = threading.Event()
     write = report.RunLog.write
 
     def stop_then_write(self, step, row):
@@ -111,7 +106,6 @@ def test_stopped_and_resumed_equals_uninterrupted(tables, tmp_path, monkeypatch,
     with pytest.raises(training.Interrupted) as stop:
         training.fit(config(), tmp_path / "parts", tables=tables)
     assert stop.value.code == 143
-    assert not stopped.is_set()
     monkeypatch.undo()
     training.fit(config(), tmp_path / "parts", tables=tables, resume=True)
     assert scalars(tmp_path / "parts") == scalars(tmp_path / "whole")
@@ -181,7 +175,7 @@ def test_the_step_is_compiled_once(tables):
 def test_a_batch_can_be_learned_by_heart(tables):
     options = {"model.dropout": 0.0, "model.id_dropout": 0.0, "train.learning_rate": 0.02}
     setup = training.set_up(config(**options), prepare(config(), tables))
-    state = training._initial_state(setup)
+    state = training.initial_state(setup)
     step = training.make_train_step(setup)
     batch, _ = next(training.prefetch(setup, 0, range(1)))
     losses = []
@@ -214,3 +208,27 @@ def test_a_trained_run_recommends_to_users_it_has_never_seen(tables, tmp_path):
     assert [len(rows) for rows in lists] == [5, 5]
     assert lists[0]["item_id"].to_list() == lists[1]["item_id"].to_list()
     assert not set(both["item_id"]) & set(events["item_id"])
+
+
+def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tmp_path):
+    encoder = Path(__file__).parent / "golden" / "tiny_bert"
+    options = {
+        "model.experts": ["text"],
+        "text.mode": "finetune",
+        "text.pretrained": str(encoder),
+        "text.finetune_items": 8,
+    }
+    setup = training.set_up(config(**options), prepare(config(**options), tables))
+    state = training.refresh_text(setup, training.initial_state(setup))
+    tower = jax.tree.map(np.array, state.params["text_tower"])
+    text = np.array(state.text)
+    step = training.make_train_step(setup)
+    for batch, _ in training.prefetch(setup, 0, range(3)):
+        state, _ = step(state, setup.arrays, batch)
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), tower, state.params["text_tower"])
+    assert any(jax.tree.leaves(changed))
+    refreshed = training.refresh_text(setup, state)
+    assert refreshed.text.shape == text.shape
+    assert not np.array_equal(refreshed.text[1:5], text[1:5])
+    training.fit(config(**options), tmp_path / "run", tables=tables)
+    assert len(jaxrec.load(tmp_path / "run").recommend(tables.events, k=3))

@@ -86,7 +86,7 @@ class ResidualLayer(nnx.Module):
     def __init__(self, width: int, num_relations: int, aggregate: Aggregate, rngs: nnx.Rngs):
         del rngs
         self.message = RelationMessage(num_relations, width)
-        self.alpha = nnx.Param(jnp.full((), 0.1))
+        self.alpha = nnx.Param(jnp.full((), 0.1, jnp.float32))
         self.aggregate: Aggregate = aggregate
 
     def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:

@@ -86,7 +86,7 @@ class Expert(nnx.Module):
         self.encoder = InterestEncoder(width, config.blocks, config.dropout, rngs)
         self.read_norm = nnx.LayerNorm(width, rngs=rngs)
         self.read_output = nnx.Linear(width, width, rngs=rngs)
-        self.log_scale = nnx.Param(-jnp.log(jnp.full((), config.temperature)))
+        self.log_scale = nnx.Param(-jnp.log(jnp.full((), config.temperature, jnp.float32)))
 
     def encode_nodes(
         self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
@@ -201,4 +201,4 @@ def gap_buckets(gaps: Int[Array | np.ndarray, "*shape"]) -> Int[Array, "*shape"]
 
 
 def _table(rows: int, width: int, rngs: nnx.Rngs) -> nnx.Param:
-    return nnx.Param(jax.random.normal(rngs.params(), (rows, width)) * width**-0.5)
+    return nnx.Param(jax.random.normal(rngs.params(), (rows, width)) * 0.02)
