@@ -1,0 +1,78 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from jaxrec.config import EvaluationConfig, SplitConfig
+from jaxrec.data.events import Split, build_event_log, split_log
+from jaxrec.evaluation import (
+    evaluate,
+    evaluate_baselines,
+    masked_pairs,
+    results_table,
+    segment_masks,
+    training_counts,
+)
+from jaxrec.types import Queries
+
+ITEMS = pl.Series([None, "a", "b", "c", "d"], dtype=pl.String)
+HISTORIES = {"u": "abcab", "v": "bcda"}
+KINDS = {"u": ["view", "buy", "view", "view", "buy"], "v": ["buy", "view", "view", "view"]}
+
+
+@pytest.fixture
+def split() -> Split:
+    rows = [
+        (user, item, step * 1000, kind)
+        for user, items in HISTORIES.items()
+        for step, (item, kind) in enumerate(zip(items, KINDS[user], strict=True))
+    ]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "event"], orient="row")
+    log = build_event_log(events, ITEMS)
+    return split_log(log, SplitConfig(scheme="leave_one_out"), np.ones(len(log.items), bool))
+
+
+def masked(split, mask):
+    rows, items = masked_pairs(split.log, split.test["last"], mask)(0, 2)
+    return {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
+
+
+def test_masks_hold_the_history_and_no_more(split):
+    seen = {(0, "a"), (0, "b"), (0, "c"), (1, "b"), (1, "c"), (1, "d")}
+    assert masked(split, ("seen",)) == seen
+    assert masked(split, ("none",)) == set()
+    assert masked(split, ("buy",)) == {(0, "b"), (1, "b")}
+    with pytest.raises(ValueError, match="cart"):
+        masked_pairs(split.log, split.test["last"], ("cart",))
+
+
+def test_segments_tell_repeats_novelties_and_cold_items(split):
+    counts = training_counts(split, len(ITEMS))
+    np.testing.assert_array_equal(counts, [0, 1, 2, 2, 0])
+    masks = segment_masks(split, split.test["last"], counts)
+    np.testing.assert_array_equal(masks["targets: repeat"], [True, False])
+    np.testing.assert_array_equal(masks["targets: novel"], [False, True])
+    np.testing.assert_array_equal(masks["users: 1-3 events"], [False, True])
+    cold = segment_masks(split, Queries(np.array([1]), np.array([7])), counts)
+    assert cold["items: cold"].all()
+
+
+def test_a_model_that_knows_the_answer_ranks_it_first(split):
+    queries = split.test["last"]
+    items = np.eye(5, dtype=np.float32)
+    valid = np.array([False, True, True, True, True])
+    answers = items[split.log.items[queries.positions]]
+    scores, ranking = evaluate(split, queries, EvaluationConfig(), valid, answers, items)
+    assert scores["ndcg@10"] == 1.0
+    np.testing.assert_array_equal(ranking.ranks, [0, 0])
+
+
+def test_popularity_by_hand(split):
+    """Unmasked: b and c lead with 2 events each, a has 1, d 0; both users' targets: b and a."""
+    valid = np.array([False, True, True, True, True])
+    config = EvaluationConfig(mask=("none",))
+    results = evaluate_baselines(split, split.test["last"], config, valid)
+    expected = np.mean([1 / np.log2(0.5 + 2), 1 / np.log2(2 + 2)])
+    assert results["popularity"]["ndcg@10"] == pytest.approx(expected)
+    assert results["personal_frequency"]["recall@5"] == 1.0
+    table = results_table({**results, "segments": {}}, "test")
+    assert table.row_count == 4
