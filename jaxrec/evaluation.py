@@ -138,7 +138,7 @@ def training_counts(split: Split, num_items: int) -> Float[np.ndarray, " I"]:
 
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """A table for the terminal: a row a system, then a row a segment of the model."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for heading in ("count", *SHOWN.values()):
         table.add_column(heading, justify="right", no_wrap=True)

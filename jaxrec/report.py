@@ -1,6 +1,7 @@
 """What a run tells its user: progress, logs, tables and plots."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from jaxrec.data.dataset import Dataset
 from jaxrec.evaluation import results_table
 
 matplotlib.use("agg")
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 100)
 
 
 def describe(dataset: Dataset) -> None:
