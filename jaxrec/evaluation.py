@@ -19,7 +19,6 @@ SHOWN = {  # metric -> heading, short enough for a terminal of 80 columns
     "ndcg@10": "N@10",
     "recall@10": "R@10",
     "mrr@10": "MRR@10",
-    "recall@50": "R@50",
     "coverage": "cover",
     "gini": "Gini",
     "mean_popularity": "popul.",
@@ -69,9 +68,7 @@ def segment_masks(
         f"items: 1-{RARE} events": (item_count > 0) & (item_count <= RARE),
         f"items: over {RARE} events": item_count > RARE,
         **{
-            f"users: {low}-{high} events" if high else f"users: {low} or more events": (
-                length >= low
-            )
+            f"users: {low}-{high} events" if high else f"users: {low}+ events": (length >= low)
             & (length <= (high or np.inf))
             for low, high in HISTORY_SEGMENTS
         },
