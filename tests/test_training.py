@@ -18,6 +18,7 @@ from jaxrec import checkpoint, report, training
 from jaxrec.checkpoint import Progress, RunError
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
+from jaxrec.data.tables import validate
 
 TINY = {
     "split.scheme": "leave_one_out",
@@ -232,3 +233,12 @@ def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tm
     assert not np.array_equal(refreshed.text[1:5], text[1:5])
     training.fit(config(**options), tmp_path / "run", tables=tables)
     assert len(jaxrec.load(tmp_path / "run").recommend(tables.events, k=3))
+
+
+@pytest.mark.parametrize("experts", [["id+graph+text"], ["text+graph", "id"]])
+def test_events_alone_are_enough(tables, tmp_path, experts):
+    bare = validate(tables.events.drop("event"), None, None)
+    results = training.fit(config(**{"model.experts": experts}), tmp_path / "run", tables=bare)
+    assert results["test"]["model"]["count"] > 0
+    model = jaxrec.load(tmp_path / "run")
+    assert len(model.recommend(bare.events, k=2)) == 2 * bare.events["user_id"].n_unique()

@@ -14,5 +14,9 @@ def dropout(x: Float[Array, "*shape"], rate: float, key: Array | None) -> Float[
 
 
 def unit_norm(x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
-    """x divided by its length over the last axis; the zero vector stays."""
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-12)
+    """x divided by its length over the last axis; vectors shorter than 0.01 stay short.
+
+    So the gradient is bounded where nothing is known of an item and its vector is zero.
+    """
+    squares = jnp.sum(jnp.square(x), -1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-4))

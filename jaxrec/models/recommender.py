@@ -62,7 +62,9 @@ class Expert(nnx.Module):
         self.sources = sources
         self.num_items = sizes.num_items
         self.config = config
-        self.entity_table = _table(sizes.num_nodes - sizes.num_items, width, rngs)
+        self.num_entities = sizes.num_nodes - sizes.num_items
+        if self.num_entities:
+            self.entity_table = _table(self.num_entities, width, rngs)
         if "id" in sources:
             self.item_table = _table(sizes.num_items, width, rngs)
         if "text" in sources:
@@ -93,7 +95,7 @@ class Expert(nnx.Module):
     ) -> Float[Array, "N D"]:
         """Unit vectors of all nodes; `key` hides some items' ids."""
         items, entities = jnp.split(nodes.ids, [self.num_items])
-        features = jnp.zeros((self.num_items, self.config.width), self.entity_table[...].dtype)
+        features = jnp.zeros((self.num_items, self.config.width), self.kind_table[...].dtype)
         if "id" in self.sources:
             if key is not None:
                 hidden = jax.random.bernoulli(key, self.config.id_dropout, items.shape)
@@ -102,7 +104,9 @@ class Expert(nnx.Module):
         if "text" in self.sources:
             text = nodes.text.astype(features.dtype)
             features += self.text_output(nnx.gelu(self.text_hidden(text)))
-        features = jnp.concatenate([features, self.entity_table[...][entities - self.num_items]])
+        if self.num_entities:
+            rows = entities - self.num_items
+            features = jnp.concatenate([features, self.entity_table[...][rows]])
         if "graph" in self.sources:
             features += self.graph_encoder(features, graph)
         return unit_norm(features)
