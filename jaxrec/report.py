@@ -40,9 +40,8 @@ def describe(dataset: Dataset) -> None:
         + ", ".join(f"{len(q):,} test ({name})" for name, q in dataset.split.test.items())
     )
     types = ", ".join(f"{t.count - 1:,} {t.name}" for t in graph.types)
-    console.print(
-        f"graph: {types}; {len(graph.heads):,} edges of {', '.join(graph.relations) or 'no relation'}"
-    )
+    relations = ", ".join(graph.relations) or "no relation"
+    console.print(f"graph: {types}; {len(graph.heads):,} edges of {relations}")
     for note in dataset.notes:
         console.print(f"note: {note}")
 
