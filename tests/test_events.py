@@ -151,3 +151,13 @@ def test_a_split_that_leaves_one_event_a_user_cannot_train():
     log = build_event_log(EVENTS.filter(user_id="u"), ITEM_IDS)
     with pytest.raises(DataError, match=r"nothing for training \(1 users, 3 events\)"):
         split_log(log, LEAVE_ONE_OUT, np.ones(3, bool))
+
+
+def test_a_large_log_is_memory_mapped_and_equal(tables):
+    ids = pl.concat([pl.Series([None], dtype=pl.String), tables.items["item_id"]])
+    plain = build_event_log(tables.events, ids)
+    mapped = build_event_log(tables.events, ids, mapped_from=len(tables.events))
+    for name in ("items", "kinds", "times"):
+        assert isinstance(getattr(mapped, name).base, np.memmap)
+        assert not isinstance(getattr(plain, name).base, np.memmap)
+        np.testing.assert_array_equal(getattr(mapped, name), getattr(plain, name))

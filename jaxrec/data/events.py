@@ -1,5 +1,6 @@
 """Events in time order as one compressed log, and what of it is held out."""
 
+import tempfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,10 +8,12 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from jaxrec.config import SplitConfig
+from jaxrec.data.fetch import cache_dir
 from jaxrec.data.tables import DataError
 from jaxrec.types import EventLog, Queries
 
 MILLISECONDS = 1000
+MAPPED_FROM = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def build_event_log(
     item_ties: bool = False,
     has_time: bool = True,
     kind_names: tuple[str, ...] | None = None,
+    mapped_from: int = MAPPED_FROM,
 ) -> EventLog:
     """Sort validated events by user and time into an EventLog.
 
@@ -48,6 +52,7 @@ def build_event_log(
         item_ties: equal timestamps are put in item order; otherwise they keep their file order.
         has_time: whether timestamps are real.
         kind_names: the kinds a trained model knows; by default those of the events, sorted.
+        mapped_from: logs of so many events lie in memory-mapped files that vanish with them.
 
     Raises:
         DataError: an event kind is not among `kind_names`.
@@ -71,13 +76,14 @@ def build_event_log(
     )
     users = ordered["user_id"].rle().struct.unnest()
     unit = MILLISECONDS if has_time else 1
+    place = _memory_mapped if len(ordered) >= mapped_from else np.asarray
     return EventLog(
         user_ids=users["value"],
         kind_names=kinds,
         offsets=np.concatenate([[0], np.cumsum(users["len"].to_numpy(), dtype=np.int64)]),
-        items=ordered["item"].to_numpy(),
-        kinds=ordered["kind"].to_numpy(),
-        times=ordered["timestamp"].to_numpy() // unit,
+        items=place(ordered["item"].to_numpy()),
+        kinds=place(ordered["kind"].to_numpy()),
+        times=place(ordered["timestamp"].to_numpy() // unit),
         has_time=has_time,
     )
 
@@ -113,6 +119,16 @@ def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"
 def user_of_event(log: EventLog) -> Int[np.ndarray, " M"]:
     """The user number of every event."""
     return np.repeat(np.arange(log.num_users), log.lengths)
+
+
+def _memory_mapped(values: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
+    """A copy in a file without a name, which the system removes with its last reader."""
+    directory = cache_dir()
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory) as file:
+        mapped = np.memmap(file, values.dtype, "w+", shape=values.shape)
+    mapped[:] = values
+    return np.asarray(mapped)
 
 
 def _position_in_history(log: EventLog) -> Int[np.ndarray, " M"]:
