@@ -95,7 +95,7 @@ def expert_losses(
     first_items = -jax.nn.log_softmax(first_logits)[batch.items]
     losses = {
         "next_item": mean_loss(items, targets, arrays.candidates, weights),
-        "first_item": weighted_mean(first_items, starts.astype(jnp.float32)),
+        "first_item": weighted_mean(first_items, jnp.asarray(batch.firsts, jnp.float32)),
     }
     for name, auxiliary in arrays.auxiliary.items():
         entities = auxiliary.of_item[targets]

@@ -122,6 +122,7 @@ class Batch:
     kinds: Int[np.ndarray, "B T"]
     gaps: Int[np.ndarray, "B T"]  # seconds since the event before; NO_GAP if none is known
     starts: Bool[np.ndarray, "B T"]  # the state is reset before this slot
+    firsts: Bool[np.ndarray, "B T"]  # the first event of its user
     targets: Int[np.ndarray, "B T"]  # the item of the event after
     target_kinds: Int[np.ndarray, "B T"]
     weights: Float[np.ndarray, "B T"]  # 0: the slot has no target

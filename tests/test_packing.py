@@ -222,3 +222,10 @@ def test_gaps_beyond_the_largest_integer_are_cut():
     log = make_log([2])
     log.times[1] = 2**40
     assert event_gaps(log).tolist() == [NO_GAP, 2**31 - 1]
+
+
+def test_only_the_first_event_of_a_user_is_marked_as_first():
+    lengths = [20, 3, 9]  # the first and the last are cut into windows of 4
+    (batch,) = epoch_batches(make_packing(lengths, slots=4, rows=40))
+    assert batch.starts.sum() > len(lengths)
+    assert sorted(batch.items[batch.firsts].tolist()) == [1, 21, 24]

@@ -168,6 +168,7 @@ class Packing:
             kinds=spread(self.log.kinds[events].astype(np.int32)),
             gaps=spread(self.gaps[events], NO_GAP),
             starts=spread(inner == 0),
+            firsts=spread(events == self.log.offsets[users]),
             targets=spread(self.log.items[events + 1]),
             target_kinds=spread(self.log.kinds[events + 1].astype(np.int32)),
             weights=spread(np.where(predicted, self.weights[events + 1], 0).astype(np.float32)),
