@@ -34,23 +34,31 @@ class CatalogArrays:
 
 
 def catalog_arrays(
-    catalog: Catalog, text: Float[np.ndarray, "n Dt"], trained: Bool[np.ndarray, " n"]
+    catalog: Catalog,
+    text: Float[np.ndarray, "n Dt"],
+    trained: Bool[np.ndarray, " n"],
+    entities: Int[np.ndarray, " N-I"] | None = None,
 ) -> CatalogArrays:
     """Arrays padded to capacity.
 
     Args:
         text: whitened text vector of every item, row 0 included.
         trained: items whose own id was trained; the others go by the `unknown` id.
+        entities: rows of the entity table, where the catalogue is not that of training.
     """
-    items = catalog.graph.types[0]
-    ids = np.arange(catalog.graph.num_nodes, dtype=np.int32)
-    ids[: items.count][~trained] = 0
-    padding = items.capacity - items.count
-    valid = np.arange(items.capacity)
+    block = catalog.graph.types[0]
+    rows = np.arange(block.capacity, dtype=np.int32)
+    padding = block.capacity - block.count
+    if entities is None:
+        entities = np.arange(catalog.graph.num_nodes - block.capacity, dtype=np.int32)
     return CatalogArrays(
-        nodes=Nodes(jnp.asarray(ids), jnp.asarray(np.pad(text, ((0, padding), (0, 0))))),
+        nodes=Nodes(
+            items=jnp.asarray(np.where(np.pad(trained, (0, padding)), rows, 0)),
+            entities=jnp.asarray(entities),
+            text=jnp.asarray(np.pad(text, ((0, padding), (0, 0)))),
+        ),
         graph=jax.tree.map(jnp.asarray, graphs_tuple(catalog.graph)),
-        valid=jnp.asarray((valid > 0) & (valid < items.count)),
+        valid=jnp.asarray((rows > 0) & (rows < block.count)),
     )
 
 

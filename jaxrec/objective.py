@@ -1,6 +1,6 @@
 """What training minimises: every expert's next-event loss and its auxiliary losses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def objective(
     tower, live = model.text_tower, arrays.live_text
     if tower is not None and live is not None:
         text = live_rows(tower, live, text, batch, config.text.finetune_items, text_key)
-    nodes = Nodes(arrays.catalog.nodes.ids, text)
+    nodes = replace(arrays.catalog.nodes, text=text)
     parts: dict[str, Float[Array, ""]] = {}
     for number, (expert, expert_key) in enumerate(zip(model.experts, expert_keys, strict=True)):
         losses = expert_losses(expert, nodes, arrays, batch, config.train, expert_key)

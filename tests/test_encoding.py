@@ -155,8 +155,9 @@ def test_catalog_arrays_are_padded_to_capacity(catalog):
 def test_items_that_were_not_trained_go_by_the_unknown_id(catalog):
     trained = np.array([False, True, True, False])
     arrays = catalog_arrays(catalog, np.zeros((4, 1), np.float32), trained)
-    np.testing.assert_array_equal(arrays.nodes.ids[:5], [0, 1, 2, 0, 4])
-    np.testing.assert_array_equal(arrays.nodes.ids[4:], np.arange(4, catalog.graph.num_nodes))
+    np.testing.assert_array_equal(arrays.nodes.items[:5], [0, 1, 2, 0, 0])
+    entities = catalog.graph.num_nodes - len(arrays.nodes.items)
+    np.testing.assert_array_equal(arrays.nodes.entities, np.arange(entities))
 
 
 def test_encode_catalog_gives_every_node_a_vector(catalog):

@@ -46,7 +46,7 @@ def make_arrays(live_text: LiveText | None = None) -> TrainArrays:
     valid = jnp.array([False, *[True] * 6, False])
     brand = Auxiliary(BRANDS, jnp.arange(8, 12), jnp.array([False, True, True, False]))
     return TrainArrays(
-        catalog=CatalogArrays(Nodes(jnp.arange(12), jnp.asarray(text)), graph, valid),
+        catalog=CatalogArrays(Nodes(jnp.arange(8), jnp.arange(4), jnp.asarray(text)), graph, valid),
         candidates=valid,
         auxiliary={"brand": brand},
         live_text=live_text,

@@ -47,7 +47,8 @@ def make_graph() -> jraph.GraphsTuple:
 
 def make_nodes() -> Nodes:
     text = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-    return Nodes(ids=jnp.arange(10), text=jnp.asarray(text).at[0].set(0))
+    text = jnp.asarray(text).at[0].set(0)
+    return Nodes(jnp.arange(6), jnp.arange(4), text)
 
 
 def make_model(config: ModelConfig = CONFIG) -> Recommender:
@@ -141,7 +142,7 @@ def test_gap_buckets():
 def test_a_new_item_is_known_by_its_text_and_graph(source):
     """Items 3 and 5 were never trained; they differ in text and in brand."""
     nodes, graph = make_nodes(), make_graph()
-    new = replace(nodes, ids=nodes.ids.at[jnp.array([3, 5])].set(0))
+    new = replace(nodes, items=nodes.items.at[jnp.array([3, 5])].set(0))
     by_id = make_model(replace(CONFIG, experts=("id",))).encode_items(new, graph)
     np.testing.assert_array_equal(by_id[3], by_id[0])
     np.testing.assert_array_equal(by_id[5], by_id[0])
@@ -152,7 +153,7 @@ def test_a_new_item_is_known_by_its_text_and_graph(source):
 
 def test_an_expert_without_ids_treats_new_and_old_items_alike():
     model, nodes, graph = make_model(replace(CONFIG, experts=("text",))), make_nodes(), make_graph()
-    new = replace(nodes, ids=nodes.ids.at[3].set(0))
+    new = replace(nodes, items=nodes.items.at[3].set(0))
     np.testing.assert_array_equal(model.encode_items(new, graph), model.encode_items(nodes, graph))
 
 

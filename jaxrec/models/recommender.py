@@ -38,9 +38,11 @@ class Sizes:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Nodes:
-    """What a model is told of the nodes of a graph; the item block comes first."""
+    """What a model is told of the nodes of a graph, items first: the rows of its id tables, a
+    node's own or that of its type's `unknown`. The graph may be larger than that of training."""
 
-    ids: Int[Array, " N"]  # row of the id table: the node's own, or that of `unknown`
+    items: Int[Array, " I"]
+    entities: Int[Array, " N-I"]
     text: Float[Array, "I Dt"]  # whitened text vectors of the items; zero where unknown
 
 
@@ -60,11 +62,11 @@ class Expert(nnx.Module):
     def __init__(self, sources: tuple[str, ...], config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs):
         width = config.width
         self.sources = sources
-        self.num_items = sizes.num_items
         self.config = config
-        self.num_entities = sizes.num_nodes - sizes.num_items
-        if self.num_entities:
-            self.entity_table = _table(self.num_entities, width, rngs)
+        num_entities = sizes.num_nodes - sizes.num_items
+        self.has_entities = num_entities > 0
+        if self.has_entities:
+            self.entity_table = _table(num_entities, width, rngs)
         if "id" in sources:
             self.item_table = _table(sizes.num_items, width, rngs)
         if "text" in sources:
@@ -94,8 +96,8 @@ class Expert(nnx.Module):
         self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
     ) -> Float[Array, "N D"]:
         """Unit vectors of all nodes; `key` hides some items' ids."""
-        items, entities = jnp.split(nodes.ids, [self.num_items])
-        features = jnp.zeros((self.num_items, self.config.width), self.kind_table[...].dtype)
+        items = nodes.items
+        features = jnp.zeros((len(items), self.config.width), self.kind_table[...].dtype)
         if "id" in self.sources:
             if key is not None:
                 hidden = jax.random.bernoulli(key, self.config.id_dropout, items.shape)
@@ -104,9 +106,8 @@ class Expert(nnx.Module):
         if "text" in self.sources:
             text = nodes.text.astype(features.dtype)
             features += self.text_output(nnx.gelu(self.text_hidden(text)))
-        if self.num_entities:
-            rows = entities - self.num_items
-            features = jnp.concatenate([features, self.entity_table[...][rows]])
+        if self.has_entities:
+            features = jnp.concatenate([features, self.entity_table[...][nodes.entities]])
         if "graph" in self.sources:
             features += self.graph_encoder(features, graph)
         return unit_norm(features)
