@@ -1,9 +1,10 @@
 """What a run leaves behind: Orbax checkpoints, its configuration and its vocabularies.
 
 run/config.yaml            the resolved configuration
-run/catalog/               items, node types, edges and event kinds (Parquet, JSON)
-run/checkpoints/STEP/      params; rest: optimiser state and text vectors; vectors: of all
-                           nodes; progress: data position and validation history (JSON)
+run/catalog/               items and their training events, node types, edges, event kinds and
+                           the whitening of text (Parquet, JSON, NumPy)
+run/checkpoints/STEP/      params; rest: optimiser state; vectors: of all nodes, and of the
+                           items' text; progress: data position and validation history (JSON)
 """
 
 import json
@@ -18,14 +19,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 import polars as pl
 import yaml
+from jax.sharding import Sharding
+from jaxtyping import Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxrec.config import Config, parse, to_yaml
-from jaxrec.data.dataset import Dataset
 from jaxrec.models.recommender import Sizes
+from jaxrec.text_features import Whitening
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
-FORMAT = 1
+FORMAT = 2
 SELECTED_BY = "ndcg@10"
 
 
@@ -61,7 +64,18 @@ def refuse_existing(run: Path) -> None:
         )
 
 
-def create_run(run: Path, config: Config, dataset: Dataset, sizes: Sizes) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """What a run knows beside its parameters."""
+
+    catalog: Catalog
+    counts: Float[np.ndarray, " I"]  # training events of every item
+    kind_names: tuple[str, ...]
+    sizes: Sizes
+    whitening: Whitening | None  # None where the model reads no text
+
+
+def create_run(run: Path, config: Config, trained: Trained) -> None:
     """Write the files of a new run; the directory appears whole or not at all.
 
     Raises:
@@ -73,7 +87,7 @@ def create_run(run: Path, config: Config, dataset: Dataset, sizes: Sizes) -> Non
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "catalog").mkdir(parents=True)
     (draft / "config.yaml").write_text(to_yaml(config))
-    _write_catalog(draft / "catalog", dataset, sizes)
+    _write_trained(draft / "catalog", trained)
     draft.rename(run)
 
 
@@ -89,8 +103,8 @@ def read_config(run: Path) -> Config:
     return parse(layers=[yaml.safe_load(path.read_text())])
 
 
-def read_catalog(run: Path) -> tuple[Catalog, tuple[str, ...], Sizes]:
-    """The catalogue and the event kinds of a run, and the sizes of its model.
+def read_trained(run: Path) -> Trained:
+    """The catalogue of a run and what belongs to it.
 
     Raises:
         RunError: they were written by another version.
@@ -98,7 +112,10 @@ def read_catalog(run: Path) -> tuple[Catalog, tuple[str, ...], Sizes]:
     folder = run / "catalog"
     layout = json.loads((folder / "layout.json").read_text())
     if layout["format"] != FORMAT:
-        raise RunError(f"{run} has format {layout['format']}; this version reads {FORMAT}")
+        raise RunError(
+            f"{run} has format {layout['format']}; this version reads {FORMAT}. Train it anew, or "
+            "use the version of jaxrec that wrote it"
+        )
     names = pl.read_parquet(folder / "nodes.parquet").partition_by("type", as_dict=True)
     edges = pl.read_parquet(folder / "edges.parquet")
     types = tuple(
@@ -109,8 +126,14 @@ def read_catalog(run: Path) -> tuple[Catalog, tuple[str, ...], Sizes]:
         tuple(layout["relations"]),
         *(edges[column].to_numpy() for column in ("head", "relation", "tail")),
     )
-    catalog = Catalog(pl.read_parquet(folder / "items.parquet"), graph)
-    return catalog, tuple(layout["kinds"]), Sizes(**layout["sizes"])
+    whitening = folder / "whitening.npz"
+    return Trained(
+        catalog=Catalog(pl.read_parquet(folder / "items.parquet"), graph),
+        counts=np.load(folder / "counts.npy", allow_pickle=False),
+        kind_names=tuple(layout["kinds"]),
+        sizes=Sizes(**layout["sizes"]),
+        whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
+    )
 
 
 def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
@@ -125,6 +148,8 @@ def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointMan
     ]
     options = ocp.CheckpointManagerOptions(
         read_only=read_only,
+        create=not read_only,
+        save_interval_steps=0 if read_only else 1,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         best_fn=lambda metrics: metrics[SELECTED_BY],
         # the arrays of a step are donated to the next one, so a save must have read them all
@@ -139,7 +164,7 @@ def save(
     step: int,
     params: Any,
     rest: Any,
-    vectors: jax.Array,
+    vectors: dict[str, jax.Array],
     progress: Progress,
     metrics: dict[str, float] | None = None,
 ) -> None:
@@ -152,12 +177,26 @@ def save(
         args=ocp.args.Composite(
             params=ocp.args.StandardSave(params),
             rest=ocp.args.StandardSave(rest),
-            vectors=ocp.args.StandardSave({"nodes": vectors}),
+            vectors=ocp.args.StandardSave(vectors),
             progress=ocp.args.JsonSave(
                 {"epoch": progress.epoch, "step": progress.step, "history": progress.history}
             ),
         ),
     )
+
+
+def vector_targets(
+    config: Config, sizes: Sizes, sharding: Sharding
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What to restore the part `vectors` of a checkpoint to."""
+    shapes = {
+        "nodes": (sizes.num_nodes, config.model.width * len(config.model.experts)),
+        "text": (sizes.num_items, sizes.text_width),
+    }
+    return {
+        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding)
+        for name, shape in shapes.items()
+    }
 
 
 def restore(manager: ocp.CheckpointManager, step: int, **targets: Any) -> dict[str, Any]:
@@ -174,17 +213,20 @@ def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
     return Progress(place["epoch"], place["step"], tuple(place["history"]))
 
 
-def _write_catalog(folder: Path, dataset: Dataset, sizes: Sizes) -> None:
-    graph = dataset.catalog.graph
+def _write_trained(folder: Path, trained: Trained) -> None:
+    graph = trained.catalog.graph
     layout = {
         "format": FORMAT,
         "types": {node_type.name: node_type.offset for node_type in graph.types},
         "relations": graph.relations,
-        "kinds": dataset.split.log.kind_names,
-        "sizes": asdict(sizes),
+        "kinds": trained.kind_names,
+        "sizes": asdict(trained.sizes),
     }
     (folder / "layout.json").write_text(json.dumps(layout, indent=2))
-    dataset.catalog.items.write_parquet(folder / "items.parquet")
+    trained.catalog.items.write_parquet(folder / "items.parquet")
+    np.save(folder / "counts.npy", trained.counts)
+    if trained.whitening is not None:
+        np.savez(folder / "whitening.npz", **vars(trained.whitening))
     pl.concat(
         pl.DataFrame({"id": node_type.ids}).select(pl.lit(node_type.name).alias("type"), "id")
         for node_type in graph.types

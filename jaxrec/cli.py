@@ -1,9 +1,11 @@
 """The commands `jaxrec train` and `jaxrec serve`, which train.py and serve.py share."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+import tyro
 
 from jaxrec import api
 from jaxrec.config import parse
@@ -56,24 +58,23 @@ def train(arguments: Sequence[str] | None = None) -> None:
 
 def serve(arguments: Sequence[str] | None = None) -> None:
     """Score users in batches; bad input exits with 2 and a message."""
-    parser = argparse.ArgumentParser(
-        "serve.py",
-        description="Recommend items to every user of an events file, seen in training "
-        "or not, from the best checkpoint of a run.",
-    )
-    parser.add_argument("run", type=Path, help="a run directory of train.py")
-    parser.add_argument("--events", type=Path, required=True, help="events: parquet, csv or jsonl")
-    parser.add_argument("--out", type=Path, required=True, help="Parquet file to write")
-    parser.add_argument("--k", type=int, default=10, help="items a user (default: 10)")
-    options = parser.parse_args(arguments)
-    _run(lambda: _serve(options.run, options.events, options.out, options.k))
+    # keeps `train` from loading what serving needs
+    from jaxrec.batch import ServeOptions
+    from jaxrec.batch import serve as run
 
+    def command() -> None:
+        options = tyro.cli(
+            ServeOptions,
+            prog="serve.py",
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        # Orbax warns that a directory is only read, which is as it should be
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        api.enable_compilation_cache()
+        run(options)
 
-def _serve(run: Path, events: Path, out: Path, k: int) -> None:
-    from jaxrec.scoring import score_file  # keeps `train` from loading what serving needs
-
-    api.enable_compilation_cache()
-    score_file(run, events, out, k)
+    _run(command)
 
 
 def _run(command: Callable[[], object]) -> None:

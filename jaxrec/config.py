@@ -145,7 +145,7 @@ class TrainConfig:
     """Largest global norm of the gradient."""
     bf16: bool = False
     """Compute the blocks, the graph network and the loss's products in bfloat16."""
-    auxiliary: tuple[str, ...] = ("brand", "category", "merchant")
+    auxiliary: tuple[str, ...] = ("category", "brand", "merchant", "genre")
     """Node types to predict beside the next item, where the graph has them."""
     auxiliary_weight: float = 0.1
     """Weight of each such loss."""

@@ -71,29 +71,31 @@ def encode_catalog(
 
 
 @partial(jax.jit, static_argnums=0)
-def new_user_vector(
-    graphdef: nnx.GraphDef[Recommender], params: nnx.State, wanted_kind: Int[Array, ""] | int
-) -> Float[Array, "1 ED"]:
-    """User vector of somebody without events."""
-    model = nnx.merge(graphdef, params)
-    output = jnp.concatenate([part.output for part in model.initial_state(1)], -1)
-    return model.read(output, jnp.full(1, wanted_kind))
+def read_states(
+    graphdef: nnx.GraphDef[Recommender],
+    params: nnx.State,
+    states: tuple[InterestState, ...],
+    wanted_kind: Int[Array, ""] | int,
+) -> Float[Array, "B ED"]:
+    """User vectors of states, for the kind of event that is asked for."""
+    outputs = jnp.concatenate([state.output for state in states], -1)
+    return nnx.merge(graphdef, params).read(outputs, jnp.full(len(outputs), wanted_kind))
 
 
 @partial(jax.jit, static_argnums=0)
 def fold_chunk(
     graphdef: nnx.GraphDef[Recommender],
     params: nnx.State,
-    state: tuple[InterestState, ...],
+    states: tuple[InterestState, ...],
     items: Float[Array, "I ED"],
     events: Events,
     valid: Bool[Array | np.ndarray, "B T"],
     wanted_kind: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "B T ED"], tuple[InterestState, ...]]:
-    """User vectors after each of T events a row, and the state after all of them."""
+    """User vectors after each of T events a row, and the states after all of them."""
     model = nnx.merge(graphdef, params)
-    outputs, state = model.fold(state, items, events, jnp.asarray(valid))
-    return model.read(outputs, jnp.broadcast_to(wanted_kind, valid.shape)), state
+    outputs, states = model.fold(states, items, events, jnp.asarray(valid))
+    return model.read(outputs, jnp.broadcast_to(wanted_kind, valid.shape)), states
 
 
 def user_vectors(
@@ -116,9 +118,9 @@ def user_vectors(
         users: users folded at a time.
         wanted_kind: the kind of event that is asked for.
     """
-    new_user = np.asarray(new_user_vector(graphdef, params, wanted_kind))
+    newcomer = initial_states(graphdef, params, 1)
+    new_user = np.asarray(read_states(graphdef, params, newcomer, wanted_kind))
     result = np.tile(new_user, (len(queries), 1))
-    gaps = event_gaps(log)
     order = np.argsort(queries.positions, kind="stable")
     bounds = np.flatnonzero(np.diff(queries.users[order], prepend=-1))
     first = queries.positions[order[bounds]]
@@ -126,19 +128,84 @@ def user_vectors(
     starts = log.offsets[queries.users[order[bounds]]]
     if history:
         starts = np.maximum(starts, first - history)
-    # users of like length together waste the fewest slots
-    by_length = np.argsort(last - starts, kind="stable")
     sorted_positions = queries.positions[order]
-    for group in np.array_split(by_length, max(1, -(-len(by_length) // users))):
-        for events, vectors in _fold_group(
-            graphdef, params, items, log, gaps, starts[group], last[group], users, wanted_kind
-        ):
+    for _, chunks in _fold_histories(
+        graphdef, params, items, log, starts, last, users, wanted_kind
+    ):
+        for events, vectors, _ in chunks:
             # the vector after event p answers the query at position p + 1
             place = np.searchsorted(sorted_positions, events + 1)
             place = np.minimum(place, len(order) - 1)
             found = sorted_positions[place] == events + 1
             result[order[place[found]]] = vectors[found]
     return result
+
+
+def interest_states(
+    graphdef: nnx.GraphDef[Recommender],
+    params: nnx.State,
+    items: Float[Array, "I ED"],
+    log: EventLog,
+    *,
+    history: int = 0,
+    users: int = 256,
+) -> tuple[InterestState, ...]:
+    """The state of every user of a log after all their events (of the last `history`, if not 0).
+
+    `users` of them are folded at a time; the arrays of the result are numpy's.
+    """
+    ends = log.offsets[1:]
+    starts = np.maximum(log.offsets[:-1], ends - history) if history else log.offsets[:-1]
+    result = jax.tree.map(
+        lambda leaf: np.empty((log.num_users, *leaf.shape[1:]), leaf.dtype),
+        initial_states(graphdef, params, 1),
+    )
+    for group, chunks in _fold_histories(
+        graphdef, params, items, log, starts, ends, users, ANY_KIND
+    ):
+        *_, (_, _, states) = chunks
+
+        def place(whole: np.ndarray, part: Array, group: np.ndarray = group) -> None:
+            whole[group] = np.asarray(part)[: len(group)]
+
+        jax.tree.map(place, result, states)
+    return result
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def initial_states(
+    graphdef: nnx.GraphDef[Recommender], params: nnx.State, users: int
+) -> tuple[InterestState, ...]:
+    """The states of users without events."""
+    return nnx.merge(graphdef, params).initial_state(users)
+
+
+Chunks = Iterator[
+    tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ED"], tuple[InterestState, ...]]
+]
+
+
+def _fold_histories(
+    graphdef: nnx.GraphDef[Recommender],
+    params: nnx.State,
+    items: Float[Array, "I ED"],
+    log: EventLog,
+    starts: Int[np.ndarray, " n"],
+    ends: Int[np.ndarray, " n"],
+    users: int,
+    wanted_kind: int,
+) -> Iterator[tuple[Int[np.ndarray, " g"], Chunks]]:
+    """Groups of histories and what folding them gives, chunk by chunk."""
+    gaps = event_gaps(log)
+    # users of like length together waste the fewest slots
+    by_length = np.argsort(ends - starts, kind="stable")
+    for group in np.array_split(by_length, max(1, -(-len(by_length) // users))):
+        yield (
+            group,
+            _fold_group(
+                graphdef, params, items, log, gaps, starts[group], ends[group], users, wanted_kind
+            ),
+        )
 
 
 def _fold_group(
@@ -151,11 +218,11 @@ def _fold_group(
     ends: Int[np.ndarray, " n"],
     users: int,
     wanted_kind: int,
-) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ED"]]]:
-    """Event numbers and user vectors after them, chunk by chunk of up to `users` histories."""
+) -> Chunks:
+    """Event numbers, user vectors after them and the states after each chunk of events."""
     padding = users - len(starts)
     starts, ends = np.pad(starts, (0, padding)), np.pad(ends, (0, padding))
-    state = nnx.merge(graphdef, params).initial_state(users)
+    states = initial_states(graphdef, params, users)
     for begin in range(0, int((ends - starts).max(initial=0)), CHUNK):
         numbers = starts[:, None] + begin + np.arange(CHUNK)
         valid = numbers < ends[:, None]
@@ -165,5 +232,5 @@ def _fold_group(
             kinds=np.where(valid, log.kinds[numbers], 0).astype(np.int32),
             gaps=np.where(valid, gaps[numbers], NO_GAP),
         )
-        vectors, state = fold_chunk(graphdef, params, state, items, events, valid, wanted_kind)
-        yield numbers[valid], np.asarray(vectors)[valid]
+        vectors, states = fold_chunk(graphdef, params, states, items, events, valid, wanted_kind)
+        yield numbers[valid], np.asarray(vectors)[valid], states

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -84,6 +85,7 @@ def evaluate(
     valid: Bool[np.ndarray, " I"],
     vectors: Float[np.ndarray, "Q D"],
     items: Float[Array, "I D"],
+    mesh: Mesh | None = None,
 ) -> tuple[dict[str, float], Ranking]:
     """The model's metrics on a set of queries."""
     log = split.log
@@ -94,6 +96,7 @@ def evaluate(
         masked_pairs(log, queries, config.mask),
         valid,
         config.k,
+        mesh=mesh,
     )
     return _report(ranking, valid, training_counts(split, len(valid))), ranking
 

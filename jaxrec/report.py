@@ -22,8 +22,10 @@ from rich.progress import (
 from tensorboardX import SummaryWriter
 
 from jaxrec import checkpoint
+from jaxrec.calibration import Calibration, Reliability
 from jaxrec.data.dataset import Dataset
 from jaxrec.evaluation import results_table
+from jaxrec.plots import plot_reliability
 
 matplotlib.use("agg")
 console = Console(width=None if sys.stdout.isatty() else 100)
@@ -136,6 +138,17 @@ def write_results(run: Path, results: Mapping[str, Any]) -> None:
             f"{protocol['candidates']:,} items ranked"
         )
         console.print(results_table(results[name], title))
+
+
+def write_calibration(run: Path, calibration: Calibration, reliability: Reliability) -> None:
+    """Write `calibration.json` and `reliability.png`."""
+    draft = run / "calibration.json.tmp"
+    fields = {**calibration.as_dict(), "reliability": reliability.as_dict()}
+    draft.write_text(json.dumps(fields, indent=2))
+    draft.replace(run / "calibration.json")
+    plot_reliability(
+        run / "reliability.png", reliability, "Each user's likeliest items against the test events"
+    )
 
 
 def plot_training(run: Path) -> None:

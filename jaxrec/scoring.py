@@ -1,33 +1,61 @@
 """A trained run at work: raw events in, recommendations out, for users seen in training or not."""
 
-import os
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
-from jaxtyping import Array, Float
-from rich.console import Console
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec import checkpoint
-from jaxrec.checkpoint import RunError
+from jaxrec.audiences import (
+    audience_table,
+    choice_log_probability,
+    member_items,
+    merge,
+    nobody,
+)
+from jaxrec.checkpoint import RunError, Trained
 from jaxrec.config import Config, TextConfig
 from jaxrec.data.events import build_event_log
-from jaxrec.data.files import read_table
+from jaxrec.data.extend import extend_catalog
 from jaxrec.data.tables import validate
 from jaxrec.data.text import resolve_pretrained
-from jaxrec.encoding import user_vectors
+from jaxrec.encoding import (
+    catalog_arrays,
+    encode_catalog,
+    interest_states,
+    read_states,
+    user_vectors,
+)
 from jaxrec.evaluation import masked_pairs
+from jaxrec.interests import strongest, weights_over_time
 from jaxrec.models.bert import Bert, BertConfig
+from jaxrec.models.lstm import InterestState
 from jaxrec.models.recommender import Recommender
 from jaxrec.models.text_tower import TextTower
-from jaxrec.ranking import rank_queries
-from jaxrec.types import ANY_KIND, Catalog, Queries
+from jaxrec.ranking import PairBlocks, best_items
+from jaxrec.rules import Rules
+from jaxrec.sharding import make_mesh, replicated
+from jaxrec.shortlist import Selection, select, shortlist
+from jaxrec.text_features import new_item_text
+from jaxrec.types import ANY_KIND, Catalog, EventLog, NodeType, Queries
 
-PREVIEW_USERS = 3
+ITEM = "item"
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Lists of recommendations as a table, and what the rules took out of them."""
+
+    table: pl.DataFrame  # user_id, rank, item_id, score, title
+    removed: dict[str, int]  # rule -> entries of lists passed over
+    short: dict[str, int]  # users for whom fewer than k are left -> how many
 
 
 @dataclass(frozen=True)
@@ -35,146 +63,472 @@ class TrainedModel:
     """The best checkpoint of a run, with all that scoring needs."""
 
     config: Config
-    catalog: Catalog
-    kind_names: tuple[str, ...]
+    step: int
+    trained: Trained
+    catalog: Catalog  # that of training, or a larger one
     graphdef: nnx.GraphDef
     params: nnx.State
     vectors: Float[Array, "N ED"]  # of all nodes, items first
+    text: Float[Array, "I Dt"]  # of the trained catalogue's items
+    inverse_temperature: float  # of the scores, for probabilities
+    mesh: Mesh
+    notes: tuple[str, ...] = ()
 
     @property
     def items(self) -> Float[Array, "I ED"]:
         """Vectors of the item block."""
-        return self.vectors[: self.catalog.graph.types[0].capacity]
+        return self.block(ITEM)
+
+    def block(self, type_name: str) -> Float[Array, "n ED"]:
+        """Vectors of a block of nodes."""
+        node_type = self.node_type(type_name)
+        return self.vectors[node_type.offset : node_type.offset + node_type.capacity]
+
+    def node_type(self, name: str) -> NodeType:
+        """A block of the graph; raises a ValueError that lists them."""
+        try:
+            return self.catalog.graph.type(name)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
+
+    def valid(self, type_name: str = ITEM) -> Bool[np.ndarray, " n"]:
+        """Rows of a block that are nodes: neither `unknown` nor unused capacity."""
+        node_type = self.node_type(type_name)
+        rows = np.arange(node_type.capacity)
+        return (rows > 0) & (rows < node_type.count)
+
+    def with_items(
+        self, items: pl.DataFrame, triples: pl.DataFrame | None = None
+    ) -> "TrainedModel":
+        """The same model over a catalogue with more items, encoded from text and graph alone.
+
+        Raises:
+            DataError: the tables cannot be used; see `extend_catalog`.
+        """
+        extension = extend_catalog(self.catalog, items, triples)
+        catalog = extension.catalog
+        fresh = new_item_text(
+            catalog.items[extension.num_old :],
+            self.config,
+            self.trained.whitening,
+            nnx.merge(self.graphdef, self.params).text_tower,
+        )
+        text = np.concatenate([np.asarray(self.text)[: extension.num_old], fresh])
+        counts = np.pad(self.trained.counts, (0, len(text) - len(self.trained.counts)))
+        arrays = catalog_arrays(catalog, text, counts > 0, extension.entities)
+        return replace(
+            self,
+            catalog=catalog,
+            text=jnp.asarray(text),
+            vectors=encode_catalog(self.graphdef, self.params, arrays),
+            notes=(*self.notes, *extension.notes),
+        )
+
+    def event_log(self, events: pl.DataFrame) -> EventLog:
+        """Raw events as the model reads them; items that the catalogue lacks are unknown ones.
+
+        Raises:
+            DataError: the events cannot be used; the message says which and why.
+        """
+        if "event" not in events.columns and len(self.trained.kind_names) == 1:
+            events = events.with_columns(pl.lit(self.trained.kind_names[0]).alias("event"))
+        return self.valid_log(validate(events, None, None, time=self.config.data.time).events)
+
+    def valid_log(self, events: pl.DataFrame) -> EventLog:
+        """Validated events as the model reads them."""
+        return build_event_log(
+            events,
+            self.catalog.item_ids,
+            item_ties=self.config.data.ties == "item_id",
+            has_time=self.config.data.time == "timestamp",
+            kind_names=self.trained.kind_names,
+        )
+
+    def states(self, log: EventLog) -> tuple[InterestState, ...]:
+        """The state of every user of a log, one part an expert."""
+        evaluation = self.config.evaluation
+        return interest_states(
+            self.graphdef,
+            self.params,
+            self.items,
+            log,
+            history=evaluation.history,
+            users=evaluation.users,
+        )
+
+    def user_vectors(self, states: tuple[InterestState, ...]) -> Float[np.ndarray, "U ED"]:
+        """User vectors of states; products with node vectors are scores."""
+        return np.asarray(read_states(self.graphdef, self.params, states, self.wanted_kind))
+
+    @property
+    def wanted_kind(self) -> int:
+        """The one kind of event that the run was to predict, or ANY_KIND."""
+        wanted = self.config.split.target_kinds
+        return self.trained.kind_names.index(wanted[0]) if len(wanted) == 1 else ANY_KIND
 
     def recommend(
-        self, events: pl.DataFrame, k: int = 10, mask: tuple[str, ...] | None = None
+        self,
+        events: pl.DataFrame,
+        k: int = 10,
+        *,
+        target: str = ITEM,
+        approximate: bool = False,
+        **rules,
     ) -> pl.DataFrame:
         """The k best items for every user of `events`, whether training has seen them or not.
 
         Args:
             events: `user_id`, `item_id`, `timestamp` and, where the model knows several kinds of
                 event, `event`. Items that the catalogue lacks are read as unknown ones.
-            mask: what to leave out of a user's list, as in `evaluation.mask`, which is the
-                default.
+            target: any type of node of the graph, such as `brand`, in place of items.
+            approximate: search as TPUs do best; see `best_items`.
+            rules: fields of `jaxrec.rules.Rules`, such as `where="price < 50"`.
 
         Returns:
-            `user_id`, `rank` (from 1), `item_id`, `score`, and `title` where items have one. A
-            user for whom fewer than k items are left gets fewer rows.
+            `user_id`, `rank` (from 1), `item_id` (or the type's name), `score`, and `title` where
+            items have one. A user for whom fewer than k items are left gets fewer rows.
 
         Raises:
-            DataError: the events cannot be used; the message says which and why.
-            ValueError: k is not positive.
+            DataError: the events or a rule cannot be used; the message says which and why.
+            ValueError: k or another option does not fit.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}")
-        if "event" not in events.columns and len(self.kind_names) == 1:
-            events = events.with_columns(pl.lit(self.kind_names[0]).alias("event"))
-        data = self.config.data
-        log = build_event_log(
-            validate(events, None, None, time=data.time).events,
-            self.catalog.item_ids,
-            item_ties=data.ties == "item_id",
-            has_time=data.time == "timestamp",
-            kind_names=self.kind_names,
+        self.check_request(k, target, Rules(**rules))
+        log = self.event_log(events)
+        vectors = self.user_vectors(self.states(log))
+        selection = self.selection(Rules(**rules))
+        return self.recommend_users(
+            log, vectors, k, selection, target=target, approximate=approximate
+        ).table
+
+    def selection(self, rules: Rules) -> Selection:
+        """Rules in the item numbers of the catalogue."""
+        return select(rules, self.catalog, self.trained.counts, self.valid())
+
+    def check_request(self, k: int, target: str, rules: Rules) -> None:
+        """Raise a ValueError for a list that the model cannot make."""
+        count = self.node_type(target).count - 1
+        if not 1 <= k <= count:
+            raise ValueError(f"k={k}: give a number from 1 to {count:,}, the {target}s there are")
+        if target != ITEM and rules != Rules():
+            raise ValueError(f"rules are for items; leave them out to rank the type {target}")
+
+    def recommend_users(
+        self,
+        log: EventLog,
+        vectors: Float[np.ndarray, "U ED"],
+        k: int,
+        selection: Selection,
+        *,
+        target: str = ITEM,
+        approximate: bool = False,
+    ) -> Recommendations:
+        """`recommend` for the users of a log whose vectors are known."""
+        if target != ITEM:
+            top = best_items(
+                vectors,
+                self.block(target),
+                _nothing,
+                self.valid(target),
+                k,
+                with_log_z=False,
+                approximate=approximate,
+                mesh=self.mesh,
+            )
+            ranked, scores, removed = top.items, top.scores, {}
+        else:
+            excluded = self.excluded(log, selection.rules.mask or self.config.evaluation.mask)
+            lists = shortlist(
+                vectors,
+                self.items,
+                excluded,
+                self.valid(),
+                k,
+                selection,
+                approximate=approximate,
+                mesh=self.mesh,
+            )
+            ranked, scores = lists.items, lists.scores
+            rows, _ = excluded(np.arange(log.num_users))(0, log.num_users)
+            removed = {"mask": len(rows), **lists.removed}
+        counts = (ranked > 0).sum(1)
+        few = np.flatnonzero(counts < k)
+        short = dict(zip(log.user_ids.gather(few).to_list(), counts[few].tolist(), strict=True))
+        return Recommendations(self._table(log.user_ids, ranked, scores, target), removed, short)
+
+    def excluded(self, log: EventLog, mask: tuple[str, ...]):
+        """The distinct (user, item) pairs that a mask leaves out, for some users of a log."""
+
+        def of(users: Int[np.ndarray, " R"]) -> PairBlocks:
+            pairs = masked_pairs(log, Queries(users, log.offsets[users + 1]), mask)
+
+            def distinct(start: int, stop: int):
+                cells = np.stack(pairs(start, stop))
+                return tuple(np.unique(cells, axis=1))
+
+            return distinct
+
+        return of
+
+    def similar(self, entity: str, k: int = 10) -> pl.DataFrame:
+        """The nodes of the same type that are most like one: `similar("item:B00IJ9")`.
+
+        Returns:
+            `rank`, `item_id` (or the type's name), `cosine` (the mean over the experts), `title`.
+
+        Raises:
+            ValueError: no such type or node, or k does not fit.
+        """
+        name, node = self.find(entity)
+        count = self.node_type(name).count - 2
+        if not 1 <= k <= count:
+            raise ValueError(f"k={k}: give a number from 1 to {count:,}, the other {name}s")
+        vectors = np.asarray(self.block(name))
+        units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        itself = (np.zeros(1, np.int64), np.array([node]))
+        top = best_items(
+            units[[node]], units, lambda *_: itself, self.valid(name), k, with_log_z=False
         )
-        ends = Queries(np.arange(log.num_users), log.offsets[1:])
+        table = self._table(pl.Series([entity]), top.items, top.scores, name)
+        return table.drop("user_id").rename({"score": "cosine"})
+
+    def find(self, entity: str) -> tuple[str, int]:
+        """Type and local id of a node named as `brand:NAME`.
+
+        Raises:
+            ValueError: no such type or node.
+        """
+        name, separator, identity = entity.partition(":")
+        if not separator:
+            raise ValueError(f"{entity!r}: write TYPE:ID, such as item:42 or brand:NAME")
+        found = (self.node_type(name).ids == identity).arg_true()
+        if not len(found):
+            raise ValueError(f"there is no {name} {identity!r} in the catalogue")
+        return name, int(found[0])
+
+    def audience(
+        self,
+        events: pl.DataFrame,
+        entity: str,
+        size: int = 1000,
+        *,
+        bid: float | None = None,
+        mask: tuple[str, ...] = ("none",),
+    ) -> pl.DataFrame:
+        """The users of `events` who most likely choose an item, or an item of an entity, next.
+
+        Args:
+            entity: `item:ID`, `brand:NAME` and so on.
+            size: the most users to return.
+            bid: paid for a choice; adds `ecpm`, the expected pay of a thousand impressions.
+            mask: what a user's own history rules out, as in `evaluation.mask`.
+
+        Returns:
+            `rank`, `user_id`, `probability`, and `ecpm` with a bid; the likeliest first.
+
+        Raises:
+            DataError, ValueError: the events or an option cannot be used.
+        """
+        log = self.event_log(events)
+        log_p = self.choice_log_probability(log, self.user_vectors(self.states(log)), entity, mask)
+        return audience_table(merge(nobody(), log.user_ids, log_p, size), bid)
+
+    def choice_log_probability(
+        self,
+        log: EventLog,
+        vectors: Float[np.ndarray, "U ED"],
+        entity: str,
+        mask: tuple[str, ...],
+    ) -> Float[np.ndarray, " U"]:
+        """log of the chance that each user of a log chooses an entity next; see `audience`."""
+        name, node = self.find(entity)
+        members = member_items(self.catalog.graph, self.node_type(name).offset + node)
+        if not len(members):
+            raise ValueError(f"{entity} has no items, so nobody can choose one")
+        excluded = np.zeros((log.num_users, len(members)), bool)
+        users, items = self.excluded(log, mask)(np.arange(log.num_users))(0, log.num_users)
+        places = np.minimum(np.searchsorted(members, items), len(members) - 1)
+        theirs = members[places] == items
+        excluded[users[theirs], places[theirs]] = True
+        return choice_log_probability(
+            vectors, self.items, members, excluded, self.valid(), self.inverse_temperature
+        )
+
+    def profile(self, events: pl.DataFrame, *, last: int = 10, top: int = 5) -> pl.DataFrame:
+        """What every user of `events` is interested in now, and how that moved.
+
+        Args:
+            last: events over which the movement is told.
+            top: nodes of a type.
+
+        Returns:
+            `user_id`, `type` (each type of node that training predicts, then `item`), `rank`,
+            `id`, `weight` (the share of the user's interest in that type), `before` (its weight
+            `last` events ago) and `change`; `title` for items that have one.
+
+        Raises:
+            DataError, ValueError: the events or an option cannot be used.
+        """
+        if last < 1 or top < 1:
+            raise ValueError(f"last={last}, top={top}: give 1 or more of both")
+        log = self.event_log(events)
+        return self.profile_users(log, self.user_vectors(self.states(log)), last, top)
+
+    def profile_users(
+        self, log: EventLog, vectors: Float[np.ndarray, "U ED"], last: int, top: int
+    ) -> pl.DataFrame:
+        """`profile` for the users of a log whose vectors are known."""
+        users = np.arange(log.num_users)
+        earlier = np.maximum(log.offsets[1:] - last, log.offsets[:-1])
+        before = self._vectors_at(log, Queries(users, earlier))
+        scale = self.inverse_temperature
+        tables = []
+        for name in (*self.profiled_types, ITEM):
+            rows, weights, weights_before = strongest(
+                scale * vectors, scale * before, self.block(name), self.valid(name), top
+            )
+            count = rows.shape[1]
+            first, *title = self.names(name, rows.ravel()).iter_columns()
+            table = pl.DataFrame(
+                {
+                    "user_id": log.user_ids.gather(np.repeat(users, count)),
+                    "type": np.repeat(name, rows.size),
+                    "rank": np.tile(np.arange(1, count + 1, dtype=np.int32), len(users)),
+                    "id": first,
+                    "weight": weights.ravel(),
+                    "before": weights_before.ravel(),
+                }
+            ).with_columns((pl.col("weight") - pl.col("before")).alias("change"))
+            tables.append(table.with_columns(title))
+        return pl.concat(tables, how="diagonal").sort("user_id", maintain_order=True)
+
+    def plot_profile(
+        self, events: pl.DataFrame, user: str, path: Path, *, last: int = 20, top: int = 6
+    ) -> None:
+        """Draw how a user's interest in the first profiled type of node moved into a PNG file.
+
+        Raises:
+            ValueError: `events` holds no such user.
+        """
+        from jaxrec.plots import plot_interest  # matplotlib is slow to import, and seldom needed
+
+        log = self.event_log(events.filter(pl.col("user_id").cast(pl.String) == user))
+        if not log.num_users:
+            raise ValueError(f"the events hold no user {user!r}")
+        name = (*self.profiled_types, ITEM)[0]
+        positions = np.arange(max(log.offsets[1] - last, 0), log.offsets[1])
+        moments = Queries(np.zeros(len(positions), np.int64), positions + 1)
+        titles = self.names(ITEM, log.items[positions]).to_series(-1)
+        rows, weights = weights_over_time(
+            self.inverse_temperature * self._vectors_at(log, moments),
+            np.asarray(self.block(name)),
+            self.valid(name),
+            top,
+        )
+        plot_interest(
+            path,
+            (positions + 1).tolist(),
+            weights,
+            self.names(name, rows).to_series().to_list(),
+            titles.fill_null("unknown item").to_list(),
+            f"Interest of user {user} by {name} over the last {len(positions)} events",
+        )
+
+    @property
+    def profiled_types(self) -> tuple[str, ...]:
+        """The types of node beside items that training learned to predict."""
+        present = {node_type.name for node_type in self.catalog.graph.types}
+        return tuple(name for name in self.config.train.auxiliary if name in present)
+
+    def _vectors_at(self, log: EventLog, queries: Queries) -> Float[np.ndarray, "Q ED"]:
         evaluation = self.config.evaluation
-        users = user_vectors(
+        return user_vectors(
             self.graphdef,
             self.params,
             self.items,
             log,
-            ends,
+            queries,
             history=evaluation.history,
             users=evaluation.users,
-            wanted_kind=self._wanted_kind(),
+            wanted_kind=self.wanted_kind,
         )
-        rows = np.arange(self.items.shape[0])
-        ranking = rank_queries(
-            users,
-            self.items,
-            np.zeros(log.num_users, np.int32),
-            masked_pairs(log, ends, mask or evaluation.mask),
-            (rows > 0) & (rows < self.catalog.num_items),
-            min(k, self.catalog.num_items - 1),
-        )
-        return self._as_frame(log.user_ids, ranking.items, ranking.scores)
 
-    def _wanted_kind(self) -> int:
-        wanted = self.config.split.target_kinds
-        return self.kind_names.index(wanted[0]) if len(wanted) == 1 else ANY_KIND
-
-    def _as_frame(self, user_ids: pl.Series, items: np.ndarray, scores: np.ndarray) -> pl.DataFrame:
-        users, places = np.nonzero(items > 0)
-        chosen = items[users, places]
+    def names(self, type_name: str, rows: Int[np.ndarray, " n"]) -> pl.DataFrame:
+        """`item_id` and `title`, or the type's name, of nodes of a block."""
+        if type_name != ITEM:
+            return pl.DataFrame({type_name: self.node_type(type_name).ids.gather(rows)})
         columns = [c for c in ("item_id", "title") if c in self.catalog.items.columns]
-        found = self.catalog.items.select(columns)[chosen]
-        ranked = pl.DataFrame(
+        return self.catalog.items.select(columns)[rows]
+
+    def _table(
+        self, user_ids: pl.Series, ranked: np.ndarray, scores: np.ndarray, type_name: str
+    ) -> pl.DataFrame:
+        users, places = np.nonzero(ranked > 0)
+        table = pl.DataFrame(
             {
                 "user_id": user_ids.gather(users),
                 "rank": (places + 1).astype(np.int32),
-                "score": scores[users, places],
+                "score": scores[users, places].astype(np.float32),
             }
         )
-        order = ["user_id", "rank", "item_id", "score", *columns[1:]]
-        return pl.concat([ranked, found], how="horizontal").select(order)
+        found = self.names(type_name, ranked[users, places])
+        first, *rest = found.columns
+        return pl.concat([table, found], how="horizontal").select(
+            "user_id", "rank", first, "score", *rest
+        )
 
 
-def load(run: str | Path) -> TrainedModel:
+def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
     """The best checkpoint of a run directory.
 
+    Args:
+        item_shards: devices along the `items` axis of the mesh; the others go along `users`.
+
     Raises:
-        RunError: not a run directory, or one without a finished checkpoint.
+        RunError: not a run directory, one of another version, or one without a finished
+            checkpoint.
     """
     run = Path(run)
     config = checkpoint.read_config(run)
-    catalog, kind_names, sizes = checkpoint.read_catalog(run)
+    trained = checkpoint.read_trained(run)
     model = nnx.eval_shape(
-        lambda: Recommender(config.model, sizes, nnx.Rngs(0), _tower(config.text))
+        lambda: Recommender(config.model, trained.sizes, nnx.Rngs(0), _tower(config.text))
     )
     graphdef, shapes = nnx.split(model)
-    sharding = SingleDeviceSharding(jax.local_devices()[0])
-
-    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    width = config.model.width * len(config.model.experts)
-    nodes = jax.ShapeDtypeStruct((sizes.num_nodes, width), np.float32, sharding=sharding)
+    mesh = make_mesh(item_shards)
+    sharding = replicated(mesh)
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
     with checkpoint.open_checkpoints(run, read_only=True) as manager:
         best = manager.best_step()
         if best is None:
             raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
         saved = checkpoint.restore(
-            manager, best, params=jax.tree.map(place, shapes), vectors={"nodes": nodes}
+            manager,
+            best,
+            params=params,
+            vectors=checkpoint.vector_targets(config, trained.sizes, sharding),
         )
+    calibration = run / "calibration.json"
+    inverse_temperature = 1.0
+    if calibration.exists():
+        inverse_temperature = json.loads(calibration.read_text())["inverse_temperature"]
     return TrainedModel(
-        config, catalog, kind_names, graphdef, saved["params"], saved["vectors"]["nodes"]
+        config=config,
+        step=best,
+        trained=trained,
+        catalog=trained.catalog,
+        graphdef=graphdef,
+        params=saved["params"],
+        vectors=saved["vectors"]["nodes"],
+        text=saved["vectors"]["text"],
+        inverse_temperature=inverse_temperature,
+        mesh=mesh,
     )
 
 
-def score_file(run: Path, events: Path, out: Path, k: int) -> None:
-    """Write the recommendations for every user of an events file to a Parquet file.
-
-    Raises:
-        RunError: `out` exists, or `run` is not a trained run.
-        DataError: the events cannot be read or used.
-    """
-    if out.exists():
-        raise RunError(f"{out} exists and is not overwritten; name another file")
-    model = load(run)
-    recommendations = model.recommend(read_table(events), k)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    recommendations.write_parquet(draft)
-    draft.rename(out)
-    console = Console()
-    shown = "title" if "title" in recommendations.columns else "item_id"
-    for user in recommendations["user_id"].unique(maintain_order=True)[:PREVIEW_USERS]:
-        names = recommendations.filter(pl.col("user_id") == user)[shown].head(5)
-        console.print(f"user {user}: {'; '.join(map(str, names))}", markup=False)
-    console.print(
-        f"{recommendations['user_id'].n_unique():,} users, {len(recommendations):,} rows in {out}"
-    )
+def _nothing(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 def _tower(config: TextConfig) -> TextTower | None:

@@ -29,6 +29,13 @@ def make_mesh(item_shards: int = 1) -> Mesh:
     )
 
 
+def single_device_mesh() -> Mesh:
+    """The first device of this process as a mesh."""
+    return jax.make_mesh(
+        (1, 1), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
+    )
+
+
 def state_shardings(tree, mesh: Mesh):
     """A NamedSharding for every leaf of a train state, by PARTITION_RULES."""
 

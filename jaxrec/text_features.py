@@ -68,18 +68,47 @@ def item_text(items: pl.DataFrame, config: Config) -> ItemText:
     whitened = whitening.apply(vectors, known).astype(np.float32)
     if config.text.mode == "frozen":
         return ItemText(whitened, whitening)
-    directory = resolve_pretrained(config.text.pretrained)
-    bert = load_bert(directory)
+    bert = load_bert(resolve_pretrained(config.text.pretrained))
     tower = TextTower(bert, config.text.finetune_layers)
-    tokens = tokenize(texts, directory, config.text.max_tokens)
+    return ItemText(whitened, whitening, tower, _live_text(texts, known, config, whitening, bert))
+
+
+def new_item_text(
+    items: pl.DataFrame, config: Config, whitening: "Whitening | None", tower: TextTower | None
+) -> Float[np.ndarray, "n Dt"]:
+    """Text vectors of items that come after training, whitened as the trained catalogue was.
+
+    Args:
+        whitening: that of training; None if the model reads no text.
+        tower: the finetuned layers, if there are any.
+    """
+    if whitening is None:
+        return _no_text(len(items)).vectors
+    columns = [name for name in config.data.text_columns if name in items.columns]
+    texts = item_texts(items, tuple(columns)) if columns else [""] * len(items)
+    known = np.array([bool(text) for text in texts])
+    if tower is None:
+        vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
+        return whitening.apply(vectors, known).astype(np.float32)
+    bert = load_bert(resolve_pretrained(config.text.pretrained))
+    return np.asarray(encode_live_text(tower, _live_text(texts, known, config, whitening, bert)))
+
+
+def _live_text(
+    texts: Sequence[str],
+    known: Bool[np.ndarray, " I"],
+    config: Config,
+    whitening: "Whitening",
+    bert: Bert,
+) -> LiveText:
+    tokens = tokenize(texts, resolve_pretrained(config.text.pretrained), config.text.max_tokens)
     hidden = hidden_states(bert, tokens, len(bert.blocks) - config.text.finetune_layers)
-    live = LiveText(
+    return LiveText(
         hidden=jnp.asarray(hidden),
         mask=jnp.asarray(tokens.mask & known[:, None]),  # even the empty text has [CLS] and [SEP]
         mean=jnp.asarray(whitening.mean),
         projection=jnp.asarray(whitening.projection),
     )
-    return ItemText(whitened, whitening, tower, live)
 
 
 def encode_live_rows(

@@ -21,7 +21,13 @@ from jaxtyping import Array, Bool, Float, Int
 from orbax.checkpoint import CheckpointManager
 
 from jaxrec import checkpoint, report
-from jaxrec.checkpoint import Progress
+from jaxrec.calibration import (
+    Calibration,
+    Reliability,
+    fit_temperature,
+    likely_items_reliability,
+)
+from jaxrec.checkpoint import Progress, Trained
 from jaxrec.config import Config, TrainConfig
 from jaxrec.data.dataset import Dataset, prepare
 from jaxrec.data.graph import first_neighbours
@@ -98,12 +104,13 @@ def fit(
     report.describe(dataset)
     setup = set_up(config, dataset)
     if not resume:
-        checkpoint.create_run(run, config, dataset, model_sizes(dataset, setup.text))
+        checkpoint.create_run(run, config, what_is_trained(setup))
     with checkpoint.open_checkpoints(run) as manager:
         state, progress = begin(setup, manager)
         with report.RunLog(run, int(state.step)) as log:
             train(setup, state, progress, manager, log)
         best, _ = load(setup, manager, manager.best_step())
+    report.write_calibration(run, *calibrate(setup, best))
     results = test(setup, best)
     report.write_results(run, results)
     return results
@@ -138,6 +145,18 @@ def model_sizes(dataset: Dataset, text: ItemText) -> Sizes:
         num_relations=len(graph.relations),
         num_kinds=len(dataset.split.log.kind_names),
         text_width=text.vectors.shape[1],
+    )
+
+
+def what_is_trained(setup: Setup) -> Trained:
+    """What a run keeps beside its parameters."""
+    dataset = setup.dataset
+    return Trained(
+        catalog=dataset.catalog,
+        counts=training_counts(dataset.split, dataset.catalog.num_items),
+        kind_names=dataset.split.log.kind_names,
+        sizes=model_sizes(dataset, setup.text),
+        whitening=setup.text.whitening,
     )
 
 
@@ -197,9 +216,15 @@ def load(setup: Setup, manager: CheckpointManager, step: int) -> tuple[TrainStat
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         *_state_layout(setup),
     )
-    rest = {"step": target.step, "opt_state": target.opt_state, "text": target.text}
-    saved = checkpoint.restore(manager, step, params=target.params, rest=rest)
-    state = TrainState(params=saved["params"], **saved["rest"])
+    sizes = model_sizes(setup.dataset, setup.text)
+    saved = checkpoint.restore(
+        manager,
+        step,
+        params=target.params,
+        rest={"step": target.step, "opt_state": target.opt_state},
+        vectors=checkpoint.vector_targets(setup.config, sizes, replicated(setup.mesh)),
+    )
+    state = TrainState(params=saved["params"], text=saved["vectors"]["text"], **saved["rest"])
     return state, checkpoint.restore_progress(manager, step)
 
 
@@ -332,8 +357,8 @@ def save(
     scores: dict[str, float] | None = None,
 ) -> None:
     """Save the state, its place in the data and the vectors of all nodes."""
-    rest = {"step": state.step, "opt_state": state.opt_state, "text": state.text}
-    vectors = catalog_vectors(setup, state)
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    vectors = {"nodes": catalog_vectors(setup, state), "text": state.text}
     checkpoint.save(manager, int(state.step), state.params, rest, vectors, progress, scores)
 
 
@@ -351,19 +376,28 @@ def validate(setup: Setup, state: TrainState) -> dict[str, float]:
 def _evaluate(
     setup: Setup, state: TrainState, queries: Queries
 ) -> tuple[dict[str, float], Ranking]:
-    evaluation, split = setup.config.evaluation, setup.dataset.split
+    items, users = query_vectors(setup, state, queries)
+    evaluation = setup.config.evaluation
+    return evaluate(setup.dataset.split, queries, evaluation, setup.valid, users, items, setup.mesh)
+
+
+def query_vectors(
+    setup: Setup, state: TrainState, queries: Queries
+) -> tuple[Float[Array, "I ED"], Float[np.ndarray, "Q ED"]]:
+    """Vectors of the items, and of the users at the moments of queries."""
+    evaluation = setup.config.evaluation
     items = catalog_vectors(setup, state)[: len(setup.valid)]
     users = user_vectors(
         setup.graphdef,
         state.params,
         items,
-        split.log,
+        setup.dataset.split.log,
         queries,
         history=evaluation.history,
         users=evaluation.users,
         wanted_kind=setup.dataset.wanted_kind,
     )
-    return evaluate(split, queries, evaluation, setup.valid, users, items)
+    return items, users
 
 
 def test(setup: Setup, state: TrainState) -> dict[str, Any]:
@@ -387,6 +421,22 @@ def test(setup: Setup, state: TrainState) -> dict[str, Any]:
         masks = segment_masks(split, queries, counts)
         results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
     return results
+
+
+def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability]:
+    """The temperature that validation wants, and how true the probabilities of test are."""
+    split = setup.dataset.split
+    items, users = query_vectors(setup, state, split.validation)
+    targets = split.log.items[split.validation.positions]
+    calibration = fit_temperature(users, items, targets, setup.valid)
+    queries = split.test["last"]
+    _, users = query_vectors(setup, state, queries)
+    return calibration, likely_items_reliability(
+        users * calibration.inverse_temperature,
+        items,
+        split.log.items[queries.positions],
+        setup.valid,
+    )
 
 
 def initial_state(setup: Setup) -> TrainState:

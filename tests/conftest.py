@@ -1,6 +1,7 @@
 """Four CPU devices, strict flags, and a small shop."""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # programs this small cost more to optimise than to run
@@ -14,6 +15,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from jaxrec import training
+from jaxrec.config import parse
 from jaxrec.data.fetch import cache_dir
 from jaxrec.data.tables import Tables, validate
 
@@ -58,3 +61,36 @@ def tables() -> Tables:
         }
     )
     return validate(events, catalogue, None)
+
+
+HELD_OUT = "i07"
+
+
+@pytest.fixture(scope="session")
+def known_tables(tables) -> Tables:
+    """The small shop before one of its items is on sale."""
+    events = tables.events.filter(pl.col("item_id") != HELD_OUT)
+    return validate(events, tables.items.filter(pl.col("item_id") != HELD_OUT), None)
+
+
+@pytest.fixture(scope="session")
+def trained_run(known_tables, tmp_path_factory) -> Path:
+    """A run on the small shop that has learned how most people move on."""
+    options = {
+        "split.scheme": "leave_one_out",
+        "data.negative_kinds": [],
+        "model.experts": ["id+graph", "text+graph"],
+        "model.width": 16,
+        "model.blocks": 1,
+        "model.dropout": 0.1,
+        "text.pretrained": str(Path(__file__).parent / "golden" / "tiny_bert"),
+        "train.rows": 8,
+        "train.slots": 16,
+        "train.epochs": 40,
+        "train.patience": 40,
+        "train.warmup_steps": 5,
+        "train.learning_rate": 0.01,
+    }
+    run = tmp_path_factory.mktemp("runs") / "shop"
+    training.fit(parse(layers=[options]), run, tables=known_tables)
+    return run

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxrec import ranking as ranking_module
-from jaxrec.ranking import rank_host_scores, rank_queries, top_k
+from jaxrec.ranking import best_items, rank_host_scores, rank_queries, top_k
+from jaxrec.sharding import make_mesh
 
 
 def nothing(start, stop):
@@ -194,13 +195,26 @@ def test_blocks_are_bounded_powers_of_two(num_queries, num_items, rows, monkeypa
     assert blocks == [(start, min(start + rows, num_queries)) for start in starts]
 
 
+@pytest.fixture
+def allow_nan():
+    """Also in the threads that rank blocks, which a context manager would not reach."""
+    jax.config.update("jax_debug_nans", False)
+    yield
+    jax.config.update("jax_debug_nans", True)
+
+
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_scores_that_are_not_finite_raise(value):
+def test_scores_that_are_not_finite_raise(value, allow_nan):
     scores = np.ones((12, 6))
     scores[9, 3] = value
 
-    with jax.debug_nans(False), pytest.raises(ValueError, match="query 9 are not finite"):
+    with pytest.raises(ValueError, match="query 9 are not finite"):
         rank_dense(scores, np.ones(12, int), block=8)
+    items = np.ones((6, 1), np.float32)
+    queries = np.ones((12, 1), np.float32)
+    queries[9] = value
+    with pytest.raises(ValueError, match="query 9 are not finite"):
+        best_items(queries, items, nothing, catalogue(6, 6), 2, with_log_z=False)
 
 
 def test_catalogue_without_valid_items_raises():
@@ -244,3 +258,57 @@ def test_wide_rows_are_searched_in_chunks(monkeypatch):
     top_k(jnp.zeros((2, 4096)), 10)
 
     assert widths == [128, 320]
+
+
+@pytest.mark.parametrize(("block", "item_shards"), [(8, 1), (16, 2), (24, 4), (None, 4)])
+def test_neither_blocks_nor_devices_show_in_a_ranking(block, item_shards):
+    """On vectors whose products are exact, with ties within and across the shards."""
+    queries, items = small_integers(0, 37, 4), small_integers(1, 64, 4)
+    valid, targets = catalogue(50, 64), np.random.default_rng(2).integers(0, 50, 37)
+    mask = np.random.default_rng(3).random((37, 64)) < 0.2
+    excluded = pairs_of(mask)
+    bias = np.where(np.arange(64) % 7, 0, -np.inf)
+    mesh = make_mesh(item_shards)
+
+    ranking = rank_queries(queries, items, targets, excluded, valid, 20, block=block, mesh=mesh)
+    expected = rank_queries(queries, items, targets, excluded, valid, 20)
+    for name, value in vars(ranking).items():
+        if name != "log_z":
+            np.testing.assert_array_equal(value, getattr(expected, name))
+    np.testing.assert_allclose(ranking.log_z, expected.log_z, rtol=1e-6)
+
+    options = {"bias": bias, "block": block, "mesh": mesh}
+    top = best_items(queries, items, excluded, valid, 20, **options)
+    allowed = valid & (bias == 0) & ~mask
+    scores = np.where(allowed, queries @ items.T, -np.inf)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    expected_scores = np.take_along_axis(scores, order, axis=1)
+    np.testing.assert_array_equal(top.scores, expected_scores)
+    np.testing.assert_array_equal(top.items, np.where(expected_scores > -np.inf, order, 0))
+
+
+@pytest.mark.parametrize("item_shards", [1, 2, 4])
+def test_real_vectors_are_ranked_alike_on_any_mesh(item_shards):
+    random = np.random.default_rng(0)
+    queries, items = (random.normal(size=(n, 16)).astype(np.float32) for n in (30, 256))
+    arguments = (queries, items, nothing, catalogue(250, 256), 10)
+    top, expected = best_items(*arguments, mesh=make_mesh(item_shards)), best_items(*arguments)
+    np.testing.assert_array_equal(top.items, expected.items)
+    np.testing.assert_allclose(top.scores, expected.scores, atol=1e-5)
+    np.testing.assert_allclose(top.log_z, expected.log_z, atol=1e-5)
+
+
+def test_approximate_search_finds_nearly_all_of_the_best():
+    random = np.random.default_rng(0)
+    queries, items = (random.normal(size=(n, 8)).astype(np.float32) for n in (20, 512))
+    arguments = (queries, items, nothing, catalogue(512, 512), 20)
+    found = best_items(*arguments, approximate=True).items
+    exact = best_items(*arguments).items
+    shared = [len(set(f) & set(e)) for f, e in zip(found, exact, strict=True)]
+    assert np.mean(shared) >= 0.9 * 20
+
+
+def test_log_z_is_left_out_when_nobody_asks():
+    vectors = small_integers(0, 8, 2)
+    top = best_items(vectors, vectors, nothing, catalogue(8, 8), 3, with_log_z=False)
+    assert top.log_z is None

@@ -1,5 +1,7 @@
 """One file of a user's data to a data frame: Parquet, CSV, JSON lines or RecBole's atomic files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +23,7 @@ def read_table(path: Path) -> pl.DataFrame:
         DataError: the file is missing, empty, corrupt or of another kind, or two columns have
             one name.
     """
-    try:
+    with unreadable(path):
         match path.suffix:
             case ".parquet":
                 return pl.read_parquet(path)
@@ -31,6 +33,14 @@ def read_table(path: Path) -> pl.DataFrame:
                 return pl.read_ndjson(path, infer_schema_length=None)
             case ".inter" | ".item" | ".kg" | ".link":
                 return _read_atomic(path)
+    raise DataError(f"{path}: not a file of a known kind; use .parquet, .csv or .jsonl")
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Turn what a reader of a file raises into a DataError that names the file."""
+    try:
+        yield
     except pl.exceptions.NoDataError:
         raise DataError(f"{path}: the file is empty; it needs a header and rows") from None
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
@@ -38,7 +48,6 @@ def read_table(path: Path) -> pl.DataFrame:
         raise DataError(
             f"{path}: cannot be read ({reason}); write it again as valid {path.suffix} in UTF-8"
         ) from error
-    raise DataError(f"{path}: not a file of a known kind; use .parquet, .csv or .jsonl")
 
 
 def _read_csv(path: Path) -> pl.DataFrame:

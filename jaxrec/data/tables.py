@@ -113,11 +113,15 @@ def validate(
             item_id or event_id names two different rows; a triple's head is an unknown item.
     """
     events, event_notes = _check_events(events, origin[0], time)
-    items, item_notes = _check_items(items, events["item_id"], origin[1])
+    if items is None:
+        items = events["item_id"].unique(maintain_order=True).to_frame()
+        item_notes = [f"No items table: the {len(items):,} items are those of the events."]
+    else:
+        items, item_notes = validate_items(items, origin[1])
     items, unknown_notes = _add_unknown_items(items, events["item_id"], origin, strict)
     notes = event_notes + item_notes + unknown_notes
     if triples is not None:
-        triples, triple_notes = _check_triples(triples, items["item_id"], origin[2], strict)
+        triples, triple_notes = validate_triples(triples, items["item_id"], origin[2], strict)
         notes += triple_notes
     return Tables(events, items, triples, tuple(notes))
 
@@ -148,12 +152,8 @@ def _check_events(
     return events, notes
 
 
-def _check_items(
-    items: pl.DataFrame | None, event_items: pl.Series, table: str
-) -> tuple[pl.DataFrame, list[str]]:
-    if items is None:
-        items = event_items.unique(maintain_order=True).to_frame()
-        return items, [f"No items table: the {len(items):,} items are those of the events."]
+def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
+    """An item table in normal form, and notes; arguments and errors as in `validate`."""
     reject_same_names(items.columns, table)
     ids = as_ids(require(items, "item_id", table), table)
     items = ids.to_frame().hstack(items.drop("item_id"))
@@ -179,9 +179,10 @@ def _add_unknown_items(
     return pl.concat([items, added], how="diagonal"), [note]
 
 
-def _check_triples(
+def validate_triples(
     triples: pl.DataFrame, item_ids: pl.Series, table: str, strict: bool
 ) -> tuple[pl.DataFrame, list[str]]:
+    """Triples in normal form without unknown tails, and notes; as in `validate`."""
     columns = [as_ids(require(triples, name, table), table) for name in TRIPLE_COLUMNS]
     triples = pl.DataFrame(columns)
     unknown = {

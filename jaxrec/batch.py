@@ -1,0 +1,362 @@
+"""`serve.py`: a checkpoint and a file of events to tables, in blocks of users."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import polars as pl
+import tyro
+from jaxtyping import Float
+from rich.console import Console
+
+from jaxrec import scoring
+from jaxrec.audiences import audience_table, merge, nobody
+from jaxrec.checkpoint import RunError
+from jaxrec.config import to_yaml
+from jaxrec.data.columns import DataError
+from jaxrec.data.files import read_table
+from jaxrec.data.stream import EventStream
+from jaxrec.encoding import initial_states
+from jaxrec.models.lstm import InterestState
+from jaxrec.parts import MANIFEST, SUCCESS, WRITERS, Format, Parts, open_parts, write_table
+from jaxrec.rules import Rules, listed_ids
+from jaxrec.scoring import ITEM, TrainedModel
+from jaxrec.types import EventLog
+
+PREVIEW_USERS, PREVIEW_ITEMS, PREVIEW_ROWS = 3, 5, 6
+TOLD_USERS = 10  # of those with too few recommendations
+
+console = Console(soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Recommend to every user of an events file, seen in training or not, from the best
+    checkpoint of a run."""
+
+    run: tyro.conf.Positional[Path]
+    """A run directory of train.py."""
+    events: Path | None = None
+    """Events: .parquet, .csv or .jsonl; they need not fit in memory."""
+    out: Path | None = None
+    """Directory to write, new or empty, or one of the same job that was stopped. For --similar
+    and --audience a file, for --plot a .png file."""
+    k: int = 10
+    """Items a user; users of an audience; entities of a type in a profile."""
+    target: str = ITEM
+    """Recommend nodes of this type: item, or brand, category and so on."""
+    format: Format = "parquet"
+    """Format of the part files."""
+    users: Path | tuple[str, ...] | None = None
+    """Only these users: a file with a column user_id, or ids."""
+    items: Path | None = None
+    """Items that training has not seen, to rank beside the others."""
+    triples: Path | None = None
+    """Graph edges of these items."""
+    states: Path | None = None
+    """Directory to write every user's state to as well, for a live store."""
+    similar: str = ""
+    """Instead: the nodes most like one, such as item:ID or brand:NAME."""
+    audience: str = ""
+    """Instead: the k users most likely to choose item:ID, or an item of brand:NAME, next."""
+    bid: float | None = None
+    """With --audience: pay for a choice, for the expected pay of a thousand impressions."""
+    profile: bool = False
+    """Instead: every user's interest in entities and items, and how it moved."""
+    last: int = 10
+    """With --profile and --plot: over so many events."""
+    plot: str = ""
+    """Instead: draw how the interest of this user moved."""
+    block: int = 4096
+    """Users read, scored and written at a time."""
+    approximate: bool = False
+    """Search approximately, which TPUs do faster."""
+    item_shards: int = 1
+    """Devices that share the item table; the others share the users."""
+    rules: Annotated[Rules, tyro.conf.OmitArgPrefixes] = field(default_factory=Rules)
+
+
+def serve(options: ServeOptions) -> None:
+    """Do what the options say.
+
+    Raises:
+        RunError: the run or the output directory cannot be used.
+        DataError, ValueError: the events, the items or an option cannot be used.
+    """
+    _check(options)
+    model = scoring.load(options.run, options.item_shards)
+    if options.items is not None:
+        triples = None if options.triples is None else read_table(options.triples)
+        model = model.with_items(read_table(options.items), triples)
+        for note in model.notes:
+            console.print(f"note: {note}", markup=False)
+    if options.similar:
+        _show(model.similar(options.similar, options.k), options.out)
+    elif options.audience:
+        _show(stream_audience(model, options), options.out)
+    elif options.plot:
+        draw(model, options)
+    else:
+        stream(model, options)
+
+
+def stream(model: TrainedModel, options: ServeOptions) -> None:
+    """Recommendations or profiles of all users, a part file a block; continues a stopped job."""
+    assert options.out is not None
+    score, removed = make_scorer(model, options)
+    job = describe_job(model, options)
+    states = options.states
+    if states is not None and states.exists() and not (options.out / MANIFEST).exists():
+        refuse_files(states)
+    parts = open_parts(options.out, job)
+    if states is not None:
+        write_state_layout(model, states)
+    events = event_stream(model, options)
+    if parts.done:
+        console.print(f"continuing after {len(parts.done):,} finished parts")
+    for number, block in enumerate(events.blocks()):
+        if number < len(parts.done):
+            continue
+        log = model.valid_log(block)
+        user_states = model.states(log)
+        table, facts = score(log, model.user_vectors(user_states))
+        if number == 0:
+            preview(model, log, table, options)
+        name = f"part-{number:05}"
+        tables = {options.out / f"{name}.{options.format}": table}
+        if states is not None:
+            tables[states / f"{name}.parquet"] = state_table(log, user_states)
+        counts = {
+            "name": name,
+            "users": log.num_users,
+            "events": len(log.items),
+            "events_of_unknown_items": int(np.count_nonzero(log.items == 0)),
+            "rows": len(table),
+        }
+        parts = parts.write(tables, {**counts, **facts})
+    finish(parts, options, removed, events.notes)
+
+
+Score = Callable[[EventLog, Float[np.ndarray, "U ED"]], tuple[pl.DataFrame, dict[str, Any]]]
+
+
+def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict[str, int]]:
+    """What makes a block's table and the facts to tell of it; and the items that rules remove."""
+    if options.profile:
+        return lambda log, vectors: (
+            model.profile_users(log, vectors, options.last, options.k),
+            {},
+        ), {}
+    model.check_request(options.k, options.target, options.rules)
+    selection = model.selection(options.rules)
+
+    def recommend(
+        log: EventLog, vectors: Float[np.ndarray, "U ED"]
+    ) -> tuple[pl.DataFrame, dict[str, Any]]:
+        made = model.recommend_users(
+            log,
+            vectors,
+            options.k,
+            selection,
+            target=options.target,
+            approximate=options.approximate,
+        )
+        facts = {"removed": made.removed, "users_with_fewer": len(made.short)}
+        if made.short:
+            facts["fewer"] = dict(list(made.short.items())[:TOLD_USERS])
+        return made.table, facts
+
+    return recommend, selection.removed
+
+
+def stream_audience(model: TrainedModel, options: ServeOptions) -> pl.DataFrame:
+    """The audience of an entity among all users of the events, in the memory of one block."""
+    mask = options.rules.mask or ("none",)
+    audience = nobody()
+    for block in event_stream(model, options).blocks():
+        log = model.valid_log(block)
+        vectors = model.user_vectors(model.states(log))
+        log_p = model.choice_log_probability(log, vectors, options.audience, mask)
+        audience = merge(audience, log.user_ids, log_p, options.k)
+    return audience_table(audience, options.bid)
+
+
+def draw(model: TrainedModel, options: ServeOptions) -> None:
+    """The plot of one user's interest."""
+    assert options.out is not None
+    events = pl.concat(event_stream(model, replace(options, users=(options.plot,))).blocks())
+    model.plot_profile(events, options.plot, options.out, last=options.last)
+    console.print(f"drawn in {options.out}")
+
+
+def event_stream(model: TrainedModel, options: ServeOptions) -> EventStream:
+    """The events as blocks of whole users."""
+    assert options.events is not None
+    keep = None
+    if options.users is not None:
+        keep = listed_ids(options.users, "user_id")
+    return EventStream(
+        options.events,
+        options.block,
+        time=model.config.data.time,
+        kinds=model.trained.kind_names,
+        keep=keep,
+    )
+
+
+def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
+    """What decides the bytes of the output: checkpoint, options, and the files as they are."""
+    assert options.events is not None
+    irrelevant = ("run", "out", "states", "item_shards")
+    chosen = {k: v for k, v in asdict(options).items() if k not in irrelevant}
+    paths = [options.events, options.items, options.triples, options.users]
+    paths += [options.rules.only, options.rules.without]
+    files = [path for path in paths if isinstance(path, Path) and path.exists()]
+    return {
+        "checkpoint": {
+            "step": model.step,
+            "vectors": hashlib.sha256(np.asarray(model.vectors).tobytes()).hexdigest(),
+        },
+        "config": hashlib.sha256(to_yaml(model.config).encode()).hexdigest(),
+        "options": json.loads(json.dumps(chosen, default=str)),
+        "files": {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in files},
+    }
+
+
+def state_table(log: EventLog, states: tuple[InterestState, ...]) -> pl.DataFrame:
+    """A row a user: `user_id`, `events`, `last_time` (s), and `state`, flat as in layout.json."""
+    leaves = [np.asarray(leaf).reshape(log.num_users, -1) for leaf in jax.tree.leaves(states)]
+    flat = np.concatenate(leaves, axis=1).astype(np.float32)
+    return pl.DataFrame(
+        {
+            "user_id": log.user_ids,
+            "events": log.lengths,
+            "last_time": log.times[log.offsets[1:] - 1],
+            "state": pl.Series(flat, dtype=pl.Array(pl.Float32, flat.shape[1])),
+        }
+    )
+
+
+def write_state_layout(model: TrainedModel, directory: Path) -> None:
+    """Say in `layout.json` how `state` unfolds: its parts in order, with their shapes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    newcomer = initial_states(model.graphdef, model.params, 1)
+    paths, _ = jax.tree_util.tree_flatten_with_path(newcomer)
+    layout = {
+        "step": model.step,
+        "parts": [
+            {"name": jax.tree_util.keystr(path), "shape": leaf.shape[1:]} for path, leaf in paths
+        ],
+    }
+    (directory / "layout.json").write_text(json.dumps(layout, indent=2))
+
+
+def refuse_files(directory: Path) -> None:
+    """Raise a RunError if a directory holds anything."""
+    if any(directory.iterdir()):
+        raise RunError(f"{directory} is not empty and nothing of it is overwritten; name another")
+
+
+def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame, options: ServeOptions) -> None:
+    """Print a few users with what they chose last and what is recommended to them."""
+    title, named = pl.lit(None, pl.String), table.columns[2]
+    if "title" in table.columns:
+        title = pl.col("title")
+    label = pl.coalesce(title, "id" if options.profile else named)
+    if options.profile:
+        label = pl.format("{} {} %", label, (100 * pl.col("weight")).round(1))
+    for user in range(min(PREVIEW_USERS, log.num_users)):
+        recent = log.items[log.offsets[user] : log.offsets[user + 1]][-PREVIEW_ITEMS:]
+        history = model.names(ITEM, recent).to_series(-1).fill_null("unknown item")
+        rows = table.filter(pl.col("user_id") == log.user_ids[user]).head(PREVIEW_ROWS)
+        console.print(f"user {log.user_ids[user]}: after {_listed(history)}", markup=False)
+        console.print(f"    -> {_listed(rows.select(label).to_series())}", markup=False)
+
+
+def finish(
+    parts: Parts, options: ServeOptions, removed: dict[str, int], notes: tuple[str, ...]
+) -> None:
+    """Write the totals and the markers, and say what came out."""
+    if not parts.done:
+        raise DataError(f"{options.events} holds no event of the users to score")
+    totals: Counter[str] = Counter()
+    lists: Counter[str] = Counter()
+    fewer: dict[str, int] = {}
+    for part in parts.done:
+        totals.update({k: v for k, v in part.items() if isinstance(v, int)})
+        lists.update(part.get("removed", {}))
+        fewer |= part.get("fewer", {})
+    summary = {**totals, "items_removed": removed, "entries_removed": dict(lists), "notes": notes}
+    parts.finish(summary)
+    if options.states is not None:
+        (options.states / SUCCESS).touch()
+    for note in notes:
+        console.print(f"note: {note}", markup=False)
+    if totals["events_of_unknown_items"]:
+        console.print(
+            f"note: {totals['events_of_unknown_items']:,} of {totals['events']:,} events are of "
+            "items that the catalogue lacks; they are read as an unknown item. --items adds them"
+        )
+    for what, counts in (("items kept out", removed), ("entries passed over", dict(lists))):
+        if counts:
+            told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+            console.print(f"{what} by rule: {told}")
+    if totals["users_with_fewer"]:
+        told = ", ".join(f"{user} ({count})" for user, count in list(fewer.items())[:TOLD_USERS])
+        console.print(
+            f"{totals['users_with_fewer']:,} users have fewer than {options.k} items left: {told}"
+            + (" ..." if totals["users_with_fewer"] > TOLD_USERS else ""),
+            markup=False,
+        )
+    console.print(
+        f"{totals['users']:,} users, {totals['rows']:,} rows in {len(parts.done):,} part files "
+        f"in {options.out}",
+        markup=False,
+    )
+
+
+def _show(table: pl.DataFrame, out: Path | None) -> None:
+    """Print the head of a table, and write all of it if there is a file to write."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_table(table, out)
+    with pl.Config(tbl_rows=20, tbl_hide_dataframe_shape=True, fmt_str_lengths=60):
+        console.print(str(table.head(20)), markup=False)
+    if out is not None:
+        console.print(f"{len(table):,} rows in {out}", markup=False)
+
+
+def _listed(names: pl.Series) -> str:
+    return "; ".join(map(str, names)) or "nothing is left"
+
+
+def _check(options: ServeOptions) -> None:
+    """Raise a ValueError for options that do not go together."""
+    modes = [m for m in ("similar", "audience", "plot", "profile") if getattr(options, m)]
+    if len(modes) > 1:
+        raise ValueError(f"--{' and --'.join(modes)} are different jobs; give one of them")
+    if options.events is None and not options.similar:
+        raise ValueError("--events FILE is missing: whose recommendations?")
+    single = options.similar or options.audience or options.plot
+    if options.out is None and not (options.similar or options.audience):
+        raise ValueError("--out is missing: where to write?")
+    if options.block < 1:
+        raise ValueError(f"--block {options.block}: give 1 or more")
+    if options.triples is not None and options.items is None:
+        raise ValueError("--triples belongs to --items, the table of the new items")
+    if options.states is not None and single:
+        raise ValueError("--states is written with recommendations or profiles of all users")
+    if options.bid is not None and not options.audience:
+        raise ValueError("--bid belongs to --audience")
+    if single and options.out is not None:
+        suffixes = [".png"] if options.plot else [f".{name}" for name in WRITERS]
+        if options.out.suffix not in suffixes:
+            raise ValueError(f"--out {options.out}: name a file ending in {', '.join(suffixes)}")
+        if options.out.exists():
+            raise RunError(f"{options.out} exists and is not overwritten; name another file")

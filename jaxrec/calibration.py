@@ -1,0 +1,262 @@
+"""Probabilities that compare across users: one temperature for all scores, and how true it is."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+from scipy.optimize import minimize_scalar
+
+from jaxrec.ranking import best_items
+
+INVERSE_TEMPERATURES = (0.05, 20.0)
+MAX_BLOCK_SCORES = 2**25
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The fitted scale of the scores; losses are mean negative log-likelihoods in nats."""
+
+    inverse_temperature: float
+    loss_before: float  # at 1
+    loss_after: float  # at inverse_temperature
+    queries: int  # that it was fitted on
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON; `Calibration(**fields)` reads them back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predicted probabilities beside observed frequencies, in bins of ascending probability."""
+
+    predicted: Float[np.ndarray, " N"]  # mean of the bin
+    observed: Float[np.ndarray, " N"]  # share of hits in the bin
+    standard_error: Float[np.ndarray, " N"]  # of observed, binomial
+    counts: Int[np.ndarray, " N"]
+    expected_error: float  # mean |predicted - observed| over all pairs
+    predicted_to_observed: float  # ratio of the totals; infinite without hits
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON; an infinite ratio is None."""
+        ratio = self.predicted_to_observed
+        return {
+            "predicted": self.predicted.tolist(),
+            "observed": self.observed.tolist(),
+            "standard_error": self.standard_error.tolist(),
+            "counts": self.counts.tolist(),
+            "expected_error": self.expected_error,
+            "predicted_to_observed": ratio if math.isfinite(ratio) else None,
+        }
+
+
+def fit_temperature(
+    queries: Float[np.ndarray, "Q D"] | Float[Array, "Q D"],
+    items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
+    targets: Int[np.ndarray, " Q"],
+    valid: Bool[np.ndarray, " I"],
+    *,
+    most: int = 4096,
+    block: int = 256,
+) -> Calibration:
+    """The inverse temperature under which the targets are most likely (arXiv:1706.04599).
+
+    Minimises the mean of -log softmax(b <query, items>)[target], which is convex in b, over
+    `INVERSE_TEMPERATURES`. Queries whose target is not valid (0 where it is unknown) are left
+    out, and of more than `most` queries that many are taken, evenly spaced. Every one of 10
+    to 30 steps scores the catalogue for all of them. Other arguments: `log_probabilities`.
+
+    Raises `ValueError` when lengths differ, a target is no row of `items`, no target is valid,
+    or a score is not finite.
+    """
+    _check_rows(queries, targets, valid)
+    chosen = _usable_queries(targets, valid, most)
+    query_rows, item_rows = np.asarray(queries)[chosen], jnp.asarray(items)
+
+    def loss(inverse_temperature: float) -> float:
+        log_p = log_probabilities(
+            query_rows,
+            item_rows,
+            targets[chosen, None],
+            valid,
+            inverse_temperature=inverse_temperature,
+            block=block,
+        )
+        return -float(log_p.mean(dtype=np.float64))
+
+    before = loss(1.0)
+    found = minimize_scalar(
+        lambda log_b: loss(math.exp(log_b)),
+        bounds=tuple(math.log(limit) for limit in INVERSE_TEMPERATURES),
+        method="bounded",
+        options={"xatol": 1e-4},
+    )
+    # The search stops within its tolerance, which may be worse than 1 where 1 is the best.
+    after, best = min((before, 1.0), (float(found.fun), math.exp(found.x)))
+    return Calibration(best, before, after, len(chosen))
+
+
+def log_probabilities(
+    queries: Float[np.ndarray, "Q D"] | Float[Array, "Q D"],
+    items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
+    columns: Int[np.ndarray, "Q K"],
+    valid: Bool[np.ndarray, " I"],
+    *,
+    inverse_temperature: float,
+    block: int = 256,
+) -> Float[np.ndarray, "Q K"]:
+    """log p(item | query) = b <query, item> - log Z of the items in `columns`, in nats.
+
+    Z sums over all valid items, whichever a ranking leaves out; a column that is not valid has
+    -inf. At most [block, I] scores exist at a time, and fewer for the largest catalogues.
+
+    Raises `ValueError` when lengths differ, a column is no row of `items`, no item is valid, or
+    a score is not finite.
+    """
+    _check_rows(queries, columns, valid)
+    if not valid.any():
+        raise ValueError("no item is valid, so there is nothing to normalise over")
+    if block < 1:
+        raise ValueError(f"block must be at least 1, not {block}")
+    size = min(block, max(MAX_BLOCK_SCORES // len(valid), 1))
+    item_rows = jnp.asarray(items)
+    blocks = [
+        np.asarray(_block_log_probabilities(q, item_rows, c, valid, inverse_temperature))
+        for q, c in zip(_blocks(np.asarray(queries), size), _blocks(columns, size), strict=True)
+    ]
+    log_p = np.concatenate([np.zeros((0, columns.shape[1]), np.float32), *blocks])[: len(columns)]
+    wrong = ~np.isfinite(log_p) & valid[columns]
+    if wrong.any():
+        raise ValueError(f"scores of query {np.nonzero(wrong)[0][0]} are not finite")
+    return log_p
+
+
+def reliability(
+    probabilities: Float[np.ndarray, "Q K"], hits: Bool[np.ndarray, "Q K"], bins: int = 10
+) -> Reliability:
+    """Compare predicted probabilities with what happened, in bins of equal count.
+
+    Equal counts suit probabilities over many orders of magnitude; equal probabilities share a
+    bin, so there may be fewer than `bins`. The expected error is the ECE of arXiv:1706.04599;
+    the ratio of the totals is the calibration of He et al., "Practical lessons from predicting
+    clicks on ads at Facebook", 2014.
+
+    Raises `ValueError` when shapes differ, a value is no probability, there is none, or `bins`
+    is not positive.
+    """
+    _check_probabilities(probabilities, hits, bins)
+    order = np.argsort(probabilities, axis=None, kind="stable")
+    ascending = probabilities.ravel()[order].astype(np.float64)
+    size = len(ascending)
+    starts = np.unique(np.searchsorted(ascending, ascending[np.arange(bins) * size // bins]))
+    counts = np.diff(starts, append=size)
+    predicted = np.add.reduceat(ascending, starts) / counts
+    observed = np.add.reduceat(hits.ravel()[order].astype(np.float64), starts) / counts
+    total_hits = int(np.count_nonzero(hits))
+    return Reliability(
+        predicted=predicted,
+        observed=observed,
+        standard_error=np.sqrt(observed * (1 - observed) / counts),
+        counts=counts,
+        expected_error=float(counts @ np.abs(predicted - observed) / size),
+        predicted_to_observed=float(ascending.sum()) / total_hits if total_hits else math.inf,
+    )
+
+
+def likely_items_reliability(
+    queries: Float[np.ndarray, "Q D"],
+    items: Float[Array, "I D"],
+    targets: Int[np.ndarray, " Q"],
+    valid: Bool[np.ndarray, " I"],
+    k: int = 20,
+) -> Reliability:
+    """`reliability` of the k likeliest items of every query; a target among them is a hit.
+
+    `queries` are times the inverse temperature.
+    """
+    none = np.zeros(0, np.int64)
+    best = best_items(queries, items, lambda *_: (none, none), valid, min(k, int(valid.sum())))
+    assert best.log_z is not None
+    probabilities = np.exp(best.scores - best.log_z[:, None])
+    return reliability(np.minimum(probabilities, 1), best.items == targets[:, None])
+
+
+def _usable_queries(
+    targets: Int[np.ndarray, " Q"], valid: Bool[np.ndarray, " I"], most: int
+) -> Int[np.ndarray, " q"]:
+    """Queries with a valid target, evenly thinned to `most`."""
+    if most < 1:
+        raise ValueError(f"most must be at least 1, not {most}")
+    usable = np.flatnonzero(valid[targets])
+    if not len(usable):
+        raise ValueError(
+            f"none of {len(targets)} queries has a valid item as its target, so there is nothing "
+            "to calibrate on; give more validation data"
+        )
+    count = min(most, len(usable))
+    return usable[np.arange(count) * len(usable) // count]
+
+
+@jax.jit
+def _block_log_probabilities(
+    queries: Float[Array, "block D"],
+    items: Float[Array, "I D"],
+    columns: Int[Array, "block K"],
+    valid: Bool[Array, " I"],
+    inverse_temperature: Float[Array, ""],
+) -> Float[Array, "block K"]:
+    scores = inverse_temperature * jnp.einsum(
+        "qd,id->qi",
+        queries,
+        items,
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    scores = jnp.where(valid[None, :], scores, -jnp.inf)
+    log_z = jax.nn.logsumexp(scores, axis=1, keepdims=True)
+    # A fused multiply-add may round the probability of a certain item to above 1.
+    return jnp.minimum(jnp.take_along_axis(scores, columns, axis=1) - log_z, 0)
+
+
+def _blocks(rows: np.ndarray, size: int) -> np.ndarray:
+    """[Q, ...] rows as [N, size, ...], zeros behind."""
+    padding = [(0, -len(rows) % size)] + [(0, 0)] * (rows.ndim - 1)
+    return np.pad(rows, padding).reshape(-1, size, *rows.shape[1:])
+
+
+def _check_rows(
+    queries: Float[np.ndarray, "Q D"] | Float[Array, "Q D"],
+    columns: Int[np.ndarray, "Q ..."],
+    valid: Bool[np.ndarray, " I"],
+) -> None:
+    if len(queries) != len(columns):
+        raise ValueError(
+            f"{len(queries)} queries and {len(columns)} rows of items: give every query one row"
+        )
+    if np.any((columns < 0) | (columns >= len(valid))):
+        raise ValueError(f"items outside [0, {len(valid)}): use 0 for an unknown item")
+
+
+def _check_probabilities(
+    probabilities: Float[np.ndarray, "Q K"], hits: Bool[np.ndarray, "Q K"], bins: int
+) -> None:
+    if probabilities.shape != hits.shape:
+        raise ValueError(
+            f"probabilities of shape {probabilities.shape} and hits of shape {hits.shape}: give "
+            "every probability its outcome"
+        )
+    if not probabilities.size:
+        raise ValueError("no probabilities to compare with outcomes; give at least one")
+    wrong = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
+    if len(wrong):
+        raise ValueError(
+            f"{len(wrong):,} of {probabilities.size:,} values are no probabilities "
+            f"({', '.join(f'{value:g}' for value in wrong[:5])}); take the exponential of log p"
+        )
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")

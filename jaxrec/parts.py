@@ -1,0 +1,99 @@
+"""A directory of part files that a killed job continues: a manifest, parts, a _SUCCESS marker."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from jaxrec.checkpoint import RunError
+
+MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
+Format = Literal["parquet", "csv", "jsonl"]
+WRITERS: dict[Format, Callable[[pl.DataFrame, Path], None]] = {
+    "parquet": pl.DataFrame.write_parquet,
+    "csv": pl.DataFrame.write_csv,
+    "jsonl": pl.DataFrame.write_ndjson,
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A directory that is being written; `done` tells of every finished part."""
+
+    directory: Path
+    job: dict[str, Any]  # what decides the bytes of the parts, as JSON has it
+    done: tuple[dict[str, Any], ...] = ()
+
+    def write(self, tables: dict[Path, pl.DataFrame], facts: dict[str, Any]) -> "Parts":
+        """Write the files of one part, then tell of it in the manifest.
+
+        Args:
+            tables: path -> table; the suffix of the path is the format.
+            facts: counts and whatever else there is to say of the part.
+        """
+        for path, table in tables.items():
+            write_table(table, path)
+        after = replace(self, done=(*self.done, facts))
+        after.write_manifest()
+        return after
+
+    def finish(self, totals: dict[str, Any]) -> None:
+        """Add totals to the manifest and mark the directory as complete."""
+        self.write_manifest(totals)
+        (self.directory / SUCCESS).touch()
+
+    def write_manifest(self, totals: dict[str, Any] | None = None) -> None:
+        """Replace the manifest."""
+        content = {
+            "job": self.job,
+            "parts": list(self.done),
+            **({"totals": totals} if totals else {}),
+        }
+        _atomically(
+            self.directory / MANIFEST, lambda path: path.write_text(json.dumps(content, indent=2))
+        )
+
+
+def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
+    """A new directory of parts, or one to continue.
+
+    Raises:
+        RunError: it is complete, holds something else, or was begun by a different job.
+    """
+    job = json.loads(json.dumps(job))
+    if not directory.exists() or not any(directory.iterdir()):
+        directory.mkdir(parents=True, exist_ok=True)
+        parts = Parts(directory, job)
+        parts.write_manifest()
+        return parts
+    if not (directory / MANIFEST).is_file():
+        raise RunError(f"{directory} is not empty and nothing of it is overwritten; name another")
+    if (directory / SUCCESS).exists():
+        raise RunError(f"{directory} is complete and not overwritten; name another directory")
+    begun = json.loads((directory / MANIFEST).read_text())
+    changed = [name for name in {**job, **begun["job"]} if job.get(name) != begun["job"].get(name)]
+    if changed:
+        told = "; ".join(f"{n}: {begun['job'].get(n)!r}, now {job.get(n)!r}" for n in changed)
+        raise RunError(
+            f"{directory} was begun by another job ({told}); its parts are not mixed. Name another "
+            "directory, or repeat the job as it was"
+        )
+    for draft in directory.glob(".*"):
+        draft.unlink()  # what a killed job left half-written
+    return Parts(directory, job, tuple(begun["parts"]))
+
+
+def write_table(table: pl.DataFrame, path: Path) -> None:
+    """Write a table in the format of the path's suffix; the file appears whole or not at all."""
+    write = WRITERS[path.suffix.removeprefix(".")]  # type: ignore[index]
+    _atomically(path, lambda draft: write(table, draft))
+
+
+def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    write(draft)
+    draft.replace(path)
