@@ -21,7 +21,7 @@ from jaxrec.checkpoint import RunError
 from jaxrec.config import to_yaml
 from jaxrec.data.columns import DataError
 from jaxrec.data.files import read_table
-from jaxrec.data.stream import EventStream
+from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import initial_states
 from jaxrec.models.lstm import InterestState
 from jaxrec.parts import MANIFEST, SUCCESS, WRITERS, Format, Parts, open_parts, write_table
@@ -110,6 +110,7 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     """Recommendations or profiles of all users, a part file a block; continues a stopped job."""
     assert options.out is not None
     score, removed = make_scorer(model, options)
+    events = event_stream(model, options)
     job = describe_job(model, options)
     states = options.states
     if states is not None and states.exists() and not (options.out / MANIFEST).exists():
@@ -117,7 +118,6 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     parts = open_parts(options.out, job)
     if states is not None:
         write_state_layout(model, states)
-    events = event_stream(model, options)
     if parts.done:
         console.print(f"continuing after {len(parts.done):,} finished parts")
     for number, block in enumerate(events.blocks()):
@@ -201,13 +201,16 @@ def event_stream(model: TrainedModel, options: ServeOptions) -> EventStream:
     keep = None
     if options.users is not None:
         keep = listed_ids(options.users, "user_id")
-    return EventStream(
+    stream = open_events(
         options.events,
         options.block,
         time=model.config.data.time,
         kinds=model.trained.kind_names,
         keep=keep,
     )
+    if not stream.num_rows:
+        raise DataError(f"{options.events} holds no event of the listed users")
+    return stream
 
 
 def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
@@ -283,8 +286,6 @@ def finish(
     parts: Parts, options: ServeOptions, removed: dict[str, int], notes: tuple[str, ...]
 ) -> None:
     """Write the totals and the markers, and say what came out."""
-    if not parts.done:
-        raise DataError(f"{options.events} holds no event of the users to score")
     totals: Counter[str] = Counter()
     lists: Counter[str] = Counter()
     fewer: dict[str, int] = {}

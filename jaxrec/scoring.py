@@ -411,9 +411,10 @@ class TrainedModel:
         """
         from jaxrec.plots import plot_interest  # matplotlib is slow to import, and seldom needed
 
-        log = self.event_log(events.filter(pl.col("user_id").cast(pl.String) == user))
-        if not log.num_users:
+        theirs = events.filter(pl.col("user_id").cast(pl.String) == user)
+        if theirs.is_empty():
             raise ValueError(f"the events hold no user {user!r}")
+        log = self.event_log(theirs)
         name = (*self.profiled_types, ITEM)[0]
         positions = np.arange(max(log.offsets[1] - last, 0), log.offsets[1])
         moments = Queries(np.zeros(len(positions), np.int64), positions + 1)

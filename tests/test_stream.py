@@ -1,0 +1,440 @@
+"""Blocks of whole users from files of events, read in small batches."""
+
+import tempfile
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from jaxrec.data import stream as stream_module
+from jaxrec.data.columns import DataError
+from jaxrec.data.files import read_table
+from jaxrec.data.stream import _stable_hash, open_events
+from jaxrec.data.tables import validate
+
+SECOND = 1_700_000_000
+GROUPED = ["07", "07", "b", "é", "é", "é", "é", "é", "c", "007", "007", "d"]
+SCATTERED = ["b", "07", "b", "é", "d", "07", "é", "é", "b", "007", "d", "007"]
+
+
+def events_of(users):
+    """One event a row; items, kinds and sessions tell rows apart."""
+    numbers = range(len(users))
+    return pl.DataFrame(
+        {
+            "user_id": users,
+            "item_id": [f"{number:03}" for number in numbers],
+            "timestamp": [SECOND + number for number in numbers],
+            "event": ["buy" if number % 3 else "view" for number in numbers],
+            "session_id": [None if number % 4 else f"s{number}" for number in numbers],
+        },
+        schema_overrides={"user_id": pl.String, "item_id": pl.String, "session_id": pl.String},
+    )
+
+
+def write(frame, path):
+    match path.suffix:
+        case ".parquet":
+            frame.write_parquet(path)
+        case ".csv":
+            frame.write_csv(path)
+        case ".jsonl":
+            frame.write_ndjson(path)
+        case ".inter":
+            types = {"timestamp": "float"}
+            header = {name: f"{name}:{types.get(name, 'token')}" for name in frame.columns}
+            frame.rename(header).write_csv(path, separator="\t")
+    return path
+
+
+def written(directory, users, suffix=".parquet"):
+    return write(events_of(users), directory / f"events{suffix}")
+
+
+def blocks_of(path, users, **options):
+    return list(open_events(path, users, **options).blocks())
+
+
+def rows_by_user(frame):
+    return {user: rows.rows() for (user,), rows in frame.group_by("user_id", maintain_order=True)}
+
+
+def users_of(block):
+    return block["user_id"].unique(maintain_order=True).to_list()
+
+
+# ---- the same events as at once
+
+
+@pytest.mark.parametrize("users", [GROUPED, SCATTERED])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])
+def test_every_format_gives_the_events_that_reading_it_at_once_gives(tmp_path, suffix, users):
+    path = written(tmp_path, users, suffix)
+    whole = validate(read_table(path), None, None).events
+    blocks = blocks_of(path, 2, rows=3)
+    assert [block.schema for block in blocks] == [whole.schema] * len(blocks)
+    assert sum(map(len, blocks)) == len(whole)
+    assert rows_by_user(pl.concat(blocks)) == rows_by_user(whole)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefg"), st.integers(1, 5)), min_size=1, max_size=12),
+    st.integers(1, 4),
+    st.integers(1, 7),
+)
+@settings(max_examples=60, deadline=None)
+def test_blocks_hold_every_event_once_and_all_of_a_user_together(runs, users, rows):
+    ids = [user for user, length in runs for _ in range(length)]
+    order = [user for user, _ in groupby(ids)]
+    with tempfile.TemporaryDirectory() as directory:
+        stream = open_events(written(Path(directory), ids), users, rows=rows)
+        blocks = list(stream.blocks())
+    members = [users_of(block) for block in blocks]
+    listed = [user for member in members for user in member]
+    expected = events_of(ids).with_columns(pl.col("timestamp") * 1000)
+
+    assert stream.grouped == (len(order) == len(set(order)))
+    assert stream.num_rows == len(ids)
+    assert sorted(listed) == sorted(set(ids))
+    assert rows_by_user(pl.concat(blocks)) == rows_by_user(expected)
+    assert [len(member) for member in members[:-1]] == [users] * (len(members) - 1)
+    if stream.grouped:
+        assert_frame_equal(pl.concat(blocks), expected)
+
+
+def test_a_block_ends_where_its_last_user_does(tmp_path):
+    blocks = blocks_of(written(tmp_path, GROUPED), 2, rows=4)
+    assert [users_of(block) for block in blocks] == [["07", "b"], ["é", "c"], ["007", "d"]]
+    assert [len(block) for block in blocks] == [3, 6, 3]
+
+
+@pytest.mark.parametrize("users", [["a"] * 10 + ["b"], ["b", *["a"] * 10, "b"]])
+def test_a_user_with_more_events_than_a_batch_stays_whole(tmp_path, users):
+    blocks = blocks_of(written(tmp_path, users), 1, rows=2)
+    assert {users_of(block)[0]: len(block) for block in blocks} == {
+        user: users.count(user) for user in users
+    }
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_only_known_columns_are_read(tmp_path, suffix):
+    frame = events_of(GROUPED)
+    path = write(frame.select(pl.lit(1.5).alias("price"), pl.all()), tmp_path / f"events{suffix}")
+    assert blocks_of(path, 9)[0].columns == frame.columns
+
+
+def test_a_late_row_of_another_type_is_read_as_text(tmp_path):
+    path = tmp_path / "events.jsonl"
+    line = f'{{"user_id": USER, "item_id": 1, "timestamp": {SECOND}}}\n'
+    path.write_text(line.replace("USER", "7") * 2000 + line.replace("USER", '"x"'))
+    blocks = blocks_of(path, 1, rows=500)
+    assert [(users_of(block), len(block)) for block in blocks] == [(["7"], 2000), (["x"], 1)]
+    assert blocks[0]["item_id"][0] == "1"
+
+
+@pytest.mark.parametrize(
+    ("stamps", "milliseconds"),
+    [
+        ([SECOND, 1.5, 2], [SECOND * 1000, 1500, 2000]),
+        ([SECOND * 1000 + 1, SECOND * 1000, 1e11], [SECOND * 1000 + 1, SECOND * 1000, 10**11]),
+        (["2024-01-01", "1970-01-01T00:00:01Z", "1970-01-02"], [1_704_067_200_000, 1000, 86.4e6]),
+    ],
+)
+def test_timestamps_of_a_csv_mean_the_same_in_every_batch(tmp_path, stamps, milliseconds):
+    path = tmp_path / "events.csv"
+    rows = "".join(f"{number},i,{stamp}\n" for number, stamp in enumerate(stamps))
+    path.write_text("user_id,item_id,timestamp\n" + rows)
+    assert pl.concat(blocks_of(path, 5, rows=1))["timestamp"].to_list() == milliseconds
+
+
+def test_positions_stay_exact(tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text(f"user_id,item_id,timestamp\na,i,{2**60 + 1}\na,j,5\n")
+    assert blocks_of(path, 1, time="order")[0]["timestamp"].to_list() == [2**60 + 1, 5]
+
+
+def test_the_only_known_kind_fills_in_for_a_missing_column(tmp_path):
+    path = write(events_of(GROUPED).drop("event"), tmp_path / "events.csv")
+    assert set(blocks_of(path, 9, kinds=("buy",))[0]["event"]) == {"buy"}
+    assert set(blocks_of(path, 9, kinds=("buy", "view"))[0]["event"]) == {"event"}
+
+
+@pytest.mark.parametrize("users", [GROUPED, SCATTERED])
+def test_repeats_of_an_event_id_are_dropped_across_batches(tmp_path, users):
+    frame = events_of(users).with_columns(event_id=pl.col("item_id"))
+    keyless = frame.head(2).with_columns(event_id=pl.lit(None, pl.String))
+    repeated = pl.concat([frame, keyless, keyless, frame]).sort("user_id", maintain_order=True)
+    path = write(repeated, tmp_path / "events.parquet")
+    whole = validate(read_table(path), None, None).events
+    assert len(whole) == len(frame) + 4
+    assert_frame_equal(pl.concat(blocks_of(path, 2, rows=3)), whole)
+
+
+# ---- the same blocks every time
+
+
+@pytest.mark.parametrize("users", [GROUPED, SCATTERED])
+def test_blocks_do_not_depend_on_the_run_or_on_the_batches(tmp_path, users):
+    path = written(tmp_path, users)
+    first, *others = (blocks_of(path, 2, rows=rows) for rows in (3, 3, 1, 5, 100))
+    for blocks in others:
+        assert len(blocks) == len(first)
+        for block, expected in zip(blocks, first, strict=True):
+            assert_frame_equal(block, expected)
+
+
+def hash_of(text):
+    """`_stable_hash` of one id, in Python's integers."""
+    data = text.encode()
+    bits = len(data)
+    for start in range(0, len(data) + 1, 8):
+        bits ^= int.from_bytes(data[start : start + 8], "little")
+        for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+            bits = (bits ^ (bits >> 33)) * factor % 2**64
+        bits ^= bits >> 33
+    return bits
+
+
+@given(st.lists(st.text(max_size=30), min_size=1))
+def test_the_hash_is_computed_from_the_bytes_alone(texts):
+    hashes = _stable_hash(pl.Series(texts, dtype=pl.String))
+    assert hashes.tolist() == [hash_of(text) for text in texts]
+
+
+def test_the_hash_never_changes():
+    # A job that is restarted with a newer version continues with the blocks of the older one.
+    hashes = _stable_hash(pl.Series(["", "7", "user-00001"]))
+    assert hashes.tolist() == [0, 17322081355905051379, 18243666948851342402]
+
+
+def test_the_hash_spreads_numbered_ids_evenly():
+    ids = pl.Series([f"user{number:06}" for number in range(64_000)])
+    hashes = _stable_hash(ids)
+    counts = np.bincount((hashes >> np.uint64(58)).astype(np.int64), minlength=64)
+    assert len(np.unique(hashes)) == len(ids)
+    assert counts.min() > 850
+    assert counts.max() < 1150
+
+
+# ---- memory
+
+
+def record_lengths(monkeypatch, name, argument=0):
+    """Lengths of the frames that a function of the module gets or is passed one by one."""
+    lengths = []
+    original = getattr(stream_module, name)
+
+    def recorded(value, *rest, **options):
+        if isinstance(value, pl.DataFrame):
+            lengths.append(len(value))
+            return original(value, *rest, **options)
+        return original((lengths.append(len(frame)) or frame for frame in value), *rest)
+
+    monkeypatch.setattr(stream_module, name, recorded)
+    return lengths
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_no_batch_is_larger_than_asked_for(tmp_path, monkeypatch, suffix):
+    path = written(tmp_path, [str(number // 3) for number in range(100)], suffix)
+    batches = record_lengths(monkeypatch, "validate")
+    blocks = blocks_of(path, 2, rows=8)
+    assert sum(batches) == 100
+    assert max(batches) == 8
+    assert max(len(block) for block in blocks) == 6
+
+
+def test_buckets_are_about_as_large_as_batches(tmp_path, monkeypatch):
+    path = written(tmp_path, [str(number % 1000) for number in range(3000)])
+    buckets = record_lengths(monkeypatch, "_whole_users")
+    assert len(pl.concat(blocks_of(path, 10, rows=300))) == 3000
+    assert sum(buckets) == 3000
+    assert len(buckets) == 10
+    assert max(buckets) < 2 * 300
+
+
+def test_blocks_come_before_the_file_is_read_to_its_end(tmp_path, monkeypatch):
+    path = written(tmp_path, [str(number // 3) for number in range(100)])
+    batches = record_lengths(monkeypatch, "validate")
+    next(open_events(path, 2, rows=8).blocks())
+    assert batches == [8]
+
+
+# ---- some users only
+
+
+@pytest.mark.parametrize("users", [GROUPED, SCATTERED])
+def test_users_that_are_not_to_be_kept_are_left_out(tmp_path, users):
+    keep = pl.Series(["é", "007", "never seen", "é"])
+    stream = open_events(written(tmp_path, users), 5, keep=keep, rows=3)
+    (block,) = stream.blocks()
+    expected = events_of(users).filter(pl.col("user_id").is_in(["é", "007"]))
+    expected = expected.with_columns(pl.col("timestamp") * 1000)
+    assert rows_by_user(block) == rows_by_user(expected)
+    assert stream.num_rows == len(expected)
+    assert "users without events: 1 of 3" in stream.notes[-1]
+
+
+def test_kept_ids_may_be_numbers(tmp_path):
+    path = written(tmp_path, ["1", "2", "3"])
+    assert users_of(blocks_of(path, 5, keep=pl.Series([3, 1]))[0]) == ["1", "3"]
+
+
+def test_a_file_is_grouped_if_its_kept_users_are(tmp_path):
+    path = written(tmp_path, ["x", "a", "x", "a", "x", "b", "x"])
+    stream = open_events(path, 1, keep=pl.Series(["a", "b"]), rows=2)
+    assert stream.grouped
+    assert stream.notes == ()
+    assert [len(block) for block in stream.blocks()] == [2, 1]
+
+
+@pytest.mark.parametrize("keep", [["nobody"], []])
+def test_without_a_kept_user_there_are_no_blocks(tmp_path, keep):
+    path = written(tmp_path, SCATTERED)
+    assert blocks_of(path, 1, keep=pl.Series(keep, dtype=pl.String), rows=3) == []
+
+
+# ---- sorting on disk
+
+
+def test_a_note_tells_of_sorting_on_disk(tmp_path):
+    assert open_events(written(tmp_path, GROUPED), 2, rows=5).notes == ()
+    (note,) = open_events(written(tmp_path, SCATTERED, ".csv"), 2, rows=5).notes
+    assert "events.csv: not grouped by user" in note
+    assert "12 rows, 3 buckets" in note
+
+
+def test_the_scratch_directory_is_emptied_at_the_end(tmp_path):
+    scratch = tmp_path / "new" / "scratch"
+    seen = []
+    for _ in open_events(written(tmp_path, SCATTERED), 2, rows=3, scratch=scratch).blocks():
+        seen.append(len(list(scratch.rglob("*"))))
+    assert min(seen) > 1
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_scratch_directory_is_emptied_when_nobody_reads_on(tmp_path):
+    blocks = open_events(written(tmp_path, SCATTERED), 2, rows=3, scratch=tmp_path / "s").blocks()
+    assert len(list(islice(blocks, 1))) == 1
+    assert list((tmp_path / "s").iterdir())
+    blocks.close()
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_the_scratch_directory_is_emptied_after_an_error(tmp_path):
+    frame = events_of(SCATTERED).with_columns(pl.col("timestamp").replace(SECOND + 10, None))
+    path = write(frame, tmp_path / "events.parquet")
+    with pytest.raises(DataError, match="are not timestamps"):
+        blocks_of(path, 2, rows=3, scratch=tmp_path / "s")
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+# ---- what is wrong with a file
+
+
+@pytest.mark.parametrize("name", ["none.parquet", "none.csv", "none.jsonl", "none.inter"])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(DataError, match=rf"{name}: cannot be read"):
+        open_events(tmp_path / name, 1)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])
+def test_an_empty_file_is_named(tmp_path, suffix):
+    path = tmp_path / f"events{suffix}"
+    path.touch()
+    with pytest.raises(DataError, match=rf"events{suffix}: (the file is empty|cannot be read)"):
+        open_events(path, 1)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_file_without_rows_is_named(tmp_path, suffix):
+    with pytest.raises(DataError, match=rf"events{suffix}: the table has no rows"):
+        open_events(written(tmp_path, [], suffix), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("events.parquet", "not Parquet but long enough to have a header and a footer"),
+        ("events.jsonl", '{"user_id": "a", "item_id":\n'),
+        ("events.csv", f"user_id,item_id,timestamp\na,b,{SECOND}\na,b,c,d\n"),
+    ],
+)
+def test_a_corrupt_file_is_named(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(.+\); write it again"):
+        blocks_of(tmp_path / name, 1)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"events\.txt: not a file of a known kind"):
+        open_events(tmp_path / "events.txt", 1)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])
+@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp"])
+def test_a_missing_column_is_named(tmp_path, suffix, column):
+    path = write(events_of(GROUPED).drop(column), tmp_path / f"events{suffix}")
+    with pytest.raises(DataError, match=rf"events{suffix}: no column '{column}'; it has "):
+        open_events(path, 1)
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text(f"user_id,item_id,timestamp,user_id\na,b,{SECOND},c\n")
+    with pytest.raises(DataError, match=r"events\.csv: columns of the same name"):
+        open_events(path, 1)
+    path = write(events_of(GROUPED).with_columns(Event=pl.lit("x")), tmp_path / "events.parquet")
+    with pytest.raises(DataError, match=r"events\.parquet: columns of the same name"):
+        open_events(path, 1)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_a_null_id_is_found_by_its_batch_and_row(tmp_path, suffix, column):
+    frame = events_of(GROUPED).with_row_index()
+    holed = frame.with_columns(pl.when(pl.col("index") != 9).then(pl.col(column)).alias(column))
+    path = write(holed.drop("index"), tmp_path / f"events{suffix}")
+    place = rf"events{suffix}, batch from row 9, column '{column}'"
+    message = rf"{place}: 1 of 4 values are null or empty \(row 2: None\)"
+    with pytest.raises(DataError, match=message):
+        blocks_of(path, 1, rows=4)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize(
+    ("first", "second"), [(SECOND, SECOND * 1000), (SECOND * 1000, SECOND), (SECOND * 1000, 0)]
+)
+def test_batches_in_two_units_are_refused(tmp_path, suffix, first, second):
+    stamps = pl.Series("timestamp", [first] * 4 + [second] * 8)
+    path = write(events_of(GROUPED).with_columns(stamps), tmp_path / f"events{suffix}")
+    message = rf"events{suffix}, batch from row 5, column 'timestamp': \w*seconds after rows of"
+    with pytest.raises(DataError, match=message):
+        blocks_of(path, 1, rows=4)
+
+
+def test_dates_and_numbers_in_two_batches_are_refused(tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text(f"user_id,item_id,timestamp\na,i,2024-01-01\na,j,{SECOND}\n")
+    with pytest.raises(DataError, match="seconds after rows of dates"):
+        blocks_of(path, 1, rows=1)
+
+
+def test_an_event_id_of_two_events_of_a_user_is_refused(tmp_path):
+    frame = events_of(GROUPED).with_columns(event_id=pl.lit(None, pl.String))
+    clash = pl.Series("event_id", ["x" if row in (3, 7) else None for row in range(12)])
+    path = write(frame.with_columns(clash), tmp_path / "events.parquet")
+    with pytest.raises(DataError, match=r"block from user 'é'.*several different rows"):
+        blocks_of(path, 1, rows=2)
+
+
+def test_sizes_must_be_positive(tmp_path):
+    path = written(tmp_path, GROUPED)
+    for sizes in ({"users": 0}, {"users": 1, "rows": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            open_events(path, **sizes)
