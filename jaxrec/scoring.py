@@ -86,10 +86,7 @@ class TrainedModel:
 
     def node_type(self, name: str) -> NodeType:
         """A block of the graph; raises a ValueError that lists them."""
-        try:
-            return self.catalog.graph.type(name)
-        except KeyError as error:
-            raise ValueError(error.args[0]) from None
+        return self.catalog.graph.type(name)
 
     def valid(self, type_name: str = ITEM) -> Bool[np.ndarray, " n"]:
         """Rows of a block that are nodes: neither `unknown` nor unused capacity."""

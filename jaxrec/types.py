@@ -86,12 +86,12 @@ class KnowledgeGraph:
         return self.types[-1].offset + self.types[-1].capacity
 
     def type(self, name: str) -> NodeType:
-        """The block of nodes of that name; raises a KeyError that lists the types."""
+        """The block of nodes of that name; raises a ValueError that lists the types."""
         for node_type in self.types:
             if node_type.name == name:
                 return node_type
         known = ", ".join(t.name for t in self.types)
-        raise KeyError(f"no node type {name!r} in the graph; it has {known}")
+        raise ValueError(f"no node type {name!r} in the graph; it has {known}")
 
 
 @dataclass(frozen=True)

@@ -172,5 +172,5 @@ def test_first_neighbours_are_local_ids_of_the_first_edge():
     assert [genres[i] for i in first_neighbours(graph, "genre")] == [None, "x", None, None]
     brands = graph.type("brand").ids.to_list()
     assert [brands[i] for i in first_neighbours(graph, "brand")] == [None, "acme", None, "zeta"]
-    with pytest.raises(KeyError, match="no node type 'merchant'"):
+    with pytest.raises(ValueError, match="no node type 'merchant'"):
         first_neighbours(graph, "merchant")
