@@ -8,6 +8,7 @@ run/checkpoints/STEP/      params; rest: optimiser state; vectors: of all nodes,
 """
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -156,7 +157,14 @@ def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointMan
         enable_async_checkpointing=False,
         cleanup_tmp_directories=not read_only,
     )
-    return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+    logger = logging.getLogger("absl")
+    level = logger.level
+    if read_only:  # Orbax warns that it will only read
+        logger.setLevel(logging.ERROR)
+    try:
+        return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+    finally:
+        logger.setLevel(level)
 
 
 def save(

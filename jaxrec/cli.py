@@ -1,7 +1,6 @@
 """The commands `jaxrec train` and `jaxrec serve`, which train.py and serve.py share."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -69,8 +68,6 @@ def serve(arguments: Sequence[str] | None = None) -> None:
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-        # Orbax warns that a directory is only read, which is as it should be
-        logging.getLogger("absl").setLevel(logging.ERROR)
         api.enable_compilation_cache()
         run(options)
 
