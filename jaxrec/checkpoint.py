@@ -108,9 +108,11 @@ def read_trained(run: Path) -> Trained:
     """The catalogue of a run and what belongs to it.
 
     Raises:
-        RunError: they were written by another version.
+        RunError: they are missing, or were written by another version.
     """
     folder = run / "catalog"
+    if not (folder / "layout.json").is_file():
+        raise RunError(f"{run} is not a whole run directory: it holds no catalog/layout.json")
     layout = json.loads((folder / "layout.json").read_text())
     if layout["format"] != FORMAT:
         raise RunError(

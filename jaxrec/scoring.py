@@ -501,12 +501,18 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
         best = manager.best_step()
         if best is None:
             raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
-        saved = checkpoint.restore(
-            manager,
-            best,
-            params=params,
-            vectors=checkpoint.vector_targets(config, trained.sizes, sharding),
-        )
+        try:
+            saved = checkpoint.restore(
+                manager,
+                best,
+                params=params,
+                vectors=checkpoint.vector_targets(config, trained.sizes, sharding),
+            )
+        except (ValueError, OSError, KeyError) as error:
+            raise RunError(
+                f"the checkpoint of step {best} in {run} cannot be read, as if it were incomplete "
+                f"({str(error).splitlines()[0]}). Copy the run again, or resume its training"
+            ) from error
     calibration = run / "calibration.json"
     inverse_temperature = 1.0
     if calibration.exists():

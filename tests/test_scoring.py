@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
@@ -203,19 +205,25 @@ def test_bad_requests_say_what_is_wrong(model, events, trained_run, tmp_path):
         jaxrec.load(tmp_path)
 
 
-def test_a_run_of_another_version_or_without_a_checkpoint_is_refused(trained_run, tmp_path):
-    copy = tmp_path / "copy"
-    (copy / "catalog").mkdir(parents=True)
-    (copy / "config.yaml").write_text((trained_run / "config.yaml").read_text())
-    for file in (trained_run / "catalog").iterdir():
-        (copy / "catalog" / file.name).write_bytes(file.read_bytes())
-    (copy / "checkpoints").mkdir()
+def test_a_run_that_is_incomplete_or_of_another_version_is_refused(trained_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    step = jaxrec.load(run).step
+    for data in (run / "checkpoints" / str(step) / "params").rglob("d/*"):
+        data.unlink()
+    with pytest.raises(RunError, match=f"step {step} in .* cannot be read"):
+        jaxrec.load(run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
     with pytest.raises(RunError, match="no validated checkpoint"):
-        jaxrec.load(copy)
-    layout = copy / "catalog" / "layout.json"
+        jaxrec.load(run)
+    layout = run / "catalog" / "layout.json"
     layout.write_text(layout.read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 0'))
     with pytest.raises(RunError, match="has format 0"):
-        jaxrec.load(copy)
+        jaxrec.load(run)
+    layout.unlink()
+    with pytest.raises(RunError, match="no catalog/layout.json"):
+        jaxrec.load(run)
 
 
 @pytest.mark.parametrize("item_shards", [2, 4])

@@ -1,12 +1,13 @@
 """A trained catalogue with items that training has not seen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from jaxrec.data.columns import DataError
+from jaxrec.data.columns import SHOWN_ROWS, DataError
 from jaxrec.data.graph import ITEM, item_triples, node_ids
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
@@ -17,7 +18,7 @@ class Extension:
     """A larger catalogue, and where its nodes stand in the tables of the model."""
 
     catalog: Catalog
-    entities: Int[np.ndarray, " N-I"]  # rows of the entity table; new ones that of `unknown`
+    entities: Int[np.ndarray, " N-I"]  # rows of the entity table; `unknown`'s for new ones
     num_old: int  # items of the trained catalogue, row 0 included; the others follow
     notes: tuple[str, ...]
 
@@ -31,6 +32,8 @@ def extend_catalog(
     training has not seen, so edges that need them are left out.
 
     Args:
+        catalog: that of training: `entities` counts rows of its blocks, so an extension of an
+            extension would name rows that the model's table does not have.
         items: as training reads it; items that are known already are left out.
         triples: edges of old or new nodes.
 
@@ -45,19 +48,21 @@ def extend_catalog(
             f"new items: all {len(items):,} are in the trained catalogue; leave the table out"
         )
     if known.any():
-        notes.append(f"new items: {known.sum():,} are known already and stay as in training.")
+        notes.append(f"new items: rows left out because training has these items: {known.sum():,}.")
     fresh = _cast_alike(items.filter(~known), catalog.items)
-    table = pl.concat([catalog.items, fresh], how="diagonal")
+    # relaxed, as a column that was all null in training takes the type of the new items
+    table = pl.concat([catalog.items, fresh], how="diagonal_relaxed")
     edges = item_triples(fresh)
     if triples is not None:
         checked, more = validate_triples(triples, table["item_id"], "new triples", False)
         edges = pl.concat([edges, checked])
         notes += more
     edges, left_out = _representable(edges.unique(maintain_order=True), catalog.graph)
-    if left_out:
+    if len(left_out):
+        relations = ", ".join(left_out["relation"].unique(maintain_order=True))
         notes.append(
-            f"new items: {left_out:,} edges of relations or node types that training has not "
-            "seen are left out."
+            "new items: edges left out because training has not seen their relation or node "
+            f"types: {len(left_out):,} ({relations})."
         )
     graph = _grown(catalog.graph, table["item_id"], edges)
     return Extension(
@@ -69,32 +74,64 @@ def extend_catalog(
 
 
 def _cast_alike(items: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """The columns of both tables in the types of the second."""
-    for name in set(items.columns) & set(like.columns):
-        wanted = like.schema[name]
-        try:
-            items = items.with_columns(pl.col(name).cast(wanted))
-        except pl.exceptions.PolarsError as error:
-            raise DataError(
-                f"new items, column {name!r}: {items.schema[name]} does not become {wanted}, the "
-                f"type in training ({str(error).splitlines()[0]}). Convert it"
-            ) from error
-    return items
+    """The columns that both tables have in the types of the second, unless all null there."""
+    return items.with_columns(
+        _cast(items[name], like.schema[name])
+        for name in items.columns
+        if name in like.columns and like.schema[name] != pl.Null
+    )
 
 
-def _representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataFrame, int]:
-    """The edges whose relation and types a graph has, and the number of the others."""
+def _cast(column: pl.Series, wanted: pl.DataType) -> pl.Series:
+    """A column in another type; raises a DataError where that loses a value or its fraction."""
+    place = f"new items, column {column.name!r}"
+    try:
+        cast = column.cast(wanted)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{place}: {column.dtype} does not become {wanted}, the type in training "
+            f"({str(error).splitlines()[0]}). Convert it"
+        ) from error
+    if column.dtype.is_float() and wanted.is_integer() and (cast != column).any():
+        shown = ", ".join(map(str, column.filter(cast != column).head(SHOWN_ROWS)))
+        raise DataError(
+            f"{place}: values with a fraction ({shown}) in a column that is {wanted} in training. "
+            "Round them, or train anew"
+        )
+    return cast
+
+
+def _representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The edges whose relation and types a graph has, and the others."""
     types = [node_type.name for node_type in graph.types]
-    kept = edges.filter(
+    kept = edges.select(
         pl.col("relation").is_in(list(graph.relations))
         & pl.col("head_type").is_in(types)
         & pl.col("tail_type").is_in(types)
-    )
-    return kept, len(edges) - len(kept)
+    ).to_series()
+    return edges.filter(kept), edges.filter(~kept)
 
 
 def _grown(graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame) -> KnowledgeGraph:
     """The graph with more items, the entities that new edges name, and these edges."""
+    types = _grown_types(graph, item_ids, edges)
+    renumbered = _new_node_ids(graph.types, types)
+    old = _edge_table(renumbered[graph.heads], graph.edge_relations, renumbered[graph.tails])
+    numbers = {name: number for number, name in enumerate(graph.relations)}
+    new = _edge_table(
+        node_ids(types, edges["head_type"], edges["head"]),
+        np.array([numbers[name] for name in edges["relation"]], np.int32),
+        node_ids(types, edges["tail_type"], edges["tail"]),
+    )
+    added = new.join(old, on=new.columns, how="anti", maintain_order="left")
+    heads, relations, tails = (column.to_numpy() for column in pl.concat([old, added]))
+    return KnowledgeGraph(types, graph.relations, heads, relations, tails)
+
+
+def _grown_types(
+    graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame
+) -> tuple[NodeType, ...]:
+    """The blocks of a graph with more items and, behind the old ones, new ends of edges."""
     ends = pl.concat(
         edges.select(pl.col(f"{end}_type").alias("type"), pl.col(end).alias("id"))
         for end in ("head", "tail")
@@ -104,30 +141,27 @@ def _grown(graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame) -> K
         ids = item_ids
         if old.name != ITEM:
             named = ends.filter(pl.col("type") == old.name)["id"]
-            new = named.filter(~named.is_in(old.ids.drop_nulls().implode()))
-            ids = pl.concat([old.ids, new.alias(old.ids.name)])
+            ids = pl.concat([old.ids, named.filter(~named.is_in(old.ids.drop_nulls().implode()))])
         offset = types[-1].offset + types[-1].capacity if types else 0
         types.append(NodeType(old.name, ids, offset))
-    renumbered = np.zeros(graph.num_nodes, np.int32)
-    for old, new_type in zip(graph.types, types, strict=True):
-        rows = np.arange(old.count)
-        renumbered[old.offset + rows] = new_type.offset + rows
-    numbers = {name: number for number, name in enumerate(graph.relations)}
-    all_edges = np.stack(
+    return tuple(types)
+
+
+def _new_node_ids(old: Sequence[NodeType], new: Sequence[NodeType]) -> Int[np.ndarray, " N"]:
+    """For every old node id that of the same local id in the new blocks."""
+    return np.concatenate(
         [
-            np.concatenate(
-                [renumbered[graph.heads], node_ids(types, edges["head_type"], edges["head"])]
-            ),
-            np.concatenate([graph.edge_relations, [numbers[name] for name in edges["relation"]]]),
-            np.concatenate(
-                [renumbered[graph.tails], node_ids(types, edges["tail_type"], edges["tail"])]
-            ),
+            after.offset + np.arange(before.capacity, dtype=np.int32)
+            for before, after in zip(old, new, strict=True)
         ]
-    ).astype(np.int32)
-    # an edge that training had already is not added again
-    _, first = np.unique(all_edges, axis=1, return_index=True)
-    heads, relations, tails = all_edges[:, np.union1d(first, np.arange(len(graph.heads)))]
-    return KnowledgeGraph(tuple(types), graph.relations, heads, relations, tails)
+    )
+
+
+def _edge_table(
+    heads: Int[np.ndarray, " E"], relations: Int[np.ndarray, " E"], tails: Int[np.ndarray, " E"]
+) -> pl.DataFrame:
+    columns = {"head": heads, "relation": relations, "tail": tails}
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Int32))
 
 
 def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " N-I"]:
