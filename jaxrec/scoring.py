@@ -101,7 +101,10 @@ class TrainedModel:
 
         Raises:
             DataError: the tables cannot be used; see `extend_catalog`.
+            ValueError: this model has new items already.
         """
+        if self.catalog is not self.trained.catalog:
+            raise ValueError("the model has new items already; add all of them in one table")
         extension = extend_catalog(self.catalog, items, triples)
         catalog = extension.catalog
         fresh = new_item_text(

@@ -102,6 +102,8 @@ def test_new_items_leave_the_others_where_they_were(model, shop, events):
     np.testing.assert_allclose(
         after["score"], before.sort("user_id", "item_id")["score"], atol=1e-4
     )
+    with pytest.raises(ValueError, match="one table"):
+        extended.with_items(pl.DataFrame({"item_id": ["another"]}))
 
 
 def test_any_type_of_node_is_ranked(model):
