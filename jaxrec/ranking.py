@@ -20,10 +20,13 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.sharding import ITEMS, USERS, single_device_mesh
 
 # on a CPU a block of 32 MiB or more would be mapped anew, page by page, every time
-MAX_BLOCK_SCORES = 7 * 2**20
+MAX_BLOCK_SCORES = 2**23 - 2**10
 MAX_ACCELERATOR_SCORES = 2**26
 MIN_BLOCK_ROWS = 8
 CHUNK = 32
+# what an item without a score counts as; finite, as full precision on a TPU is made of parts
+# of a number, and infinity less infinity is none
+OUT = -1e30
 WORKERS = 2  # blocks in flight: one is multiplied while the other is searched
 
 Pairs = tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]
@@ -71,7 +74,6 @@ def top_k(scores: Float[Array, "Q I"], k: int) -> tuple[Float[Array, "Q K"], Int
 def rank_shard(
     scores: Float[Array, "q i"],
     valid: Bool[Array, " i"],
-    bias: Float[Array, " i"],
     excluded_rows: Int[Array, " X"],
     excluded_items: Int[Array, " X"],
     targets: Int[Array, " q"] | None,
@@ -85,20 +87,17 @@ def rank_shard(
 
     With h items scored strictly higher than the target and t others tied with it, the rank is
     h + t / 2. A target that is not valid (unknown to the catalogue) ranks behind all valid
-    items. `bias` is added to the scores and -inf keeps an item out. Excluded pairs, numbered
-    over the whole block, are out of the ranking, except a query's own target. log_z normalises
-    the scores without bias over all valid items. A pair whose row lies outside is padding.
+    items, whose scores alone are not `OUT`. Excluded pairs, numbered over the whole block, are
+    out of the ranking, except a query's own target, and within log_z. A pair whose row lies
+    outside is padding.
     """
     num_queries, num_items = scores.shape
     first_row, first_item = lax.axis_index(USERS) * num_queries, lax.axis_index(ITEMS) * num_items
-    scores = jnp.where(valid[None, :], scores, -jnp.inf)
     fields = {}
     if with_log_z:
         highest = lax.pmax(scores.max(1), ITEMS)
-        highest = jnp.where(jnp.isinf(highest), 0, highest)
         total = lax.psum(jnp.exp(scores - highest[:, None]).sum(1), ITEMS)
         fields["log_z"] = highest + jnp.log(total)
-    scores = scores + bias[None, :]
 
     def local(numbers: Int[Array, " n"], first: Array, count: int) -> Int[Array, " n"]:
         """Numbers on this device; `count`, which scatters drop, for those of other devices."""
@@ -109,14 +108,14 @@ def rank_shard(
         local(excluded_items, first_item, num_items),
     )
     if targets is None:
-        scores = scores.at[excluded].set(-jnp.inf, mode="drop")
+        scores = scores.at[excluded].set(OUT, mode="drop")
     else:
         columns = local(targets, first_item, num_items)
-        rows, here = jnp.arange(num_queries), columns < num_items
-        own = scores.at[rows, columns].get(mode="fill", fill_value=0)
-        own = lax.psum(jnp.where(here, own, 0), ITEMS)[:, None]
-        scores = scores.at[excluded].set(-jnp.inf, mode="drop")
-        scores = scores.at[rows, columns].set(own[:, 0], mode="drop")
+        rows = jnp.arange(num_queries)
+        here = scores.at[rows, columns].get(mode="fill", fill_value=0)
+        own = lax.psum(here, ITEMS)[:, None]
+        scores = scores.at[excluded].set(OUT, mode="drop")
+        scores = scores.at[rows, columns].set(here, mode="drop")
         higher = lax.psum((scores > own).sum(1), ITEMS)
         tied = lax.psum((scores == own).sum(1), ITEMS) - 1
         known = valid.at[columns].get(mode="fill", fill_value=False)
@@ -124,16 +123,17 @@ def rank_shard(
         fields["ranks"] = jnp.where(known, higher + tied / 2, lax.psum(valid.sum(), ITEMS))
 
     missing = max(k - num_items, 0)
-    scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=-jnp.inf)
+    scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=OUT)
     best, items = lax.approx_max_k(scores, k) if approximate else top_k(scores, k)
-    items = jnp.where(best > -jnp.inf, items + first_item, 0)
+    items += first_item
     if item_shards > 1:
         # shards stand in item order, so that among equals the smaller item still comes first
         best = lax.all_gather(best, ITEMS, axis=1, tiled=True)
         items = lax.all_gather(items, ITEMS, axis=1, tiled=True)
         best, places = lax.top_k(best, k)
         items = jnp.take_along_axis(items, places, axis=1)
-    return fields | {"items": items, "scores": best}
+    gone = best < OUT / 2
+    return fields | {"items": jnp.where(gone, 0, items), "scores": jnp.where(gone, -jnp.inf, best)}
 
 
 @lru_cache(maxsize=64)
@@ -143,19 +143,19 @@ def _ranker(
     """The jitted `rank_shard` on a mesh, of query and item vectors or of scores."""
     by_user, by_item, whole = (PartitionSpec(axis) for axis in (USERS, ITEMS, None))
 
-    def rank(left, right, valid, bias, rows, items, targets):
+    def rank(left, right, valid, rows, items, targets):
         scores = left
         if from_vectors:
             # Full precision and float32 sums: rounded scores would tie items that differ.
             scores = jnp.einsum(
                 "qd,id->qi",
-                left,
+                jnp.pad(left, ((0, 0), (0, 1)), constant_values=1),
                 right,
                 precision=lax.Precision.HIGHEST,
                 preferred_element_type=jnp.float32,
             )
         return rank_shard(
-            scores, valid, bias, rows, items, targets, item_shards=mesh.shape[ITEMS], **options
+            scores, valid, rows, items, targets, item_shards=mesh.shape[ITEMS], **options
         )
 
     return jax.jit(
@@ -166,7 +166,6 @@ def _ranker(
                 by_user if from_vectors else PartitionSpec(USERS, ITEMS),
                 by_item,
                 by_item,
-                by_item,
                 whole,
                 whole,
                 by_user,
@@ -175,6 +174,18 @@ def _ranker(
             check_vma=False,  # the merged lists are equal on all item shards
         )
     )
+
+
+@jax.jit
+def _with_bias(
+    items: Float[Array, "I D"], bias: Float[Array, " I"], valid: Bool[Array, " I"]
+) -> Float[Array, "I D+1"]:
+    """Items whose products with queries that end in 1 are scores, bias and all.
+
+    Added to the scores, the bias would cost as much as the product that makes them.
+    """
+    bias = jnp.where(valid & (bias > -jnp.inf), bias, OUT)
+    return jnp.concatenate([items, bias[:, None].astype(items.dtype)], axis=1)
 
 
 def rank_queries(
@@ -205,13 +216,13 @@ def rank_queries(
         )
     mesh = mesh or single_device_mesh()
     rank = _ranker(mesh, True, True, k=k, with_log_z=True, approximate=False)
-    item_rows = _sharded(items, mesh)
-    bias = np.zeros(len(valid), np.float32)
+    unbiased = np.zeros(len(valid), np.float32)
+    item_rows, is_valid = _sharded((_with_bias(items, unbiased, valid), valid), mesh)
     query_rows, size = np.asarray(queries), _block_rows(len(targets), len(valid), mesh, block)
 
     def rank_block(start: int, stop: int, rows: np.ndarray, columns: np.ndarray) -> dict:
         left, chosen = (_padded(part[start:stop], size) for part in (query_rows, targets))
-        return rank(left, item_rows, valid, bias, rows, columns, chosen)
+        return rank(left, item_rows, is_valid, rows, columns, chosen)
 
     return _checked(_rank_blocks(rank_block, len(targets), excluded, size), targets, valid)
 
@@ -232,7 +243,7 @@ def best_items(
     """The k best items by <query, item> + bias; among equals the smaller item first.
 
     Arguments as in `rank_queries`, and:
-        bias: -inf keeps an item out of every list, though not out of log_z.
+        bias: what to add to the score of an item, for log_z as well; -inf keeps it out.
         approximate: find them by `lax.approx_max_k`, which is faster on a TPU (arXiv:2206.14286)
             and misses about one in twenty of the items there.
 
@@ -240,16 +251,16 @@ def best_items(
     """
     mesh = mesh or single_device_mesh()
     rank = _ranker(mesh, True, False, k=k, with_log_z=with_log_z, approximate=approximate)
-    item_rows = _sharded(items, mesh)
-    bias = np.zeros(len(valid), np.float32) if bias is None else bias.astype(np.float32)
+    bias = np.zeros(len(valid), np.float32) if bias is None else bias
+    item_rows, is_valid = _sharded((_with_bias(items, bias, valid), valid), mesh)
     size = _block_rows(len(queries), len(valid), mesh, block)
 
     def rank_block(start: int, stop: int, rows: np.ndarray, columns: np.ndarray) -> dict:
         left = _padded(queries[start:stop], size)
-        return rank(left, item_rows, valid, bias, rows, columns, None)
+        return rank(left, item_rows, is_valid, rows, columns, None)
 
     fields = _rank_blocks(rank_block, len(queries), excluded, size)
-    _reject_infinite(fields["scores"].max(1, initial=-np.inf), np.inf)
+    _reject_infinite(np.maximum(fields["scores"].max(1, initial=0), 0))
     return TopItems(fields["items"], fields["scores"], fields.get("log_z"))
 
 
@@ -268,7 +279,7 @@ def rank_host_scores(
     mesh = single_device_mesh()
     rank = _ranker(mesh, False, True, k=k, with_log_z=True, approximate=False)
     size = _block_rows(len(targets), len(valid), mesh, block)
-    bias = np.zeros(len(valid), np.float32)
+    unused = np.zeros(len(valid), np.float32)
 
     def rank_block(start: int, stop: int, rows: np.ndarray, columns: np.ndarray) -> dict:
         scores = score_block(start, stop)
@@ -277,8 +288,8 @@ def rank_host_scores(
                 f"scores of queries [{start}, {stop}) have shape {scores.shape}: "
                 f"return one row a query with {len(valid)} items"
             )
-        left, chosen = _padded(scores.astype(np.float32), size), _padded(targets[start:stop], size)
-        return rank(left, bias, valid, bias, rows, columns, chosen)
+        left = _padded(np.where(valid, scores, OUT).astype(np.float32), size)
+        return rank(left, unused, valid, rows, columns, _padded(targets[start:stop], size))
 
     return _checked(_rank_blocks(rank_block, len(targets), excluded, size), targets, valid)
 
@@ -311,28 +322,29 @@ def _checked(
     if np.any((targets < 0) | (targets >= len(valid))):
         raise ValueError(f"targets outside [0, {len(valid)}): use 0 for an unknown item")
     # Comparisons with NaN are false, which would put every target of a diverged model first.
-    _reject_infinite(fields["log_z"], -np.inf, np.inf)
+    _reject_infinite(fields["log_z"])
     return Ranking(**fields)
 
 
-def _reject_infinite(values: Float[np.ndarray, " Q"], *infinities: float) -> None:
-    bad = np.isnan(values) | np.isin(values, infinities)
+def _reject_infinite(values: Float[np.ndarray, " Q"]) -> None:
+    bad = ~np.isfinite(values) | (values < OUT / 2)
     if bad.any():
         query = np.flatnonzero(bad)[0]
         raise ValueError(f"scores of query {query} are not finite, or no item is valid")
 
 
-def _sharded(items: Float[np.ndarray, "I D"] | Float[Array, "I D"], mesh: Mesh) -> Array:
-    return jax.device_put(items, NamedSharding(mesh, PartitionSpec(ITEMS)))
+def _sharded(tree: Any, mesh: Mesh) -> Any:
+    """Arrays with one row an item on the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(ITEMS)))
 
 
 def _block_rows(num_queries: int, num_items: int, mesh: Mesh, block: int | None) -> int:
-    """Rows of a block: a power of two (unless given), at most enough for all queries, and a
-    multiple of the devices along `users`."""
+    """Rows of a block: a multiple of `MIN_BLOCK_ROWS` and of the devices along `users`, enough
+    for all queries at most (unless given)."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     limit = MAX_BLOCK_SCORES if on_cpu else MAX_ACCELERATOR_SCORES
-    most = max(limit // num_items, MIN_BLOCK_ROWS)
-    rows = block or min(1 << (most.bit_length() - 1), _power_of_two(num_queries))
+    most = max(limit // num_items // MIN_BLOCK_ROWS, 1) * MIN_BLOCK_ROWS
+    rows = block or min(most, _power_of_two(num_queries))
     shards = mesh.shape[USERS]
     return -(-rows // shards) * shards
 
