@@ -224,7 +224,7 @@ def test_a_run_that_is_incomplete_or_of_another_version_is_refused(trained_run, 
     with pytest.raises(RunError, match="has format 0"):
         jaxrec.load(run)
     layout.unlink()
-    with pytest.raises(RunError, match="no catalog/layout.json"):
+    with pytest.raises(RunError, match=r"no catalog/layout\.json"):
         jaxrec.load(run)
 
 
