@@ -133,7 +133,7 @@ class InterestEncoder(nnx.Module):
         """
         if starts is None:
             starts = jnp.zeros(events.shape[:2], bool)
-        keys = [None] * len(self.blocks)
+        keys: list[Array | None] = [None] * len(self.blocks)
         if key is not None:
             keys = list(jax.random.split(key, len(self.blocks)))
         x, hidden, cell = events, [], []
