@@ -174,3 +174,11 @@ def test_first_neighbours_are_local_ids_of_the_first_edge():
     assert [brands[i] for i in first_neighbours(graph, "brand")] == [None, "acme", None, "zeta"]
     with pytest.raises(ValueError, match="no node type 'merchant'"):
         first_neighbours(graph, "merchant")
+
+
+def test_paths_without_a_type_or_with_gaps_make_no_edges_of_their_own():
+    ids = {"item_id": ["a", "b"]}
+    assert item_triples(pl.DataFrame({**ids, "categories": [None, None]})).is_empty()
+    gaps = pl.DataFrame({**ids, "categories": [["Care", None, "Hair"], [None]]})
+    triples = item_triples(gaps)
+    assert triples["tail"].to_list() == ["Care > Hair", "Care"]

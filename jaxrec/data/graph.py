@@ -27,6 +27,7 @@ def item_triples(items: pl.DataFrame) -> pl.DataFrame:
     `categories` holds a path from the root; the item is linked to its leaf, and every prefix
     of the path to the prefix before it, so that the root does not touch every item.
     """
+    items = items.select(column for column in items if column.dtype != pl.Null)
     parts = [
         _column_triples(items, column, *COLUMN_RELATIONS[column])
         for column in COLUMN_RELATIONS
@@ -148,7 +149,7 @@ def _column_triples(
 
 def _path_triples(items: pl.DataFrame) -> list[pl.DataFrame]:
     """item -> leaf, and child -> parent for every prefix of the path."""
-    paths = items.select("item_id", "categories").drop_nulls()
+    paths = items.select("item_id", pl.col("categories").list.drop_nulls()).drop_nulls()
     paths = paths.filter(pl.col("categories").list.len() > 0)
     leaves = paths.select(
         "item_id", pl.col("categories").list.join(CATEGORY_SEPARATOR).alias("leaf")
