@@ -228,6 +228,7 @@ def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
         },
         "config": hashlib.sha256(to_yaml(model.config).encode()).hexdigest(),
         "options": json.loads(json.dumps(chosen, default=str)),
+        "with_states": options.states is not None,
         "files": {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in files},
     }
 
@@ -347,8 +348,15 @@ def _check(options: ServeOptions) -> None:
     single = options.similar or options.audience or options.plot
     if options.out is None and not (options.similar or options.audience):
         raise ValueError("--out is missing: where to write?")
-    if options.block < 1:
-        raise ValueError(f"--block {options.block}: give 1 or more")
+    for name in ("block", "k", "last"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} {getattr(options, name)}: give 1 or more")
+    if modes and replace(options.rules, mask=()) != Rules():
+        raise ValueError(
+            f"--{modes[0]} takes no rules; leave them out (--mask goes with --audience)"
+        )
+    if options.rules.mask and modes and not options.audience:
+        raise ValueError(f"--mask does not go with --{modes[0]}")
     if options.triples is not None and options.items is None:
         raise ValueError("--triples belongs to --items, the table of the new items")
     if options.states is not None and single:

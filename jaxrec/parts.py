@@ -75,6 +75,10 @@ def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
     if (directory / SUCCESS).exists():
         raise RunError(f"{directory} is complete and not overwritten; name another directory")
     begun = json.loads((directory / MANIFEST).read_text())
+    if not begun["parts"]:  # a job that failed before its first part leaves nothing to mix
+        parts = Parts(directory, job)
+        parts.write_manifest()
+        return parts
     changed = [name for name in {**job, **begun["job"]} if job.get(name) != begun["job"].get(name)]
     if changed:
         told = "; ".join(f"{n}: {begun['job'].get(n)!r}, now {job.get(n)!r}" for n in changed)

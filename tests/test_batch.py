@@ -113,6 +113,8 @@ def test_a_stopped_job_goes_on_and_gives_the_same_bytes(serve, tmp_path, monkeyp
     assert len(before) == 2
     other = ["--out", stopped, *options[:1], "4", *options[2:]]
     assert "another job (options" in refused(serve, *other)
+    with_states = ["--out", stopped, *options, "--states", tmp_path / "states"]
+    assert "another job (with_states" in refused(serve, *with_states)
     serve("--out", stopped, *options)
     assert contents(stopped) == contents(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -204,11 +206,21 @@ def test_bad_input_exits_with_2_and_overwrites_nothing(
     assert "not a run directory" in refused(
         cli.serve, [str(full), "--events", str(short), "--out", str(out)]
     )
-    for wrong in (["--bid", "1"], ["--triples", "t.csv"], ["--similar", "item:i03", "--profile"]):
+    for wrong in (
+        ["--k", "0"],
+        ["--profile", "--where", "price < 5"],
+        ["--profile", "--mask", "seen"],
+        ["--bid", "1"],
+        ["--triples", "t.csv"],
+        ["--similar", "item:i03", "--profile"],
+    ):
         assert refused(serve, "--out", tmp_path / "o4", *wrong)
     assert "--out is missing" in refused(serve)
     assert "listed users" in refused(serve, "--out", out, "--users", "nobody")
     assert "ending in .png" in refused(serve, "--plot", "u003", "--out", tmp_path / "x.txt")
+    assert "mask names ['steal']" in refused(serve, "--out", out, "--mask", "steal")
+    assert not list(out.glob("part-*"))
+    serve("--out", out, "--users", "u003")  # a job that never began is in nobody's way
     assert [path.name for path in full.iterdir()] == ["precious"]
     assert not list(tmp_path.glob("o*/part-*"))
 
