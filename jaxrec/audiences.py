@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 from jaxrec.calibration import log_probabilities
 from jaxrec.types import KnowledgeGraph
 
+MAX_CELLS = 2**23  # probabilities at a time
 IMPRESSIONS = 1000  # that the expected pay is told for
 
 
@@ -44,7 +45,8 @@ def member_items(graph: KnowledgeGraph, node: int) -> Int[np.ndarray, " n"]:
         into = np.isin(graph.tails, below)
         wider = np.union1d(below, graph.heads[into & same_type])
         if len(wider) == len(below):
-            return np.unique(graph.heads[into & (graph.heads < item_count)])
+            ends = np.concatenate([graph.heads[into], graph.tails[np.isin(graph.heads, below)]])
+            return np.unique(ends[ends < item_count])
         below = wider
 
 
@@ -60,11 +62,17 @@ def choice_log_probability(
 
     The sum of the members' p(item | user); -inf where all of them are excluded for the user.
     """
-    columns = np.broadcast_to(members, excluded.shape)
-    log_p = log_probabilities(users, items, columns, valid, inverse_temperature=inverse_temperature)
-    open_to_user = np.where(excluded, -np.inf, log_p)
-    with np.errstate(divide="ignore"):
-        return logsumexp(open_to_user, axis=1)
+    width = max(MAX_CELLS // len(members), 1)
+    parts = [np.zeros(0, np.float32)]
+    for start in range(0, len(users), width):
+        some, out = users[start : start + width], excluded[start : start + width]
+        columns = np.broadcast_to(members, out.shape)
+        log_p = log_probabilities(
+            some, items, columns, valid, inverse_temperature=inverse_temperature
+        )
+        with np.errstate(divide="ignore"):
+            parts.append(logsumexp(np.where(out, -np.inf, log_p), axis=1))
+    return np.concatenate(parts)
 
 
 def merge(

@@ -24,7 +24,16 @@ from jaxrec.data.files import read_table
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import initial_states
 from jaxrec.models.lstm import InterestState
-from jaxrec.parts import MANIFEST, SUCCESS, WRITERS, Format, Parts, open_parts, write_table
+from jaxrec.parts import (
+    MANIFEST,
+    SUCCESS,
+    WRITERS,
+    Format,
+    Parts,
+    open_parts,
+    remove_drafts,
+    write_table,
+)
 from jaxrec.rules import Rules, listed_ids
 from jaxrec.scoring import ITEM, TrainedModel
 from jaxrec.types import EventLog
@@ -118,6 +127,7 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     parts = open_parts(options.out, job)
     if states is not None:
         write_state_layout(model, states)
+        remove_drafts(states)
     if parts.done:
         console.print(f"continuing after {len(parts.done):,} finished parts")
     for number, block in enumerate(events.blocks()):
@@ -178,8 +188,12 @@ def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict
 def stream_audience(model: TrainedModel, options: ServeOptions) -> pl.DataFrame:
     """The audience of an entity among all users of the events, in the memory of one block."""
     mask = options.rules.mask or ("none",)
+    model.find(options.audience)
+    events = event_stream(model, options)
+    for note in events.notes:
+        console.print(f"note: {note}", markup=False)
     audience = nobody()
-    for block in event_stream(model, options).blocks():
+    for block in events.blocks():
         log = model.valid_log(block)
         vectors = model.user_vectors(model.states(log))
         log_p = model.choice_log_probability(log, vectors, options.audience, mask)
@@ -191,7 +205,7 @@ def draw(model: TrainedModel, options: ServeOptions) -> None:
     """The plot of one user's interest."""
     assert options.out is not None
     events = pl.concat(event_stream(model, replace(options, users=(options.plot,))).blocks())
-    model.plot_profile(events, options.plot, options.out, last=options.last)
+    model.plot_user(model.valid_log(events), options.out, last=options.last)
     console.print(f"drawn in {options.out}")
 
 
@@ -228,7 +242,8 @@ def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
         },
         "config": hashlib.sha256(to_yaml(model.config).encode()).hexdigest(),
         "options": json.loads(json.dumps(chosen, default=str)),
-        "with_states": options.states is not None,
+        "states": None if options.states is None else str(options.states.resolve()),
+        "inverse_temperature": model.inverse_temperature,
         "files": {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in files},
     }
 
@@ -277,7 +292,7 @@ def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame, options: Se
         label = pl.format("{} {} %", label, (100 * pl.col("weight")).round(1))
     for user in range(min(PREVIEW_USERS, log.num_users)):
         recent = log.items[log.offsets[user] : log.offsets[user + 1]][-PREVIEW_ITEMS:]
-        history = model.names(ITEM, recent).to_series(-1).fill_null("unknown item")
+        history = model.labels(recent)
         rows = table.filter(pl.col("user_id") == log.user_ids[user]).head(PREVIEW_ROWS)
         console.print(f"user {log.user_ids[user]}: after {_listed(history)}", markup=False)
         console.print(f"    -> {_listed(rows.select(label).to_series())}", markup=False)
@@ -295,9 +310,9 @@ def finish(
         lists.update(part.get("removed", {}))
         fewer |= part.get("fewer", {})
     summary = {**totals, "items_removed": removed, "entries_removed": dict(lists), "notes": notes}
-    parts.finish(summary)
-    if options.states is not None:
+    if options.states is not None:  # first, as nobody comes back to it once the lists are done
         (options.states / SUCCESS).touch()
+    parts.finish(summary)
     for note in notes:
         console.print(f"note: {note}", markup=False)
     if totals["events_of_unknown_items"]:
@@ -359,6 +374,10 @@ def _check(options: ServeOptions) -> None:
         raise ValueError(f"--mask does not go with --{modes[0]}")
     if options.triples is not None and options.items is None:
         raise ValueError("--triples belongs to --items, the table of the new items")
+    if options.states and options.out and options.states.resolve() == options.out.resolve():
+        raise ValueError("--states and --out are the same directory; give two")
+    if options.target != ITEM and modes:
+        raise ValueError(f"--target does not go with --{modes[0]}")
     if options.states is not None and single:
         raise ValueError("--states is written with recommendations or profiles of all users")
     if options.bid is not None and not options.audience:

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from scipy.optimize import minimize_scalar
 
-from jaxrec.ranking import best_items
+from jaxrec.ranking import best_items, no_pairs
 
 INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_BLOCK_SCORES = 2**25
@@ -179,8 +179,7 @@ def likely_items_reliability(
 
     `queries` are times the inverse temperature.
     """
-    none = np.zeros(0, np.int64)
-    best = best_items(queries, items, lambda *_: (none, none), valid, min(k, int(valid.sum())))
+    best = best_items(queries, items, no_pairs, valid, min(k, int(valid.sum())))
     assert best.log_z is not None
     probabilities = np.exp(best.scores - best.log_z[:, None])
     return reliability(np.minimum(probabilities, 1), best.items == targets[:, None])

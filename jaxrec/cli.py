@@ -77,6 +77,6 @@ def serve(arguments: Sequence[str] | None = None) -> None:
 def _run(command: Callable[[], object]) -> None:
     try:
         command()
-    except (ValueError, FetchError) as error:
+    except (ValueError, OSError, FetchError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -163,7 +163,9 @@ def interest_states(
     for group, chunks in _fold_histories(
         graphdef, params, items, log, starts, ends, users, ANY_KIND
     ):
-        *_, (_, _, states) = chunks
+        states = None
+        for _, _, after in chunks:
+            states = after
 
         def place(whole: np.ndarray, part: Array, group: np.ndarray = group) -> None:
             whole[group] = np.asarray(part)[: len(group)]

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy.special import logsumexp
 
-from jaxrec.ranking import best_items
+from jaxrec.ranking import best_items, no_pairs
 
 
 def strongest(
@@ -24,10 +24,9 @@ def strongest(
         nodes: vectors of a block of nodes.
         valid: rows of the block that are nodes.
     """
-    none = np.zeros(0, np.int64)
     top = min(top, int(valid.sum()))
-    best = best_items(now, nodes, lambda *_: (none, none), valid, top)
-    earlier = best_items(before, nodes, lambda *_: (none, none), valid, 1)
+    best = best_items(now, nodes, no_pairs, valid, top)
+    earlier = best_items(before, nodes, no_pairs, valid, 1)
     scores = np.einsum("ud,ukd->uk", before, np.asarray(nodes)[best.items])
     assert best.log_z is not None and earlier.log_z is not None
     return (

@@ -74,21 +74,42 @@ def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
         raise RunError(f"{directory} is not empty and nothing of it is overwritten; name another")
     if (directory / SUCCESS).exists():
         raise RunError(f"{directory} is complete and not overwritten; name another directory")
-    begun = json.loads((directory / MANIFEST).read_text())
-    if not begun["parts"]:  # a job that failed before its first part leaves nothing to mix
+    try:
+        begun = json.loads((directory / MANIFEST).read_text())
+        begun_job, done = begun["job"], begun["parts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{directory} holds a {MANIFEST} of something else; name another") from error
+    if not done:  # a job that failed before its first part leaves nothing to mix
         parts = Parts(directory, job)
         parts.write_manifest()
         return parts
-    changed = [name for name in {**job, **begun["job"]} if job.get(name) != begun["job"].get(name)]
+    changed = _differences(begun_job, job)
     if changed:
-        told = "; ".join(f"{n}: {begun['job'].get(n)!r}, now {job.get(n)!r}" for n in changed)
+        told = "; ".join(f"{name}: {old!r}, now {new!r}" for name, (old, new) in changed.items())
         raise RunError(
             f"{directory} was begun by another job ({told}); its parts are not mixed. Name another "
             "directory, or repeat the job as it was"
         )
-    for draft in directory.glob(".*"):
-        draft.unlink()  # what a killed job left half-written
-    return Parts(directory, job, tuple(begun["parts"]))
+    remove_drafts(directory)
+    return Parts(directory, job, tuple(done))
+
+
+def remove_drafts(directory: Path) -> None:
+    """Remove what a killed job left half-written."""
+    for pattern in (".part-*", f".{MANIFEST}*"):
+        for draft in directory.glob(pattern):
+            draft.unlink()
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted names of what differs between two nested dictionaries, with both values."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {prefix: (old, new)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in {**old, **new}:
+        dotted = f"{prefix}.{name}" if prefix else name
+        found |= _differences(old.get(name), new.get(name), dotted)
+    return found
 
 
 def write_table(table: pl.DataFrame, path: Path) -> None:

@@ -34,6 +34,11 @@ PairBlocks = Callable[[int, int], Pairs]
 """(query row, item) pairs of the queries [start, stop); rows count from start."""
 
 
+def no_pairs(start: int, stop: int) -> Pairs:
+    """`PairBlocks` that leave nothing out."""
+    return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Ranking:
     """What a full ranking leaves of every query's scores."""
@@ -50,7 +55,7 @@ class TopItems:
 
     items: Int[np.ndarray, "Q K"]
     scores: Float[np.ndarray, "Q K"]
-    log_z: Float[np.ndarray, " Q"] | None  # of the scores without bias; None if not asked for
+    log_z: Float[np.ndarray, " Q"] | None  # of scores and bias; None if not asked for
 
 
 def top_k(scores: Float[Array, "Q I"], k: int) -> tuple[Float[Array, "Q K"], Int[Array, "Q K"]]:

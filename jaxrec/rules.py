@@ -31,6 +31,7 @@ FUNCTIONS = (
 )
 MAX_CONDITION = 4000  # characters; the parser overflows its stack on some that are far longer
 SINGLE_QUOTES = " Text stands in single quotes ('Nails'), double quotes name a column."
+FILE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".inter", ".item")
 BEHIND = -4.0  # the gain of a real entry lies within [-1, 1]
 
 
@@ -40,7 +41,7 @@ class Rules:
 
     mask: tuple[str, ...] = ()
     """What of a user's own history to leave out: `none`, `seen`, or kinds of event such as `buy`
-    (empty: as in the run's evaluation)."""
+    (empty: as in the run's evaluation; nothing for an audience)."""
     where: str = ""
     """Recommend only items whose columns satisfy this SQL condition, such as
     `price < 50 AND category = 'Nails'`."""
@@ -50,7 +51,8 @@ class Rules:
     without: Path | tuple[str, ...] | None = None
     """Never recommend these items; given as in `only`."""
     caps: dict[str, int] = field(default_factory=dict)
-    """Node type and the most items of one such entity in a list: `brand 2 category 3`."""
+    """Node type and the most items of one such entity in a list: `brand 2 category 3`. Of several
+    entities of an item the first counts."""
     diversity: float = 0.0
     """0: by score alone; 1: by unlikeness to the items before alone (maximal marginal
     relevance)."""
@@ -106,8 +108,8 @@ def where(items: pl.DataFrame, condition: str) -> Bool[np.ndarray, " I"]:
 def listed_ids(source: str | Path | Sequence[str], column: str = "item_id") -> pl.Series:
     """The ids in a column of a file, or of a sequence of ids, as strings.
 
-    One text or path is a file, unless it has no file ending and no such file exists: then it is
-    an id, because the command line cannot tell one id from a path.
+    One text or path is a file, unless it has no ending of a table and no such file exists: then
+    it is an id, because the command line cannot tell one id from a path.
 
     Raises:
         DataError: the file cannot be read or has no such column, or an id is empty.
@@ -115,7 +117,7 @@ def listed_ids(source: str | Path | Sequence[str], column: str = "item_id") -> p
     if not isinstance(source, str | Path):
         return as_ids(pl.Series(column, list(source)), "listed ids")
     path = Path(source)
-    if not path.suffix and not path.is_file():
+    if path.suffix not in FILE_SUFFIXES and not path.is_file():
         return as_ids(pl.Series(column, [str(source)]), "listed ids")
     return as_ids(require(read_table(path), column, str(path)), str(path))
 

@@ -22,9 +22,10 @@ from jaxrec.audiences import (
 )
 from jaxrec.checkpoint import RunError, Trained
 from jaxrec.config import Config, TextConfig
+from jaxrec.data.dataset import wanted_kind
 from jaxrec.data.events import build_event_log
 from jaxrec.data.extend import extend_catalog
-from jaxrec.data.tables import validate
+from jaxrec.data.tables import validate, without_consecutive_repeats
 from jaxrec.data.text import resolve_pretrained
 from jaxrec.encoding import (
     catalog_arrays,
@@ -39,12 +40,12 @@ from jaxrec.models.bert import Bert, BertConfig
 from jaxrec.models.lstm import InterestState
 from jaxrec.models.recommender import Recommender
 from jaxrec.models.text_tower import TextTower
-from jaxrec.ranking import PairBlocks, best_items
+from jaxrec.ranking import PairBlocks, best_items, no_pairs
 from jaxrec.rules import Rules
 from jaxrec.sharding import make_mesh, replicated
 from jaxrec.shortlist import Selection, select, shortlist
-from jaxrec.text_features import new_item_text
-from jaxrec.types import ANY_KIND, Catalog, EventLog, NodeType, Queries
+from jaxrec.text_features import Whitening, new_item_text
+from jaxrec.types import Catalog, EventLog, NodeType, Queries
 
 ITEM = "item"
 
@@ -136,6 +137,8 @@ class TrainedModel:
 
     def valid_log(self, events: pl.DataFrame) -> EventLog:
         """Validated events as the model reads them."""
+        if self.config.data.drop_repeats:
+            events = without_consecutive_repeats(events)
         return build_event_log(
             events,
             self.catalog.item_ids,
@@ -163,8 +166,7 @@ class TrainedModel:
     @property
     def wanted_kind(self) -> int:
         """The one kind of event that the run was to predict, or ANY_KIND."""
-        wanted = self.config.split.target_kinds
-        return self.trained.kind_names.index(wanted[0]) if len(wanted) == 1 else ANY_KIND
+        return wanted_kind(self.config, self.trained.kind_names)
 
     def recommend(
         self,
@@ -227,7 +229,7 @@ class TrainedModel:
             top = best_items(
                 vectors,
                 self.block(target),
-                _nothing,
+                no_pairs,
                 self.valid(target),
                 k,
                 with_log_z=False,
@@ -248,24 +250,19 @@ class TrainedModel:
                 mesh=self.mesh,
             )
             ranked, scores = lists.items, lists.scores
-            rows, _ = excluded(np.arange(log.num_users))(0, log.num_users)
-            removed = {"mask": len(rows), **lists.removed}
+            rows, masked = excluded(np.arange(log.num_users))(0, log.num_users)
+            pairs = np.unique((rows * len(self.valid()) + masked)[masked > 0])
+            removed = {"mask": len(pairs), **lists.removed}
         counts = (ranked > 0).sum(1)
         few = np.flatnonzero(counts < k)
         short = dict(zip(log.user_ids.gather(few).to_list(), counts[few].tolist(), strict=True))
         return Recommendations(self._table(log.user_ids, ranked, scores, target), removed, short)
 
     def excluded(self, log: EventLog, mask: tuple[str, ...]):
-        """The distinct (user, item) pairs that a mask leaves out, for some users of a log."""
+        """The (user, item) pairs that a mask leaves out, for some users of a log."""
 
         def of(users: Int[np.ndarray, " R"]) -> PairBlocks:
-            pairs = masked_pairs(log, Queries(users, log.offsets[users + 1]), mask)
-
-            def distinct(start: int, stop: int):
-                cells = np.stack(pairs(start, stop))
-                return tuple(np.unique(cells, axis=1))
-
-            return distinct
+            return masked_pairs(log, Queries(users, log.offsets[users + 1]), mask)
 
         return of
 
@@ -409,16 +406,18 @@ class TrainedModel:
         Raises:
             ValueError: `events` holds no such user.
         """
-        from jaxrec.plots import plot_interest  # matplotlib is slow to import, and seldom needed
-
         theirs = events.filter(pl.col("user_id").cast(pl.String) == user)
         if theirs.is_empty():
             raise ValueError(f"the events hold no user {user!r}")
-        log = self.event_log(theirs)
+        self.plot_user(self.event_log(theirs), path, last=last, top=top)
+
+    def plot_user(self, log: EventLog, path: Path, *, last: int = 20, top: int = 6) -> None:
+        """`plot_profile` of the first user of a log."""
+        from jaxrec.plots import plot_interest  # matplotlib is slow to import, and seldom needed
+
         name = (*self.profiled_types, ITEM)[0]
         positions = np.arange(max(log.offsets[1] - last, 0), log.offsets[1])
         moments = Queries(np.zeros(len(positions), np.int64), positions + 1)
-        titles = self.names(ITEM, log.items[positions]).to_series(-1)
         rows, weights = weights_over_time(
             self.inverse_temperature * self._vectors_at(log, moments),
             np.asarray(self.block(name)),
@@ -430,8 +429,8 @@ class TrainedModel:
             (positions + 1).tolist(),
             weights,
             self.names(name, rows).to_series().to_list(),
-            titles.fill_null("unknown item").to_list(),
-            f"Interest of user {user} by {name} over the last {len(positions)} events",
+            self.labels(log.items[positions]).to_list(),
+            f"Interest of user {log.user_ids[0]} by {name} over the last {len(positions)} events",
         )
 
     @property
@@ -457,8 +456,20 @@ class TrainedModel:
         """`item_id` and `title`, or the type's name, of nodes of a block."""
         if type_name != ITEM:
             return pl.DataFrame({type_name: self.node_type(type_name).ids.gather(rows)})
-        columns = [c for c in ("item_id", "title") if c in self.catalog.items.columns]
-        return self.catalog.items.select(columns)[rows]
+        found = self.catalog.items[rows]
+        if "title" not in found.columns:
+            return found.select("item_id")
+        title = pl.col("title")
+        if isinstance(found.schema["title"], pl.List):
+            title = title.cast(pl.List(pl.String)).list.join(" ")
+        return found.select("item_id", title.cast(pl.String))
+
+    def labels(self, items: Int[np.ndarray, " n"]) -> pl.Series:
+        """What to call items in front of people."""
+        known = self.names(ITEM, items)
+        return known.select(
+            pl.coalesce(*reversed(known.columns), pl.lit("unknown item")).alias("label")
+        ).to_series()
 
     def _table(
         self, user_ids: pl.Series, ranked: np.ndarray, scores: np.ndarray, type_name: str
@@ -492,7 +503,9 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
     config = checkpoint.read_config(run)
     trained = checkpoint.read_trained(run)
     model = nnx.eval_shape(
-        lambda: Recommender(config.model, trained.sizes, nnx.Rngs(0), _tower(config.text))
+        lambda: Recommender(
+            config.model, trained.sizes, nnx.Rngs(0), _tower(config.text, trained.whitening)
+        )
     )
     graphdef, shapes = nnx.split(model)
     mesh = make_mesh(item_shards)
@@ -534,12 +547,8 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
     )
 
 
-def _nothing(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros(0, np.int64), np.zeros(0, np.int64)
-
-
-def _tower(config: TextConfig) -> TextTower | None:
-    if config.mode == "frozen":
+def _tower(config: TextConfig, whitening: Whitening | None) -> TextTower | None:
+    if config.mode == "frozen" or whitening is None:
         return None
     bert = BertConfig.from_file(resolve_pretrained(config.pretrained))
     return TextTower(Bert(bert, rngs=nnx.Rngs(0)), config.finetune_layers)

@@ -21,8 +21,8 @@ def make_mesh(item_shards: int = 1) -> Mesh:
         ValueError: the number of devices is not a multiple of `item_shards`.
     """
     devices = jax.device_count()
-    if devices % item_shards:
-        raise ValueError(f"train.item_shards={item_shards} does not divide {devices} devices")
+    if item_shards < 1 or devices % item_shards:
+        raise ValueError(f"item_shards={item_shards} does not divide {devices} devices")
     # jax makes Explicit axes by default, under which look-ups and segment sums raise
     return jax.make_mesh(
         (devices // item_shards, item_shards), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2

@@ -1,5 +1,6 @@
 """Ranking under a shop's rules: lists are filled up, however much a rule takes out of them."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,12 @@ from jaxrec.types import Catalog
 Cap = tuple[Int[np.ndarray, " I"], int]
 Excluded = Callable[[Int[np.ndarray, " R"]], PairBlocks]
 """What to leave out of the rankings of some of the queries."""
+Best = Callable[
+    [Int[np.ndarray, " R"], int, Float[np.ndarray, " I"]],
+    tuple[Int[np.ndarray, "R K"], Float[np.ndarray, "R K"]],
+]
+"""The best items of some of the queries, so many, under a bias."""
+SLICE = 256
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,9 @@ def shortlist(
     whose items caps do not count.
     """
     rules = selection.rules
+    size = max(k, min(rules.pool, int(valid.sum()))) if rules.diversity else k
+    # over-fetched pools and their vectors are large, so few users have theirs at a time
+    width = SLICE if rules.caps or rules.diversity or rules.explore else max(len(queries), 1)
 
     def best(rows: Int[np.ndarray, " R"], size: int, bias: Float[np.ndarray, " I"]):
         top = best_items(
@@ -109,10 +119,34 @@ def shortlist(
         )
         return top.items, top.scores
 
-    everyone = np.arange(len(queries))
-    size = max(k, rules.pool) if rules.diversity else k
+    slices = [
+        _shortlist(
+            np.arange(start, min(start + width, len(queries))), best, items, k, size, selection
+        )
+        for start in range(0, max(len(queries), 1), width)
+    ]
+    removed: Counter[str] = Counter()
+    for part in slices:
+        removed.update(part.removed)
+    return Shortlists(
+        np.concatenate([part.items for part in slices]),
+        np.concatenate([part.scores for part in slices]),
+        dict(removed),
+    )
+
+
+def _shortlist(
+    users: Int[np.ndarray, " R"],
+    best: Best,
+    items: Float[Array, "I D"],
+    k: int,
+    size: int,
+    selection: Selection,
+) -> Shortlists:
+    """`shortlist` of some of the queries, from pools of `size` items."""
+    rules = selection.rules
     ranked, scores, removed = _capped(
-        lambda rows, fetch: best(rows, fetch, selection.bias), everyone, size, selection.caps
+        lambda rows, fetch: best(rows, fetch, selection.bias), users, size, selection.caps
     )
     if rules.diversity:
         places = rule.diversify(ranked, scores, np.asarray(items)[ranked], k, rules.diversity)
@@ -120,7 +154,7 @@ def shortlist(
         ranked, scores = _take(ranked, places), _take(scores, places)
     if rules.explore:
         new_ranked, new_scores = best(
-            everyone, k, np.where(selection.new, selection.bias, -np.inf).astype(np.float32)
+            users, k, np.where(selection.new, selection.bias, -np.inf).astype(np.float32)
         )
         before = ranked
         ranked, scores = rule.explore(ranked, scores, new_ranked, new_scores, rules.explore)
@@ -130,7 +164,7 @@ def shortlist(
 
 
 def _capped(
-    best: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
+    best: Callable[[Int[np.ndarray, " R"], int], tuple[np.ndarray, np.ndarray]],
     rows: Int[np.ndarray, " R"],
     size: int,
     caps: tuple[Cap, ...],

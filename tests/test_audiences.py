@@ -40,6 +40,14 @@ def test_the_items_of_an_entity_are_those_below_it(graph):
     assert members(graph, "category", "Food") == [4]
 
 
+def test_edges_count_in_either_direction():
+    items = pl.DataFrame({"item_id": [None, "a", "b"]})
+    triple = ("actor", "x", "acts_in", "item", "b")
+    names = ("head_type", "head", "relation", "tail_type", "tail")
+    graph = build_graph(items, pl.DataFrame([triple], schema=names, orient="row"))
+    assert members(graph, "actor", "x") == [2]
+
+
 def test_the_chance_of_an_entity_is_the_sum_over_its_items():
     random = np.random.default_rng(0)
     users, items = random.normal(size=(5, 3)), random.normal(size=(9, 3))

@@ -112,9 +112,9 @@ def test_a_stopped_job_goes_on_and_gives_the_same_bytes(serve, tmp_path, monkeyp
     before = {path: path.stat().st_mtime_ns for path in stopped.glob("part-*")}
     assert len(before) == 2
     other = ["--out", stopped, *options[:1], "4", *options[2:]]
-    assert "another job (options" in refused(serve, *other)
+    assert "another job (options.k: 3, now 4)" in refused(serve, *other)
     with_states = ["--out", stopped, *options, "--states", tmp_path / "states"]
-    assert "another job (with_states" in refused(serve, *with_states)
+    assert "another job (states" in refused(serve, *with_states)
     serve("--out", stopped, *options)
     assert contents(stopped) == contents(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -216,13 +216,19 @@ def test_bad_input_exits_with_2_and_overwrites_nothing(
     ):
         assert refused(serve, "--out", tmp_path / "o4", *wrong)
     assert "--out is missing" in refused(serve)
+    assert "same directory" in refused(serve, "--out", out, "--states", out)
+    assert refused(serve, "--out", full / "precious")
+    assert "does not divide" in refused(serve, "--out", out, "--item-shards", 0)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "manifest.json").write_text("{}")
+    assert "something else" in refused(serve, "--out", foreign)
     assert "listed users" in refused(serve, "--out", out, "--users", "nobody")
     assert "ending in .png" in refused(serve, "--plot", "u003", "--out", tmp_path / "x.txt")
     assert "mask names ['steal']" in refused(serve, "--out", out, "--mask", "steal")
     assert not list(out.glob("part-*"))
     serve("--out", out, "--users", "u003")  # a job that never began is in nobody's way
     assert [path.name for path in full.iterdir()] == ["precious"]
-    assert not list(tmp_path.glob("o*/part-*"))
 
 
 def test_users_with_too_few_items_are_told(serve, tmp_path, capsys):

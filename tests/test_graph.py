@@ -176,6 +176,23 @@ def test_first_neighbours_are_local_ids_of_the_first_edge():
         first_neighbours(graph, "merchant")
 
 
+def test_the_first_neighbour_is_found_at_either_end_of_an_edge():
+    items = pl.DataFrame({"item_id": [None, "a", "b", "c"]})
+    triples = pl.DataFrame(
+        {
+            "head_type": ["actor", "item", "actor"],
+            "head": ["x", "b", "z"],
+            "relation": ["acts_in", "stars", "acts_in"],
+            "tail_type": ["item", "actor", "item"],
+            "tail": ["a", "y", "b"],
+        }
+    )
+    graph = build_graph(items, triples)
+    names = graph.type("actor").ids.to_list()
+    found = [names[local] for local in first_neighbours(graph, "actor")]
+    assert found == [None, "x", "y", None]
+
+
 def test_paths_without_a_type_or_with_gaps_make_no_edges_of_their_own():
     ids = {"item_id": ["a", "b"]}
     assert item_triples(pl.DataFrame({**ids, "categories": [None, None]})).is_empty()

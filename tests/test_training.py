@@ -211,6 +211,12 @@ def test_a_trained_run_recommends_to_users_it_has_never_seen(tables, tmp_path):
     assert not set(both["item_id"]) & set(events["item_id"])
 
 
+def test_finetuning_without_any_text_trains_and_loads(tables, tmp_path):
+    options = {"model.experts": ["id"], "text.mode": "finetune", "train.epochs": 1}
+    training.fit(config(**options), tmp_path / "run", tables=tables)
+    assert len(jaxrec.load(tmp_path / "run").recommend(tables.events, k=1)) == 40
+
+
 def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tmp_path):
     encoder = Path(__file__).parent / "golden" / "tiny_bert"
     options = {
@@ -241,4 +247,6 @@ def test_events_alone_are_enough(tables, tmp_path, experts):
     results = training.fit(config(**{"model.experts": experts}), tmp_path / "run", tables=bare)
     assert results["test"]["model"]["count"] > 0
     model = jaxrec.load(tmp_path / "run")
+    # the one kind there is, as in evaluation
+    assert model.wanted_kind == prepare(model.config, bare).wanted_kind == 0
     assert len(model.recommend(bare.events, k=2)) == 2 * bare.events["user_id"].n_unique()

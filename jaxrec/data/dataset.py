@@ -49,16 +49,8 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
         item_ties=data.ties == "item_id",
         has_time=data.time == "timestamp",
     )
-    kind_weights = np.array(
-        [
-            0.0 if kind in data.negative_kinds else data.kind_weights.get(kind, 1.0)
-            for kind in log.kind_names
-        ],
-        np.float32,
-    )
-    wanted = config.split.target_kinds or [
-        kind for kind, weight in zip(log.kind_names, kind_weights, strict=True) if weight
-    ]
+    kind_weights = np.array([kind_weight(config, kind) for kind in log.kind_names], np.float32)
+    wanted = kinds_to_predict(config, log.kind_names)
     absent = set(wanted) - set(log.kind_names)
     if absent:
         raise DataError(
@@ -70,6 +62,24 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
         catalog=catalog,
         split=split_log(log, config.split, targets),
         target_weights=kind_weights[log.kinds],
-        wanted_kind=log.kind_names.index(wanted[0]) if len(wanted) == 1 else ANY_KIND,
+        wanted_kind=wanted_kind(config, log.kind_names),
         notes=tables.notes,
     )
+
+
+def kind_weight(config: Config, kind: str) -> float:
+    """Weight of a kind of event as a target; 0 for what is never predicted."""
+    data = config.data
+    return 0.0 if kind in data.negative_kinds else data.kind_weights.get(kind, 1.0)
+
+
+def kinds_to_predict(config: Config, kind_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The kinds of event that evaluation predicts."""
+    predicted = tuple(kind for kind in kind_names if kind_weight(config, kind))
+    return config.split.target_kinds or predicted
+
+
+def wanted_kind(config: Config, kind_names: tuple[str, ...]) -> int:
+    """What user vectors are read for: the one kind of event to predict, or ANY_KIND."""
+    wanted = kinds_to_predict(config, kind_names)
+    return kind_names.index(wanted[0]) if len(wanted) == 1 else ANY_KIND

@@ -126,14 +126,16 @@ def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
 def first_neighbours(graph: KnowledgeGraph, type_name: str) -> Int[np.ndarray, " I"]:
     """For every item the local id of its first neighbour of a type, 0 where it has none."""
     node_type = graph.type(type_name)
+    ends = np.stack([graph.heads, graph.tails], 1)
+    items, entities = ends.ravel(), ends[:, ::-1].ravel()  # either end may be the item
     chosen = (
-        (graph.heads < graph.types[0].count)
-        & (graph.tails >= node_type.offset)
-        & (graph.tails < node_type.offset + node_type.count)
+        (items < graph.types[0].count)
+        & (entities >= node_type.offset)
+        & (entities < node_type.offset + node_type.count)
     )
     neighbours = np.zeros(graph.types[0].count, np.int32)
     # the last assignment wins, so go backwards
-    neighbours[graph.heads[chosen][::-1]] = graph.tails[chosen][::-1] - node_type.offset
+    neighbours[items[chosen][::-1]] = entities[chosen][::-1] - node_type.offset
     return neighbours
 
 

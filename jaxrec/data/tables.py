@@ -230,7 +230,7 @@ def filter_tables(
     """
     if not (min_user_events or min_item_events or drop_repeats):
         return tables
-    events = _without_consecutive_repeats(tables.events) if drop_repeats else tables.events
+    events = without_consecutive_repeats(tables.events) if drop_repeats else tables.events
     while True:
         before = len(events)
         events = events.filter(pl.len().over("item_id") >= min_item_events)
@@ -247,7 +247,8 @@ def filter_tables(
     return _restricted(tables, events)
 
 
-def _without_consecutive_repeats(events: pl.DataFrame) -> pl.DataFrame:
+def without_consecutive_repeats(events: pl.DataFrame) -> pl.DataFrame:
+    """Events without those of the same item as the same user's event before."""
     previous = pl.col("item_id").shift().over("user_id")
     rows = events.select("user_id", "item_id", "timestamp").with_row_index()
     ordered = rows.sort("user_id", "timestamp", maintain_order=True)
