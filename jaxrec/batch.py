@@ -21,6 +21,7 @@ from jaxrec.checkpoint import RunError
 from jaxrec.config import to_yaml
 from jaxrec.data.columns import DataError
 from jaxrec.data.files import read_table
+from jaxrec.data.graph import ITEM
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import initial_states
 from jaxrec.models.lstm import InterestState
@@ -31,11 +32,12 @@ from jaxrec.parts import (
     Format,
     Parts,
     open_parts,
+    refuse_files,
     remove_drafts,
     write_table,
 )
 from jaxrec.rules import Rules, listed_ids
-from jaxrec.scoring import ITEM, TrainedModel
+from jaxrec.scoring import TrainedModel
 from jaxrec.types import EventLog
 
 PREVIEW_USERS, PREVIEW_ITEMS, PREVIEW_ROWS = 3, 5, 6
@@ -274,12 +276,6 @@ def write_state_layout(model: TrainedModel, directory: Path) -> None:
         ],
     }
     (directory / "layout.json").write_text(json.dumps(layout, indent=2))
-
-
-def refuse_files(directory: Path) -> None:
-    """Raise a RunError if a directory holds anything."""
-    if any(directory.iterdir()):
-        raise RunError(f"{directory} is not empty and nothing of it is overwritten; name another")
 
 
 def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame, options: ServeOptions) -> None:

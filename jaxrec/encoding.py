@@ -58,7 +58,7 @@ def catalog_arrays(
             text=jnp.asarray(np.pad(text, ((0, padding), (0, 0)))),
         ),
         graph=jax.tree.map(jnp.asarray, graphs_tuple(catalog.graph)),
-        valid=jnp.asarray((rows > 0) & (rows < block.count)),
+        valid=jnp.asarray(block.valid),
     )
 
 

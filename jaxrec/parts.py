@@ -65,13 +65,10 @@ def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
         RunError: it is complete, holds something else, or was begun by a different job.
     """
     job = json.loads(json.dumps(job))
-    if not directory.exists() or not any(directory.iterdir()):
-        directory.mkdir(parents=True, exist_ok=True)
-        parts = Parts(directory, job)
-        parts.write_manifest()
-        return parts
+    directory.mkdir(parents=True, exist_ok=True)
     if not (directory / MANIFEST).is_file():
-        raise RunError(f"{directory} is not empty and nothing of it is overwritten; name another")
+        refuse_files(directory)
+        return _begin(directory, job)
     if (directory / SUCCESS).exists():
         raise RunError(f"{directory} is complete and not overwritten; name another directory")
     try:
@@ -80,9 +77,7 @@ def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{directory} holds a {MANIFEST} of something else; name another") from error
     if not done:  # a job that failed before its first part leaves nothing to mix
-        parts = Parts(directory, job)
-        parts.write_manifest()
-        return parts
+        return _begin(directory, job)
     changed = _differences(begun_job, job)
     if changed:
         told = "; ".join(f"{name}: {old!r}, now {new!r}" for name, (old, new) in changed.items())
@@ -92,6 +87,18 @@ def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
         )
     remove_drafts(directory)
     return Parts(directory, job, tuple(done))
+
+
+def refuse_files(directory: Path) -> None:
+    """Raise a RunError if a directory holds anything."""
+    if any(directory.iterdir()):
+        raise RunError(f"{directory} is not empty and nothing of it is overwritten; name another")
+
+
+def _begin(directory: Path, job: dict[str, Any]) -> Parts:
+    parts = Parts(directory, job)
+    parts.write_manifest()
+    return parts
 
 
 def remove_drafts(directory: Path) -> None:

@@ -127,9 +127,7 @@ def read_log(run: Path) -> list[dict[str, float]]:
 
 def write_results(run: Path, results: Mapping[str, Any]) -> None:
     """Write `metrics.json` and the plots, and print the tables."""
-    draft = run / "metrics.json.tmp"
-    draft.write_text(json.dumps(results, indent=2))
-    draft.replace(run / "metrics.json")
+    _write_json(run / "metrics.json", results)
     plot_training(run)
     protocol = results["protocol"]
     for name in [key for key in results if key.startswith("test")]:
@@ -142,13 +140,17 @@ def write_results(run: Path, results: Mapping[str, Any]) -> None:
 
 def write_calibration(run: Path, calibration: Calibration, reliability: Reliability) -> None:
     """Write `calibration.json` and `reliability.png`."""
-    draft = run / "calibration.json.tmp"
     fields = {**calibration.as_dict(), "reliability": reliability.as_dict()}
-    draft.write_text(json.dumps(fields, indent=2))
-    draft.replace(run / "calibration.json")
+    _write_json(run / "calibration.json", fields)
     plot_reliability(
         run / "reliability.png", reliability, "Each user's likeliest items against the test events"
     )
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    draft = path.with_name(f"{path.name}.tmp")
+    draft.write_text(json.dumps(content, indent=2))
+    draft.replace(path)
 
 
 def plot_training(run: Path) -> None:

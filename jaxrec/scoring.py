@@ -25,6 +25,7 @@ from jaxrec.config import Config, TextConfig
 from jaxrec.data.dataset import wanted_kind
 from jaxrec.data.events import build_event_log
 from jaxrec.data.extend import extend_catalog
+from jaxrec.data.graph import ITEM
 from jaxrec.data.tables import validate, without_consecutive_repeats
 from jaxrec.data.text import resolve_pretrained
 from jaxrec.encoding import (
@@ -46,8 +47,6 @@ from jaxrec.sharding import make_mesh, replicated
 from jaxrec.shortlist import Selection, select, shortlist
 from jaxrec.text_features import Whitening, new_item_text
 from jaxrec.types import Catalog, EventLog, NodeType, Queries
-
-ITEM = "item"
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,8 @@ class TrainedModel:
         return self.catalog.graph.type(name)
 
     def valid(self, type_name: str = ITEM) -> Bool[np.ndarray, " n"]:
-        """Rows of a block that are nodes: neither `unknown` nor unused capacity."""
-        node_type = self.node_type(type_name)
-        rows = np.arange(node_type.capacity)
-        return (rows > 0) & (rows < node_type.count)
+        """Rows of a block that are nodes; see `NodeType.valid`."""
+        return self.node_type(type_name).valid
 
     def with_items(
         self, items: pl.DataFrame, triples: pl.DataFrame | None = None

@@ -58,9 +58,7 @@ def item_text(items: pl.DataFrame, config: Config) -> ItemText:
     """
     if not any("text" in expert_sources(name) for name in config.model.experts):
         return _no_text(len(items))
-    columns = [name for name in config.data.text_columns if name in items.columns]
-    texts = item_texts(items, tuple(columns)) if columns else [""] * len(items)
-    known = np.array([bool(text) for text in texts])
+    texts, known = _texts(items, config)
     if len(set(texts) - {""}) < 2:
         return _no_text(len(items))
     vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
@@ -84,14 +82,19 @@ def new_item_text(
     """
     if whitening is None:
         return _no_text(len(items)).vectors
-    columns = [name for name in config.data.text_columns if name in items.columns]
-    texts = item_texts(items, tuple(columns)) if columns else [""] * len(items)
-    known = np.array([bool(text) for text in texts])
+    texts, known = _texts(items, config)
     if tower is None:
         vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
         return whitening.apply(vectors, known).astype(np.float32)
     bert = load_bert(resolve_pretrained(config.text.pretrained))
     return np.asarray(encode_live_text(tower, _live_text(texts, known, config, whitening, bert)))
+
+
+def _texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np.ndarray, " I"]]:
+    """The text of every item, and which items have any."""
+    columns = [name for name in config.data.text_columns if name in items.columns]
+    texts = item_texts(items, tuple(columns)) if columns else [""] * len(items)
+    return texts, np.array([bool(text) for text in texts])
 
 
 def _live_text(

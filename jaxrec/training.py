@@ -462,9 +462,8 @@ def _new_state(setup: Setup) -> TrainState:
 
 def _auxiliary(catalog: Catalog, name: str, padding: int) -> Auxiliary:
     node_type = catalog.graph.type(name)
-    rows = np.arange(node_type.capacity)
     return Auxiliary(
         of_item=jnp.asarray(np.pad(first_neighbours(catalog.graph, name), (0, padding))),
-        nodes=jnp.asarray(node_type.offset + rows),
-        valid=jnp.asarray((rows > 0) & (rows < node_type.count)),
+        nodes=jnp.asarray(node_type.offset + np.arange(node_type.capacity)),
+        valid=jnp.asarray(node_type.valid),
     )

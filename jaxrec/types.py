@@ -69,6 +69,12 @@ class NodeType:
         """Rows of the block; the last one is never a real node, so that padding can use it."""
         return capacity(self.count + 1)
 
+    @property
+    def valid(self) -> Bool[np.ndarray, " n"]:
+        """Rows of the block that are nodes: neither `unknown` nor unused capacity."""
+        rows = np.arange(self.capacity)
+        return (rows > 0) & (rows < self.count)
+
 
 @dataclass(frozen=True)
 class KnowledgeGraph:

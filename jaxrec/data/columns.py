@@ -11,6 +11,7 @@ ISO_FORMATS = (
 )
 TIME_FIX = "Use integer seconds or milliseconds since 1970, a datetime, or ISO 8601 text"
 SHOWN_ROWS = 5
+MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 1973
 
 
 class DataError(ValueError):
@@ -146,8 +147,8 @@ def _dates(column: pl.Series) -> pl.Series:
 def _from_epoch(times: pl.Series, column: pl.Series, table: str) -> pl.Series:
     size = times.abs()
     reject(size >= 1e14, column, table, "are beyond the year 5138", TIME_FIX)
-    if not (size >= 1e11).any():  # as seconds that is the same year, as milliseconds 1973
+    if not (size >= MILLISECONDS_FROM).any():
         return (times * 1000).round().cast(pl.Int64)
     problem = "look like seconds among milliseconds"
-    reject(size < 1e11, column, table, problem, "Use one unit in the whole column")
+    reject(size < MILLISECONDS_FROM, column, table, problem, "Use one unit in the whole column")
     return times.round().cast(pl.Int64)

@@ -10,13 +10,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, UInt64
 
-from jaxrec.data.columns import DataError, as_ids, reject_same_names, require
+from jaxrec.data.columns import MILLISECONDS_FROM, DataError, as_ids, reject_same_names, require
 from jaxrec.data.files import read_table, unreadable
 from jaxrec.data.tables import TimeKind, validate
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED_COLUMNS, "event", "event_id", "session_id")
-MILLISECONDS_FROM = 1e11  # as in `as_milliseconds`
 WORD = 8  # bytes
 
 
