@@ -9,6 +9,7 @@ import tyro
 from jaxrec import api
 from jaxrec.config import parse
 from jaxrec.data.fetch import FetchError
+from jaxrec.host import keep_freed_memory
 
 COMMANDS = "usage: jaxrec {train,serve} [options]; --help after a command documents it"
 
@@ -75,6 +76,7 @@ def serve(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(command: Callable[[], object]) -> None:
+    keep_freed_memory()
     try:
         command()
     except (ValueError, OSError, FetchError) as error:

@@ -22,7 +22,6 @@ def cross_entropy(
     return jax.nn.logsumexp(logits, axis=-1) - target_logits
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def blocked_cross_entropy(
     queries: Float[Array, "B T D"],
     candidates: Float[Array, "K D"],
@@ -33,45 +32,66 @@ def blocked_cross_entropy(
 ) -> Float[Array, ""]:
     """The weighted sum of `cross_entropy`, about `block` positions at a time.
 
-    Memory is [block x K] whatever the batch. As the weights are known, a block's gradient is
-    formed while its logits are there, and nothing is recomputed (arXiv:2410.10989). Blocks are
-    cut along T, so a batch that is sharded along B stays so. Weights get no gradient.
+    Memory is [block x K] whatever the batch. Blocks are cut along T, so a batch that is sharded
+    along B stays so. Weights get no gradient.
     """
-
-    def one_block(part: tuple[Array, Array, Array]) -> Array:
-        block_queries, block_targets, block_weights = part
-        return (
-            cross_entropy(block_queries, candidates, block_targets, valid) * block_weights
-        ).sum()
-
-    return jax.lax.map(one_block, _cut((queries, targets, weights), block)).sum()
+    weights = jax.lax.stop_gradient(weights)
+    chosen = jnp.sum(queries * candidates[targets], -1, dtype=jnp.float32)
+    log_z = _weighted_log_z(queries, candidates, weights, valid, block)
+    return log_z - (chosen * weights).sum()
 
 
-def _loss_and_gradients(queries, candidates, targets, weights, valid, block):
-    def one_block(candidate_gradient, part):
-        block_queries, block_targets, block_weights = part
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _weighted_log_z(
+    queries: Float[Array, "B T D"],
+    candidates: Float[Array, "K D"],
+    weights: Float[Array, "B T"],
+    valid: Bool[Array, " K"],
+    block: int,
+) -> Float[Array, ""]:
+    """The weighted sum of log Z = log sum of exp(queries . candidates).
 
-        def weighted_sum(q: Array, c: Array) -> Array:
-            return (cross_entropy(q, c, block_targets, valid) * block_weights).sum()
+    As the weights are known, a block's gradient is formed while its logits are there, and
+    nothing is recomputed (arXiv:2410.10989).
+    """
+    return _log_z_and_gradients(queries, candidates, weights, valid, block)[0]
 
-        loss, (for_queries, for_candidates) = jax.value_and_grad(weighted_sum, (0, 1))(
-            block_queries, candidates
+
+def _log_z_and_gradients(queries, candidates, weights, valid, block):
+    bias = jnp.where(valid, 0, MASKED)[None, None]
+
+    def one_block(for_candidates, part):
+        queries, weights = part
+        logits = bias + jnp.einsum(
+            "btd,kd->btk", queries, candidates, preferred_element_type=jnp.float32
         )
-        return candidate_gradient + for_candidates, (loss, for_queries)
+        highest = logits.max(-1, keepdims=True)
+        powers = jnp.exp(logits - highest)
+        sums = powers.sum(-1, keepdims=True)
+        powers = powers.astype(candidates.dtype)
+        share = (weights[..., None] / sums).astype(candidates.dtype)
+        # the products are scaled and not the powers, of which there are K / D times as many
+        for_queries = share * jnp.einsum("btk,kd->btd", powers, candidates)
+        # [D, K], as [K, D] would have the powers transposed
+        for_candidates += jnp.einsum(
+            "btd,btk->dk", share * queries, powers, preferred_element_type=jnp.float32
+        )
+        log_z = (highest + jnp.log(sums))[..., 0]
+        return for_candidates, ((log_z * weights).sum(), for_queries.astype(queries.dtype))
 
-    candidate_gradient, (losses, gradients) = jax.lax.scan(
-        one_block, jnp.zeros_like(candidates), _cut((queries, targets, weights), block)
+    for_candidates, (log_z, for_queries) = jax.lax.scan(
+        one_block, jnp.zeros(candidates.shape[::-1]), _cut((queries, weights), block)
     )
-    query_gradient = jnp.moveaxis(gradients, 0, 1).reshape(queries.shape)
-    return losses.sum(), (query_gradient, candidate_gradient)
+    for_queries = jnp.moveaxis(for_queries, 0, 1).reshape(queries.shape)
+    return log_z.sum(), (for_queries, for_candidates.T.astype(candidates.dtype))
 
 
 def _scale_gradients(block, gradients, cotangent):
     scaled = [gradient * cotangent.astype(gradient.dtype) for gradient in gradients]
-    return (*scaled, None, None, None)
+    return (*scaled, None, None)
 
 
-blocked_cross_entropy.defvjp(_loss_and_gradients, _scale_gradients)
+_weighted_log_z.defvjp(_log_z_and_gradients, _scale_gradients)
 
 
 def _cut(arrays: tuple[Array, ...], block: int) -> tuple[Array, ...]:

@@ -28,7 +28,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def test_step_equals_a_hand_written_cell():
+def test_a_slot_equals_a_hand_written_cell():
     lstm = LSTM(WIDTH, nnx.Rngs(0))
     bias = np.asarray(nnx.state(lstm)["input"]["bias"][...])
     random = np.random.default_rng(0)
@@ -44,9 +44,14 @@ def test_step_equals_a_hand_written_cell():
     expected_cell = sigmoid(gates["forget"]) * cell
     expected_cell += sigmoid(gates["input"]) * np.tanh(gates["candidate"])
     expected_hidden = sigmoid(gates["output"]) * np.tanh(expected_cell)
-    new_hidden, new_cell = lstm.step(
-        lstm.input(jnp.asarray(x)), jnp.asarray(hidden), jnp.asarray(cell)
+    outputs, new_hidden, new_cell = lstm.scan(
+        jnp.asarray(x)[:, None],
+        jnp.zeros((2, 1), bool),
+        None,
+        jnp.asarray(hidden),
+        jnp.asarray(cell),
     )
+    np.testing.assert_array_equal(outputs[:, 0], new_hidden)
     np.testing.assert_allclose(new_cell, expected_cell, atol=1e-5)
     np.testing.assert_allclose(new_hidden, expected_hidden, atol=1e-5)
 

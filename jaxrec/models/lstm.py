@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxrec.models.layers import dropout
+from jaxrec.models.recurrence import Masks, Weights, recur
 from jaxrec.models.transformer import MLP
 
 
@@ -32,15 +33,6 @@ class LSTM(nnx.Module):
         )
         self.recurrent = nnx.Param(nnx.initializers.orthogonal()(rngs.params(), (width, 4 * width)))
 
-    def step(
-        self, inputs: Float[Array, "B 4D"], hidden: Float[Array, "B D"], cell: Float[Array, "B D"]
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
-        """Hidden and cell state after one event; `inputs` are its projected gates."""
-        gates = inputs + hidden @ self.recurrent[...]
-        write, keep, candidate, show = jnp.split(gates, 4, axis=-1)
-        cell = nnx.sigmoid(keep) * cell + nnx.sigmoid(write) * jnp.tanh(candidate)
-        return nnx.sigmoid(show) * jnp.tanh(cell), cell
-
     def scan(
         self,
         x: Float[Array, "B T D"],
@@ -54,23 +46,15 @@ class LSTM(nnx.Module):
         The state returns to zero before a slot where a sequence starts; slots that are not
         `valid` leave it alone (None: every slot is).
         """
-
-        def slot(
-            state: tuple[Float[Array, "B D"], Float[Array, "B D"]],
-            inputs: tuple[Float[Array, "B 4D"], Bool[Array, " B"], Bool[Array, " B"] | None],
-        ) -> tuple[tuple[Float[Array, "B D"], Float[Array, "B D"]], Float[Array, "B D"]]:
-            gates, start, is_valid = inputs
-            before = jax.tree.map(lambda s: jnp.where(start[:, None], 0, s), state)
-            after = self.step(gates, *before)
-            if is_valid is not None:
-                after = jax.tree.map(
-                    lambda new, old: jnp.where(is_valid[:, None], new, old), after, before
-                )
-            return after, after[0]
-
-        time_major = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (self.input(x), starts, valid))
-        (hidden, cell), outputs = jax.lax.scan(slot, (hidden, cell), time_major)
-        return jnp.swapaxes(outputs, 0, 1), hidden, cell
+        bias = self.input.bias
+        assert bias is not None
+        joined = jnp.concatenate([self.input.kernel[...], self.recurrent[...]])
+        weights = Weights(joined, bias[...])
+        masks = Masks(starts.T, None if valid is None else valid.T)
+        outputs, (hidden, cell) = recur(
+            weights, jnp.transpose(x, (1, 2, 0)), masks, (hidden.T, cell.T)
+        )
+        return jnp.transpose(outputs, (2, 0, 1)), hidden.T, cell.T
 
 
 class Block(nnx.Module):
