@@ -149,8 +149,8 @@ class TrainConfig:
     """Node types to predict beside the next item, where the graph has them."""
     auxiliary_weight: float = 0.1
     """Weight of each such loss."""
-    loss_block: int = 256
-    """Positions scored at a time against the whole catalogue (bounds the memory of the loss)."""
+    loss_logits: int = 2**21
+    """Logits of the loss held at a time: bounds its memory, whatever the batch."""
     item_shards: int = 1
     """Devices along the `items` axis of the mesh; the others go along `users`."""
 

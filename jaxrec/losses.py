@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 MASKED = -1e30
+MIN_BLOCK = 256  # positions
 
 
 def cross_entropy(
@@ -92,6 +93,12 @@ def _scale_gradients(block, gradients, cotangent):
 
 
 _weighted_log_z.defvjp(_log_z_and_gradients, _scale_gradients)
+
+
+def positions_at_a_time(candidates: int, logits: int) -> int:
+    """The `block` that holds so many logits, and never so few that it is the candidates' vectors
+    that are read and written most."""
+    return max(logits // candidates, MIN_BLOCK)
 
 
 def _cut(arrays: tuple[Array, ...], block: int) -> tuple[Array, ...]:

@@ -8,7 +8,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.config import Config, TrainConfig
 from jaxrec.encoding import CatalogArrays
-from jaxrec.losses import MASKED, blocked_cross_entropy, weighted_mean
+from jaxrec.losses import (
+    MASKED,
+    blocked_cross_entropy,
+    positions_at_a_time,
+    weighted_mean,
+)
 from jaxrec.models.recommender import Events, Expert, Nodes, Recommender
 from jaxrec.models.text_tower import TextTower
 from jaxrec.text_features import LiveText, encode_live_rows
@@ -87,7 +92,8 @@ def expert_losses(
         valid: Bool[Array, " K"],
         weights: Float[Array, "B T"],
     ) -> Float[Array, ""]:
-        total = blocked_cross_entropy(users, vectors, targets, weights, valid, config.loss_block)
+        block = positions_at_a_time(len(vectors), config.loss_logits)
+        total = blocked_cross_entropy(users, vectors, targets, weights, valid, block)
         return total / jnp.maximum(weights.sum(), 1e-9)
 
     first_user = expert.read(state.output[0], jnp.asarray(ANY_KIND))

@@ -22,7 +22,7 @@ SIZES = Sizes(num_items=8, num_nodes=12, num_relations=1, num_kinds=2, text_widt
 CONFIG = Config(
     model=ModelConfig(experts=("id+graph+text",), width=8, blocks=1),
     text=TextConfig(finetune_items=4),
-    train=TrainConfig(loss_block=8),
+    train=TrainConfig(loss_logits=8),
 )
 BRANDS = jnp.array([0, 1, 1, 1, 2, 2, 0, 0])
 KEY = jax.random.key(0)

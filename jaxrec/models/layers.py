@@ -5,12 +5,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def dropout(x: Float[Array, "*shape"], rate: float, key: Array | None) -> Float[Array, "*shape"]:
-    """Zero a share `rate` of x and scale up the rest; x itself without a key."""
-    if key is None or rate == 0.0:
+def dropout(
+    x: Float[Array, "*shape D"], rate: float, key: Array | None
+) -> Float[Array, "*shape D"]:
+    """Zero a share `rate` of x and scale up the rest; x itself without a key.
+
+    The share is rounded to a multiple of 1/256, so that one random word serves four entries.
+    """
+    level = round(rate * 256)
+    if key is None or level == 0:
         return x
-    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(kept, x / (1.0 - rate), 0).astype(x.dtype)
+    *leading, width = x.shape
+    words = jax.random.bits(key, (*leading, -(-width // 4)), jnp.uint32)
+    levels = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*leading, -1)[..., :width]
+    return jnp.where(levels >= level, x * (256 / (256 - level)), 0).astype(x.dtype)
 
 
 def unit_norm(x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
