@@ -287,12 +287,12 @@ def train_epoch(
 ) -> tuple[TrainState, Progress, float]:
     """The rest of an epoch, or what of it passes before `stop` is set; also its events/s."""
     steps = range(progress.step, setup.packing.steps_per_epoch)
-    number = int(state.step)
-    done, events, began = progress.step, 0, time.perf_counter()
+    first = number = int(state.step)
+    events, began = 0, time.perf_counter()
+    computed: dict[str, Array] = {}
     with report.epoch_bar(progress.epoch, len(steps)) as bar:
-        for batch, targets in prefetch(setup, progress.epoch, steps):
-            state, metrics = step(state, setup.arrays, batch)
-            done, number, events = done + 1, number + 1, events + targets
+
+        def note(number: int, events: int, metrics: dict[str, Array]) -> None:
             scalars = {name: float(value) for name, value in metrics.items()}
             if not np.isfinite(scalars["loss"]):
                 raise Diverged(
@@ -302,8 +302,17 @@ def train_epoch(
             speed = events / (time.perf_counter() - began)
             log.write(number, {"epoch": progress.epoch, "events_per_second": speed, **scalars})
             bar.advance(scalars["loss"], speed)
+
+        for batch, targets in prefetch(setup, progress.epoch, steps):
+            state, metrics = step(state, setup.arrays, batch)
+            if number > first:  # the step before is noted while the device computes this one
+                note(number, events, computed)
+            number, events, computed = number + 1, events + targets, metrics
             if stop.is_set():
                 break
+        if number > first:
+            note(number, events, computed)
+    done = progress.step + number - first
     return state, replace(progress, step=done), events / (time.perf_counter() - began)
 
 

@@ -1,0 +1,62 @@
+"""jaxrec with one id expert: no graph, no text, no auxiliary loss."""
+
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+from protocol import Options, Reporter, read_options, timed
+
+from jaxrec import report, training
+from jaxrec.api import configure, enable_compilation_cache
+from jaxrec.checkpoint import Progress
+from jaxrec.config import Config
+from jaxrec.data.dataset import prepare
+from jaxrec.host import keep_freed_memory
+
+
+def recipe(options: Options) -> Config:
+    return configure(
+        data=options.data,
+        overrides={
+            "data.time": "order",
+            "split.scheme": "leave_one_out",
+            "model.experts": ["id"],
+            "model.width": options.width,
+            "model.blocks": options.blocks,
+            "model.dropout": options.dropout,
+            "model.id_dropout": 0.0,
+            "train.auxiliary": [],
+            "train.rows": options.rows,
+            "train.slots": options.history,
+            "train.epochs": options.epochs,
+            "evaluation.history": options.history,
+        },
+    )
+
+
+def main() -> None:
+    keep_freed_memory()
+    options = read_options()
+    enable_compilation_cache()
+    config = recipe(options)
+    setup = training.set_up(config, prepare(config))
+    state, step = training.initial_state(setup), training.make_train_step(setup)
+    reporter, progress, never = Reporter(options), Progress(), threading.Event()
+    targets = int((setup.packing.weights > 0)[setup.dataset.split.in_training].sum())
+    targets -= int((setup.dataset.split.train_lengths > 0).sum())  # first events have no state
+    with TemporaryDirectory() as folder, report.RunLog(Path(folder), 0) as log:
+        while reporter.wants_more():
+
+            def epoch(state=state, progress=progress):
+                result = training.train_epoch(setup, step, state, progress, log, never)
+                return jax.block_until_ready(result[0])
+
+            state, seconds = timed(epoch)
+            scores, evaluation = timed(training.validate, setup, state)
+            progress = Progress(progress.epoch + 1, 0, ())
+            reporter.report(seconds, targets, scores["ndcg@10"], evaluation)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""SASRec and eSASRec of RecTools (`--system`): sequences padded to the history, full softmax."""
+
+import logging
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+from protocol import Histories, Options, Reporter, ndcg, read_histories, read_options, timed
+from pytorch_lightning import Trainer
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import SASRecModel
+from rectools.models.nn.transformers.ligr import LiGRLayers
+from rectools.models.nn.transformers.sasrec import SASRecTransformerLayers
+
+
+def build(options: Options, layers: type) -> SASRecModel:
+    def trainer() -> Trainer:
+        return Trainer(
+            max_epochs=options.epochs,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_train_batches=options.batches or 1.0,
+        )
+
+    return SASRecModel(
+        n_blocks=options.blocks,
+        n_heads=2,
+        n_factors=options.width,
+        dropout_rate=options.dropout,
+        session_max_len=options.history,
+        batch_size=options.batch,
+        loss="softmax",
+        transformer_layers_type=layers,
+        get_trainer_func=trainer,
+    )
+
+
+def dataset_of(histories: Histories) -> Dataset:
+    train = histories.train()
+    lengths = [len(items) for items in train]
+    frame = pd.DataFrame(
+        {
+            Columns.User: np.repeat(np.arange(len(train)), lengths),
+            Columns.Item: np.concatenate(train),
+            Columns.Weight: 1.0,
+            Columns.Datetime: pd.Timestamp("2020-01-01")
+            + pd.to_timedelta(np.concatenate([np.arange(n) for n in lengths]), unit="s"),
+        }
+    )
+    return Dataset.construct(frame)
+
+
+def main() -> None:
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    name = sys.argv.pop()
+    options = read_options()
+    histories = read_histories(options)
+    model = build(options, LiGRLayers if name == "esasrec" else SASRecTransformerLayers)
+    dataset, reporter = dataset_of(histories), Reporter(options)
+    users = np.arange(len(histories.offsets) - 1)
+    lengths = np.array([len(items) for items in histories.train()])
+    # a sequence of n events has n - 1 targets, of which the newest `history` are kept
+    kept = np.minimum(np.maximum(lengths - 1, 0), options.history)
+    share = 1.0
+    if options.batches:
+        share = min(options.batches * options.batch / (lengths > 1).sum(), 1.0)
+
+    def top_items() -> np.ndarray:
+        found = model.recommend(users, dataset, k=10, filter_viewed=True)
+        ranked = np.zeros((len(users), 10), np.int64)
+        ranked[found[Columns.User], found[Columns.Rank] - 1] = found[Columns.Item]
+        return ranked
+
+    while reporter.wants_more():
+        _, seconds = timed(lambda: model.fit_partial(dataset, min_epochs=1, max_epochs=1))
+        ranked, evaluation = timed(top_items)
+        score = ndcg(ranked, histories.targets())
+        reporter.report(seconds, int(kept.sum() * share), score, evaluation)
+
+
+if __name__ == "__main__":
+    main()
