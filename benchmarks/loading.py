@@ -1,9 +1,11 @@
 """From a Parquet file of events with text ids to an event log: seconds, and memory over imports.
 
 python benchmarks/loading.py [--events 3000000] [--users 200000] [--items 50000]
+python benchmarks/loading.py --events 100000000 --users 5000000 --items 1000000
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from jaxrec.data.files import read_table
 from jaxrec.data.tables import validate
 
 MIB = 2**20
+PART = 5_000_000
 
 
 def main() -> None:
@@ -37,15 +40,22 @@ def main() -> None:
 
 
 def write_events(path: Path, options: argparse.Namespace) -> None:
+    """Random events, made in parts so that 100,000,000 of them need no more memory than some."""
     random = np.random.default_rng(0)
-    count = options.events
-    pl.DataFrame(
-        {
-            "user_id": "u" + pl.Series(random.integers(0, options.users, count)).cast(pl.String),
-            "item_id": "i" + pl.Series(random.zipf(1.3, count) % options.items).cast(pl.String),
-            "timestamp": random.integers(1_600_000_000, 1_700_000_000, count),
-        }
-    ).write_parquet(path)
+    parts = path.parent / "parts"
+    parts.mkdir()
+    for begin in range(0, options.events, PART):
+        count = min(PART, options.events - begin)
+        users, items = random.integers(0, options.users, count), random.zipf(1.3, count)
+        pl.DataFrame(
+            {
+                "user_id": "u" + pl.Series(users).cast(pl.String),
+                "item_id": "i" + pl.Series(items % options.items).cast(pl.String),
+                "timestamp": random.integers(1_600_000_000, 1_700_000_000, count),
+            }
+        ).write_parquet(parts / f"{begin:012}.parquet")
+    pl.scan_parquet(parts / "*.parquet").sink_parquet(path)
+    shutil.rmtree(parts)
 
 
 def load(path: Path) -> None:

@@ -118,10 +118,20 @@ def fit(
 
 def set_up(config: Config, dataset: Dataset) -> Setup:
     """Everything that follows from the configuration and the data."""
-    split, train = dataset.split, config.train
+    train = config.train
     mesh = make_mesh(train.item_shards)
     text = item_text(dataset.catalog.items, config)
-    packing = Packing(
+    packing = make_packing(config, dataset)
+    model = nnx.eval_shape(lambda: build_model(config, dataset, text))
+    arrays = jax.device_put(train_arrays(config, dataset, text), replicated(mesh))
+    optimizer = make_optimizer(train, packing.steps_per_epoch)
+    return Setup(config, dataset, text, mesh, packing, nnx.graphdef(model), optimizer, arrays)
+
+
+def make_packing(config: Config, dataset: Dataset) -> Packing:
+    """The batches of the training events."""
+    split, train = dataset.split, config.train
+    return Packing(
         split.log,
         split.train_lengths,
         dataset.target_weights,
@@ -130,10 +140,6 @@ def set_up(config: Config, dataset: Dataset) -> Setup:
         burn_in=train.burn_in,
         seed=train.seed,
     )
-    model = nnx.eval_shape(lambda: build_model(config, dataset, text))
-    arrays = jax.device_put(train_arrays(config, dataset, text), replicated(mesh))
-    optimizer = make_optimizer(train, packing.steps_per_epoch)
-    return Setup(config, dataset, text, mesh, packing, nnx.graphdef(model), optimizer, arrays)
 
 
 def model_sizes(dataset: Dataset, text: ItemText) -> Sizes:

@@ -1,0 +1,248 @@
+"""What the TPU compiler makes of a training step: memory, collectives, products, padding.
+
+    pip install 'jax[tpu]'                                                   # no TPU is needed
+    python benchmarks/tpu_program.py --config beauty --data path/to/amazon_beauty
+    python benchmarks/tpu_program.py --item-shards 4 --train.bf16 True --train.rows 512
+
+Options of `train.py` may follow. All figures are of one device and one step. A product's operands
+that are float32 here are rounded to bfloat16 as the matrix unit reads them, JAX's default on TPUs.
+"""
+
+import argparse
+import math
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from rich.table import Table
+
+import jaxrec
+from jaxrec import training
+from jaxrec.api import configure
+from jaxrec.data.dataset import prepare
+from jaxrec.report import console
+from jaxrec.sharding import ITEMS, USERS, replicated, state_shardings
+
+PACKAGE = f"{Path(jaxrec.__file__).parent}/"
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+NO_MEMORY = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while")
+MATRIX_UNIT = 128  # rows and columns
+MIB = 2**20
+# libtpu otherwise asks a cloud's metadata server which TPU this machine has
+NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+
+COMPUTATION = re.compile(r"(ENTRY )?%?(\S+) \(.*\{$")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][\w-]*)\((.*?)\)")
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?)?")
+CALLED = re.compile(r"(?:calls|body|condition|to_apply|\w+_computations)=\{?((?:%[^\s,}]+,? ?)+)")
+
+
+@dataclass(frozen=True)
+class Shape:
+    dtype: str
+    dims: tuple[int, ...]
+    minor_to_major: tuple[int, ...]
+    tile: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.dims)}".replace(" ", "")
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._bytes(self.dims)
+
+    @property
+    def padded_size(self) -> int:
+        """Bytes in memory, where the minor dimensions are filled up to whole tiles."""
+        ordered = [self.dims[number] for number in reversed(self.minor_to_major)]
+        ordered = [1] * (len(self.tile) - len(ordered)) + ordered
+        major = len(ordered) - len(self.tile)
+        whole = map(up_to_multiple, ordered[major:], self.tile)
+        return self._bytes((*ordered[:major], *whole))
+
+    def _bytes(self, dims: Iterable[int]) -> int:
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(dims) * (int(bits[0]) if bits else 8) // 8
+
+
+@dataclass(frozen=True)
+class Instruction:
+    opcode: str
+    outputs: tuple[Shape, ...]
+    operands: tuple[Shape, ...]
+    source: str  # line of jaxrec
+    text: str
+    times: int = 0
+    in_loop: bool = False
+    fused: bool = False  # its result never reaches the memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", default="ml100k")
+    parser.add_argument("--data")
+    parser.add_argument("--topology", default="v5e:4x4")
+    parser.add_argument("--item-shards", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="a file for the program itself")
+    options, overrides = parser.parse_known_args()
+    os.environ |= NO_TPU | os.environ
+    jax.config.update("jax_platforms", "cpu")
+    lowered = lower(set_up(options, overrides))
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - began
+    text = compiled.as_text()
+    if options.write:
+        options.write.write_text(text)
+    program = list(run(read_computations(text), "ENTRY"))
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    console.print(
+        f"{options.topology}, {options.item_shards} item shards {' '.join(overrides)}: "
+        f"{memory.argument_size_in_bytes / MIB:.1f} MiB of arguments, "
+        f"{memory.output_size_in_bytes / MIB:.1f} of outputs "
+        f"({memory.alias_size_in_bytes / MIB:.1f} in place of arguments), "
+        f"{memory.temp_size_in_bytes / MIB:.1f} temporary, "
+        f"{memory.generated_code_size_in_bytes / MIB:.1f} of code; "
+        f"{costs['flops'] / 1e9:.2f} GFLOP, {costs['bytes accessed'] / MIB:,.0f} MiB accessed, "
+        f"as the compiler counts; compiled in {seconds:.0f} s"
+    )
+    show_collectives([one for one in program if one.opcode in COLLECTIVES])
+    show_products([one for one in program if one.opcode == "convolution"])
+    show_padding([one for one in program if not one.fused and one.opcode not in NO_MEMORY])
+
+
+def set_up(options: argparse.Namespace, overrides: list[str]) -> training.Setup:
+    """Data and arrays on this machine, and a mesh of devices that it does not have."""
+    config = configure(options.config, options.data, arguments=overrides)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
+    devices = np.array(topology.devices).reshape(-1, options.item_shards)
+    mesh = Mesh(devices, (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2)
+    return replace(training.set_up(config, prepare(config)), mesh=mesh)
+
+
+def lower(setup: training.Setup) -> jax.stages.Lowered:
+    def abstract(leaf, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    state = jax.eval_shape(lambda: training.initial_state(setup))
+    batch = setup.packing.batch(0, 0, slice(0, setup.config.train.rows))
+    by_user = NamedSharding(setup.mesh, PartitionSpec(USERS))
+    return training.make_train_step(setup).lower(
+        jax.tree.map(abstract, state, state_shardings(state, setup.mesh)),
+        jax.tree.map(lambda leaf: abstract(leaf, replicated(setup.mesh)), setup.arrays),
+        jax.tree.map(lambda leaf: abstract(leaf, by_user), batch),
+    )
+
+
+def read_computations(text: str) -> dict[str, list[Instruction]]:
+    sources = read_sources(text)
+    computations: dict[str, list[Instruction]] = {}
+    for line in text.splitlines():
+        if header := COMPUTATION.match(line):
+            instructions = computations.setdefault("ENTRY" if header[1] else header[2], [])
+            known: dict[str, tuple[Shape, ...]] = {}
+        elif match := INSTRUCTION.match(line):
+            name, outputs, opcode, operands = match.groups()
+            known[name] = tuple(map(read_shape, ARRAY.findall(outputs)))
+            read = [known.get(operand, ()) for operand in re.findall(r"%([^\s,]+)", operands)]
+            frame = re.search(r"stack_frame_id=(\d+)", line)
+            source = sources.get(int(frame[1]), "") if frame else ""
+            opcode = opcode.removesuffix("-start")
+            instructions.append(Instruction(opcode, known[name], sum(read, ()), source, line))
+    return computations
+
+
+def read_shape(array: tuple[str, ...]) -> Shape:
+    return Shape(array[0], *(tuple(map(int, filter(None, n.split(",")))) for n in array[1:]))
+
+
+def read_sources(text: str) -> dict[int, str]:
+    """The innermost line of jaxrec of every stack frame."""
+    tables = {name: rows for name, *rows in (part.splitlines() for part in text.split("\n\n"))}
+    files = [row.split('"')[1] for row in tables["FileNames"]]
+    places = [list(map(int, re.findall(r"\d+", row))) for row in tables["FileLocations"]]
+    sources: dict[int, str] = {}
+    for row in tables["StackFrames"]:
+        frame, place, parent = map(int, re.findall(r"\d+", row))
+        file, line = files[places[place - 1][1] - 1], places[place - 1][3]
+        # parents are counted from one more than frames, as 1 stands for none
+        outer = sources.get(parent - 1, "")
+        sources[frame] = f"{file.removeprefix(PACKAGE)}:{line}" if PACKAGE in file else outer
+    return sources
+
+
+def run(
+    computations: dict[str, list[Instruction]],
+    name: str,
+    times: int = 1,
+    in_loop: bool = False,
+    fused: bool = False,
+) -> Iterator[Instruction]:
+    """The instructions of a computation and of all that it calls, with how often they run."""
+    for one in computations[name]:
+        yield replace(one, times=times, in_loop=in_loop, fused=fused)
+        loop = one.opcode == "while"
+        inner_times = times * (rounds(computations, one) if loop else 1)
+        inner_fused = fused or one.opcode not in ("while", "call", "conditional")
+        for called in re.findall(r"%([^\s,]+)", " ".join(CALLED.findall(one.text))):
+            yield from run(computations, called, inner_times, in_loop or loop, inner_fused)
+
+
+def rounds(computations: dict[str, list[Instruction]], loop: Instruction) -> int:
+    """What the condition of a scan compares its counter with."""
+    condition = re.findall(r"condition=%([^\s,]+)", loop.text)[0]
+    text = "".join(one.text for one in computations[condition])
+    return max(map(int, re.findall(r" constant\((\d+)\)", text)), default=1)
+
+
+def show_collectives(collectives: list[Instruction]) -> None:
+    rows = []
+    for one in collectives:
+        sent = sum(shape.size for shape in one.operands)
+        largest = str(max(one.operands, key=lambda shape: shape.size))
+        rows.append((sent * one.times, one, len(one.operands), largest, f"{sent / MIB:.3f}"))
+    looped = sum(one.in_loop for one in collectives)
+    show(
+        f"collectives, {looped} of {len(collectives)} inside of a loop",
+        ("collective", "in a loop", "times", "source", "arrays", "largest", "MiB sent"),
+        [
+            (one.opcode, "yes" if one.in_loop else "", one.times, one.source, *cells)
+            for _, one, *cells in sorted(rows, key=lambda row: -row[0])
+        ],
+    )
+
+
+def show_products(products: list[Instruction]) -> None:
+    rows: dict[tuple, float] = defaultdict(float)
+    for one in products:
+        pass
+
+
+def show_padding(kept: list[Instruction]) -> None:
+    pass
+
+
+def show(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
+    console.print(table)
+
+
+def up_to_multiple(number: int, of: int) -> int:
+    return -(-number // of) * of
+
+
+if __name__ == "__main__":
+    main()
