@@ -1,11 +1,13 @@
-"""What the TPU compiler makes of a training step: memory, collectives, products, padding.
+"""What the TPU compiler makes of a training step, without a TPU: memory, loops, collectives,
+matrix products, padding.
 
-    pip install 'jax[tpu]'                                                   # no TPU is needed
+    pip install 'jax[tpu]'
     python benchmarks/tpu_program.py --config beauty --data path/to/amazon_beauty
     python benchmarks/tpu_program.py --item-shards 4 --train.bf16 True --train.rows 512
 
-Options of `train.py` may follow. All figures are of one device and one step. A product's operands
-that are float32 here are rounded to bfloat16 as the matrix unit reads them, JAX's default on TPUs.
+Options of `train.py` may follow. All figures are of one device and one step. Cycles are the
+compiler's estimates; it has none for scatters, gathers and collectives. Operands of products that
+are float32 here are rounded to bfloat16 by the matrix unit, as is JAX's default on TPUs.
 """
 
 import argparse
@@ -13,8 +15,8 @@ import math
 import os
 import re
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from jaxrec.sharding import ITEMS, USERS, replicated, state_shardings
 
 PACKAGE = f"{Path(jaxrec.__file__).parent}/"
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-NO_MEMORY = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while")
+NO_KERNEL = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while")
 MATRIX_UNIT = 128  # rows and columns
 MIB = 2**20
 # libtpu otherwise asks a cloud's metadata server which TPU this machine has
@@ -53,25 +55,20 @@ class Shape:
     tile: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.dtype}{list(self.dims)}".replace(" ", "")
+        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return self._bytes(self.dims)
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(self.dims) * (int(bits[0]) if bits else 8) // 8
 
     @property
-    def padded_size(self) -> int:
-        """Bytes in memory, where the minor dimensions are filled up to whole tiles."""
-        ordered = [self.dims[number] for number in reversed(self.minor_to_major)]
-        ordered = [1] * (len(self.tile) - len(ordered)) + ordered
-        major = len(ordered) - len(self.tile)
-        whole = map(up_to_multiple, ordered[major:], self.tile)
-        return self._bytes((*ordered[:major], *whole))
-
-    def _bytes(self, dims: Iterable[int]) -> int:
-        bits = re.search(r"\d+", self.dtype)
-        return math.prod(dims) * (int(bits[0]) if bits else 8) // 8
+    def padding(self) -> int:
+        """Bytes that the minor dimensions lack to fill whole tiles."""
+        minor = [self.dims[number] for number in self.minor_to_major[: len(self.tile)]]
+        whole = [whole_multiple(*pair) for pair in zip(minor, reversed(self.tile), strict=False)]
+        return self.size * math.prod(whole) // max(math.prod(minor), 1) - self.size
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,9 @@ class Instruction:
     operands: tuple[Shape, ...]
     source: str  # line of jaxrec
     text: str
-    times: int = 0
-    in_loop: bool = False
-    fused: bool = False  # its result never reaches the memory
+    times: int = 1
+    loop: str = ""  # source of the loop around it
+    fused: bool = False  # it is part of a kernel
 
 
 def main() -> None:
@@ -103,7 +100,6 @@ def main() -> None:
     text = compiled.as_text()
     if options.write:
         options.write.write_text(text)
-    program = list(run(read_computations(text), "ENTRY"))
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     console.print(
         f"{options.topology}, {options.item_shards} item shards {' '.join(overrides)}: "
@@ -111,13 +107,16 @@ def main() -> None:
         f"{memory.output_size_in_bytes / MIB:.1f} of outputs "
         f"({memory.alias_size_in_bytes / MIB:.1f} in place of arguments), "
         f"{memory.temp_size_in_bytes / MIB:.1f} temporary, "
-        f"{memory.generated_code_size_in_bytes / MIB:.1f} of code; "
-        f"{costs['flops'] / 1e9:.2f} GFLOP, {costs['bytes accessed'] / MIB:,.0f} MiB accessed, "
-        f"as the compiler counts; compiled in {seconds:.0f} s"
+        f"{memory.generated_code_size_in_bytes / MIB:.1f} of code; {costs['flops'] / 1e9:.2f} "
+        f"GFLOP and {costs['bytes accessed'] / MIB:,.0f} MiB accessed if loops ran once; "
+        f"compiled in {seconds:.0f} s"
     )
+    program = list(run(read_computations(text), "ENTRY"))
+    kernels = [one for one in program if not one.fused and one.opcode not in NO_KERNEL]
+    show_loops(kernels)
     show_collectives([one for one in program if one.opcode in COLLECTIVES])
     show_products([one for one in program if one.opcode == "convolution"])
-    show_padding([one for one in program if not one.fused and one.opcode not in NO_MEMORY])
+    show_padding(kernels)
 
 
 def set_up(options: argparse.Namespace, overrides: list[str]) -> training.Setup:
@@ -155,7 +154,7 @@ def read_computations(text: str) -> dict[str, list[Instruction]]:
             known[name] = tuple(map(read_shape, ARRAY.findall(outputs)))
             read = [known.get(operand, ()) for operand in re.findall(r"%([^\s,]+)", operands)]
             frame = re.search(r"stack_frame_id=(\d+)", line)
-            source = sources.get(int(frame[1]), "") if frame else ""
+            source = sources[int(frame[1])] if frame else ""
             opcode = opcode.removesuffix("-start")
             instructions.append(Instruction(opcode, known[name], sum(read, ()), source, line))
     return computations
@@ -167,7 +166,8 @@ def read_shape(array: tuple[str, ...]) -> Shape:
 
 def read_sources(text: str) -> dict[int, str]:
     """The innermost line of jaxrec of every stack frame."""
-    tables = {name: rows for name, *rows in (part.splitlines() for part in text.split("\n\n"))}
+    parts = re.split(r"\n{2,}", text.strip())
+    tables = {name: rows for name, *rows in map(str.splitlines, parts)}
     files = [row.split('"')[1] for row in tables["FileNames"]]
     places = [list(map(int, re.findall(r"\d+", row))) for row in tables["FileLocations"]]
     sources: dict[int, str] = {}
@@ -184,17 +184,20 @@ def run(
     computations: dict[str, list[Instruction]],
     name: str,
     times: int = 1,
-    in_loop: bool = False,
+    loop: str = "",
     fused: bool = False,
 ) -> Iterator[Instruction]:
     """The instructions of a computation and of all that it calls, with how often they run."""
     for one in computations[name]:
-        yield replace(one, times=times, in_loop=in_loop, fused=fused)
-        loop = one.opcode == "while"
-        inner_times = times * (rounds(computations, one) if loop else 1)
-        inner_fused = fused or one.opcode not in ("while", "call", "conditional")
+        yield replace(one, times=times, loop=loop, fused=fused)
+        is_loop = one.opcode == "while"
+        inside = (
+            times * (rounds(computations, one) if is_loop else 1),
+            (one.source or "?") if is_loop else loop,
+            fused or one.opcode not in ("while", "call", "conditional"),
+        )
         for called in re.findall(r"%([^\s,]+)", " ".join(CALLED.findall(one.text))):
-            yield from run(computations, called, inner_times, in_loop or loop, inner_fused)
+            yield from run(computations, called, *inside)
 
 
 def rounds(computations: dict[str, list[Instruction]], loop: Instruction) -> int:
@@ -204,31 +207,70 @@ def rounds(computations: dict[str, list[Instruction]], loop: Instruction) -> int
     return max(map(int, re.findall(r" constant\((\d+)\)", text)), default=1)
 
 
-def show_collectives(collectives: list[Instruction]) -> None:
-    rows = []
-    for one in collectives:
-        sent = sum(shape.size for shape in one.operands)
-        largest = str(max(one.operands, key=lambda shape: shape.size))
-        rows.append((sent * one.times, one, len(one.operands), largest, f"{sent / MIB:.3f}"))
-    looped = sum(one.in_loop for one in collectives)
+def show_loops(kernels: list[Instruction]) -> None:
+    started: Counter[str] = Counter()
+    cycles: Counter[str] = Counter()
+    for one in kernels:
+        estimate = re.search(r'"estimated_cycles":"(\d+)"', one.text)
+        started[one.loop] += one.times
+        cycles[one.loop] += one.times * int(estimate[1]) if estimate else 0
     show(
-        f"collectives, {looped} of {len(collectives)} inside of a loop",
-        ("collective", "in a loop", "times", "source", "arrays", "largest", "MiB sent"),
+        f"loops, {cycles.total():,} cycles with what lies outside",
+        ("loop", "kernels", "cycles", "share"),
         [
-            (one.opcode, "yes" if one.in_loop else "", one.times, one.source, *cells)
-            for _, one, *cells in sorted(rows, key=lambda row: -row[0])
+            (loop or "none", started[loop], f"{count:,}", f"{count / cycles.total():.0%}")
+            for loop, count in cycles.most_common()
         ],
     )
 
 
+def show_collectives(collectives: list[Instruction]) -> None:
+    rows = []
+    for one in collectives:
+        largest = max(one.operands, key=lambda shape: shape.size)
+        sent = sum(shape.size for shape in one.operands) * one.times
+        rows.append((sent, one.opcode, one.loop, one.times, one.source, len(one.operands), largest))
+    show(
+        f"collectives, {sum(bool(one.loop) for one in collectives)} of them inside of a loop",
+        ("MiB sent", "collective", "in loop", "times", "source", "arrays", "largest"),
+        [(f"{sent / MIB:.3f}", *cells) for sent, *cells in sorted(rows, key=lambda row: -row[0])],
+    )
+
+
 def show_products(products: list[Instruction]) -> None:
-    rows: dict[tuple, float] = defaultdict(float)
+    flops: Counter[tuple] = Counter()
+    half = 0
     for one in products:
-        pass
+        left, right = one.operands
+        kernel = dict(zip(re.findall(r"_(\w+)->", one.text)[0], right.dims, strict=True))
+        width = kernel.pop("o")
+        # batch dimensions are spread over a dilated window
+        depth = kernel["i"] if "_dilate" in one.text else math.prod(kernel.values())
+        entries = math.prod(one.outputs[0].dims)
+        sides = (entries // width, depth, width)
+        filled = math.prod(n / whole_multiple(n, MATRIX_UNIT) for n in sides)
+        count = 2 * entries * depth * one.times
+        shapes = f"{left} {right}", str(one.outputs[0])
+        flops[one.source, one.times, *shapes, f"{filled:.0%}"] += count
+        half += count * (left.dtype == right.dtype == "bf16")
+    show(
+        f"products, {flops.total() / 1e9:.2f} GFLOP, {half / flops.total():.0%} on bfloat16",
+        ("GFLOP", "source", "times", "operands", "product", "unit filled"),
+        [(f"{count / 1e9:.3f}", *cells) for cells, count in flops.most_common(16)],
+    )
 
 
-def show_padding(kept: list[Instruction]) -> None:
-    pass
+def show_padding(kernels: list[Instruction]) -> None:
+    wasted: Counter[tuple] = Counter()
+    for one in kernels:
+        for shape in one.outputs:
+            tile = "x".join(map(str, shape.tile))
+            wasted[one.source, one.times, str(shape), tile] += shape.padding * one.times
+    show(
+        f"results that tiles pad, {wasted.total() / MIB:.1f} MiB of padding written",
+        ("MiB", "source", "times", "result", "tile"),
+        [(f"{count / MIB:.2f}", *cells) for cells, count in wasted.most_common(10)],
+    )
 
 
 def show(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
@@ -240,7 +282,7 @@ def show(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
     console.print(table)
 
 
-def up_to_multiple(number: int, of: int) -> int:
+def whole_multiple(number: int, of: int) -> int:
     return -(-number // of) * of
 
 

@@ -33,12 +33,15 @@ def blocked_cross_entropy(
 ) -> Float[Array, ""]:
     """The weighted sum of `cross_entropy`, about `block` positions at a time.
 
+    Products are of the queries' dtype, sums are float32.
+
     Memory is [block x K] whatever the batch. Blocks are cut along T, so a batch that is sharded
     along B stays so. Weights get no gradient.
     """
     weights = jax.lax.stop_gradient(weights)
     chosen = jnp.sum(queries * candidates[targets], -1, dtype=jnp.float32)
-    log_z = _weighted_log_z(queries, candidates, weights, valid, block)
+    rounded = candidates.astype(queries.dtype)
+    log_z = _weighted_log_z(queries, rounded, weights, valid, block)
     return log_z - (chosen * weights).sum()
 
 

@@ -36,7 +36,7 @@ from jaxrec.data.tables import Tables
 from jaxrec.encoding import catalog_arrays, encode_catalog, user_vectors
 from jaxrec.evaluation import evaluate, evaluate_baselines, segment_masks, training_counts
 from jaxrec.metrics import segments
-from jaxrec.models.recommender import Recommender, Sizes
+from jaxrec.models.recommender import Recommender, Sizes, cast_products
 from jaxrec.objective import Auxiliary, TrainArrays, objective
 from jaxrec.ranking import Ranking
 from jaxrec.sharding import host_rows, make_mesh, replicated, shard_batch, state_shardings
@@ -246,7 +246,7 @@ def make_train_step(setup: Setup) -> Callable[[TrainState, TrainArrays, Batch], 
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_of(params: nnx.State):
-            model = nnx.merge(setup.graphdef, jax.tree.map(lambda p: p.astype(dtype), params))
+            model = nnx.merge(setup.graphdef, cast_products(params, dtype))
             return objective(model, arrays, state.text, batch, setup.config, key)
 
         (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)

@@ -24,7 +24,9 @@ print(resident() - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is asked")
 def test_memory_that_was_freed_stays_with_the_process_if_asked_for():
     def left(mode: str) -> int:
-        shown = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True)
+        shown = subprocess.run(
+            [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True
+        )
         return int(shown.stdout)
 
     size = 8 * 2**23

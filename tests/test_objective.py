@@ -11,7 +11,7 @@ from flax import nnx
 from jaxrec.config import Config, ModelConfig, TextConfig, TrainConfig
 from jaxrec.encoding import CatalogArrays
 from jaxrec.models.bert import Bert, BertConfig
-from jaxrec.models.recommender import Nodes, Recommender, Sizes
+from jaxrec.models.recommender import Nodes, Recommender, Sizes, cast_products
 from jaxrec.models.text_tower import TextTower
 from jaxrec.objective import Auxiliary, TrainArrays, live_rows, objective
 from jaxrec.text_features import LiveText
@@ -83,8 +83,7 @@ def jitted_objective(graphdef, params, arrays, batch):
 @partial(jax.jit, static_argnums=(0, 4))
 def loss_and_gradients(graphdef, params, arrays, batch, dtype=jnp.float32):
     def loss_of(params):
-        cast = jax.tree.map(lambda p: p.astype(dtype), params)
-        return jitted_objective(graphdef, cast, arrays, batch)
+        return jitted_objective(graphdef, cast_products(params, dtype), arrays, batch)
 
     return jax.value_and_grad(loss_of, has_aux=True)(params)
 

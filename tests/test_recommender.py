@@ -14,6 +14,7 @@ from jaxrec.models.recommender import (
     Nodes,
     Recommender,
     Sizes,
+    cast_products,
     expert_sources,
     gap_buckets,
 )
@@ -182,3 +183,26 @@ def test_the_wanted_kind_moves_the_user_vector():
     for number, answer in enumerate(answers):
         for other in answers[:number]:
             assert jnp.abs(answer - other).max() > 0.01
+
+
+def test_in_bfloat16_what_many_look_up_gets_the_sum_of_all_their_gradients():
+    graphdef, params = nnx.split(make_model(replace(CONFIG, experts=("id+graph",))))
+    graph = make_graph()
+    shape = (8, 512)
+    events = Events(jnp.ones(shape, int), jnp.ones(shape, int), jnp.full(shape, 60))
+
+    def total(params, items, dtype):
+        expert = nnx.merge(graphdef, cast_products(params, dtype)).experts[0]
+        vectors = expert.event_vectors(items, events)
+        assert vectors.dtype == dtype
+        nodes = expert.encode_nodes(make_nodes(), graph)
+        assert nodes.dtype == jnp.float32
+        return vectors.astype(jnp.float32).sum() + nodes[:, 0].sum()
+
+    gradient = jax.grad(total, (0, 1))
+    items = jnp.ones((6, 8))
+    exact = gradient(params, items, jnp.dtype("float32"))
+    half = gradient(params, items, jnp.dtype("bfloat16"))
+    for got, wanted in zip(jax.tree.leaves(half), jax.tree.leaves(exact), strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, wanted, atol=0.05 * np.abs(wanted).max() + 1e-6)

@@ -73,7 +73,8 @@ class GINLayer(nnx.Module):
             nodes: Float[Array, "N D"], gathered: Float[Array, "N D"]
         ) -> Float[Array, "N D"]:
             mixed = (1 + self.epsilon[...]) * nodes + gathered
-            return self.output(nnx.relu(self.norm(self.hidden(mixed))))
+            hidden = self.hidden(mixed.astype(self.hidden.kernel[...].dtype))
+            return self.output(nnx.relu(self.norm(hidden))).astype(nodes.dtype)
 
         return message_passing(
             nodes, graph, message=self.message, update=update, aggregate=self.aggregate

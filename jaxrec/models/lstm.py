@@ -65,7 +65,7 @@ class Block(nnx.Module):
         self.lstm = LSTM(width, rngs)
         self.output = nnx.Linear(width, width, rngs=rngs)
         self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.mlp = MLP(width, 4 * width, rngs=rngs)
+        self.mlp = MLP(width, 4 * width, dtype=None, rngs=rngs)
         self.rate = rate
 
     def __call__(

@@ -5,6 +5,7 @@ blocks. Experts are trained apart; their scores are added, which is one dot prod
 concatenated vectors.
 """
 
+import re
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.config import ModelConfig
@@ -21,6 +23,7 @@ from jaxrec.models.lstm import InterestEncoder, InterestState
 from jaxrec.models.text_tower import TextTower
 
 SOURCES = ("id", "graph", "text")
+LOOKED_UP = re.compile(r"_table|message")  # paths of parameters
 GAP_BUCKETS = 34  # none, and the powers of two up to 68 years
 
 
@@ -92,19 +95,24 @@ class Expert(nnx.Module):
         self.read_output = nnx.Linear(width, width, rngs=rngs)
         self.log_scale = nnx.Param(-jnp.log(jnp.full((), config.temperature, jnp.float32)))
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the matrix products; vectors of nodes are float32, as many of them are summed."""
+        return self.read_output.kernel[...].dtype
+
     def encode_nodes(
         self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
     ) -> Float[Array, "N D"]:
-        """Unit vectors of all nodes; `key` hides some items' ids."""
+        """Unit vectors of all nodes, in float32; `key` hides some items' ids."""
         items = nodes.items
-        features = jnp.zeros((len(items), self.config.width), self.kind_table[...].dtype)
+        features = jnp.zeros((len(items), self.config.width))
         if "id" in self.sources:
             if key is not None:
                 hidden = jax.random.bernoulli(key, self.config.id_dropout, items.shape)
                 items = jnp.where(hidden, 0, items)
             features += self.item_table[...][items]
         if "text" in self.sources:
-            text = nodes.text.astype(features.dtype)
+            text = nodes.text.astype(self.dtype)
             features += self.text_output(nnx.gelu(self.text_hidden(text)))
         if self.has_entities:
             features = jnp.concatenate([features, self.entity_table[...][nodes.entities]])
@@ -121,14 +129,14 @@ class Expert(nnx.Module):
         vectors += self.kind_table[...][events.kinds]
         if self.config.time_gaps:
             vectors += self.gap_table[...][gap_buckets(events.gaps)]
-        return dropout(vectors, self.config.dropout, key)
+        return dropout(vectors.astype(self.dtype), self.config.dropout, key)
 
     def read(
         self, output: Float[Array, "*rows D"], wanted: Int[Array, "*rows"]
     ) -> Float[Array, "*rows D"]:
         """User vectors of the encoder's outputs, for the wanted kind of event or ANY_KIND."""
         asked = self.wanted_table[...][wanted + 1]
-        vectors = self.read_output(self.read_norm(output) + asked)
+        vectors = self.read_output((self.read_norm(output) + asked).astype(self.dtype))
         return unit_norm(vectors) * jnp.exp(self.log_scale[...])
 
 
@@ -188,6 +196,18 @@ class Recommender(nnx.Module):
         return jnp.concatenate(
             [e.read(part, wanted) for e, part in zip(self.experts, parts, strict=True)], -1
         )
+
+
+def cast_products(params: nnx.State, dtype: DTypeLike) -> nnx.State:
+    """Parameters in the dtype of the products; what is looked up by many stays in float32.
+
+    The gradient of a look-up is a sum over all that looked, which bfloat16 cannot hold.
+    """
+
+    def cast(path: tuple, leaf: Array) -> Array:
+        return leaf if LOOKED_UP.search(jax.tree_util.keystr(path)) else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def expert_sources(name: str) -> tuple[str, ...]:

@@ -51,7 +51,10 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Two dense layers around a non-linearity, applied to every position alone."""
+    """Two dense layers around a non-linearity, applied to every position alone.
+
+    Without a dtype it computes in that of its operands.
+    """
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class MLP(nnx.Module):
         inner_width: int,
         *,
         activation: Activation = gelu,
-        dtype: DTypeLike = jnp.float32,
+        dtype: DTypeLike | None = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.activation = activation
