@@ -42,7 +42,7 @@ from jaxrec.config import parse, read_recipe
 from jaxrec.data.dataset import prepare
 from jaxrec.losses import blocked_cross_entropy, positions_at_a_time
 from jaxrec.models.lstm import LSTM
-from jaxrec.models.recommender import Events, Expert, Nodes
+from jaxrec.models.recommender import Events, Expert, Nodes, cast_products
 from jaxrec.report import console
 from jaxrec.types import Batch
 
@@ -173,7 +173,7 @@ def step_work(setup: training.Setup, state: training.TrainState) -> list[Work]:
     """All parts of a step; those of several experts and layers bear the same names."""
     batch, _ = next(training.prefetch(setup, 0, range(1)))
     dtype = jnp.bfloat16 if setup.config.train.bf16 else jnp.float32
-    params = jax.tree.map(lambda p: p.astype(dtype), state.params)
+    params = cast_products(state.params, dtype)
     nodes = replace(setup.arrays.catalog.nodes, text=state.text)
     works = []
     for expert in nnx.merge(setup.graphdef, params).experts:

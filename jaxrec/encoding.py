@@ -20,7 +20,7 @@ from jaxrec.models.lstm import InterestState
 from jaxrec.models.recommender import Events, Nodes, Recommender
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
 
-CHUNK = 16  # slots folded at a time; short, as most shoppers' histories are
+CHUNK = 8  # slots folded at a time; short, as most shoppers' histories are
 
 
 @jax.tree_util.register_dataclass
