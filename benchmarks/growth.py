@@ -28,6 +28,7 @@ from jaxrec.training import Setup
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 MIB = 2**20
 
@@ -194,7 +195,12 @@ def draw(
     values = np.array([scale(point[column]) for point in points])
     panel.loglog(sizes, values, "o-", label=f"exponent {exponent(points, column):.2f}")
     panel.loglog(sizes, values[-1] * sizes / sizes[-1], ":", color="gray", label="linear")
-    panel.set(title=axis, xlabel=axis, ylabel=unit)
+    panel.set(title=axis, ylabel=unit)
+    panel.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30, fontsize=8)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(ScalarFormatter())
+    for direction in (panel.xaxis, panel.yaxis):
+        direction.set_minor_formatter(NullFormatter())
     panel.legend(fontsize=8)
 
 
