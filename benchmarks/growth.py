@@ -8,6 +8,11 @@ temporary memory of its program, with the exponents fitted in log-log over the l
 for users it is the time of packing and training an epoch.
 """
 
+# ruff: noqa: E402
+from jaxrec.host import keep_freed_memory
+
+keep_freed_memory()  # before imports start threads, which it would not reach
+
 import argparse
 import time
 from collections.abc import Callable
@@ -23,7 +28,6 @@ from jaxrec import training
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate
-from jaxrec.host import keep_freed_memory
 from jaxrec.training import Setup
 
 matplotlib.use("agg")
@@ -57,7 +61,6 @@ AXES = {
 
 
 def main() -> None:
-    keep_freed_memory()
     parser = argparse.ArgumentParser()
     parser.add_argument("--axes", nargs="*", default=list(AXES))
     parser.add_argument("--doublings", type=int, default=4)

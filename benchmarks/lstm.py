@@ -90,14 +90,15 @@ def run(command: list[str], environment: dict[str, str]) -> list[float]:
 
 
 def measure_jax(options: argparse.Namespace) -> None:
+    from jaxrec.host import keep_freed_memory
+
+    keep_freed_memory()
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
-    from jaxrec.host import keep_freed_memory
     from jaxrec.models.lstm import LSTM
 
-    keep_freed_memory()
     width = options.width
     graphdef, params = nnx.split(LSTM(width, nnx.Rngs(0)))
     shape = (options.rows, options.slots, width)

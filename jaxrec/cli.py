@@ -4,14 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-import tyro
-
-from jaxrec import api
-from jaxrec.config import parse
-from jaxrec.data.fetch import FetchError
 from jaxrec.host import keep_freed_memory
 
 COMMANDS = "usage: jaxrec {train,serve} [options]; --help after a command documents it"
+
+
+# Libraries are imported inside the commands: `keep_freed_memory` comes before they start threads,
+# whose memory it would not reach.
 
 
 def main() -> None:
@@ -27,6 +26,10 @@ def main() -> None:
 
 def train(arguments: Sequence[str] | None = None) -> None:
     """Train as the arguments say; bad input exits with 2 and a message."""
+    keep_freed_memory()
+    from jaxrec import api
+    from jaxrec.config import parse
+
     parser = argparse.ArgumentParser(
         "train.py",
         description="Train a recommender, evaluate it, and leave a run directory. Every option of "
@@ -58,7 +61,10 @@ def train(arguments: Sequence[str] | None = None) -> None:
 
 def serve(arguments: Sequence[str] | None = None) -> None:
     """Score users in batches; bad input exits with 2 and a message."""
-    # keeps `train` from loading what serving needs
+    keep_freed_memory()
+    import tyro
+
+    from jaxrec import api
     from jaxrec.batch import ServeOptions
     from jaxrec.batch import serve as run
 
@@ -76,7 +82,8 @@ def serve(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(command: Callable[[], object]) -> None:
-    keep_freed_memory()
+    from jaxrec.data.fetch import FetchError
+
     try:
         command()
     except (ValueError, OSError, FetchError) as error:

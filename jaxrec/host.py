@@ -11,8 +11,9 @@ def keep_freed_memory() -> None:
     """Have freed memory kept for the next step, where the C library is glibc.
 
     By default arrays of 32 MiB and more go back to the kernel and come anew, zeroed page by page:
-    without that a training step on two CPU cores takes .75 of the time. The process stays as
-    large as it ever was, so this is for programs of their own, not for `import jaxrec`.
+    without that a training step on two CPU cores takes .75 of the time. Call it before other
+    imports, as it does not reach what threads use that have begun. The process stays as large as
+    it ever was, so this is for programs of their own, not for `import jaxrec`.
     """
     if not sys.platform.startswith("linux"):
         return

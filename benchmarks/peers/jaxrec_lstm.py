@@ -1,5 +1,10 @@
 """jaxrec with one id expert: no graph, no text, no auxiliary loss."""
 
+# ruff: noqa: E402
+from jaxrec.host import keep_freed_memory
+
+keep_freed_memory()  # before imports start threads, which it would not reach
+
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +17,6 @@ from jaxrec.api import configure, enable_compilation_cache
 from jaxrec.checkpoint import Progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
-from jaxrec.host import keep_freed_memory
 
 
 def recipe(options: Options) -> Config:
@@ -36,7 +40,6 @@ def recipe(options: Options) -> Config:
 
 
 def main() -> None:
-    keep_freed_memory()
     options = read_options()
     enable_compilation_cache()
     config = recipe(options)
