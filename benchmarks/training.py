@@ -75,7 +75,8 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=cache_dir() / "peers")
     parser.add_argument("--python", default=sys.executable, help="for the environments of peers")
     options = parser.parse_args()
-    systems = [s for s in SYSTEMS if any(s.name.startswith(name) for name in options.systems)]
+    wanted = ("jaxrec", *options.systems)
+    systems = [s for s in SYSTEMS if s.name.startswith(wanted)]
     results: dict[str, list[list[dict]]] = {system.name: [] for system in systems}
     with tempfile.TemporaryDirectory() as folder:
         export(options.data, Path(folder))
