@@ -2,8 +2,8 @@
 
 Inside, arrays are [features, rows]. So the four gates are split and joined along whole rows of
 memory, and none of the three products of a slot needs a transposed operand. Forward and backward
-at [256 rows, 64 slots] on two CPU cores take .54 to .70 of the time of the automatic gradient of a scan
-over [rows, features] (`benchmarks/lstm.py`).
+at [256 rows, 64 slots] on two CPU cores take .54 to .70 of the time of a scan over [rows, features]
+with the automatic gradient (`benchmarks/lstm.py`).
 """
 
 from typing import NamedTuple
