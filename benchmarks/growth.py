@@ -23,18 +23,18 @@ import jax
 import matplotlib
 import numpy as np
 import polars as pl
+from loading import MIB, peak
 
 from jaxrec import training
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate
 from jaxrec.training import Setup
+from jaxrec.types import Batch
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def measure(axis: str, options: argparse.Namespace) -> list[tuple[int, float, fl
     for power in range(options.doublings + 1):
         size = getattr(AXES[axis], axis) << power
         setup = build(replace(AXES[axis], **{axis: size}))
-        cost = epoch_cost if axis == "users" else step_cost
-        points.append((size, *cost(setup, options.repeats)))
+        cost = epoch_cost(setup) if axis == "users" else step_cost(setup, options.repeats)
+        points.append((size, *cost))
         print(f"{axis} {size:>9,}: {points[-1][1] * 1e3:9.1f} ms {points[-1][2] / MIB:9.1f} MiB")
     print(f"{axis}: time ~ size^{exponent(points, 1):.2f}, memory ~ size^{exponent(points, 2):.2f}")
     return points
@@ -133,8 +133,7 @@ def build(shop: Shop) -> Setup:
 
 def step_cost(setup: Setup, repeats: int) -> tuple[float, float]:
     """Median seconds of a step, and bytes of its program's temporary memory."""
-    state, batch = training.initial_state(setup), next(training.prefetch(setup, 0, range(1)))[0]
-    program = training.make_train_step(setup).lower(state, setup.arrays, batch).compile()
+    state, batch, program = compiled_step(setup)
     seconds = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
@@ -144,12 +143,9 @@ def step_cost(setup: Setup, repeats: int) -> tuple[float, float]:
     return float(np.median(seconds[1:])), temporary_bytes(program)
 
 
-def epoch_cost(setup: Setup, repeats: int) -> tuple[float, float]:
+def epoch_cost(setup: Setup) -> tuple[float, float]:
     """Seconds of packing and an epoch of steps, and bytes of the step's temporary memory."""
-    del repeats
-    state, step = training.initial_state(setup), training.make_train_step(setup)
-    batch = next(training.prefetch(setup, 0, range(1)))[0]
-    program = step.lower(state, setup.arrays, batch).compile()
+    state, _, program = compiled_step(setup)
     began = time.perf_counter()
     packing = training.make_packing(setup.config, setup.dataset)
     fresh = replace(setup, packing=packing)
@@ -157,6 +153,13 @@ def epoch_cost(setup: Setup, repeats: int) -> tuple[float, float]:
         state, metrics = program(state, setup.arrays, batch)
     jax.block_until_ready((state, metrics))
     return time.perf_counter() - began, temporary_bytes(program)
+
+
+def compiled_step(setup: Setup) -> tuple[training.TrainState, Batch, jax.stages.Compiled]:
+    """A new state, the first batch, and the program of a step."""
+    state, (batch, _) = training.initial_state(setup), next(training.prefetch(setup, 0, range(1)))
+    program = training.make_train_step(setup).lower(state, setup.arrays, batch).compile()
+    return state, batch, program
 
 
 def temporary_bytes(program: jax.stages.Compiled) -> float:
@@ -167,12 +170,12 @@ def train_large() -> None:
     """A step over a million items, whose logits would fill 30 GiB if they existed at once."""
     shop = Shop(users=8192, events=64, items=1_000_000, edges=0, rows=128, slots=64)
     seconds, temporary = step_cost(build(shop), 2)
-    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
     flops = 6 * shop.rows * shop.slots * shop.items * shop.width
     print(
         f"1,000,000 items x {shop.rows * shop.slots:,} positions at D = {shop.width}: "
         f"{seconds:.1f} s a step, {flops / seconds / 1e9:.0f} GFLOP/s in the loss's products, "
-        f"{temporary / MIB:,.0f} MiB of temporary memory, peak of the process {peak:,.0f} MiB"
+        f"{temporary / MIB:,.0f} MiB of temporary memory, "
+        f"peak of the process {peak() / MIB:,.0f} MiB"
     )
 
 

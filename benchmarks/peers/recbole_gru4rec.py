@@ -2,6 +2,7 @@
 
 import logging
 from itertools import islice
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -24,8 +25,6 @@ from recbole.utils import get_model
 
 def prepare(options: Options, histories: Histories, folder: str):
     """RecBole's model and batches of the training events (its own files, its own numbering)."""
-    from pathlib import Path
-
     path = Path(folder, "shop")
     path.mkdir()
     with (path / "shop.inter").open("w") as file:
@@ -59,7 +58,10 @@ def prepare(options: Options, histories: Histories, folder: str):
     return model, batches, dataset
 
 
-def top_items(model, dataset, options: Options, histories: Histories) -> np.ndarray:
+def top_items(
+    model, dataset, options: Options, histories: Histories
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranked items of every user and the item to find, both in RecBole's numbering."""
     number = dataset.field2token_id["item_id"]
     to_own = np.zeros(histories.num_items + 1, np.int64)
     for token, index in number.items():
