@@ -46,7 +46,6 @@ class Ranking:
     ranks: Float[np.ndarray, " Q"]  # of the target, from 0, ties at half
     items: Int[np.ndarray, "Q K"]  # best first; 0 where no item is left
     scores: Float[np.ndarray, "Q K"]  # -inf where no item is left
-    log_z: Float[np.ndarray, " Q"]  # log p(item | query) = score - log_z
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,8 @@ class TopItems:
 
     items: Int[np.ndarray, "Q K"]
     scores: Float[np.ndarray, "Q K"]
-    log_z: Float[np.ndarray, " Q"] | None  # of scores and bias; None if not asked for
+    # log p(item | query) = score - log_z, of scores and bias; None if not asked for
+    log_z: Float[np.ndarray, " Q"] | None
 
 
 def top_k(scores: Float[Array, "Q I"], k: int) -> tuple[Float[Array, "Q K"], Int[Array, "Q K"]]:
@@ -220,7 +220,7 @@ def rank_queries(
             "0 where there is none"
         )
     mesh = mesh or single_device_mesh()
-    rank = _ranker(mesh, True, True, k=k, with_log_z=True, approximate=False)
+    rank = _ranker(mesh, True, True, k=k, with_log_z=False, approximate=False)
     unbiased = np.zeros(len(valid), np.float32)
     item_rows, is_valid = _sharded((_with_bias(items, unbiased, valid), valid), mesh)
     query_rows, size = np.asarray(queries), _block_rows(len(targets), len(valid), mesh, block)
@@ -265,7 +265,7 @@ def best_items(
         return rank(left, item_rows, is_valid, rows, columns, None)
 
     fields = _rank_blocks(rank_block, len(queries), excluded, size)
-    _reject_infinite(np.maximum(fields["scores"].max(1, initial=0), 0))
+    _reject_infinite(fields["scores"])
     return TopItems(fields["items"], fields["scores"], fields.get("log_z"))
 
 
@@ -282,7 +282,7 @@ def rank_host_scores(
     Arguments and errors as in `rank_queries`.
     """
     mesh = single_device_mesh()
-    rank = _ranker(mesh, False, True, k=k, with_log_z=True, approximate=False)
+    rank = _ranker(mesh, False, True, k=k, with_log_z=False, approximate=False)
     size = _block_rows(len(targets), len(valid), mesh, block)
     unused = np.zeros(len(valid), np.float32)
 
@@ -326,16 +326,17 @@ def _checked(
 ) -> Ranking:
     if np.any((targets < 0) | (targets >= len(valid))):
         raise ValueError(f"targets outside [0, {len(valid)}): use 0 for an unknown item")
-    # Comparisons with NaN are false, which would put every target of a diverged model first.
-    _reject_infinite(fields["log_z"])
+    if not np.any(valid):
+        raise ValueError("no item is valid")
+    _reject_infinite(fields["scores"])
     return Ranking(**fields)
 
 
-def _reject_infinite(values: Float[np.ndarray, " Q"]) -> None:
-    bad = ~np.isfinite(values) | (values < OUT / 2)
+def _reject_infinite(best: Float[np.ndarray, "Q K"]) -> None:
+    """Comparisons with NaN are false, which would put every target of a diverged model first."""
+    bad = np.isnan(best) | (best == np.inf)
     if bad.any():
-        query = np.flatnonzero(bad)[0]
-        raise ValueError(f"scores of query {query} are not finite, or no item is valid")
+        raise ValueError(f"scores of query {np.nonzero(bad)[0][0]} are not finite")
 
 
 def _sharded(tree: Any, mesh: Mesh) -> Any:
