@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import matplotlib
 import numpy as np
+import polars as pl
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +26,7 @@ from jaxrec import checkpoint
 from jaxrec.calibration import Calibration, Reliability
 from jaxrec.data.dataset import Dataset
 from jaxrec.evaluation import results_table
+from jaxrec.parts import write_table
 from jaxrec.plots import plot_reliability
 
 matplotlib.use("agg")
@@ -125,8 +127,9 @@ def read_log(run: Path) -> list[dict[str, float]]:
     return rows
 
 
-def write_results(run: Path, results: Mapping[str, Any]) -> None:
-    """Write `metrics.json` and the plots, and print the tables."""
+def write_results(run: Path, results: Mapping[str, Any], ranks: pl.DataFrame) -> None:
+    """Write `ranks.parquet`, `metrics.json` and the plots, and print the tables."""
+    write_table(ranks, run / "ranks.parquet")
     _write_json(run / "metrics.json", results)
     plot_training(run)
     protocol = results["protocol"]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import polars as pl
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
@@ -111,8 +112,8 @@ def fit(
             train(setup, state, progress, manager, log)
         best, _ = load(setup, manager, manager.best_step())
     report.write_calibration(run, *calibrate(setup, best))
-    results = test(setup, best)
-    report.write_results(run, results)
+    results, ranks = test(setup, best)
+    report.write_results(run, results, ranks)
     return results
 
 
@@ -415,8 +416,8 @@ def query_vectors(
     return items, users
 
 
-def test(setup: Setup, state: TrainState) -> dict[str, Any]:
-    """Everything that `metrics.json` holds, for the selected state."""
+def test(setup: Setup, state: TrainState) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Everything that `metrics.json` and `ranks.parquet` hold, for the selected state."""
     config, split = setup.config, setup.dataset.split
     names = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
     results: dict[str, Any] = {
@@ -430,12 +431,27 @@ def test(setup: Setup, state: TrainState) -> dict[str, Any]:
         "validation": validate(setup, state),
     }
     counts = training_counts(split, len(setup.valid))
+    ranks = []
     for name, queries in names.items():
         scores, ranking = _evaluate(setup, state, queries)
+        ranks.append(rank_table(name, setup.dataset, queries, ranking))
         baselines = evaluate_baselines(split, queries, config.evaluation, setup.valid)
         masks = segment_masks(split, queries, counts)
         results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
-    return results
+    return results, pl.concat(ranks)
+
+
+def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) -> pl.DataFrame:
+    """A row a query: who chose what, and its rank (from 0) among all items."""
+    log = dataset.split.log
+    return pl.DataFrame(
+        {
+            "queries": pl.repeat(name, len(queries), eager=True),
+            "user_id": log.user_ids[queries.users],
+            "item_id": dataset.catalog.item_ids[log.items[queries.positions]],
+            "rank": ranking.ranks,
+        }
+    )
 
 
 def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability]:

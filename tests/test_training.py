@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 import jaxrec
-from jaxrec import checkpoint, report, training
+from jaxrec import checkpoint, metrics, report, training
 from jaxrec.checkpoint import Progress, RunError
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
@@ -60,6 +60,8 @@ def test_a_run_leaves_everything_that_it_promises(tables, tmp_path):
     results = training.fit(config(), run, tables=tables)
     assert json.loads((run / "metrics.json").read_text()) == results
     assert results["protocol"]["candidates"] == len(tables.items)
+    ranks = pl.read_parquet(run / "ranks.parquet").filter(pl.col("queries") == "test")["rank"]
+    assert metrics.summarise(ranks.to_numpy()).items() <= results["test"]["model"].items()
     baselines = {"popularity", "recent_popularity", "personal_frequency", "item_knn"}
     assert set(results["test"]) == {"model", "segments"} | baselines
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
