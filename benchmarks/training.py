@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxrec.api import configure
+from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.fetch import cache_dir
 
@@ -79,17 +80,17 @@ def main() -> None:
     systems = [s for s in SYSTEMS if s.name.startswith(wanted)]
     results: dict[str, list[list[dict]]] = {system.name: [] for system in systems}
     with tempfile.TemporaryDirectory() as folder:
-        export(options.data, Path(folder))
+        known = {"ml-100k": "ml100k", "ml-1m": "ml1m"}.get(options.data, "beauty")
+        held_out = {"split.scheme": "leave_one_out"}
+        export(configure(known, data=options.data, overrides=held_out), Path(folder))
         for _ in range(options.rounds):
             for system in systems:
                 results[system.name].append(run(system, Path(folder), options))
     Console(width=120).print(table(results, options))
 
 
-def export(source: str, folder: Path) -> None:
+def export(config: Config, folder: Path) -> None:
     """Histories of users with three events or more, as arrays and as jaxrec's tables."""
-    known = {"ml-100k": "ml100k", "ml-1m": "ml1m"}.get(source, "beauty")
-    config = configure(known, data=source, overrides={"split.scheme": "leave_one_out"})
     dataset = prepare(config)
     log = dataset.split.log
     lengths = np.diff(log.offsets)
@@ -97,7 +98,13 @@ def export(source: str, folder: Path) -> None:
     lengths = lengths[lengths >= 3]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     num_items = dataset.catalog.num_items - 1
-    np.savez(folder / "histories.npz", offsets=offsets, items=items, num_items=num_items)
+    np.savez(
+        folder / "histories.npz",
+        user_ids=log.user_ids.filter(log.lengths >= 3).to_numpy().astype(str),
+        offsets=offsets,
+        items=items,
+        num_items=num_items,
+    )
     moments = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
     users = np.repeat(np.arange(len(lengths)), lengths)
     events = {"user_id": users.astype(str), "item_id": items.astype(str), "timestamp": moments}

@@ -10,26 +10,32 @@ from pathlib import Path
 import numpy as np
 
 K = 10
+PATIENCE = 5  # epochs without a better score, where the best model is wanted
 
 
 @dataclass(frozen=True)
 class Histories:
     """Events of U users in time order, items from 1 to `num_items`."""
 
+    user_ids: np.ndarray
     offsets: np.ndarray  # [U + 1]
     items: np.ndarray
     num_items: int
 
-    def train(self) -> list[np.ndarray]:
+    def train(self, held_out: int = 2) -> list[np.ndarray]:
         """Every user's events but the last two, which validate and test."""
         return [
-            self.items[begin : end - 2]
+            self.items[begin : end - held_out]
             for begin, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)
         ]
 
     def targets(self) -> np.ndarray:
         """The item that validates every user."""
         return self.items[self.offsets[1:] - 2]
+
+    def test_targets(self) -> np.ndarray:
+        """The item that tests every user."""
+        return self.items[self.offsets[1:] - 1]
 
 
 @dataclass(frozen=True)
@@ -46,24 +52,33 @@ class Options:
     epochs: int
     seconds: float  # no epoch begins after so many
     batches: int  # of an epoch at most, 0 for all
+    ranks: Path | None = None  # where to write the ranks of the test items
 
 
 def read_options() -> Options:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--ranks", type=Path)
     for name, kind in Options.__annotations__.items():
-        parser.add_argument(f"--{name}", type=kind, required=True)
+        if name != "ranks":
+            parser.add_argument(f"--{name}", type=kind, required=True)
     return Options(**vars(parser.parse_args()))
 
 
 def read_histories(options: Options) -> Histories:
     with np.load(options.data / "histories.npz") as arrays:
-        return Histories(arrays["offsets"], arrays["items"], int(arrays["num_items"]))
+        return Histories(**{**arrays, "num_items": int(arrays["num_items"])})
 
 
 def ndcg(ranked: np.ndarray, targets: np.ndarray) -> float:
     """NDCG@10 of [U, 10] lists with one right item each."""
     _, places = np.nonzero(ranked == targets[:, None])
     return float((1 / np.log2(places + 2)).sum() / len(targets))
+
+
+def ranks(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Place of the right item in [U, 10] lists, 10 where it is missing."""
+    found = ranked == targets[:, None]
+    return np.where(found.any(1), found.argmax(1), K)
 
 
 def best_unseen(scores: np.ndarray, seen: list[np.ndarray]) -> np.ndarray:
@@ -93,13 +108,17 @@ class Reporter:
         self.options = options
         self.trained = 0.0
         self.epoch = 0
+        self.best = (0.0, 0)  # score and epoch
 
     def wants_more(self) -> bool:
-        return self.epoch < self.options.epochs and self.trained < self.options.seconds
+        stale = self.options.ranks and self.epoch - self.best[1] >= PATIENCE
+        more = self.epoch < self.options.epochs and self.trained < self.options.seconds
+        return more and not stale
 
     def report(self, seconds: float, targets: int, score: float, evaluation: float) -> None:
         self.epoch += 1
         self.trained += seconds
+        self.best = max(self.best, (score, self.epoch), key=lambda best: best[0])
         line = {
             "epoch": self.epoch,
             "seconds": seconds,

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from protocol import Histories, Options, Reporter, ndcg, read_histories, read_options, timed
+from protocol import Options, Reporter, ndcg, ranks, read_histories, read_options, timed
 from pytorch_lightning import Trainer
 from rectools import Columns
 from rectools.dataset import Dataset
@@ -40,8 +40,7 @@ def build(options: Options, layers: type) -> SASRecModel:
     )
 
 
-def dataset_of(histories: Histories) -> Dataset:
-    train = histories.train()
+def dataset_of(train: list[np.ndarray]) -> Dataset:
     lengths = [len(items) for items in train]
     frame = pd.DataFrame(
         {
@@ -62,7 +61,7 @@ def main() -> None:
     options = read_options()
     histories = read_histories(options)
     model = build(options, LiGRLayers if name == "esasrec" else SASRecTransformerLayers)
-    dataset, reporter = dataset_of(histories), Reporter(options)
+    dataset, reporter = dataset_of(histories.train()), Reporter(options)
     users = np.arange(len(histories.offsets) - 1)
     lengths = np.array([len(items) for items in histories.train()])
     # a sequence of n events has n - 1 targets, of which the newest `history` are kept
@@ -71,7 +70,7 @@ def main() -> None:
     if options.batches:
         share = min(options.batches * options.batch / (lengths > 1).sum(), 1.0)
 
-    def top_items() -> np.ndarray:
+    def top_items(dataset: Dataset = dataset) -> np.ndarray:
         found = model.recommend(users, dataset, k=10, filter_viewed=True)
         ranked = np.zeros((len(users), 10), np.int64)
         ranked[found[Columns.User], found[Columns.Rank] - 1] = found[Columns.Item]
@@ -82,6 +81,10 @@ def main() -> None:
         ranked, evaluation = timed(top_items)
         score = ndcg(ranked, histories.targets())
         reporter.report(seconds, int(kept.sum() * share), score, evaluation)
+        if options.ranks and reporter.best[1] == reporter.epoch:
+            ranked = top_items(dataset_of(histories.train(held_out=1)))
+            found = ranks(ranked, histories.test_targets())
+            np.savez(options.ranks, user_ids=histories.user_ids, ranks=found)
 
 
 if __name__ == "__main__":
