@@ -163,7 +163,7 @@ class EvaluationConfig:
     """Items left out of a user's ranking: `seen`, `none`, or kinds of event such as `buy`."""
     history: int = 0
     """Events of history that a state is folded from (0: all)."""
-    users: int = 256
+    users: int = 512
     """Users encoded at a time."""
     k: int = 10
     """Length of the lists behind coverage, Gini index and mean popularity."""

@@ -20,7 +20,7 @@ from jaxrec.models.lstm import InterestState
 from jaxrec.models.recommender import Events, Nodes, Recommender
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
 
-CHUNK = 8  # slots folded at a time; short, as most shoppers' histories are
+CHUNK = 4  # slots folded at a time; short, as most shoppers' histories are
 
 
 @jax.tree_util.register_dataclass
@@ -106,7 +106,7 @@ def user_vectors(
     queries: Queries,
     *,
     history: int = 0,
-    users: int = 256,
+    users: int = 512,
     wanted_kind: int = ANY_KIND,
 ) -> Float[np.ndarray, "Q ED"]:
     """User vectors of queries, each from all events of its user before the queried position.
@@ -148,7 +148,7 @@ def interest_states(
     log: EventLog,
     *,
     history: int = 0,
-    users: int = 256,
+    users: int = 512,
 ) -> tuple[InterestState, ...]:
     """The state of every user of a log after all their events (of the last `history`, if not 0).
 
