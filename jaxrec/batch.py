@@ -240,7 +240,7 @@ def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
     return {
         "checkpoint": {
             "step": model.step,
-            "vectors": hashlib.sha256(np.asarray(model.vectors).tobytes()).hexdigest(),
+            "vectors": model.version,
         },
         "config": hashlib.sha256(to_yaml(model.config).encode()).hexdigest(),
         "options": json.loads(json.dumps(chosen, default=str)),

@@ -149,21 +149,30 @@ def interest_states(
     *,
     history: int = 0,
     users: int = 512,
+    before: tuple[InterestState, ...] | None = None,
+    last_times: Int[np.ndarray, " U"] | None = None,
 ) -> tuple[InterestState, ...]:
     """The state of every user of a log after all their events (of the last `history`, if not 0).
 
-    `users` of them are folded at a time; the arrays of the result are numpy's.
+    The arrays of the result are numpy's.
+
+    Args:
+        users: users folded at a time.
+        before: their states before the events of the log; None if these are their first.
+        last_times: when the events came that `before` has folded; see `event_gaps`.
     """
     ends = log.offsets[1:]
     starts = np.maximum(log.offsets[:-1], ends - history) if history else log.offsets[:-1]
-    result = jax.tree.map(
-        lambda leaf: np.empty((log.num_users, *leaf.shape[1:]), leaf.dtype),
-        initial_states(graphdef, params, 1),
-    )
+    if before is None:
+        newcomer = initial_states(graphdef, params, 1)
+        before = jax.tree.map(
+            lambda leaf: np.repeat(np.asarray(leaf), log.num_users, axis=0), newcomer
+        )
+    result = jax.tree.map(np.array, before)
     for group, chunks in _fold_histories(
-        graphdef, params, items, log, starts, ends, users, ANY_KIND
+        graphdef, params, items, log, starts, ends, users, ANY_KIND, before, last_times
     ):
-        states = None
+        states = jax.tree.map(lambda leaf, group=group: leaf[group], before)
         for _, _, after in chunks:
             states = after
 
@@ -196,18 +205,21 @@ def _fold_histories(
     ends: Int[np.ndarray, " n"],
     users: int,
     wanted_kind: int,
+    before: tuple[InterestState, ...] | None = None,
+    last_times: Int[np.ndarray, " U"] | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, " g"], Chunks]]:
     """Groups of histories and what folding them gives, chunk by chunk."""
-    gaps = event_gaps(log)
+    gaps = event_gaps(log, last_times)
+    newcomers = initial_states(graphdef, params, users)
     # users of like length together waste the fewest slots
     by_length = np.argsort(ends - starts, kind="stable")
     for group in np.array_split(by_length, max(1, -(-len(by_length) // users))):
-        yield (
-            group,
-            _fold_group(
-                graphdef, params, items, log, gaps, starts[group], ends[group], users, wanted_kind
-            ),
-        )
+        states = newcomers
+        if before is not None and len(group):
+            rows = np.pad(group, (0, users - len(group)))  # the rows behind fold nothing
+            states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
+        histories = starts[group], ends[group]
+        yield group, _fold_group(graphdef, params, items, log, gaps, histories, states, wanted_kind)
 
 
 def _fold_group(
@@ -216,15 +228,18 @@ def _fold_group(
     items: Float[Array, "I ED"],
     log: EventLog,
     gaps: Int[np.ndarray, " M"],
-    starts: Int[np.ndarray, " n"],
-    ends: Int[np.ndarray, " n"],
-    users: int,
+    histories: tuple[Int[np.ndarray, " g"], Int[np.ndarray, " g"]],
+    states: tuple[InterestState, ...],
     wanted_kind: int,
 ) -> Chunks:
-    """Event numbers, user vectors after them and the states after each chunk of events."""
-    padding = users - len(starts)
-    starts, ends = np.pad(starts, (0, padding)), np.pad(ends, (0, padding))
-    states = initial_states(graphdef, params, users)
+    """Event numbers, user vectors after them and the states after each chunk of events.
+
+    Args:
+        histories: event numbers where they start and end.
+        states: before them; those behind the last history are padding.
+    """
+    padding = len(states[0].output) - len(histories[0])
+    starts, ends = (np.pad(bounds, (0, padding)) for bounds in histories)
     for begin in range(0, int((ends - starts).max(initial=0)), CHUNK):
         numbers = starts[:, None] + begin + np.arange(CHUNK)
         valid = numbers < ends[:, None]

@@ -1,7 +1,9 @@
 """A trained run at work: raw events in, recommendations out, for users seen in training or not."""
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -73,6 +75,11 @@ class TrainedModel:
     inverse_temperature: float  # of the scores, for probabilities
     mesh: Mesh
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def version(self) -> str:
+        """A hash of all vectors: states of another version are of no use to this one."""
+        return hashlib.sha256(np.asarray(self.vectors).tobytes()).hexdigest()
 
     @property
     def items(self) -> Float[Array, "I ED"]:

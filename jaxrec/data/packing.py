@@ -175,12 +175,24 @@ class Packing:
         )
 
 
-def event_gaps(log: EventLog) -> Int[np.ndarray, " M"]:
-    """Seconds since the event before of the same user; NO_GAP where none is known."""
+def event_gaps(
+    log: EventLog, last_times: Int[np.ndarray, " U"] | None = None
+) -> Int[np.ndarray, " M"]:
+    """Seconds since the event before of the same user; NO_GAP where none is known.
+
+    Args:
+        last_times: times of the events before those of the log, negative where there are none.
+    """
     gaps = np.full(len(log.items), NO_GAP, np.int32)
     if log.has_time and len(gaps):
         gaps[1:] = np.clip(np.diff(log.times), 0, MAX_GAP)
-        gaps[log.offsets[:-1][log.lengths > 0]] = NO_GAP
+        active = log.lengths > 0
+        firsts = log.offsets[:-1][active]
+        gaps[firsts] = NO_GAP
+        if last_times is not None:
+            before = last_times[active]
+            since = np.clip(log.times[firsts] - before, 0, MAX_GAP)
+            gaps[firsts] = np.where(before < 0, NO_GAP, since)
     return gaps
 
 

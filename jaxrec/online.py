@@ -1,0 +1,324 @@
+"""Live scoring: an event is one step of the shopper's state, and the next answer knows of it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import jax
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from jaxrec.data.graph import ITEM
+from jaxrec.encoding import initial_states, interest_states
+from jaxrec.models.lstm import InterestState
+from jaxrec.ranking import Pairs
+from jaxrec.rules import Rules
+from jaxrec.scoring import TrainedModel
+from jaxrec.shortlist import Selection, shortlist
+from jaxrec.store import NEVER, LiveEvent, Shopper, Store, with_event
+from jaxrec.types import EventLog
+
+BATCHES = (1, 8, 64, 512)  # shoppers folded or ranked at a time: the shapes that are compiled
+LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
+CONFLICTS = 20  # times to read documents anew that other processes have changed meanwhile
+
+Outcome = Literal["accepted", "duplicate", "too_late"]
+
+Job = tuple[Float[np.ndarray, " S"] | None, int, Sequence[LiveEvent]]
+"""A state (None: a newcomer's), the time of its last event, and the events to fold into it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """An event of a named user."""
+
+    user_id: str
+    event: LiveEvent
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A list of recommendations, and what it rests on."""
+
+    user_id: str
+    items: pl.DataFrame  # rank, item_id, score, title
+    events: int  # that the state has seen
+    approximate: bool  # the state lacks events from before the model was replaced
+
+
+class Online:
+    """A trained model and a store of live shoppers.
+
+    Args:
+        model: what `jaxrec.load` returns.
+        store: shared by all processes that serve these shoppers.
+        window: newest events of a shopper to keep at least. An event that is later than all of
+            the kept ones (there are up to twice as many) is refused.
+
+    A state is the fold of all events, as in batch scoring; where the run's `evaluation.history`
+    cuts histories there, it is a longer one.
+    """
+
+    def __init__(self, model: TrainedModel, store: Store, *, window: int = 64):
+        if window < 1:
+            raise ValueError(f"window={window}: keep 1 event or more")
+        if model.config.data.drop_repeats:
+            raise ValueError("the run left repeated events out (data.drop_repeats); train without")
+        self.model, self.store, self.window = model, store, window
+        ids = model.catalog.item_ids.to_list()
+        self.number_of = {item: number for number, item in enumerate(ids) if item is not None}
+        self.newcomer = initial_states(model.graphdef, model.params, 1)
+        self.selection = lru_cache(maxsize=64)(self._selection)
+
+    def warm_up(self) -> None:
+        """Compile every shape, so that no shopper waits for it."""
+        nobody = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        for size in BATCHES:
+            log = self._log([(LiveEvent(0, "", self.model.trained.kind_names[0]),)] * size)
+            states = self._fold(log, None, None)
+            vectors = self.model.user_vectors(_padded(states, size))
+            for length in LISTS:
+                self._shortlists(vectors, nobody, min(length, self.model.catalog.num_items - 1), "")
+
+    def record(self, reports: Sequence[Report]) -> list[Outcome]:
+        """Fold events into the states of their users; durable when this returns.
+
+        Raises:
+            ValueError: a kind of event that the model does not know; nothing is recorded then.
+        """
+        known = self.model.trained.kind_names
+        unknown = {report.event.kind for report in reports} - set(known)
+        if unknown:
+            raise ValueError(
+                f"the model knows no event {', '.join(sorted(unknown))}; give {', '.join(known)}"
+            )
+        outcomes: list[Outcome] = ["accepted"] * len(reports)
+        waiting: dict[str, list[int]] = defaultdict(list)
+        for number, report in enumerate(reports):
+            waiting[report.user_id].append(number)
+        for _ in range(CONFLICTS):
+            shoppers = self._load(list(waiting))
+            changed = []
+            for user_id, numbers in waiting.items():
+                before = after = shoppers[user_id]
+                for number in numbers:
+                    after, outcomes[number] = _insert(after, reports[number].event)
+                if after is not before:
+                    changed.append((before, after))
+            refused = self.store.save(self._folded(changed))
+            waiting = {user_id: waiting[user_id] for user_id in refused}
+            if not waiting:
+                return outcomes
+        raise TimeoutError(f"{len(waiting)} users are written by others all the time")
+
+    def recommend(
+        self,
+        user_ids: Sequence[str],
+        k: int = 10,
+        *,
+        where: str = "",
+        mask: tuple[str, ...] = (),
+    ) -> list[Answer]:
+        """The k best items for every user, known or not.
+
+        Args:
+            where: a condition on the items, as in `jaxrec.rules.where`.
+            mask: what of a user's own events to leave out; by default as in the run's evaluation.
+
+        Raises:
+            DataError: the condition cannot be used.
+            ValueError: k does not fit.
+        """
+        self.model.check_request(k, ITEM, Rules(mask=mask, where=where))
+        shoppers = list(self._load(user_ids).values())
+        states = self._states([shopper.state for shopper in shoppers])
+        size = _at_least(len(shoppers), BATCHES)
+        vectors = self.model.user_vectors(_padded(states, size))
+        mask = mask or self.model.config.evaluation.mask
+        lists = self._shortlists(vectors, self._masked(shoppers, mask), k, where)
+        return [
+            Answer(
+                shopper.user_id,
+                self._table(lists.items[row, :k], lists.scores[row, :k]),
+                events=shopper.forgotten + len(shopper.events),
+                approximate=shopper.approximate,
+            )
+            for row, shopper in enumerate(shoppers)
+        ]
+
+    def forget(self, user_id: str) -> bool:
+        """Delete all that is kept of a user; whether there was anything."""
+        return self.store.forget(user_id)
+
+    def _load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
+        """Documents of users in their order, under this model, new ones for newcomers."""
+        found = self.store.load(user_ids)
+        shoppers = {user_id: found.get(user_id, Shopper(user_id)) for user_id in user_ids}
+        stale = [s for s in found.values() if s.model != self.model.version]
+        if stale:
+            shoppers |= {s.user_id: s for s in self._folded([(s, s) for s in stale])}
+        return shoppers
+
+    def _folded(self, changes: Sequence[tuple[Shopper, Shopper]]) -> list[Shopper]:
+        """Documents with the states that belong to their events, from what they were before.
+
+        New events behind all others are folded into the state. Otherwise, all that are kept are
+        folded into the state before them, which another model's documents do not have.
+        """
+        kept, jobs = [], list[Job]()
+        for before, after in changes:
+            count = len(before.events)
+            if before.model != self.model.version:
+                after = replace(after, base=None, approximate=after.forgotten > 0)
+                jobs.append((None, NEVER, after.events))
+            elif after.events[:count] == before.events and before.state is not None:
+                jobs.append((before.state, before.last_time, after.events[count:]))
+            else:
+                jobs.append((after.base, after.base_time, after.events))
+            kept.append(after)
+        shoppers = [
+            replace(after, state=state, model=self.model.version)
+            for after, state in zip(kept, self._fold_flat(jobs), strict=True)
+        ]
+        return self._trimmed(shoppers)
+
+    def _trimmed(self, shoppers: Sequence[Shopper]) -> list[Shopper]:
+        """Documents in which the events beyond two windows are folded into the base."""
+        full = [s for s in shoppers if len(s.events) > 2 * self.window]
+        old = [s.events[: -self.window] for s in full]
+        jobs = [(s.base, s.base_time, events) for s, events in zip(full, old, strict=True)]
+        trimmed = {
+            s.user_id: replace(
+                s,
+                events=s.events[len(events) :],
+                base=base,
+                base_time=events[-1].time,
+                forgotten=s.forgotten + len(events),
+            )
+            for s, events, base in zip(full, old, self._fold_flat(jobs), strict=True)
+        }
+        return [trimmed.get(s.user_id, s) for s in shoppers]
+
+    def _fold_flat(self, jobs: Sequence[Job]) -> list[Float[np.ndarray, " S"]]:
+        """The state after every job, some hundreds of jobs at a time."""
+        flat: list[Float[np.ndarray, " S"]] = []
+        for begin in range(0, len(jobs), BATCHES[-1]):
+            part = jobs[begin : begin + BATCHES[-1]]
+            before = self._states([state for state, _, _ in part])
+            last_times = np.array([last_time for _, last_time, _ in part])
+            after = self._fold(self._log([events for _, _, events in part]), before, last_times)
+            flat += list(_flattened(after))
+        return flat
+
+    def _fold(
+        self,
+        log: EventLog,
+        before: tuple[InterestState, ...] | None,
+        last_times: Int[np.ndarray, " U"] | None,
+    ) -> tuple[InterestState, ...]:
+        model = self.model
+        return interest_states(
+            model.graphdef,
+            model.params,
+            model.items,
+            log,
+            users=_at_least(log.num_users, BATCHES),
+            before=before,
+            last_times=last_times,
+        )
+
+    def _log(self, histories: Sequence[Sequence[LiveEvent]]) -> EventLog:
+        kinds = self.model.trained.kind_names
+        events = [event for history in histories for event in history]
+        return EventLog(
+            user_ids=pl.Series([str(number) for number in range(len(histories))], dtype=pl.String),
+            kind_names=kinds,
+            offsets=np.cumsum([0, *map(len, histories)]),
+            items=np.array([self.number_of.get(e.item_id, 0) for e in events], np.int32),
+            kinds=np.array([kinds.index(e.kind) for e in events], np.int32),
+            times=np.array([e.time for e in events], np.int64),
+            has_time=self.model.config.data.time == "timestamp",
+        )
+
+    def _states(self, flat: Sequence[Float[np.ndarray, " S"] | None]) -> tuple[InterestState, ...]:
+        """Stacked states; a newcomer's for None."""
+        leaves, structure = jax.tree.flatten(self.newcomer)
+        newcomer = np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
+        stacked = np.stack([newcomer if state is None else state for state in flat])
+        bounds = np.cumsum([leaf.size for leaf in leaves])[:-1]
+        parts = np.split(stacked, bounds, axis=1)
+        shaped = [
+            part.reshape(len(flat), *leaf.shape[1:])
+            for part, leaf in zip(parts, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, shaped)
+
+    def _masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> Pairs:
+        """(row, item) pairs of what users have chosen before, by the kinds that a mask names."""
+        pairs = [
+            (row, self.number_of[item])
+            for row, shopper in enumerate(shoppers)
+            for kind, items in shopper.chosen.items()
+            if kind in mask or "seen" in mask
+            for item in items
+            if item in self.number_of
+        ]
+        rows, items = np.array(pairs, np.int64).reshape(-1, 2).T
+        return rows, items
+
+    def _shortlists(self, vectors: Float[np.ndarray, "Q ED"], masked: Pairs, k: int, where: str):
+        def excluded(users: Int[np.ndarray, " R"]):
+            def pairs(start: int, stop: int) -> Pairs:
+                here: Bool[np.ndarray, " X"] = (masked[0] >= start) & (masked[0] < stop)
+                return masked[0][here] - start, masked[1][here]
+
+            return pairs
+
+        most = self.model.catalog.num_items - 1
+        return shortlist(
+            vectors,
+            self.model.items,
+            excluded,
+            self.model.valid(),
+            min(_at_least(k, LISTS), most),
+            self.selection(where),
+            mesh=self.model.mesh,
+        )
+
+    def _selection(self, where: str) -> Selection:
+        return self.model.selection(Rules(where=where))
+
+    def _table(self, items: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]) -> pl.DataFrame:
+        left = items > 0
+        names = self.model.names(ITEM, items[left])
+        ranks = pl.Series("rank", np.arange(1, len(names) + 1, dtype=np.int32))
+        return names.select(ranks, "item_id", pl.Series("score", scores[left]), *names.columns[1:])
+
+
+def _insert(shopper: Shopper, event: LiveEvent) -> tuple[Shopper, Outcome]:
+    """A document with an event more, unless it has it already or its place is forgotten."""
+    if event.event_id is not None and any(e.event_id == event.event_id for e in shopper.events):
+        return shopper, "duplicate"
+    if event.time < shopper.base_time:
+        return shopper, "too_late"
+    return with_event(shopper, event), "accepted"
+
+
+def _flattened(states: tuple[InterestState, ...]) -> Float[np.ndarray, "B S"]:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
+def _padded(states: tuple[InterestState, ...], size: int) -> tuple[InterestState, ...]:
+    """States with rows of zeros behind."""
+    return jax.tree.map(
+        lambda leaf: np.pad(leaf, ((0, size - len(leaf)), *[(0, 0)] * (leaf.ndim - 1))), states
+    )
+
+
+def _at_least(size: int, sizes: Sequence[int]) -> int:
+    """The smallest of the sizes that holds `size`; itself if none does."""
+    return next((s for s in sizes if s >= size), size)

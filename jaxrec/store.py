@@ -1,0 +1,219 @@
+"""Where live shoppers are kept: one document each, replaced only by whoever read it last.
+
+A document holds a shopper's newest events, the state before them and the state after them, so
+that a late event can be folded in its place, and a new model can rebuild the state.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+NEVER = -1
+
+
+@dataclass(frozen=True, order=True)
+class LiveEvent:
+    """What a shopper did, at `time` seconds since the epoch; they sort by time."""
+
+    time: int
+    item_id: str = field(compare=False)
+    kind: str = field(compare=False)
+    event_id: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Shopper:
+    """A document of the store.
+
+    States are flat: the leaves of a user's `InterestState`s one after another.
+    """
+
+    user_id: str
+    events: tuple[LiveEvent, ...] = ()  # the newest, in time order
+    state: Float[np.ndarray, " S"] | None = None  # after all events; None of a newcomer
+    base: Float[np.ndarray, " S"] | None = None  # before `events`; None if nothing came before
+    base_time: int = NEVER  # of the last event that is no longer kept
+    forgotten: int = 0  # events that are no longer kept
+    approximate: bool = False  # the state lacks the forgotten events
+    chosen: dict[str, frozenset[str]] = field(default_factory=dict)  # kind -> items, of all events
+    model: str = ""  # whose states these are
+    version: int = 0  # how often the document was written
+
+    @property
+    def last_time(self) -> int:
+        """Of the newest event; negative without events."""
+        return self.events[-1].time if self.events else self.base_time
+
+
+class Store(Protocol):
+    """Documents by user id."""
+
+    def load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
+        """The documents there are of some users."""
+
+    def save(self, shoppers: Iterable[Shopper]) -> list[str]:
+        """Write all documents whose version is still the one stored; the other users' ids.
+
+        What is not among them is durable when this returns, with its version one higher.
+        """
+
+    def forget(self, user_id: str) -> bool:
+        """Delete all that is kept of a user; whether there was anything."""
+
+    def expire(self, before: float, most: int) -> int:
+        """Delete users not written since `before` (s), and the stalest beyond `most`; how many."""
+
+    def count(self) -> int:
+        """Users that are kept."""
+
+
+class SQLiteStore:
+    """Documents in one SQLite file, for a single machine.
+
+    Several processes may share it: a write holds the file for some milliseconds, and one that
+    finds a document changed is refused that document.
+
+    Args:
+        path: of the file, which is made if it is not there.
+        patience: seconds to wait for another process before `sqlite3.OperationalError`.
+    """
+
+    def __init__(self, path: str | Path, *, patience: float = 5.0):
+        # one thread at a time uses it, though not always the same
+        self.connection = sqlite3.connect(
+            path, timeout=patience, isolation_level=None, check_same_thread=False
+        )
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+        self.connection.execute(
+            "CREATE TABLE IF NOT EXISTS shoppers (user_id TEXT PRIMARY KEY, version INTEGER, "
+            "written REAL, document BLOB) WITHOUT ROWID"
+        )
+        self.connection.execute("CREATE INDEX IF NOT EXISTS by_age ON shoppers (written)")
+
+    def load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
+        """See `Store.load`."""
+        query = "SELECT version, document FROM shoppers WHERE user_id = ?"
+        found = {}
+        for user_id in user_ids:
+            row = self.connection.execute(query, (user_id,)).fetchone()
+            if row:
+                found[user_id] = decode(user_id, *row)
+        return found
+
+    def save(self, shoppers: Iterable[Shopper]) -> list[str]:
+        """See `Store.save`."""
+        with self.transaction() as connection:
+            return [s.user_id for s in shoppers if not self._write(connection, s)]
+
+    def forget(self, user_id: str) -> bool:
+        """See `Store.forget`."""
+        with self.transaction() as connection:
+            deleted = connection.execute("DELETE FROM shoppers WHERE user_id = ?", (user_id,))
+            return deleted.rowcount > 0
+
+    def expire(self, before: float, most: int) -> int:
+        """See `Store.expire`."""
+        with self.transaction() as connection:
+            old = connection.execute("DELETE FROM shoppers WHERE written < ?", (before,)).rowcount
+            surplus = connection.execute(
+                "DELETE FROM shoppers WHERE user_id IN "
+                "(SELECT user_id FROM shoppers ORDER BY written DESC LIMIT -1 OFFSET ?)",
+                (most,),
+            ).rowcount
+            return old + surplus
+
+    def count(self) -> int:
+        """See `Store.count`."""
+        return self.connection.execute("SELECT count(*) FROM shoppers").fetchone()[0]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything or nothing; other writers wait."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.connection
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+
+    @staticmethod
+    def _write(connection: sqlite3.Connection, shopper: Shopper) -> bool:
+        row = (time.time(), encode(shopper), shopper.user_id)
+        if shopper.version:
+            return (
+                connection.execute(
+                    "UPDATE shoppers SET version = version + 1, written = ?, document = ? "
+                    "WHERE user_id = ? AND version = ?",
+                    (*row, shopper.version),
+                ).rowcount
+                == 1
+            )
+        return (
+            connection.execute(
+                "INSERT OR IGNORE INTO shoppers (version, written, document, user_id) "
+                "VALUES (1, ?, ?, ?)",
+                row,
+            ).rowcount
+            == 1
+        )
+
+
+def encode(shopper: Shopper) -> bytes:
+    """A document as bytes: a line of JSON, then the states as little-endian float32."""
+    states = [s for s in (shopper.state, shopper.base) if s is not None]
+    head = {
+        "events": [[e.time, e.item_id, e.kind, e.event_id] for e in shopper.events],
+        "has_state": shopper.state is not None,
+        "has_base": shopper.base is not None,
+        "base_time": shopper.base_time,
+        "forgotten": shopper.forgotten,
+        "approximate": shopper.approximate,
+        "chosen": {kind: sorted(items) for kind, items in shopper.chosen.items()},
+        "model": shopper.model,
+    }
+    text = json.dumps(head, ensure_ascii=False, separators=(",", ":"))
+    return text.encode() + b"\n" + b"".join(s.astype("<f4").tobytes() for s in states)
+
+
+def decode(user_id: str, version: int, document: bytes) -> Shopper:
+    """The inverse of `encode`."""
+    text, _, numbers = document.partition(b"\n")
+    head: dict[str, Any] = json.loads(text)
+    names = [name for name in ("state", "base") if head.pop(f"has_{name}")]
+    states: Any = np.frombuffer(numbers, "<f4").reshape(max(len(names), 1), -1)
+    return Shopper(
+        user_id,
+        events=tuple(LiveEvent(*event) for event in head.pop("events")),
+        chosen={kind: frozenset(items) for kind, items in head.pop("chosen").items()},
+        version=version,
+        **dict(zip(names, states, strict=False)),
+        **head,
+    )
+
+
+def with_event(shopper: Shopper, event: LiveEvent) -> Shopper:
+    """A document with one more event, in its place, the later arrival behind among equals."""
+    place = next(
+        (n for n in range(len(shopper.events), 0, -1) if shopper.events[n - 1].time <= event.time),
+        0,
+    )
+    chosen = shopper.chosen.get(event.kind, frozenset()) | {event.item_id}
+    return replace(
+        shopper,
+        events=(*shopper.events[:place], event, *shopper.events[place:]),
+        chosen={**shopper.chosen, event.kind: chosen},
+    )
