@@ -121,22 +121,30 @@ class Online:
         *,
         where: str = "",
         mask: tuple[str, ...] = (),
+        words: str = "",
+        strength: float = 0.5,
     ) -> list[Answer]:
         """The k best items for every user, known or not.
 
         Args:
             where: a condition on the items, as in `jaxrec.rules.where`.
             mask: what of a user's own events to leave out; by default as in the run's evaluation.
+            words: what the users look for, if they said so.
+            strength: how far the words move the users' vectors, from 0 (not) to 1 (to their own).
 
         Raises:
             DataError: the condition cannot be used.
-            ValueError: k does not fit.
+            ValueError: k or the strength does not fit, or the model reads no text.
         """
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength={strength} is not between 0 and 1")
         self.model.check_request(k, ITEM, Rules(mask=mask, where=where))
         shoppers = list(self._load(user_ids).values())
         states = self._states([shopper.state for shopper in shoppers])
         size = _at_least(len(shoppers), BATCHES)
         vectors = self.model.user_vectors(_padded(states, size))
+        if words:
+            vectors = self._steered(vectors, self.model.text_vector(words), strength)
         mask = mask or self.model.config.evaluation.mask
         lists = self._shortlists(vectors, self._masked(shoppers, mask), k, where)
         return [
@@ -148,6 +156,25 @@ class Online:
             )
             for row, shopper in enumerate(shoppers)
         ]
+
+    def profile(self, user_id: str, *, last: int = 10, top: int = 5) -> pl.DataFrame:
+        """What a user is interested in now, and how that moved; columns as in batch scoring.
+
+        Args:
+            last: events over which the movement is told, of those that are kept.
+            top: nodes of a type.
+        """
+        if last < 1 or top < 1:
+            raise ValueError(f"last={last}, top={top}: give 1 or more of both")
+        shopper = self._load([user_id])[user_id]
+        earlier = self._fold_flat([(shopper.base, shopper.base_time, shopper.events[:-last])])
+        states = self._states([shopper.state, *earlier])
+        now, before = self.model.user_vectors(states)[:, None]
+        return self.model.profile_table(pl.Series([user_id]), now, before, top)
+
+    def history(self, user_id: str) -> Shopper:
+        """What is kept of a user."""
+        return self._load([user_id])[user_id]
 
     def forget(self, user_id: str) -> bool:
         """Delete all that is kept of a user; whether there was anything."""
@@ -287,6 +314,16 @@ class Online:
             self.selection(where),
             mesh=self.model.mesh,
         )
+
+    def _steered(
+        self, vectors: Float[np.ndarray, "Q ED"], towards: Float[np.ndarray, " ED"], strength: float
+    ) -> Float[np.ndarray, "Q ED"]:
+        """User vectors moved towards an item's, expert by expert, at the users' own lengths."""
+        num_experts = len(self.model.config.model.experts)
+        parts = vectors.reshape(len(vectors), num_experts, -1)
+        lengths = np.linalg.norm(parts, axis=2, keepdims=True)
+        mixed = (1 - strength) * parts + strength * lengths * towards.reshape(num_experts, -1)
+        return mixed.reshape(vectors.shape)
 
     def _selection(self, where: str) -> Selection:
         return self.model.selection(Rules(where=where))

@@ -34,6 +34,7 @@ from jaxrec.encoding import (
     catalog_arrays,
     encode_catalog,
     interest_states,
+    lone_item,
     read_states,
     user_vectors,
 )
@@ -378,9 +379,19 @@ class TrainedModel:
         self, log: EventLog, vectors: Float[np.ndarray, "U ED"], last: int, top: int
     ) -> pl.DataFrame:
         """`profile` for the users of a log whose vectors are known."""
-        users = np.arange(log.num_users)
         earlier = np.maximum(log.offsets[1:] - last, log.offsets[:-1])
-        before = self._vectors_at(log, Queries(users, earlier))
+        before = self._vectors_at(log, Queries(np.arange(log.num_users), earlier))
+        return self.profile_table(log.user_ids, vectors, before, top)
+
+    def profile_table(
+        self,
+        user_ids: pl.Series,
+        vectors: Float[np.ndarray, "U ED"],
+        before: Float[np.ndarray, "U ED"],
+        top: int,
+    ) -> pl.DataFrame:
+        """`profile` from the users' vectors now and before."""
+        users = np.arange(len(user_ids))
         scale = self.inverse_temperature
         tables = []
         for name in (*self.profiled_types, ITEM):
@@ -391,7 +402,7 @@ class TrainedModel:
             first, *title = self.names(name, rows.ravel()).iter_columns()
             table = pl.DataFrame(
                 {
-                    "user_id": log.user_ids.gather(np.repeat(users, count)),
+                    "user_id": user_ids.gather(np.repeat(users, count)),
                     "type": np.repeat(name, rows.size),
                     "rank": np.tile(np.arange(1, count + 1, dtype=np.int32), len(users)),
                     "id": first,
@@ -401,6 +412,28 @@ class TrainedModel:
             ).with_columns((pl.col("weight") - pl.col("before")).alias("change"))
             tables.append(table.with_columns(title))
         return pl.concat(tables, how="diagonal").sort("user_id", maintain_order=True)
+
+    def text_vector(self, words: str) -> Float[np.ndarray, " ED"]:
+        """The vector of an item of which nothing but its text is known.
+
+        Raises:
+            ValueError: the model reads no text.
+        """
+        column = next(iter(self.text_columns), "")
+        if self.trained.whitening is None or not column:
+            raise ValueError("the model reads no text, so words cannot steer it")
+        item = pl.DataFrame({column: [words]})
+        tower = nnx.merge(self.graphdef, self.params).text_tower
+        text = new_item_text(item, self.config, self.trained.whitening, tower)
+        vectors = encode_catalog(self.graphdef, self.params, lone_item(text))
+        return np.asarray(vectors[0])
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The plain text columns of the items."""
+        schema = self.catalog.items.schema
+        names = self.config.data.text_columns
+        return tuple(name for name in names if schema.get(name) == pl.String)
 
     def plot_profile(
         self, events: pl.DataFrame, user: str, path: Path, *, last: int = 20, top: int = 6

@@ -212,3 +212,28 @@ def test_old_and_surplus_shoppers_expire(online):
     assert online.store.expire(before=0, most=3) == 1
     assert set(online.store.load("abcd")) == set("bcd")
     assert online.store.expire(before=4e9, most=3) == 3
+
+
+def test_words_steer_the_list(online):
+    online.record([Report("u", event(0, "i00")), Report("u", event(DAY, "i03"))])
+    plain = online.recommend(["u"], k=5)[0].items["item_id"]
+    title = dict(online.model.catalog.items.select("item_id", "title").drop_nulls().rows())
+    words = title["i25"]
+    steered = online.recommend(["u"], k=5, words=words, strength=1.0)[0].items["item_id"]
+    assert sum(item.startswith("i2") for item in steered) > sum(
+        item.startswith("i2") for item in plain
+    )
+    unmoved = online.recommend(["u"], k=5, words=words, strength=0.0)[0].items["item_id"]
+    assert unmoved.to_list() == plain.to_list()
+    with pytest.raises(ValueError, match="not between 0 and 1"):
+        online.recommend(["u"], words=words, strength=2)
+
+
+def test_a_profile_is_that_of_batch_scoring(online):
+    reports = [Report("u", event(n * DAY, f"i{n:02}")) for n in range(6)]
+    online.record(reports)
+    expected = online.model.profile(table(reports), last=2, top=3)
+    found = online.profile("u", last=2, top=3)
+    assert found.columns == expected.columns
+    assert found["id"].to_list() == expected["id"].to_list()
+    np.testing.assert_allclose(found["change"], expected["change"], atol=1e-5)
