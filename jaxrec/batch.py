@@ -15,7 +15,7 @@ import tyro
 from jaxtyping import Float
 from rich.console import Console
 
-from jaxrec import scoring
+from jaxrec import checkpoint, scoring
 from jaxrec.audiences import audience_table, merge, nobody
 from jaxrec.checkpoint import RunError
 from jaxrec.config import to_yaml
@@ -25,6 +25,7 @@ from jaxrec.data.graph import ITEM
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import initial_states
 from jaxrec.models.lstm import InterestState
+from jaxrec.online import LiveOptions
 from jaxrec.parts import (
     MANIFEST,
     SUCCESS,
@@ -49,7 +50,7 @@ console = Console(soft_wrap=True)
 @dataclass(frozen=True)
 class ServeOptions:
     """Recommend to every user of an events file, seen in training or not, from the best
-    checkpoint of a run."""
+    checkpoint of a run; or serve it live (--http)."""
 
     run: tyro.conf.Positional[Path]
     """A run directory of train.py."""
@@ -91,6 +92,7 @@ class ServeOptions:
     item_shards: int = 1
     """Devices that share the item table; the others share the users."""
     rules: Annotated[Rules, tyro.conf.OmitArgPrefixes] = field(default_factory=Rules)
+    live: Annotated[LiveOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=LiveOptions)
 
 
 def serve(options: ServeOptions) -> None:
@@ -100,6 +102,9 @@ def serve(options: ServeOptions) -> None:
         RunError: the run or the output directory cannot be used.
         DataError, ValueError: the events, the items or an option cannot be used.
     """
+    if options.live.http:
+        serve_live(options)
+        return
     _check(options)
     model = scoring.load(options.run, options.item_shards)
     if options.items is not None:
@@ -115,6 +120,19 @@ def serve(options: ServeOptions) -> None:
         draw(model, options)
     else:
         stream(model, options)
+
+
+def serve_live(options: ServeOptions) -> None:
+    """Serve live over HTTP, until stopped."""
+    try:
+        from jaxrec.service import serve_http
+    except ImportError as error:
+        raise ValueError(
+            f"--http needs more packages: pip install jaxrec[serve] ({error})"
+        ) from error
+
+    checkpoint.read_config(options.run)
+    serve_http(options.run, options.live)
 
 
 def stream(model: TrainedModel, options: ServeOptions) -> None:
@@ -232,7 +250,7 @@ def event_stream(model: TrainedModel, options: ServeOptions) -> EventStream:
 def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
     """What decides the bytes of the output: checkpoint, options, and the files as they are."""
     assert options.events is not None
-    irrelevant = ("run", "out", "states", "item_shards")
+    irrelevant = ("run", "out", "states", "item_shards", "live")
     chosen = {k: v for k, v in asdict(options).items() if k not in irrelevant}
     paths = [options.events, options.items, options.triples, options.users]
     paths += [options.rules.only, options.rules.without]

@@ -1,9 +1,11 @@
 """Live scoring: an event is one step of the shopper's state, and the next answer knows of it."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -14,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from jaxrec.data.graph import ITEM
 from jaxrec.encoding import initial_states, interest_states
 from jaxrec.models.lstm import InterestState
-from jaxrec.ranking import Pairs
+from jaxrec.ranking import Pairs, TopItems, best_items, no_pairs
 from jaxrec.rules import Rules
 from jaxrec.scoring import TrainedModel
-from jaxrec.shortlist import Selection, shortlist
+from jaxrec.shortlist import Selection, Shortlists, shortlist
 from jaxrec.store import NEVER, LiveEvent, Shopper, Store, with_event
 from jaxrec.types import EventLog
 
@@ -44,9 +46,31 @@ class Answer:
     """A list of recommendations, and what it rests on."""
 
     user_id: str
-    items: pl.DataFrame  # rank, item_id, score, title
+    items: pl.DataFrame  # rank, item_id (or the target's name), score, title
     events: int  # that the state has seen
     approximate: bool  # the state lacks events from before the model was replaced
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """How to serve live."""
+
+    http: str = ""
+    """Instead: serve live on HOST:PORT, such as `:8080`."""
+    store: Path | None = None
+    """With --http: SQLite file of the live shoppers (by default `shoppers.db` in the run)."""
+    window: int = 64
+    """With --http: newest events of a shopper to keep; older ones live on in the state alone."""
+    keep_days: float = 365.0
+    """With --http: shoppers without an event for so long are deleted."""
+    keep_users: int = 1_000_000
+    """With --http: the most shoppers to keep; the stalest are deleted first."""
+    rate: int = 0
+    """With --http: requests a second that a client may make (0: any number)."""
+    api_key: str = field(default_factory=lambda: os.environ.get("JAXREC_API_KEY", ""))
+    """With --http: what clients must send as X-API-Key (by default what JAXREC_API_KEY holds)."""
+    refresh: float = 10.0
+    """With --http: seconds between looks for a new checkpoint."""
 
 
 class Online:
@@ -119,16 +143,20 @@ class Online:
         user_ids: Sequence[str],
         k: int = 10,
         *,
+        target: str = ITEM,
         where: str = "",
         mask: tuple[str, ...] = (),
+        kind: str = "",
         words: str = "",
         strength: float = 0.5,
     ) -> list[Answer]:
         """The k best items for every user, known or not.
 
         Args:
+            target: any type of node of the graph, such as `brand`, in place of items.
             where: a condition on the items, as in `jaxrec.rules.where`.
             mask: what of a user's own events to leave out; by default as in the run's evaluation.
+            kind: of event that is asked for; by default the one that the run was to predict.
             words: what the users look for, if they said so.
             strength: how far the words move the users' vectors, from 0 (not) to 1 (to their own).
 
@@ -138,19 +166,30 @@ class Online:
         """
         if not 0 <= strength <= 1:
             raise ValueError(f"strength={strength} is not between 0 and 1")
-        self.model.check_request(k, ITEM, Rules(mask=mask, where=where))
+        self.model.check_request(k, target, Rules(mask=mask, where=where))
+        kinds = self.model.trained.kind_names
+        if kind and kind not in kinds:
+            raise ValueError(f"the model knows no event {kind}; give {', '.join(kinds)}")
         shoppers = list(self._load(user_ids).values())
         states = self._states([shopper.state for shopper in shoppers])
         size = _at_least(len(shoppers), BATCHES)
-        vectors = self.model.user_vectors(_padded(states, size))
+        vectors = self.model.user_vectors(
+            _padded(states, size), kinds.index(kind) if kind else None
+        )
         if words:
             vectors = self._steered(vectors, self.model.text_vector(words), strength)
         mask = mask or self.model.config.evaluation.mask
-        lists = self._shortlists(vectors, self._masked(shoppers, mask), k, where)
+        lists: Shortlists | TopItems
+        if target == ITEM:
+            lists = self._shortlists(vectors, self._masked(shoppers, mask), k, where)
+        else:
+            model = self.model
+            block, valid = model.block(target), model.valid(target)
+            lists = best_items(vectors, block, no_pairs, valid, k, with_log_z=False)
         return [
             Answer(
                 shopper.user_id,
-                self._table(lists.items[row, :k], lists.scores[row, :k]),
+                self._table(target, lists.items[row, :k], lists.scores[row, :k]),
                 events=shopper.forgotten + len(shopper.events),
                 approximate=shopper.approximate,
             )
@@ -328,11 +367,14 @@ class Online:
     def _selection(self, where: str) -> Selection:
         return self.model.selection(Rules(where=where))
 
-    def _table(self, items: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]) -> pl.DataFrame:
-        left = items > 0
-        names = self.model.names(ITEM, items[left])
+    def _table(
+        self, target: str, rows: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]
+    ) -> pl.DataFrame:
+        left = rows > 0
+        names = self.model.names(target, rows[left])
         ranks = pl.Series("rank", np.arange(1, len(names) + 1, dtype=np.int32))
-        return names.select(ranks, "item_id", pl.Series("score", scores[left]), *names.columns[1:])
+        first, *title = names.columns
+        return names.select(ranks, first, pl.Series("score", scores[left]), *title)
 
 
 def _insert(shopper: Shopper, event: LiveEvent) -> tuple[Shopper, Outcome]:

@@ -40,7 +40,7 @@ from jaxrec.encoding import (
 )
 from jaxrec.evaluation import masked_pairs
 from jaxrec.interests import strongest, weights_over_time
-from jaxrec.models.bert import Bert, BertConfig
+from jaxrec.models.bert import Bert, BertConfig, load_bert
 from jaxrec.models.lstm import InterestState
 from jaxrec.models.recommender import Recommender
 from jaxrec.models.text_tower import TextTower
@@ -164,9 +164,16 @@ class TrainedModel:
             users=evaluation.users,
         )
 
-    def user_vectors(self, states: tuple[InterestState, ...]) -> Float[np.ndarray, "U ED"]:
-        """User vectors of states; products with node vectors are scores."""
-        return np.asarray(read_states(self.graphdef, self.params, states, self.wanted_kind))
+    def user_vectors(
+        self, states: tuple[InterestState, ...], kind: int | None = None
+    ) -> Float[np.ndarray, "U ED"]:
+        """User vectors of states; products with node vectors are scores.
+
+        Args:
+            kind: of event that is asked for; by default `wanted_kind`.
+        """
+        kind = self.wanted_kind if kind is None else kind
+        return np.asarray(read_states(self.graphdef, self.params, states, kind))
 
     @property
     def wanted_kind(self) -> int:
@@ -424,9 +431,14 @@ class TrainedModel:
             raise ValueError("the model reads no text, so words cannot steer it")
         item = pl.DataFrame({column: [words]})
         tower = nnx.merge(self.graphdef, self.params).text_tower
-        text = new_item_text(item, self.config, self.trained.whitening, tower)
+        text = new_item_text(item, self.config, self.trained.whitening, tower, self.bert)
         vectors = encode_catalog(self.graphdef, self.params, lone_item(text))
         return np.asarray(vectors[0])
+
+    @cached_property
+    def bert(self) -> Bert:
+        """The pretrained text encoder, read when it is first needed."""
+        return load_bert(resolve_pretrained(self.config.text.pretrained))
 
     @property
     def text_columns(self) -> tuple[str, ...]:

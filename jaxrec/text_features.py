@@ -72,21 +72,31 @@ def item_text(items: pl.DataFrame, config: Config) -> ItemText:
 
 
 def new_item_text(
-    items: pl.DataFrame, config: Config, whitening: "Whitening | None", tower: TextTower | None
+    items: pl.DataFrame,
+    config: Config,
+    whitening: "Whitening | None",
+    tower: TextTower | None,
+    bert: Bert | None = None,
 ) -> Float[np.ndarray, "n Dt"]:
     """Text vectors of items that come after training, whitened as the trained catalogue was.
 
     Args:
         whitening: that of training; None if the model reads no text.
         tower: the finetuned layers, if there are any.
+        bert: the pretrained encoder, if it is in memory; the cache on disk is left alone then.
     """
     if whitening is None:
         return _no_text(len(items)).vectors
     texts, known = _texts(items, config)
+    directory = resolve_pretrained(config.text.pretrained)
     if tower is None:
-        vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
+        if bert is None:
+            vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
+        else:
+            tokens = tokenize(texts, directory, config.text.max_tokens)
+            vectors = encode_texts(bert, tokens, min(len(texts), BATCH_SIZE))
         return whitening.apply(vectors, known).astype(np.float32)
-    bert = load_bert(resolve_pretrained(config.text.pretrained))
+    bert = bert or load_bert(directory)
     return np.asarray(encode_live_text(tower, _live_text(texts, known, config, whitening, bert)))
 
 

@@ -1,0 +1,497 @@
+"""The HTTP service: events in, the next recommendations out.
+
+Requests that arrive while a batch is computed make up the next one, so the load decides the size
+of the batches and nobody waits for company. One thread does all computing and storing.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import uvicorn
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import Path as InPath
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from pydantic import AwareDatetime, BaseModel, Field
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jaxrec import checkpoint, scoring
+from jaxrec.data.graph import ITEM
+from jaxrec.online import BATCHES, LISTS, Answer, LiveOptions, Online, Outcome, Report
+from jaxrec.store import LiveEvent, SQLiteStore
+
+logger = logging.getLogger("uvicorn.error")  # whose format and level the server sets
+
+MAX_EVENTS, MAX_BODY = 1000, 2**20
+DAY, HOUR = 86_400, 3600
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+UserId = Annotated[str, InPath(min_length=1, max_length=256, examples=["A1YJEY40YUW4SE"])]
+Asked = TypeVar("Asked")
+Given = TypeVar("Given")
+
+
+class EventIn(BaseModel):
+    """Something that a shopper did."""
+
+    user_id: Text = Field(examples=["A1YJEY40YUW4SE"])
+    item_id: Text = Field(examples=["B00IJ9"])
+    event: Text | None = Field(None, description="its kind; may be left out if there is but one")
+    timestamp: Annotated[int, Field(ge=0, lt=2**33)] | AwareDatetime | None = Field(
+        None, description="seconds since 1970 or ISO 8601; now, if left out"
+    )
+    event_id: Text | None = Field(None, description="an event sent twice counts once by it")
+
+
+class Recorded(BaseModel):
+    """What became of every event, in their order."""
+
+    outcomes: list[Outcome]
+
+
+class Recommended(BaseModel):
+    """A place of a list."""
+
+    rank: int
+    id: str
+    score: float
+    title: str | None = None
+
+
+class Recommendations(BaseModel):
+    """A list, and what it rests on."""
+
+    user_id: str
+    target: str
+    items: list[Recommended]
+    events: int = Field(description="events of the user that the model has read")
+    approximate: bool = Field(description="events from before a change of the model are missing")
+    model: str = Field(description="step of the checkpoint")
+
+
+class Interest(BaseModel):
+    """A user's interest in one node of the graph."""
+
+    type: str
+    rank: int
+    id: str
+    title: str | None = None
+    weight: float
+    change: float = Field(description="over the last events")
+
+
+class Seen(BaseModel):
+    """An event that is kept."""
+
+    time: int
+    item_id: str
+    kind: str
+    title: str | None = None
+
+
+class Profile(BaseModel):
+    """What a user is interested in, and the events that are kept, newest last."""
+
+    user_id: str
+    interests: list[Interest]
+    events: list[Seen]
+    forgotten: int = Field(description="events that are no longer kept")
+
+
+class WordQuery(BaseModel):
+    """What a user looks for."""
+
+    user_id: Text
+    words: Annotated[str, Field(min_length=1, max_length=500)] = Field(examples=["red lipstick"])
+    k: Annotated[int, Field(ge=1, le=LISTS[-1])] = 10
+    strength: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="0: the user's interest alone; 1: the words alone"
+    )
+    where: Annotated[str, Field(max_length=4000)] = ""
+
+
+class Wanted(NamedTuple):
+    """What lists have in common that are made in one batch."""
+
+    k: int
+    target: str = ITEM
+    where: str = ""
+    kind: str = ""
+    words: str = ""
+    strength: float = 0.5
+
+
+class Batcher(Generic[Asked, Given]):
+    """Calls `process` with what has been asked since it was last called."""
+
+    def __init__(
+        self,
+        process: Callable[[list[Asked]], Sequence[Given | Exception]],
+        executor: ThreadPoolExecutor,
+        most: int,
+        sizes: Histogram,
+    ):
+        self.process, self.executor, self.most, self.sizes = process, executor, most, sizes
+        self.waiting: asyncio.Queue[tuple[Asked, asyncio.Future[Given]]] = asyncio.Queue()
+
+    async def __call__(self, asked: Asked) -> Given:
+        """The answer to one question."""
+        future: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
+        await self.waiting.put((asked, future))
+        return await future
+
+    async def run(self) -> None:
+        """Answer for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [await self.waiting.get()]
+            while len(batch) < self.most and not self.waiting.empty():
+                batch.append(self.waiting.get_nowait())
+            self.sizes.observe(len(batch))
+            questions = [asked for asked, _ in batch]
+            try:
+                answers = await loop.run_in_executor(self.executor, self.process, questions)
+            except Exception as error:
+                answers = [error] * len(batch)
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if future.done():  # whoever asked has gone
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+
+
+class Live:
+    """The model being served, its store, and the batches in between."""
+
+    def __init__(self, run: Path, options: LiveOptions):
+        self.run, self.options = run, options
+        self.store = SQLiteStore(options.store or run / "shoppers.db")
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.registry = CollectorRegistry()
+        self.online: Online | None = None  # None until it has compiled all its shapes
+        self.seconds = Histogram(
+            "jaxrec_request_seconds",
+            "Time to answer a request",
+            ("method", "route", "status"),
+            registry=self.registry,
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5),
+        )
+        self.outcomes = Counter(
+            "jaxrec_events", "Events by what became of them", ("outcome",), registry=self.registry
+        )
+        sizes = Histogram(
+            "jaxrec_batch_size",
+            "Requests that were computed together",
+            registry=self.registry,
+            buckets=BATCHES,
+        )
+        self.record = Batcher(self._record, self.executor, BATCHES[-1], sizes)
+        self.recommend = Batcher(self._recommend, self.executor, BATCHES[-2], sizes)
+
+    def load(self) -> Online:
+        """The run's best model, warm."""
+        online = Online(scoring.load(self.run), self.store, window=self.options.window)
+        online.warm_up()
+        return online
+
+    @property
+    def ready(self) -> Online:
+        """The model; a request that comes too early is refused."""
+        if self.online is None:
+            raise HTTPException(503, "the model is still being loaded", {"Retry-After": "5"})
+        return self.online
+
+    async def call(self, function: Callable[..., Given], *arguments: Any) -> Given:
+        """A function's result, computed where the batches are."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.executor, function, *arguments)
+
+    async def keep_up(self) -> None:
+        """Load the model, then every better one; requests go on being served by the one before."""
+        while True:
+            try:
+                if self.online is None or self.online.model.step != best_step(self.run):
+                    self.online = await asyncio.to_thread(self.load)
+                    logger.info("serving step %s of %s", self.online.model.step, self.run)
+            except Exception:
+                logger.exception("the checkpoint cannot be loaded; the one before stays")
+            await asyncio.sleep(self.options.refresh)
+
+    async def tidy(self) -> None:
+        """Delete the shoppers that are too old or too many."""
+        while True:
+            before = time.time() - DAY * self.options.keep_days
+            deleted = await self.call(self.store.expire, before, self.options.keep_users)
+            if deleted:
+                logger.info("deleted %d stale shoppers", deleted)
+            await asyncio.sleep(HOUR)
+
+    def _record(self, batches: list[list[Report]]) -> list[list[Outcome]]:
+        assert self.online is not None
+        outcomes = iter(self.online.record([report for batch in batches for report in batch]))
+        return [[next(outcomes) for _ in batch] for batch in batches]
+
+    def _recommend(self, asked: list[tuple[str, Wanted]]) -> list[Answer | Exception]:
+        assert self.online is not None
+        rows: dict[Wanted, list[int]] = defaultdict(list)
+        for row, (_, wanted) in enumerate(asked):
+            rows[wanted].append(row)
+        answers: dict[int, Answer | Exception] = {}
+        for wanted, group in rows.items():
+            users = list(dict.fromkeys(asked[row][0] for row in group))
+            try:
+                lists = self.online.recommend(users, **wanted._asdict())
+                by_user = {answer.user_id: answer for answer in lists}
+                answers |= {row: by_user[asked[row][0]] for row in group}
+            except Exception as error:
+                answers |= dict.fromkeys(group, error)
+        return [answers[row] for row in range(len(asked))]
+
+
+def best_step(run: Path) -> int | None:
+    """The step of the checkpoint that serves best."""
+    with checkpoint.open_checkpoints(run, read_only=True) as manager:
+        return manager.best_step()
+
+
+def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
+    """The application that serves a run."""
+    options = options or LiveOptions()
+    live = Live(run, options)
+    limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tasks = [
+            asyncio.create_task(work())
+            for work in (live.keep_up, live.record.run, live.recommend.run, live.tidy)
+        ]
+        yield
+        for task in tasks:
+            task.cancel()
+        live.executor.shutdown()  # what was begun is finished
+        live.store.close()
+
+    async def admit(request: Request, x_api_key: Annotated[str | None, Header()] = None) -> None:
+        if options.api_key and x_api_key != options.api_key:
+            raise HTTPException(401, "send the API key as X-API-Key")
+        client = x_api_key or (request.client.host if request.client else "")
+        limit = RateLimitItemPerSecond(options.rate)
+        if options.rate and not await limiter.hit(limit, client):
+            raise HTTPException(429, f"more than {options.rate} requests a second")
+
+    app = FastAPI(
+        title="jaxrec",
+        description="Recommendations that follow a shopper's interest, event by event.",
+        version="0.1.0",
+        lifespan=lifespan,
+    )
+    app.state.live = live
+    app.add_middleware(BodyLimit, most=MAX_BODY)
+    problems(app)
+    guarded = [Depends(admit)]
+
+    @app.middleware("http")
+    async def observe(request: Request, call_next: Any) -> Response:
+        began = time.perf_counter()
+        response = await call_next(request)
+        route = getattr(request.scope.get("route"), "path", "none")
+        labels = (request.method, route, str(response.status_code))
+        live.seconds.labels(*labels).observe(time.perf_counter() - began)
+        return response
+
+    @app.post("/events", dependencies=guarded, tags=["events"])
+    async def record(events: EventIn | list[EventIn]) -> Recorded:
+        """Record one event or up to 1,000; what is answered is durable.
+
+        An event is a `duplicate` if its `event_id` is known, and `too_late` if all the events
+        that are kept of the user are newer.
+        """
+        reports = reports_of(events if isinstance(events, list) else [events], live.ready)
+        outcomes = await live.record(reports) if reports else []
+        for outcome in outcomes:
+            live.outcomes.labels(outcome).inc()
+        return Recorded(outcomes=outcomes)
+
+    @app.get("/users/{user_id}/recommendations", dependencies=guarded, tags=["users"])
+    async def recommend(
+        user_id: UserId,
+        k: Annotated[int, Query(ge=1, le=LISTS[-1])] = 10,
+        target: Annotated[str, Query(max_length=100, description="`item`, `brand` ...")] = ITEM,
+        where: Annotated[str, Query(max_length=4000, examples=["price < 50"])] = "",
+        context: Annotated[str, Query(max_length=100, description="the kind of event wanted")] = "",
+    ) -> Recommendations:
+        """The best items, brands and so on for a user, known or not, as of the last event."""
+        online, wanted = live.ready, Wanted(k, target, where, context)
+        return listed(online, wanted, await live.recommend((user_id, wanted)))
+
+    @app.post("/query", dependencies=guarded, tags=["users"])
+    async def query(asked: WordQuery) -> Recommendations:
+        """The best items for a user who looks for something in words."""
+        online = live.ready
+        wanted = Wanted(asked.k, where=asked.where, words=asked.words, strength=asked.strength)
+        return listed(online, wanted, await live.recommend((asked.user_id, wanted)))
+
+    @app.get("/users/{user_id}/profile", dependencies=guarded, tags=["users"])
+    async def profile(
+        user_id: UserId,
+        last: Annotated[int, Query(ge=1, le=1000)] = 5,
+        top: Annotated[int, Query(ge=1, le=100)] = 5,
+    ) -> Profile:
+        """What a user is interested in now, and how the last events changed that."""
+        return await live.call(profile_of, live.ready, user_id, last, top)
+
+    @app.delete("/users/{user_id}", status_code=204, dependencies=guarded, tags=["users"])
+    async def forget(user_id: UserId) -> None:
+        """Forget everything about a user."""
+        await live.call(live.store.forget, user_id)
+
+    @app.get("/health/live", tags=["operation"])
+    async def alive() -> dict[Literal["status"], str]:
+        """The process answers."""
+        return {"status": "alive"}
+
+    @app.get("/health/ready", tags=["operation"])
+    async def ready() -> dict[str, str | int]:
+        """The model is loaded and compiled; 503 until then."""
+        return {"status": "ready", "step": live.ready.model.step}
+
+    @app.get("/metrics", tags=["operation"], response_class=Response)
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(live.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def serve_http(run: Path, options: LiveOptions) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what has come in.
+
+    Raises:
+        ValueError: `options.http` is not HOST:PORT.
+    """
+    host, separator, port = options.http.rpartition(":")
+    if not separator or not port.isdigit():
+        raise ValueError(f"--http {options.http}: write HOST:PORT, such as :8080")
+    uvicorn.run(create_app(run, options), host=host or "0.0.0.0", port=int(port), access_log=False)
+
+
+def reports_of(events: Sequence[EventIn], online: Online) -> list[Report]:
+    """Events as the model takes them; raises an HTTPException for one that it cannot read."""
+    if len(events) > MAX_EVENTS:
+        raise HTTPException(413, f"{len(events):,} events; send up to {MAX_EVENTS:,} at a time")
+    kinds = online.model.trained.kind_names
+    reports = []
+    for number, event in enumerate(events):
+        kind = event.event or (kinds[0] if len(kinds) == 1 else None)
+        if kind not in kinds:
+            raise HTTPException(422, f"events[{number}]: the event is one of {', '.join(kinds)}")
+        moment = event.timestamp if event.timestamp is not None else datetime.now(UTC)
+        seconds = moment if isinstance(moment, int) else int(moment.timestamp())
+        if seconds < 0:
+            raise HTTPException(422, f"events[{number}]: the timestamp is before 1970")
+        live_event = LiveEvent(seconds, event.item_id, kind, event.event_id)
+        reports.append(Report(event.user_id, live_event))
+    return reports
+
+
+def listed(online: Online, wanted: Wanted, answer: Answer) -> Recommendations:
+    """An answer as it is sent."""
+    columns = {answer.items.columns[1]: "id"}
+    return Recommendations(
+        user_id=answer.user_id,
+        target=wanted.target,
+        items=[Recommended(**row) for row in answer.items.rename(columns).to_dicts()],
+        events=answer.events,
+        approximate=answer.approximate,
+        model=str(online.model.step),
+    )
+
+
+def profile_of(online: Online, user_id: str, last: int, top: int) -> Profile:
+    """A user's profile as it is sent."""
+    shopper = online.history(user_id)
+    numbers = [online.number_of.get(event.item_id, 0) for event in shopper.events]
+    titles = online.model.labels(np.array(numbers, np.int64))
+    interests = online.profile(user_id, last=last, top=top).drop("user_id", "before").to_dicts()
+    return Profile(
+        user_id=user_id,
+        interests=[Interest(**row) for row in interests],
+        events=[
+            Seen(time=e.time, item_id=e.item_id, kind=e.kind, title=title)
+            for e, title in zip(shopper.events, titles, strict=True)
+        ],
+        forgotten=shopper.forgotten,
+    )
+
+
+def problems(app: FastAPI) -> None:
+    """Errors as problem+json (RFC 9457)."""
+
+    def problem(
+        status: int, title: str, detail: Any, headers: Any = None, **more: Any
+    ) -> JSONResponse:
+        content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+        return JSONResponse(content | more, status, headers, media_type="application/problem+json")
+
+    @app.exception_handler(AnyHTTPException)
+    async def refused(_: Request, error: AnyHTTPException) -> JSONResponse:
+        return problem(error.status_code, "refused", error.detail, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [
+            {"where": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()
+        ]
+        return problem(422, "the request is not valid", errors[0]["problem"], errors=errors)
+
+    @app.exception_handler(ValueError)
+    async def unusable(_: Request, error: ValueError) -> JSONResponse:
+        return problem(422, "the request cannot be met", str(error))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return problem(500, "internal error", "the cause is in the log")
+
+
+class BodyLimit:
+    """Refuses bodies of more than `most` bytes, announced or not."""
+
+    def __init__(self, app: ASGIApp, most: int):
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.most:
+                raise HTTPException(413, f"the body is larger than {self.most:,} bytes")
+            return message
+
+        await self.app(scope, counted, send)

@@ -1,0 +1,243 @@
+"""The HTTP service, in process and as a real server that is killed."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+from fastapi.testclient import TestClient
+
+from jaxrec import scoring
+from jaxrec.online import LiveOptions
+from jaxrec.service import create_app, serve_http
+from jaxrec.store import SQLiteStore
+
+START = 1_704_067_200
+ROOT = Path(__file__).parent.parent
+
+
+def payload(user, number, item=None, kind="view"):
+    return {
+        "user_id": user,
+        "item_id": item or f"i{number % 40:02}",
+        "event": kind,
+        "timestamp": START + 3600 * number,
+        "event_id": f"{user}-{number}",
+    }
+
+
+def wait_until_ready(client, seconds=120):
+    for _ in range(seconds * 10):
+        try:
+            if client.get("/health/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise TimeoutError("the service is not ready")
+
+
+@pytest.fixture(scope="module")
+def client(trained_run, tmp_path_factory):
+    store = tmp_path_factory.mktemp("service") / "store.db"
+    with TestClient(create_app(trained_run, LiveOptions(store=store))) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def test_events_move_the_next_list_which_is_that_of_batch_scoring(client, trained_run):
+    before = client.get("/users/ann/recommendations", params={"k": 5}).json()
+    events = [payload("ann", n) for n in range(4)]
+    assert client.post("/events", json=events).json() == {"outcomes": ["accepted"] * 4}
+    assert client.post("/events", json=events[0]).json() == {"outcomes": ["duplicate"]}
+    after = client.get("/users/ann/recommendations", params={"k": 5}).json()
+    assert after["events"] == 4
+    assert not after["approximate"]
+    assert [i["id"] for i in after["items"]] != [i["id"] for i in before["items"]]
+    table = pl.DataFrame(events).drop("event_id")
+    expected = scoring.load(trained_run).recommend(table, k=5)
+    assert [item["id"] for item in after["items"]] == expected["item_id"].to_list()
+    assert [item["title"] for item in after["items"]] == expected["title"].to_list()
+
+
+def test_other_targets_conditions_and_words(client):
+    client.post("/events", json=[payload("bob", n) for n in range(3)])
+    brands = client.get("/users/bob/recommendations", params={"k": 2, "target": "brand"}).json()
+    assert {item["id"] for item in brands["items"]} <= {f"brand{n}" for n in range(4)}
+    cheap = client.get("/users/bob/recommendations", params={"where": "price < 10"}).json()
+    assert {item["id"] for item in cheap["items"]} <= {f"i{n:02}" for n in range(7)}
+    bought = client.get("/users/bob/recommendations", params={"context": "buy"})
+    assert bought.status_code == 200
+    asked = {"user_id": "bob", "words": "brand y item f", "strength": 1}
+    found = client.post("/query", json=asked).json()["items"]
+    plain = client.get("/users/bob/recommendations").json()["items"]
+    assert sum(i["id"][1] == "2" for i in found) > sum(i["id"][1] == "2" for i in plain)
+
+
+def test_a_profile_holds_interests_and_the_events_behind_them(client):
+    client.post("/events", json=[payload("cat", n, "i05" if n == 2 else None) for n in range(3)])
+    profile = client.get("/users/cat/profile", params={"top": 2}).json()
+    assert [event["item_id"] for event in profile["events"]] == ["i00", "i01", "i05"]
+    assert profile["events"][2]["title"] == "brand w item f"
+    assert {interest["type"] for interest in profile["interests"]} >= {"brand", "item"}
+
+
+def test_deleting_a_user_forgets_everything(client):
+    client.post("/events", json=payload("dan", 0))
+    assert client.delete("/users/dan").status_code == 204
+    profile = client.get("/users/dan/profile").json()
+    assert profile["events"] == []
+    assert client.get("/users/dan/recommendations").json()["events"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status", "told"),
+    [
+        ("POST", "/events", {"user_id": "u", "item_id": "i", "event": "wish"}, 422, "buy, view"),
+        ("POST", "/events", {"user_id": "", "item_id": "i"}, 422, "at least 1"),
+        (
+            "POST",
+            "/events",
+            {"user_id": "u", "item_id": "i", "event": "buy", "timestamp": -5},
+            422,
+            "",
+        ),
+        ("POST", "/events", [payload("u", 0)] * 1001, 413, "1,001 events"),
+        ("POST", "/events", {"user_id": "u" * 2**21, "item_id": "i"}, 413, "larger than"),
+        ("GET", "/users/u/recommendations?k=0", None, 422, "greater than"),
+        ("GET", "/users/u/recommendations?k=100000", None, 422, "less than"),
+        ("GET", "/users/u/recommendations?k=200", None, 422, "k=200"),
+        ("GET", "/users/u/recommendations?target=colour", None, 422, "no node type"),
+        ("GET", "/users/u/recommendations?where=nonsense", None, 422, "cannot be used"),
+        ("GET", "/users/u/recommendations?context=wish", None, 422, "buy, view"),
+        ("GET", "/nowhere", None, 404, "Not Found"),
+    ],
+)
+def test_errors_are_problems_that_say_why(client, method, path, content, status, told):
+    answer = client.request(method, path, json=content)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert told in str(problem)
+
+
+def test_one_bad_request_spoils_no_other_of_its_batch(client):
+    answers = {}
+
+    def ask(name, where):
+        params = {"where": where, "k": 3}
+        answers[name] = client.get("/users/eve/recommendations", params=params).status_code
+
+    asking = [
+        threading.Thread(target=ask, args=(n, "price < 30" if n % 2 else "bad ( condition"))
+        for n in range(8)
+    ]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert answers == {n: 200 if n % 2 else 422 for n in range(8)}
+
+
+def test_metrics_count_what_was_done(client):
+    client.post("/events", json=payload("fay", 0))
+    text = client.get("/metrics").text
+    assert 'jaxrec_events_total{outcome="accepted"}' in text
+    assert 'route="/users/{user_id}/recommendations"' in text
+    assert "fay" not in text
+
+
+def test_a_key_and_a_rate_guard_what_concerns_users(trained_run, tmp_path):
+    options = LiveOptions(store=tmp_path / "s.db", api_key="secret", rate=3)
+    with TestClient(create_app(trained_run, options)) as client:
+        wait_until_ready(client)
+        path, key = "/users/u/recommendations", {"X-API-Key": "secret"}
+        assert client.get(path).status_code == 401
+        assert client.get(path, headers={"X-API-Key": "guess"}).status_code == 401
+        codes = [client.get(path, headers=key).status_code for _ in range(8)]
+        assert codes[0] == 200
+        assert 429 in codes
+
+
+def test_a_new_checkpoint_is_picked_up_while_requests_are_served(trained_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    app = create_app(run, LiveOptions(refresh=0.2))
+    with TestClient(app) as client:
+        wait_until_ready(client)
+        live = app.state.live
+        first = live.online
+        live.online.model.__dict__["step"] = -1  # as if another had been the best until now
+        for _ in range(600):
+            assert client.get("/users/u/recommendations").status_code == 200
+            if live.online is not first:
+                break
+            time.sleep(0.1)
+        assert live.online is not first
+
+
+class Server:
+    """`python serve.py RUN --http` in a process of its own."""
+
+    def __init__(self, run, store):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        command = [sys.executable, str(ROOT / "serve.py"), str(run), "--http", address]
+        self.process = subprocess.Popen(
+            [*command, "--store", str(store)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        self.client = httpx.Client(base_url=f"http://{address}", timeout=30)
+        wait_until_ready(self.client)
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+def test_kill_9_loses_no_acknowledged_event(trained_run, tmp_path):
+    store = tmp_path / "store.db"
+    server = Server(trained_run, store)
+    acknowledged = set()
+
+    def send(user):
+        try:
+            for number in range(10_000):
+                event = payload(user, number)
+                if server.client.post("/events", json=event).status_code == 200:
+                    acknowledged.add((user, event["event_id"]))
+        except httpx.TransportError:
+            pass
+
+    senders = [threading.Thread(target=send, args=(f"user{n}",)) for n in range(4)]
+    for sender in senders:
+        sender.start()
+    while len(acknowledged) < 60:
+        time.sleep(0.01)
+    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    for sender in senders:
+        sender.join()
+    kept = SQLiteStore(store).load([f"user{n}" for n in range(4)])
+    for user, event_id in acknowledged:
+        number = int(event_id.split("-")[1])
+        present = event_id in {event.event_id for event in kept[user].events}
+        assert present or number < kept[user].forgotten
+    again = Server(trained_run, store)
+    answer = again.client.get("/users/user0/recommendations").json()
+    assert answer["events"] >= sum(user == "user0" for user, _ in acknowledged)
+    assert again.stop() in (0, -signal.SIGTERM)  # uvicorn raises it again once all is answered
+
+
+@pytest.mark.parametrize("address", ["8080", "host:", ":http"])
+def test_addresses_that_are_none_are_refused(trained_run, address):
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        serve_http(trained_run, LiveOptions(http=address))
