@@ -37,6 +37,7 @@ from jaxrec.parts import (
     remove_drafts,
     write_table,
 )
+from jaxrec.replay import replay
 from jaxrec.rules import Rules, listed_ids
 from jaxrec.scoring import TrainedModel
 from jaxrec.types import EventLog
@@ -85,6 +86,10 @@ class ServeOptions:
     """With --profile and --plot: over so many events."""
     plot: str = ""
     """Instead: draw how the interest of this user moved."""
+    replay: bool = False
+    """Instead: rank every event of a period before it is folded, and tell what folding gains."""
+    since: float = 0.9
+    """With --replay: quantile of the times at which the period begins."""
     block: int = 4096
     """Users read, scored and written at a time."""
     approximate: bool = False
@@ -118,6 +123,9 @@ def serve(options: ServeOptions) -> None:
         _show(stream_audience(model, options), options.out)
     elif options.plot:
         draw(model, options)
+    elif options.replay:
+        assert options.events is not None
+        console.print(replay(model, read_table(options.events), options.since).table())
     else:
         stream(model, options)
 
@@ -369,13 +377,14 @@ def _listed(names: pl.Series) -> str:
 
 def _check(options: ServeOptions) -> None:
     """Raise a ValueError for options that do not go together."""
-    modes = [m for m in ("similar", "audience", "plot", "profile") if getattr(options, m)]
+    names = ("similar", "audience", "plot", "profile", "replay")
+    modes = [m for m in names if getattr(options, m)]
     if len(modes) > 1:
         raise ValueError(f"--{' and --'.join(modes)} are different jobs; give one of them")
     if options.events is None and not options.similar:
         raise ValueError("--events FILE is missing: whose recommendations?")
-    single = options.similar or options.audience or options.plot
-    if options.out is None and not (options.similar or options.audience):
+    single = options.similar or options.audience or options.plot or options.replay
+    if options.out is None and not (options.similar or options.audience or options.replay):
         raise ValueError("--out is missing: where to write?")
     for name in ("block", "k", "last"):
         if getattr(options, name) < 1:

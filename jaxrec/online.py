@@ -11,12 +11,12 @@ from typing import Literal
 import jax
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
 from jaxrec.encoding import initial_states, interest_states
 from jaxrec.models.lstm import InterestState
-from jaxrec.ranking import Pairs, TopItems, best_items, no_pairs
+from jaxrec.ranking import PairBlocks, Pairs, TopItems, best_items, blocks_of, no_pairs
 from jaxrec.rules import Rules
 from jaxrec.scoring import TrainedModel
 from jaxrec.shortlist import Selection, Shortlists, shortlist
@@ -170,18 +170,13 @@ class Online:
         kinds = self.model.trained.kind_names
         if kind and kind not in kinds:
             raise ValueError(f"the model knows no event {kind}; give {', '.join(kinds)}")
-        shoppers = list(self._load(user_ids).values())
-        states = self._states([shopper.state for shopper in shoppers])
-        size = _at_least(len(shoppers), BATCHES)
-        vectors = self.model.user_vectors(
-            _padded(states, size), kinds.index(kind) if kind else None
-        )
+        shoppers, vectors = self.vectors(user_ids, kinds.index(kind) if kind else None)
         if words:
             vectors = self._steered(vectors, self.model.text_vector(words), strength)
         mask = mask or self.model.config.evaluation.mask
         lists: Shortlists | TopItems
         if target == ITEM:
-            lists = self._shortlists(vectors, self._masked(shoppers, mask), k, where)
+            lists = self._shortlists(vectors, self.masked(shoppers, mask), k, where)
         else:
             model = self.model
             block, valid = model.block(target), model.valid(target)
@@ -195,6 +190,15 @@ class Online:
             )
             for row, shopper in enumerate(shoppers)
         ]
+
+    def vectors(
+        self, user_ids: Sequence[str], kind: int | None = None
+    ) -> tuple[list[Shopper], Float[np.ndarray, "Q ED"]]:
+        """What is kept of users and their vectors; rows of no meaning may follow these."""
+        shoppers = list(self._load(user_ids).values())
+        states = self._states([shopper.state for shopper in shoppers])
+        size = _at_least(len(shoppers), BATCHES)
+        return shoppers, self.model.user_vectors(_padded(states, size), kind)
 
     def profile(self, user_id: str, *, last: int = 10, top: int = 5) -> pl.DataFrame:
         """What a user is interested in now, and how that moved; columns as in batch scoring.
@@ -322,7 +326,7 @@ class Online:
         ]
         return jax.tree.unflatten(structure, shaped)
 
-    def _masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> Pairs:
+    def masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> Pairs:
         """(row, item) pairs of what users have chosen before, by the kinds that a mask names."""
         pairs = [
             (row, self.number_of[item])
@@ -336,12 +340,8 @@ class Online:
         return rows, items
 
     def _shortlists(self, vectors: Float[np.ndarray, "Q ED"], masked: Pairs, k: int, where: str):
-        def excluded(users: Int[np.ndarray, " R"]):
-            def pairs(start: int, stop: int) -> Pairs:
-                here: Bool[np.ndarray, " X"] = (masked[0] >= start) & (masked[0] < stop)
-                return masked[0][here] - start, masked[1][here]
-
-            return pairs
+        def excluded(users: Int[np.ndarray, " R"]) -> PairBlocks:
+            return blocks_of(masked)
 
         most = self.model.catalog.num_items - 1
         return shortlist(

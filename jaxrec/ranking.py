@@ -39,6 +39,17 @@ def no_pairs(start: int, stop: int) -> Pairs:
     return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
+def blocks_of(pairs: Pairs) -> PairBlocks:
+    """`PairBlocks` of the pairs of all queries, whose rows ascend."""
+    rows, items = pairs
+
+    def block(start: int, stop: int) -> Pairs:
+        here = slice(*np.searchsorted(rows, [start, stop]))
+        return rows[here] - start, items[here]
+
+    return block
+
+
 @dataclass(frozen=True)
 class Ranking:
     """What a full ranking leaves of every query's scores."""

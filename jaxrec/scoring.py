@@ -24,7 +24,7 @@ from jaxrec.audiences import (
 )
 from jaxrec.checkpoint import RunError, Trained
 from jaxrec.config import Config, TextConfig
-from jaxrec.data.dataset import wanted_kind
+from jaxrec.data.dataset import kinds_to_predict, wanted_kind
 from jaxrec.data.events import build_event_log
 from jaxrec.data.extend import extend_catalog
 from jaxrec.data.graph import ITEM
@@ -179,6 +179,10 @@ class TrainedModel:
     def wanted_kind(self) -> int:
         """The one kind of event that the run was to predict, or ANY_KIND."""
         return wanted_kind(self.config, self.trained.kind_names)
+
+    def is_predicted(self, kind: str) -> bool:
+        """Whether evaluation asks for events of a kind."""
+        return kind in kinds_to_predict(self.config, self.trained.kind_names)
 
     def recommend(
         self,

@@ -1,0 +1,60 @@
+"""The replay of a held-out period, against batch evaluation of the same events."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from jaxrec import scoring
+from jaxrec.evaluation import masked_pairs
+from jaxrec.ranking import rank_queries
+from jaxrec.replay import in_time_order, replay, waves
+from jaxrec.types import Queries
+
+
+@pytest.fixture(scope="module")
+def model(trained_run):
+    return scoring.load(trained_run)
+
+
+def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop):
+    """And frozen ones those at the first event of the period."""
+    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
+    found = replay(model, events, since=0.7)
+    log = model.event_log(events)
+    users = np.repeat(np.arange(log.num_users), log.lengths)
+    begin = np.quantile(log.times, 0.7)
+    held_out = np.flatnonzero(log.times > begin)
+    order = held_out[np.argsort(log.times[held_out], kind="stable")]
+    starts = log.offsets[users[order]]
+    at_begin = np.array(
+        [s + (log.times[s:p] <= begin).sum() for s, p in zip(starts, order, strict=True)]
+    )
+    expected = {}
+    excluded = masked_pairs(log, Queries(users[order], order), ("seen",))
+    for name, positions in (("live", order), ("frozen", at_begin)):
+        pairs = np.stack([users[order], positions], axis=1)
+        moments, which = np.unique(pairs, axis=0, return_inverse=True)
+        vectors = model._vectors_at(log, Queries(*moments.T))[which.ravel()]
+        expected[name] = rank_queries(
+            vectors, model.items, log.items[order], excluded, model.valid(), k=1
+        ).ranks
+    np.testing.assert_array_equal(np.sort(found.live), np.sort(expected["live"]))
+    np.testing.assert_array_equal(np.sort(found.frozen), np.sort(expected["frozen"]))
+    np.testing.assert_array_equal(found.first.sum(), len(np.unique(users[order])))
+    np.testing.assert_array_equal(found.live[found.first], found.frozen[found.first])
+    assert found.table().row_count == 4
+
+
+def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
+    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
+    reports = in_time_order(model, events)
+    times = [report.event.time for report in reports]
+    assert times == sorted(times)
+    split = list(waves(reports))
+    assert [report for wave in split for report in wave] == reports
+    assert all(len({r.user_id for r in wave}) == len(wave) for wave in split)
+
+
+def test_a_period_without_events_is_refused(model, known_shop):
+    with pytest.raises(ValueError, match="leaves no event"):
+        replay(model, known_shop.events.with_columns(pl.col("timestamp") // 1000), since=1.0)
