@@ -1,0 +1,185 @@
+"""The live service under load, and what an event costs.
+
+    python benchmarks/serving.py runs/beauty --users 100000 --rate 200 --seconds 60
+
+Fills a store with `--users` shoppers whose histories are drawn from a Zipf law over the catalogue;
+times folding and ranking for a short and a long history, beside encoding the history anew; then
+starts `serve.py --http` over the store and sends `--rate` requests a second whether or not it
+keeps up, half of them events and half recommendations. Printed are the latencies from the moment
+a request was due, the events that were lost (acknowledged and not stored), and the memory of the
+server. Client and server share the machine.
+"""
+
+import argparse
+import asyncio
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import numpy as np
+import polars as pl
+import psutil
+
+import jaxrec
+from jaxrec.api import enable_compilation_cache
+from jaxrec.online import Online, Report
+from jaxrec.store import LiveEvent, SQLiteStore
+
+SERVE = Path(__file__).parent.parent / "serve.py"
+START, HOUR = 1_700_000_000, 3600
+BATCH = 4096
+QUANTILES = (0.5, 0.99, 0.999)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--events", type=int, default=8, help="of a user in the store")
+    parser.add_argument("--rate", type=float, default=200, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=60)
+    options = parser.parse_args()
+    enable_compilation_cache()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store.db"
+        store = SQLiteStore(path)
+        online = Online(jaxrec.load(options.run), store)
+        online.warm_up()
+        items = drawn_items(online, options.users * options.events)
+        fill(online, items.reshape(options.users, options.events))
+        by_length(online, items)
+        store.close()
+        asyncio.run(load(options, path, items))
+
+
+def drawn_items(online: Online, count: int) -> np.ndarray:
+    """Item ids, popular ones more often."""
+    ids = online.model.catalog.item_ids.drop_nulls().to_numpy()
+    random = np.random.default_rng(0)
+    return ids[np.minimum(random.zipf(1.2, count), len(ids)) - 1]
+
+
+def reports_of(user: str, items, kind: str, start: int = START) -> list[Report]:
+    events = (LiveEvent(start + HOUR * n, item, kind) for n, item in enumerate(items))
+    return [Report(user, event) for event in events]
+
+
+def fill(online: Online, items: np.ndarray) -> None:
+    kind = online.model.trained.kind_names[0]
+    began = time.perf_counter()
+    users_at_a_time = BATCH // items.shape[1]
+    for first in range(0, len(items), users_at_a_time):
+        part = enumerate(items[first : first + users_at_a_time], first)
+        online.record([r for user, theirs in part for r in reports_of(f"u{user}", theirs, kind)])
+    seconds = time.perf_counter() - began
+    print(f"{items.size:,} events of {len(items):,} users: {items.size / seconds:,.0f} events/s")
+
+
+def by_length(online: Online, items: np.ndarray, repeats: int = 50) -> None:
+    """Milliseconds to fold one event and rank, for histories of ten and a thousand events."""
+    kind = online.model.trained.kind_names[0]
+    for length in (10, 1000):
+        user = f"history of {length}"
+        history = reports_of(user, items[:length], kind)
+        online.record(history)
+        times: dict[str, list[float]] = {"live": [], "anew": []}
+        events = pl.DataFrame(
+            {
+                "user_id": user,
+                "item_id": items[:length],
+                "timestamp": [report.event.time for report in history],
+                "event": kind,
+            }
+        )
+        for n in range(repeats):
+            began = time.perf_counter()
+            online.record(reports_of(user, items[n : n + 1], kind, START + HOUR * (length + n)))
+            online.recommend([user], k=10)
+            times["live"].append(time.perf_counter() - began)
+        for _ in range(repeats // 10):
+            began = time.perf_counter()
+            online.model.recommend(events, k=10)
+            times["anew"].append(time.perf_counter() - began)
+        live, anew = (1000 * np.median(times[name]) for name in ("live", "anew"))
+        print(f"{user} events: {live:.1f} ms to fold one and rank, {anew:.1f} ms to encode it anew")
+
+
+async def load(options: argparse.Namespace, path: Path, items: np.ndarray) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, str(SERVE), str(options.run), "--http", address]
+    server = subprocess.Popen([*command, "--store", str(path)], stderr=subprocess.DEVNULL)
+    limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+    try:
+        async with httpx.AsyncClient(
+            base_url=f"http://{address}", limits=limits, timeout=30
+        ) as client:
+            await until_ready(client)
+            await send(client, options, items[:2000], warm=True)
+            memory = psutil.Process(server.pid).memory_info().rss
+            times, outcomes, sent = await send(client, options, items)
+            grown = psutil.Process(server.pid).memory_info().rss - memory
+    finally:
+        server.terminate()
+        server.wait(60)
+    shown = ", ".join(f"p{100 * q:g} {1000 * np.quantile(times, q):.1f} ms" for q in QUANTILES)
+    print(f"{len(times):,} requests at {options.rate:,.0f} a second: {shown}; {dict(outcomes)}")
+    print(f"server: {memory / 2**20:,.0f} MiB at first, {grown / 2**20:+,.0f} MiB after the load")
+    print(f"acknowledged events that the store lacks: {missing(path, sent):,}")
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    for _ in range(1200):
+        try:
+            if (await client.get("/health/ready")).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(0.1)
+    raise TimeoutError("the server is not ready")
+
+
+async def send(client, options, items, warm: bool = False):
+    """Latencies from when requests were due, counts by status, and acknowledged event ids."""
+    random = np.random.default_rng(int(warm))
+    seconds = 5 if warm else options.seconds
+    count = int(options.rate * seconds)
+    times, outcomes, acknowledged = [], Counter(), []
+    began = time.perf_counter()
+
+    async def one(number: int) -> None:
+        due = number / options.rate
+        await asyncio.sleep(due - (time.perf_counter() - began))
+        user = f"u{random.integers(options.users)}"
+        event_id = f"{'warm' if warm else 'load'}-{number}"
+        event = {"user_id": user, "item_id": str(items[number]), "event_id": event_id}
+        try:
+            if number % 2:
+                answer = await client.get(f"/users/{user}/recommendations")
+            else:
+                answer = await client.post("/events", json=event)
+                if answer.status_code == 200:
+                    acknowledged.append((user, event_id))
+            outcomes[answer.status_code] += 1
+        except httpx.TransportError as error:
+            outcomes[type(error).__name__] += 1
+        times.append(time.perf_counter() - began - due)
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+    return times, outcomes, acknowledged
+
+
+def missing(path: Path, sent: list[tuple[str, str]]) -> int:
+    kept = SQLiteStore(path).load(list({user for user, _ in sent}))
+    stored = {(user, e.event_id) for user, shopper in kept.items() for e in shopper.events}
+    return len(set(sent) - stored)
+
+
+if __name__ == "__main__":
+    main()
