@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
 from jaxrec.encoding import initial_states, interest_states
+from jaxrec.interests import weights_over_time
 from jaxrec.models.lstm import InterestState
 from jaxrec.ranking import PairBlocks, Pairs, TopItems, best_items, blocks_of, no_pairs
 from jaxrec.rules import Rules
@@ -46,7 +47,7 @@ class Answer:
     """A list of recommendations, and what it rests on."""
 
     user_id: str
-    items: pl.DataFrame  # rank, item_id (or the target's name), score, title
+    items: pl.DataFrame  # rank, item_id (or the target's name), score, title, because
     events: int  # that the state has seen
     approximate: bool  # the state lacks events from before the model was replaced
 
@@ -184,7 +185,7 @@ class Online:
         return [
             Answer(
                 shopper.user_id,
-                self._table(target, lists.items[row, :k], lists.scores[row, :k]),
+                self._table(target, lists.items[row, :k], lists.scores[row, :k], shopper),
                 events=shopper.forgotten + len(shopper.events),
                 approximate=shopper.approximate,
             )
@@ -214,6 +215,27 @@ class Online:
         states = self._states([shopper.state, *earlier])
         now, before = self.model.user_vectors(states)[:, None]
         return self.model.profile_table(pl.Series([user_id]), now, before, top)
+
+    def movement(
+        self, user_id: str, *, last: int = 20, top: int = 5
+    ) -> tuple[str, list[str], Float[np.ndarray, "T K"]]:
+        """How interest moved over the kept events: a type of node, the names of its strongest
+        nodes, and their weights after each of the last events."""
+        shopper = self._load([user_id])[user_id]
+        name = (*self.model.profiled_types, ITEM)[0]
+        count = len(shopper.events)
+        moments = range(max(count - last, 0) + 1, count + 1)
+        if not count:
+            return name, [], np.zeros((0, 0))
+        jobs = [(shopper.base, shopper.base_time, shopper.events[:moment]) for moment in moments]
+        vectors = self.model.user_vectors(self._states(self._fold_flat(jobs)))
+        rows, weights = weights_over_time(
+            self.model.inverse_temperature * vectors,
+            np.asarray(self.model.block(name)),
+            self.model.valid(name),
+            top,
+        )
+        return name, self.model.names(name, rows).to_series(-1).to_list(), weights
 
     def history(self, user_id: str) -> Shopper:
         """What is kept of a user."""
@@ -368,13 +390,31 @@ class Online:
         return self.model.selection(Rules(where=where))
 
     def _table(
-        self, target: str, rows: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"]
+        self,
+        target: str,
+        rows: Int[np.ndarray, " k"],
+        scores: Float[np.ndarray, " k"],
+        shopper: Shopper,
     ) -> pl.DataFrame:
         left = rows > 0
         names = self.model.names(target, rows[left])
         ranks = pl.Series("rank", np.arange(1, len(names) + 1, dtype=np.int32))
         first, *title = names.columns
-        return names.select(ranks, first, pl.Series("score", scores[left]), *title)
+        because = pl.Series("because", self._reasons(target, rows[left], shopper), dtype=pl.String)
+        return names.select(ranks, first, pl.Series("score", scores[left]), *title, because)
+
+    def _reasons(
+        self, target: str, rows: Int[np.ndarray, " n"], shopper: Shopper
+    ) -> list[str | None]:
+        """For every recommended node the kept item of the user that is most like it."""
+        theirs = list(dict.fromkeys(self.number_of.get(e.item_id, 0) for e in shopper.events))
+        theirs = [number for number in theirs if number]
+        if not theirs or not len(rows):
+            return [None] * len(rows)
+        nodes = np.asarray(self.model.block(target))[rows]
+        own = np.asarray(self.model.items)[theirs]
+        nearest = (_units(nodes) @ _units(own).T).argmax(1)
+        return self.model.labels(np.array(theirs)[nearest]).to_list()
 
 
 def _insert(shopper: Shopper, event: LiveEvent) -> tuple[Shopper, Outcome]:
@@ -389,6 +429,10 @@ def _insert(shopper: Shopper, event: LiveEvent) -> tuple[Shopper, Outcome]:
 def _flattened(states: tuple[InterestState, ...]) -> Float[np.ndarray, "B S"]:
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
     return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
+def _units(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _padded(states: tuple[InterestState, ...], size: int) -> tuple[InterestState, ...]:

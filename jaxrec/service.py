@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
@@ -43,6 +43,7 @@ from jaxrec.store import LiveEvent, SQLiteStore
 logger = logging.getLogger("uvicorn.error")  # whose format and level the server sets
 
 MAX_EVENTS, MAX_BODY = 1000, 2**20
+PAGE = Path(__file__).parent / "web" / "index.html"
 DAY, HOUR = 86_400, 3600
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 UserId = Annotated[str, InPath(min_length=1, max_length=256, examples=["A1YJEY40YUW4SE"])]
@@ -75,6 +76,7 @@ class Recommended(BaseModel):
     id: str
     score: float
     title: str | None = None
+    because: str | None = Field(None, description="the user's own item that is most like it")
 
 
 class Recommendations(BaseModel):
@@ -108,13 +110,31 @@ class Seen(BaseModel):
     title: str | None = None
 
 
+class Movement(BaseModel):
+    """The weights of the strongest interests after each of the last events."""
+
+    type: str
+    names: list[str]
+    weights: list[list[float]]
+
+
 class Profile(BaseModel):
     """What a user is interested in, and the events that are kept, newest last."""
 
     user_id: str
     interests: list[Interest]
+    movement: Movement
     events: list[Seen]
     forgotten: int = Field(description="events that are no longer kept")
+
+
+class ServedModel(BaseModel):
+    """What a client may ask of the model."""
+
+    step: int
+    items: int
+    kinds: list[str] = Field(description="of event")
+    targets: list[str] = Field(description="types of node that can be recommended")
 
 
 class WordQuery(BaseModel):
@@ -367,6 +387,21 @@ def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
         """Forget everything about a user."""
         await live.call(live.store.forget, user_id)
 
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE)
+
+    @app.get("/model", dependencies=guarded, tags=["operation"])
+    async def model() -> ServedModel:
+        """What is served."""
+        served = live.ready.model
+        return ServedModel(
+            step=served.step,
+            items=served.catalog.num_items - 1,
+            kinds=list(served.trained.kind_names),
+            targets=[ITEM, *served.profiled_types],
+        )
+
     @app.get("/health/live", tags=["operation"])
     async def alive() -> dict[Literal["status"], str]:
         """The process answers."""
@@ -435,9 +470,11 @@ def profile_of(online: Online, user_id: str, last: int, top: int) -> Profile:
     numbers = [online.number_of.get(event.item_id, 0) for event in shopper.events]
     titles = online.model.labels(np.array(numbers, np.int64))
     interests = online.profile(user_id, last=last, top=top).drop("user_id", "before").to_dicts()
+    kind, names, weights = online.movement(user_id)
     return Profile(
         user_id=user_id,
         interests=[Interest(**row) for row in interests],
+        movement=Movement(type=kind, names=names, weights=weights.tolist()),
         events=[
             Seen(time=e.time, item_id=e.item_id, kind=e.kind, title=title)
             for e, title in zip(shopper.events, titles, strict=True)

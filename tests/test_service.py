@@ -66,6 +66,7 @@ def test_events_move_the_next_list_which_is_that_of_batch_scoring(client, traine
     expected = scoring.load(trained_run).recommend(table, k=5)
     assert [item["id"] for item in after["items"]] == expected["item_id"].to_list()
     assert [item["title"] for item in after["items"]] == expected["title"].to_list()
+    assert all(item["because"].startswith("brand w") for item in after["items"][:2])
 
 
 def test_other_targets_conditions_and_words(client):
@@ -235,6 +236,49 @@ def test_kill_9_loses_no_acknowledged_event(trained_run, tmp_path):
     answer = again.client.get("/users/user0/recommendations").json()
     assert answer["events"] >= sum(user == "user0" for user, _ in acknowledged)
     assert again.stop() in (0, -signal.SIGTERM)  # uvicorn raises it again once all is answered
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium (Debian: chromium)")
+def test_the_page_shows_the_list_change_after_a_click(trained_run, tmp_path):
+    """In a real browser: look a shopper up, buy something, search, all by labels."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    server = Server(trained_run, tmp_path / "store.db")
+    server.client.post("/events", json=[payload("gus", n) for n in range(3)])
+    with playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-background-networking"],
+        )
+        page = browser.new_page(viewport={"width": 390, "height": 800})  # a phone
+        failures = []
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.goto(str(server.client.base_url))
+        page.get_by_label("Shopper").fill("gus")
+        page.get_by_role("button", name="Show").click()
+        page.wait_for_selector("#list li")
+        items = page.locator("#list li")
+        before = items.evaluate_all("rows => rows.map(row => row.dataset.item)")
+        assert len(before) == 10
+        assert page.locator("#events li").count() == 3
+        assert page.get_by_role("img").get_attribute("aria-label").startswith("Share of interest")
+        page.locator("#list li").nth(4).get_by_role("button", name="buy").click()
+        page.wait_for_function("document.querySelectorAll('#events li').length === 4")
+        after = items.evaluate_all("rows => rows.map(row => row.dataset.item)")
+        assert after != before
+        assert before[4] not in after
+        page.get_by_label("Looks for").fill("brand y item f")
+        page.get_by_role("button", name="Steer").click()
+        page.wait_for_function(
+            "before => [...document.querySelectorAll('#list li')]"
+            ".map(row => row.dataset.item).join() !== before",
+            arg=",".join(after),
+        )
+        wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+        page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+        browser.close()
+    assert server.stop() in (0, -signal.SIGTERM)
+    assert not failures
+    assert not wide
 
 
 @pytest.mark.parametrize("address", ["8080", "host:", ":http"])
