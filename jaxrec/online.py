@@ -17,7 +17,16 @@ from jaxrec.data.graph import ITEM
 from jaxrec.encoding import initial_states, interest_states
 from jaxrec.interests import weights_over_time
 from jaxrec.models.lstm import InterestState
-from jaxrec.ranking import PairBlocks, Pairs, TopItems, best_items, blocks_of, no_pairs
+from jaxrec.ranking import (
+    Candidates,
+    PairBlocks,
+    Pairs,
+    TopItems,
+    best_items,
+    blocks_of,
+    candidates,
+    no_pairs,
+)
 from jaxrec.rules import Rules
 from jaxrec.scoring import TrainedModel
 from jaxrec.shortlist import Selection, Shortlists, shortlist
@@ -96,7 +105,9 @@ class Online:
         ids = model.catalog.item_ids.to_list()
         self.number_of = {item: number for number, item in enumerate(ids) if item is not None}
         self.newcomer = initial_states(model.graphdef, model.params, 1)
-        self.selection = lru_cache(maxsize=64)(self._selection)
+        self.items = model.items
+        self.units = _units(np.asarray(self.items))
+        self.selection = lru_cache(maxsize=16)(self._selection)
 
     def warm_up(self) -> None:
         """Compile every shape, so that no shopper waits for it."""
@@ -182,14 +193,15 @@ class Online:
             model = self.model
             block, valid = model.block(target), model.valid(target)
             lists = best_items(vectors, block, no_pairs, valid, k, with_log_z=False)
+        tables = self._tables(target, lists.items[:, :k], lists.scores[:, :k], shoppers)
         return [
             Answer(
                 shopper.user_id,
-                self._table(target, lists.items[row, :k], lists.scores[row, :k], shopper),
+                table,
                 events=shopper.forgotten + len(shopper.events),
                 approximate=shopper.approximate,
             )
-            for row, shopper in enumerate(shoppers)
+            for shopper, table in zip(shoppers, tables, strict=True)
         ]
 
     def vectors(
@@ -315,7 +327,7 @@ class Online:
         return interest_states(
             model.graphdef,
             model.params,
-            model.items,
+            self.items,
             log,
             users=_at_least(log.num_users, BATCHES),
             before=before,
@@ -366,14 +378,15 @@ class Online:
             return blocks_of(masked)
 
         most = self.model.catalog.num_items - 1
+        selection, ready = self.selection(where)
         return shortlist(
             vectors,
-            self.model.items,
+            self.items,
             excluded,
             self.model.valid(),
             min(_at_least(k, LISTS), most),
-            self.selection(where),
-            mesh=self.model.mesh,
+            selection,
+            ready=ready,
         )
 
     def _steered(
@@ -386,35 +399,53 @@ class Online:
         mixed = (1 - strength) * parts + strength * lengths * towards.reshape(num_experts, -1)
         return mixed.reshape(vectors.shape)
 
-    def _selection(self, where: str) -> Selection:
-        return self.model.selection(Rules(where=where))
+    def _selection(self, where: str) -> tuple[Selection, Candidates]:
+        selection = self.model.selection(Rules(where=where))
+        valid = self.model.valid()
+        return selection, candidates(self.items, valid, selection.bias, self.model.mesh)
 
-    def _table(
+    def _tables(
         self,
         target: str,
-        rows: Int[np.ndarray, " k"],
-        scores: Float[np.ndarray, " k"],
-        shopper: Shopper,
-    ) -> pl.DataFrame:
-        left = rows > 0
-        names = self.model.names(target, rows[left])
-        ranks = pl.Series("rank", np.arange(1, len(names) + 1, dtype=np.int32))
-        first, *title = names.columns
-        because = pl.Series("because", self._reasons(target, rows[left], shopper), dtype=pl.String)
-        return names.select(ranks, first, pl.Series("score", scores[left]), *title, because)
+        ranked: Int[np.ndarray, "Q k"],
+        scores: Float[np.ndarray, "Q k"],
+        shoppers: Sequence[Shopper],
+    ) -> list[pl.DataFrame]:
+        """The list of every user; names are looked up for all of them at once."""
+        ranked, scores = ranked[: len(shoppers)], scores[: len(shoppers)]
+        left = ranked > 0
+        first, *title = self.model.names(target, ranked[left]).iter_columns()
+        reasons = [
+            self._reasons(target, row[row > 0], shopper)
+            for row, shopper in zip(ranked, shoppers, strict=True)
+        ]
+        because = np.concatenate(reasons)
+        labels = self.model.labels(because).set(pl.Series(because == 0), None)
+        whole = pl.DataFrame(
+            [
+                pl.Series("rank", np.nonzero(left)[1] + 1, dtype=pl.Int32),
+                first,
+                pl.Series("score", scores[left]),
+                *title,
+                labels.alias("because"),
+            ]
+        )
+        counts = left.sum(1)
+        return [
+            whole.slice(end - count, count)
+            for end, count in zip(counts.cumsum(), counts, strict=True)
+        ]
 
     def _reasons(
         self, target: str, rows: Int[np.ndarray, " n"], shopper: Shopper
-    ) -> list[str | None]:
-        """For every recommended node the kept item of the user that is most like it."""
-        theirs = list(dict.fromkeys(self.number_of.get(e.item_id, 0) for e in shopper.events))
-        theirs = [number for number in theirs if number]
-        if not theirs or not len(rows):
-            return [None] * len(rows)
-        nodes = np.asarray(self.model.block(target))[rows]
-        own = np.asarray(self.model.items)[theirs]
-        nearest = (_units(nodes) @ _units(own).T).argmax(1)
-        return self.model.labels(np.array(theirs)[nearest]).to_list()
+    ) -> Int[np.ndarray, " n"]:
+        """For every recommended node the kept item of the user that is most like it, or 0."""
+        numbers = (self.number_of.get(event.item_id, 0) for event in shopper.events)
+        theirs = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
+        if not len(theirs):
+            return np.zeros(len(rows), np.int64)
+        block = self.units if target == ITEM else _units(np.asarray(self.model.block(target)))
+        return theirs[(block[rows] @ self.units[theirs].T).argmax(1)]
 
 
 def _insert(shopper: Shopper, event: LiveEvent) -> tuple[Shopper, Outcome]:

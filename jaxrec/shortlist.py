@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec import rules as rule
 from jaxrec.data.graph import first_neighbours
-from jaxrec.ranking import PairBlocks, best_items
+from jaxrec.ranking import Candidates, PairBlocks, best_items
 from jaxrec.rules import Rules
 from jaxrec.types import Catalog
 
@@ -91,10 +91,14 @@ def shortlist(
     k: int,
     selection: Selection,
     *,
+    ready: Candidates | None = None,
     approximate: bool = False,
     mesh: Mesh | None = None,
 ) -> Shortlists:
     """The k best items of every query that the rules allow.
+
+    Args:
+        ready: the items with the selection's bias, for who ranks them again and again.
 
     Filters, exclusions and the popularity correction act on all scores; then caps, on as long a
     ranking as fills the lists; then diversity, on the pool that the caps leave; then exploration,
@@ -108,7 +112,7 @@ def shortlist(
     def best(rows: Int[np.ndarray, " R"], size: int, bias: Float[np.ndarray, " I"]):
         top = best_items(
             queries[rows],
-            items,
+            ready if ready is not None and bias is selection.bias else items,
             excluded(rows),
             valid,
             size,
