@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import httpx
+import aiohttp
 import numpy as np
 import polars as pl
 import psutil
@@ -115,11 +115,9 @@ async def load(options: argparse.Namespace, path: Path, items: np.ndarray) -> No
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, str(SERVE), str(options.run), "--http", address]
     server = subprocess.Popen([*command, "--store", str(path)], stderr=subprocess.DEVNULL)
-    limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+    connector = aiohttp.TCPConnector(limit=0)
     try:
-        async with httpx.AsyncClient(
-            base_url=f"http://{address}", limits=limits, timeout=30
-        ) as client:
+        async with aiohttp.ClientSession(f"http://{address}", connector=connector) as client:
             await until_ready(client)
             await send(client, options, items[:2000], warm=True)
             memory = psutil.Process(server.pid).memory_info().rss
@@ -134,12 +132,13 @@ async def load(options: argparse.Namespace, path: Path, items: np.ndarray) -> No
     print(f"acknowledged events that the store lacks: {missing(path, sent):,}")
 
 
-async def until_ready(client: httpx.AsyncClient) -> None:
-    for _ in range(1200):
+async def until_ready(client: aiohttp.ClientSession) -> None:
+    for _ in range(3000):
         try:
-            if (await client.get("/health/ready")).status_code == 200:
-                return
-        except httpx.TransportError:
+            async with client.get("/health/ready") as answer:
+                if answer.status == 200:
+                    return
+        except aiohttp.ClientConnectionError:
             pass
         await asyncio.sleep(0.1)
     raise TimeoutError("the server is not ready")
@@ -159,15 +158,18 @@ async def send(client, options, items, warm: bool = False):
         user = f"u{random.integers(options.users)}"
         event_id = f"{'warm' if warm else 'load'}-{number}"
         event = {"user_id": user, "item_id": str(items[number]), "event_id": event_id}
+        asked = (
+            client.get(f"/users/{user}/recommendations")
+            if number % 2
+            else client.post("/events", json=event)
+        )
         try:
-            if number % 2:
-                answer = await client.get(f"/users/{user}/recommendations")
-            else:
-                answer = await client.post("/events", json=event)
-                if answer.status_code == 200:
-                    acknowledged.append((user, event_id))
-            outcomes[answer.status_code] += 1
-        except httpx.TransportError as error:
+            async with asked as answer:
+                await answer.read()
+                outcomes[answer.status] += 1
+            if answer.status == 200 and number % 2 == 0:
+                acknowledged.append((user, event_id))
+        except aiohttp.ClientError as error:
             outcomes[type(error).__name__] += 1
         times.append(time.perf_counter() - began - due)
 

@@ -35,6 +35,8 @@ from jaxrec.types import EventLog
 
 BATCHES = (1, 8, 64, 512)  # shoppers folded or ranked at a time: the shapes that are compiled
 LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
+MASKED = (64, 1024, 16_384)  # items that lists leave out, of all users of a batch
+OUTSIDE = 2**30  # no row of a batch
 CONFLICTS = 20  # times to read documents anew that other processes have changed meanwhile
 
 Outcome = Literal["accepted", "duplicate", "too_late"]
@@ -111,13 +113,15 @@ class Online:
 
     def warm_up(self) -> None:
         """Compile every shape, so that no shopper waits for it."""
-        nobody = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        kind = self.model.trained.kind_names[0]
         for size in BATCHES:
-            log = self._log([(LiveEvent(0, "", self.model.trained.kind_names[0]),)] * size)
-            states = self._fold(log, None, None)
-            vectors = self.model.user_vectors(_padded(states, size))
-            for length in LISTS:
-                self._shortlists(vectors, nobody, min(length, self.model.catalog.num_items - 1), "")
+            log = self._log([(LiveEvent(0, "", kind),)] * size)
+            vectors = self.model.user_vectors(_padded(self._fold(log, None, None), size))
+            for count in MASKED:
+                masked = np.zeros(count, np.int64), np.zeros(count, np.int64)
+                for length in LISTS:
+                    k = min(length, self.model.catalog.num_items - 1)
+                    self._shortlists(vectors, masked, k, "")
 
     def record(self, reports: Sequence[Report]) -> list[Outcome]:
         """Fold events into the states of their users; durable when this returns.
@@ -375,7 +379,12 @@ class Online:
 
     def _shortlists(self, vectors: Float[np.ndarray, "Q ED"], masked: Pairs, k: int, where: str):
         def excluded(users: Int[np.ndarray, " R"]) -> PairBlocks:
-            return blocks_of(masked)
+            def pairs(start: int, stop: int) -> Pairs:
+                rows, items = blocks_of(masked)(start, stop)
+                behind = (0, _at_least(len(rows), MASKED) - len(rows))
+                return np.pad(rows, behind, constant_values=OUTSIDE), np.pad(items, behind)
+
+            return pairs
 
         most = self.model.catalog.num_items - 1
         selection, ready = self.selection(where)
