@@ -230,7 +230,6 @@ def _fold_histories(
 ) -> Iterator[tuple[Int[np.ndarray, " g"], Chunks]]:
     """Groups of histories and what folding them gives, chunk by chunk."""
     gaps = event_gaps(log, last_times)
-    users = min(users, 1 << max(len(ends) - 1, 0).bit_length())
     newcomers = initial_states(graphdef, params, users)
     # users of like length together waste the fewest slots
     by_length = np.argsort(ends - starts, kind="stable")

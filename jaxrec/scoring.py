@@ -161,7 +161,7 @@ class TrainedModel:
             self.items,
             log,
             history=evaluation.history,
-            users=evaluation.users,
+            users=self._rows(log.num_users),
         )
 
     def user_vectors(
@@ -501,9 +501,13 @@ class TrainedModel:
             log,
             queries,
             history=evaluation.history,
-            users=evaluation.users,
+            users=self._rows(len(queries)),
             wanted_kind=self.wanted_kind,
         )
+
+    def _rows(self, users: int) -> int:
+        """Users to fold at a time: a power of two, as a few users need no large batch."""
+        return min(self.config.evaluation.users, 1 << max(users - 1, 0).bit_length())
 
     def names(self, type_name: str, rows: Int[np.ndarray, " n"]) -> pl.DataFrame:
         """`item_id` and `title`, or the type's name, of nodes of a block."""

@@ -229,10 +229,13 @@ class Live:
         self.record = Batcher(self._record, self.executor, BATCHES[-1], sizes)
         self.recommend = Batcher(self._recommend, self.executor, BATCHES[-2], sizes)
 
-    def load(self) -> Online:
-        """The run's best model, warm."""
+    def load_better(self) -> Online:
+        """The run's best model, warm; the one that is served, if it is the best."""
+        if self.online is not None and self.online.model.step == best_step(self.run):
+            return self.online
         online = Online(scoring.load(self.run), self.store, window=self.options.window)
         online.warm_up()
+        logger.info("serving step %s of %s", online.model.step, self.run)
         return online
 
     @property
@@ -249,11 +252,13 @@ class Live:
 
     async def keep_up(self) -> None:
         """Load the model, then every better one; requests go on being served by the one before."""
+        seen: set[str] = set()
         while True:
             try:
-                if self.online is None or self.online.model.step != best_step(self.run):
-                    self.online = await asyncio.to_thread(self.load)
-                    logger.info("serving step %s of %s", self.online.model.step, self.run)
+                steps = {path.name for path in (self.run / "checkpoints").iterdir()}
+                if steps != seen:  # to ask Orbax which is best takes long
+                    self.online = await asyncio.to_thread(self.load_better)
+                seen = steps
             except Exception:
                 logger.exception("the checkpoint cannot be loaded; the one before stays")
             await asyncio.sleep(self.options.refresh)
@@ -329,17 +334,9 @@ def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
     )
     app.state.live = live
     app.add_middleware(BodyLimit, most=MAX_BODY)
+    app.add_middleware(Observed, seconds=live.seconds)
     problems(app)
     guarded = [Depends(admit)]
-
-    @app.middleware("http")
-    async def observe(request: Request, call_next: Any) -> Response:
-        began = time.perf_counter()
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "none")
-        labels = (request.method, route, str(response.status_code))
-        live.seconds.labels(*labels).observe(time.perf_counter() - began)
-        return response
 
     @app.post("/events", dependencies=guarded, tags=["events"])
     async def record(events: EventIn | list[EventIn]) -> Recorded:
@@ -532,3 +529,28 @@ class BodyLimit:
             return message
 
         await self.app(scope, counted, send)
+
+
+class Observed:
+    """Notes how long every request took, by route and status."""
+
+    def __init__(self, app: ASGIApp, seconds: Histogram):
+        self.app, self.seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        began, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            labels = (scope["method"], route, str(status))
+            self.seconds.labels(*labels).observe(time.perf_counter() - began)

@@ -151,6 +151,7 @@ def test_one_bad_request_spoils_no_other_of_its_batch(client):
 
 def test_metrics_count_what_was_done(client):
     client.post("/events", json=payload("fay", 0))
+    client.get("/users/fay/recommendations")
     text = client.get("/metrics").text
     assert 'jaxrec_events_total{outcome="accepted"}' in text
     assert 'route="/users/{user_id}/recommendations"' in text
@@ -178,6 +179,7 @@ def test_a_new_checkpoint_is_picked_up_while_requests_are_served(trained_run, tm
         live = app.state.live
         first = live.online
         live.online.model.__dict__["step"] = -1  # as if another had been the best until now
+        (run / "checkpoints" / "finished").touch()
         for _ in range(600):
             assert client.get("/users/u/recommendations").status_code == 200
             if live.online is not first:
