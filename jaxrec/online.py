@@ -112,7 +112,9 @@ class Online:
         self.selection = lru_cache(maxsize=16)(self._selection)
 
     def warm_up(self) -> None:
-        """Compile every shape, so that no shopper waits for it."""
+        """Compile every shape and read the text encoder, so that no shopper waits for it."""
+        if self.model.trained.whitening is not None and self.model.text_columns:
+            self.model.text_vector("words")
         kind = self.model.trained.kind_names[0]
         for size in BATCHES:
             log = self._log([(LiveEvent(0, "", kind),)] * size)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import compare_digest
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -319,7 +320,9 @@ def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
         live.store.close()
 
     async def admit(request: Request, x_api_key: Annotated[str | None, Header()] = None) -> None:
-        if options.api_key and x_api_key != options.api_key:
+        if options.api_key and not compare_digest(
+            (x_api_key or "").encode(), options.api_key.encode()
+        ):
             raise HTTPException(401, "send the API key as X-API-Key")
         client = x_api_key or (request.client.host if request.client else "")
         limit = RateLimitItemPerSecond(options.rate)
@@ -441,8 +444,8 @@ def reports_of(events: Sequence[EventIn], online: Online) -> list[Report]:
             raise HTTPException(422, f"events[{number}]: the event is one of {', '.join(kinds)}")
         moment = event.timestamp if event.timestamp is not None else datetime.now(UTC)
         seconds = moment if isinstance(moment, int) else int(moment.timestamp())
-        if seconds < 0:
-            raise HTTPException(422, f"events[{number}]: the timestamp is before 1970")
+        if not 0 <= seconds <= time.time() + DAY:  # one from afar would make all others late
+            raise HTTPException(422, f"events[{number}]: the timestamp is before 1970 or to come")
         live_event = LiveEvent(seconds, event.item_id, kind, event.event_id)
         reports.append(Report(event.user_id, live_event))
     return reports
@@ -501,7 +504,8 @@ def problems(app: FastAPI) -> None:
         return problem(422, "the request is not valid", errors[0]["problem"], errors=errors)
 
     @app.exception_handler(ValueError)
-    async def unusable(_: Request, error: ValueError) -> JSONResponse:
+    async def unusable(request: Request, error: ValueError) -> JSONResponse:
+        logger.warning("%s %s refused: %s", request.method, request.url.path, error)
         return problem(422, "the request cannot be met", str(error))
 
     @app.exception_handler(Exception)

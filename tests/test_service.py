@@ -111,6 +111,13 @@ def test_deleting_a_user_forgets_everything(client):
             422,
             "",
         ),
+        (
+            "POST",
+            "/events",
+            {"user_id": "u", "item_id": "i", "event": "buy", "timestamp": 2**33 - 1},
+            422,
+            "to come",
+        ),
         ("POST", "/events", [payload("u", 0)] * 1001, 413, "1,001 events"),
         ("POST", "/events", {"user_id": "u" * 2**21, "item_id": "i"}, 413, "larger than"),
         ("GET", "/users/u/recommendations?k=0", None, 422, "greater than"),
