@@ -25,7 +25,7 @@ from jaxrec.data.graph import ITEM
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import initial_states
 from jaxrec.models.lstm import InterestState
-from jaxrec.online import LiveOptions
+from jaxrec.online import LiveOptions, Online
 from jaxrec.parts import (
     MANIFEST,
     SUCCESS,
@@ -40,6 +40,7 @@ from jaxrec.parts import (
 from jaxrec.replay import replay
 from jaxrec.rules import Rules, listed_ids
 from jaxrec.scoring import TrainedModel
+from jaxrec.store import SQLiteStore
 from jaxrec.types import EventLog
 
 PREVIEW_USERS, PREVIEW_ITEMS, PREVIEW_ROWS = 3, 5, 6
@@ -131,7 +132,7 @@ def serve(options: ServeOptions) -> None:
 
 
 def serve_live(options: ServeOptions) -> None:
-    """Serve live over HTTP, until stopped."""
+    """Serve live over HTTP, until stopped; shoppers of an events file enter first."""
     try:
         from jaxrec.service import serve_http
     except ImportError as error:
@@ -140,7 +141,14 @@ def serve_live(options: ServeOptions) -> None:
         ) from error
 
     checkpoint.read_config(options.run)
-    serve_http(options.run, options.live)
+    path = options.live.store or options.run / "shoppers.db"
+    if options.events is not None:
+        model = scoring.load(options.run)
+        online = Online(model, SQLiteStore(path), window=options.live.window)
+        blocks = event_stream(model, options).blocks()
+        entered = sum(online.enter(model.valid_log(block)) for block in blocks)
+        console.print(f"{entered:,} shoppers entered with their events")
+    serve_http(options.run, replace(options.live, store=path))
 
 
 def stream(model: TrainedModel, options: ServeOptions) -> None:

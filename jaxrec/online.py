@@ -37,6 +37,7 @@ BATCHES = (1, 8, 64, 512)  # shoppers folded or ranked at a time: the shapes tha
 LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
 MASKED = (64, 1024, 16_384)  # items that lists leave out, of all users of a batch
 OUTSIDE = 2**30  # no row of a batch
+BULK = 4096  # events that are folded at a time where there are many
 CONFLICTS = 20  # times to read documents anew that other processes have changed meanwhile
 
 Outcome = Literal["accepted", "duplicate", "too_late"]
@@ -155,6 +156,14 @@ class Online:
             if not waiting:
                 return outcomes
         raise TimeoutError(f"{len(waiting)} users are written by others all the time")
+
+    def enter(self, log: EventLog) -> int:
+        """Record the histories of the users whom the store lacks; how many these are."""
+        known = self.store.load(log.user_ids.to_list())
+        reports = [r for r in reports_of(log, self.model) if r.user_id not in known]
+        for start in range(0, len(reports), BULK):
+            self.record(reports[start : start + BULK])
+        return log.num_users - len(known)
 
     def recommend(
         self,
@@ -457,6 +466,17 @@ class Online:
             return np.zeros(len(rows), np.int64)
         block = self.units if target == ITEM else _units(np.asarray(self.model.block(target)))
         return theirs[(block[rows] @ self.units[theirs].T).argmax(1)]
+
+
+def reports_of(log: EventLog, model: TrainedModel) -> list[Report]:
+    """The events of a log in its order; items that the catalogue lacks have no name."""
+    users = log.user_ids.gather(np.repeat(np.arange(log.num_users), log.lengths))
+    items = model.catalog.item_ids.gather(log.items).fill_null("")
+    kinds = [log.kind_names[kind] for kind in log.kinds]
+    return [
+        Report(user, LiveEvent(time, item, kind))
+        for user, time, item, kind in zip(users, log.times.tolist(), items, kinds, strict=True)
+    ]
 
 
 def _insert(shopper: Shopper, event: LiveEvent) -> tuple[Shopper, Outcome]:

@@ -16,13 +16,12 @@ from rich.progress import track
 from rich.table import Table
 
 from jaxrec import metrics
-from jaxrec.online import BATCHES, Online, Report
+from jaxrec.online import BATCHES, BULK, Online, Report, reports_of
 from jaxrec.ranking import blocks_of, rank_queries
 from jaxrec.scoring import TrainedModel
-from jaxrec.store import LiveEvent, SQLiteStore
+from jaxrec.store import SQLiteStore
 
 SAMPLES = 1000  # of the bootstrap
-BULK = 4096  # events of the time before that are folded at a time
 
 
 @dataclass(frozen=True)
@@ -102,18 +101,8 @@ def replay(model: TrainedModel, events: pl.DataFrame, since: float = 0.9) -> Rep
 def in_time_order(model: TrainedModel, events: pl.DataFrame) -> list[Report]:
     """Validated events, the earliest first; of equal times the first of the file first."""
     log = model.event_log(events)
-    users = np.repeat(np.arange(log.num_users), log.lengths)
-    order = np.argsort(log.times, kind="stable")
-    user_ids, item_ids = log.user_ids.to_list(), model.catalog.item_ids.to_list()
-    return [
-        Report(
-            user_ids[users[n]],
-            LiveEvent(
-                int(log.times[n]), item_ids[log.items[n]] or "", log.kind_names[log.kinds[n]]
-            ),
-        )
-        for n in order
-    ]
+    reports = reports_of(log, model)
+    return [reports[place] for place in np.argsort(log.times, kind="stable")]
 
 
 def waves(reports: list[Report]) -> Iterator[list[Report]]:

@@ -237,3 +237,18 @@ def test_a_profile_is_that_of_batch_scoring(online):
     assert found.columns == expected.columns
     assert found["id"].to_list() == expected["id"].to_list()
     np.testing.assert_allclose(found["change"], expected["change"], atol=1e-5)
+
+
+def test_shoppers_enter_with_their_histories_once(online, known_shop):
+    """Those who are there already keep what they have."""
+    mine = Report("u001", event(0, "i39"))
+    online.record([mine])
+    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
+    log = online.model.event_log(events)
+    assert online.enter(log) == log.num_users - 1
+    assert online.enter(log) == 0
+    assert online.store.load(["u001"])["u001"].events == (mine.event,)
+    some = events.filter(pl.col("user_id").is_in(["u002", "u077"]))
+    expected = online.model.recommend(some, k=5)
+    found = online.recommend(["u002", "u077"], k=5)
+    assert [i for a in found for i in a.items["item_id"]] == expected["item_id"].to_list()
