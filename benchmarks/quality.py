@@ -246,14 +246,13 @@ def scores(found: dict) -> dict:
     return kept | ({"segments": segments} if segments else {})
 
 
-def read_tables(variant: Variant, config: Config) -> Tables:
-    """The tables of a configuration, with the events that a variant reads."""
+def read_tables(variant: Variant, config: Config) -> Tables | None:
+    """The tables with the one kind of event that a variant reads; None if it reads them all."""
+    if not variant.kind:
+        return None
     data = config.data
     tables = load_source(data.source, time=data.time, strict=data.strict)
-    if variant.kind:
-        chosen = tables.events.filter(pl.col("event") == variant.kind)
-        tables = replace(tables, events=chosen)
-    return tables
+    return replace(tables, events=tables.events.filter(pl.col("event") == variant.kind))
 
 
 def run_key(variant: Variant, config: Config) -> str:

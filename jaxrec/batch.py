@@ -23,7 +23,7 @@ from jaxrec.data.columns import DataError
 from jaxrec.data.files import read_table
 from jaxrec.data.graph import ITEM
 from jaxrec.data.stream import EventStream, open_events
-from jaxrec.encoding import initial_states
+from jaxrec.encoding import flat_states, initial_states
 from jaxrec.models.lstm import InterestState
 from jaxrec.online import LiveOptions, Online
 from jaxrec.parts import (
@@ -141,14 +141,14 @@ def serve_live(options: ServeOptions) -> None:
         ) from error
 
     checkpoint.read_config(options.run)
-    path = options.live.store or options.run / "shoppers.db"
     if options.events is not None:
         model = scoring.load(options.run)
-        online = Online(model, SQLiteStore(path), window=options.live.window)
+        store = SQLiteStore(options.live.store_of(options.run))
+        online = Online(model, store, window=options.live.window)
         blocks = event_stream(model, options).blocks()
         entered = sum(online.enter(model.valid_log(block)) for block in blocks)
         console.print(f"{entered:,} shoppers entered with their events")
-    serve_http(options.run, replace(options.live, store=path))
+    serve_http(options.run, options.live)
 
 
 def stream(model: TrainedModel, options: ServeOptions) -> None:
@@ -286,8 +286,7 @@ def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
 
 def state_table(log: EventLog, states: tuple[InterestState, ...]) -> pl.DataFrame:
     """A row a user: `user_id`, `events`, `last_time` (s), and `state`, flat as in layout.json."""
-    leaves = [np.asarray(leaf).reshape(log.num_users, -1) for leaf in jax.tree.leaves(states)]
-    flat = np.concatenate(leaves, axis=1).astype(np.float32)
+    flat = flat_states(states).astype(np.float32)
     return pl.DataFrame(
         {
             "user_id": log.user_ids,

@@ -203,6 +203,12 @@ def interest_states(
     return result
 
 
+def flat_states(states: tuple[InterestState, ...]) -> Float[np.ndarray, "B S"]:
+    """The leaves of B users' states, one after another."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
 @partial(jax.jit, static_argnums=(0, 2))
 def initial_states(
     graphdef: nnx.GraphDef[Recommender], params: nnx.State, users: int
@@ -229,13 +235,15 @@ def _fold_histories(
     last_times: Int[np.ndarray, " U"] | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, " g"], Chunks]]:
     """Groups of histories and what folding them gives, chunk by chunk."""
+    if not len(ends):
+        return
     gaps = event_gaps(log, last_times)
-    newcomers = initial_states(graphdef, params, users)
+    if before is None:
+        states = initial_states(graphdef, params, users)
     # users of like length together waste the fewest slots
     by_length = np.argsort(ends - starts, kind="stable")
-    for group in np.array_split(by_length, max(1, -(-len(by_length) // users))):
-        states = newcomers
-        if before is not None and len(group):
+    for group in np.array_split(by_length, -(-len(by_length) // users)):
+        if before is not None:
             rows = np.pad(group, (0, users - len(group)))  # the rows behind fold nothing
             states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
         histories = starts[group], ends[group]

@@ -14,8 +14,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
-from jaxrec.encoding import initial_states, interest_states
-from jaxrec.interests import weights_over_time
+from jaxrec.encoding import flat_states, initial_states, interest_states
 from jaxrec.models.lstm import InterestState
 from jaxrec.ranking import (
     Candidates,
@@ -26,9 +25,10 @@ from jaxrec.ranking import (
     blocks_of,
     candidates,
     no_pairs,
+    padded,
 )
 from jaxrec.rules import Rules
-from jaxrec.scoring import TrainedModel
+from jaxrec.scoring import TrainedModel, unit_rows
 from jaxrec.shortlist import Selection, Shortlists, shortlist
 from jaxrec.store import NEVER, LiveEvent, Shopper, Store, with_event
 from jaxrec.types import EventLog
@@ -85,6 +85,10 @@ class LiveOptions:
     refresh: float = 10.0
     """With --http: seconds between looks for a new checkpoint."""
 
+    def store_of(self, run: Path) -> Path:
+        """The file of the live shoppers of a run."""
+        return self.store or run / "shoppers.db"
+
 
 class Online:
     """A trained model and a store of live shoppers.
@@ -109,7 +113,7 @@ class Online:
         self.number_of = {item: number for number, item in enumerate(ids) if item is not None}
         self.newcomer = initial_states(model.graphdef, model.params, 1)
         self.items = model.items
-        self.units = _units(np.asarray(self.items))
+        self.units = unit_rows(np.asarray(self.items))
         self.selection = lru_cache(maxsize=16)(self._selection)
 
     def warm_up(self) -> None:
@@ -157,12 +161,16 @@ class Online:
                 return outcomes
         raise TimeoutError(f"{len(waiting)} users are written by others all the time")
 
+    def record_many(self, reports: Sequence[Report]) -> None:
+        """`record`, some thousands of events at a time."""
+        for start in range(0, len(reports), BULK):
+            self.record(reports[start : start + BULK])
+
     def enter(self, log: EventLog) -> int:
         """Record the histories of the users whom the store lacks; how many these are."""
         known = self.store.load(log.user_ids.to_list())
         reports = [r for r in reports_of(log, self.model) if r.user_id not in known]
-        for start in range(0, len(reports), BULK):
-            self.record(reports[start : start + BULK])
+        self.record_many(reports)
         return log.num_users - len(known)
 
     def recommend(
@@ -249,19 +257,13 @@ class Online:
         """How interest moved over the kept events: a type of node, the names of its strongest
         nodes, and their weights after each of the last events."""
         shopper = self._load([user_id])[user_id]
-        name = (*self.model.profiled_types, ITEM)[0]
         count = len(shopper.events)
-        moments = range(max(count - last, 0) + 1, count + 1)
         if not count:
-            return name, [], np.zeros((0, 0))
+            return (*self.model.profiled_types, ITEM)[0], [], np.zeros((0, 0))
+        moments = range(max(count - last, 0) + 1, count + 1)
         jobs = [(shopper.base, shopper.base_time, shopper.events[:moment]) for moment in moments]
         vectors = self.model.user_vectors(self._states(self._fold_flat(jobs)))
-        rows, weights = weights_over_time(
-            self.model.inverse_temperature * vectors,
-            np.asarray(self.model.block(name)),
-            self.model.valid(name),
-            top,
-        )
+        name, rows, weights = self.model.interest_over_time(vectors, top)
         return name, self.model.names(name, rows).to_series(-1).to_list(), weights
 
     def history(self, user_id: str) -> Shopper:
@@ -329,7 +331,7 @@ class Online:
             before = self._states([state for state, _, _ in part])
             last_times = np.array([last_time for _, last_time, _ in part])
             after = self._fold(self._log([events for _, _, events in part]), before, last_times)
-            flat += list(_flattened(after))
+            flat += list(flat_states(after))
         return flat
 
     def _fold(
@@ -464,7 +466,7 @@ class Online:
         theirs = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
         if not len(theirs):
             return np.zeros(len(rows), np.int64)
-        block = self.units if target == ITEM else _units(np.asarray(self.model.block(target)))
+        block = self.units if target == ITEM else unit_rows(np.asarray(self.model.block(target)))
         return theirs[(block[rows] @ self.units[theirs].T).argmax(1)]
 
 
@@ -488,20 +490,9 @@ def _insert(shopper: Shopper, event: LiveEvent) -> tuple[Shopper, Outcome]:
     return with_event(shopper, event), "accepted"
 
 
-def _flattened(states: tuple[InterestState, ...]) -> Float[np.ndarray, "B S"]:
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
-    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
-
-
-def _units(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
 def _padded(states: tuple[InterestState, ...], size: int) -> tuple[InterestState, ...]:
     """States with rows of zeros behind."""
-    return jax.tree.map(
-        lambda leaf: np.pad(leaf, ((0, size - len(leaf)), *[(0, 0)] * (leaf.ndim - 1))), states
-    )
+    return jax.tree.map(lambda leaf: padded(leaf, size), states)
 
 
 def _at_least(size: int, sizes: Sequence[int]) -> int:

@@ -259,7 +259,7 @@ def rank_queries(
     query_rows, size = np.asarray(queries), _block_rows(len(targets), len(valid), mesh, block)
 
     def rank_block(start: int, stop: int, rows: np.ndarray, columns: np.ndarray) -> dict:
-        left, chosen = (_padded(part[start:stop], size) for part in (query_rows, targets))
+        left, chosen = (padded(part[start:stop], size) for part in (query_rows, targets))
         return rank(left, item_rows, is_valid, rows, columns, chosen)
 
     return _checked(_rank_blocks(rank_block, len(targets), excluded, size), targets, valid)
@@ -294,7 +294,7 @@ def best_items(
     size = _block_rows(len(queries), len(valid), items.mesh, block)
 
     def rank_block(start: int, stop: int, rows: np.ndarray, columns: np.ndarray) -> dict:
-        left = _padded(queries[start:stop], size)
+        left = padded(queries[start:stop], size)
         return rank(left, items.rows, items.valid, rows, columns, None)
 
     fields = _rank_blocks(rank_block, len(queries), excluded, size)
@@ -326,8 +326,8 @@ def rank_host_scores(
                 f"scores of queries [{start}, {stop}) have shape {scores.shape}: "
                 f"return one row a query with {len(valid)} items"
             )
-        left = _padded(np.where(valid, scores, OUT).astype(np.float32), size)
-        return rank(left, unused, valid, rows, columns, _padded(targets[start:stop], size))
+        left = padded(np.where(valid, scores, OUT).astype(np.float32), size)
+        return rank(left, unused, valid, rows, columns, padded(targets[start:stop], size))
 
     return _checked(_rank_blocks(rank_block, len(targets), excluded, size), targets, valid)
 
@@ -345,7 +345,7 @@ def _rank_blocks(
         rows, items = excluded(start, stop)
         num_pairs = _power_of_two(len(rows))
         fields = rank_block(
-            start, stop, _padded(rows, num_pairs, fill=size), _padded(items, num_pairs)
+            start, stop, padded(rows, num_pairs, fill=size), padded(items, num_pairs)
         )
         return {name: np.asarray(field)[: stop - start] for name, field in fields.items()}
 
@@ -396,7 +396,7 @@ def _power_of_two(size: int) -> int:
     return max(1 << max(size - 1, 0).bit_length(), MIN_BLOCK_ROWS)
 
 
-def _padded(values: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
+def padded(values: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
     """`values` with rows of `fill` behind, so that few distinct shapes are compiled."""
     widths = [(0, size - len(values))] + [(0, 0)] * (values.ndim - 1)
     return np.pad(values, widths, constant_values=fill)

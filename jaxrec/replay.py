@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from jaxrec import metrics
-from jaxrec.online import BATCHES, BULK, Online, Report, reports_of
+from jaxrec.online import BATCHES, Online, Report, reports_of
 from jaxrec.ranking import blocks_of, rank_queries
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import SQLiteStore
@@ -42,7 +42,8 @@ class Replay:
             values = [metrics.ndcg(ranks, 10) for ranks in (live, frozen)]
             low, high = metrics.bootstrap_interval(*values, samples=SAMPLES, seed=0)
             for label, ranks in (("live", live), ("frozen", frozen)):
-                cells = [f"{metrics.summarise(ranks)[m]:.4f}" for m in ("ndcg@10", "recall@10")]
+                means = metrics.summarise(ranks)
+                cells = [f"{means[metric]:.4f}" for metric in ("ndcg@10", "recall@10")]
                 gain = values[0].mean() - values[1].mean() if len(live) else 0.0
                 told = (f"{gain:+.4f}", f"{low:+.4f} to {high:+.4f}") if label == "live" else ()
                 table.add_row(f"{name}: {label}", f"{len(ranks):,}", *cells, *told)
@@ -71,8 +72,7 @@ def replay(model: TrainedModel, events: pl.DataFrame, since: float = 0.9) -> Rep
     if begin == len(reports):
         raise ValueError(f"since={since} leaves no event to rank")
     online = Online(model, SQLiteStore(":memory:"))
-    for start in range(0, begin, BULK):
-        online.record(reports[start : min(start + BULK, begin)])
+    online.record_many(reports[:begin])
     known = online.number_of
     predicted = {kind for kind in model.trained.kind_names if model.is_predicted(kind)}
     mask, valid = model.config.evaluation.mask, model.valid()
@@ -90,7 +90,7 @@ def replay(model: TrainedModel, events: pl.DataFrame, since: float = 0.9) -> Rep
             still = np.stack([unchanged[wave[row].user_id] for row in rows])
             excluded = blocks_of(online.masked([shoppers[row] for row in rows], mask))
             live, frozen = (
-                rank_queries(queries, model.items, targets, excluded, valid, k=1).ranks
+                rank_queries(queries, online.items, targets, excluded, valid, k=1).ranks
                 for queries in (vectors[rows], still)
             )
             found.append((live, frozen, first[rows]))

@@ -296,7 +296,7 @@ class TrainedModel:
         if not 1 <= k <= count:
             raise ValueError(f"k={k}: give a number from 1 to {count:,}, the other {name}s")
         vectors = np.asarray(self.block(name))
-        units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        units = unit_rows(vectors)
         itself = (np.zeros(1, np.int64), np.array([node]))
         top = best_items(
             units[[node]], units, lambda *_: itself, self.valid(name), k, with_log_z=False
@@ -468,15 +468,9 @@ class TrainedModel:
         """`plot_profile` of the first user of a log."""
         from jaxrec.plots import plot_interest  # matplotlib is slow to import, and seldom needed
 
-        name = (*self.profiled_types, ITEM)[0]
         positions = np.arange(max(log.offsets[1] - last, 0), log.offsets[1])
         moments = Queries(np.zeros(len(positions), np.int64), positions + 1)
-        rows, weights = weights_over_time(
-            self.inverse_temperature * self._vectors_at(log, moments),
-            np.asarray(self.block(name)),
-            self.valid(name),
-            top,
-        )
+        name, rows, weights = self.interest_over_time(self._vectors_at(log, moments), top)
         plot_interest(
             path,
             (positions + 1).tolist(),
@@ -485,6 +479,20 @@ class TrainedModel:
             self.labels(log.items[positions]).to_list(),
             f"Interest of user {log.user_ids[0]} by {name} over the last {len(positions)} events",
         )
+
+    def interest_over_time(
+        self, vectors: Float[np.ndarray, "T ED"], top: int
+    ) -> tuple[str, Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
+        """From one user's vectors at T moments: the first profiled type of node, the nodes of it
+        that matter most, and their weights at each moment."""
+        name = (*self.profiled_types, ITEM)[0]
+        rows, weights = weights_over_time(
+            self.inverse_temperature * vectors,
+            np.asarray(self.block(name)),
+            self.valid(name),
+            top,
+        )
+        return name, rows, weights
 
     @property
     def profiled_types(self) -> tuple[str, ...]:
@@ -544,6 +552,11 @@ class TrainedModel:
         return pl.concat([table, found], how="horizontal").select(
             "user_id", "rank", first, "score", *rest
         )
+
+
+def unit_rows(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+    """Vectors divided by their lengths; those of no length stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def load(run: str | Path, item_shards: int = 1) -> TrainedModel:

@@ -207,7 +207,7 @@ class Live:
 
     def __init__(self, run: Path, options: LiveOptions):
         self.run, self.options = run, options
-        self.store = SQLiteStore(options.store or run / "shoppers.db")
+        self.store = SQLiteStore(options.store_of(run))
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.registry = CollectorRegistry()
         self.online: Online | None = None  # None until it has compiled all its shapes

@@ -19,14 +19,14 @@ from jaxtyping import Float
 NEVER = -1
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class LiveEvent:
-    """What a shopper did, at `time` seconds since the epoch; they sort by time."""
+    """What a shopper did, at `time` seconds since the epoch."""
 
     time: int
-    item_id: str = field(compare=False)
-    kind: str = field(compare=False)
-    event_id: str | None = field(default=None, compare=False)
+    item_id: str
+    kind: str
+    event_id: str | None = None
 
 
 @dataclass(frozen=True)
