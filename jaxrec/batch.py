@@ -3,15 +3,14 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
 import polars as pl
-import tyro
 from jaxtyping import Float
 from rich.console import Console
 
@@ -21,16 +20,14 @@ from jaxrec.checkpoint import RunError
 from jaxrec.config import to_yaml
 from jaxrec.data.columns import DataError
 from jaxrec.data.files import read_table
-from jaxrec.data.graph import ITEM
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import flat_states, initial_states
 from jaxrec.models.lstm import InterestState
-from jaxrec.online import LiveOptions, Online
+from jaxrec.online import Online
+from jaxrec.options import ServeOptions, check
 from jaxrec.parts import (
     MANIFEST,
     SUCCESS,
-    WRITERS,
-    Format,
     Parts,
     open_parts,
     refuse_files,
@@ -38,67 +35,17 @@ from jaxrec.parts import (
     write_table,
 )
 from jaxrec.replay import replay
-from jaxrec.rules import Rules, listed_ids
+from jaxrec.rules import listed_ids
 from jaxrec.scoring import TrainedModel
-from jaxrec.store import SQLiteStore
+from jaxrec.store import open_store
+from jaxrec.strategy import Feedback, Step, read_strategy
 from jaxrec.types import EventLog
 
 PREVIEW_USERS, PREVIEW_ITEMS, PREVIEW_ROWS = 3, 5, 6
+LAYOUT = "layout.json"
 TOLD_USERS = 10  # of those with too few recommendations
 
 console = Console(soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """Recommend to every user of an events file, seen in training or not, from the best
-    checkpoint of a run; or serve it live (--http)."""
-
-    run: tyro.conf.Positional[Path]
-    """A run directory of train.py."""
-    events: Path | None = None
-    """Events: .parquet, .csv or .jsonl; they need not fit in memory."""
-    out: Path | None = None
-    """Directory to write, new or empty, or one of the same job that was stopped. For --similar
-    and --audience a file, for --plot a .png file."""
-    k: int = 10
-    """Items a user; users of an audience; entities of a type in a profile."""
-    target: str = ITEM
-    """Recommend nodes of this type: item, or brand, category and so on."""
-    format: Format = "parquet"
-    """Format of the part files."""
-    users: Path | tuple[str, ...] | None = None
-    """Only these users: a file with a column user_id, or ids."""
-    items: Path | None = None
-    """Items that training has not seen, to rank beside the others."""
-    triples: Path | None = None
-    """Graph edges of these items."""
-    states: Path | None = None
-    """Directory to write every user's state to as well, for a live store."""
-    similar: str = ""
-    """Instead: the nodes most like one, such as item:ID or brand:NAME."""
-    audience: str = ""
-    """Instead: the k users most likely to choose item:ID, or an item of brand:NAME, next."""
-    bid: float | None = None
-    """With --audience: pay for a choice, for the expected pay of a thousand impressions."""
-    profile: bool = False
-    """Instead: every user's interest in entities and items, and how it moved."""
-    last: int = 10
-    """With --profile and --plot: over so many events."""
-    plot: str = ""
-    """Instead: draw how the interest of this user moved."""
-    replay: bool = False
-    """Instead: rank every event of a period before it is folded, and tell what folding gains."""
-    since: float = 0.9
-    """With --replay: quantile of the times at which the period begins."""
-    block: int = 4096
-    """Users read, scored and written at a time."""
-    approximate: bool = False
-    """Search approximately, which TPUs do faster."""
-    item_shards: int = 1
-    """Devices that share the item table; the others share the users."""
-    rules: Annotated[Rules, tyro.conf.OmitArgPrefixes] = field(default_factory=Rules)
-    live: Annotated[LiveOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=LiveOptions)
 
 
 def serve(options: ServeOptions) -> None:
@@ -111,7 +58,7 @@ def serve(options: ServeOptions) -> None:
     if options.live.http:
         serve_live(options)
         return
-    _check(options)
+    check(options)
     model = scoring.load(options.run, options.item_shards)
     if options.items is not None:
         triples = None if options.triples is None else read_table(options.triples)
@@ -141,14 +88,25 @@ def serve_live(options: ServeOptions) -> None:
         ) from error
 
     checkpoint.read_config(options.run)
+    strategy = (Feedback(),) if options.strategy is None else read_strategy(options.strategy)
+    if options.events is not None or options.live.load_states is not None:
+        prepare_store(options, strategy)
+    serve_http(options.run, options.live, strategy)
+
+
+def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
+    """Let the shoppers of an events file enter, and load the states of a batch job."""
+    model = scoring.load(options.run)
+    store = open_store(options.live.store_of(options.run))
+    online = Online(model, store, window=options.live.window, strategy=strategy)
+    if options.live.load_states is not None:
+        loaded = online.load_states(read_states_of(model, options.live.load_states))
+        console.print(f"{loaded:,} shoppers have the states of {options.live.load_states}")
     if options.events is not None:
-        model = scoring.load(options.run)
-        store = SQLiteStore(options.live.store_of(options.run))
-        online = Online(model, store, window=options.live.window)
         blocks = event_stream(model, options).blocks()
         entered = sum(online.enter(model.valid_log(block)) for block in blocks)
         console.print(f"{entered:,} shoppers entered with their events")
-    serve_http(options.run, options.live)
+    store.close()
 
 
 def stream(model: TrainedModel, options: ServeOptions) -> None:
@@ -199,8 +157,10 @@ def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict
             model.profile_users(log, vectors, options.last, options.k),
             {},
         ), {}
-    model.check_request(options.k, options.target, options.rules)
-    selection = model.selection(options.rules)
+    steps = () if options.strategy is None else read_strategy(options.strategy)
+    plan = model.plan(steps, options.rules)
+    ruled = bool(plan.steps or options.rules.mask)
+    model.check_request(options.k, options.target, ruled=ruled)
 
     def recommend(
         log: EventLog, vectors: Float[np.ndarray, "U ED"]
@@ -209,7 +169,8 @@ def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict
             log,
             vectors,
             options.k,
-            selection,
+            plan,
+            mask=options.rules.mask,
             target=options.target,
             approximate=options.approximate,
         )
@@ -218,7 +179,7 @@ def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict
             facts["fewer"] = dict(list(made.short.items())[:TOLD_USERS])
         return made.table, facts
 
-    return recommend, selection.removed
+    return recommend, plan.removed
 
 
 def stream_audience(model: TrainedModel, options: ServeOptions) -> pl.DataFrame:
@@ -268,7 +229,7 @@ def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
     assert options.events is not None
     irrelevant = ("run", "out", "states", "item_shards", "live")
     chosen = {k: v for k, v in asdict(options).items() if k not in irrelevant}
-    paths = [options.events, options.items, options.triples, options.users]
+    paths = [options.events, options.items, options.triples, options.users, options.strategy]
     paths += [options.rules.only, options.rules.without]
     files = [path for path in paths if isinstance(path, Path) and path.exists()]
     return {
@@ -304,11 +265,25 @@ def write_state_layout(model: TrainedModel, directory: Path) -> None:
     paths, _ = jax.tree_util.tree_flatten_with_path(newcomer)
     layout = {
         "step": model.step,
+        "model": model.version,
         "parts": [
             {"name": jax.tree_util.keystr(path), "shape": leaf.shape[1:]} for path, leaf in paths
         ],
     }
-    (directory / "layout.json").write_text(json.dumps(layout, indent=2))
+    (directory / LAYOUT).write_text(json.dumps(layout, indent=2))
+
+
+def read_states_of(model: TrainedModel, directory: Path) -> pl.DataFrame:
+    """The states that a job has written with --states.
+
+    Raises:
+        RunError: the job has not finished, or another model wrote them.
+    """
+    if not (directory / SUCCESS).exists():
+        raise RunError(f"{directory} holds no states of a finished job (--states)")
+    if json.loads((directory / LAYOUT).read_text())["model"] != model.version:
+        raise RunError(f"the states in {directory} are those of another checkpoint")
+    return pl.read_parquet(directory / "*.parquet")
 
 
 def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame, options: ServeOptions) -> None:
@@ -380,41 +355,3 @@ def _show(table: pl.DataFrame, out: Path | None) -> None:
 
 def _listed(names: pl.Series) -> str:
     return "; ".join(map(str, names)) or "nothing is left"
-
-
-def _check(options: ServeOptions) -> None:
-    """Raise a ValueError for options that do not go together."""
-    names = ("similar", "audience", "plot", "profile", "replay")
-    modes = [m for m in names if getattr(options, m)]
-    if len(modes) > 1:
-        raise ValueError(f"--{' and --'.join(modes)} are different jobs; give one of them")
-    if options.events is None and not options.similar:
-        raise ValueError("--events FILE is missing: whose recommendations?")
-    single = options.similar or options.audience or options.plot or options.replay
-    if options.out is None and not (options.similar or options.audience or options.replay):
-        raise ValueError("--out is missing: where to write?")
-    for name in ("block", "k", "last"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: give 1 or more")
-    if modes and replace(options.rules, mask=()) != Rules():
-        raise ValueError(
-            f"--{modes[0]} takes no rules; leave them out (--mask goes with --audience)"
-        )
-    if options.rules.mask and modes and not options.audience:
-        raise ValueError(f"--mask does not go with --{modes[0]}")
-    if options.triples is not None and options.items is None:
-        raise ValueError("--triples belongs to --items, the table of the new items")
-    if options.states and options.out and options.states.resolve() == options.out.resolve():
-        raise ValueError("--states and --out are the same directory; give two")
-    if options.target != ITEM and modes:
-        raise ValueError(f"--target does not go with --{modes[0]}")
-    if options.states is not None and single:
-        raise ValueError("--states is written with recommendations or profiles of all users")
-    if options.bid is not None and not options.audience:
-        raise ValueError("--bid belongs to --audience")
-    if single and options.out is not None:
-        suffixes = [".png"] if options.plot else [f".{name}" for name in WRITERS]
-        if options.out.suffix not in suffixes:
-            raise ValueError(f"--out {options.out}: name a file ending in {', '.join(suffixes)}")
-        if options.out.exists():
-            raise RunError(f"{options.out} exists and is not overwritten; name another file")

@@ -4,7 +4,7 @@ The scores of a block lie on a mesh as [users, items]: every device ranks its ow
 catalogue, and only what is left of it (k items, sums, counts) is merged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -394,6 +394,11 @@ def _block_rows(num_queries: int, num_items: int, mesh: Mesh, block: int | None)
 def _power_of_two(size: int) -> int:
     """The smallest power of two that holds `size`, at least `MIN_BLOCK_ROWS`."""
     return max(1 << max(size - 1, 0).bit_length(), MIN_BLOCK_ROWS)
+
+
+def at_least(size: int, sizes: Sequence[int]) -> int:
+    """The smallest of the sizes that holds `size`; itself if none does."""
+    return next((s for s in sizes if s >= size), size)
 
 
 def padded(values: np.ndarray, size: int, fill: int = 0) -> np.ndarray:

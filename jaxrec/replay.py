@@ -16,7 +16,8 @@ from rich.progress import track
 from rich.table import Table
 
 from jaxrec import metrics
-from jaxrec.online import BATCHES, Online, Report, reports_of
+from jaxrec.folding import BATCHES
+from jaxrec.online import Online, Report, reports_of
 from jaxrec.ranking import blocks_of, rank_queries
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import SQLiteStore
@@ -73,7 +74,7 @@ def replay(model: TrainedModel, events: pl.DataFrame, since: float = 0.9) -> Rep
         raise ValueError(f"since={since} leaves no event to rank")
     online = Online(model, SQLiteStore(":memory:"))
     online.record_many(reports[:begin])
-    known = online.number_of
+    known = online.folder.number_of
     predicted = {kind for kind in model.trained.kind_names if model.is_predicted(kind)}
     mask, valid = model.config.evaluation.mask, model.valid()
     unchanged: dict[str, Float[np.ndarray, " ED"]] = {}
@@ -90,7 +91,7 @@ def replay(model: TrainedModel, events: pl.DataFrame, since: float = 0.9) -> Rep
             still = np.stack([unchanged[wave[row].user_id] for row in rows])
             excluded = blocks_of(online.masked([shoppers[row] for row in rows], mask))
             live, frozen = (
-                rank_queries(queries, online.items, targets, excluded, valid, k=1).ranks
+                rank_queries(queries, online.folder.items, targets, excluded, valid, k=1).ranks
                 for queries in (vectors[rows], still)
             )
             found.append((live, frozen, first[rows]))

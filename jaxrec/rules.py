@@ -258,6 +258,38 @@ def explore(
     )
 
 
+def epsilon_greedy(
+    ranked: Int[np.ndarray, "Q P"], k: int, rate: float, random: np.random.Generator
+) -> tuple[Int[np.ndarray, "Q k"], Float[np.ndarray, "Q k"]]:
+    """Places of every pool, drawn one after another, and the chance of each.
+
+    With a chance of 1 - rate the next entry is the best that is left, otherwise any that is left
+    (epsilon-greedy; Sutton & Barto, 2018). The chance is that of the entry at its place given
+    those before it, as inverse propensity scoring needs it; missing entries (item 0) come last,
+    with a chance of 1.
+
+    Raises:
+        ValueError: k is more than P.
+    """
+    if k > ranked.shape[1]:
+        raise ValueError(f"{k} places of a pool of {ranked.shape[1]}; make the pool larger")
+    rows, left = np.arange(len(ranked)), ranked > 0
+    places = np.zeros((len(ranked), k), np.int64)
+    chances = np.ones((len(ranked), k))
+    taken = np.zeros_like(left)
+    for step in range(k):
+        count = left.sum(axis=1)
+        best = left.argmax(axis=1)
+        nth = (random.random(len(ranked)) * count).astype(np.int64)
+        drawn = (left.cumsum(axis=1) > nth[:, None]).argmax(axis=1)
+        chosen = np.where(random.random(len(ranked)) < rate, drawn, best)
+        chosen = np.where(count > 0, chosen, (~taken).argmax(axis=1))
+        chance = (1 - rate) * (chosen == best) + rate / np.maximum(count, 1)
+        places[:, step], chances[:, step] = chosen, np.where(count > 0, chance, 1)
+        left[rows, chosen], taken[rows, chosen] = False, True
+    return places, chances
+
+
 def _beyond_the_row(condition: str) -> str:
     """What in a condition could look at more than the values of its row; empty if nothing.
 

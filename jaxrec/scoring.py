@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +49,8 @@ from jaxrec.models.text_tower import TextTower
 from jaxrec.ranking import PairBlocks, best_items, no_pairs
 from jaxrec.rules import Rules
 from jaxrec.sharding import make_mesh, replicated
-from jaxrec.shortlist import Selection, select, shortlist
+from jaxrec.shortlist import Plan, plan, shortlist
+from jaxrec.strategy import Step, steps_of
 from jaxrec.text_features import Whitening, new_item_text
 from jaxrec.types import Catalog, EventLog, NodeType, Queries
 
@@ -191,6 +194,7 @@ class TrainedModel:
         *,
         target: str = ITEM,
         approximate: bool = False,
+        strategy: Sequence[Step] = (),
         **rules,
     ) -> pl.DataFrame:
         """The k best items for every user of `events`, whether training has seen them or not.
@@ -200,6 +204,7 @@ class TrainedModel:
                 event, `event`. Items that the catalogue lacks are read as unknown ones.
             target: any type of node of the graph, such as `brand`, in place of items.
             approximate: search as TPUs do best; see `best_items`.
+            strategy: steps in their order, such as `read_strategy` returns, in place of rules.
             rules: fields of `jaxrec.rules.Rules`, such as `where="price < 50"`.
 
         Returns:
@@ -210,24 +215,36 @@ class TrainedModel:
             DataError: the events or a rule cannot be used; the message says which and why.
             ValueError: k or another option does not fit.
         """
-        self.check_request(k, target, Rules(**rules))
+        given = Rules(**rules)
+        plan = self.plan(strategy, given)
+        self.check_request(k, target, ruled=bool(plan.steps or given.mask))
         log = self.event_log(events)
         vectors = self.user_vectors(self.states(log))
-        selection = self.selection(Rules(**rules))
         return self.recommend_users(
-            log, vectors, k, selection, target=target, approximate=approximate
+            log, vectors, k, plan, mask=given.mask, target=target, approximate=approximate
         ).table
 
-    def selection(self, rules: Rules) -> Selection:
-        """Rules in the item numbers of the catalogue."""
-        return select(rules, self.catalog, self.trained.counts, self.valid())
+    def plan(self, strategy: Sequence[Step] = (), rules: Rules | None = None) -> Plan:
+        """The steps of a strategy or of rules, ready for the catalogue.
 
-    def check_request(self, k: int, target: str, rules: Rules) -> None:
-        """Raise a ValueError for a list that the model cannot make."""
+        Raises:
+            ValueError: both are given, or see `jaxrec.shortlist.plan`.
+        """
+        steps = steps_of(rules or Rules())
+        if strategy and steps:
+            raise ValueError(f"a strategy names its own steps; make {steps[0].name} one of them")
+        return plan(strategy or steps, self.catalog, self.trained.counts, self.valid())
+
+    def check_request(self, k: int, target: str, *, ruled: bool = False) -> None:
+        """Raise a ValueError for a list that the model cannot make.
+
+        Args:
+            ruled: whether rules are to act on it.
+        """
         count = self.node_type(target).count - 1
         if not 1 <= k <= count:
             raise ValueError(f"k={k}: give a number from 1 to {count:,}, the {target}s there are")
-        if target != ITEM and rules != Rules():
+        if target != ITEM and ruled:
             raise ValueError(f"rules are for items; leave them out to rank the type {target}")
 
     def recommend_users(
@@ -235,8 +252,9 @@ class TrainedModel:
         log: EventLog,
         vectors: Float[np.ndarray, "U ED"],
         k: int,
-        selection: Selection,
+        plan: Plan,
         *,
+        mask: tuple[str, ...] = (),
         target: str = ITEM,
         approximate: bool = False,
     ) -> Recommendations:
@@ -254,18 +272,22 @@ class TrainedModel:
             )
             ranked, scores, removed = top.items, top.scores, {}
         else:
-            excluded = self.excluded(log, selection.rules.mask or self.config.evaluation.mask)
+            if plan.session:
+                alone = self.user_vectors(self.states(plan.session.events(log)))
+                vectors = plan.session.mixed(vectors, alone)
+            excluded = self.excluded(log, mask or self.config.evaluation.mask)
             lists = shortlist(
                 vectors,
                 self.items,
                 excluded,
-                self.valid(),
                 k,
-                selection,
+                plan,
+                histories=log,
+                random=np.random.default_rng(zlib.crc32("\n".join(log.user_ids).encode())),
                 approximate=approximate,
                 mesh=self.mesh,
             )
-            ranked, scores = lists.items, lists.scores
+            ranked, scores = lists.ranked.items, lists.ranked.scores
             rows, masked = excluded(np.arange(log.num_users))(0, log.num_users)
             pairs = np.unique((rows * len(self.valid()) + masked)[masked > 0])
             removed = {"mask": len(pairs), **lists.removed}

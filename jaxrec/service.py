@@ -18,7 +18,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import uvicorn
-from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -38,8 +38,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jaxrec import checkpoint, scoring
 from jaxrec.data.graph import ITEM
-from jaxrec.online import BATCHES, LISTS, Answer, LiveOptions, Online, Outcome, Report
-from jaxrec.store import LiveEvent, SQLiteStore
+from jaxrec.folding import BATCHES
+from jaxrec.online import LISTS, Answer, Online, Outcome, Report
+from jaxrec.options import LiveOptions
+from jaxrec.store import LiveEvent, StoreError, open_store
+from jaxrec.strategy import Feedback, Step
 
 logger = logging.getLogger("uvicorn.error")  # whose format and level the server sets
 
@@ -78,6 +81,8 @@ class Recommended(BaseModel):
     score: float
     title: str | None = None
     because: str | None = Field(None, description="the user's own item that is most like it")
+    rules: list[str] = Field(description="steps of the strategy that moved it")
+    propensity: float = Field(description="chance that it was to stand here, given those before")
 
 
 class Recommendations(BaseModel):
@@ -134,7 +139,9 @@ class ServedModel(BaseModel):
 
     step: int
     items: int
-    kinds: list[str] = Field(description="of event")
+    kinds: list[str] = Field(description="of event, that the model reads")
+    feedback: list[str] = Field(description="other kinds of event, that the strategy reads")
+    strategy: list[str] = Field(description="steps, in their order")
     targets: list[str] = Field(description="types of node that can be recommended")
 
 
@@ -148,6 +155,20 @@ class WordQuery(BaseModel):
         0.5, description="0: the user's interest alone; 1: the words alone"
     )
     where: Annotated[str, Field(max_length=4000)] = ""
+
+
+class Problem(BaseModel):
+    """Why a request was not met (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []
+
+
+PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
+PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 413, 422, 429, 503), PROBLEM)
 
 
 class Wanted(NamedTuple):
@@ -205,9 +226,9 @@ class Batcher(Generic[Asked, Given]):
 class Live:
     """The model being served, its store, and the batches in between."""
 
-    def __init__(self, run: Path, options: LiveOptions):
-        self.run, self.options = run, options
-        self.store = SQLiteStore(options.store_of(run))
+    def __init__(self, run: Path, options: LiveOptions, strategy: Sequence[Step]):
+        self.run, self.options, self.strategy = run, options, strategy
+        self.store = open_store(options.store_of(run))
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.registry = CollectorRegistry()
         self.online: Online | None = None  # None until it has compiled all its shapes
@@ -234,7 +255,12 @@ class Live:
         """The run's best model, warm; the one that is served, if it is the best."""
         if self.online is not None and self.online.model.step == best_step(self.run):
             return self.online
-        online = Online(scoring.load(self.run), self.store, window=self.options.window)
+        online = Online(
+            scoring.load(self.run),
+            self.store,
+            window=self.options.window,
+            strategy=self.strategy,
+        )
         online.warm_up()
         logger.info("serving step %s of %s", online.model.step, self.run)
         return online
@@ -301,11 +327,12 @@ def best_step(run: Path) -> int | None:
         return manager.best_step()
 
 
-def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
+def create_app(
+    run: Path, options: LiveOptions | None = None, strategy: Sequence[Step] = (Feedback(),)
+) -> FastAPI:
     """The application that serves a run."""
     options = options or LiveOptions()
-    live = Live(run, options)
-    limiter = MovingWindowRateLimiter(MemoryStorage())
+    live = Live(run, options, strategy)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -319,16 +346,6 @@ def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
         live.executor.shutdown()  # what was begun is finished
         live.store.close()
 
-    async def admit(request: Request, x_api_key: Annotated[str | None, Header()] = None) -> None:
-        if options.api_key and not compare_digest(
-            (x_api_key or "").encode(), options.api_key.encode()
-        ):
-            raise HTTPException(401, "send the API key as X-API-Key")
-        client = x_api_key or (request.client.host if request.client else "")
-        limit = RateLimitItemPerSecond(options.rate)
-        if options.rate and not await limiter.hit(limit, client):
-            raise HTTPException(429, f"more than {options.rate} requests a second")
-
     app = FastAPI(
         title="jaxrec",
         description="Recommendations that follow a shopper's interest, event by event.",
@@ -339,9 +356,34 @@ def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, most=MAX_BODY)
     app.add_middleware(Observed, seconds=live.seconds)
     problems(app)
-    guarded = [Depends(admit)]
+    guarded = [Depends(guard(options))]
+    app.include_router(shopping(live), dependencies=guarded, responses=PROBLEMS)
+    app.include_router(operation(live))
+    return app
 
-    @app.post("/events", dependencies=guarded, tags=["events"])
+
+def guard(options: LiveOptions) -> Callable:
+    """What a request has to pass: the key and the rate."""
+    limiter = MovingWindowRateLimiter(MemoryStorage())
+    limit = RateLimitItemPerSecond(options.rate)
+
+    async def admit(request: Request, x_api_key: Annotated[str | None, Header()] = None) -> None:
+        if options.api_key and not compare_digest(
+            (x_api_key or "").encode(), options.api_key.encode()
+        ):
+            raise HTTPException(401, "send the API key as X-API-Key")
+        client = x_api_key or (request.client.host if request.client else "")
+        if options.rate and not await limiter.hit(limit, client):
+            raise HTTPException(429, f"more than {options.rate} requests a second")
+
+    return admit
+
+
+def shopping(live: Live) -> APIRouter:
+    """What shops and their shoppers ask for."""
+    router = APIRouter()
+
+    @router.post("/events", tags=["events"])
     async def record(events: EventIn | list[EventIn]) -> Recorded:
         """Record one event or up to 1,000; what is answered is durable.
 
@@ -354,7 +396,7 @@ def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
             live.outcomes.labels(outcome).inc()
         return Recorded(outcomes=outcomes)
 
-    @app.get("/users/{user_id}/recommendations", dependencies=guarded, tags=["users"])
+    @router.get("/users/{user_id}/recommendations", tags=["users"])
     async def recommend(
         user_id: UserId,
         k: Annotated[int, Query(ge=1, le=LISTS[-1])] = 10,
@@ -366,14 +408,14 @@ def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
         online, wanted = live.ready, Wanted(k, target, where, context)
         return listed(online, wanted, await live.recommend((user_id, wanted)))
 
-    @app.post("/query", dependencies=guarded, tags=["users"])
+    @router.post("/query", tags=["users"])
     async def query(asked: WordQuery) -> Recommendations:
         """The best items for a user who looks for something in words."""
         online = live.ready
         wanted = Wanted(asked.k, where=asked.where, words=asked.words, strength=asked.strength)
         return listed(online, wanted, await live.recommend((asked.user_id, wanted)))
 
-    @app.get("/users/{user_id}/profile", dependencies=guarded, tags=["users"])
+    @router.get("/users/{user_id}/profile", tags=["users"])
     async def profile(
         user_id: UserId,
         last: Annotated[int, Query(ge=1, le=1000)] = 5,
@@ -382,45 +424,56 @@ def create_app(run: Path, options: LiveOptions | None = None) -> FastAPI:
         """What a user is interested in now, and how the last events changed that."""
         return await live.call(profile_of, live.ready, user_id, last, top)
 
-    @app.delete("/users/{user_id}", status_code=204, dependencies=guarded, tags=["users"])
+    @router.delete("/users/{user_id}", status_code=204, tags=["users"])
     async def forget(user_id: UserId) -> None:
         """Forget everything about a user."""
         await live.call(live.store.forget, user_id)
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE)
-
-    @app.get("/model", dependencies=guarded, tags=["operation"])
+    @router.get("/model", tags=["operation"])
     async def model() -> ServedModel:
         """What is served."""
-        served = live.ready.model
+        online = live.ready
+        served = online.model
+        kinds = served.trained.kind_names
         return ServedModel(
             step=served.step,
             items=served.catalog.num_items - 1,
-            kinds=list(served.trained.kind_names),
+            kinds=list(kinds),
+            feedback=[kind for kind in online.kinds if kind not in kinds],
+            strategy=[step.name for step in online.strategy],
             targets=[ITEM, *served.profiled_types],
         )
 
-    @app.get("/health/live", tags=["operation"])
+    return router
+
+
+def operation(live: Live) -> APIRouter:
+    """What the platform asks for, and the page."""
+    router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE)
+
+    @router.get("/health/live", tags=["operation"])
     async def alive() -> dict[Literal["status"], str]:
         """The process answers."""
         return {"status": "alive"}
 
-    @app.get("/health/ready", tags=["operation"])
+    @router.get("/health/ready", tags=["operation"], responses={503: PROBLEM})
     async def ready() -> dict[str, str | int]:
         """The model is loaded and compiled; 503 until then."""
         return {"status": "ready", "step": live.ready.model.step}
 
-    @app.get("/metrics", tags=["operation"], response_class=Response)
+    @router.get("/metrics", tags=["operation"], response_class=Response)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(generate_latest(live.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return app
+    return router
 
 
-def serve_http(run: Path, options: LiveOptions) -> None:
+def serve_http(run: Path, options: LiveOptions, strategy: Sequence[Step] = (Feedback(),)) -> None:
     """Serve until SIGTERM or SIGINT, then answer what has come in.
 
     Raises:
@@ -429,19 +482,21 @@ def serve_http(run: Path, options: LiveOptions) -> None:
     host, separator, port = options.http.rpartition(":")
     if not separator or not port.isdigit():
         raise ValueError(f"--http {options.http}: write HOST:PORT, such as :8080")
-    uvicorn.run(create_app(run, options), host=host or "0.0.0.0", port=int(port), access_log=False)
+    app = create_app(run, options, strategy)
+    uvicorn.run(app, host=host or "0.0.0.0", port=int(port), access_log=False)
 
 
 def reports_of(events: Sequence[EventIn], online: Online) -> list[Report]:
     """Events as the model takes them; raises an HTTPException for one that it cannot read."""
     if len(events) > MAX_EVENTS:
         raise HTTPException(413, f"{len(events):,} events; send up to {MAX_EVENTS:,} at a time")
-    kinds = online.model.trained.kind_names
+    known = online.model.trained.kind_names
     reports = []
     for number, event in enumerate(events):
-        kind = event.event or (kinds[0] if len(kinds) == 1 else None)
-        if kind not in kinds:
-            raise HTTPException(422, f"events[{number}]: the event is one of {', '.join(kinds)}")
+        kind = event.event or (known[0] if len(known) == 1 else None)
+        if kind not in online.kinds:
+            one = ", ".join(online.kinds)
+            raise HTTPException(422, f"events[{number}]: the event is one of {one}")
         moment = event.timestamp if event.timestamp is not None else datetime.now(UTC)
         seconds = moment if isinstance(moment, int) else int(moment.timestamp())
         if not 0 <= seconds <= time.time() + DAY:  # one from afar would make all others late
@@ -467,7 +522,7 @@ def listed(online: Online, wanted: Wanted, answer: Answer) -> Recommendations:
 def profile_of(online: Online, user_id: str, last: int, top: int) -> Profile:
     """A user's profile as it is sent."""
     shopper = online.history(user_id)
-    numbers = [online.number_of.get(event.item_id, 0) for event in shopper.events]
+    numbers = [online.folder.number_of.get(event.item_id, 0) for event in shopper.events]
     titles = online.model.labels(np.array(numbers, np.int64))
     interests = online.profile(user_id, last=last, top=top).drop("user_id", "before").to_dicts()
     kind, names, weights = online.movement(user_id)
@@ -502,6 +557,11 @@ def problems(app: FastAPI) -> None:
             {"where": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()
         ]
         return problem(422, "the request is not valid", errors[0]["problem"], errors=errors)
+
+    @app.exception_handler(StoreError)
+    async def unavailable(request: Request, error: StoreError) -> JSONResponse:
+        logger.error("%s %s failed: %s", request.method, request.url.path, error)
+        return problem(503, "the store fails", "nothing was recorded", {"Retry-After": "1"})
 
     @app.exception_handler(ValueError)
     async def unusable(request: Request, error: ValueError) -> JSONResponse:

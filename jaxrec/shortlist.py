@@ -1,55 +1,109 @@
-"""Ranking under a shop's rules: lists are filled up, however much a rule takes out of them."""
+"""Ranking under a strategy: lists are filled up, however much a step takes out of them."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec import rules as rule
 from jaxrec.data.graph import first_neighbours
-from jaxrec.ranking import Candidates, PairBlocks, best_items
-from jaxrec.rules import Rules
-from jaxrec.types import Catalog
+from jaxrec.ranking import Candidates, PairBlocks, at_least, best_items, padded
+from jaxrec.strategy import (
+    Asking,
+    Caps,
+    Epsilon,
+    Feedback,
+    Filter,
+    Ranked,
+    Reordered,
+    Reordering,
+    Scoring,
+    Session,
+    Shop,
+    Step,
+    take,
+)
+from jaxrec.types import Catalog, EventLog
 
-Cap = tuple[Int[np.ndarray, " I"], int]
 Excluded = Callable[[Int[np.ndarray, " R"]], PairBlocks]
 """What to leave out of the rankings of some of the queries."""
-Best = Callable[
-    [Int[np.ndarray, " R"], int, Float[np.ndarray, " I"]],
-    tuple[Int[np.ndarray, "R K"], Float[np.ndarray, "R K"]],
-]
-"""The best items of some of the queries, so many, under a bias."""
 SLICE = 256
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Rules in the item numbers of a catalogue."""
+class Plan:
+    """Steps made ready for a catalogue."""
 
-    rules: Rules
-    bias: Float[np.ndarray, " I"]  # added to the scores; -inf keeps an item out
-    caps: tuple[Cap, ...]
-    new: Bool[np.ndarray, " I"]  # items that exploration is for
-    removed: dict[str, int]  # rule -> items that it keeps out of every list
+    steps: tuple[Step, ...]
+    shop: Shop
+    biases: dict[int, Float[np.ndarray, " I"]]  # number of a scoring step -> what it adds
+    bias: Float[np.ndarray, " I"]  # all of them; -inf keeps an item out
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Filters and the items that they keep out of every list."""
+        valid = self.shop.valid
+        filters = {n: step.name for n, step in enumerate(self.steps) if isinstance(step, Filter)}
+        return {
+            name: int((valid & np.isneginf(self.biases[n])).sum()) for n, name in filters.items()
+        }
+
+    def bits(self, kind: type[Step]) -> int:
+        """The steps of a kind as a bit set, as in `Ranked.touched`."""
+        return sum(1 << n for n, step in enumerate(self.steps) if isinstance(step, kind))
+
+    @property
+    def session(self) -> Session | None:
+        """The step that mixes the present session in."""
+        return next((step for step in self.steps if isinstance(step, Session)), None)
+
+    @property
+    def explores(self) -> bool:
+        """Whether lists depend on chance."""
+        return any(isinstance(step, Epsilon) for step in self.steps)
+
+    @property
+    def on_pool(self) -> list[tuple[int, Feedback | Reordering]]:
+        """The steps that act on the best items, with their numbers."""
+        return [(n, s) for n, s in enumerate(self.steps) if isinstance(s, Feedback | Reordering)]
+
+    def names(self, touched: int) -> list[str]:
+        """The steps of a bit set, as in `Ranked.touched`."""
+        return [step.name for n, step in enumerate(self.steps) if touched >> n & 1]
+
+    def lengths(self, k: int, times: int) -> list[int]:
+        """Places that are fetched, then those that every step of `on_pool` leaves.
+
+        Steps that take entries out get `times` as many as they are to leave.
+        """
+        lengths = [k]
+        for _, step in reversed(self.on_pool):
+            if isinstance(step, Feedback | Caps):
+                lengths.append(times * lengths[-1])
+            else:
+                pool = min(getattr(step, "pool", 0), int(self.shop.valid.sum()))
+                lengths.append(max(lengths[-1], pool))
+        return lengths[::-1]
 
 
-@dataclass(frozen=True)
-class Shortlists:
-    """A list a query, best first, and what the rules did to them."""
+class Shortlists(NamedTuple):
+    """A list a query, and what the steps did on the way."""
 
-    items: Int[np.ndarray, "Q K"]  # 0 where no item is left
-    scores: Float[np.ndarray, "Q K"]  # with the popularity correction; -inf where none is left
-    removed: dict[str, int] = field(default_factory=dict)  # rule -> entries passed over
+    ranked: Ranked
+    removed: dict[str, int]  # step -> entries passed over
 
 
-def select(
-    rules: Rules, catalog: Catalog, counts: Float[np.ndarray, " n"], valid: Bool[np.ndarray, " I"]
-) -> Selection:
-    """Rules applied to a catalogue.
+def plan(
+    steps: Sequence[Step],
+    catalog: Catalog,
+    counts: Float[np.ndarray, " n"],
+    valid: Bool[np.ndarray, " I"],
+) -> Plan:
+    """Steps made ready for a catalogue.
 
     Args:
         counts: training events of the items, row 0 included; of later rows there are none.
@@ -57,141 +111,127 @@ def select(
 
     Raises:
         DataError: a condition or a list of ids cannot be used.
-        ValueError: a cap names no node type of the graph.
+        ValueError: a cap names no node type of the graph, or a step that changes vectors or
+            scores stands behind one that reorders.
     """
-    padding = (0, len(valid) - catalog.num_items)
-    counts = np.pad(counts, (0, catalog.num_items - len(counts)))
-    ids = catalog.item_ids
-    filters = {}
-    if rules.where:
-        filters["where"] = rule.where(catalog.items, rules.where)
-    for name, keep in (("only", rule.only), ("without", rule.without)):
-        source: Path | tuple[str, ...] | None = getattr(rules, name)
-        if source is not None:
-            filters[name] = keep(ids, rule.listed_ids(source))
-    filters = {name: np.pad(kept, padding) for name, kept in filters.items()}
-    allowed = np.logical_and.reduce([valid, *filters.values()])
-    bias = np.pad(rule.popularity_bias(counts, rules.popularity), padding)
-    return Selection(
-        rules=rules,
-        bias=np.where(allowed, bias, -np.inf).astype(np.float32),
-        caps=tuple(
-            (first_neighbours(catalog.graph, name), limit) for name, limit in rules.caps.items()
-        ),
-        new=allowed & (np.pad(counts, padding) <= rules.explore_events),
-        removed={name: int((valid & ~kept).sum()) for name, kept in filters.items()},
-    )
+    for before, after in pairwise(steps):
+        if isinstance(before, Reordering) and not isinstance(after, Reordering):
+            raise ValueError(f"{after.name} changes scores, so it must stand before {before.name}")
+    entities = [name for step in steps if isinstance(step, Caps) for name in step.limits]
+    groups = {name: first_neighbours(catalog.graph, name) for name in entities}
+    shop = Shop(catalog, np.pad(counts, (0, len(valid) - len(counts))), valid, groups)
+    biases = {n: step.bias(shop) for n, step in enumerate(steps) if isinstance(step, Scoring)}
+    bias = np.where(valid, sum(biases.values()), -np.inf).astype(np.float32)
+    return Plan(tuple(steps), shop, biases, bias)
 
 
 def shortlist(
     queries: Float[np.ndarray, "Q D"],
     items: Float[Array, "I D"],
     excluded: Excluded,
-    valid: Bool[np.ndarray, " I"],
     k: int,
-    selection: Selection,
+    plan: Plan,
     *,
+    histories: EventLog | None = None,
+    random: np.random.Generator | None = None,
     ready: Candidates | None = None,
+    lengths: Sequence[int] = (),
+    batches: Sequence[int] = (),
     approximate: bool = False,
     mesh: Mesh | None = None,
 ) -> Shortlists:
-    """The k best items of every query that the rules allow.
+    """The k best items of every query as the steps of a plan leave them.
 
     Args:
-        ready: the items with the selection's bias, for who ranks them again and again.
-
-    Filters, exclusions and the popularity correction act on all scores; then caps, on as long a
-    ranking as fills the lists; then diversity, on the pool that the caps leave; then exploration,
-    whose items caps do not count.
+        histories: a user a query, for steps that read what users have done.
+        random: for steps that throw dice.
+        ready: the items with the plan's bias, for who ranks them again and again.
+        lengths, batches: of rankings, and of queries, that are compiled; what differs is cut from
+            the next larger one.
     """
-    rules = selection.rules
-    size = max(k, min(rules.pool, int(valid.sum()))) if rules.diversity else k
-    # over-fetched pools and their vectors are large, so few users have theirs at a time
-    width = SLICE if rules.caps or rules.diversity or rules.explore else max(len(queries), 1)
 
     def best(rows: Int[np.ndarray, " R"], size: int, bias: Float[np.ndarray, " I"]):
         top = best_items(
-            queries[rows],
-            ready if ready is not None and bias is selection.bias else items,
+            padded(queries[rows], at_least(len(rows), batches)),
+            ready if ready is not None and bias is plan.bias else items,
             excluded(rows),
-            valid,
-            size,
+            plan.shop.valid,
+            at_least(size, lengths),
             bias=bias,
             with_log_z=False,
             approximate=approximate,
             mesh=mesh,
         )
-        return top.items, top.scores
+        return top.items[: len(rows), :size], top.scores[: len(rows), :size]
 
-    slices = [
-        _shortlist(
-            np.arange(start, min(start + width, len(queries))), best, items, k, size, selection
-        )
-        for start in range(0, max(len(queries), 1), width)
-    ]
-    removed: Counter[str] = Counter()
-    for part in slices:
-        removed.update(part.removed)
-    return Shortlists(
-        np.concatenate([part.items for part in slices]),
-        np.concatenate([part.scores for part in slices]),
-        dict(removed),
-    )
+    asking = Asking(best, items, plan.bias, histories, random or np.random.default_rng(0))
+    # over-fetched pools and their vectors are large, so few users have theirs at a time
+    width = SLICE if plan.on_pool else max(len(queries), 1)
+    parts, removed = [], Counter[str]()
+    for start in range(0, max(len(queries), 1), width):
+        rows = np.arange(start, min(start + width, len(queries)))
+        ranked, passed = _walk(plan, asking, rows, k)
+        parts.append(ranked)
+        removed.update({name: int(counts.sum()) for name, counts in passed.items()})
+    return Shortlists(Ranked(*map(np.concatenate, zip(*parts, strict=True))), dict(removed))
 
 
-def _shortlist(
-    users: Int[np.ndarray, " R"],
-    best: Best,
-    items: Float[Array, "I D"],
-    k: int,
-    size: int,
-    selection: Selection,
-) -> Shortlists:
-    """`shortlist` of some of the queries, from pools of `size` items."""
-    rules = selection.rules
-    ranked, scores, removed = _capped(
-        lambda rows, fetch: best(rows, fetch, selection.bias), users, size, selection.caps
-    )
-    if rules.diversity:
-        places = rule.diversify(ranked, scores, np.asarray(items)[ranked], k, rules.diversity)
-        removed["diversity"] = int(((places >= k) & (_take(ranked, places) > 0)).sum())
-        ranked, scores = _take(ranked, places), _take(scores, places)
-    if rules.explore:
-        new_ranked, new_scores = best(
-            users, k, np.where(selection.new, selection.bias, -np.inf).astype(np.float32)
-        )
-        before = ranked
-        ranked, scores = rule.explore(ranked, scores, new_ranked, new_scores, rules.explore)
-        stayed = (ranked[:, :, None] == before[:, None, :]).any(1) & (before > 0)
-        removed["explore"] = int(((before > 0) & ~stayed).sum())
-    return Shortlists(ranked, scores, removed)
+def _walk(
+    plan: Plan, asking: Asking, rows: Int[np.ndarray, " R"], k: int, times: int = 1
+) -> tuple[Ranked, dict[str, Int[np.ndarray, " R"]]]:
+    """Some queries' rankings after all steps, and the entries that steps have passed over.
+
+    Rankings that come out short although there are more items begin again with twice as many.
+    """
+    size, *lengths = plan.lengths(k, times)
+    items, scores = asking.best(rows, size, plan.bias)
+    more = items[:, -1] > 0
+    asking = replace(asking, rows=rows, floor=np.where(more, scores[:, -1], -np.inf))
+    touched = np.zeros(items.shape, np.int64)
+    for number, bias in plan.biases.items():
+        touched |= (bias[items] != 0).astype(np.int64) << number
+    ranked = Ranked(items, scores, touched * (items > 0), np.ones(scores.shape))
+    passed: dict[str, Int[np.ndarray, " R"]] = {}
+    short = np.zeros(len(rows), bool)
+    for (number, step), length in zip(plan.on_pool, lengths, strict=True):
+        if isinstance(step, Feedback):
+            ranked = _rescored(ranked, step, asking, plan.shop, 1 << number, length)
+        else:
+            made = step.reorder(ranked, asking, plan.shop, length)
+            passed[step.name] = passed.get(step.name, 0) + made.passed
+            ranked = _moved(ranked, made, 1 << number)
+        short |= (ranked.items > 0).sum(1) < length
+    again = np.flatnonzero(short & more)
+    if len(again):
+        fuller, passed_again = _walk(plan, asking, rows[again], k, 2 * times)
+        for part, full in zip(ranked, fuller, strict=True):
+            part[again] = full
+        for name, counts in passed.items():
+            counts[again] = passed_again[name]
+    return ranked, passed
 
 
-def _capped(
-    best: Callable[[Int[np.ndarray, " R"], int], tuple[np.ndarray, np.ndarray]],
-    rows: Int[np.ndarray, " R"],
-    size: int,
-    caps: tuple[Cap, ...],
-    fetch: int = 0,
-) -> tuple[Int[np.ndarray, "R size"], Float[np.ndarray, "R size"], dict[str, int]]:
-    """Lists of `size` items within the caps, fetching twice as many until they are full."""
-    ranked, scores = best(rows, max(fetch, size))
-    if not caps:
-        return ranked, scores, {}
-    kept = rule.within_caps(ranked, caps)
-    unfinished = np.flatnonzero((kept.sum(1) < size) & (ranked[:, -1] > 0))
-    seen = (kept.cumsum(1) - kept < size) & (ranked > 0)
-    seen[unfinished] = False
-    removed = int((seen & ~kept).sum())
-    full, full_scores = rule.compact(kept, ranked, scores, size)
-    if len(unfinished):
-        again, again_scores, more = _capped(
-            best, rows[unfinished], size, caps, 2 * max(fetch, size)
-        )
-        full[unfinished], full_scores[unfinished] = again, again_scores
-        removed += more["caps"]
-    return full, full_scores, {"caps": removed}
+def _rescored(
+    ranked: Ranked, step: Feedback, asking: Asking, shop: Shop, bit: int, length: int
+) -> Ranked:
+    """Rankings under new scores; what falls to where items may be missing is left out."""
+    added = step.rescore(ranked, asking, shop)
+    scores = np.where(ranked.items > 0, ranked.scores + added, -np.inf)
+    scores[(added < 0) & (scores < asking.floor[:, None])] = -np.inf
+    items = np.where(np.isneginf(scores), 0, ranked.items)
+    touched = np.where(items > 0, ranked.touched | np.where(added != 0, bit, 0), 0)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :length]
+    return Ranked(*(take(part, order) for part in (items, scores, touched, ranked.propensity)))
 
 
-def _take(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(values, places, axis=1)
+def _moved(before: Ranked, made: Reordered, bit: int) -> Ranked:
+    """Rankings after a step, with its bit where an item has come or has changed its place."""
+    items = made.items
+    same = items[:, :, None] == before.items[:, None, :]
+    places, known = same.argmax(2), same.any(2)
+    changed = ~known | (places != np.arange(items.shape[1]))
+    touched = np.where(known, take(before.touched, places), 0) | (bit * changed)
+    propensity = made.propensity
+    if propensity is None:
+        propensity = np.where(known, take(before.propensity, places), 1)
+    return Ranked(items, made.scores, np.where(items > 0, touched, 0), propensity)

@@ -44,6 +44,7 @@ class Shopper:
     forgotten: int = 0  # events that are no longer kept
     approximate: bool = False  # the state lacks the forgotten events
     chosen: dict[str, frozenset[str]] = field(default_factory=dict)  # kind -> items, of all events
+    feedback: tuple[LiveEvent, ...] = ()  # the newest that strategies alone read, in time order
     model: str = ""  # whose states these are
     version: int = 0  # how often the document was written
 
@@ -53,8 +54,23 @@ class Shopper:
         return self.events[-1].time if self.events else self.base_time
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A list that chance has had a part in, for evaluation by inverse propensities."""
+
+    user_id: str
+    time: int  # seconds since the epoch
+    model: str
+    items: tuple[str, ...]
+    propensities: tuple[float, ...]  # of every item at its place, given those before it
+
+
+class StoreError(RuntimeError):
+    """The store cannot be reached, is held by others for too long, or is full."""
+
+
 class Store(Protocol):
-    """Documents by user id."""
+    """Documents by user id. All methods raise a StoreError when the store fails."""
 
     def load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
         """The documents there are of some users."""
@@ -68,11 +84,23 @@ class Store(Protocol):
     def forget(self, user_id: str) -> bool:
         """Delete all that is kept of a user; whether there was anything."""
 
+    def show(self, lists: Iterable[Shown]) -> None:
+        """Keep what was shown."""
+
+    def shown(self, user_id: str) -> list[Shown]:
+        """What was shown to a user, oldest first."""
+
     def expire(self, before: float, most: int) -> int:
-        """Delete users not written since `before` (s), and the stalest beyond `most`; how many."""
+        """Delete users not written since `before` (s), and the stalest beyond `most`; how many.
+
+        What was shown before is deleted as well.
+        """
 
     def count(self) -> int:
         """Users that are kept."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
 
 
 class SQLiteStore:
@@ -83,10 +111,14 @@ class SQLiteStore:
 
     Args:
         path: of the file, which is made if it is not there.
-        patience: seconds to wait for another process before `sqlite3.OperationalError`.
+        patience: seconds to wait for another process.
     """
 
     def __init__(self, path: str | Path, *, patience: float = 5.0):
+        with _told():
+            self._open(path, patience)
+
+    def _open(self, path: str | Path, patience: float) -> None:
         # one thread at a time uses it, though not always the same
         self.connection = sqlite3.connect(
             path, timeout=patience, isolation_level=None, check_same_thread=False
@@ -98,16 +130,18 @@ class SQLiteStore:
             "written REAL, document BLOB) WITHOUT ROWID"
         )
         self.connection.execute("CREATE INDEX IF NOT EXISTS by_age ON shoppers (written)")
+        self.connection.execute(
+            "CREATE TABLE IF NOT EXISTS shown (user_id TEXT, time INTEGER, document TEXT)"
+        )
+        self.connection.execute("CREATE INDEX IF NOT EXISTS shown_to ON shown (user_id, time)")
+        self.connection.execute("CREATE INDEX IF NOT EXISTS shown_at ON shown (time)")
 
     def load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
         """See `Store.load`."""
         query = "SELECT version, document FROM shoppers WHERE user_id = ?"
-        found = {}
-        for user_id in user_ids:
-            row = self.connection.execute(query, (user_id,)).fetchone()
-            if row:
-                found[user_id] = decode(user_id, *row)
-        return found
+        with _told():
+            rows = {u: self.connection.execute(query, (u,)).fetchone() for u in user_ids}
+        return {user_id: decode(user_id, *row) for user_id, row in rows.items() if row}
 
     def save(self, shoppers: Iterable[Shopper]) -> list[str]:
         """See `Store.save`."""
@@ -117,12 +151,27 @@ class SQLiteStore:
     def forget(self, user_id: str) -> bool:
         """See `Store.forget`."""
         with self.transaction() as connection:
+            connection.execute("DELETE FROM shown WHERE user_id = ?", (user_id,))
             deleted = connection.execute("DELETE FROM shoppers WHERE user_id = ?", (user_id,))
             return deleted.rowcount > 0
+
+    def show(self, lists: Iterable[Shown]) -> None:
+        """See `Store.show`."""
+        rows = [(s.user_id, s.time, json.dumps([s.model, s.items, s.propensities])) for s in lists]
+        with self.transaction() as connection:
+            connection.executemany("INSERT INTO shown VALUES (?, ?, ?)", rows)
+
+    def shown(self, user_id: str) -> list[Shown]:
+        """See `Store.shown`."""
+        query = "SELECT time, document FROM shown WHERE user_id = ? ORDER BY time, rowid"
+        with _told():
+            rows = self.connection.execute(query, (user_id,)).fetchall()
+        return [as_shown(user_id, time, document) for time, document in rows]
 
     def expire(self, before: float, most: int) -> int:
         """See `Store.expire`."""
         with self.transaction() as connection:
+            connection.execute("DELETE FROM shown WHERE time < ?", (before,))
             old = connection.execute("DELETE FROM shoppers WHERE written < ?", (before,)).rowcount
             surplus = connection.execute(
                 "DELETE FROM shoppers WHERE user_id IN "
@@ -133,7 +182,8 @@ class SQLiteStore:
 
     def count(self) -> int:
         """See `Store.count`."""
-        return self.connection.execute("SELECT count(*) FROM shoppers").fetchone()[0]
+        with _told():
+            return self.connection.execute("SELECT count(*) FROM shoppers").fetchone()[0]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -142,13 +192,15 @@ class SQLiteStore:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Everything or nothing; other writers wait."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self.connection
-        except BaseException:
-            self.connection.execute("ROLLBACK")
-            raise
-        self.connection.execute("COMMIT")
+        with _told():
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:  # a full disk has rolled back by itself
+                    self.connection.execute("ROLLBACK")
+                raise
 
     @staticmethod
     def _write(connection: sqlite3.Connection, shopper: Shopper) -> bool:
@@ -172,11 +224,42 @@ class SQLiteStore:
         )
 
 
+def open_store(address: str | Path) -> Store:
+    """The store at a path (SQLite) or a redis:// address.
+
+    Raises:
+        ValueError: a package is missing.
+        StoreError: the store cannot be opened.
+    """
+    if not str(address).startswith(("redis://", "rediss://", "unix://")):
+        return SQLiteStore(address)
+    try:
+        from jaxrec.redis_store import RedisStore
+    except ImportError as error:
+        raise ValueError(f"{address} needs more: pip install 'jaxrec[redis]' ({error})") from error
+    return RedisStore(str(address))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"the store fails: {error}") from error
+
+
+def as_shown(user_id: str, time: int, document: str | bytes) -> Shown:
+    """A kept list from the JSON of model, items and propensities."""
+    model, items, propensities = json.loads(document)
+    return Shown(user_id, time, model, tuple(items), tuple(propensities))
+
+
 def encode(shopper: Shopper) -> bytes:
     """A document as bytes: a line of JSON, then the states as little-endian float32."""
     states = [s for s in (shopper.state, shopper.base) if s is not None]
     head = {
-        "events": [[e.time, e.item_id, e.kind, e.event_id] for e in shopper.events],
+        "events": [_plain(event) for event in shopper.events],
+        "feedback": [_plain(event) for event in shopper.feedback],
         "has_state": shopper.state is not None,
         "has_base": shopper.base is not None,
         "base_time": shopper.base_time,
@@ -198,6 +281,7 @@ def decode(user_id: str, version: int, document: bytes) -> Shopper:
     return Shopper(
         user_id,
         events=tuple(LiveEvent(*event) for event in head.pop("events")),
+        feedback=tuple(LiveEvent(*event) for event in head.pop("feedback", ())),
         chosen={kind: frozenset(items) for kind, items in head.pop("chosen").items()},
         version=version,
         **dict(zip(names, states, strict=False)),
@@ -206,14 +290,23 @@ def decode(user_id: str, version: int, document: bytes) -> Shopper:
 
 
 def with_event(shopper: Shopper, event: LiveEvent) -> Shopper:
-    """A document with one more event, in its place, the later arrival behind among equals."""
-    place = next(
-        (n for n in range(len(shopper.events), 0, -1) if shopper.events[n - 1].time <= event.time),
-        0,
-    )
+    """A document with one more event for the model, in its place."""
     chosen = shopper.chosen.get(event.kind, frozenset()) | {event.item_id}
     return replace(
         shopper,
-        events=(*shopper.events[:place], event, *shopper.events[place:]),
+        events=inserted(shopper.events, event),
         chosen={**shopper.chosen, event.kind: chosen},
     )
+
+
+def inserted(events: tuple[LiveEvent, ...], event: LiveEvent) -> tuple[LiveEvent, ...]:
+    """Events in time order with one more, the later arrival behind among equals."""
+    place = next(
+        (n for n in range(len(events), 0, -1) if events[n - 1].time <= event.time),
+        0,
+    )
+    return (*events[:place], event, *events[place:])
+
+
+def _plain(event: LiveEvent) -> list:
+    return [event.time, event.item_id, event.kind, event.event_id]

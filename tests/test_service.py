@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from jaxrec import scoring
-from jaxrec.online import LiveOptions
+from jaxrec.options import LiveOptions
 from jaxrec.service import create_app, serve_http
 from jaxrec.store import SQLiteStore
 
@@ -48,7 +48,7 @@ def wait_until_ready(client, seconds=120):
 @pytest.fixture(scope="module")
 def client(trained_run, tmp_path_factory):
     store = tmp_path_factory.mktemp("service") / "store.db"
-    with TestClient(create_app(trained_run, LiveOptions(store=store))) as client:
+    with TestClient(create_app(trained_run, LiveOptions(store=str(store)))) as client:
         wait_until_ready(client)
         yield client
 
@@ -166,7 +166,7 @@ def test_metrics_count_what_was_done(client):
 
 
 def test_a_key_and_a_rate_guard_what_concerns_users(trained_run, tmp_path):
-    options = LiveOptions(store=tmp_path / "s.db", api_key="secret", rate=3)
+    options = LiveOptions(store=str(tmp_path / "s.db"), api_key="secret", rate=3)
     with TestClient(create_app(trained_run, options)) as client:
         wait_until_ready(client)
         path, key = "/users/u/recommendations", {"X-API-Key": "secret"}

@@ -4,7 +4,8 @@ import pytest
 
 from jaxrec.data.graph import build_graph
 from jaxrec.rules import Rules
-from jaxrec.shortlist import select, shortlist
+from jaxrec.shortlist import plan, shortlist
+from jaxrec.strategy import steps_of
 from jaxrec.types import Catalog
 
 ITEMS = 40
@@ -43,8 +44,8 @@ def nothing(rows):
 
 def lists(catalog, valid, vectors, k=8, excluded=nothing, counts=None, **rules):
     counts = np.arange(ITEMS, dtype=np.float32) if counts is None else counts
-    selection = select(Rules(**rules), catalog, counts, valid)
-    return selection, shortlist(*vectors, excluded, valid, k, selection)
+    ready = plan(steps_of(Rules(**rules)), catalog, counts, valid)
+    return ready, shortlist(*vectors, excluded, k, ready)
 
 
 def ordered(vectors, valid, bias=0.0):
@@ -54,7 +55,7 @@ def ordered(vectors, valid, bias=0.0):
 
 def test_without_rules_the_best_are_listed(catalog, valid, vectors):
     _, found = lists(catalog, valid, vectors)
-    np.testing.assert_array_equal(found.items, ordered(vectors, valid)[:, :8])
+    np.testing.assert_array_equal(found.ranked.items, ordered(vectors, valid)[:, :8])
     assert found.removed == {}
 
 
@@ -63,7 +64,7 @@ def test_caps_fetch_until_the_lists_are_full(catalog, valid, vectors, limit):
     """Three brands leave room for 3 limit items, and four items have no brand."""
     k = min(8, 3 * limit + 4)
     _, found = lists(catalog, valid, vectors, k=k, caps={"brand": limit})
-    for row, order in zip(found.items, ordered(vectors, valid), strict=True):
+    for row, order in zip(found.ranked.items, ordered(vectors, valid), strict=True):
         expected, taken = [], {}
         for item in order:
             brand = catalog.items["brand"][int(item)] if item < ITEMS and item else None
@@ -77,8 +78,8 @@ def test_caps_fetch_until_the_lists_are_full(catalog, valid, vectors, limit):
 
 def test_lists_that_caps_leave_short_stay_short(catalog, valid, vectors):
     _, found = lists(catalog, valid, vectors, k=20, caps={"brand": 1})
-    np.testing.assert_array_equal((found.items > 0).sum(1), np.full(QUERIES, 7))
-    assert not np.isfinite(found.scores[:, 7:]).any()
+    np.testing.assert_array_equal((found.ranked.items > 0).sum(1), np.full(QUERIES, 7))
+    assert not np.isfinite(found.ranked.scores[:, 7:]).any()
 
 
 def test_exclusions_follow_their_queries_through_fetching(catalog, valid, vectors):
@@ -92,7 +93,7 @@ def test_exclusions_follow_their_queries_through_fetching(catalog, valid, vector
         )
 
     _, found = lists(catalog, valid, vectors, k=6, excluded=excluded, caps={"brand": 1})
-    for row, out in zip(found.items, banned, strict=True):
+    for row, out in zip(found.ranked.items, banned, strict=True):
         assert not set(row) & set(out)
         assert (row > 0).sum() >= 4
 
@@ -101,7 +102,7 @@ def test_filters_and_lists_of_ids_are_counted(catalog, valid, vectors):
     selection, found = lists(
         catalog, valid, vectors, where="price <= 20", only=("i5", "i6", "i30"), without=("i6",)
     )
-    assert set(found.items[found.items > 0]) == {5}
+    assert set(found.ranked.items[found.ranked.items > 0]) == {5}
     assert selection.removed == {"where": 19, "only": 36, "without": 1}
 
 
@@ -110,15 +111,17 @@ def test_the_popularity_correction_reorders(catalog, valid, vectors):
     _, found = lists(catalog, valid, vectors, popularity=0.7, counts=counts)
     bias = np.zeros(len(valid))
     bias[:ITEMS] = -0.7 * np.log((counts + 1) / (counts + 1).mean())
-    np.testing.assert_array_equal(found.items, ordered(vectors, valid, bias)[:, :8])
+    np.testing.assert_array_equal(found.ranked.items, ordered(vectors, valid, bias)[:, :8])
 
 
 def test_diversity_chooses_from_the_pool(catalog, valid, vectors):
     _, found = lists(catalog, valid, vectors, diversity=0.8, pool=12)
     pool = ordered(vectors, valid)[:, :12]
-    assert all(set(row) <= set(best) for row, best in zip(found.items, pool, strict=True))
-    np.testing.assert_array_equal(found.items[:, 0], pool[:, 0])
-    kept = [len(set(row) & set(best[:8])) for row, best in zip(found.items, pool, strict=True)]
+    assert all(set(row) <= set(best) for row, best in zip(found.ranked.items, pool, strict=True))
+    np.testing.assert_array_equal(found.ranked.items[:, 0], pool[:, 0])
+    kept = [
+        len(set(row) & set(best[:8])) for row, best in zip(found.ranked.items, pool, strict=True)
+    ]
     assert found.removed["diversity"] == sum(8 - count for count in kept) > 0
 
 
@@ -126,9 +129,9 @@ def test_exploration_gives_new_items_their_share(catalog, valid, vectors):
     counts = np.full(ITEMS, 9, np.float32)
     counts[1:5] = 1
     _, found = lists(catalog, valid, vectors, k=6, explore=0.4, explore_events=1, counts=counts)
-    new = np.isin(found.items, np.arange(1, 5)).sum(1)
+    new = np.isin(found.ranked.items, np.arange(1, 5)).sum(1)
     assert (new >= 2).all()
-    assert all(len(set(row)) == 6 for row in found.items)
+    assert all(len(set(row)) == 6 for row in found.ranked.items)
 
 
 def test_a_cap_on_an_unknown_type_lists_the_types(catalog, valid, vectors):

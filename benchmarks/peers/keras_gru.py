@@ -19,16 +19,18 @@ from protocol import (
 )
 
 
-def build(options: Options, num_items: int) -> keras.Model:
+def build(options: Options, num_items: int) -> tuple[keras.Model, keras.Model, keras.layers.Dense]:
+    """The model that is trained, its part up to the states, and its layer from states to scores."""
     inputs = keras.Input((options.history,), dtype="int32")
     x = keras.layers.Embedding(num_items + 1, options.width)(inputs)
     x = keras.layers.Dropout(options.dropout)(x)
     for _ in range(options.blocks):
         x = keras.layers.GRU(options.width, return_sequences=True)(x)
-    model = keras.Model(inputs, keras.layers.Dense(num_items + 1)(x))
+    scorer = keras.layers.Dense(num_items + 1)
+    model, encoder = keras.Model(inputs, scorer(x)), keras.Model(inputs, x)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss)
-    return model
+    return model, encoder, scorer
 
 
 def windows(histories: Histories, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,15 +43,17 @@ def windows(histories: Histories, length: int) -> tuple[np.ndarray, np.ndarray]:
     return padded(inputs, length), padded(outputs, length)
 
 
-def top_items(model: keras.Model, options: Options, histories: Histories) -> np.ndarray:
+def top_items(
+    encoder: keras.Model, scorer: keras.layers.Dense, options: Options, histories: Histories
+) -> np.ndarray:
     seen = histories.train()
     rows = padded(seen, options.history)
     last = np.minimum([len(items) for items in seen], options.history) - 1
     found = []
     for begin in range(0, len(seen), options.batch):
         part = slice(begin, begin + options.batch)
-        scores = model.predict_on_batch(rows[part])
-        scores = scores[np.arange(len(scores)), last[part]]
+        states = encoder.predict_on_batch(rows[part])
+        scores = np.asarray(scorer(states[np.arange(len(states)), last[part]]))
         found.append(best_unseen(scores, seen[part]))
     return np.concatenate(found)
 
@@ -61,7 +65,7 @@ def main() -> None:
     if options.batches:
         inputs, outputs = (part[: options.batches * options.batch] for part in (inputs, outputs))
     weights = (outputs > 0).astype(np.float32)
-    model, reporter = build(options, histories.num_items), Reporter(options)
+    (model, encoder, scorer), reporter = build(options, histories.num_items), Reporter(options)
 
     def epoch() -> None:
         model.fit(
@@ -70,7 +74,7 @@ def main() -> None:
 
     while reporter.wants_more():
         _, seconds = timed(epoch)
-        ranked, evaluation = timed(top_items, model, options, histories)
+        ranked, evaluation = timed(top_items, encoder, scorer, options, histories)
         score = ndcg(ranked, histories.targets())
         reporter.report(seconds, int(weights.sum()), score, evaluation)
 

@@ -1,7 +1,7 @@
 """Events in time order as one compressed log, and what of it is held out."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -112,6 +112,27 @@ def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"
             f"({log.num_users} users, {len(log.items)} events); give more events or loosen filters"
         )
     return split
+
+
+def last_sessions(log: EventLog, gap: float) -> EventLog:
+    """The events of every user since the last pause of more than `gap` seconds.
+
+    Without times, all of a user's events are one session.
+    """
+    pauses = np.diff(log.times, prepend=0) > (gap if log.has_time else np.inf)
+    numbers = np.arange(len(log.items))
+    # of pauses before a user's own events the first of these is the later
+    begins = np.repeat(log.offsets[:-1], log.lengths)
+    latest = np.maximum.accumulate(np.where(pauses, numbers, 0))
+    last = np.maximum(latest, begins)[log.offsets[1:] - 1]
+    present = numbers >= np.repeat(np.where(log.lengths > 0, last, 0), log.lengths)
+    return replace(
+        log,
+        offsets=np.concatenate([[0], np.cumsum(present)])[log.offsets],
+        items=log.items[present],
+        kinds=log.kinds[present],
+        times=log.times[present],
+    )
 
 
 def user_of_event(log: EventLog) -> Int[np.ndarray, " M"]:

@@ -6,6 +6,7 @@ import jraph
 import numpy as np
 import polars as pl
 from jaxtyping import Int
+from scipy.sparse import csr_array
 
 from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.tables import CATEGORY_SEPARATOR, DataError
@@ -137,6 +138,24 @@ def first_neighbours(graph: KnowledgeGraph, type_name: str) -> Int[np.ndarray, "
     # the last assignment wins, so go backwards
     neighbours[items[chosen][::-1]] = entities[chosen][::-1] - node_type.offset
     return neighbours
+
+
+def neighbourhoods(graph: KnowledgeGraph) -> csr_array:
+    """What every item is linked to, as unit rows over all nodes [I, N].
+
+    A node that d others are linked to weighs 1 / sqrt(log(1 + d)), so that the product of two
+    rows is the index of Adamic & Adar ("Friends and neighbors on the web", 2003), normed: 1 for
+    the same neighbours, 0 for none in common.
+    """
+    ends = np.stack([graph.heads, graph.tails], 1)
+    items, nodes = ends.ravel(), ends[:, ::-1].ravel()  # either end may be the item
+    degrees = np.bincount(nodes, minlength=graph.num_nodes)
+    chosen = items < graph.types[0].count
+    items, nodes = np.unique(np.stack([items[chosen], nodes[chosen]]), axis=1)
+    weights = 1 / np.sqrt(np.log1p(degrees[nodes]))
+    lengths = np.sqrt(np.bincount(items, weights**2, minlength=graph.types[0].count))
+    shape = (graph.types[0].count, graph.num_nodes)
+    return csr_array((weights / lengths[items], (items, nodes)), shape=shape)
 
 
 def _column_triples(
