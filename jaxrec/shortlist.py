@@ -31,6 +31,8 @@ from jaxrec.types import Catalog, EventLog
 
 Excluded = Callable[[Int[np.ndarray, " R"]], PairBlocks]
 """What to leave out of the rankings of some of the queries."""
+Moves = dict[int, dict[int, Float[np.ndarray, " I"]]]
+"""Number of a feedback step -> number of a query -> what is added to every item's score."""
 SLICE = 256
 
 
@@ -67,22 +69,22 @@ class Plan:
         return any(isinstance(step, Epsilon) for step in self.steps)
 
     @property
-    def on_pool(self) -> list[tuple[int, Feedback | Reordering]]:
+    def reordering(self) -> list[tuple[int, Reordering]]:
         """The steps that act on the best items, with their numbers."""
-        return [(n, s) for n, s in enumerate(self.steps) if isinstance(s, Feedback | Reordering)]
+        return [(n, step) for n, step in enumerate(self.steps) if isinstance(step, Reordering)]
 
     def names(self, touched: int) -> list[str]:
         """The steps of a bit set, as in `Ranked.touched`."""
         return [step.name for n, step in enumerate(self.steps) if touched >> n & 1]
 
     def lengths(self, k: int, times: int) -> list[int]:
-        """Places that are fetched, then those that every step of `on_pool` leaves.
+        """Places that are fetched, then those that every step of `reordering` leaves.
 
-        Steps that take entries out get `times` as many as they are to leave.
+        Caps get `times` as many as they are to leave.
         """
         lengths = [k]
-        for _, step in reversed(self.on_pool):
-            if isinstance(step, Feedback | Caps):
+        for _, step in reversed(self.reordering):
+            if isinstance(step, Caps):
                 lengths.append(times * lengths[-1])
             else:
                 pool = min(getattr(step, "pool", 0), int(self.shop.valid.sum()))
@@ -150,11 +152,15 @@ def shortlist(
             the next larger one.
     """
 
+    feedback = {n: step for n, step in enumerate(plan.steps) if isinstance(step, Feedback)}
+    moves = {n: step.moves(histories, plan.shop) for n, step in feedback.items()}
+
     def best(rows: Int[np.ndarray, " R"], size: int, bias: Float[np.ndarray, " I"]):
+        theirs = excluded(rows)
         top = best_items(
             padded(queries[rows], at_least(len(rows), batches)),
             ready if ready is not None and bias is plan.bias else items,
-            excluded(rows),
+            theirs,
             plan.shop.valid,
             at_least(size, lengths),
             bias=bias,
@@ -162,22 +168,30 @@ def shortlist(
             approximate=approximate,
             mesh=mesh,
         )
-        return top.items[: len(rows), :size], top.scores[: len(rows), :size]
+        ranked, scores = (np.array(part[: len(rows), :size]) for part in (top.items, top.scores))
+        for place, row in enumerate(rows.tolist()):
+            own = [of_user[row] for of_user in moves.values() if row in of_user]
+            if own:  # no two users have the same bias, so each is ranked alone
+                all_scores = np.asarray(items) @ queries[row] + bias + sum(own)
+                excluded_rows, excluded_items = theirs(place, place + 1)
+                all_scores[excluded_items[excluded_rows == 0]] = -np.inf
+                ranked[place], scores[place] = _highest(all_scores, size)
+        return ranked, scores
 
-    asking = Asking(best, items, plan.bias, histories, random or np.random.default_rng(0))
+    asking = Asking(best, items, plan.bias, random or np.random.default_rng(0))
     # over-fetched pools and their vectors are large, so few users have theirs at a time
-    width = SLICE if plan.on_pool else max(len(queries), 1)
+    width = SLICE if plan.reordering else max(len(queries), 1)
     parts, removed = [], Counter[str]()
     for start in range(0, max(len(queries), 1), width):
         rows = np.arange(start, min(start + width, len(queries)))
-        ranked, passed = _walk(plan, asking, rows, k)
+        ranked, passed = _walk(plan, asking, moves, rows, k)
         parts.append(ranked)
         removed.update({name: int(counts.sum()) for name, counts in passed.items()})
     return Shortlists(Ranked(*map(np.concatenate, zip(*parts, strict=True))), dict(removed))
 
 
 def _walk(
-    plan: Plan, asking: Asking, rows: Int[np.ndarray, " R"], k: int, times: int = 1
+    plan: Plan, asking: Asking, moves: Moves, rows: Int[np.ndarray, " R"], k: int, times: int = 1
 ) -> tuple[Ranked, dict[str, Int[np.ndarray, " R"]]]:
     """Some queries' rankings after all steps, and the entries that steps have passed over.
 
@@ -185,25 +199,19 @@ def _walk(
     """
     size, *lengths = plan.lengths(k, times)
     items, scores = asking.best(rows, size, plan.bias)
-    more = items[:, -1] > 0
-    asking = replace(asking, rows=rows, floor=np.where(more, scores[:, -1], -np.inf))
-    touched = np.zeros(items.shape, np.int64)
-    for number, bias in plan.biases.items():
-        touched |= (bias[items] != 0).astype(np.int64) << number
-    ranked = Ranked(items, scores, touched * (items > 0), np.ones(scores.shape))
+    touched = _touched_scores(plan, moves, rows, items)
+    ranked = Ranked(items, scores, touched, np.ones(scores.shape))
+    asking = replace(asking, rows=rows)
     passed: dict[str, Int[np.ndarray, " R"]] = {}
     short = np.zeros(len(rows), bool)
-    for (number, step), length in zip(plan.on_pool, lengths, strict=True):
-        if isinstance(step, Feedback):
-            ranked = _rescored(ranked, step, asking, plan.shop, 1 << number, length)
-        else:
-            made = step.reorder(ranked, asking, plan.shop, length)
-            passed[step.name] = passed.get(step.name, 0) + made.passed
-            ranked = _moved(ranked, made, 1 << number)
+    for (number, step), length in zip(plan.reordering, lengths, strict=True):
+        made = step.reorder(ranked, asking, plan.shop, length)
+        passed[step.name] = passed.get(step.name, 0) + made.passed
+        ranked = _moved(ranked, made, 1 << number)
         short |= (ranked.items > 0).sum(1) < length
-    again = np.flatnonzero(short & more)
+    again = np.flatnonzero(short & (items[:, -1] > 0))
     if len(again):
-        fuller, passed_again = _walk(plan, asking, rows[again], k, 2 * times)
+        fuller, passed_again = _walk(plan, asking, moves, rows[again], k, 2 * times)
         for part, full in zip(ranked, fuller, strict=True):
             part[again] = full
         for name, counts in passed.items():
@@ -211,17 +219,28 @@ def _walk(
     return ranked, passed
 
 
-def _rescored(
-    ranked: Ranked, step: Feedback, asking: Asking, shop: Shop, bit: int, length: int
-) -> Ranked:
-    """Rankings under new scores; what falls to where items may be missing is left out."""
-    added = step.rescore(ranked, asking, shop)
-    scores = np.where(ranked.items > 0, ranked.scores + added, -np.inf)
-    scores[(added < 0) & (scores < asking.floor[:, None])] = -np.inf
-    items = np.where(np.isneginf(scores), 0, ranked.items)
-    touched = np.where(items > 0, ranked.touched | np.where(added != 0, bit, 0), 0)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :length]
-    return Ranked(*(take(part, order) for part in (items, scores, touched, ranked.propensity)))
+def _highest(
+    scores: Float[np.ndarray, " I"], size: int
+) -> tuple[Int[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    """The items of the highest scores; 0 and -inf behind them where there are fewer."""
+    best = np.argsort(-scores, kind="stable")[:size]
+    found = np.where(np.isneginf(scores[best]), 0, best)
+    behind = (0, size - len(best))
+    return np.pad(found, behind), np.pad(scores[best], behind, constant_values=-np.inf)
+
+
+def _touched_scores(
+    plan: Plan, moves: Moves, rows: Int[np.ndarray, " R"], items: Int[np.ndarray, "R P"]
+) -> Int[np.ndarray, "R P"]:
+    """The steps that have changed the scores of items."""
+    touched = np.zeros(items.shape, np.int64)
+    for number, bias in plan.biases.items():
+        touched |= (bias[items] != 0).astype(np.int64) << number
+    for number, of_user in moves.items():
+        for place in np.flatnonzero([row in of_user for row in rows.tolist()]):
+            moved = of_user[int(rows[place])][items[place]] != 0
+            touched[place] |= moved.astype(np.int64) << number
+    return np.where(items > 0, touched, 0)
 
 
 def _moved(before: Ranked, made: Reordered, bit: int) -> Ranked:

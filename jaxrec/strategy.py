@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.sparse import csr_array
 
 from jaxrec import rules as rule
-from jaxrec.data.events import last_sessions
+from jaxrec.data.events import last_sessions, user_of_event
 from jaxrec.data.graph import neighbourhoods
 from jaxrec.rules import Rules
 from jaxrec.types import Catalog, EventLog
@@ -80,11 +80,8 @@ class Asking:
     best: Best
     items: Float[Array, "I D"]  # vectors
     bias: Float[np.ndarray, " I"]  # of all scoring steps; -inf keeps an item out
-    histories: EventLog | None
     random: np.random.Generator
     rows: Int[np.ndarray, " R"] = field(default_factory=lambda: np.zeros(0, np.int64))
-    floor: Float[np.ndarray, " R"] = field(default_factory=lambda: np.zeros(0))
-    """A score below which items may be missing; -inf where none is."""
 
 
 @dataclass(frozen=True)
@@ -212,21 +209,20 @@ class Feedback:
         if not self.half_life_days > 0:
             raise ValueError(f"half_life_days: {self.half_life_days} is not above 0")
 
-    def rescore(self, ranked: Ranked, asking: Asking, shop: Shop) -> Float[np.ndarray, "R P"]:
-        """What to add to every score."""
-        added = np.zeros_like(ranked.scores)
-        if asking.histories is None:
-            return added
-        for row, user in enumerate(asking.rows):
-            judged, weights = self.judged(asking.histories, int(user))
-            if len(judged):
-                items = ranked.items[row]
-                near = shop.neighbourhoods
-                likeness = (near[items] @ near[judged].T).toarray()
-                itself = items[:, None] == judged
-                moves = np.where(itself, self.item, self.neighbours * likeness) @ weights
-                added[row] = np.where(items > 0, moves, 0)
-        return added
+    def moves(self, histories: EventLog | None, shop: Shop) -> dict[int, Float[np.ndarray, " I"]]:
+        """What to add to every item's score, for each user who has judged anything."""
+        if histories is None:
+            return {}
+        kinds = [n for n, name in enumerate(histories.kind_names) if name in self.kinds]
+        users = np.unique(user_of_event(histories)[np.isin(histories.kinds, kinds)])
+        near, moves = shop.neighbourhoods, {}
+        for user in users.tolist():
+            items, weights = self.judged(histories, user)
+            likeness = (near @ near[items].T).toarray()
+            added = self.neighbours * likeness
+            added[items, np.arange(len(items))] = self.item
+            moves[user] = shop.padded(added @ weights).astype(np.float32)
+        return moves
 
     def judged(
         self, histories: EventLog, user: int
@@ -234,10 +230,8 @@ class Feedback:
         """The items that a user has judged, and their weights."""
         part = slice(histories.offsets[user], histories.offsets[user + 1])
         kinds = [histories.kind_names[kind] for kind in histories.kinds[part]]
-        if not self.kinds.keys() & set(kinds):
-            return np.zeros(0, np.int64), np.zeros(0)
         times = histories.times[part]
-        ages = (times[-1] - times) / DAY if histories.has_time else np.zeros(len(times))
+        ages = (times[-1:] - times) / DAY if histories.has_time else np.zeros(len(times))
         weights: dict[int, float] = {}
         for item, kind, age in zip(histories.items[part].tolist(), kinds, ages, strict=True):
             if kind in self.kinds:
@@ -371,10 +365,20 @@ def _step(entry: Any, place: str) -> Step:
     if len(options_of_step) == 1:
         options = {options_of_step[0]: options}
     try:
-        return step(**options)
+        made = step(**options)
+        for option in fields(step):
+            _of_type(option.name, getattr(made, option.name), option.type)
     except (TypeError, ValueError) as error:
         known = ", ".join(options_of_step)
         raise ValueError(f"{place} ({name}, with the options {known}): {error}") from error
+    return made
+
+
+def _of_type(name: str, value: Any, wanted: Any) -> None:
+    """Raise a TypeError for a value of YAML that an option of this type does not take."""
+    known = {float: (int, float), int: (int,), str: (str,)}
+    if wanted in known and (isinstance(value, bool) or not isinstance(value, known[wanted])):
+        raise TypeError(f"{name}: {value!r} is not of type {wanted.__name__}")
 
 
 def steps_of(rules: Rules) -> tuple[Step, ...]:

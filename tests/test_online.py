@@ -1,5 +1,6 @@
 """Live states equal those of batch scoring, whatever the order and the batches events come in."""
 
+import sqlite3
 from collections import defaultdict
 from dataclasses import replace
 
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec import scoring
+from jaxrec.batch import state_table
 from jaxrec.online import Online, Report
-from jaxrec.store import LiveEvent, SQLiteStore
+from jaxrec.store import LiveEvent, SQLiteStore, StoreError
+from jaxrec.strategy import Boost, Caps, Diversity, Epsilon, Feedback, Session
 
 START = 1_704_067_200
 DAY = 86_400
@@ -252,3 +255,111 @@ def test_shoppers_enter_with_their_histories_once(online, known_shop):
     expected = online.model.recommend(some, k=5)
     found = online.recommend(["u002", "u077"], k=5)
     assert [i for a in found for i in a.items["item_id"]] == expected["item_id"].to_list()
+
+
+def test_a_strategy_makes_live_lists_as_it_makes_those_of_a_batch(model, tmp_path):
+    """Sessions, feedback, boosts, caps and diversity, for histories of several sessions."""
+    strategy = (
+        Session(weight=0.4, gap_minutes=30),
+        Feedback(item=3, neighbours=1, kinds={"buy": -1}),
+        Boost("brand = 'brand2'", by=0.5),
+        Caps({"brand": 3}),
+        Diversity(0.3, pool=12),
+    )
+    online = Online(model, SQLiteStore(tmp_path / "store.db"), strategy=strategy)
+    reports = [
+        Report(user, event(n * 1200 + (n > 3) * DAY, f"i{(7 * n + offset) % 40:02}", kind))
+        for offset, user in enumerate("abc")
+        for n, kind in enumerate(["view", "buy", "view", "view", "view", "buy"])
+    ]
+    online.record(reports)
+    expected = model.recommend(table(reports), k=6, strategy=strategy)
+    plain = model.recommend(table(reports), k=6)
+    assert expected["item_id"].to_list() != plain["item_id"].to_list()
+    for answer in online.recommend(list("abc"), k=6):
+        theirs = expected.filter(pl.col("user_id") == answer.user_id)
+        assert answer.items["item_id"].to_list() == theirs["item_id"].to_list()
+        np.testing.assert_allclose(answer.items["score"], theirs["score"], atol=1e-4)
+        named = {name for names in answer.items["rules"] for name in names}
+        assert {"session", "feedback"} <= named
+        assert answer.items["propensity"].to_list() == [1.0] * 6
+
+
+def test_what_is_disliked_goes_with_its_like_although_the_model_knows_no_dislike(online):
+    online.record([Report("u", event(0, "i00")), Report("u", event(DAY, "i03"))])
+    state = online.store.load(["u"])["u"].state
+    before = online.recommend(["u"], k=10)[0].items
+    worst = before["item_id"][0]
+    assert online.record([Report("u", event(2 * DAY, worst, "dislike", "d1"))]) == ["accepted"]
+    assert online.record([Report("u", event(2 * DAY, worst, "dislike", "d1"))]) == ["duplicate"]
+    after = online.recommend(["u"], k=10)[0]
+    assert worst not in after.items["item_id"].to_list()
+    assert "feedback" in after.items["rules"].explode().to_list()
+    assert after.events == 2
+    np.testing.assert_array_equal(online.store.load(["u"])["u"].state, state)
+    brand = dict(online.model.catalog.items.select("item_id", "brand").rows())
+    alike = [
+        sum(brand[item] == brand[worst] for item in t["item_id"]) for t in (before, after.items)
+    ]
+    assert alike[1] < alike[0]
+    online.record([Report("u", event(3 * DAY, worst, "view"))])  # changed their mind
+    again = online.recommend(["u"], k=10, mask=("none",))[0].items
+    assert "feedback" not in again["rules"].explode().to_list()
+
+
+def test_what_chance_has_shown_is_kept_with_its_propensities_and_forgotten(model, tmp_path):
+    online = Online(
+        model,
+        SQLiteStore(tmp_path / "store.db"),
+        strategy=(Epsilon(0.5, pool=20),),
+        random=np.random.default_rng(3),
+    )
+    online.record([Report("u", event(0, "i00"))])
+    lists = [online.recommend(["u", "v"], k=5) for _ in range(4)]
+    shown = online.store.shown("u")
+    assert [list(s.items) for s in shown] == [a[0].items["item_id"].to_list() for a in lists]
+    assert [list(s.propensities) for s in shown] == [
+        a[0].items["propensity"].to_list() for a in lists
+    ]
+    assert len({s.items for s in shown}) > 1
+    assert all(0 < p <= 1 for s in shown for p in s.propensities)
+    online.forget("u")
+    assert online.store.shown("u") == []
+    assert len(online.store.shown("v")) == 4
+    online.store.expire(before=4e9, most=10)
+    assert online.store.shown("v") == []
+
+
+def test_states_of_a_batch_job_replace_what_another_model_left(online, model, trained_run):
+    """Exactly, with the events that came after the job folded behind them."""
+    reports = [Report("many", event(n * DAY, f"i{n:02}")) for n in range(20)]
+    online.record(reports)
+    other = replace(model, vectors=model.vectors * 1.5)
+    renewed = Online(other, online.store, window=3)
+    log = other.event_log(table(reports))
+    late = Report("many", event(30 * DAY, "i22"))
+    renewed.record([late])
+    assert renewed.recommend(["many"], k=3)[0].approximate
+    assert renewed.load_states(state_table(log, other.states(log))) == 1
+    assert_as_in_batch(renewed, [*reports, late])
+    assert renewed.record([Report("many", event(0, "i01"))]) == ["too_late"]
+
+
+def test_a_store_that_others_hold_or_that_is_full_takes_nothing_and_says_so(model, tmp_path):
+    path = tmp_path / "store.db"
+    online = Online(model, SQLiteStore(path, patience=0.1))
+    online.record([Report("u", event(0))])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked"):
+        online.record([Report("u", event(1))])
+    other.execute("ROLLBACK")
+    assert online.record([Report("u", event(1))]) == ["accepted"]
+    pages = online.store.connection.execute("PRAGMA page_count").fetchone()[0]
+    online.store.connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreError, match="full"):
+        online.record([Report(f"v{n}", event(n)) for n in range(500)])
+    assert online.store.count() == 1
+    online.store.connection.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    assert online.record([Report("v0", event(1))]) == ["accepted"]
+    assert online.recommend(["u"], k=3)[0].events == 2

@@ -4,16 +4,20 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
 
 from jaxrec import scoring
 from jaxrec.options import LiveOptions
@@ -156,6 +160,37 @@ def test_one_bad_request_spoils_no_other_of_its_batch(client):
     assert answers == {n: 200 if n % 2 else 422 for n in range(8)}
 
 
+def test_thumbs_move_the_list_and_the_answer_says_so(client):
+    client.post("/events", json=[payload("ian", n) for n in range(3)])
+    path = "/users/ian/recommendations"
+    before = client.get(path).json()["items"]
+    assert client.get("/model").json()["feedback"][0] == "cancel"
+    dislike = payload("ian", 9, before[0]["id"], "dislike")
+    assert client.post("/events", json=dislike).json() == {"outcomes": ["accepted"]}
+    after = client.get(path).json()["items"]
+    assert before[0]["id"] not in [item["id"] for item in after]
+    assert any(item["rules"] == ["feedback"] for item in after)
+    assert {item["propensity"] for item in after} == {1.0}
+
+
+def test_a_store_that_fails_is_told_as_503_and_logged(trained_run, tmp_path, caplog):
+    path = tmp_path / "store.db"
+    app = create_app(trained_run, LiveOptions(store=str(path)))
+    app.state.live.store.connection.execute("PRAGMA busy_timeout = 50")
+    with TestClient(app) as client:
+        wait_until_ready(client)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        answer = client.post("/events", json=payload("u", 0))
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json()["title"] == "the store fails"
+        assert "locked" in caplog.text
+        assert client.get("/users/u/recommendations").status_code == 200  # readers go on
+        other.execute("ROLLBACK")
+        assert client.post("/events", json=payload("u", 0)).json() == {"outcomes": ["accepted"]}
+
+
 def test_metrics_count_what_was_done(client):
     client.post("/events", json=payload("fay", 0))
     client.get("/users/fay/recommendations")
@@ -245,6 +280,33 @@ def test_kill_9_loses_no_acknowledged_event(trained_run, tmp_path):
     answer = again.client.get("/users/user0/recommendations").json()
     assert answer["events"] >= sum(user == "user0" for user, _ in acknowledged)
     assert again.stop() in (0, -signal.SIGTERM)  # uvicorn raises it again once all is answered
+
+
+def test_whatever_is_sent_the_service_answers_as_its_document_says(trained_run, tmp_path):
+    """Requests made from the OpenAPI document, valid and not, by schemathesis."""
+    schemathesis = pytest.importorskip("schemathesis")
+    # kinds of event and columns are the model's, so that 422 may answer what the document allows
+    checks = pytest.importorskip("schemathesis.specs.openapi.checks")
+    server = Server(trained_run, tmp_path / "store.db")
+    document = schemathesis.openapi.from_url(f"{server.client.base_url}/openapi.json")
+    calm = settings(
+        max_examples=12,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    for found in document.get_all_operations():
+        for mode in schemathesis.GenerationMode:
+
+            @calm
+            @given(case=found.ok().as_strategy(generation_mode=mode))
+            def check(case):
+                case.call_and_validate(excluded_checks=[checks.positive_data_acceptance])
+
+            with suppress(Unsatisfiable):  # what takes nothing cannot be asked wrongly
+                check()
+    assert server.stop() in (0, -signal.SIGTERM)
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium (Debian: chromium)")

@@ -121,11 +121,11 @@ def last_sessions(log: EventLog, gap: float) -> EventLog:
     """
     pauses = np.diff(log.times, prepend=0) > (gap if log.has_time else np.inf)
     numbers = np.arange(len(log.items))
-    # of pauses before a user's own events the first of these is the later
     begins = np.repeat(log.offsets[:-1], log.lengths)
-    latest = np.maximum.accumulate(np.where(pauses, numbers, 0))
-    last = np.maximum(latest, begins)[log.offsets[1:] - 1]
-    present = numbers >= np.repeat(np.where(log.lengths > 0, last, 0), log.lengths)
+    # of every event: the last pause up to it, or where its user begins
+    latest = np.maximum(np.maximum.accumulate(np.where(pauses, numbers, 0)), begins)
+    last_events = np.repeat(log.offsets[1:] - 1, log.lengths)
+    present = numbers >= latest[last_events]
     return replace(
         log,
         offsets=np.concatenate([[0], np.cumsum(present)])[log.offsets],

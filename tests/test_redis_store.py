@@ -1,0 +1,127 @@
+"""Shoppers in a real Redis server, which the tests start, stop and kill."""
+
+import shutil
+import socket
+import subprocess
+import time
+
+import pytest
+
+redis = pytest.importorskip("redis")
+from jaxrec import scoring  # noqa: E402
+from jaxrec.online import Online, Report  # noqa: E402
+from jaxrec.store import LiveEvent, Shopper, Shown, StoreError, open_store  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("redis-server"), reason="needs a Redis server (Debian: redis-server)"
+)
+START = 1_704_067_200
+
+
+class Server:
+    """A Redis server that writes every change to disk before it answers."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.address = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self, fsync="always"):
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command += ["--appendonly", "yes", "--appendfsync", fsync, "--dir", str(self.folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with redis.Redis(port=self.port) as client:
+            for _ in range(500):
+                try:
+                    client.ping()
+                    return
+                except redis.RedisError:
+                    time.sleep(0.02)
+        raise TimeoutError("the Redis server does not answer")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def store(server):
+    store = open_store(server.address)
+    yield store
+    store.close()
+
+
+def shopper(user, version=0, **more):
+    return Shopper(user, (LiveEvent(START, "i01", "view", "e1"),), version=version, **more)
+
+
+def test_documents_are_replaced_only_by_whoever_read_them_last(store):
+    assert store.save([shopper("a"), shopper("b")]) == []
+    found = store.load(["a", "b", "c"])
+    assert set(found) == {"a", "b"}
+    assert found["a"].events == shopper("a").events
+    assert found["a"].version == 1
+    assert store.save([shopper("a")]) == ["a"]  # as if it were new
+    assert store.save([shopper("a", 1, forgotten=5), shopper("b", 7)]) == ["b"]
+    assert store.load(["a"])["a"].forgotten == 5
+    assert store.count() == 2
+
+
+def test_old_and_surplus_shoppers_expire_and_the_forgotten_leave_nothing(store):
+    for user in "abcd":
+        store.save([shopper(user)])
+    store.show([Shown("a", START, "m", ("i1", "i2"), (0.9, 0.1))])
+    assert store.shown("a") == [Shown("a", START, "m", ("i1", "i2"), (0.9, 0.1))]
+    assert store.expire(before=0, most=3) == 1
+    assert set(store.load("abcd")) == set("bcd")
+    assert store.shown("a") == []
+    assert store.forget("b")
+    assert not store.forget("b")
+    assert store.expire(before=4e9, most=3) == 2
+    assert store.client.keys("*") == []
+
+
+def test_workers_on_one_server_fold_behind_each_other(trained_run, server):
+    model = scoring.load(trained_run)
+    first, second = (Online(model, open_store(server.address), window=3) for _ in range(2))
+    for number in range(6):
+        worker = (first, second)[number % 2]
+        event = LiveEvent(START + 3600 * number, f"i{number:02}", "view")
+        assert worker.record([Report("u", event)]) == ["accepted"]
+    answers = [worker.recommend(["u"], k=5)[0] for worker in (first, second)]
+    assert answers[0].events == 6
+    assert answers[0].items.equals(answers[1].items)
+
+
+def test_a_server_that_dies_and_comes_back_has_lost_nothing(server, store):
+    assert store.save([shopper("a")]) == []
+    server.kill()
+    for call in (lambda: store.load(["a"]), lambda: store.save([shopper("b")]), store.count):
+        with pytest.raises(StoreError, match="the store fails"):
+            call()
+    server.start()
+    assert set(store.load(["a", "b"])) == {"a"}
+    assert store.save([shopper("b")]) == []
+
+
+def test_a_server_that_may_lose_events_is_told_of(server, store, caplog):
+    assert not caplog.records
+    server.kill()
+    server.start(fsync="everysec")
+    open_store(server.address).close()
+    assert "appendfsync always" in caplog.text
+
+
+def test_no_server_is_said_at_once():
+    with pytest.raises(StoreError, match="the store fails"):
+        open_store("redis://127.0.0.1:1/0")
