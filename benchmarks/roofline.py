@@ -176,7 +176,7 @@ def step_work(setup: training.Setup, state: training.TrainState) -> list[Work]:
     params = cast_products(state.params, dtype)
     nodes = replace(setup.arrays.catalog.nodes, text=state.text)
     works = []
-    for expert in nnx.merge(setup.graphdef, params).experts:
+    for expert in setup.definition.merge(params).experts:
         key = jax.random.key(0)
         vectors = expert.encode_nodes(nodes, setup.arrays.catalog.graph, key)
         items = vectors[: len(nodes.items)]

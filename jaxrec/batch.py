@@ -261,7 +261,7 @@ def state_table(log: EventLog, states: tuple[InterestState, ...]) -> pl.DataFram
 def write_state_layout(model: TrainedModel, directory: Path) -> None:
     """Say in `layout.json` how `state` unfolds: its parts in order, with their shapes."""
     directory.mkdir(parents=True, exist_ok=True)
-    newcomer = initial_states(model.graphdef, model.params, 1)
+    newcomer = initial_states(model.definition, model.params, 1)
     paths, _ = jax.tree_util.tree_flatten_with_path(newcomer)
     layout = {
         "step": model.step,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.data.graph import graphs_tuple
 from jaxrec.data.packing import event_gaps
 from jaxrec.models.lstm import InterestState
-from jaxrec.models.recommender import Events, Nodes, Recommender
+from jaxrec.models.recommender import Definition, Events, Nodes
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 4  # slots folded at a time; short, as most shoppers' histories are
@@ -84,27 +84,27 @@ def lone_item(text: Float[np.ndarray, "1 Dt"]) -> CatalogArrays:
 
 @partial(jax.jit, static_argnums=0)
 def encode_catalog(
-    graphdef: nnx.GraphDef[Recommender], params: nnx.State, arrays: CatalogArrays
+    definition: Definition, params: nnx.State, arrays: CatalogArrays
 ) -> Float[Array, "N ED"]:
     """Vectors of all nodes, items first."""
-    return nnx.merge(graphdef, params).encode_items(arrays.nodes, arrays.graph)
+    return definition.merge(params).encode_items(arrays.nodes, arrays.graph)
 
 
 @partial(jax.jit, static_argnums=0)
 def read_states(
-    graphdef: nnx.GraphDef[Recommender],
+    definition: Definition,
     params: nnx.State,
     states: tuple[InterestState, ...],
     wanted_kind: Int[Array, ""] | int,
 ) -> Float[Array, "B ED"]:
     """User vectors of states, for the kind of event that is asked for."""
     outputs = jnp.concatenate([state.output for state in states], -1)
-    return nnx.merge(graphdef, params).read(outputs, jnp.full(len(outputs), wanted_kind))
+    return definition.merge(params).read(outputs, jnp.full(len(outputs), wanted_kind))
 
 
 @partial(jax.jit, static_argnums=0)
 def fold_chunk(
-    graphdef: nnx.GraphDef[Recommender],
+    definition: Definition,
     params: nnx.State,
     states: tuple[InterestState, ...],
     items: Float[Array, "I ED"],
@@ -113,13 +113,13 @@ def fold_chunk(
     wanted_kind: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "B T ED"], tuple[InterestState, ...]]:
     """User vectors after each of T events a row, and the states after all of them."""
-    model = nnx.merge(graphdef, params)
+    model = definition.merge(params)
     outputs, states = model.fold(states, items, events, jnp.asarray(valid))
     return model.read(outputs, jnp.broadcast_to(wanted_kind, valid.shape)), states
 
 
 def user_vectors(
-    graphdef: nnx.GraphDef[Recommender],
+    definition: Definition,
     params: nnx.State,
     items: Float[Array, "I ED"],
     log: EventLog,
@@ -138,8 +138,8 @@ def user_vectors(
         users: users folded at a time.
         wanted_kind: the kind of event that is asked for.
     """
-    newcomer = initial_states(graphdef, params, 1)
-    new_user = np.asarray(read_states(graphdef, params, newcomer, wanted_kind))
+    newcomer = initial_states(definition, params, 1)
+    new_user = np.asarray(read_states(definition, params, newcomer, wanted_kind))
     result = np.tile(new_user, (len(queries), 1))
     order = np.argsort(queries.positions, kind="stable")
     bounds = np.flatnonzero(np.diff(queries.users[order], prepend=-1))
@@ -150,7 +150,7 @@ def user_vectors(
         starts = np.maximum(starts, first - history)
     sorted_positions = queries.positions[order]
     for _, chunks in _fold_histories(
-        graphdef, params, items, log, starts, last, users, wanted_kind
+        definition, params, items, log, starts, last, users, wanted_kind
     ):
         for events, vectors, _ in chunks:
             # the vector after event p answers the query at position p + 1
@@ -162,7 +162,7 @@ def user_vectors(
 
 
 def interest_states(
-    graphdef: nnx.GraphDef[Recommender],
+    definition: Definition,
     params: nnx.State,
     items: Float[Array, "I ED"],
     log: EventLog,
@@ -184,13 +184,13 @@ def interest_states(
     ends = log.offsets[1:]
     starts = np.maximum(log.offsets[:-1], ends - history) if history else log.offsets[:-1]
     if before is None:
-        newcomer = initial_states(graphdef, params, 1)
+        newcomer = initial_states(definition, params, 1)
         before = jax.tree.map(
             lambda leaf: np.repeat(np.asarray(leaf), log.num_users, axis=0), newcomer
         )
     result = jax.tree.map(np.array, before)
     for group, chunks in _fold_histories(
-        graphdef, params, items, log, starts, ends, users, ANY_KIND, before, last_times
+        definition, params, items, log, starts, ends, users, ANY_KIND, before, last_times
     ):
         states = jax.tree.map(lambda leaf, group=group: leaf[group], before)
         for _, _, after in chunks:
@@ -211,10 +211,10 @@ def flat_states(states: tuple[InterestState, ...]) -> Float[np.ndarray, "B S"]:
 
 @partial(jax.jit, static_argnums=(0, 2))
 def initial_states(
-    graphdef: nnx.GraphDef[Recommender], params: nnx.State, users: int
+    definition: Definition, params: nnx.State, users: int
 ) -> tuple[InterestState, ...]:
     """The states of users without events."""
-    return nnx.merge(graphdef, params).initial_state(users)
+    return definition.merge(params).initial_state(users)
 
 
 Chunks = Iterator[
@@ -223,7 +223,7 @@ Chunks = Iterator[
 
 
 def _fold_histories(
-    graphdef: nnx.GraphDef[Recommender],
+    definition: Definition,
     params: nnx.State,
     items: Float[Array, "I ED"],
     log: EventLog,
@@ -239,7 +239,7 @@ def _fold_histories(
         return
     gaps = event_gaps(log, last_times)
     if before is None:
-        states = initial_states(graphdef, params, users)
+        states = initial_states(definition, params, users)
     # users of like length together waste the fewest slots
     by_length = np.argsort(ends - starts, kind="stable")
     for group in np.array_split(by_length, -(-len(by_length) // users)):
@@ -247,11 +247,14 @@ def _fold_histories(
             rows = np.pad(group, (0, users - len(group)))  # the rows behind fold nothing
             states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
         histories = starts[group], ends[group]
-        yield group, _fold_group(graphdef, params, items, log, gaps, histories, states, wanted_kind)
+        yield (
+            group,
+            _fold_group(definition, params, items, log, gaps, histories, states, wanted_kind),
+        )
 
 
 def _fold_group(
-    graphdef: nnx.GraphDef[Recommender],
+    definition: Definition,
     params: nnx.State,
     items: Float[Array, "I ED"],
     log: EventLog,
@@ -277,5 +280,5 @@ def _fold_group(
             kinds=np.where(valid, log.kinds[numbers], 0).astype(np.int32),
             gaps=np.where(valid, gaps[numbers], NO_GAP),
         )
-        vectors, states = fold_chunk(graphdef, params, states, items, events, valid, wanted_kind)
+        vectors, states = fold_chunk(definition, params, states, items, events, valid, wanted_kind)
         yield numbers[valid], np.asarray(vectors)[valid], states

@@ -33,7 +33,7 @@ class Folder:
         self.items = model.items
         ids = model.catalog.item_ids.to_list()
         self.number_of = {item: number for number, item in enumerate(ids) if item is not None}
-        self.newcomer = initial_states(model.graphdef, model.params, 1)
+        self.newcomer = initial_states(model.definition, model.params, 1)
 
     def renewed(self, changes: Sequence[tuple[Shopper, Shopper]]) -> list[Shopper]:
         """Documents with the states that belong to their events, from what they were before.
@@ -95,7 +95,7 @@ class Folder:
         """States after the events of a log; newcomers' before them for None."""
         model = self.model
         return interest_states(
-            model.graphdef,
+            model.definition,
             model.params,
             self.items,
             log,

@@ -44,7 +44,7 @@ from jaxrec.evaluation import masked_pairs
 from jaxrec.interests import strongest, weights_over_time
 from jaxrec.models.bert import Bert, BertConfig, load_bert
 from jaxrec.models.lstm import InterestState
-from jaxrec.models.recommender import Recommender
+from jaxrec.models.recommender import Definition, Recommender, split
 from jaxrec.models.text_tower import TextTower
 from jaxrec.ranking import PairBlocks, best_items, no_pairs
 from jaxrec.rules import Rules
@@ -72,7 +72,7 @@ class TrainedModel:
     step: int
     trained: Trained
     catalog: Catalog  # that of training, or a larger one
-    graphdef: nnx.GraphDef
+    definition: Definition
     params: nnx.State
     vectors: Float[Array, "N ED"]  # of all nodes, items first
     text: Float[Array, "I Dt"]  # of the trained catalogue's items
@@ -120,7 +120,7 @@ class TrainedModel:
             catalog.items[extension.num_old :],
             self.config,
             self.trained.whitening,
-            nnx.merge(self.graphdef, self.params).text_tower,
+            self.definition.merge(self.params).text_tower,
         )
         text = np.concatenate([np.asarray(self.text)[: extension.num_old], fresh])
         counts = np.pad(self.trained.counts, (0, len(text) - len(self.trained.counts)))
@@ -129,7 +129,7 @@ class TrainedModel:
             self,
             catalog=catalog,
             text=jnp.asarray(text),
-            vectors=encode_catalog(self.graphdef, self.params, arrays),
+            vectors=encode_catalog(self.definition, self.params, arrays),
             notes=(*self.notes, *extension.notes),
         )
 
@@ -159,7 +159,7 @@ class TrainedModel:
         """The state of every user of a log, one part an expert."""
         evaluation = self.config.evaluation
         return interest_states(
-            self.graphdef,
+            self.definition,
             self.params,
             self.items,
             log,
@@ -176,7 +176,7 @@ class TrainedModel:
             kind: of event that is asked for; by default `wanted_kind`.
         """
         kind = self.wanted_kind if kind is None else kind
-        return np.asarray(read_states(self.graphdef, self.params, states, kind))
+        return np.asarray(read_states(self.definition, self.params, states, kind))
 
     @property
     def wanted_kind(self) -> int:
@@ -456,9 +456,9 @@ class TrainedModel:
         if self.trained.whitening is None or not column:
             raise ValueError("the model reads no text, so words cannot steer it")
         item = pl.DataFrame({column: [words]})
-        tower = nnx.merge(self.graphdef, self.params).text_tower
+        tower = self.definition.merge(self.params).text_tower
         text = new_item_text(item, self.config, self.trained.whitening, tower, self.bert)
-        vectors = encode_catalog(self.graphdef, self.params, lone_item(text))
+        vectors = encode_catalog(self.definition, self.params, lone_item(text))
         return np.asarray(vectors[0])
 
     @cached_property
@@ -525,7 +525,7 @@ class TrainedModel:
     def _vectors_at(self, log: EventLog, queries: Queries) -> Float[np.ndarray, "Q ED"]:
         evaluation = self.config.evaluation
         return user_vectors(
-            self.graphdef,
+            self.definition,
             self.params,
             self.items,
             log,
@@ -599,7 +599,7 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
             config.model, trained.sizes, nnx.Rngs(0), _tower(config.text, trained.whitening)
         )
     )
-    graphdef, shapes = nnx.split(model)
+    definition, shapes = split(model)
     mesh = make_mesh(item_shards)
     sharding = replicated(mesh)
     params = jax.tree.map(
@@ -630,7 +630,7 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
         step=best,
         trained=trained,
         catalog=trained.catalog,
-        graphdef=graphdef,
+        definition=definition,
         params=saved["params"],
         vectors=saved["vectors"]["nodes"],
         text=saved["vectors"]["text"],

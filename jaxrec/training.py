@@ -37,7 +37,7 @@ from jaxrec.data.tables import Tables
 from jaxrec.encoding import catalog_arrays, encode_catalog, user_vectors
 from jaxrec.evaluation import evaluate, evaluate_baselines, segment_masks, training_counts
 from jaxrec.metrics import segments
-from jaxrec.models.recommender import Recommender, Sizes, cast_products
+from jaxrec.models.recommender import Definition, Recommender, Sizes, cast_products
 from jaxrec.objective import Auxiliary, TrainArrays, objective
 from jaxrec.ranking import Ranking
 from jaxrec.sharding import host_rows, make_mesh, replicated, shard_batch, state_shardings
@@ -73,7 +73,7 @@ class Setup:
     text: ItemText
     mesh: Mesh
     packing: Packing
-    graphdef: nnx.GraphDef
+    definition: Definition
     optimizer: optax.GradientTransformation
     arrays: TrainArrays
 
@@ -126,7 +126,9 @@ def set_up(config: Config, dataset: Dataset) -> Setup:
     model = nnx.eval_shape(lambda: build_model(config, dataset, text))
     arrays = jax.device_put(train_arrays(config, dataset, text), replicated(mesh))
     optimizer = make_optimizer(train, packing.steps_per_epoch)
-    return Setup(config, dataset, text, mesh, packing, nnx.graphdef(model), optimizer, arrays)
+    return Setup(
+        config, dataset, text, mesh, packing, Definition(nnx.graphdef(model)), optimizer, arrays
+    )
 
 
 def make_packing(config: Config, dataset: Dataset) -> Packing:
@@ -247,7 +249,7 @@ def make_train_step(setup: Setup) -> Callable[[TrainState, TrainArrays, Batch], 
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_of(params: nnx.State):
-            model = nnx.merge(setup.graphdef, cast_products(params, dtype))
+            model = setup.definition.merge(cast_products(params, dtype))
             return objective(model, arrays, state.text, batch, setup.config, key)
 
         (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -356,9 +358,9 @@ def stop_signal() -> Iterator[threading.Event]:
 def refresh_text(setup: Setup, state: TrainState) -> TrainState:
     """The state with all text vectors encoded by the finetuned layers, if there are any."""
     live = setup.arrays.live_text
-    if live is None:
+    tower = setup.definition.merge(state.params).text_tower
+    if live is None or tower is None:
         return state
-    tower = nnx.merge(setup.graphdef, state.params).text_tower
     fresh = encode_live_text(tower, live)
     return replace(
         state, text=jax.device_put(state.text.at[: len(fresh)].set(fresh), state.text.sharding)
@@ -381,7 +383,9 @@ def save(
 def catalog_vectors(setup: Setup, state: TrainState) -> Float[Array, "N ED"]:
     """Vectors of all nodes under a state."""
     nodes = replace(setup.arrays.catalog.nodes, text=state.text)
-    return encode_catalog(setup.graphdef, state.params, replace(setup.arrays.catalog, nodes=nodes))
+    return encode_catalog(
+        setup.definition, state.params, replace(setup.arrays.catalog, nodes=nodes)
+    )
 
 
 def validate(setup: Setup, state: TrainState) -> dict[str, float]:
@@ -404,7 +408,7 @@ def query_vectors(
     evaluation = setup.config.evaluation
     items = catalog_vectors(setup, state)[: len(setup.valid)]
     users = user_vectors(
-        setup.graphdef,
+        setup.definition,
         state.params,
         items,
         setup.dataset.split.log,

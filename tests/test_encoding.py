@@ -12,7 +12,7 @@ from jaxrec.config import ModelConfig
 from jaxrec.data.graph import build_graph
 from jaxrec.data.packing import event_gaps
 from jaxrec.encoding import CHUNK, catalog_arrays, encode_catalog, user_vectors
-from jaxrec.models.recommender import Events, Recommender, Sizes
+from jaxrec.models.recommender import Events, Recommender, Sizes, split
 from jaxrec.types import ANY_KIND, Catalog, EventLog, Queries
 
 ITEMS, KINDS = 9, 2
@@ -66,8 +66,8 @@ def queries(log):
 
 
 @partial(jax.jit, static_argnums=0)
-def read_event(graphdef, params, state, items, event, wanted_kind):
-    model = nnx.merge(graphdef, params)
+def read_event(definition, params, state, items, event, wanted_kind):
+    model = definition.merge(params)
     output, state = model.fold(state, items, event)
     return model.read(output[:, 0], wanted_kind), state
 
@@ -81,7 +81,7 @@ def one_by_one(model, items, log, queries, first_events, wanted_kind=ANY_KIND) -
         for number in range(first, position):
             columns = (log.items, log.kinds.astype(np.int32), gaps)
             event = Events(*(column[None, number : number + 1] for column in columns))
-            vector, state = read_event(*nnx.split(model), state, items, event, wanted)
+            vector, state = read_event(*split(model), state, items, event, wanted)
         vectors.append(vector[0])
     return np.stack(vectors)
 
@@ -90,7 +90,7 @@ def one_by_one(model, items, log, queries, first_events, wanted_kind=ANY_KIND) -
 def test_user_vectors_equal_one_user_and_one_event_at_a_time(
     model, items, log, queries, wanted_kind
 ):
-    vectors = user_vectors(*nnx.split(model), items, log, queries, users=2, wanted_kind=wanted_kind)
+    vectors = user_vectors(*split(model), items, log, queries, users=2, wanted_kind=wanted_kind)
     expected = one_by_one(
         model, items, log, queries, log.offsets[queries.users], wanted_kind=wanted_kind
     )
@@ -101,34 +101,34 @@ def test_user_vectors_equal_one_user_and_one_event_at_a_time(
 def test_user_vectors_do_not_depend_on_how_many_are_folded_together(
     model, items, log, queries, users
 ):
-    vectors = user_vectors(*nnx.split(model), items, log, queries, users=users)
-    expected = user_vectors(*nnx.split(model), items, log, queries, users=2)
+    vectors = user_vectors(*split(model), items, log, queries, users=users)
+    expected = user_vectors(*split(model), items, log, queries, users=2)
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
 
 
 def test_history_limits_the_events_before_a_users_first_query(model, items, log, queries):
-    vectors = user_vectors(*nnx.split(model), items, log, queries, history=2, users=2)
+    vectors = user_vectors(*split(model), items, log, queries, history=2, users=2)
     first_query = {
         user: queries.positions[queries.users == user].min() for user in set(queries.users)
     }
     starts = [max(log.offsets[user], first_query[user] - 2) for user in queries.users]
     np.testing.assert_allclose(vectors, one_by_one(model, items, log, queries, starts), atol=1e-4)
-    everything = user_vectors(*nnx.split(model), items, log, queries, users=2)
+    everything = user_vectors(*split(model), items, log, queries, users=2)
     assert np.abs(vectors - everything)[0].max() > 1e-3
 
 
 def test_the_future_of_a_query_does_not_count(model, items, log, queries):
     longest = make_queries(log, [(2, 3), (2, 2 * CHUNK)])
     alone = make_queries(log, [(2, 3)])
-    together = user_vectors(*nnx.split(model), items, log, longest, users=2)
+    together = user_vectors(*split(model), items, log, longest, users=2)
     np.testing.assert_allclose(
-        user_vectors(*nnx.split(model), items, log, alone, users=2)[0], together[0], atol=1e-4
+        user_vectors(*split(model), items, log, alone, users=2)[0], together[0], atol=1e-4
     )
 
 
 def test_a_user_without_events_gets_the_initial_vector(model, items, log):
     queries = make_queries(log, [(0, 0), (4, 0), (4, 2)])
-    vectors = user_vectors(*nnx.split(model), items, log, queries, users=2)
+    vectors = user_vectors(*split(model), items, log, queries, users=2)
     output = jnp.concatenate([state.output for state in model.initial_state(1)], -1)
     expected = model.read(output, jnp.array([ANY_KIND]))
     np.testing.assert_allclose(vectors[:2], np.tile(expected, (2, 1)), atol=1e-5)
@@ -166,7 +166,7 @@ def test_encode_catalog_gives_every_node_a_vector(catalog):
     model = Recommender(ModelConfig(width=4, blocks=1), sizes, nnx.Rngs(0))
     arrays = catalog_arrays(catalog, np.ones((4, 1), np.float32), np.arange(4) > 0)
     assert isinstance(arrays.graph, jraph.GraphsTuple)
-    vectors = np.asarray(encode_catalog(*nnx.split(model), arrays))
+    vectors = np.asarray(encode_catalog(*split(model), arrays))
     assert vectors.shape == (graph.num_nodes, 8)
     np.testing.assert_allclose(np.linalg.norm(vectors[:4], axis=1), np.full(4, 2**0.5), rtol=1e-4)
     brand = graph.types[1]

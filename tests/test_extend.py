@@ -13,7 +13,7 @@ from jaxrec.data.extend import Extension, extend_catalog
 from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.graph import build_graph
 from jaxrec.encoding import catalog_arrays, encode_catalog
-from jaxrec.models.recommender import Recommender, Sizes
+from jaxrec.models.recommender import Recommender, Sizes, split
 from jaxrec.types import CAPACITY_MULTIPLE, Catalog, KnowledgeGraph
 
 ITEMS = pl.DataFrame(
@@ -333,7 +333,7 @@ def model(catalog) -> tuple[nnx.GraphDef, nnx.State]:
             *([expert.item_table] if "id" in expert.sources else []),
         ):
             table[...] = 50 * table[...]
-    return nnx.split(model)
+    return split(model)
 
 
 TEXT = np.array([[0, 0], [1, 0], [0, 1], [-1, 2]], np.float32)

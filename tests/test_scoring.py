@@ -43,7 +43,7 @@ def test_scores_are_those_of_the_evaluation_loop(model, known_shop):
     dataset = prepare(model.config, known_shop)
     log, queries = dataset.split.log, dataset.split.test["last"]
     vectors = user_vectors(
-        model.graphdef,
+        model.definition,
         model.params,
         model.items,
         log,

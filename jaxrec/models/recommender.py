@@ -198,6 +198,33 @@ class Recommender(nnx.Module):
         )
 
 
+class Definition:
+    """All of a model but its parameters, as a static argument of jitted functions.
+
+    Hashed once: to hash the graph anew took most of the time of a small call.
+    """
+
+    def __init__(self, graphdef: nnx.GraphDef[Recommender]):
+        self.graphdef = graphdef
+        self.hash = hash(graphdef)
+
+    def merge(self, params: nnx.State) -> Recommender:
+        """The model with these parameters."""
+        return nnx.merge(self.graphdef, params)
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Definition) and self.graphdef == other.graphdef)
+
+
+def split(model: Recommender) -> tuple[Definition, nnx.State]:
+    """A model as jitted functions take it."""
+    graphdef, params = nnx.split(model)
+    return Definition(graphdef), params
+
+
 def cast_products(params: nnx.State, dtype: DTypeLike) -> nnx.State:
     """Parameters in the dtype of the products; what is looked up by many stays in float32.
 
