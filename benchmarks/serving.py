@@ -3,7 +3,8 @@
     python benchmarks/serving.py runs/beauty --users 100000 --rate 200 --seconds 60
 
 Fills a store with `--users` shoppers whose histories are drawn from a Zipf law over the catalogue;
-times folding and ranking for a short and a long history, beside encoding the history anew; then
+times folding and ranking for a short and a long history, beside encoding the history anew; tells
+how far states are from exact that a new model rebuilds from the kept events; then
 starts `serve.py --http` over the store and sends `--rate` requests a second whether or not it
 keeps up, half of them events and half recommendations. Printed are the latencies from the moment
 a request was due, the events that were lost (acknowledged and not stored), and the memory of the
@@ -28,7 +29,9 @@ import psutil
 import jaxrec
 from jaxrec.api import enable_compilation_cache
 from jaxrec.online import Online, Report
-from jaxrec.store import LiveEvent, SQLiteStore
+from jaxrec.ranking import best_items, no_pairs
+from jaxrec.scoring import unit_rows
+from jaxrec.store import NEVER, LiveEvent, SQLiteStore
 
 SERVE = Path(__file__).parent.parent / "serve.py"
 START, HOUR = 1_700_000_000, 3600
@@ -53,6 +56,7 @@ def main() -> None:
         items = drawn_items(online, options.users * options.events)
         fill(online, items.reshape(options.users, options.events))
         by_length(online, items)
+        drift(online, items)
         store.close()
         asyncio.run(load(options, path, items))
 
@@ -107,6 +111,32 @@ def by_length(online: Online, items: np.ndarray, repeats: int = 50) -> None:
             times["anew"].append(time.perf_counter() - began)
         live, anew = (1000 * np.median(times[name]) for name in ("live", "anew"))
         print(f"{user} events: {live:.1f} ms to fold one and rank, {anew:.1f} ms to encode it anew")
+
+
+def drift(online: Online, items: np.ndarray, users: int = 200) -> None:
+    """How far states that a new model rebuilds from the kept events are from exact ones."""
+    kind, window = online.model.trained.kind_names[0], online.folder.window
+    for length in (2 * window, 4 * window, 16 * window):
+        histories = [
+            tuple(r.event for r in reports_of("", items[u * length : (u + 1) * length], kind))
+            for u in range(users)
+        ]
+        exact, rebuilt = (
+            online.model.user_vectors(
+                online.folder.states(online.folder.after([(None, NEVER, h) for h in kept]))
+            )
+            for kept in (histories, [h[-window:] for h in histories])
+        )
+        cosine = (unit_rows(exact) * unit_rows(rebuilt)).sum(1)
+        ranked = [
+            best_items(v, online.folder.items, no_pairs, online.model.valid(), 10).items
+            for v in (exact, rebuilt)
+        ]
+        same = np.mean([len(set(a) & set(b)) for a, b in zip(*ranked, strict=True)])
+        print(
+            f"{length} events rebuilt from {window}: cosine {cosine.mean():.4f}, "
+            f"{same:.1f} of 10 items the same"
+        )
 
 
 async def load(options: argparse.Namespace, path: Path, items: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import flat_states, initial_states
 from jaxrec.models.lstm import InterestState
 from jaxrec.online import Online
-from jaxrec.options import ServeOptions, check
+from jaxrec.options import ServeOptions, check, check_live
 from jaxrec.parts import (
     MANIFEST,
     SUCCESS,
@@ -87,6 +87,7 @@ def serve_live(options: ServeOptions) -> None:
             f"--http needs more packages: pip install jaxrec[serve] ({error})"
         ) from error
 
+    check_live(options)
     checkpoint.read_config(options.run)
     strategy = (Feedback(),) if options.strategy is None else read_strategy(options.strategy)
     if options.events is not None or options.live.load_states is not None:

@@ -203,6 +203,7 @@ class Online:
         kind: str = "",
         words: str = "",
         strength: float = 0.5,
+        now: int | None = None,
     ) -> list[Answer]:
         """The k best items for every user, known or not.
 
@@ -213,6 +214,8 @@ class Online:
             kind: of event that is asked for; by default the one that the run was to predict.
             words: what the users look for, if they said so.
             strength: how far the words move the users' vectors, from 0 (not) to 1 (to their own).
+            now: seconds since the epoch, by which a session may be over; by default the moment of
+                every user's last event.
 
         Raises:
             DataError: the condition cannot be used.
@@ -229,7 +232,8 @@ class Online:
         shoppers, vectors = self.vectors(user_ids, asked)
         mixed = vectors
         if plan and plan.session:
-            mixed = self._with_session(shoppers, vectors, plan.session, asked)
+            moments = None if now is None else np.full(len(shoppers), now)
+            mixed = self.with_session(shoppers, vectors, plan.session, moments, asked)
         moved = (mixed != vectors).any(1)[: len(shoppers), None]
         if words:
             mixed = self._steered(mixed, self.model.text_vector(words), strength)
@@ -370,17 +374,28 @@ class Online:
         )
         return ranked
 
-    def _with_session(
+    def with_session(
         self,
         shoppers: Sequence[Shopper],
         vectors: Float[np.ndarray, "Q ED"],
         session: Session,
-        kind: int | None,
+        now: Int[np.ndarray, " n"] | None = None,
+        kind: int | None = None,
     ) -> Float[np.ndarray, "Q ED"]:
-        """User vectors with the present session's mixed in."""
+        """User vectors with the present session's mixed in.
+
+        Args:
+            now: when each shopper asks (s); a session that is over by then changes nothing. By
+                default at their last event.
+        """
         log = session.events(self.folder.log([shopper.events for shopper in shoppers]))
         states = _padded(self.folder.fold(log, None, None), len(vectors))
-        return session.mixed(vectors, self.model.user_vectors(states, kind))
+        mixed = session.mixed(vectors, self.model.user_vectors(states, kind))
+        if now is not None:
+            last = np.array([shopper.last_time for shopper in shoppers])
+            over = session.is_over(last, now)
+            mixed[: len(shoppers)][over] = vectors[: len(shoppers)][over]
+        return mixed
 
     def _shown(self, shoppers: Sequence[Shopper], tables: Sequence[pl.DataFrame]) -> list[Shown]:
         return [

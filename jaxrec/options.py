@@ -1,7 +1,7 @@
 """What serve.py can be asked for."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -94,6 +94,16 @@ class ServeOptions:
     """A YAML list of steps that act on the ranking in their order, in place of the rules below."""
     rules: Annotated[Rules, tyro.conf.OmitArgPrefixes] = field(default_factory=Rules)
     live: Annotated[LiveOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=LiveOptions)
+
+
+def check_live(options: ServeOptions) -> None:
+    """Raise a ValueError for options that say nothing to --http."""
+    told = ("run", "events", "block", "strategy", "live")
+    plain = ServeOptions(options.run)
+    for name in (option.name for option in fields(ServeOptions)):
+        if name not in told and getattr(options, name) != getattr(plain, name):
+            instead = "; write a --strategy" if name == "rules" else ""
+            raise ValueError(f"--{name} does not go with --http{instead}")
 
 
 def check(options: ServeOptions) -> None:

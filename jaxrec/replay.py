@@ -2,15 +2,16 @@
 
 Every event's item is ranked before the event is folded (prequential evaluation; Gama et al.,
 "On evaluating stream learning algorithms", 2013), once from the live state and once from the
-state that the user had when the period began.
+state that the user had when the period began; also with the present session mixed in.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from rich.box import SIMPLE_HEAD
 from rich.progress import track
 from rich.table import Table
@@ -21,42 +22,51 @@ from jaxrec.online import Online, Report, reports_of
 from jaxrec.ranking import blocks_of, rank_queries
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import SQLiteStore
+from jaxrec.strategy import Session
 
+FROZEN = "frozen"  # states as when the period began
 SAMPLES = 1000  # of the bootstrap
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Ranks (from 0) of the events of a period, from live and from frozen states."""
+    """Ranks (from 0) of the events of a period, by the vectors that they were ranked by."""
 
-    live: Float[np.ndarray, " Q"]
-    frozen: Float[np.ndarray, " Q"]
-    first: np.ndarray  # bool [Q]: the first event of its user in the period: both are equal
+    ranks: dict[str, Float[np.ndarray, " Q"]]  # `frozen` states, `live` ones, and those mixed
+    first: Bool[np.ndarray, " Q"]  # the first event of its user in the period
 
     def table(self) -> Table:
-        """NDCG@10 and recall@10 of both and what folding gains, with 95 % intervals."""
+        """NDCG@10 and recall@10 of all and what they gain over `frozen`, with 95 % intervals."""
         table = Table(box=SIMPLE_HEAD, title="rank of the next event", title_justify="left")
         for heading in ("", "events", "NDCG@10", "recall@10", "gain in NDCG@10", "95 % interval"):
             table.add_column(heading, justify="right" if heading else "left")
-        for name, rows in (("all", self.first | True), ("after a live event", ~self.first)):
-            live, frozen = self.live[rows], self.frozen[rows]
-            values = [metrics.ndcg(ranks, 10) for ranks in (live, frozen)]
-            low, high = metrics.bootstrap_interval(*values, samples=SAMPLES, seed=0)
-            for label, ranks in (("live", live), ("frozen", frozen)):
-                means = metrics.summarise(ranks)
+        for part, rows in (("all", self.first | True), ("after a live event", ~self.first)):
+            frozen = metrics.ndcg(self.ranks[FROZEN][rows], 10)
+            for name, ranks in self.ranks.items():
+                means = metrics.summarise(ranks[rows])
                 cells = [f"{means[metric]:.4f}" for metric in ("ndcg@10", "recall@10")]
-                gain = values[0].mean() - values[1].mean() if len(live) else 0.0
-                told = (f"{gain:+.4f}", f"{low:+.4f} to {high:+.4f}") if label == "live" else ()
-                table.add_row(f"{name}: {label}", f"{len(ranks):,}", *cells, *told)
+                if name != FROZEN and len(frozen):
+                    found = metrics.ndcg(ranks[rows], 10)
+                    low, high = metrics.bootstrap_interval(found, frozen, samples=SAMPLES, seed=0)
+                    gain = found.mean() - frozen.mean()
+                    cells += [f"{gain:+.4f}", f"{low:+.4f} to {high:+.4f}"]
+                table.add_row(f"{part}: {name}", f"{rows.sum():,}", *cells)
         return table
 
 
-def replay(model: TrainedModel, events: pl.DataFrame, since: float = 0.9) -> Replay:
+def replay(
+    model: TrainedModel,
+    events: pl.DataFrame,
+    since: float = 0.9,
+    sessions: Sequence[Session] = (Session(0.25), Session(0.5), Session(1.0)),
+) -> Replay:
     """Rank and fold the events after a quantile of their times, in time order.
 
     Args:
         events: columns as for `TrainedModel.recommend`; those before the period are folded first.
         since: quantile of the times at which the period begins.
+        sessions: to mix into the live vectors, each ranked apart, so that a strategy can take
+            the best.
 
     Events that training never predicts (returns and the like) and events of unknown items are
     folded and not ranked.
@@ -78,25 +88,34 @@ def replay(model: TrainedModel, events: pl.DataFrame, since: float = 0.9) -> Rep
     predicted = {kind for kind in model.trained.kind_names if model.is_predicted(kind)}
     mask, valid = model.config.evaluation.mask, model.valid()
     unchanged: dict[str, Float[np.ndarray, " ED"]] = {}
-    found: list[tuple[np.ndarray, ...]] = []
+    ranks: dict[str, list[Float[np.ndarray, " n"]]] = defaultdict(list)
+    firsts: list[Bool[np.ndarray, " n"]] = []
     for wave in track(list(waves(reports[begin:])), "replaying", transient=True):
-        shoppers, vectors = online.vectors([report.user_id for report in wave])
+        shoppers, live = online.vectors([report.user_id for report in wave])
         first = np.array([report.user_id not in unchanged for report in wave])
-        for report, vector in zip(wave, vectors, strict=False):
+        for report, vector in zip(wave, live, strict=False):
             unchanged.setdefault(report.user_id, vector)
         new = [report.event for report in wave]
         rows = [n for n, e in enumerate(new) if e.kind in predicted and e.item_id in known]
         if rows:
+            frozen = np.stack([unchanged[report.user_id] for report in wave])
+            now = np.array([event.time for event in new])
+            vectors = {FROZEN: frozen, "live": live} | {
+                f"live, session {step.weight:g}": online.with_session(shoppers, live, step, now)
+                for step in sessions
+            }
             targets = np.array([known[new[row].item_id] for row in rows])
-            still = np.stack([unchanged[wave[row].user_id] for row in rows])
             excluded = blocks_of(online.masked([shoppers[row] for row in rows], mask))
-            live, frozen = (
-                rank_queries(queries, online.folder.items, targets, excluded, valid, k=1).ranks
-                for queries in (vectors[rows], still)
-            )
-            found.append((live, frozen, first[rows]))
+            for name, queries in vectors.items():
+                found = rank_queries(
+                    queries[rows], online.folder.items, targets, excluded, valid, k=1
+                )
+                ranks[name].append(found.ranks)
+            firsts.append(first[rows])
         online.record(wave)
-    return Replay(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    return Replay(
+        {name: np.concatenate(parts) for name, parts in ranks.items()}, np.concatenate(firsts)
+    )
 
 
 def in_time_order(model: TrainedModel, events: pl.DataFrame) -> list[Report]:

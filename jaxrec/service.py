@@ -313,7 +313,7 @@ class Live:
         for wanted, group in rows.items():
             users = list(dict.fromkeys(asked[row][0] for row in group))
             try:
-                lists = self.online.recommend(users, **wanted._asdict())
+                lists = self.online.recommend(users, **wanted._asdict(), now=int(time.time()))
                 by_user = {answer.user_id: answer for answer in lists}
                 answers |= {row: by_user[asked[row][0]] for row in group}
             except Exception as error:

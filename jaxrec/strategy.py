@@ -170,6 +170,12 @@ class Session:
         """The events of everybody's present session."""
         return last_sessions(log, MINUTE * self.gap_minutes)
 
+    def is_over(
+        self, last: Int[np.ndarray, " n"], now: Int[np.ndarray, " n"]
+    ) -> Bool[np.ndarray, " n"]:
+        """Whether a session with its last event then (s) is over now."""
+        return now - last > MINUTE * self.gap_minutes
+
     def mixed(
         self, vectors: Float[np.ndarray, "Q D"], alone: Float[np.ndarray, "Q D"]
     ) -> Float[np.ndarray, "Q D"]:

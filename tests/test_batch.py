@@ -10,8 +10,11 @@ import pytest
 from conftest import HELD_OUT
 
 import jaxrec
-from jaxrec import cli
+from jaxrec import batch, cli
+from jaxrec.checkpoint import RunError
+from jaxrec.options import LiveOptions, ServeOptions
 from jaxrec.parts import Parts
+from jaxrec.strategy import Feedback, read_strategy
 
 BLOCK = ["--block", "50"]
 
@@ -164,6 +167,58 @@ def test_states_are_those_of_the_model(serve, trained_run, known_shop, tmp_path)
     expected = [np.asarray(state.output) for state in model.states(log)]
     np.testing.assert_allclose(np.stack(outputs), np.stack(expected), atol=1e-5)
     assert (tmp_path / "states" / "_SUCCESS").exists()
+
+
+def test_states_of_a_finished_job_go_into_a_live_store(
+    serve, trained_run, events_file, known_shop, tmp_path, capsys
+):
+    states, address = tmp_path / "states", str(tmp_path / "store.db")
+    serve("--out", tmp_path / "out", "--states", states, *BLOCK)
+    live = LiveOptions(store=address, load_states=states)
+    batch.prepare_store(ServeOptions(trained_run, events_file, live=live), (Feedback(),))
+    told = capsys.readouterr().out
+    assert "0 shoppers have the states" in told  # nobody was there
+    batch.prepare_store(ServeOptions(trained_run, events_file, live=live), (Feedback(),))
+    told = capsys.readouterr().out
+    count = known_shop.events["user_id"].n_unique()
+    assert f"{count} shoppers have the states" in told
+    assert "0 shoppers entered" in told
+    (states / "_SUCCESS").unlink()
+    with pytest.raises(RunError, match="no states of a finished job"):
+        batch.read_states_of(jaxrec.load(trained_run), states)
+
+
+def test_a_strategy_orders_the_lists_of_a_batch(serve, refused, trained_run, known_shop, tmp_path):
+    file = tmp_path / "strategy.yaml"
+    file.write_text(
+        "- boost: {where: price < 30, by: 2}\n- caps: {brand: 1}\n- epsilon: {rate: 0.3}"
+    )
+    serve("--out", tmp_path / "out", "--strategy", file, "--k", 4)
+    written = read(tmp_path / "out")
+    expected = jaxrec.load(trained_run).recommend(
+        known_shop.events, k=4, strategy=read_strategy(file)
+    )
+    assert written["item_id"].to_list() == expected["item_id"].to_list()
+    assert "make where one of them" in refused(
+        serve, "--out", tmp_path / "o2", "--strategy", file, "--where", "price < 5"
+    )
+    assert "does not go with --profile" in refused(
+        serve, "--out", tmp_path / "o3", "--strategy", file, "--profile"
+    )
+    file.write_text("- cap: {brand: 1}")
+    assert "there is no step 'cap'" in refused(serve, "--out", tmp_path / "o4", "--strategy", file)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--profile"], "--profile does not go with --http"),
+        (["--where", "price < 5"], "--rules does not go with --http; write a --strategy"),
+        (["--k", "3"], "--k does not go with --http"),
+    ],
+)
+def test_options_of_other_jobs_are_refused_live(serve, refused, wrong, told):
+    assert told in refused(serve, "--http", "127.0.0.1:0", *wrong)
 
 
 def test_profiles_audiences_and_the_rest(serve, tmp_path, capsys):

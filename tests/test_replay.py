@@ -8,6 +8,7 @@ from jaxrec import scoring
 from jaxrec.evaluation import masked_pairs
 from jaxrec.ranking import rank_queries
 from jaxrec.replay import in_time_order, replay, waves
+from jaxrec.strategy import Session
 from jaxrec.types import Queries
 
 
@@ -38,11 +39,22 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop)
         expected[name] = rank_queries(
             vectors, model.items, log.items[order], excluded, model.valid(), k=1
         ).ranks
-    np.testing.assert_array_equal(np.sort(found.live), np.sort(expected["live"]))
-    np.testing.assert_array_equal(np.sort(found.frozen), np.sort(expected["frozen"]))
+    for name, ranks in expected.items():
+        np.testing.assert_array_equal(np.sort(found.ranks[name]), np.sort(ranks))
     np.testing.assert_array_equal(found.first.sum(), len(np.unique(users[order])))
-    np.testing.assert_array_equal(found.live[found.first], found.frozen[found.first])
-    assert found.table().row_count == 4
+    live, frozen = found.ranks["live"], found.ranks["frozen"]
+    np.testing.assert_array_equal(live[found.first], frozen[found.first])
+    assert found.table().row_count == 2 * len(found.ranks) == 10
+
+
+def test_a_session_that_is_over_changes_no_rank(model, known_shop):
+    """The shop's users come once a day or more rarely, so every event begins a session."""
+    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
+    found = replay(model, events, since=0.7, sessions=[Session(1.0, gap_minutes=30)])
+    whole = replay(model, events, since=0.7, sessions=[Session(0.0, gap_minutes=1e9)])
+    for name, ranks in (found.ranks | whole.ranks).items():
+        if name != "frozen":
+            np.testing.assert_array_equal(ranks, found.ranks["live"])
 
 
 def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
