@@ -5,6 +5,7 @@ of the batches and nobody waits for company. One thread does all computing and s
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections import defaultdict
@@ -262,6 +263,9 @@ class Live:
             strategy=self.strategy,
         )
         online.warm_up()
+        # else the collector looks through all that stays, again and again, for .3 s each time
+        gc.collect()
+        gc.freeze()
         logger.info("serving step %s of %s", online.model.step, self.run)
         return online
 
