@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import graphs_tuple
 from jaxrec.data.packing import event_gaps
 from jaxrec.models.lstm import InterestState
-from jaxrec.models.recommender import Definition, Events, Nodes
+from jaxrec.models.recommender import Definition, Events, Nodes, Params
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 4  # slots folded at a time; short, as most shoppers' histories are
@@ -84,7 +83,7 @@ def lone_item(text: Float[np.ndarray, "1 Dt"]) -> CatalogArrays:
 
 @partial(jax.jit, static_argnums=0)
 def encode_catalog(
-    definition: Definition, params: nnx.State, arrays: CatalogArrays
+    definition: Definition, params: Params, arrays: CatalogArrays
 ) -> Float[Array, "N ED"]:
     """Vectors of all nodes, items first."""
     return definition.merge(params).encode_items(arrays.nodes, arrays.graph)
@@ -93,7 +92,7 @@ def encode_catalog(
 @partial(jax.jit, static_argnums=0)
 def read_states(
     definition: Definition,
-    params: nnx.State,
+    params: Params,
     states: tuple[InterestState, ...],
     wanted_kind: Int[Array, ""] | int,
 ) -> Float[Array, "B ED"]:
@@ -105,7 +104,7 @@ def read_states(
 @partial(jax.jit, static_argnums=0)
 def fold_chunk(
     definition: Definition,
-    params: nnx.State,
+    params: Params,
     states: tuple[InterestState, ...],
     items: Float[Array, "I ED"],
     events: Events,
@@ -120,7 +119,7 @@ def fold_chunk(
 
 def user_vectors(
     definition: Definition,
-    params: nnx.State,
+    params: Params,
     items: Float[Array, "I ED"],
     log: EventLog,
     queries: Queries,
@@ -163,7 +162,7 @@ def user_vectors(
 
 def interest_states(
     definition: Definition,
-    params: nnx.State,
+    params: Params,
     items: Float[Array, "I ED"],
     log: EventLog,
     *,
@@ -210,9 +209,7 @@ def flat_states(states: tuple[InterestState, ...]) -> Float[np.ndarray, "B S"]:
 
 
 @partial(jax.jit, static_argnums=(0, 2))
-def initial_states(
-    definition: Definition, params: nnx.State, users: int
-) -> tuple[InterestState, ...]:
+def initial_states(definition: Definition, params: Params, users: int) -> tuple[InterestState, ...]:
     """The states of users without events."""
     return definition.merge(params).initial_state(users)
 
@@ -224,7 +221,7 @@ Chunks = Iterator[
 
 def _fold_histories(
     definition: Definition,
-    params: nnx.State,
+    params: Params,
     items: Float[Array, "I ED"],
     log: EventLog,
     starts: Int[np.ndarray, " n"],
@@ -255,7 +252,7 @@ def _fold_histories(
 
 def _fold_group(
     definition: Definition,
-    params: nnx.State,
+    params: Params,
     items: Float[Array, "I ED"],
     log: EventLog,
     gaps: Int[np.ndarray, " M"],

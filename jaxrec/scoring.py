@@ -44,7 +44,7 @@ from jaxrec.evaluation import masked_pairs
 from jaxrec.interests import strongest, weights_over_time
 from jaxrec.models.bert import Bert, BertConfig, load_bert
 from jaxrec.models.lstm import InterestState
-from jaxrec.models.recommender import Definition, Recommender, split
+from jaxrec.models.recommender import Definition, Params, Recommender, split
 from jaxrec.models.text_tower import TextTower
 from jaxrec.ranking import PairBlocks, best_items, no_pairs
 from jaxrec.rules import Rules
@@ -73,7 +73,7 @@ class TrainedModel:
     trained: Trained
     catalog: Catalog  # that of training, or a larger one
     definition: Definition
-    params: nnx.State
+    params: Params
     vectors: Float[Array, "N ED"]  # of all nodes, items first
     text: Float[Array, "I Dt"]  # of the trained catalogue's items
     inverse_temperature: float  # of the scores, for probabilities
@@ -631,7 +631,7 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
         trained=trained,
         catalog=trained.catalog,
         definition=definition,
-        params=saved["params"],
+        params=nnx.to_pure_dict(saved["params"]),
         vectors=saved["vectors"]["nodes"],
         text=saved["vectors"]["text"],
         inverse_temperature=inverse_temperature,

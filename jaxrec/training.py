@@ -409,7 +409,7 @@ def query_vectors(
     items = catalog_vectors(setup, state)[: len(setup.valid)]
     users = user_vectors(
         setup.definition,
-        state.params,
+        nnx.to_pure_dict(state.params),
         items,
         setup.dataset.split.log,
         queries,

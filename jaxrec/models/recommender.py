@@ -7,6 +7,7 @@ concatenated vectors.
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,10 @@ class Recommender(nnx.Module):
         )
 
 
+Params = nnx.State | dict[str, Any]
+"""Parameters; where small calls are many, a plain dict of them, which JAX takes apart faster."""
+
+
 class Definition:
     """All of a model but its parameters, as a static argument of jitted functions.
 
@@ -208,7 +213,7 @@ class Definition:
         self.graphdef = graphdef
         self.hash = hash(graphdef)
 
-    def merge(self, params: nnx.State) -> Recommender:
+    def merge(self, params: Params) -> Recommender:
         """The model with these parameters."""
         return nnx.merge(self.graphdef, params)
 
