@@ -270,27 +270,26 @@ class Online:
         size = at_least(len(shoppers), BATCHES)
         return shoppers, self.model.user_vectors(_padded(states, size), kind)
 
-    def profile(self, user_id: str, *, last: int = 10, top: int = 5) -> pl.DataFrame:
+    def profile(self, shopper: Shopper, *, last: int = 10, top: int = 5) -> pl.DataFrame:
         """What a user is interested in now, and how that moved; columns as in batch scoring.
 
         Args:
+            shopper: what `history` returns.
             last: events over which the movement is told, of those that are kept.
             top: nodes of a type.
         """
         if last < 1 or top < 1:
             raise ValueError(f"last={last}, top={top}: give 1 or more of both")
-        shopper = self._load([user_id])[user_id]
         earlier = self.folder.after([(shopper.base, shopper.base_time, shopper.events[:-last])])
         states = self.folder.states([shopper.state, *earlier])
         now, before = self.model.user_vectors(states)[:, None]
-        return self.model.profile_table(pl.Series([user_id]), now, before, top)
+        return self.model.profile_table(pl.Series([shopper.user_id]), now, before, top)
 
     def movement(
-        self, user_id: str, *, last: int = 20, top: int = 5
+        self, shopper: Shopper, *, last: int = 20, top: int = 5
     ) -> tuple[str, list[str], Float[np.ndarray, "T K"]]:
         """How interest moved over the kept events: a type of node, the names of its strongest
         nodes, and their weights after each of the last events."""
-        shopper = self._load([user_id])[user_id]
         count = len(shopper.events)
         if not count:
             return (*self.model.profiled_types, ITEM)[0], [], np.zeros((0, 0))
@@ -301,7 +300,7 @@ class Online:
         return name, self.model.names(name, rows).to_series(-1).to_list(), weights
 
     def history(self, user_id: str) -> Shopper:
-        """What is kept of a user."""
+        """What is kept of a user, with a state of this model."""
         return self._load([user_id])[user_id]
 
     def forget(self, user_id: str) -> bool:

@@ -528,8 +528,8 @@ def profile_of(online: Online, user_id: str, last: int, top: int) -> Profile:
     shopper = online.history(user_id)
     numbers = [online.folder.number_of.get(event.item_id, 0) for event in shopper.events]
     titles = online.model.labels(np.array(numbers, np.int64))
-    interests = online.profile(user_id, last=last, top=top).drop("user_id", "before").to_dicts()
-    kind, names, weights = online.movement(user_id)
+    interests = online.profile(shopper, last=last, top=top).drop("user_id", "before").to_dicts()
+    kind, names, weights = online.movement(shopper)
     return Profile(
         user_id=user_id,
         interests=[Interest(**row) for row in interests],

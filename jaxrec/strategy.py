@@ -224,6 +224,8 @@ class Feedback:
         near, moves = shop.neighbourhoods, {}
         for user in users.tolist():
             items, weights = self.judged(histories, user)
+            if not len(items):
+                continue
             likeness = (near @ near[items].T).toarray()
             added = self.neighbours * likeness
             added[items, np.arange(len(items))] = self.item

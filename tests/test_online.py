@@ -236,7 +236,7 @@ def test_a_profile_is_that_of_batch_scoring(online):
     reports = [Report("u", event(n * DAY, f"i{n:02}")) for n in range(6)]
     online.record(reports)
     expected = online.model.profile(table(reports), last=2, top=3)
-    found = online.profile("u", last=2, top=3)
+    found = online.profile(online.history("u"), last=2, top=3)
     assert found.columns == expected.columns
     assert found["id"].to_list() == expected["id"].to_list()
     np.testing.assert_allclose(found["change"], expected["change"], atol=1e-5)
