@@ -526,7 +526,8 @@ def listed(online: Online, wanted: Wanted, answer: Answer) -> Recommendations:
 def profile_of(online: Online, user_id: str, last: int, top: int) -> Profile:
     """A user's profile as it is sent."""
     shopper = online.history(user_id)
-    numbers = [online.folder.number_of.get(event.item_id, 0) for event in shopper.events]
+    kept = sorted((*shopper.events, *shopper.feedback), key=lambda event: event.time)
+    numbers = [online.folder.number_of.get(event.item_id, 0) for event in kept]
     titles = online.model.labels(np.array(numbers, np.int64))
     interests = online.profile(shopper, last=last, top=top).drop("user_id", "before").to_dicts()
     kind, names, weights = online.movement(shopper)
@@ -536,7 +537,7 @@ def profile_of(online: Online, user_id: str, last: int, top: int) -> Profile:
         movement=Movement(type=kind, names=names, weights=weights.tolist()),
         events=[
             Seen(time=e.time, item_id=e.item_id, kind=e.kind, title=title)
-            for e, title in zip(shopper.events, titles, strict=True)
+            for e, title in zip(kept, titles, strict=True)
         ],
         forgotten=shopper.forgotten,
     )

@@ -171,6 +171,8 @@ def test_thumbs_move_the_list_and_the_answer_says_so(client):
     assert before[0]["id"] not in [item["id"] for item in after]
     assert any(item["rules"] == ["feedback"] for item in after)
     assert {item["propensity"] for item in after} == {1.0}
+    events = client.get("/users/ian/profile").json()["events"]
+    assert [event["kind"] for event in events] == ["view", "view", "view", "dislike"]
 
 
 def test_a_store_that_fails_is_told_as_503_and_logged(trained_run, tmp_path, caplog):
