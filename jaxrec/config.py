@@ -95,6 +95,9 @@ class ModelConfig:
     """Message-passing steps."""
     time_gaps: bool = True
     """Tell the LSTM the time since the event before."""
+    idle_times: bool = False
+    """Learn to be told, when asked, the time since the last event: half of the training slots are,
+    live requests always, evaluation and batch scoring never."""
     temperature: float = 0.07
     """Initial temperature of the cosine scores; learned."""
 

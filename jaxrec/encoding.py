@@ -95,10 +95,13 @@ def read_states(
     params: Params,
     states: tuple[InterestState, ...],
     wanted_kind: Int[Array, ""] | int,
+    idle: Int[Array | np.ndarray, " B"] | int = NO_GAP,
 ) -> Float[Array, "B ED"]:
-    """User vectors of states, for the kind of event that is asked for."""
+    """User vectors of states, for the kind of event that is asked for and the time since the last
+    (s), if that is to be told."""
     outputs = jnp.concatenate([state.output for state in states], -1)
-    return definition.merge(params).read(outputs, jnp.full(len(outputs), wanted_kind))
+    wanted = jnp.full(len(outputs), wanted_kind)
+    return definition.merge(params).read(outputs, wanted, jnp.asarray(idle))
 
 
 @partial(jax.jit, static_argnums=0)

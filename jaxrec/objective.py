@@ -17,7 +17,7 @@ from jaxrec.losses import (
 from jaxrec.models.recommender import Events, Expert, Nodes, Recommender
 from jaxrec.models.text_tower import TextTower
 from jaxrec.text_features import LiveText, encode_live_rows
-from jaxrec.types import ANY_KIND, Batch
+from jaxrec.types import ANY_KIND, NO_GAP, Batch
 
 
 @jax.tree_util.register_dataclass
@@ -84,7 +84,12 @@ def expert_losses(
     outputs, _ = expert.encoder.fold(state, events, starts=starts, key=block_key)
     # half of the slots are asked for the kind that came, half for any: both are served
     asked = jax.random.bernoulli(wanted_key, 0.5, targets.shape)
-    users = expert.read(outputs, jnp.where(asked, batch.target_kinds, ANY_KIND))
+    told = jax.random.bernoulli(jax.random.fold_in(wanted_key, 1), 0.5, targets.shape)
+    users = expert.read(
+        outputs,
+        jnp.where(asked, batch.target_kinds, ANY_KIND),
+        jnp.where(told, batch.target_gaps, NO_GAP),
+    )
 
     def mean_loss(
         vectors: Float[Array, "K D"],

@@ -30,7 +30,7 @@ from jaxrec.scoring import TrainedModel, unit_rows
 from jaxrec.shortlist import Plan, shortlist
 from jaxrec.store import LiveEvent, Shopper, Shown, Store, inserted, with_event
 from jaxrec.strategy import Feedback, Ranked, Session, Step, Where
-from jaxrec.types import EventLog
+from jaxrec.types import MAX_GAP, NO_GAP, EventLog
 
 LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
 MASKED = (64, 1024, 16_384)  # items that lists leave out, of all users of a batch
@@ -214,8 +214,8 @@ class Online:
             kind: of event that is asked for; by default the one that the run was to predict.
             words: what the users look for, if they said so.
             strength: how far the words move the users' vectors, from 0 (not) to 1 (to their own).
-            now: seconds since the epoch, by which a session may be over; by default the moment of
-                every user's last event.
+            now: seconds since the epoch, by which a session may be over, and which a model with
+                `idle_times` is told; by default the moment of every user's last event.
 
         Raises:
             DataError: the condition cannot be used.
@@ -229,7 +229,7 @@ class Online:
             raise ValueError(f"the model knows no event {kind}; give {', '.join(kinds)}")
         asked = kinds.index(kind) if kind else None
         plan, _ = self.ready(where) if target == ITEM else (None, None)
-        shoppers, vectors = self.vectors(user_ids, asked)
+        shoppers, vectors = self.vectors(user_ids, asked, now)
         mixed = vectors
         if plan and plan.session:
             moments = None if now is None else np.full(len(shoppers), now)
@@ -262,13 +262,25 @@ class Online:
         ]
 
     def vectors(
-        self, user_ids: Sequence[str], kind: int | None = None
+        self,
+        user_ids: Sequence[str],
+        kind: int | None = None,
+        now: Int[np.ndarray, " n"] | int | None = None,
     ) -> tuple[list[Shopper], Float[np.ndarray, "Q ED"]]:
-        """What is kept of users and their vectors; rows of no meaning may follow these."""
+        """What is kept of users and their vectors; rows of no meaning may follow these.
+
+        Args:
+            now: when they ask (s), for a model that is told the time since the last event.
+        """
         shoppers = list(self._load(user_ids).values())
         states = self.folder.states([shopper.state for shopper in shoppers])
         size = at_least(len(shoppers), BATCHES)
-        return shoppers, self.model.user_vectors(_padded(states, size), kind)
+        idle = np.full(size, NO_GAP, np.int32)
+        if now is not None and self.model.config.model.idle_times:
+            last = np.array([shopper.last_time for shopper in shoppers])
+            since = np.clip(now - last, 0, MAX_GAP)
+            idle[: len(shoppers)] = np.where(last < 0, NO_GAP, since)
+        return shoppers, self.model.user_vectors(_padded(states, size), kind, idle)
 
     def profile(self, shopper: Shopper, *, last: int = 10, top: int = 5) -> pl.DataFrame:
         """What a user is interested in now, and how that moved; columns as in batch scoring.

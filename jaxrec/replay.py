@@ -91,7 +91,9 @@ def replay(
     ranks: dict[str, list[Float[np.ndarray, " n"]]] = defaultdict(list)
     firsts: list[Bool[np.ndarray, " n"]] = []
     for wave in track(list(waves(reports[begin:])), "replaying", transient=True):
-        shoppers, live = online.vectors([report.user_id for report in wave])
+        user_ids = [report.user_id for report in wave]
+        shoppers, live = online.vectors(user_ids)
+        now = np.array([report.event.time for report in wave])
         first = np.array([report.user_id not in unchanged for report in wave])
         for report, vector in zip(wave, live, strict=False):
             unchanged.setdefault(report.user_id, vector)
@@ -99,11 +101,12 @@ def replay(
         rows = [n for n, e in enumerate(new) if e.kind in predicted and e.item_id in known]
         if rows:
             frozen = np.stack([unchanged[report.user_id] for report in wave])
-            now = np.array([event.time for event in new])
             vectors = {FROZEN: frozen, "live": live} | {
                 f"live, session {step.weight:g}": online.with_session(shoppers, live, step, now)
                 for step in sessions
             }
+            if model.config.model.idle_times:
+                _, vectors["live, told the time"] = online.vectors(user_ids, now=now)
             targets = np.array([known[new[row].item_id] for row in rows])
             excluded = blocks_of(online.masked([shoppers[row] for row in rows], mask))
             for name, queries in vectors.items():

@@ -52,7 +52,7 @@ from jaxrec.sharding import make_mesh, replicated
 from jaxrec.shortlist import Plan, plan, shortlist
 from jaxrec.strategy import Step, steps_of
 from jaxrec.text_features import Whitening, new_item_text
-from jaxrec.types import Catalog, EventLog, NodeType, Queries
+from jaxrec.types import NO_GAP, Catalog, EventLog, NodeType, Queries
 
 
 @dataclass(frozen=True)
@@ -168,15 +168,19 @@ class TrainedModel:
         )
 
     def user_vectors(
-        self, states: tuple[InterestState, ...], kind: int | None = None
+        self,
+        states: tuple[InterestState, ...],
+        kind: int | None = None,
+        idle: Int[np.ndarray, " U"] | int = NO_GAP,
     ) -> Float[np.ndarray, "U ED"]:
         """User vectors of states; products with node vectors are scores.
 
         Args:
             kind: of event that is asked for; by default `wanted_kind`.
+            idle: seconds since the last event, for a model with `idle_times`.
         """
         kind = self.wanted_kind if kind is None else kind
-        return np.asarray(read_states(self.definition, self.params, states, kind))
+        return np.asarray(read_states(self.definition, self.params, states, kind, idle))
 
     @property
     def wanted_kind(self) -> int:

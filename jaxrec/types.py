@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 CAPACITY_MULTIPLE = 256
 NO_GAP = -1
+MAX_GAP = 2**31 - 1  # seconds
 ANY_KIND = -1
 
 
@@ -131,6 +132,7 @@ class Batch:
     firsts: Bool[np.ndarray, "B T"]  # the first event of its user
     targets: Int[np.ndarray, "B T"]  # the item of the event after
     target_kinds: Int[np.ndarray, "B T"]
+    target_gaps: Int[np.ndarray, "B T"]  # seconds from the event that is read to its target
     weights: Float[np.ndarray, "B T"]  # 0: the slot has no target
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxrec.config import Config, ModelConfig, TextConfig, TrainConfig
 from jaxrec.encoding import CatalogArrays
 from jaxrec.models.bert import Bert, BertConfig
-from jaxrec.models.recommender import Nodes, Recommender, Sizes, cast_products
+from jaxrec.models.recommender import Nodes, Recommender, Sizes, cast_products, gap_buckets
 from jaxrec.models.text_tower import TextTower
 from jaxrec.objective import Auxiliary, TrainArrays, live_rows, objective
 from jaxrec.text_features import LiveText
@@ -65,6 +65,7 @@ def make_batch() -> Batch:
         firsts=np.array([[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
         targets=np.array([[2, 3, 6, 5, 1, 0], [1, 5, 2, 4, 0, 0]]),
         target_kinds=np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]),
+        target_gaps=np.full((2, 6), 60),
         weights=np.array([[1, 1, 0, 1, 2, 0], [1, 0, 1, 1, 0, 0]], np.float32),
     )
 
@@ -212,6 +213,14 @@ def test_more_live_rows_than_items_encode_every_item(tower):
     encoded = live_rows(tower, live, text, make_batch(), 100, KEY)
     expected = tower(live.hidden.astype(jnp.float32), live.mask) @ live.projection
     np.testing.assert_allclose(encoded, expected, atol=1e-5)
+
+
+def test_some_slots_are_told_the_time_to_their_target_and_some_are_not():
+    model = Recommender(replace(CONFIG.model, idle_times=True), SIZES, nnx.Rngs(0))
+    _, gradients = loss_and_gradients(*nnx.split(model), make_arrays(), make_batch())
+    table = np.abs(gradients["experts"][0]["idle_table"][...]).max(1)
+    untold, minute = gap_buckets(np.array([NO_GAP, 60]))
+    assert set(np.flatnonzero(table)) == {int(untold), int(minute)}
 
 
 def test_the_gradient_reaches_the_text_tower(tower):

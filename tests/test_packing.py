@@ -216,6 +216,9 @@ def test_a_window_inside_a_history_keeps_the_gap_before_it():
     np.testing.assert_array_equal(batch.gaps[used], event_gaps(packing.log)[batch.items[used] - 1])
     assert (batch.gaps[batch.starts] == NO_GAP).tolist().count(True) == 1
     assert (batch.gaps[~used] == NO_GAP).all()
+    np.testing.assert_array_equal(
+        batch.target_gaps[used], event_gaps(packing.log)[batch.items[used]]
+    )
 
 
 def test_gaps_beyond_the_largest_integer_are_cut():

@@ -18,7 +18,7 @@ from jaxrec.models.recommender import (
     expert_sources,
     gap_buckets,
 )
-from jaxrec.types import ANY_KIND
+from jaxrec.types import ANY_KIND, NO_GAP
 
 # items 0-5, of which 0 is unknown; entities 6-9, of which 9 is there for padding edges
 SIZES = Sizes(num_items=6, num_nodes=10, num_relations=1, num_kinds=3, text_width=5)
@@ -56,10 +56,12 @@ def make_model(config: ModelConfig = CONFIG) -> Recommender:
     """A recommender whose tables that begin as zero are random."""
     model = Recommender(config, SIZES, nnx.Rngs(0))
     for number, expert in enumerate(model.experts):
-        keys = jax.random.split(jax.random.key(number), 3)
+        keys = jax.random.split(jax.random.key(number), 4)
         tables = [expert.kind_table, expert.wanted_table]
         if config.time_gaps:
             tables.append(expert.gap_table)
+        if config.idle_times:
+            tables.append(expert.idle_table)
         for key, table in zip(keys, tables, strict=False):
             table[...] = jax.random.normal(key, table[...].shape)
     return model
@@ -183,6 +185,21 @@ def test_the_wanted_kind_moves_the_user_vector():
     for number, answer in enumerate(answers):
         for other in answers[:number]:
             assert jnp.abs(answer - other).max() > 0.01
+
+
+def test_the_time_since_the_last_event_moves_the_user_vector_where_the_model_has_learned_it():
+    output = jax.random.normal(jax.random.key(0), (1, 2 * CONFIG.width))
+    anything = jnp.array([ANY_KIND])
+    told = make_model(replace(CONFIG, idle_times=True))
+    answers = [told.read(output, anything, jnp.array([idle])) for idle in (NO_GAP, 60, 10**6)]
+    for number, answer in enumerate(answers):
+        for other in answers[:number]:
+            assert jnp.abs(answer - other).max() > 0.01
+    plain = make_model()
+    assert not hasattr(plain.experts[0], "idle_table")
+    np.testing.assert_array_equal(
+        plain.read(output, anything, jnp.array([60])), plain.read(output, anything)
+    )
 
 
 def test_in_bfloat16_what_many_look_up_gets_the_sum_of_all_their_gradients():

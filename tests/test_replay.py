@@ -4,10 +4,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec import scoring
+from jaxrec import scoring, training
+from jaxrec.config import parse
 from jaxrec.evaluation import masked_pairs
+from jaxrec.online import Online
 from jaxrec.ranking import rank_queries
 from jaxrec.replay import in_time_order, replay, waves
+from jaxrec.store import SQLiteStore
 from jaxrec.strategy import Session
 from jaxrec.types import Queries
 
@@ -55,6 +58,33 @@ def test_a_session_that_is_over_changes_no_rank(model, known_shop):
     for name, ranks in (found.ranks | whole.ranks).items():
         if name != "frozen":
             np.testing.assert_array_equal(ranks, found.ranks["live"])
+
+
+def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known_shop, tmp_path):
+    options = {
+        "split.scheme": "leave_one_out",
+        "model.experts": ["id"],
+        "model.width": 8,
+        "model.blocks": 1,
+        "model.idle_times": True,
+        "train.epochs": 2,
+        "train.learning_rate": 0.01,
+    }
+    training.fit(parse(layers=[options]), tmp_path / "run", tables=known_shop)
+    model = scoring.load(tmp_path / "run")
+    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
+    found = replay(model, events, since=0.7, sessions=[])
+    assert list(found.ranks) == ["frozen", "live", "live, told the time"]
+    assert (found.ranks["live"] != found.ranks["live, told the time"]).any()
+    online = Online(model, SQLiteStore(tmp_path / "store.db"))
+    online.enter(model.event_log(events))
+    last = online.history("u001").last_time
+    untold, told, newcomer = (
+        online.recommend([user], k=5, now=now)[0].items["score"].to_list()
+        for user, now in (("u001", None), ("u001", last + 60), ("nobody", last + 60))
+    )
+    assert untold != told
+    assert newcomer == online.recommend(["nobody"], k=5)[0].items["score"].to_list()
 
 
 def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):

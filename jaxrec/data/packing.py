@@ -11,9 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxrec.types import NO_GAP, Batch, EventLog
-
-MAX_GAP = np.iinfo(np.int32).max
+from jaxrec.types import MAX_GAP, NO_GAP, Batch, EventLog
 
 
 @dataclass(frozen=True)
@@ -171,6 +169,7 @@ class Packing:
             firsts=spread(events == self.log.offsets[users]),
             targets=spread(self.log.items[events + 1]),
             target_kinds=spread(self.log.kinds[events + 1].astype(np.int32)),
+            target_gaps=spread(self.gaps[events + 1], NO_GAP),
             weights=spread(np.where(predicted, self.weights[events + 1], 0).astype(np.float32)),
         )
 

@@ -22,6 +22,7 @@ from jaxrec.models.gnn import GraphEncoder
 from jaxrec.models.layers import dropout, unit_norm
 from jaxrec.models.lstm import InterestEncoder, InterestState
 from jaxrec.models.text_tower import TextTower
+from jaxrec.types import NO_GAP
 
 SOURCES = ("id", "graph", "text")
 LOOKED_UP = re.compile(r"_table|message")  # paths of parameters
@@ -91,6 +92,8 @@ class Expert(nnx.Module):
         self.wanted_table = nnx.Param(jnp.zeros((sizes.num_kinds + 1, width)))
         if config.time_gaps:
             self.gap_table = nnx.Param(jnp.zeros((GAP_BUCKETS, width)))
+        if config.idle_times:
+            self.idle_table = nnx.Param(jnp.zeros((GAP_BUCKETS, width)))
         self.encoder = InterestEncoder(width, config.blocks, config.dropout, rngs)
         self.read_norm = nnx.LayerNorm(width, rngs=rngs)
         self.read_output = nnx.Linear(width, width, rngs=rngs)
@@ -133,10 +136,20 @@ class Expert(nnx.Module):
         return dropout(vectors.astype(self.dtype), self.config.dropout, key)
 
     def read(
-        self, output: Float[Array, "*rows D"], wanted: Int[Array, "*rows"]
+        self,
+        output: Float[Array, "*rows D"],
+        wanted: Int[Array, "*rows"],
+        idle: Int[Array, "*rows"] | int = NO_GAP,
     ) -> Float[Array, "*rows D"]:
-        """User vectors of the encoder's outputs, for the wanted kind of event or ANY_KIND."""
+        """User vectors of the encoder's outputs, for the wanted kind of event or ANY_KIND.
+
+        Args:
+            idle: seconds since the last event, if the model is to know; see `idle_times`.
+        """
         asked = self.wanted_table[...][wanted + 1]
+        if self.config.idle_times:
+            buckets = gap_buckets(jnp.broadcast_to(jnp.asarray(idle), wanted.shape))
+            asked += self.idle_table[...][buckets]
         vectors = self.read_output((self.read_norm(output) + asked).astype(self.dtype))
         return unit_norm(vectors) * jnp.exp(self.log_scale[...])
 
@@ -190,12 +203,15 @@ class Recommender(nnx.Module):
         return jnp.concatenate(outputs, -1), tuple(states)
 
     def read(
-        self, outputs: Float[Array, "*rows ED"], wanted: Int[Array, "*rows"]
+        self,
+        outputs: Float[Array, "*rows ED"],
+        wanted: Int[Array, "*rows"],
+        idle: Int[Array, "*rows"] | int = NO_GAP,
     ) -> Float[Array, "*rows ED"]:
         """User vectors; a dot product with `encode_items` is the sum of the experts' scores."""
         parts = jnp.split(outputs, len(self.experts), axis=-1)
         return jnp.concatenate(
-            [e.read(part, wanted) for e, part in zip(self.experts, parts, strict=True)], -1
+            [e.read(part, wanted, idle) for e, part in zip(self.experts, parts, strict=True)], -1
         )
 
 
