@@ -273,7 +273,18 @@ def encode(shopper: Shopper) -> bytes:
 
 
 def decode(user_id: str, version: int, document: bytes) -> Shopper:
-    """The inverse of `encode`."""
+    """The inverse of `encode`.
+
+    Raises:
+        StoreError: the document is not one of `encode`.
+    """
+    try:
+        return _decoded(user_id, version, document)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise StoreError(f"what is kept of {user_id!r} cannot be read: {error}") from error
+
+
+def _decoded(user_id: str, version: int, document: bytes) -> Shopper:
     text, _, numbers = document.partition(b"\n")
     head: dict[str, Any] = json.loads(text)
     names = [name for name in ("state", "base") if head.pop(f"has_{name}")]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jaxrec.data.columns import DataError
 from jaxrec.rules import (
     FUNCTIONS,
+    KEYWORDS,
     MAX_CONDITION,
     Rules,
     compact,
@@ -112,6 +113,44 @@ def test_conditions_that_do_not_fit_the_table_are_refused_with_its_columns(condi
 def test_text_in_double_quotes_is_refused_with_a_hint():
     with pytest.raises(DataError, match="single quotes"):
         where(ITEMS, 'category = "Nails"')
+
+
+pieces = [*KEYWORDS.split(), *(f"{name}(" for name in FUNCTIONS.split())]
+pieces += [
+    "price",
+    "brand",
+    "category",
+    "item_id",
+    "'x'",
+    "1",
+    "-2.5",
+    "=",
+    "<>",
+    "<=",
+    "(",
+    ")",
+    ",",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "[",
+    "]",
+    "::",
+    "||",
+    "~",
+    "NULL",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=40) | st.lists(st.sampled_from(pieces), max_size=9).map(" ".join))
+def test_whatever_is_written_a_condition_is_used_or_told(condition):
+    try:
+        assert where(ITEMS, condition).shape == (len(ITEMS),)
+    except DataError as error:
+        assert "cannot be used" in str(error)
 
 
 @pytest.mark.parametrize(

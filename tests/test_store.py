@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec.store import LiveEvent, Shopper, SQLiteStore, StoreError, decode, encode
+
+names = st.text(max_size=8)
+events = st.builds(LiveEvent, st.integers(0, 2**33), names, names, st.none() | names)
+states = st.none() | st.lists(st.floats(width=32), min_size=4, max_size=4).map(
+    lambda numbers: np.array(numbers, np.float32)
+)
+shoppers = st.builds(
+    Shopper,
+    names,
+    st.lists(events, max_size=4).map(tuple),
+    states,
+    states,
+    st.integers(-1, 2**33),
+    st.integers(0, 9),
+    st.booleans(),
+    st.dictionaries(names, st.frozensets(names, max_size=3), max_size=3),
+    st.lists(events, max_size=4).map(tuple),
+    names,
+    st.integers(1, 9),
+)
+
+
+def same(left, right):
+    for name in ("state", "base"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+    others = [n for n in Shopper.__dataclass_fields__ if n not in ("state", "base")]
+    assert [getattr(left, n) for n in others] == [getattr(right, n) for n in others]
+
+
+@settings(deadline=None)
+@given(shoppers)
+def test_documents_are_read_as_they_were_written(shopper):
+    same(decode(shopper.user_id, shopper.version, encode(shopper)), shopper)
+
+
+@settings(deadline=None)
+@given(shoppers, st.data())
+def test_a_damaged_document_is_read_or_told_and_nothing_else(shopper, data):
+    whole = bytearray(encode(shopper))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(whole) - 1))
+        whole[place : place + 1] = data.draw(st.binary(max_size=2)) or b" "
+    try:
+        decode("u", 1, bytes(whole))
+    except StoreError as error:
+        assert "cannot be read" in str(error)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_bytes_that_are_no_document_are_told(junk):
+    with pytest.raises(StoreError, match="cannot be read"):
+        decode("u", 1, junk)
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path):
+    file = tmp_path / "store.db"
+    file.write_bytes(b"this is not a database" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        SQLiteStore(file)
