@@ -5,7 +5,7 @@ Every event's item is ranked before the event is folded (prequential evaluation;
 state that the user had when the period began; also with the present session mixed in.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -129,12 +129,15 @@ def in_time_order(model: TrainedModel, events: pl.DataFrame) -> list[Report]:
 
 
 def waves(reports: list[Report]) -> Iterator[list[Report]]:
-    """Consecutive events of different users, so that none has to know of another."""
-    wave: dict[str, Report] = {}
+    """Everybody's first event, everybody's second, and so on, some hundreds at a time.
+
+    Ranks are those of the order in time, as no user's state depends on another's.
+    """
+    seen = Counter[str]()
+    by_number: dict[int, list[Report]] = defaultdict(list)
     for report in reports:
-        if report.user_id in wave or len(wave) == BATCHES[-1]:
-            yield list(wave.values())
-            wave = {}
-        wave[report.user_id] = report
-    if wave:
-        yield list(wave.values())
+        by_number[seen[report.user_id]].append(report)
+        seen[report.user_id] += 1
+    for wave in by_number.values():
+        for start in range(0, len(wave), BATCHES[-1]):
+            yield wave[start : start + BATCHES[-1]]

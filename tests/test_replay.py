@@ -93,7 +93,11 @@ def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
     times = [report.event.time for report in reports]
     assert times == sorted(times)
     split = list(waves(reports))
-    assert [report for wave in split for report in wave] == reports
+    together = [report for wave in split for report in wave]
+    for user in {report.user_id for report in reports}:
+        of_user = [[r for r in some if r.user_id == user] for some in (reports, together)]
+        assert of_user[0] == of_user[1]
+    assert len(together) == len(reports)
     assert all(len({r.user_id for r in wave}) == len(wave) for wave in split)
 
 
