@@ -13,6 +13,7 @@ server. Client and server share the machine.
 
 import argparse
 import asyncio
+import gc
 import socket
 import subprocess
 import sys
@@ -58,6 +59,8 @@ def main() -> None:
         by_length(online, items)
         drift(online, items)
         store.close()
+        gc.collect()
+        gc.freeze()  # the client's collector must not add pauses of its own
         asyncio.run(load(options, path, items))
 
 

@@ -6,9 +6,11 @@ that a late event can be folded in its place, and a new model can rebuild the st
 
 import json
 import sqlite3
+import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +19,8 @@ import numpy as np
 from jaxtyping import Float
 
 NEVER = -1
+CHECKPOINT_SECONDS = 1.0
+LOG_PAGES = 25_000  # 100 MB
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,14 @@ class SQLiteStore:
         )
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+        # a checkpoint within a commit would keep shoppers waiting for half a second
+        self.connection.execute("PRAGMA wal_autocheckpoint = 0")
+        self.closed = threading.Event()
+        weakref.finalize(self, self.closed.set)
+        self.checkpoints = threading.Thread(
+            target=_checkpoint, args=(path, self.closed), daemon=True
+        )
+        self.checkpoints.start()
         self.connection.execute(
             "CREATE TABLE IF NOT EXISTS shoppers (user_id TEXT PRIMARY KEY, version INTEGER, "
             "written REAL, document BLOB) WITHOUT ROWID"
@@ -187,6 +199,8 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Let go of the file."""
+        self.closed.set()
+        self.checkpoints.join()
         self.connection.close()
 
     @contextmanager
@@ -238,6 +252,18 @@ def open_store(address: str | Path) -> Store:
     except ImportError as error:
         raise ValueError(f"{address} needs more: pip install 'jaxrec[redis]' ({error})") from error
     return RedisStore(str(address))
+
+
+def _checkpoint(path: str | Path, closed: threading.Event) -> None:
+    """Move the log into the file again and again, beside who writes, until the store is closed."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    mode = "PASSIVE"
+    while not closed.wait(CHECKPOINT_SECONDS):
+        with suppress(sqlite3.Error):  # another process is at it, or the disk is full
+            pages = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[1]
+            # the log begins anew where nobody writes meanwhile; else writers wait for it once
+            mode = "RESTART" if pages > LOG_PAGES else "PASSIVE"
+    connection.close()
 
 
 @contextmanager
