@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
+from flax import nnx
 
 import jaxrec
 from jaxrec import checkpoint, metrics, report, training
@@ -167,7 +168,7 @@ def test_a_checkpoint_restores_on_another_mesh(tables, tmp_path):
         state, progress = training.load(setup, manager, manager.best_step())
     assert isinstance(progress, Progress)
     trained = jaxrec.load(tmp_path / "run").params
-    jax.tree.map(np.testing.assert_array_equal, state.params, trained)
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(state.params), trained)
 
 
 def test_the_step_is_compiled_once(tables):
