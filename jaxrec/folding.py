@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 
 from jaxrec.encoding import flat_states, initial_states, interest_states
 from jaxrec.models.lstm import InterestState
-from jaxrec.ranking import at_least
+from jaxrec.ranking import at_least, padded
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import NEVER, LiveEvent, Shopper
-from jaxrec.types import EventLog
+from jaxrec.types import NO_GAP, EventLog
 
 BATCHES = (1, 8, 64, 512)  # shoppers folded or ranked at a time: the shapes that are compiled
 
@@ -103,6 +103,23 @@ class Folder:
             before=before,
             last_times=last_times,
         )
+
+    def read(
+        self,
+        states: tuple[InterestState, ...],
+        kind: int | None = None,
+        idle: Sequence[int] | Int[np.ndarray, " U"] = (),
+    ) -> Float[np.ndarray, "Q ED"]:
+        """User vectors of U states; rows of no meaning follow them.
+
+        Args:
+            kind: of event that is asked for; by default the one that the run was to predict.
+            idle: seconds since the last event, for a model that is told it.
+        """
+        size = at_least(len(states[0].output), BATCHES)
+        seconds = padded(np.array(idle, np.int32), size, fill=NO_GAP)
+        whole = jax.tree.map(lambda leaf: padded(leaf, size), states)
+        return self.model.user_vectors(whole, kind, seconds)
 
     def log(
         self, histories: Sequence[Sequence[LiveEvent]], kinds: tuple[str, ...] = ()

@@ -3,18 +3,18 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import jax
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
+from jaxrec.encoding import CHUNK
 from jaxrec.folding import BATCHES, Folder
-from jaxrec.models.lstm import InterestState
 from jaxrec.ranking import (
     Candidates,
     PairBlocks,
@@ -28,8 +28,9 @@ from jaxrec.ranking import (
 )
 from jaxrec.scoring import TrainedModel, unit_rows
 from jaxrec.shortlist import Plan, shortlist
-from jaxrec.store import LiveEvent, Shopper, Shown, Store, inserted, with_event
+from jaxrec.store import LiveEvent, Shopper, Shown, SQLiteStore, Store, merged, with_events
 from jaxrec.strategy import Feedback, Ranked, Session, Step, Where
+from jaxrec.text_features import LENGTH_BUCKETS
 from jaxrec.types import MAX_GAP, NO_GAP, EventLog
 
 LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
@@ -49,17 +50,46 @@ class Report:
     event: LiveEvent
 
 
+PLACES = pl.Schema(
+    {
+        "rank": pl.Int32(),
+        "id": pl.String(),
+        "score": pl.Float32(),
+        "title": pl.String(),
+        "because": pl.String(),
+        "rules": pl.List(pl.String()),
+        "propensity": pl.Float64(),
+    }
+)
+
+
+class Place(NamedTuple):
+    """A place of a list."""
+
+    rank: int
+    id: str
+    score: float
+    title: str | None
+    because: str | None  # the user's item that is most like it
+    rules: list[str]  # the steps that touched it
+    propensity: float  # the chance that it was to stand there
+
+
 @dataclass(frozen=True)
 class Answer:
     """A list of recommendations, and what it rests on."""
 
     user_id: str
-    items: pl.DataFrame
-    """`rank`, `item_id` (or the target's name), `score`, `title`, `because` (the user's item that
-    is most like it), `rules` (the steps that touched it) and `propensity` (the chance that it was
-    to stand there)."""
+    target: str
+    places: list[Place]
     events: int  # that the state has seen
     approximate: bool  # the state lacks events from before the model was replaced
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """The places as a table, in which `id` goes by `item_id` or the target's name."""
+        name = "item_id" if self.target == ITEM else self.target
+        return pl.DataFrame(self.places, PLACES, orient="row").rename({"id": name})
 
 
 class Online:
@@ -96,6 +126,8 @@ class Online:
         self.random = random or np.random.default_rng()
         self.units = unit_rows(np.asarray(self.folder.items))
         self.ready = lru_cache(maxsize=16)(self._ready)
+        self.labels = model.labels(np.arange(model.catalog.num_items))
+        self.names = lru_cache(maxsize=16)(self._names)
         self.judging = {
             kind for step in strategy if isinstance(step, Feedback) for kind in step.kinds
         }
@@ -104,17 +136,26 @@ class Online:
     def warm_up(self) -> None:
         """Compile every shape and read the text encoder, so that no shopper waits for it."""
         if self.model.trained.whitening is not None and self.model.text_columns:
-            self.model.text_vector("words")
+            longest = self.model.bert.config.max_position_embeddings
+            for length in (length for length in LENGTH_BUCKETS if length <= longest):
+                self.model.text_vector("a " * (length - 2))  # and the two around a text
+        elsewhere = copy(self)
+        elsewhere.store, elsewhere.random = SQLiteStore(":memory:"), np.random.default_rng()
         event = LiveEvent(0, "", self.model.trained.kind_names[0])
         for size in BATCHES:
-            shoppers = [Shopper("", events=(event,))] * size
-            states = self.folder.fold(self.folder.log([s.events for s in shoppers]), None, None)
-            vectors = self.model.user_vectors(_padded(states, size))
-            for count in MASKED:
-                masked = np.zeros(count, np.int64), np.zeros(count, np.int64)
-                for length in LISTS:
-                    k = min(length, self.model.catalog.num_items - 1)
-                    self._ranked(shoppers, vectors, masked, k)
+            users = [str(number) for number in range(size)]
+            # states of a store are folded by another program than those of the chunk before
+            elsewhere.record([Report(user, event) for user in users for _ in range(CHUNK + 1)])
+            elsewhere.recommend(users, k=1)
+            shoppers, vectors = elsewhere.vectors(users)
+            for length in LISTS:
+                for count in MASKED:
+                    masked = np.zeros(count, np.int64), np.zeros(count, np.int64)
+                    self._ranked(shoppers, vectors, masked, min(length, self.most(ITEM)))
+                for target in self.model.profiled_types:
+                    self._best_nodes(vectors, target, min(length, self.most(target)))
+                self.profile(shoppers[0], top=length)
+        elsewhere.store.close()
 
     def record(self, reports: Sequence[Report]) -> list[Outcome]:
         """Fold events into the states of their users; durable when this returns.
@@ -136,10 +177,11 @@ class Online:
             shoppers = self._load(list(waiting))
             changed = []
             for user_id, numbers in waiting.items():
-                before = after = shoppers[user_id]
-                for number in numbers:
-                    after, outcomes[number] = self._inserted(after, reports[number].event)
-                if after is not before:
+                before = shoppers[user_id]
+                after, became = self._changed(before, [reports[n].event for n in numbers])
+                for number, outcome in zip(numbers, became, strict=True):
+                    outcomes[number] = outcome
+                if "accepted" in became:
                     changed.append((before, after))
             refused = self.store.save(self.folder.renewed(changed))
             waiting = {user_id: waiting[user_id] for user_id in refused}
@@ -148,9 +190,10 @@ class Online:
         raise TimeoutError(f"{len(waiting)} users are written by others all the time")
 
     def record_many(self, reports: Sequence[Report]) -> None:
-        """`record`, some thousands of events at a time."""
-        for start in range(0, len(reports), BULK):
-            self.record(reports[start : start + BULK])
+        """`record`, some thousands of events at a time, user by user."""
+        by_user = sorted(reports, key=lambda report: report.user_id)
+        for start in range(0, len(by_user), BULK):
+            self.record(by_user[start : start + BULK])
 
     def enter(self, log: EventLog) -> int:
         """Record the histories of the users whom the store lacks; how many these are."""
@@ -243,23 +286,20 @@ class Online:
             lists = lists._replace(touched=lists.touched | plan.bits(Session) * moved)
             names = plan.names
         else:
-            block, valid = self.model.block(target), self.model.valid(target)
-            top = best_items(mixed, block, no_pairs, valid, k, with_log_z=False)
-            shape = top.items.shape
-            lists = Ranked(top.items, top.scores, np.zeros(shape, np.int64), np.ones(shape))
-            names = _no_names
-        tables = self._tables(target, lists, names, shoppers)
-        if plan and plan.explores:
-            self.store.show(self._shown(shoppers, tables))
-        return [
+            lists, names = self._best_nodes(mixed, target, k), _no_names
+        answers = [
             Answer(
                 shopper.user_id,
-                table,
+                target,
+                self._places(target, Ranked(*ranked), names, shopper),
                 events=shopper.forgotten + len(shopper.events),
                 approximate=shopper.approximate,
             )
-            for shopper, table in zip(shoppers, tables, strict=True)
+            for shopper, *ranked in zip(shoppers, *lists, strict=False)
         ]
+        if plan and plan.explores:
+            self.store.show(self._shown(answers))
+        return answers
 
     def vectors(
         self,
@@ -274,13 +314,11 @@ class Online:
         """
         shoppers = list(self._load(user_ids).values())
         states = self.folder.states([shopper.state for shopper in shoppers])
-        size = at_least(len(shoppers), BATCHES)
-        idle = np.full(size, NO_GAP, np.int32)
+        idle = np.zeros(0, np.int32)
         if now is not None and self.model.config.model.idle_times:
             last = np.array([shopper.last_time for shopper in shoppers])
-            since = np.clip(now - last, 0, MAX_GAP)
-            idle[: len(shoppers)] = np.where(last < 0, NO_GAP, since)
-        return shoppers, self.model.user_vectors(_padded(states, size), kind, idle)
+            idle = np.where(last < 0, NO_GAP, np.clip(now - last, 0, MAX_GAP))
+        return shoppers, self.folder.read(states, kind, idle)
 
     def profile(self, shopper: Shopper, *, last: int = 10, top: int = 5) -> pl.DataFrame:
         """What a user is interested in now, and how that moved; columns as in batch scoring.
@@ -294,8 +332,10 @@ class Online:
             raise ValueError(f"last={last}, top={top}: give 1 or more of both")
         earlier = self.folder.after([(shopper.base, shopper.base_time, shopper.events[:-last])])
         states = self.folder.states([shopper.state, *earlier])
-        now, before = self.model.user_vectors(states)[:, None]
-        return self.model.profile_table(pl.Series([shopper.user_id]), now, before, top)
+        now, before = self.folder.read(states)[:2, None]
+        length = at_least(top, LISTS)
+        table = self.model.profile_table(pl.Series([shopper.user_id]), now, before, length)
+        return table.filter(pl.col("rank") <= top)
 
     def movement(
         self, shopper: Shopper, *, last: int = 20, top: int = 5
@@ -305,9 +345,11 @@ class Online:
         count = len(shopper.events)
         if not count:
             return (*self.model.profiled_types, ITEM)[0], [], np.zeros((0, 0))
-        moments = range(max(count - last, 0) + 1, count + 1)
-        jobs = [(shopper.base, shopper.base_time, shopper.events[:moment]) for moment in moments]
-        vectors = self.model.user_vectors(self.folder.states(self.folder.after(jobs)))
+        old, new = shopper.events[:-last], shopper.events[-last:]
+        [start] = self.folder.after([(shopper.base, shopper.base_time, old)])
+        time_of_start = old[-1].time if old else shopper.base_time
+        jobs = [(start, time_of_start, new[: n + 1]) for n in range(len(new))]
+        vectors = self.folder.read(self.folder.states(self.folder.after(jobs)))[: len(new)]
         name, rows, weights = self.model.interest_over_time(vectors, top)
         return name, self.model.names(name, rows).to_series(-1).to_list(), weights
 
@@ -319,18 +361,24 @@ class Online:
         """Delete all that is kept of a user; whether there was anything."""
         return self.store.forget(user_id)
 
-    def _inserted(self, shopper: Shopper, event: LiveEvent) -> tuple[Shopper, Outcome]:
-        """A document with an event more, unless it has it already or its place is forgotten."""
-        read = event.kind in self.model.trained.kind_names
-        kept = shopper.events if read else shopper.feedback
-        if event.event_id is not None and any(e.event_id == event.event_id for e in kept):
-            return shopper, "duplicate"
-        if read and event.time < shopper.base_time:
-            return shopper, "too_late"
-        if read:
-            return with_event(shopper, event), "accepted"
-        feedback = inserted(shopper.feedback, event)[-2 * self.folder.window :]
-        return replace(shopper, feedback=feedback), "accepted"
+    def _changed(
+        self, shopper: Shopper, events: Sequence[LiveEvent]
+    ) -> tuple[Shopper, list[Outcome]]:
+        """A document with the events that it lacks and whose place is not forgotten."""
+        known = {event.event_id for event in (*shopper.events, *shopper.feedback)}
+        kinds = self.model.trained.kind_names
+        outcomes, read, judged = list[Outcome](), list[LiveEvent](), list[LiveEvent]()
+        for event in events:
+            if event.event_id is not None and event.event_id in known:
+                outcomes.append("duplicate")
+            elif event.kind in kinds and event.time < shopper.base_time:
+                outcomes.append("too_late")
+            else:
+                outcomes.append("accepted")
+                known.add(event.event_id)
+                (read if event.kind in kinds else judged).append(event)
+        feedback = merged(shopper.feedback, judged)[-2 * self.folder.window :]
+        return with_events(replace(shopper, feedback=feedback), read), outcomes
 
     def _load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
         """Documents of users in their order, under this model, new ones for newcomers."""
@@ -400,24 +448,24 @@ class Online:
                 default at their last event.
         """
         log = session.events(self.folder.log([shopper.events for shopper in shoppers]))
-        states = _padded(self.folder.fold(log, None, None), len(vectors))
-        mixed = session.mixed(vectors, self.model.user_vectors(states, kind))
+        alone = self.folder.read(self.folder.fold(log, None, None), kind)
+        mixed = session.mixed(vectors, alone)
         if now is not None:
             last = np.array([shopper.last_time for shopper in shoppers])
             over = session.is_over(last, now)
             mixed[: len(shoppers)][over] = vectors[: len(shoppers)][over]
         return mixed
 
-    def _shown(self, shoppers: Sequence[Shopper], tables: Sequence[pl.DataFrame]) -> list[Shown]:
+    def _shown(self, answers: Sequence[Answer]) -> list[Shown]:
         return [
             Shown(
-                shopper.user_id,
+                answer.user_id,
                 int(time.time()),
                 self.model.version,
-                tuple(table[:, 1]),
-                tuple(table["propensity"]),
+                tuple(place.id for place in answer.places),
+                tuple(place.propensity for place in answer.places),
             )
-            for shopper, table in zip(shoppers, tables, strict=True)
+            for answer in answers
         ]
 
     def _judgements(self, shoppers: Sequence[Shopper]) -> EventLog | None:
@@ -440,40 +488,43 @@ class Online:
         mixed = (1 - strength) * parts + strength * lengths * towards.reshape(num_experts, -1)
         return mixed.reshape(vectors.shape)
 
-    def _tables(
-        self,
-        target: str,
-        lists: Ranked,
-        names: Callable[[int], list[str]],
-        shoppers: Sequence[Shopper],
-    ) -> list[pl.DataFrame]:
-        """The list of every user; names are looked up for all of them at once."""
-        lists = Ranked(*(part[: len(shoppers)] for part in lists))
-        left = lists.items > 0
-        first, *title = self.model.names(target, lists.items[left]).iter_columns()
-        reasons = [
-            self._reasons(target, row[row > 0], shopper)
-            for row, shopper in zip(lists.items, shoppers, strict=True)
-        ]
-        because = np.concatenate(reasons)
-        labels = self.model.labels(because).set(pl.Series(because == 0), None)
-        rules = [names(touched) for touched in lists.touched[left].tolist()]
-        whole = pl.DataFrame(
-            [
-                pl.Series("rank", np.nonzero(left)[1] + 1, dtype=pl.Int32),
-                first,
-                pl.Series("score", lists.scores[left]),
-                *title,
-                labels.alias("because"),
-                pl.Series("rules", rules, dtype=pl.List(pl.String)),
-                pl.Series("propensity", lists.propensity[left]),
-            ]
+    def _places(
+        self, target: str, ranked: Ranked, names: Callable[[int], list[str]], shopper: Shopper
+    ) -> list[Place]:
+        """One user's list; `ranked` has a row less than usual."""
+        count = int((ranked.items > 0).sum())
+        items, scores, touched, propensity = (part[:count] for part in ranked)
+        ids, titles = self.names(target)
+        because = self._reasons(target, items, shopper)
+        columns = (
+            range(1, count + 1),
+            ids.gather(items),
+            scores.tolist(),
+            titles.gather(items),
+            [None] * count if because is None else self.labels.gather(because),
+            map(names, touched.tolist()),
+            propensity.tolist(),
         )
-        counts = left.sum(1)
-        return [
-            whole.slice(end - count, count)
-            for end, count in zip(counts.cumsum(), counts, strict=True)
-        ]
+        return [Place(*row) for row in zip(*columns, strict=True)]
+
+    def _names(self, target: str) -> tuple[pl.Series, pl.Series]:
+        """Ids and titles of the nodes of a block."""
+        count = self.model.node_type(target).count
+        ids, *titles = self.model.names(target, np.arange(count)).iter_columns()
+        untitled = pl.repeat(None, count, dtype=pl.String, eager=True)
+        return ids, titles[0] if titles else untitled
+
+    def most(self, target: str) -> int:
+        """Nodes of a type that there are."""
+        return self.model.node_type(target).count - 1
+
+    def _best_nodes(self, vectors: Float[np.ndarray, "Q ED"], target: str, k: int) -> Ranked:
+        """The best of all nodes of a type, which no strategy acts on."""
+        block, valid = self.model.block(target), self.model.valid(target)
+        length = min(at_least(k, LISTS), self.most(target))
+        top = best_items(vectors, block, no_pairs, valid, length, with_log_z=False)
+        items, scores = top.items[:, :k], top.scores[:, :k]
+        return Ranked(items, scores, np.zeros(items.shape, np.int64), np.ones(items.shape))
 
     def _ready(self, where: str) -> tuple[Plan, Candidates]:
         """The strategy behind a condition, and the items ready to be ranked by it."""
@@ -484,12 +535,12 @@ class Online:
 
     def _reasons(
         self, target: str, rows: Int[np.ndarray, " n"], shopper: Shopper
-    ) -> Int[np.ndarray, " n"]:
-        """For every recommended node the kept item of the user that is most like it, or 0."""
+    ) -> Int[np.ndarray, " n"] | None:
+        """For every recommended node the kept item of the user that is most like it, if any is."""
         numbers = (self.folder.number_of.get(event.item_id, 0) for event in shopper.events)
         theirs = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
         if not len(theirs):
-            return np.zeros(len(rows), np.int64)
+            return None
         block = self.units if target == ITEM else unit_rows(np.asarray(self.model.block(target)))
         return theirs[(block[rows] @ self.units[theirs].T).argmax(1)]
 
@@ -509,11 +560,6 @@ def _no_names(touched: int) -> list[str]:
     return []
 
 
-def _padded(states: tuple[InterestState, ...], size: int) -> tuple[InterestState, ...]:
-    """States with rows of zeros behind."""
-    return jax.tree.map(lambda leaf: padded(leaf, size), states)
-
-
 def _padded_pairs(rows: np.ndarray, items: np.ndarray) -> Pairs:
-    behind = (0, at_least(len(rows), MASKED) - len(rows))
-    return np.pad(rows, behind, constant_values=OUTSIDE), np.pad(items, behind)
+    size = at_least(len(rows), MASKED)
+    return padded(rows, size, fill=OUTSIDE), padded(items, size)

@@ -403,5 +403,6 @@ def at_least(size: int, sizes: Sequence[int]) -> int:
 
 def padded(values: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
     """`values` with rows of `fill` behind, so that few distinct shapes are compiled."""
-    widths = [(0, size - len(values))] + [(0, 0)] * (values.ndim - 1)
-    return np.pad(values, widths, constant_values=fill)
+    result = np.full((size, *values.shape[1:]), fill, values.dtype)  # np.pad takes 20 times as long
+    result[: len(values)] = values
+    return result

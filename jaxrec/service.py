@@ -410,14 +410,14 @@ def shopping(live: Live) -> APIRouter:
     ) -> Recommendations:
         """The best items, brands and so on for a user, known or not, as of the last event."""
         online, wanted = live.ready, Wanted(k, target, where, context)
-        return listed(online, wanted, await live.recommend((user_id, wanted)))
+        return listed(online, await live.recommend((user_id, wanted)))
 
     @router.post("/query", tags=["users"])
     async def query(asked: WordQuery) -> Recommendations:
         """The best items for a user who looks for something in words."""
         online = live.ready
         wanted = Wanted(asked.k, where=asked.where, words=asked.words, strength=asked.strength)
-        return listed(online, wanted, await live.recommend((asked.user_id, wanted)))
+        return listed(online, await live.recommend((asked.user_id, wanted)))
 
     @router.get("/users/{user_id}/profile", tags=["users"])
     async def profile(
@@ -510,13 +510,12 @@ def reports_of(events: Sequence[EventIn], online: Online) -> list[Report]:
     return reports
 
 
-def listed(online: Online, wanted: Wanted, answer: Answer) -> Recommendations:
+def listed(online: Online, answer: Answer) -> Recommendations:
     """An answer as it is sent."""
-    columns = {answer.items.columns[1]: "id"}
     return Recommendations(
         user_id=answer.user_id,
-        target=wanted.target,
-        items=[Recommended(**row) for row in answer.items.rename(columns).to_dicts()],
+        target=answer.target,
+        items=[Recommended(**place._asdict()) for place in answer.places],
         events=answer.events,
         approximate=answer.approximate,
         model=str(online.model.step),

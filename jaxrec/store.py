@@ -326,23 +326,18 @@ def _decoded(user_id: str, version: int, document: bytes) -> Shopper:
     )
 
 
-def with_event(shopper: Shopper, event: LiveEvent) -> Shopper:
-    """A document with one more event for the model, in its place."""
-    chosen = shopper.chosen.get(event.kind, frozenset()) | {event.item_id}
-    return replace(
-        shopper,
-        events=inserted(shopper.events, event),
-        chosen={**shopper.chosen, event.kind: chosen},
-    )
+def with_events(shopper: Shopper, events: Sequence[LiveEvent]) -> Shopper:
+    """A document with more events for the model, each in its place."""
+    chosen = dict(shopper.chosen)
+    for kind in {event.kind for event in events}:
+        items = {event.item_id for event in events if event.kind == kind}
+        chosen[kind] = chosen.get(kind, frozenset()) | items
+    return replace(shopper, events=merged(shopper.events, events), chosen=chosen)
 
 
-def inserted(events: tuple[LiveEvent, ...], event: LiveEvent) -> tuple[LiveEvent, ...]:
-    """Events in time order with one more, the later arrival behind among equals."""
-    place = next(
-        (n for n in range(len(events), 0, -1) if events[n - 1].time <= event.time),
-        0,
-    )
-    return (*events[:place], event, *events[place:])
+def merged(kept: Sequence[LiveEvent], arrived: Sequence[LiveEvent]) -> tuple[LiveEvent, ...]:
+    """Events in time order, those that arrived later behind among equals."""
+    return tuple(sorted((*kept, *arrived), key=lambda event: event.time))
 
 
 def _plain(event: LiveEvent) -> list:

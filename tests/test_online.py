@@ -363,3 +363,24 @@ def test_a_store_that_others_hold_or_that_is_full_takes_nothing_and_says_so(mode
     online.store.connection.execute(f"PRAGMA max_page_count = {pages + 1000}")
     assert online.record([Report("v0", event(1))]) == ["accepted"]
     assert online.recommend(["u"], k=3)[0].events == 2
+
+
+def test_no_request_to_a_warm_model_waits_for_a_compilation(model, tmp_path):
+    online = Online(model, SQLiteStore(tmp_path / "store.db"), strategy=[Feedback(), Session(0.5)])
+    jax.clear_caches()  # what other tests have compiled must not hide anything
+    online.warm_up()
+    traced = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, _, **about: traced.append(name) if "trace" in name else None
+    )
+    for users, events in ((1, 1), (3, 4), (70, 9)):
+        names = [f"{n} of {users}" for n in range(users)]
+        online.record([Report(u, event(n * DAY, f"i{n:02}")) for n in range(events) for u in names])
+        for target, k in (("item", 5), ("item", 20), ("brand", 2)):
+            online.recommend(names, k, target=target)
+        online.recommend(names, 5, kind="buy", now=START)
+        online.recommend(names, 5, words="a red lipstick")
+        shopper = online.history(names[0])
+        online.profile(shopper)
+        online.movement(shopper)
+    assert not traced
