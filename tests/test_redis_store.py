@@ -1,55 +1,23 @@
 """Shoppers in a real Redis server, which the tests start, stop and kill."""
 
 import shutil
-import socket
-import subprocess
-import time
+import signal
 
 import pytest
+from servers import START, Load, RedisServer, Service
 
-redis = pytest.importorskip("redis")
-from jaxrec import scoring  # noqa: E402
-from jaxrec.online import Online, Report  # noqa: E402
-from jaxrec.store import LiveEvent, Shopper, Shown, StoreError, open_store  # noqa: E402
+from jaxrec import scoring
+from jaxrec.online import Online, Report
+from jaxrec.store import LiveEvent, Shopper, Shown, StoreError, open_store
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="needs a Redis server (Debian: redis-server)"
 )
-START = 1_704_067_200
-
-
-class Server:
-    """A Redis server that writes every change to disk before it answers."""
-
-    def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = folder
-        self.address = f"redis://127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self, fsync="always"):
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        command += ["--appendonly", "yes", "--appendfsync", fsync, "--dir", str(self.folder)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        with redis.Redis(port=self.port) as client:
-            for _ in range(500):
-                try:
-                    client.ping()
-                    return
-                except redis.RedisError:
-                    time.sleep(0.02)
-        raise TimeoutError("the Redis server does not answer")
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
 def server(tmp_path):
-    server = Server(tmp_path)
+    server = RedisServer(tmp_path)
     yield server
     server.kill()
 
@@ -125,3 +93,17 @@ def test_a_server_that_may_lose_events_is_told_of(server, store, caplog):
 def test_no_server_is_said_at_once():
     with pytest.raises(StoreError, match="the store fails"):
         open_store("redis://127.0.0.1:1/0")
+
+
+def test_kill_9_of_a_worker_and_of_the_server_loses_no_acknowledged_event(trained_run, server):
+    workers = [Service(trained_run, server.address) for _ in range(2)]
+    with Load(workers) as load:
+        load.wait_for(60)
+        server.kill()
+        load.wait_for_refusals(4)
+        server.start()
+        load.wait_for(60)
+        assert workers[0].stop(signal.SIGKILL) == -signal.SIGKILL
+        load.wait_for(60)
+    assert workers[1].stop() in (0, -signal.SIGTERM)
+    assert load.lost(open_store(server.address)) == set()

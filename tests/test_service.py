@@ -1,52 +1,23 @@
 """The HTTP service, in process and as a real server that is killed."""
 
-import os
 import shutil
 import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
-import httpx
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
+from servers import Load, Service, payload, wait_until_ready
 
 from jaxrec import scoring
 from jaxrec.options import LiveOptions
 from jaxrec.service import create_app, serve_http
 from jaxrec.store import SQLiteStore
-
-START = 1_704_067_200
-ROOT = Path(__file__).parent.parent
-
-
-def payload(user, number, item=None, kind="view"):
-    return {
-        "user_id": user,
-        "item_id": item or f"i{number % 40:02}",
-        "event": kind,
-        "timestamp": START + 3600 * number,
-        "event_id": f"{user}-{number}",
-    }
-
-
-def wait_until_ready(client, seconds=120):
-    for _ in range(seconds * 10):
-        try:
-            if client.get("/health/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise TimeoutError("the service is not ready")
 
 
 @pytest.fixture(scope="module")
@@ -232,55 +203,16 @@ def test_a_new_checkpoint_is_picked_up_while_requests_are_served(trained_run, tm
         assert live.online is not first
 
 
-class Server:
-    """`python serve.py RUN --http` in a process of its own."""
-
-    def __init__(self, run, store):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        command = [sys.executable, str(ROOT / "serve.py"), str(run), "--http", address]
-        self.process = subprocess.Popen(
-            [*command, "--store", str(store)], env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
-        self.client = httpx.Client(base_url=f"http://{address}", timeout=30)
-        wait_until_ready(self.client)
-
-    def stop(self, number=signal.SIGTERM):
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-
 def test_kill_9_loses_no_acknowledged_event(trained_run, tmp_path):
     store = tmp_path / "store.db"
-    server = Server(trained_run, store)
-    acknowledged = set()
-
-    def send(user):
-        try:
-            for number in range(10_000):
-                event = payload(user, number)
-                if server.client.post("/events", json=event).status_code == 200:
-                    acknowledged.add((user, event["event_id"]))
-        except httpx.TransportError:
-            pass
-
-    senders = [threading.Thread(target=send, args=(f"user{n}",)) for n in range(4)]
-    for sender in senders:
-        sender.start()
-    while len(acknowledged) < 60:
-        time.sleep(0.01)
-    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
-    for sender in senders:
-        sender.join()
-    kept = SQLiteStore(store).load([f"user{n}" for n in range(4)])
-    for user, event_id in acknowledged:
-        number = int(event_id.split("-")[1])
-        present = event_id in {event.event_id for event in kept[user].events}
-        assert present or number < kept[user].forgotten
-    again = Server(trained_run, store)
+    server = Service(trained_run, store)
+    with Load([server]) as load:
+        load.wait_for(60)
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert load.lost(SQLiteStore(store)) == set()
+    again = Service(trained_run, store)
     answer = again.client.get("/users/user0/recommendations").json()
-    assert answer["events"] >= sum(user == "user0" for user, _ in acknowledged)
+    assert answer["events"] >= sum(user == "user0" for user, _ in load.acknowledged)
     assert again.stop() in (0, -signal.SIGTERM)  # uvicorn raises it again once all is answered
 
 
@@ -289,7 +221,7 @@ def test_whatever_is_sent_the_service_answers_as_its_document_says(trained_run, 
     schemathesis = pytest.importorskip("schemathesis")
     # kinds of event and columns are the model's, so that 422 may answer what the document allows
     checks = pytest.importorskip("schemathesis.specs.openapi.checks")
-    server = Server(trained_run, tmp_path / "store.db")
+    server = Service(trained_run, tmp_path / "store.db")
     document = schemathesis.openapi.from_url(f"{server.client.base_url}/openapi.json")
     calm = settings(
         max_examples=12,
@@ -315,7 +247,7 @@ def test_whatever_is_sent_the_service_answers_as_its_document_says(trained_run, 
 def test_the_page_shows_the_list_change_after_a_click(trained_run, tmp_path):
     """In a real browser: look a shopper up, buy something, search, all by labels."""
     playwright = pytest.importorskip("playwright.sync_api")
-    server = Server(trained_run, tmp_path / "store.db")
+    server = Service(trained_run, tmp_path / "store.db")
     server.client.post("/events", json=[payload("gus", n) for n in range(3)])
     with playwright.sync_playwright() as browsers:
         browser = browsers.chromium.launch(
