@@ -2,11 +2,10 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -15,27 +14,16 @@ from jaxtyping import Float, Int
 from jaxrec.data.graph import ITEM
 from jaxrec.encoding import CHUNK
 from jaxrec.folding import BATCHES, Folder
+from jaxrec.listing import LISTS, Answer, Lister
 from jaxrec.ranking import (
-    Candidates,
-    PairBlocks,
-    Pairs,
     at_least,
-    best_items,
-    blocks_of,
-    candidates,
-    no_pairs,
-    padded,
 )
-from jaxrec.scoring import TrainedModel, unit_rows
-from jaxrec.shortlist import Plan, shortlist
+from jaxrec.scoring import TrainedModel
 from jaxrec.store import LiveEvent, Shopper, Shown, SQLiteStore, Store, merged, with_events
-from jaxrec.strategy import Feedback, Ranked, Session, Step, Where
+from jaxrec.strategy import Feedback, Ranked, Session, Step
 from jaxrec.text_features import LENGTH_BUCKETS
 from jaxrec.types import MAX_GAP, NO_GAP, EventLog
 
-LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
-MASKED = (64, 1024, 16_384)  # items that lists leave out, of all users of a batch
-OUTSIDE = 2**30  # no row of a batch
 BULK = 4096  # events that are folded at a time where there are many
 CONFLICTS = 20  # times to read documents anew that other processes have changed meanwhile
 
@@ -48,48 +36,6 @@ class Report:
 
     user_id: str
     event: LiveEvent
-
-
-PLACES = pl.Schema(
-    {
-        "rank": pl.Int32(),
-        "id": pl.String(),
-        "score": pl.Float32(),
-        "title": pl.String(),
-        "because": pl.String(),
-        "rules": pl.List(pl.String()),
-        "propensity": pl.Float64(),
-    }
-)
-
-
-class Place(NamedTuple):
-    """A place of a list."""
-
-    rank: int
-    id: str
-    score: float
-    title: str | None
-    because: str | None  # the user's item that is most like it
-    rules: list[str]  # the steps that touched it
-    propensity: float  # the chance that it was to stand there
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A list of recommendations, and what it rests on."""
-
-    user_id: str
-    target: str
-    places: list[Place]
-    events: int  # that the state has seen
-    approximate: bool  # the state lacks events from before the model was replaced
-
-    @property
-    def items(self) -> pl.DataFrame:
-        """The places as a table, in which `id` goes by `item_id` or the target's name."""
-        name = "item_id" if self.target == ITEM else self.target
-        return pl.DataFrame(self.places, PLACES, orient="row").rename({"id": name})
 
 
 class Online:
@@ -121,17 +67,9 @@ class Online:
             raise ValueError(f"window={window}: keep 1 event or more")
         if model.config.data.drop_repeats:
             raise ValueError("the run left repeated events out (data.drop_repeats); train without")
-        self.model, self.store, self.strategy = model, store, tuple(strategy)
+        self.model, self.store = model, store
         self.folder = Folder(model, window)
-        self.random = random or np.random.default_rng()
-        self.units = unit_rows(np.asarray(self.folder.items))
-        self.ready = lru_cache(maxsize=16)(self._ready)
-        self.labels = model.labels(np.arange(model.catalog.num_items))
-        self.names = lru_cache(maxsize=16)(self._names)
-        self.judging = {
-            kind for step in strategy if isinstance(step, Feedback) for kind in step.kinds
-        }
-        self.kinds = tuple(dict.fromkeys((*model.trained.kind_names, *sorted(self.judging))))
+        self.lister = Lister(self.folder, strategy, random or np.random.default_rng())
 
     def warm_up(self) -> None:
         """Compile every shape and read the text encoder, so that no shopper waits for it."""
@@ -140,7 +78,7 @@ class Online:
             for length in (length for length in LENGTH_BUCKETS if length <= longest):
                 self.model.text_vector("a " * (length - 2))  # and the two around a text
         elsewhere = copy(self)
-        elsewhere.store, elsewhere.random = SQLiteStore(":memory:"), np.random.default_rng()
+        elsewhere.store = SQLiteStore(":memory:")
         event = LiveEvent(0, "", self.model.trained.kind_names[0])
         for size in BATCHES:
             users = [str(number) for number in range(size)]
@@ -148,12 +86,8 @@ class Online:
             elsewhere.record([Report(user, event) for user in users for _ in range(CHUNK + 1)])
             elsewhere.recommend(users, k=1)
             shoppers, vectors = elsewhere.vectors(users)
+            self.lister.warm_up(shoppers, vectors)
             for length in LISTS:
-                for count in MASKED:
-                    masked = np.zeros(count, np.int64), np.zeros(count, np.int64)
-                    self._ranked(shoppers, vectors, masked, min(length, self.most(ITEM)))
-                for target in self.model.profiled_types:
-                    self._best_nodes(vectors, target, min(length, self.most(target)))
                 self.profile(shoppers[0], top=length)
         elsewhere.store.close()
 
@@ -163,11 +97,11 @@ class Online:
         Raises:
             ValueError: a kind of event that the model does not know; nothing is recorded then.
         """
-        unknown = {report.event.kind for report in reports} - set(self.kinds)
+        unknown = {report.event.kind for report in reports} - set(self.lister.kinds)
         if unknown:
             raise ValueError(
                 f"the model knows no event {', '.join(sorted(unknown))}; "
-                f"give {', '.join(self.kinds)}"
+                f"give {', '.join(self.lister.kinds)}"
             )
         outcomes: list[Outcome] = ["accepted"] * len(reports)
         waiting: dict[str, list[int]] = defaultdict(list)
@@ -271,34 +205,34 @@ class Online:
         if kind and kind not in kinds:
             raise ValueError(f"the model knows no event {kind}; give {', '.join(kinds)}")
         asked = kinds.index(kind) if kind else None
-        plan, _ = self.ready(where) if target == ITEM else (None, None)
+        lister = self.lister
+        plan, _ = lister.plan(where) if target == ITEM else (None, None)
         shoppers, vectors = self.vectors(user_ids, asked, now)
         mixed = vectors
         if plan and plan.session:
             moments = None if now is None else np.full(len(shoppers), now)
-            mixed = self.with_session(shoppers, vectors, plan.session, moments, asked)
+            mixed = lister.with_session(shoppers, vectors, plan.session, moments, asked)
         moved = (mixed != vectors).any(1)[: len(shoppers), None]
         if words:
-            mixed = self._steered(mixed, self.model.text_vector(words), strength)
+            mixed = lister.steered(mixed, self.model.text_vector(words), strength)
         if plan:
-            masked = self.masked(shoppers, mask or self.model.config.evaluation.mask)
-            lists = self._ranked(shoppers, mixed, masked, k, where)
-            lists = lists._replace(touched=lists.touched | plan.bits(Session) * moved)
-            names = plan.names
+            masked = lister.masked(shoppers, mask or self.model.config.evaluation.mask)
+            ranked = lister.ranked(shoppers, mixed, masked, k, where)
+            ranked = ranked._replace(touched=ranked.touched | plan.bits(Session) * moved)
         else:
-            lists, names = self._best_nodes(mixed, target, k), _no_names
+            ranked = lister.best_nodes(mixed, target, k)
         answers = [
             Answer(
                 shopper.user_id,
                 target,
-                self._places(target, Ranked(*ranked), names, shopper),
+                lister.places(target, Ranked(*row), plan, shopper),
                 events=shopper.forgotten + len(shopper.events),
                 approximate=shopper.approximate,
             )
-            for shopper, *ranked in zip(shoppers, *lists, strict=False)
+            for shopper, *row in zip(shoppers, *ranked, strict=False)
         ]
         if plan and plan.explores:
-            self.store.show(self._shown(answers))
+            self.store.show(shown(answers, self.model.version))
         return answers
 
     def vectors(
@@ -389,161 +323,6 @@ class Online:
             shoppers |= {s.user_id: s for s in self.folder.renewed([(s, s) for s in stale])}
         return shoppers
 
-    def masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> Pairs:
-        """(row, item) pairs of what users have chosen before, by the kinds that a mask names."""
-        pairs = [
-            (row, self.folder.number_of[item])
-            for row, shopper in enumerate(shoppers)
-            for kind, items in shopper.chosen.items()
-            if kind in mask or "seen" in mask
-            for item in items
-            if item in self.folder.number_of
-        ]
-        rows, items = np.array(pairs, np.int64).reshape(-1, 2).T
-        return rows, items
-
-    def _ranked(
-        self,
-        shoppers: Sequence[Shopper],
-        vectors: Float[np.ndarray, "Q ED"],
-        masked: Pairs,
-        k: int,
-        where: str = "",
-    ) -> Ranked:
-        """Items under the strategy behind a condition."""
-        plan, ready = self.ready(where)
-
-        def excluded(users: Int[np.ndarray, " R"]) -> PairBlocks:
-            rows, items = masked
-            theirs = np.isin(rows, users)
-            block = blocks_of((np.searchsorted(users, rows[theirs]), items[theirs]))
-            return lambda start, stop: _padded_pairs(*block(start, stop))
-
-        ranked, _ = shortlist(
-            vectors[: len(shoppers)],
-            self.folder.items,
-            excluded,
-            k,
-            plan,
-            histories=self._judgements(shoppers),
-            random=self.random,
-            ready=ready,
-            lengths=[min(size, self.model.catalog.num_items - 1) for size in LISTS],
-            batches=BATCHES,
-        )
-        return ranked
-
-    def with_session(
-        self,
-        shoppers: Sequence[Shopper],
-        vectors: Float[np.ndarray, "Q ED"],
-        session: Session,
-        now: Int[np.ndarray, " n"] | None = None,
-        kind: int | None = None,
-    ) -> Float[np.ndarray, "Q ED"]:
-        """User vectors with the present session's mixed in.
-
-        Args:
-            now: when each shopper asks (s); a session that is over by then changes nothing. By
-                default at their last event.
-        """
-        log = session.events(self.folder.log([shopper.events for shopper in shoppers]))
-        alone = self.folder.read(self.folder.fold(log, None, None), kind)
-        mixed = session.mixed(vectors, alone)
-        if now is not None:
-            last = np.array([shopper.last_time for shopper in shoppers])
-            over = session.is_over(last, now)
-            mixed[: len(shoppers)][over] = vectors[: len(shoppers)][over]
-        return mixed
-
-    def _shown(self, answers: Sequence[Answer]) -> list[Shown]:
-        return [
-            Shown(
-                answer.user_id,
-                int(time.time()),
-                self.model.version,
-                tuple(place.id for place in answer.places),
-                tuple(place.propensity for place in answer.places),
-            )
-            for answer in answers
-        ]
-
-    def _judgements(self, shoppers: Sequence[Shopper]) -> EventLog | None:
-        """The kept events of users who have judged anything; None if nobody has."""
-        histories = [
-            sorted((*s.events, *s.feedback), key=lambda event: event.time)
-            if s.feedback or self.judging & s.chosen.keys()
-            else ()
-            for s in shoppers
-        ]
-        return self.folder.log(histories, self.kinds) if any(histories) else None
-
-    def _steered(
-        self, vectors: Float[np.ndarray, "Q ED"], towards: Float[np.ndarray, " ED"], strength: float
-    ) -> Float[np.ndarray, "Q ED"]:
-        """User vectors moved towards an item's, expert by expert, at the users' own lengths."""
-        num_experts = len(self.model.config.model.experts)
-        parts = vectors.reshape(len(vectors), num_experts, -1)
-        lengths = np.linalg.norm(parts, axis=2, keepdims=True)
-        mixed = (1 - strength) * parts + strength * lengths * towards.reshape(num_experts, -1)
-        return mixed.reshape(vectors.shape)
-
-    def _places(
-        self, target: str, ranked: Ranked, names: Callable[[int], list[str]], shopper: Shopper
-    ) -> list[Place]:
-        """One user's list; `ranked` has a row less than usual."""
-        count = int((ranked.items > 0).sum())
-        items, scores, touched, propensity = (part[:count] for part in ranked)
-        ids, titles = self.names(target)
-        because = self._reasons(target, items, shopper)
-        columns = (
-            range(1, count + 1),
-            ids.gather(items),
-            scores.tolist(),
-            titles.gather(items),
-            [None] * count if because is None else self.labels.gather(because),
-            map(names, touched.tolist()),
-            propensity.tolist(),
-        )
-        return [Place(*row) for row in zip(*columns, strict=True)]
-
-    def _names(self, target: str) -> tuple[pl.Series, pl.Series]:
-        """Ids and titles of the nodes of a block."""
-        count = self.model.node_type(target).count
-        ids, *titles = self.model.names(target, np.arange(count)).iter_columns()
-        untitled = pl.repeat(None, count, dtype=pl.String, eager=True)
-        return ids, titles[0] if titles else untitled
-
-    def most(self, target: str) -> int:
-        """Nodes of a type that there are."""
-        return self.model.node_type(target).count - 1
-
-    def _best_nodes(self, vectors: Float[np.ndarray, "Q ED"], target: str, k: int) -> Ranked:
-        """The best of all nodes of a type, which no strategy acts on."""
-        block, valid = self.model.block(target), self.model.valid(target)
-        length = min(at_least(k, LISTS), self.most(target))
-        top = best_items(vectors, block, no_pairs, valid, length, with_log_z=False)
-        items, scores = top.items[:, :k], top.scores[:, :k]
-        return Ranked(items, scores, np.zeros(items.shape, np.int64), np.ones(items.shape))
-
-    def _ready(self, where: str) -> tuple[Plan, Candidates]:
-        """The strategy behind a condition, and the items ready to be ranked by it."""
-        steps = (Where(where), *self.strategy) if where else self.strategy
-        plan = self.model.plan(steps)
-        valid = self.model.valid()
-        return plan, candidates(self.folder.items, valid, plan.bias, self.model.mesh)
-
-    def _reasons(
-        self, target: str, rows: Int[np.ndarray, " n"], shopper: Shopper
-    ) -> Int[np.ndarray, " n"] | None:
-        """For every recommended node the kept item of the user that is most like it, if any is."""
-        numbers = (self.folder.number_of.get(event.item_id, 0) for event in shopper.events)
-        theirs = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
-        if not len(theirs):
-            return None
-        block = self.units if target == ITEM else unit_rows(np.asarray(self.model.block(target)))
-        return theirs[(block[rows] @ self.units[theirs].T).argmax(1)]
-
 
 def reports_of(log: EventLog, model: TrainedModel) -> list[Report]:
     """The events of a log in its order; items that the catalogue lacks have no name."""
@@ -556,10 +335,15 @@ def reports_of(log: EventLog, model: TrainedModel) -> list[Report]:
     ]
 
 
-def _no_names(touched: int) -> list[str]:
-    return []
-
-
-def _padded_pairs(rows: np.ndarray, items: np.ndarray) -> Pairs:
-    size = at_least(len(rows), MASKED)
-    return padded(rows, size, fill=OUTSIDE), padded(items, size)
+def shown(answers: Sequence[Answer], model: str) -> list[Shown]:
+    """Answers as the store keeps them."""
+    return [
+        Shown(
+            answer.user_id,
+            int(time.time()),
+            model,
+            tuple(place.id for place in answer.places),
+            tuple(place.propensity for place in answer.places),
+        )
+        for answer in answers
+    ]

@@ -102,13 +102,15 @@ def replay(
         if rows:
             frozen = np.stack([unchanged[report.user_id] for report in wave])
             vectors = {FROZEN: frozen, "live": live} | {
-                f"live, session {step.weight:g}": online.with_session(shoppers, live, step, now)
+                f"live, session {step.weight:g}": online.lister.with_session(
+                    shoppers, live, step, now
+                )
                 for step in sessions
             }
             if model.config.model.idle_times:
                 _, vectors["live, told the time"] = online.vectors(user_ids, now=now)
             targets = np.array([known[new[row].item_id] for row in rows])
-            excluded = blocks_of(online.masked([shoppers[row] for row in rows], mask))
+            excluded = blocks_of(online.lister.masked([shoppers[row] for row in rows], mask))
             for name, queries in vectors.items():
                 found = rank_queries(
                     queries[rows], online.folder.items, targets, excluded, valid, k=1

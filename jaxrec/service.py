@@ -33,14 +33,27 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from pydantic import AwareDatetime, BaseModel, Field
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jaxrec import checkpoint, scoring
 from jaxrec.data.graph import ITEM
 from jaxrec.folding import BATCHES
-from jaxrec.online import LISTS, Answer, Online, Outcome, Report
+from jaxrec.listing import LISTS, Answer
+from jaxrec.messages import (
+    EventIn,
+    Interest,
+    Movement,
+    Problem,
+    Profile,
+    Recommendations,
+    Recommended,
+    Recorded,
+    Seen,
+    ServedModel,
+    WordQuery,
+)
+from jaxrec.online import Online, Outcome, Report
 from jaxrec.options import LiveOptions
 from jaxrec.store import LiveEvent, StoreError, open_store
 from jaxrec.strategy import Feedback, Step
@@ -50,122 +63,9 @@ logger = logging.getLogger("uvicorn.error")  # whose format and level the server
 MAX_EVENTS, MAX_BODY = 1000, 2**20
 PAGE = Path(__file__).parent / "web" / "index.html"
 DAY, HOUR = 86_400, 3600
-Text = Annotated[str, Field(min_length=1, max_length=256)]
 UserId = Annotated[str, InPath(min_length=1, max_length=256, examples=["A1YJEY40YUW4SE"])]
 Asked = TypeVar("Asked")
 Given = TypeVar("Given")
-
-
-class EventIn(BaseModel):
-    """Something that a shopper did."""
-
-    user_id: Text = Field(examples=["A1YJEY40YUW4SE"])
-    item_id: Text = Field(examples=["B00IJ9"])
-    event: Text | None = Field(None, description="its kind; may be left out if there is but one")
-    timestamp: Annotated[int, Field(ge=0, lt=2**33)] | AwareDatetime | None = Field(
-        None, description="seconds since 1970 or ISO 8601; now, if left out"
-    )
-    event_id: Text | None = Field(None, description="an event sent twice counts once by it")
-
-
-class Recorded(BaseModel):
-    """What became of every event, in their order."""
-
-    outcomes: list[Outcome]
-
-
-class Recommended(BaseModel):
-    """A place of a list."""
-
-    rank: int
-    id: str
-    score: float
-    title: str | None = None
-    because: str | None = Field(None, description="the user's own item that is most like it")
-    rules: list[str] = Field(description="steps of the strategy that moved it")
-    propensity: float = Field(description="chance that it was to stand here, given those before")
-
-
-class Recommendations(BaseModel):
-    """A list, and what it rests on."""
-
-    user_id: str
-    target: str
-    items: list[Recommended]
-    events: int = Field(description="events of the user that the model has read")
-    approximate: bool = Field(description="events from before a change of the model are missing")
-    model: str = Field(description="step of the checkpoint")
-
-
-class Interest(BaseModel):
-    """A user's interest in one node of the graph."""
-
-    type: str
-    rank: int
-    id: str
-    title: str | None = None
-    weight: float
-    change: float = Field(description="over the last events")
-
-
-class Seen(BaseModel):
-    """An event that is kept."""
-
-    time: int
-    item_id: str
-    kind: str
-    title: str | None = None
-
-
-class Movement(BaseModel):
-    """The weights of the strongest interests after each of the last events."""
-
-    type: str
-    names: list[str]
-    weights: list[list[float]]
-
-
-class Profile(BaseModel):
-    """What a user is interested in, and the events that are kept, newest last."""
-
-    user_id: str
-    interests: list[Interest]
-    movement: Movement
-    events: list[Seen]
-    forgotten: int = Field(description="events that are no longer kept")
-
-
-class ServedModel(BaseModel):
-    """What a client may ask of the model."""
-
-    step: int
-    items: int
-    kinds: list[str] = Field(description="of event, that the model reads")
-    feedback: list[str] = Field(description="other kinds of event, that the strategy reads")
-    strategy: list[str] = Field(description="steps, in their order")
-    targets: list[str] = Field(description="types of node that can be recommended")
-
-
-class WordQuery(BaseModel):
-    """What a user looks for."""
-
-    user_id: Text
-    words: Annotated[str, Field(min_length=1, max_length=500)] = Field(examples=["red lipstick"])
-    k: Annotated[int, Field(ge=1, le=LISTS[-1])] = 10
-    strength: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="0: the user's interest alone; 1: the words alone"
-    )
-    where: Annotated[str, Field(max_length=4000)] = ""
-
-
-class Problem(BaseModel):
-    """Why a request was not met (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[dict[str, str]] = []
 
 
 PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
@@ -443,8 +343,8 @@ def shopping(live: Live) -> APIRouter:
             step=served.step,
             items=served.catalog.num_items - 1,
             kinds=list(kinds),
-            feedback=[kind for kind in online.kinds if kind not in kinds],
-            strategy=[step.name for step in online.strategy],
+            feedback=[kind for kind in online.lister.kinds if kind not in kinds],
+            strategy=[step.name for step in online.lister.strategy],
             targets=[ITEM, *served.profiled_types],
         )
 
@@ -498,8 +398,8 @@ def reports_of(events: Sequence[EventIn], online: Online) -> list[Report]:
     reports = []
     for number, event in enumerate(events):
         kind = event.event or (known[0] if len(known) == 1 else None)
-        if kind not in online.kinds:
-            one = ", ".join(online.kinds)
+        if kind not in online.lister.kinds:
+            one = ", ".join(online.lister.kinds)
             raise HTTPException(422, f"events[{number}]: the event is one of {one}")
         moment = event.timestamp if event.timestamp is not None else datetime.now(UTC)
         seconds = moment if isinstance(moment, int) else int(moment.timestamp())

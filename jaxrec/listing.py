@@ -1,0 +1,262 @@
+"""Lists for live shoppers: ranked under a strategy, with names and reasons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from jaxrec.data.graph import ITEM
+from jaxrec.folding import BATCHES, Folder
+from jaxrec.ranking import (
+    Candidates,
+    PairBlocks,
+    Pairs,
+    at_least,
+    best_items,
+    blocks_of,
+    candidates,
+    no_pairs,
+    padded,
+)
+from jaxrec.scoring import unit_rows
+from jaxrec.shortlist import Plan, shortlist
+from jaxrec.store import Shopper
+from jaxrec.strategy import Feedback, Ranked, Session, Step, Where
+from jaxrec.types import EventLog
+
+LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
+MASKED = (64, 1024, 16_384)  # items that lists leave out, of all users of a batch
+OUTSIDE = 2**30  # no row of a batch
+
+
+PLACES = pl.Schema(
+    {
+        "rank": pl.Int32(),
+        "id": pl.String(),
+        "score": pl.Float32(),
+        "title": pl.String(),
+        "because": pl.String(),
+        "rules": pl.List(pl.String()),
+        "propensity": pl.Float64(),
+    }
+)
+
+
+class Place(NamedTuple):
+    """A place of a list."""
+
+    rank: int
+    id: str
+    score: float
+    title: str | None
+    because: str | None  # the user's item that is most like it
+    rules: list[str]  # the steps that touched it
+    propensity: float  # the chance that it was to stand there
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A list of recommendations, and what it rests on."""
+
+    user_id: str
+    target: str
+    places: list[Place]
+    events: int  # that the state has seen
+    approximate: bool  # the state lacks events from before the model was replaced
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """The places as a table, in which `id` goes by `item_id` or the target's name."""
+        name = "item_id" if self.target == ITEM else self.target
+        return pl.DataFrame(self.places, PLACES, orient="row").rename({"id": name})
+
+
+class Lister:
+    """Makes the lists of some shoppers at a time.
+
+    Args:
+        folder: holds the model.
+        strategy: steps that act on every list of items, in their order.
+        random: for steps that throw dice.
+    """
+
+    def __init__(self, folder: Folder, strategy: Sequence[Step], random: np.random.Generator):
+        self.folder, self.model, self.strategy = folder, folder.model, tuple(strategy)
+        self.random = random
+        self.judging = {
+            kind for step in strategy if isinstance(step, Feedback) for kind in step.kinds
+        }
+        self.kinds = tuple(dict.fromkeys((*self.model.trained.kind_names, *sorted(self.judging))))
+        self.labels = self.model.labels(np.arange(self.model.catalog.num_items))
+        self.plan = lru_cache(maxsize=16)(self._plan)
+        self.names = lru_cache(maxsize=16)(self._names)
+        self.units = lru_cache(maxsize=16)(self._units)
+
+    def warm_up(self, shoppers: Sequence[Shopper], vectors: Float[np.ndarray, "Q ED"]) -> None:
+        """Compile every shape of list for so many shoppers."""
+        for length in LISTS:
+            for count in MASKED:
+                masked = np.zeros(count, np.int64), np.zeros(count, np.int64)
+                self.ranked(shoppers, vectors, masked, min(length, self.most(ITEM)))
+            for target in self.model.profiled_types:
+                self.best_nodes(vectors, target, min(length, self.most(target)))
+
+    def masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> Pairs:
+        """(row, item) pairs of what users have chosen before, by the kinds that a mask names."""
+        pairs = [
+            (row, self.folder.number_of[item])
+            for row, shopper in enumerate(shoppers)
+            for kind, items in shopper.chosen.items()
+            if kind in mask or "seen" in mask
+            for item in items
+            if item in self.folder.number_of
+        ]
+        rows, items = np.array(pairs, np.int64).reshape(-1, 2).T
+        return rows, items
+
+    def with_session(
+        self,
+        shoppers: Sequence[Shopper],
+        vectors: Float[np.ndarray, "Q ED"],
+        session: Session,
+        now: Int[np.ndarray, " n"] | None = None,
+        kind: int | None = None,
+    ) -> Float[np.ndarray, "Q ED"]:
+        """User vectors with the present session's mixed in.
+
+        Args:
+            now: when each shopper asks (s); a session that is over by then changes nothing. By
+                default at their last event.
+        """
+        log = session.events(self.folder.log([shopper.events for shopper in shoppers]))
+        alone = self.folder.read(self.folder.fold(log, None, None), kind)
+        mixed = session.mixed(vectors, alone)
+        if now is not None:
+            last = np.array([shopper.last_time for shopper in shoppers])
+            over = session.is_over(last, now)
+            mixed[: len(shoppers)][over] = vectors[: len(shoppers)][over]
+        return mixed
+
+    def steered(
+        self, vectors: Float[np.ndarray, "Q ED"], towards: Float[np.ndarray, " ED"], strength: float
+    ) -> Float[np.ndarray, "Q ED"]:
+        """User vectors moved towards an item's, expert by expert, at the users' own lengths."""
+        num_experts = len(self.model.config.model.experts)
+        parts = vectors.reshape(len(vectors), num_experts, -1)
+        lengths = np.linalg.norm(parts, axis=2, keepdims=True)
+        mixed = (1 - strength) * parts + strength * lengths * towards.reshape(num_experts, -1)
+        return mixed.reshape(vectors.shape)
+
+    def ranked(
+        self,
+        shoppers: Sequence[Shopper],
+        vectors: Float[np.ndarray, "Q ED"],
+        masked: Pairs,
+        k: int,
+        where: str = "",
+    ) -> Ranked:
+        """Items under the strategy behind a condition.
+
+        Args:
+            masked: pairs of a shopper's row and an item to leave out.
+        """
+        plan, ready = self.plan(where)
+
+        def excluded(users: Int[np.ndarray, " R"]) -> PairBlocks:
+            rows, items = masked
+            theirs = np.isin(rows, users)
+            block = blocks_of((np.searchsorted(users, rows[theirs]), items[theirs]))
+            return lambda start, stop: _padded_pairs(*block(start, stop))
+
+        ranked, _ = shortlist(
+            vectors[: len(shoppers)],
+            self.folder.items,
+            excluded,
+            k,
+            plan,
+            histories=self._judgements(shoppers),
+            random=self.random,
+            ready=ready,
+            lengths=[min(length, self.most(ITEM)) for length in LISTS],
+            batches=BATCHES,
+        )
+        return ranked
+
+    def best_nodes(self, vectors: Float[np.ndarray, "Q ED"], target: str, k: int) -> Ranked:
+        """The best of all nodes of a type, which no strategy acts on."""
+        block, valid = self.model.block(target), self.model.valid(target)
+        length = min(at_least(k, LISTS), self.most(target))
+        top = best_items(vectors, block, no_pairs, valid, length, with_log_z=False)
+        items, scores = top.items[:, :k], top.scores[:, :k]
+        return Ranked(items, scores, np.zeros(items.shape, np.int64), np.ones(items.shape))
+
+    def most(self, target: str) -> int:
+        """Nodes of a type that there are."""
+        return self.model.node_type(target).count - 1
+
+    def places(
+        self, target: str, ranked: Ranked, plan: Plan | None, shopper: Shopper
+    ) -> list[Place]:
+        """One shopper's list; `ranked` has that row alone."""
+        count = int((ranked.items > 0).sum())
+        items, scores, touched, propensity = (part[:count] for part in ranked)
+        ids, titles = self.names(target)
+        because = self._reasons(target, items, shopper)
+        columns = (
+            range(1, count + 1),
+            ids.gather(items),
+            scores.tolist(),
+            titles.gather(items),
+            [None] * count if because is None else self.labels.gather(because),
+            [plan.names(steps) if plan else [] for steps in touched.tolist()],
+            propensity.tolist(),
+        )
+        return [Place(*row) for row in zip(*columns, strict=True)]
+
+    def _judgements(self, shoppers: Sequence[Shopper]) -> EventLog | None:
+        """The kept events of users who have judged anything; None if nobody has."""
+        histories = [
+            sorted((*s.events, *s.feedback), key=lambda event: event.time)
+            if s.feedback or self.judging & s.chosen.keys()
+            else ()
+            for s in shoppers
+        ]
+        return self.folder.log(histories, self.kinds) if any(histories) else None
+
+    def _names(self, target: str) -> tuple[pl.Series, pl.Series]:
+        """Ids and titles of the nodes of a block."""
+        count = self.model.node_type(target).count
+        ids, *titles = self.model.names(target, np.arange(count)).iter_columns()
+        untitled = pl.repeat(None, count, dtype=pl.String, eager=True)
+        return ids, titles[0] if titles else untitled
+
+    def _reasons(
+        self, target: str, rows: Int[np.ndarray, " n"], shopper: Shopper
+    ) -> Int[np.ndarray, " n"] | None:
+        """For every recommended node the kept item of the user that is most like it, if any is."""
+        numbers = (self.folder.number_of.get(event.item_id, 0) for event in shopper.events)
+        theirs = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
+        if not len(theirs):
+            return None
+        likeness = self.units(target)[rows] @ self.units(ITEM)[theirs].T
+        return theirs[likeness.argmax(1)]
+
+    def _units(self, target: str) -> Float[np.ndarray, "n ED"]:
+        """Vectors of the nodes of a block, at length 1."""
+        return unit_rows(np.asarray(self.model.block(target)))
+
+    def _plan(self, where: str) -> tuple[Plan, Candidates]:
+        """The strategy behind a condition, and the items ready to be ranked by it."""
+        steps = (Where(where), *self.strategy) if where else self.strategy
+        plan = self.model.plan(steps)
+        valid = self.model.valid()
+        return plan, candidates(self.folder.items, valid, plan.bias, self.model.mesh)
+
+
+def _padded_pairs(rows: np.ndarray, items: np.ndarray) -> Pairs:
+    size = at_least(len(rows), MASKED)
+    return padded(rows, size, fill=OUTSIDE), padded(items, size)
