@@ -20,6 +20,7 @@ from jaxrec.checkpoint import RunError
 from jaxrec.config import to_yaml
 from jaxrec.data.columns import DataError
 from jaxrec.data.files import read_table
+from jaxrec.data.sources import load_source
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import flat_states, initial_states
 from jaxrec.models.lstm import InterestState
@@ -72,10 +73,17 @@ def serve(options: ServeOptions) -> None:
     elif options.plot:
         draw(model, options)
     elif options.replay:
-        assert options.events is not None
-        console.print(replay(model, read_table(options.events), options.since).table())
+        console.print(replay(model, log_to_replay(model, options), options.since).table())
     else:
         stream(model, options)
+
+
+def log_to_replay(model: TrainedModel, options: ServeOptions) -> EventLog:
+    """The events of a file, or those that the run was trained on and held out."""
+    if options.events is not None:
+        return model.event_log(read_table(options.events))
+    data = model.config.data
+    return model.valid_log(load_source(data.source, time=data.time, strict=data.strict).events)
 
 
 def serve_live(options: ServeOptions) -> None:

@@ -81,7 +81,8 @@ class ServeOptions:
     plot: str = ""
     """Instead: draw how the interest of this user moved."""
     replay: bool = False
-    """Instead: rank every event of a period before it is folded, and tell what folding gains."""
+    """Instead: rank every event of a period before it is folded, and tell what folding gains;
+    of --events, or of the data that the run was trained on."""
     since: float = 0.9
     """With --replay: quantile of the times at which the period begins."""
     block: int = 4096
@@ -112,7 +113,7 @@ def check(options: ServeOptions) -> None:
     modes = [m for m in names if getattr(options, m)]
     if len(modes) > 1:
         raise ValueError(f"--{' and --'.join(modes)} are different jobs; give one of them")
-    if options.events is None and not options.similar:
+    if options.events is None and not (options.similar or options.replay):
         raise ValueError("--events FILE is missing: whose recommendations?")
     single = options.similar or options.audience or options.plot or options.replay
     if options.out is None and not (options.similar or options.audience or options.replay):

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Float
 from rich.box import SIMPLE_HEAD
 from rich.progress import track
@@ -23,6 +22,7 @@ from jaxrec.ranking import blocks_of, rank_queries
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import SQLiteStore
 from jaxrec.strategy import Session
+from jaxrec.types import EventLog
 
 FROZEN = "frozen"  # states as when the period began
 SAMPLES = 1000  # of the bootstrap
@@ -56,14 +56,14 @@ class Replay:
 
 def replay(
     model: TrainedModel,
-    events: pl.DataFrame,
+    log: EventLog,
     since: float = 0.9,
     sessions: Sequence[Session] = (Session(0.25), Session(0.5), Session(1.0)),
 ) -> Replay:
     """Rank and fold the events after a quantile of their times, in time order.
 
     Args:
-        events: columns as for `TrainedModel.recommend`; those before the period are folded first.
+        log: what `TrainedModel.event_log` returns; events before the period are folded first.
         since: quantile of the times at which the period begins.
         sessions: to mix into the live vectors, each ranked apart, so that a strategy can take
             the best.
@@ -72,12 +72,11 @@ def replay(
     folded and not ranked.
 
     Raises:
-        DataError: the events cannot be used.
         ValueError: the model has no time, or `since` leaves no event.
     """
     if model.config.data.time != "timestamp":
         raise ValueError("the run's times are only positions, so there is no order among users")
-    reports = in_time_order(model, events)
+    reports = in_time_order(model, log)
     times = np.array([report.event.time for report in reports])
     begin = int(np.searchsorted(times, np.quantile(times, since), side="right"))
     if begin == len(reports):
@@ -123,9 +122,8 @@ def replay(
     )
 
 
-def in_time_order(model: TrainedModel, events: pl.DataFrame) -> list[Report]:
-    """Validated events, the earliest first; of equal times the first of the file first."""
-    log = model.event_log(events)
+def in_time_order(model: TrainedModel, log: EventLog) -> list[Report]:
+    """The events of a log, the earliest first; a user's equal times stay in their order."""
     reports = reports_of(log, model)
     return [reports[place] for place in np.argsort(log.times, kind="stable")]
 

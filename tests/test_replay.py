@@ -1,13 +1,16 @@
 """The replay of a held-out period, against batch evaluation of the same events."""
 
+from dataclasses import replace
+
 import numpy as np
-import polars as pl
 import pytest
 
 from jaxrec import scoring, training
+from jaxrec.batch import log_to_replay, serve
 from jaxrec.config import parse
 from jaxrec.evaluation import masked_pairs
 from jaxrec.online import Online
+from jaxrec.options import ServeOptions
 from jaxrec.ranking import rank_queries
 from jaxrec.replay import in_time_order, replay, waves
 from jaxrec.store import SQLiteStore
@@ -22,9 +25,8 @@ def model(trained_run):
 
 def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop):
     """And frozen ones those at the first event of the period."""
-    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
-    found = replay(model, events, since=0.7)
-    log = model.event_log(events)
+    log = model.valid_log(known_shop.events)
+    found = replay(model, log, since=0.7)
     users = np.repeat(np.arange(log.num_users), log.lengths)
     begin = np.quantile(log.times, 0.7)
     held_out = np.flatnonzero(log.times > begin)
@@ -52,9 +54,9 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop)
 
 def test_a_session_that_is_over_changes_no_rank(model, known_shop):
     """The shop's users come once a day or more rarely, so every event begins a session."""
-    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
-    found = replay(model, events, since=0.7, sessions=[Session(1.0, gap_minutes=30)])
-    whole = replay(model, events, since=0.7, sessions=[Session(0.0, gap_minutes=1e9)])
+    log = model.valid_log(known_shop.events)
+    found = replay(model, log, since=0.7, sessions=[Session(1.0, gap_minutes=30)])
+    whole = replay(model, log, since=0.7, sessions=[Session(0.0, gap_minutes=1e9)])
     for name, ranks in (found.ranks | whole.ranks).items():
         if name != "frozen":
             np.testing.assert_array_equal(ranks, found.ranks["live"])
@@ -72,12 +74,12 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
     }
     training.fit(parse(layers=[options]), tmp_path / "run", tables=known_shop)
     model = scoring.load(tmp_path / "run")
-    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
-    found = replay(model, events, since=0.7, sessions=[])
+    log = model.valid_log(known_shop.events)
+    found = replay(model, log, since=0.7, sessions=[])
     assert list(found.ranks) == ["frozen", "live", "live, told the time"]
     assert (found.ranks["live"] != found.ranks["live, told the time"]).any()
     online = Online(model, SQLiteStore(tmp_path / "store.db"))
-    online.enter(model.event_log(events))
+    online.enter(log)
     last = online.history("u001").last_time
     untold, told, newcomer = (
         online.recommend([user], k=5, now=now)[0].items["score"].to_list()
@@ -88,8 +90,7 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
 
 
 def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
-    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
-    reports = in_time_order(model, events)
+    reports = in_time_order(model, model.valid_log(known_shop.events))
     times = [report.event.time for report in reports]
     assert times == sorted(times)
     split = list(waves(reports))
@@ -103,4 +104,19 @@ def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
 
 def test_a_period_without_events_is_refused(model, known_shop):
     with pytest.raises(ValueError, match="leaves no event"):
-        replay(model, known_shop.events.with_columns(pl.col("timestamp") // 1000), since=1.0)
+        replay(model, model.valid_log(known_shop.events), since=1.0)
+
+
+def test_a_file_is_replayed_or_the_data_of_the_run(
+    model, trained_run, known_shop, tmp_path, capsys
+):
+    known_shop.events.write_parquet(tmp_path / "events.parquet")
+    known_shop.items.write_parquet(tmp_path / "items.parquet")
+    data = replace(model.config.data, source=str(tmp_path))
+    moved = replace(model, config=replace(model.config, data=data))
+    options = ServeOptions(trained_run, replay=True)
+    with_file = replace(options, events=tmp_path / "events.parquet")
+    for name, values in vars(log_to_replay(moved, options)).items():
+        np.testing.assert_array_equal(values, getattr(log_to_replay(model, with_file), name))
+    serve(with_file)
+    assert "after a live event: live" in capsys.readouterr().out
