@@ -185,9 +185,7 @@ async def send(client, options, items, warm: bool = False):
     times, outcomes, acknowledged = [], Counter(), []
     began = time.perf_counter()
 
-    async def one(number: int) -> None:
-        due = number / options.rate
-        await asyncio.sleep(due - (time.perf_counter() - began))
+    async def one(number: int, due: float) -> None:
         user = f"u{random.integers(options.users)}"
         event_id = f"{'warm' if warm else 'load'}-{number}"
         event = {"user_id": user, "item_id": str(items[number]), "event_id": event_id}
@@ -206,7 +204,11 @@ async def send(client, options, items, warm: bool = False):
             outcomes[type(error).__name__] += 1
         times.append(time.perf_counter() - began - due)
 
-    await asyncio.gather(*(one(number) for number in range(count)))
+    async with asyncio.TaskGroup() as requests:
+        for number in range(count):  # begun when they are due, so that few wait at a time
+            due = number / options.rate
+            await asyncio.sleep(due - (time.perf_counter() - began))
+            requests.create_task(one(number, due))
     return times, outcomes, acknowledged
 
 
