@@ -119,4 +119,4 @@ def test_a_file_is_replayed_or_the_data_of_the_run(
     for name, values in vars(log_to_replay(moved, options)).items():
         np.testing.assert_array_equal(values, getattr(log_to_replay(model, with_file), name))
     serve(with_file)
-    assert "after a live event: live" in capsys.readouterr().out
+    assert "rank of the next event" in capsys.readouterr().out
