@@ -97,7 +97,9 @@ class Lister:
         self.units = lru_cache(maxsize=16)(self._units)
 
     def warm_up(self, shoppers: Sequence[Shopper], vectors: Float[np.ndarray, "Q ED"]) -> None:
-        """Compile every shape of list for so many shoppers."""
+        """Compile every shape of list for so many shoppers; keep what names and reasons need."""
+        for target in (ITEM, *self.model.profiled_types):
+            self.names(target), self.units(target)
         for length in LISTS:
             for count in MASKED:
                 masked = np.zeros(count, np.int64), np.zeros(count, np.int64)
