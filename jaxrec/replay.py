@@ -36,11 +36,12 @@ class Replay:
     first: Bool[np.ndarray, " Q"]  # the first event of its user in the period
 
     def table(self) -> Table:
-        """NDCG@10 and recall@10 of all and what they gain over `frozen`, with 95 % intervals."""
+        """NDCG@10 and recall@10, and what they gain over `frozen` with 95 % intervals."""
         table = Table(box=SIMPLE_HEAD, title="rank of the next event", title_justify="left")
-        for heading in ("", "events", "NDCG@10", "recall@10", "gain in NDCG@10", "95 % interval"):
+        for heading in ("", "N@10", "R@10", "gain in N@10", "95 % interval"):
             table.add_column(heading, justify="right" if heading else "left")
-        for part, rows in (("all", self.first | True), ("after a live event", ~self.first)):
+        for part, rows in (("all events", self.first | True), ("after a live one", ~self.first)):
+            table.add_row(f"{part}: {rows.sum():,}")
             frozen = metrics.ndcg(self.ranks[FROZEN][rows], 10)
             for name, ranks in self.ranks.items():
                 means = metrics.summarise(ranks[rows])
@@ -50,7 +51,8 @@ class Replay:
                     low, high = metrics.bootstrap_interval(found, frozen, samples=SAMPLES, seed=0)
                     gain = found.mean() - frozen.mean()
                     cells += [f"{gain:+.4f}", f"{low:+.4f} to {high:+.4f}"]
-                table.add_row(f"{part}: {name}", f"{rows.sum():,}", *cells)
+                table.add_row(f"  {name}", *cells)
+            table.add_section()
         return table
 
 
