@@ -40,6 +40,7 @@ from jaxrec.training import fit
 
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
 RUNS = Path("runs") / "quality"
+FETCHED = ("ml-100k", "ml-1m")  # data sets that jaxrec downloads
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,7 @@ def main() -> None:
     console = Console(width=120)
     for name in options.cases:
         case = CASES[name]
-        source = options.folder / case.source
-        data = str(source) if source.exists() else case.source
+        data = case.source if case.source in FETCHED else str(options.folder / case.source)
         wanted = {"full": Variant()}
         if options.ablation:
             wanted |= ablations(configure(case.recipe)) | case.extra

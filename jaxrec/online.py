@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from jaxrec.strategy import Feedback, Ranked, Session, Step
 from jaxrec.text_features import LENGTH_BUCKETS
 from jaxrec.types import MAX_GAP, NO_GAP, EventLog
 
-BULK = 4096  # events that are folded at a time where there are many
+BULK = 4096  # states that are loaded at a time
 CONFLICTS = 20  # times to read documents anew that other processes have changed meanwhile
 
 Outcome = Literal["accepted", "duplicate", "too_late"]
@@ -124,10 +125,13 @@ class Online:
         raise TimeoutError(f"{len(waiting)} users are written by others all the time")
 
     def record_many(self, reports: Sequence[Report]) -> None:
-        """`record`, some thousands of events at a time, user by user."""
-        by_user = sorted(reports, key=lambda report: report.user_id)
-        for start in range(0, len(by_user), BULK):
-            self.record(by_user[start : start + BULK])
+        """`record`, some hundreds of users at a time, those with as many events together."""
+        by_user: dict[str, list[Report]] = defaultdict(list)
+        for report in reports:
+            by_user[report.user_id].append(report)
+        histories = sorted(by_user.values(), key=len)
+        for start in range(0, len(histories), BATCHES[-1]):
+            self.record(list(chain.from_iterable(histories[start : start + BATCHES[-1]])))
 
     def enter(self, log: EventLog) -> int:
         """Record the histories of the users whom the store lacks; how many these are."""
