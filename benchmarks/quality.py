@@ -345,8 +345,11 @@ def segment_table(case: str, rows: list[dict]) -> Table:
     for segment, (count, *_) in rows[0][queries]["segments"].items():
         cells = []
         for of_variant in variants.values():
-            values = np.mean([row[queries]["segments"][segment][1:] for row in of_variant], axis=0)
-            cells.append(" / ".join(f"{value:.4f}" for value in values))
+            found = [row[queries]["segments"].get(segment) for row in of_variant]
+            values = np.array([values[1:] for values in found if values])
+            cells.append(
+                " / ".join(f"{value:.4f}" for value in values.mean(0)) if any(found) else ""
+            )
         table.add_row(segment, f"{count:,}", *cells)
     return table
 
