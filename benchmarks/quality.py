@@ -83,7 +83,6 @@ BY_TIME = {
     "data.min_item_events": 5,
     "evaluation.history": 128,
 }
-ML1M = {"data.ties": "item_id", "data.min_item_events": 5}
 CASES = {
     "beauty": Case(
         "beauty",

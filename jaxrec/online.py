@@ -88,8 +88,8 @@ class Online:
             elsewhere.recommend(users, k=1)
             shoppers, vectors = elsewhere.vectors(users)
             self.lister.warm_up(shoppers, vectors)
-            for length in LISTS:
-                self.profile(shoppers[0], top=length)
+        for length in LISTS:
+            self.profile(shoppers[0], top=length)
         elsewhere.store.close()
 
     def record(self, reports: Sequence[Report]) -> list[Outcome]:
