@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -109,16 +110,19 @@ class Lister:
 
     def masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> Pairs:
         """(row, item) pairs of what users have chosen before, by the kinds that a mask names."""
-        pairs = [
-            (row, self.folder.number_of[item])
-            for row, shopper in enumerate(shoppers)
-            for kind, items in shopper.chosen.items()
-            if kind in mask or "seen" in mask
-            for item in items
-            if item in self.folder.number_of
+        number_of = self.folder.number_of
+        chosen = [
+            [
+                number_of[item]
+                for kind, items in shopper.chosen.items()
+                if kind in mask or "seen" in mask
+                for item in items
+                if item in number_of
+            ]
+            for shopper in shoppers
         ]
-        rows, items = np.array(pairs, np.int64).reshape(-1, 2).T
-        return rows, items
+        rows = np.repeat(np.arange(len(chosen)), [len(items) for items in chosen])
+        return rows, np.fromiter(chain.from_iterable(chosen), np.int64, len(rows))
 
     def with_session(
         self,

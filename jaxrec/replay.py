@@ -7,7 +7,7 @@ state that the user had when the period began; also with the present session mix
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -60,15 +60,17 @@ def replay(
     model: TrainedModel,
     log: EventLog,
     since: float = 0.9,
-    sessions: Sequence[Session] = (Session(0.25), Session(0.5), Session(1.0)),
+    weights: Sequence[float] = (0.25, 0.5, 1.0),
+    gap_minutes: float = 30.0,
 ) -> Replay:
     """Rank and fold the events after a quantile of their times, in time order.
 
     Args:
         log: what `TrainedModel.event_log` returns; events before the period are folded first.
         since: quantile of the times at which the period begins.
-        sessions: to mix into the live vectors, each ranked apart, so that a strategy can take
-            the best.
+        weights: of the present session in the live vectors, each ranked apart, so that a
+            strategy can take the best.
+        gap_minutes: without an event end a session.
 
     Events that training never predicts (returns and the like) and events of unknown items are
     folded and not ranked.
@@ -88,6 +90,7 @@ def replay(
     known = online.folder.number_of
     predicted = {kind for kind in model.trained.kind_names if model.is_predicted(kind)}
     mask, valid = model.config.evaluation.mask, model.valid()
+    session = Session(1.0, gap_minutes)
     unchanged: dict[str, Float[np.ndarray, " ED"]] = {}
     ranks: dict[str, list[Float[np.ndarray, " n"]]] = defaultdict(list)
     firsts: list[Bool[np.ndarray, " n"]] = []
@@ -102,11 +105,10 @@ def replay(
         rows = [n for n, e in enumerate(new) if e.kind in predicted and e.item_id in known]
         if rows:
             frozen = np.stack([unchanged[report.user_id] for report in wave])
+            alone = online.lister.with_session(shoppers, live, session, now)
             vectors = {FROZEN: frozen, "live": live} | {
-                f"live, session {step.weight:g}": online.lister.with_session(
-                    shoppers, live, step, now
-                )
-                for step in sessions
+                f"live, session {weight:g}": replace(session, weight=weight).mixed(live, alone)
+                for weight in weights
             }
             if model.config.model.idle_times:
                 _, vectors["live, told the time"] = online.vectors(user_ids, now=now)

@@ -14,7 +14,6 @@ from jaxrec.options import ServeOptions
 from jaxrec.ranking import rank_queries
 from jaxrec.replay import in_time_order, replay, waves
 from jaxrec.store import SQLiteStore
-from jaxrec.strategy import Session
 from jaxrec.types import Queries
 
 
@@ -55,8 +54,8 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop)
 def test_a_session_that_is_over_changes_no_rank(model, known_shop):
     """The shop's users come once a day or more rarely, so every event begins a session."""
     log = model.valid_log(known_shop.events)
-    found = replay(model, log, since=0.7, sessions=[Session(1.0, gap_minutes=30)])
-    whole = replay(model, log, since=0.7, sessions=[Session(0.0, gap_minutes=1e9)])
+    found = replay(model, log, since=0.7, weights=[1.0])
+    whole = replay(model, log, since=0.7, weights=[0.0], gap_minutes=1e9)
     for name, ranks in (found.ranks | whole.ranks).items():
         if name != "frozen":
             np.testing.assert_array_equal(ranks, found.ranks["live"])
@@ -75,7 +74,7 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
     training.fit(parse(layers=[options]), tmp_path / "run", tables=known_shop)
     model = scoring.load(tmp_path / "run")
     log = model.valid_log(known_shop.events)
-    found = replay(model, log, since=0.7, sessions=[])
+    found = replay(model, log, since=0.7, weights=[])
     assert list(found.ranks) == ["frozen", "live", "live, told the time"]
     assert (found.ranks["live"] != found.ranks["live, told the time"]).any()
     online = Online(model, SQLiteStore(tmp_path / "store.db"))
