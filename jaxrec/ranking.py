@@ -132,11 +132,12 @@ def rank_shard(
         own = lax.psum(here, ITEMS)[:, None]
         scores = scores.at[excluded].set(OUT, mode="drop")
         scores = scores.at[rows, columns].set(here, mode="drop")
-        higher = lax.psum((scores > own).sum(1), ITEMS)
-        tied = lax.psum((scores == own).sum(1), ITEMS) - 1
+        # 2 h + t + 1 in one pass over the scores, as the target ties with itself
+        above = (scores > own).astype(jnp.int32) + (scores >= own).astype(jnp.int32)
+        twice = lax.psum(above.sum(1), ITEMS) - 1
         known = valid.at[columns].get(mode="fill", fill_value=False)
         known = lax.psum(known.astype(jnp.int32), ITEMS) > 0
-        fields["ranks"] = jnp.where(known, higher + tied / 2, lax.psum(valid.sum(), ITEMS))
+        fields["ranks"] = jnp.where(known, twice / 2, lax.psum(valid.sum(), ITEMS))
 
     missing = max(k - num_items, 0)
     scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=OUT)
