@@ -213,6 +213,7 @@ def ablations(config: Config) -> dict[str, Variant]:
         "bare LSTM": Variant(block=BareBlock),
         "one expert": Variant({"model.experts": [everything]}),
         "without time gaps": Variant({"model.time_gaps": False}),
+        "without traces": Variant({"model.traces": 0}),
     }
 
 

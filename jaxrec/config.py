@@ -83,6 +83,8 @@ class ModelConfig:
     """Width D of every vector of an expert."""
     blocks: int = 2
     """LSTM blocks."""
+    traces: int = 4
+    """Sums of past events that fade at so many learned rates, beside the blocks (0: none)."""
     dropout: float = 0.3
     """Dropout of event vectors and inside the blocks."""
     id_dropout: float = 0.1

@@ -180,7 +180,7 @@ def test_gaps_count_only_where_time_is_known():
 
 def test_the_wanted_kind_moves_the_user_vector():
     model = make_model()
-    output = jax.random.normal(jax.random.key(0), (1, 2 * CONFIG.width))
+    output = jax.random.normal(jax.random.key(0), (1, 4 * CONFIG.width))
     answers = [model.read(output, jnp.array([kind])) for kind in (ANY_KIND, 0, 1, 2)]
     for number, answer in enumerate(answers):
         for other in answers[:number]:
@@ -188,7 +188,7 @@ def test_the_wanted_kind_moves_the_user_vector():
 
 
 def test_the_time_since_the_last_event_moves_the_user_vector_where_the_model_has_learned_it():
-    output = jax.random.normal(jax.random.key(0), (1, 2 * CONFIG.width))
+    output = jax.random.normal(jax.random.key(0), (1, 4 * CONFIG.width))
     anything = jnp.array([ANY_KIND])
     told = make_model(replace(CONFIG, idle_times=True))
     answers = [told.read(output, anything, jnp.array([idle])) for idle in (NO_GAP, 60, 10**6)]

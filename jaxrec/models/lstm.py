@@ -9,17 +9,19 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrec.models.layers import dropout
 from jaxrec.models.recurrence import Masks, Weights, recur
+from jaxrec.models.traces import Traces
 from jaxrec.models.transformer import MLP
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class InterestState:
-    """What an encoder of L blocks remembers of B users."""
+    """What an encoder of L blocks and H traces remembers of B users."""
 
     hidden: Float[Array, "B L D"]
     cell: Float[Array, "B L D"]
-    output: Float[Array, "B D"]  # of the last block, after the last event
+    traces: Float[Array, "B H D"]
+    output: Float[Array, "B 2D"]  # after the last event; see `InterestEncoder.fold`
 
 
 class LSTM(nnx.Module):
@@ -86,17 +88,23 @@ class Block(nnx.Module):
 
 
 class InterestEncoder(nnx.Module):
-    """A stack of LSTM blocks that folds events into an InterestState."""
+    """A stack of LSTM blocks, and traces beside it, that fold events into an InterestState."""
 
-    def __init__(self, width: int, num_blocks: int, rate: float, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, num_blocks: int, rate: float, rngs: nnx.Rngs, num_traces: int = 0
+    ):
         self.blocks = nnx.List([Block(width, rate, rngs) for _ in range(num_blocks)])
         self.initial_output = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
+        self.num_traces = num_traces
+        self.traces = Traces(width, num_traces, rngs) if num_traces else None
 
     def initial_state(self, batch_size: int) -> InterestState:
         """The state of users without events; what it recommends is learned."""
         output = self.initial_output[...]
         zeros = jnp.zeros((batch_size, len(self.blocks), len(output)), output.dtype)
-        return InterestState(zeros, zeros, jnp.tile(output, (batch_size, 1)))
+        traces = jnp.zeros((batch_size, self.num_traces, len(output)), output.dtype)
+        output = jnp.concatenate([output, jnp.zeros_like(output)])
+        return InterestState(zeros, zeros, traces, jnp.tile(output, (batch_size, 1)))
 
     def fold(
         self,
@@ -105,10 +113,11 @@ class InterestEncoder(nnx.Module):
         starts: Bool[Array, "B T"] | None = None,
         valid: Bool[Array, "B T"] | None = None,
         key: Array | None = None,
-    ) -> tuple[Float[Array, "B T D"], InterestState]:
-        """Read T events a row: the outputs after each of them, and the state after all.
+    ) -> tuple[Float[Array, "B T 2D"], InterestState]:
+        """Read T events a row: outputs after each of them, and the state after all.
 
-        Folding T events at once or one by one gives the same state.
+        An output is that of the last block and, behind it, what the traces recall. Folding T
+        events at once or one by one gives the same state.
 
         Args:
             starts: slots before which the state is forgotten (packed sequences).
@@ -127,8 +136,12 @@ class InterestEncoder(nnx.Module):
             )
             hidden.append(h)
             cell.append(c)
-        output = x[:, -1] if valid is None else _last_valid(x, valid, state.output)
-        return x, InterestState(jnp.stack(hidden, 1), jnp.stack(cell, 1), output)
+        recalled, traces = jnp.zeros_like(x), state.traces
+        if self.traces is not None:
+            recalled, traces = self.traces.scan(events, starts, valid, traces)
+        outputs = jnp.concatenate([x, recalled], -1)
+        last = outputs[:, -1] if valid is None else _last_valid(outputs, valid, state.output)
+        return outputs, InterestState(jnp.stack(hidden, 1), jnp.stack(cell, 1), traces, last)
 
 
 def _last_valid(

@@ -94,7 +94,7 @@ class Expert(nnx.Module):
             self.gap_table = nnx.Param(jnp.zeros((GAP_BUCKETS, width)))
         if config.idle_times:
             self.idle_table = nnx.Param(jnp.zeros((GAP_BUCKETS, width)))
-        self.encoder = InterestEncoder(width, config.blocks, config.dropout, rngs)
+        self.encoder = InterestEncoder(width, config.blocks, config.dropout, rngs, config.traces)
         self.read_norm = nnx.LayerNorm(width, rngs=rngs)
         self.read_output = nnx.Linear(width, width, rngs=rngs)
         self.log_scale = nnx.Param(-jnp.log(jnp.full((), config.temperature, jnp.float32)))
@@ -137,7 +137,7 @@ class Expert(nnx.Module):
 
     def read(
         self,
-        output: Float[Array, "*rows D"],
+        output: Float[Array, "*rows 2D"],
         wanted: Int[Array, "*rows"],
         idle: Int[Array, "*rows"] | int = NO_GAP,
     ) -> Float[Array, "*rows D"]:
@@ -150,8 +150,11 @@ class Expert(nnx.Module):
         if self.config.idle_times:
             buckets = gap_buckets(jnp.broadcast_to(jnp.asarray(idle), wanted.shape))
             asked += self.idle_table[...][buckets]
-        vectors = self.read_output((self.read_norm(output) + asked).astype(self.dtype))
-        return unit_norm(vectors) * jnp.exp(self.log_scale[...])
+        interest, recalled = jnp.split(output, 2, axis=-1)
+        vectors = self.read_output((self.read_norm(interest) + asked).astype(self.dtype))
+        # events are as long as the square root of D, see `event_vectors`
+        recalled = recalled / self.config.width**0.5
+        return (unit_norm(vectors) + recalled) * jnp.exp(self.log_scale[...])
 
 
 class Recommender(nnx.Module):
@@ -190,7 +193,7 @@ class Recommender(nnx.Module):
         items: Float[Array, "I ED"],
         events: Events,
         valid: Bool[Array, "B T"] | None = None,
-    ) -> tuple[Float[Array, "B T ED"], tuple[InterestState, ...]]:
+    ) -> tuple[Float[Array, "B T 2ED"], tuple[InterestState, ...]]:
         """Read T events a row: outputs after each of them, and the state after all."""
         outputs, states = [], []
         parts = jnp.split(items, len(self.experts), axis=-1)
@@ -204,7 +207,7 @@ class Recommender(nnx.Module):
 
     def read(
         self,
-        outputs: Float[Array, "*rows ED"],
+        outputs: Float[Array, "*rows 2ED"],
         wanted: Int[Array, "*rows"],
         idle: Int[Array, "*rows"] | int = NO_GAP,
     ) -> Float[Array, "*rows ED"]:
