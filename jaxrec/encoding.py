@@ -4,6 +4,7 @@ Evaluation, batch scoring and live serving call these functions, so their scores
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +21,7 @@ from jaxrec.models.recommender import Definition, Events, Nodes, Params
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 4  # slots folded at a time; short, as most shoppers' histories are
+WORKERS = 2  # groups of users in flight: one is folded while the other's events are gathered
 
 
 @jax.tree_util.register_dataclass
@@ -151,15 +153,18 @@ def user_vectors(
     if history:
         starts = np.maximum(starts, first - history)
     sorted_positions = queries.positions[order]
-    for _, chunks in _fold_histories(
-        definition, params, items, log, starts, last, users, wanted_kind
-    ):
+
+    def answer(chunks: Chunks) -> None:
         for events, vectors, _ in chunks:
             # the vector after event p answers the query at position p + 1
             place = np.searchsorted(sorted_positions, events + 1)
             place = np.minimum(place, len(order) - 1)
             found = sorted_positions[place] == events + 1
             result[order[place[found]]] = vectors[found]
+
+    groups = _fold_histories(definition, params, items, log, starts, last, users, wanted_kind)
+    with ThreadPoolExecutor(WORKERS) as workers:
+        list(workers.map(answer, (chunks for _, chunks in groups)))
     return result
 
 
