@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 from jaxrec.data import stream as stream_module
 from jaxrec.data.columns import DataError
 from jaxrec.data.files import read_table
+from jaxrec.data.sources import load_source
 from jaxrec.data.stream import _stable_hash, open_events
 from jaxrec.data.tables import validate
 
@@ -119,6 +120,27 @@ def test_a_user_with_more_events_than_a_batch_stays_whole(tmp_path, users):
     assert {users_of(block)[0]: len(block) for block in blocks} == {
         user: users.count(user) for user in users
     }
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_an_invoice_file_is_streamed_as_the_events_that_training_reads(tmp_path, suffix):
+    invoices = pl.DataFrame(
+        {
+            "InvoiceNo": ["1", "1", "C2", "3", "4"],
+            "StockCode": ["10001", "POST", "10001", "10002", "10003"],
+            "Description": ["lamp", "postage", "lamp", "cup", "tray"],
+            "Quantity": [1, 1, -1, 2, 1],
+            "InvoiceDate": ["2011-01-01", "2011-01-01", "2011-01-02", "2011-01-03", "2011-01-04"],
+            "UnitPrice": [1.0, 2.0, 1.0, 3.0, 4.0],
+            "CustomerID": [7, 7, 7, 8, None],
+        }
+    )
+    path = tmp_path / f"invoices{suffix}"
+    write(invoices, path)
+    found = pl.concat(blocks_of(path, 10, kinds=("buy", "cancel")))
+    expected = load_source(str(path)).events
+    assert found.select(expected.columns).equals(expected)
+    assert found["event"].to_list() == ["buy", "cancel", "buy"]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])

@@ -1,5 +1,6 @@
 """Named public data sets, and invoice tables, converted to the three tables."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,7 @@ INVOICE_COLUMNS = (
     *("InvoiceDate", "UnitPrice", "CustomerID"),
 )
 PRODUCT_CODE = r"^\d{5}"
+EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event")
 
 
 def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = False) -> Tables:
@@ -161,20 +163,42 @@ def _informative(triples: pl.DataFrame) -> pl.DataFrame:
     return touching.filter((head_is_item & tail_is_item) | shared)
 
 
+def is_invoice_table(columns: Sequence[str]) -> bool:
+    """Whether a file with these columns is an invoice table and not one of events."""
+    return "item_id" not in columns and "StockCode" in columns
+
+
+def read_invoice_events(path: Path) -> pl.DataFrame:
+    """Purchases and cancellations of an invoice table, not yet validated.
+
+    Raises:
+        DataError: the file is unreadable, or not in the columns of an invoice table.
+    """
+    return _of_products(_of_customers(_invoice_rows(path))).select(EVENT_COLUMNS)
+
+
 def _online_retail(path: Path, time: TimeKind, strict: bool) -> Tables:
-    """Purchases and cancellations of an invoice table, a row an event."""
+    """The tables of an invoice file: a row an event, products as items."""
     rows = _invoice_rows(path)
-    customers = rows.filter(pl.col("user_id").is_not_null())
-    kept = customers.filter(pl.col("item_id").str.contains(PRODUCT_CODE))
+    customers = _of_customers(rows)
+    kept = _of_products(customers)
     services = len(customers) - len(kept)
     notes = (
         f"{path}: rows dropped because they name no customer: {len(rows) - len(customers):,}.",
         f"{path}: rows dropped because their code is no product (five digits): {services:,}.",
     )
-    events = kept.select("user_id", "item_id", "timestamp", "event")
+    events = kept.select(EVENT_COLUMNS)
     origin = (str(path), str(path), str(path))
     tables = validate(events, _products(kept), None, origin=origin, time=time, strict=strict)
     return replace(tables, notes=(*notes, *tables.notes))
+
+
+def _of_customers(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("user_id").is_not_null())
+
+
+def _of_products(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("item_id").str.contains(PRODUCT_CODE))
 
 
 def _invoice_rows(path: Path) -> pl.DataFrame:

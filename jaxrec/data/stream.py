@@ -12,6 +12,7 @@ from jaxtyping import Int, UInt64
 
 from jaxrec.data.columns import MILLISECONDS_FROM, DataError, as_ids, reject_same_names, require
 from jaxrec.data.files import read_table, unreadable
+from jaxrec.data.sources import is_invoice_table, read_invoice_events
 from jaxrec.data.tables import TimeKind, validate
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
@@ -87,7 +88,8 @@ def open_events(
 ) -> EventStream:
     """Read the user ids of an events file, to know how to stream it.
 
-    Parquet, CSV and JSON lines are read in batches; an atomic file (`.inter`) is read whole.
+    Parquet, CSV and JSON lines are read in batches; an atomic file (`.inter`) and an invoice file
+    (see `load_source`) are read whole.
     This pass holds 8 bytes for every run of rows of one user, next to a batch.
 
     Args:
@@ -109,6 +111,9 @@ def open_events(
         source = _scan(path)
         schema = source.collect_schema()
     reject_same_names(schema.names(), str(path))
+    if is_invoice_table(schema.names()):
+        source = read_invoice_events(path).lazy()
+        schema = source.collect_schema()
     missing = [name for name in REQUIRED_COLUMNS if name not in schema]
     if missing:
         require(schema.to_frame(), missing[0], str(path))
