@@ -104,11 +104,25 @@ def test_every_node_has_a_unit_vector_in_every_expert():
     np.testing.assert_allclose(lengths, expected, atol=1e-5)
 
 
-def test_a_user_vector_is_as_long_as_the_inverse_temperature():
+def test_a_user_vector_is_as_long_as_the_inverse_temperature_while_nothing_is_recalled():
     model = make_model()
     items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
     users = user_vectors(model, items).reshape(2, 3, 2, CONFIG.width)
     np.testing.assert_allclose(jnp.linalg.norm(users, axis=-1), np.full((2, 3, 2), 4), rtol=1e-4)
+
+
+def test_what_is_recalled_adds_similarities_to_what_was_touched():
+    """One trace of weight 2 that forgets all but the last event; plain vectors of events."""
+    plain = Recommender(replace(CONFIG, traces=1, time_gaps=False), SIZES, nnx.Rngs(0))
+    recalling = nnx.clone(plain)
+    for expert in recalling.experts:
+        expert.encoder.traces.keep_logits[...] = jnp.full(1, -100.0)
+        expert.encoder.traces.weights[...] = jnp.full((1, CONFIG.width), 2.0)
+    items = plain.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
+    before, after = (user_vectors(model, items) @ items.T for model in (plain, recalling))
+    similarity = items @ items.T  # of both experts together
+    gained = (after - before) * CONFIG.temperature / 2
+    np.testing.assert_allclose(gained, similarity[EVENTS.items], atol=1e-5)
 
 
 def test_id_dropout_hides_ids_only_with_a_key():
