@@ -44,7 +44,7 @@ from jaxrec.evaluation import masked_pairs
 from jaxrec.interests import strongest, weights_over_time
 from jaxrec.models.bert import Bert, BertConfig, load_bert
 from jaxrec.models.lstm import InterestState
-from jaxrec.models.recommender import Definition, Params, Recommender, split
+from jaxrec.models.recommender import Definition, Params, Recommender, expert_sources, split
 from jaxrec.models.text_tower import TextTower
 from jaxrec.ranking import PairBlocks, best_items, no_pairs
 from jaxrec.rules import Rules
@@ -453,6 +453,8 @@ class TrainedModel:
     def text_vector(self, words: str) -> Float[np.ndarray, " ED"]:
         """The vector of an item of which nothing but its text is known.
 
+        It is zero in experts that read no text, to which words say nothing.
+
         Raises:
             ValueError: the model reads no text.
         """
@@ -463,7 +465,10 @@ class TrainedModel:
         tower = self.definition.merge(self.params).text_tower
         text = new_item_text(item, self.config, self.trained.whitening, tower, self.bert)
         vectors = encode_catalog(self.definition, self.params, lone_item(text))
-        return np.asarray(vectors[0])
+        experts = self.config.model.experts
+        reads = np.array(["text" in expert_sources(expert) for expert in experts])
+        parts = np.asarray(vectors[0]).reshape(len(experts), -1)
+        return np.where(reads[:, None], parts, 0).reshape(-1)
 
     @cached_property
     def bert(self) -> Bert:

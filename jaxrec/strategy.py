@@ -194,8 +194,8 @@ class Feedback:
     """
 
     name: ClassVar[str] = "feedback"
-    item: float = 10.0
-    neighbours: float = 2.0
+    item: float = 50.0
+    neighbours: float = 3.0
     half_life_days: float = 30.0
     kinds: Mapping[str, float] = field(
         default_factory=lambda: {
@@ -204,7 +204,7 @@ class Feedback:
             "hide": -1.0,
             "return": -1.0,
             "cancel": -1.0,
-            "impression": -0.1,
+            "impression": -0.05,
         }
     )
 

@@ -259,7 +259,7 @@ def test_ignored_impressions_add_up():
     seen = [(3, "impression", n) for n in range(4)]
     found, weights = Feedback().judged(log_of(seen, kinds=kinds), 0)
     assert found.tolist() == [3]
-    assert weights == pytest.approx([-0.4], abs=1e-4)
+    assert weights == pytest.approx([-0.2], abs=1e-4)
 
 
 @settings(max_examples=50, deadline=None)
