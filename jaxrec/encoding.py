@@ -63,26 +63,6 @@ def catalog_arrays(
     )
 
 
-def lone_item(text: Float[np.ndarray, "1 Dt"]) -> CatalogArrays:
-    """A catalogue of one item without edges, known by its text alone."""
-    padding = np.array([1])  # a node of its own, with the one edge that a graph must have
-    graph = jraph.GraphsTuple(
-        nodes=None,
-        edges=np.array([0]),
-        senders=padding,
-        receivers=padding,
-        globals=None,
-        n_node=np.array([1, 1]),
-        n_edge=np.array([0, 1]),
-    )
-    nodes = Nodes(
-        items=jnp.zeros(2, jnp.int32),
-        entities=jnp.zeros(0, jnp.int32),
-        text=jnp.asarray(np.pad(text, ((0, 1), (0, 0)))),
-    )
-    return CatalogArrays(nodes, jax.tree.map(jnp.asarray, graph), jnp.array([True, False]))
-
-
 @partial(jax.jit, static_argnums=0)
 def encode_catalog(
     definition: Definition, params: Params, arrays: CatalogArrays

@@ -77,7 +77,7 @@ class Online:
         if self.model.trained.whitening is not None and self.model.text_columns:
             longest = self.model.bert.config.max_position_embeddings
             for length in (length for length in LENGTH_BUCKETS if length <= longest):
-                self.model.text_vector("a " * (length - 2))  # and the two around a text
+                self.model.words_vector("a " * (length - 2))  # and the two around a text
         elsewhere = copy(self)
         elsewhere.store = SQLiteStore(":memory:")
         event = LiveEvent(0, "", self.model.trained.kind_names[0])
@@ -218,7 +218,7 @@ class Online:
             mixed = lister.with_session(shoppers, vectors, plan.session, moments, asked)
         moved = (mixed != vectors).any(1)[: len(shoppers), None]
         if words:
-            mixed = lister.steered(mixed, self.model.text_vector(words), strength)
+            mixed = lister.steered(mixed, self.model.words_vector(words), strength)
         if plan:
             masked = lister.masked(shoppers, mask or self.model.config.evaluation.mask)
             ranked = lister.ranked(shoppers, mixed, masked, k, where)

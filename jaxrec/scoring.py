@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from flax import nnx
@@ -36,7 +35,6 @@ from jaxrec.encoding import (
     catalog_arrays,
     encode_catalog,
     interest_states,
-    lone_item,
     read_states,
     user_vectors,
 )
@@ -44,7 +42,7 @@ from jaxrec.evaluation import masked_pairs
 from jaxrec.interests import strongest, weights_over_time
 from jaxrec.models.bert import Bert, BertConfig, load_bert
 from jaxrec.models.lstm import InterestState
-from jaxrec.models.recommender import Definition, Params, Recommender, expert_sources, split
+from jaxrec.models.recommender import Definition, Params, Recommender, split
 from jaxrec.models.text_tower import TextTower
 from jaxrec.ranking import PairBlocks, best_items, no_pairs
 from jaxrec.rules import Rules
@@ -53,6 +51,8 @@ from jaxrec.shortlist import Plan, plan, shortlist
 from jaxrec.strategy import Step, steps_of
 from jaxrec.text_features import Whitening, new_item_text
 from jaxrec.types import NO_GAP, Catalog, EventLog, NodeType, Queries
+
+MEANT = 10  # items that words stand for
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class TrainedModel:
     definition: Definition
     params: Params
     vectors: Float[Array, "N ED"]  # of all nodes, items first
-    text: Float[Array, "I Dt"]  # of the trained catalogue's items
+    text: Float[Array, "I Dt"]  # of the items, whitened
     inverse_temperature: float  # of the scores, for probabilities
     mesh: Mesh
     notes: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ class TrainedModel:
         return replace(
             self,
             catalog=catalog,
-            text=jnp.asarray(text),
+            text=arrays.nodes.text,
             vectors=encode_catalog(self.definition, self.params, arrays),
             notes=(*self.notes, *extension.notes),
         )
@@ -450,10 +450,10 @@ class TrainedModel:
             tables.append(table.with_columns(title))
         return pl.concat(tables, how="diagonal").sort("user_id", maintain_order=True)
 
-    def text_vector(self, words: str) -> Float[np.ndarray, " ED"]:
-        """The vector of an item of which nothing but its text is known.
+    def words_vector(self, words: str) -> Float[np.ndarray, " ED"]:
+        """What words mean: the mean of the items whose texts are most like them.
 
-        It is zero in experts that read no text, to which words say nothing.
+        Of length 1 in every expert, those that read no text included.
 
         Raises:
             ValueError: the model reads no text.
@@ -464,11 +464,15 @@ class TrainedModel:
         item = pl.DataFrame({column: [words]})
         tower = self.definition.merge(self.params).text_tower
         text = new_item_text(item, self.config, self.trained.whitening, tower, self.bert)
-        vectors = encode_catalog(self.definition, self.params, lone_item(text))
-        experts = self.config.model.experts
-        reads = np.array(["text" in expert_sources(expert) for expert in experts])
-        parts = np.asarray(vectors[0]).reshape(len(experts), -1)
-        return np.where(reads[:, None], parts, 0).reshape(-1)
+        likeness = np.where(self.valid(), self._unit_text @ text[0], -np.inf)
+        nearest = np.argsort(-likeness, kind="stable")[:MEANT]
+        mean = np.asarray(self.items[nearest]).mean(0)
+        return unit_rows(mean.reshape(len(self.config.model.experts), -1)).reshape(-1)
+
+    @cached_property
+    def _unit_text(self) -> Float[np.ndarray, "I Dt"]:
+        """The items' text vectors, at length 1."""
+        return unit_rows(np.asarray(self.text))
 
     @cached_property
     def bert(self) -> Bert:

@@ -32,7 +32,8 @@ from jaxrec.types import Catalog, EventLog
 Excluded = Callable[[Int[np.ndarray, " R"]], PairBlocks]
 """What to leave out of the rankings of some of the queries."""
 Moves = dict[int, dict[int, Float[np.ndarray, " I"]]]
-"""Number of a feedback step -> number of a query -> what is added to every item's score."""
+"""Number of a feedback step -> number of a query -> what is added to every item's score, as a
+share of the span of the query's scores."""
 SLICE = 256
 
 
@@ -172,7 +173,8 @@ def shortlist(
         for place, row in enumerate(rows.tolist()):
             own = [of_user[row] for of_user in moves.values() if row in of_user]
             if own:  # no two users have the same bias, so each is ranked alone
-                all_scores = np.asarray(items) @ queries[row] + bias + sum(own)
+                of_model = np.asarray(items) @ queries[row]
+                all_scores = of_model + bias + np.ptp(of_model[plan.shop.valid]) * sum(own)
                 excluded_rows, excluded_items = theirs(place, place + 1)
                 all_scores[excluded_items[excluded_rows == 0]] = -np.inf
                 ranked[place], scores[place] = _highest(all_scores, size)

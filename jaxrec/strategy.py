@@ -194,8 +194,8 @@ class Feedback:
     """
 
     name: ClassVar[str] = "feedback"
-    item: float = 50.0
-    neighbours: float = 3.0
+    item: float = 1.0
+    neighbours: float = 0.1
     half_life_days: float = 30.0
     kinds: Mapping[str, float] = field(
         default_factory=lambda: {
@@ -216,7 +216,7 @@ class Feedback:
             raise ValueError(f"half_life_days: {self.half_life_days} is not above 0")
 
     def moves(self, histories: EventLog | None, shop: Shop) -> dict[int, Float[np.ndarray, " I"]]:
-        """What to add to every item's score, for each user who has judged anything."""
+        """By what share of the span of scores every item's moves, for each user who has judged."""
         if histories is None:
             return {}
         kinds = [n for n, name in enumerate(histories.kind_names) if name in self.kinds]

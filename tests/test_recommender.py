@@ -125,6 +125,27 @@ def test_what_is_recalled_adds_similarities_to_what_was_touched():
     np.testing.assert_allclose(gained, similarity[EVENTS.items], atol=1e-5)
 
 
+def test_how_much_is_recalled_is_learned_of_the_wanted_kind():
+    expert = make_model().experts[0]
+    width = CONFIG.width
+    interest, recalled = jax.random.normal(jax.random.key(0), (2, width))
+    output = jnp.concatenate([interest, recalled])
+    forgetful = jnp.concatenate([interest, jnp.zeros(width)])
+
+    def added(kind):
+        wanted = jnp.asarray(kind)
+        return expert.read(output, wanted) - expert.read(forgetful, wanted)
+
+    before = added(0)
+    np.testing.assert_allclose(added(1), before, atol=1e-5)
+    heard = [expert.read_norm(interest) + expert.wanted_table[...][kind + 1] for kind in (0, 1)]
+    expert.recall_gain.kernel[...] = jax.random.normal(jax.random.key(1), (width, 1)) / width
+    for kind in (0, 1):
+        gain = jnp.exp(heard[kind] @ expert.recall_gain.kernel[...])
+        np.testing.assert_allclose(added(kind), gain * before, rtol=1e-3, atol=1e-5)
+    assert jnp.abs(added(1) - added(0)).max() > 1e-3
+
+
 def test_id_dropout_hides_ids_only_with_a_key():
     config = replace(CONFIG, experts=("id",), id_dropout=0.5)
     expert = make_model(config).experts[0]

@@ -208,14 +208,15 @@ judgements = st.lists(
 def test_feedback_gives_the_list_that_ranking_everything_anew_would(catalog, vectors, histories, k):
     """However far items fall, whatever has to be fetched in their place."""
     log = log_of(*(sorted(history, key=lambda event: event[2]) for history in histories))
-    step = Feedback(item=4, neighbours=2)
+    step = Feedback(item=0.8, neighbours=0.4)
     _, found = lists(catalog, vectors, step, k=k, histories=log)
     near = neighbourhoods(catalog.graph)
     for user in range(USERS):
         judged, weights = step.judged(log, user)
         likeness = (near @ near[judged].T).toarray()
-        moves = np.where(np.arange(ITEMS)[:, None] == judged, 4, 2 * likeness) @ weights
-        scores = (vectors[1] @ vectors[0][user])[:ITEMS] + moves
+        moves = np.where(np.arange(ITEMS)[:, None] == judged, 0.8, 0.4 * likeness) @ weights
+        scores = (vectors[1] @ vectors[0][user])[:ITEMS]
+        scores = scores + np.ptp(scores[1:]) * moves
         best = np.sort(scores[1:])[::-1][:k]
         np.testing.assert_allclose(found.ranked.scores[user], best, atol=1e-4)
         np.testing.assert_allclose(scores[found.ranked.items[user]], best, atol=1e-4)

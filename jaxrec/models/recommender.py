@@ -97,6 +97,7 @@ class Expert(nnx.Module):
         self.encoder = InterestEncoder(width, config.blocks, config.dropout, rngs, config.traces)
         self.read_norm = nnx.LayerNorm(width, rngs=rngs)
         self.read_output = nnx.Linear(width, width, rngs=rngs)
+        self.recall_gain = nnx.Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.log_scale = nnx.Param(-jnp.log(jnp.full((), config.temperature, jnp.float32)))
 
     @property
@@ -143,6 +144,9 @@ class Expert(nnx.Module):
     ) -> Float[Array, "*rows D"]:
         """User vectors of the encoder's outputs, for the wanted kind of event or ANY_KIND.
 
+        How much is recalled depends on the interest and on what is asked: who has carted an item
+        is likely to buy it, and not to cart it again.
+
         Args:
             idle: seconds since the last event, if the model is to know; see `idle_times`.
         """
@@ -151,9 +155,10 @@ class Expert(nnx.Module):
             buckets = gap_buckets(jnp.broadcast_to(jnp.asarray(idle), wanted.shape))
             asked += self.idle_table[...][buckets]
         interest, recalled = jnp.split(output, 2, axis=-1)
-        vectors = self.read_output((self.read_norm(interest) + asked).astype(self.dtype))
+        heard = (self.read_norm(interest) + asked).astype(self.dtype)
+        vectors = self.read_output(heard)
         # events are as long as the square root of D, see `event_vectors`
-        recalled = recalled / self.config.width**0.5
+        recalled = jnp.exp(self.recall_gain(heard)) * recalled / self.config.width**0.5
         return (unit_norm(vectors) + recalled) * jnp.exp(self.log_scale[...])
 
 
