@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxrec.data.graph import ITEM
 from jaxrec.folding import BATCHES, Folder
@@ -99,12 +99,16 @@ class Lister:
 
     def warm_up(self, shoppers: Sequence[Shopper], vectors: Float[np.ndarray, "Q ED"]) -> None:
         """Compile every shape of list for so many shoppers; keep what names and reasons need."""
+        asking = [vectors]
+        if self.model.reads_text:
+            asking.append(self.model.steered(vectors, "anything", 0.5))
         for target in (ITEM, *self.model.profiled_types):
             self.names(target), self.units(target)
         for length in LISTS:
             for count in MASKED:
                 masked = np.zeros(count, np.int64), np.zeros(count, np.int64)
-                self.ranked(shoppers, vectors, masked, min(length, self.most(ITEM)))
+                for queries in asking:
+                    self.ranked(shoppers, queries, masked, min(length, self.most(ITEM)))
             for target in self.model.profiled_types:
                 self.best_nodes(vectors, target, min(length, self.most(target)))
 
@@ -147,20 +151,10 @@ class Lister:
             mixed[: len(shoppers)][over] = vectors[: len(shoppers)][over]
         return mixed
 
-    def steered(
-        self, vectors: Float[np.ndarray, "Q ED"], towards: Float[np.ndarray, " ED"], strength: float
-    ) -> Float[np.ndarray, "Q ED"]:
-        """User vectors moved towards an item's, expert by expert, at the users' own lengths."""
-        num_experts = len(self.model.config.model.experts)
-        parts = vectors.reshape(len(vectors), num_experts, -1)
-        lengths = np.linalg.norm(parts, axis=2, keepdims=True)
-        mixed = (1 - strength) * parts + strength * lengths * towards.reshape(num_experts, -1)
-        return mixed.reshape(vectors.shape)
-
     def ranked(
         self,
         shoppers: Sequence[Shopper],
-        vectors: Float[np.ndarray, "Q ED"],
+        vectors: Float[np.ndarray, "Q D"],
         masked: Pairs,
         k: int,
         where: str = "",
@@ -168,9 +162,10 @@ class Lister:
         """Items under the strategy behind a condition.
 
         Args:
+            vectors: of users, or of users that words have steered.
             masked: pairs of a shopper's row and an item to leave out.
         """
-        plan, ready = self.plan(where)
+        plan, ready = self.plan(where, vectors.shape[1])
 
         def excluded(users: Int[np.ndarray, " R"]) -> PairBlocks:
             rows, items = masked
@@ -180,7 +175,7 @@ class Lister:
 
         ranked, _ = shortlist(
             vectors[: len(shoppers)],
-            self.folder.items,
+            self.items(vectors.shape[1]),
             excluded,
             k,
             plan,
@@ -255,12 +250,17 @@ class Lister:
         """Vectors of the nodes of a block, at length 1."""
         return unit_rows(np.asarray(self.model.block(target)))
 
-    def _plan(self, where: str) -> tuple[Plan, Candidates]:
+    def items(self, width: int) -> Float[Array, "I D"]:
+        """What user vectors of a width rank: items alone, or with their texts."""
+        items = self.folder.items
+        return items if items.shape[1] == width else self.model.items_with_text
+
+    def _plan(self, where: str, width: int) -> tuple[Plan, Candidates]:
         """The strategy behind a condition, and the items ready to be ranked by it."""
         steps = (Where(where), *self.strategy) if where else self.strategy
         plan = self.model.plan(steps)
         valid = self.model.valid()
-        return plan, candidates(self.folder.items, valid, plan.bias, self.model.mesh)
+        return plan, candidates(self.items(width), valid, plan.bias, self.model.mesh)
 
 
 def _padded_pairs(rows: np.ndarray, items: np.ndarray) -> Pairs:

@@ -107,7 +107,7 @@ class WordQuery(BaseModel):
     words: Annotated[str, Field(min_length=1, max_length=500)] = Field(examples=["red lipstick"])
     k: Annotated[int, Field(ge=1, le=LISTS[-1])] = 10
     strength: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="0: the user's interest alone; 1: the words alone"
+        0.5, description="of the words in the scores; 0: interest alone, 1: the words alone"
     )
     where: Annotated[str, Field(max_length=4000)] = ""
 

@@ -74,10 +74,10 @@ class Online:
 
     def warm_up(self) -> None:
         """Compile every shape and read the text encoder, so that no shopper waits for it."""
-        if self.model.trained.whitening is not None and self.model.text_columns:
+        if self.model.reads_text:
             longest = self.model.bert.config.max_position_embeddings
             for length in (length for length in LENGTH_BUCKETS if length <= longest):
-                self.model.words_vector("a " * (length - 2))  # and the two around a text
+                self.model.text_vector("a " * (length - 2))  # and the two around a text
         elsewhere = copy(self)
         elsewhere.store = SQLiteStore(":memory:")
         event = LiveEvent(0, "", self.model.trained.kind_names[0])
@@ -194,23 +194,27 @@ class Online:
             mask: what of a user's own events to leave out; by default as in the run's evaluation.
             kind: of event that is asked for; by default the one that the run was to predict.
             words: what the users look for, if they said so.
-            strength: how far the words move the users' vectors, from 0 (not) to 1 (to their own).
+            strength: the share of the words in the scores, from 0 to 1; see
+                `TrainedModel.steered`.
             now: seconds since the epoch, by which a session may be over, and which a model with
                 `idle_times` is told; by default the moment of every user's last event.
 
         Raises:
             DataError: the condition cannot be used.
-            ValueError: k or the strength does not fit, or the model reads no text.
+            ValueError: k or the strength does not fit, the model reads no text, or words are to
+                steer a list of other nodes.
         """
         if not 0 <= strength <= 1:
             raise ValueError(f"strength={strength} is not between 0 and 1")
+        if words and target != ITEM:
+            raise ValueError(f"words steer lists of items, not of {target}")
         self.model.check_request(k, target, ruled=bool(where or mask))
         kinds = self.model.trained.kind_names
         if kind and kind not in kinds:
             raise ValueError(f"the model knows no event {kind}; give {', '.join(kinds)}")
         asked = kinds.index(kind) if kind else None
         lister = self.lister
-        plan, _ = lister.plan(where) if target == ITEM else (None, None)
+        plan = lister.plan(where, self.folder.items.shape[1])[0] if target == ITEM else None
         shoppers, vectors = self.vectors(user_ids, asked, now)
         mixed = vectors
         if plan and plan.session:
@@ -218,7 +222,7 @@ class Online:
             mixed = lister.with_session(shoppers, vectors, plan.session, moments, asked)
         moved = (mixed != vectors).any(1)[: len(shoppers), None]
         if words:
-            mixed = lister.steered(mixed, self.model.words_vector(words), strength)
+            mixed = self.model.steered(mixed, words, strength)
         if plan:
             masked = lister.masked(shoppers, mask or self.model.config.evaluation.mask)
             ranked = lister.ranked(shoppers, mixed, masked, k, where)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from flax import nnx
@@ -51,8 +52,6 @@ from jaxrec.shortlist import Plan, plan, shortlist
 from jaxrec.strategy import Step, steps_of
 from jaxrec.text_features import Whitening, new_item_text
 from jaxrec.types import NO_GAP, Catalog, EventLog, NodeType, Queries
-
-MEANT = 10  # items that words stand for
 
 
 @dataclass(frozen=True)
@@ -450,29 +449,41 @@ class TrainedModel:
             tables.append(table.with_columns(title))
         return pl.concat(tables, how="diagonal").sort("user_id", maintain_order=True)
 
-    def words_vector(self, words: str) -> Float[np.ndarray, " ED"]:
-        """What words mean: the mean of the items whose texts are most like them.
+    @property
+    def reads_text(self) -> bool:
+        """Whether the model knows what words mean."""
+        return self.trained.whitening is not None and bool(self.text_columns)
 
-        Of length 1 in every expert, those that read no text included.
+    def text_vector(self, words: str) -> Float[np.ndarray, " Dt"]:
+        """The whitened text vector of words, at length 1.
 
         Raises:
             ValueError: the model reads no text.
         """
-        column = next(iter(self.text_columns), "")
-        if self.trained.whitening is None or not column:
+        if not self.reads_text:
             raise ValueError("the model reads no text, so words cannot steer it")
-        item = pl.DataFrame({column: [words]})
+        item = pl.DataFrame({self.text_columns[0]: [words]})
         tower = self.definition.merge(self.params).text_tower
         text = new_item_text(item, self.config, self.trained.whitening, tower, self.bert)
-        likeness = np.where(self.valid(), self._unit_text @ text[0], -np.inf)
-        nearest = np.argsort(-likeness, kind="stable")[:MEANT]
-        mean = np.asarray(self.items[nearest]).mean(0)
-        return unit_rows(mean.reshape(len(self.config.model.experts), -1)).reshape(-1)
+        return unit_rows(text)[0]
 
     @cached_property
-    def _unit_text(self) -> Float[np.ndarray, "I Dt"]:
-        """The items' text vectors, at length 1."""
-        return unit_rows(np.asarray(self.text))
+    def items_with_text(self) -> Float[Array, "I ED+Dt"]:
+        """Vectors of the item block and, behind them, those of the items' texts at length 1."""
+        return jnp.concatenate([self.items, jnp.asarray(unit_rows(np.asarray(self.text)))], axis=1)
+
+    def steered(
+        self, vectors: Float[np.ndarray, "Q ED"], words: str, strength: float
+    ) -> Float[np.ndarray, "Q ED+Dt"]:
+        """User vectors whose products with `items_with_text` are scores that words have moved.
+
+        A score becomes (1 - strength) of itself and strength times the cosine of the item's text
+        and the words, at the length of the user's highest possible score.
+        """
+        parts = vectors.reshape(len(vectors), len(self.config.model.experts), -1)
+        lengths = np.linalg.norm(parts, axis=2)
+        towards = lengths.sum(1, keepdims=True) * self.text_vector(words)
+        return np.concatenate([(1 - strength) * vectors, strength * towards], axis=1)
 
     @cached_property
     def bert(self) -> Bert:

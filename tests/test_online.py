@@ -217,20 +217,24 @@ def test_old_and_surplus_shoppers_expire(online):
     assert online.store.expire(before=4e9, most=3) == 3
 
 
-def test_words_steer_the_list(online):
+def test_words_steer_the_list_to_the_items_that_they_describe(online):
     online.record([Report("u", event(0, "i00")), Report("u", event(DAY, "i03"))])
-    plain = online.recommend(["u"], k=5)[0].items["item_id"]
-    title = dict(online.model.catalog.items.select("item_id", "title").drop_nulls().rows())
-    found = []
-    for brand in range(4):  # ten items each, in the order of their ids
-        words = title[f"i{brand}5"]
-        steered = online.recommend(["u"], k=5, words=words, strength=1.0)[0].items["item_id"]
-        found.append(sum(item.startswith(f"i{brand}") for item in steered))
-    print(found)
-    unmoved = online.recommend(["u"], k=5, words=words, strength=0.0)[0].items["item_id"]
-    assert unmoved.to_list() == plain.to_list()
+
+    def listed(**options):
+        return online.recommend(["u"], k=30, **options)[0].items["item_id"].to_list()
+
+    plain = listed()
+    for brand in (1, 2, 3):
+        described = f"i{brand}5"
+        words = f"brand {'wxyz'[brand]} item f. brand{brand}. Beauty > Shelf {(10 * brand + 5) % 3}"
+        assert listed(words=words, strength=1.0)[0] == described
+        mixed = listed(words=words)
+        assert mixed.index(described) < (plain.index(described) if described in plain else 30)
+    assert listed(words=words, strength=0.0) == plain
     with pytest.raises(ValueError, match="not between 0 and 1"):
         online.recommend(["u"], words=words, strength=2)
+    with pytest.raises(ValueError, match="not of brand"):
+        online.recommend(["u"], words=words, target="brand")
 
 
 def test_a_profile_is_that_of_batch_scoring(online):

@@ -94,6 +94,21 @@ def test_an_item_that_training_never_saw_is_found_by_those_who_went_on_to_choose
     assert ranks.mean() < 0.5 * min(by_popularity.index(HELD_OUT) + 1, chance)
 
 
+def test_words_find_the_items_whose_texts_they_are_old_and_new(model, shop, events):
+    extended = model.with_items(shop.items.filter(pl.col("item_id") == HELD_OUT))
+    users = model.user_vectors(model.states(model.event_log(events)))
+    ids, items = extended.catalog.item_ids.to_list(), extended.items_with_text
+    for item in ("i05", HELD_OUT):
+        number = int(item[1:])
+        words = f"brand {'wxyz'[number // 10]} item {'abcdefghij'[number % 10]}. "
+        words += f"brand{number // 10}. Beauty > Shelf {number % 3}"
+        scores = extended.steered(users, words, 1.0) @ items.T
+        best = np.where(extended.valid(), scores, -np.inf).argmax(1)
+        assert {ids[row] for row in best} == {item}
+    unmoved = extended.steered(users, words, 0.0) @ items.T
+    np.testing.assert_allclose(unmoved, users @ extended.items.T, atol=1e-4)
+
+
 def test_new_items_leave_the_others_where_they_were(model, shop, events):
     extended = model.with_items(shop.items.filter(pl.col("item_id") == HELD_OUT))
     before = model.recommend(events, k=39, mask=("none",))

@@ -52,7 +52,7 @@ def test_other_targets_conditions_and_words(client):
     assert {item["id"] for item in cheap["items"]} <= {f"i{n:02}" for n in range(7)}
     bought = client.get("/users/bob/recommendations", params={"context": "buy"})
     assert bought.status_code == 200
-    asked = {"user_id": "bob", "words": "brand x item f", "strength": 1}
+    asked = {"user_id": "bob", "words": "brand x item f. brand1. Beauty > Shelf 0", "strength": 1}
     found = client.post("/query", json=asked).json()["items"]
     plain = client.get("/users/bob/recommendations").json()["items"]
     assert sum(i["id"][1] == "1" for i in found) > sum(i["id"][1] == "1" for i in plain)
