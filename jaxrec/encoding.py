@@ -20,7 +20,7 @@ from jaxrec.models.lstm import InterestState
 from jaxrec.models.recommender import Definition, Events, Nodes, Params
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
 
-CHUNK = 4  # slots folded at a time; short, as most shoppers' histories are
+CHUNK = 4  # slots folded at a time, or 1 where one is left, as it is of most live events
 WORKERS = 2  # groups of users in flight: one is folded while the other's events are gathered
 
 
@@ -256,8 +256,11 @@ def _fold_group(
     """
     padding = len(states[0].output) - len(histories[0])
     starts, ends = (np.pad(bounds, (0, padding)) for bounds in histories)
-    for begin in range(0, int((ends - starts).max(initial=0)), CHUNK):
-        numbers = starts[:, None] + begin + np.arange(CHUNK)
+    longest, begin = int((ends - starts).max(initial=0)), 0
+    while begin < longest:
+        slots = 1 if longest - begin == 1 else CHUNK
+        numbers = starts[:, None] + begin + np.arange(slots)
+        begin += slots
         valid = numbers < ends[:, None]
         numbers = np.where(valid, numbers, 0)
         events = Events(

@@ -84,7 +84,8 @@ class Online:
         for size in BATCHES:
             users = [str(number) for number in range(size)]
             # states of a store are folded by another program than those of the chunk before
-            elsewhere.record([Report(user, event) for user in users for _ in range(CHUNK + 1)])
+            for events in (1, 2 * CHUNK + 1):
+                elsewhere.record([Report(user, event) for user in users for _ in range(events)])
             elsewhere.recommend(users, k=1)
             shoppers, vectors = elsewhere.vectors(users)
             self.lister.warm_up(shoppers, vectors)
