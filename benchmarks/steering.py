@@ -59,11 +59,14 @@ def main() -> None:
     targets = split.log.items[queries.positions]
     excluded = masked_pairs(split.log, queries, model.config.evaluation.mask)
 
+    alone = np.zeros((len(users), model.items_with_text.shape[1]), np.float32)
+    for node in np.unique(wanted):
+        alone[wanted == node] = model.steered(users[wanted == node], words[node], 1.0)
+    unmoved = np.pad(users, ((0, 0), (0, alone.shape[1] - users.shape[1])))
+
     def rankings() -> Iterator[tuple[str, Ranking]]:
         for strength in STRENGTHS:
-            rows = np.zeros((len(users), model.items_with_text.shape[1]), np.float32)
-            for node in np.unique(wanted):
-                rows[wanted == node] = model.steered(users[wanted == node], words[node], strength)
+            rows = (1 - strength) * unmoved + strength * alone
             found = rank_queries(
                 rows, model.items_with_text, targets, excluded, model.valid(), mesh=model.mesh
             )
