@@ -127,6 +127,7 @@ class SQLiteStore:
         self.connection = sqlite3.connect(
             path, timeout=patience, isolation_level=None, check_same_thread=False
         )
+        weakref.finalize(self, self.connection.close)
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
         # a checkpoint within a commit would keep shoppers waiting for half a second

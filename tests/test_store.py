@@ -1,3 +1,6 @@
+import gc
+import sqlite3
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,3 +67,12 @@ def test_a_file_that_is_no_database_is_told(tmp_path):
     file.write_bytes(b"this is not a database" * 100)
     with pytest.raises(StoreError, match="not a database"):
         SQLiteStore(file)
+
+
+def test_a_store_that_is_let_go_of_closes_its_file(tmp_path):
+    store = SQLiteStore(tmp_path / "store.db")
+    connection = store.connection
+    del store
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
