@@ -328,9 +328,8 @@ def quality_table(case: str, rows: list[dict]) -> Table:
         )
     table.add_section()
     for system, (first, second) in CASES[case].published.items():
-        shown = (
-            (f"{first:.4f}", "", f"{second:.4f}") if every else (f"{first:.4f}", f"{second:.4f}")
-        )
+        cells = [f"{figure:.4f}" if figure else "" for figure in (first, second)]
+        shown = (cells[0], "", cells[1]) if every else cells
         table.add_row(system, "", *shown)
     return table
 
