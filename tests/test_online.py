@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import replace
 
 import jax
@@ -354,11 +355,11 @@ def test_a_store_that_others_hold_or_that_is_full_takes_nothing_and_says_so(mode
     path = tmp_path / "store.db"
     online = Online(model, SQLiteStore(path, patience=0.1))
     online.record([Report("u", event(0))])
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreError, match="locked"):
-        online.record([Report("u", event(1))])
-    other.execute("ROLLBACK")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked"):
+            online.record([Report("u", event(1))])
+        other.execute("ROLLBACK")
     assert online.record([Report("u", event(1))]) == ["accepted"]
     pages = online.store.connection.execute("PRAGMA page_count").fetchone()[0]
     online.store.connection.execute(f"PRAGMA max_page_count = {pages}")

@@ -29,8 +29,6 @@ def strict():
     """A layout that does not fit, or a name that is dropped, only warns."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # of what other tests have left behind and is collected just now
-        warnings.simplefilter("ignore", ResourceWarning)
         yield
 
 

@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import polars as pl
 import pytest
@@ -150,9 +150,9 @@ def test_a_store_that_fails_is_told_as_503_and_logged(trained_run, tmp_path, cap
     path = tmp_path / "store.db"
     app = create_app(trained_run, LiveOptions(store=str(path)))
     app.state.live.store.connection.execute("PRAGMA busy_timeout = 50")
-    with TestClient(app) as client:
+    other = sqlite3.connect(path, isolation_level=None)
+    with closing(other), TestClient(app) as client:
         wait_until_ready(client)
-        other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         answer = client.post("/events", json=payload("u", 0))
         assert answer.status_code == 503
