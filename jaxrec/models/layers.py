@@ -1,8 +1,27 @@
-"""Small pure functions that several models share."""
+"""Small parts that several models share."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
+
+
+class Linear(nnx.Linear):
+    """`nnx.Linear`, whose products see all leading axes as one.
+
+    A kernel's gradient that sums over several axes has its operands transposed by XLA, which on a
+    CPU was two thirds of the time of an MLP.
+    """
+
+    def __call__(
+        self, inputs: Float[Array, "*shape D"], out_sharding: Any = None
+    ) -> Float[Array, "*shape O"]:
+        """inputs @ kernel + bias."""
+        *leading, width = inputs.shape
+        outputs = super().__call__(inputs.reshape(-1, width), out_sharding)
+        return outputs.reshape(*leading, self.out_features)
 
 
 def dropout(

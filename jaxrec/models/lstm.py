@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from jaxrec.models.layers import dropout
+from jaxrec.models.layers import Linear, dropout
 from jaxrec.models.recurrence import Masks, Weights, recur
 from jaxrec.models.traces import Traces
 from jaxrec.models.transformer import MLP
@@ -30,9 +30,7 @@ class LSTM(nnx.Module):
     def __init__(self, width: int, rngs: nnx.Rngs):
         # an open forget gate lets gradients through from the start (Jozefowicz et al. 2015)
         bias = jnp.zeros(4 * width).at[width : 2 * width].set(1.0)
-        self.input = nnx.Linear(
-            width, 4 * width, bias_init=nnx.initializers.constant(bias), rngs=rngs
-        )
+        self.input = Linear(width, 4 * width, bias_init=nnx.initializers.constant(bias), rngs=rngs)
         self.recurrent = nnx.Param(nnx.initializers.orthogonal()(rngs.params(), (width, 4 * width)))
 
     def scan(
@@ -65,7 +63,7 @@ class Block(nnx.Module):
     def __init__(self, width: int, rate: float, rngs: nnx.Rngs):
         self.lstm_norm = nnx.LayerNorm(width, rngs=rngs)
         self.lstm = LSTM(width, rngs)
-        self.output = nnx.Linear(width, width, rngs=rngs)
+        self.output = Linear(width, width, rngs=rngs)
         self.mlp_norm = nnx.LayerNorm(width, rngs=rngs)
         self.mlp = MLP(width, 4 * width, dtype=None, rngs=rngs)
         self.rate = rate

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.config import ModelConfig
 from jaxrec.models.gnn import GraphEncoder
-from jaxrec.models.layers import dropout, unit_norm
+from jaxrec.models.layers import Linear, dropout, unit_norm
 from jaxrec.models.lstm import InterestEncoder, InterestState
 from jaxrec.models.text_tower import TextTower
 from jaxrec.types import NO_GAP
@@ -75,8 +75,8 @@ class Expert(nnx.Module):
         if "id" in sources:
             self.item_table = _table(sizes.num_items, width, rngs)
         if "text" in sources:
-            self.text_hidden = nnx.Linear(sizes.text_width, 2 * width, rngs=rngs)
-            self.text_output = nnx.Linear(2 * width, width, rngs=rngs)
+            self.text_hidden = Linear(sizes.text_width, 2 * width, rngs=rngs)
+            self.text_output = Linear(2 * width, width, rngs=rngs)
         if "graph" in sources:
             # both directions of every relation, and the padding
             num_relations = 2 * sizes.num_relations + 1
@@ -96,8 +96,8 @@ class Expert(nnx.Module):
             self.idle_table = nnx.Param(jnp.zeros((GAP_BUCKETS, width)))
         self.encoder = InterestEncoder(width, config.blocks, config.dropout, rngs, config.traces)
         self.read_norm = nnx.LayerNorm(width, rngs=rngs)
-        self.read_output = nnx.Linear(width, width, rngs=rngs)
-        self.recall_gain = nnx.Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.read_output = Linear(width, width, rngs=rngs)
+        self.recall_gain = Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.log_scale = nnx.Param(-jnp.log(jnp.full((), config.temperature, jnp.float32)))
 
     @property

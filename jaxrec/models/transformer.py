@@ -9,12 +9,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jaxrec.models.layers import Linear
+
 Activation = Callable[[Array], Array]
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x Φ(x) with the exact error function (Hendrycks and Gimpel, arXiv:1606.08415)."""
-    return jax.nn.gelu(x, approximate=False)
+    # jax.nn.gelu asks for erfc, which costs twice as much on a CPU and differs by 1e-6
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
 class Attention(nnx.Module):
@@ -30,10 +33,10 @@ class Attention(nnx.Module):
         if width % heads:
             raise ValueError(f"a width of {width} cannot be divided among {heads} attention heads")
         self.heads = heads
-        self.query = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.key = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.value = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.query = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.key = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.value = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, hidden: Float[Array, "B L D"], mask: Bool[Array, "#B #H #L L"]
@@ -66,8 +69,8 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.activation = activation
-        self.up = nnx.Linear(width, inner_width, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(inner_width, width, dtype=dtype, rngs=rngs)
+        self.up = Linear(width, inner_width, dtype=dtype, rngs=rngs)
+        self.down = Linear(inner_width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """down(activation(up(hidden)))."""
