@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.special import logsumexp
 
 from jaxrec.calibration import log_probabilities
+from jaxrec.ranking import PairBlocks, Pairs
 from jaxrec.types import KnowledgeGraph
 
 MAX_CELLS = 2**23  # probabilities at a time
@@ -54,24 +55,29 @@ def choice_log_probability(
     users: Float[np.ndarray, "U D"],
     items: Float[Array, "I D"],
     members: Int[np.ndarray, " n"],
-    excluded: Bool[np.ndarray, "U n"],
+    excluded: PairBlocks,
     valid: Bool[np.ndarray, " I"],
     inverse_temperature: float,
 ) -> Float[np.ndarray, " U"]:
     """log of the chance that a user's next item is one of the members.
 
-    The sum of the members' p(item | user); -inf where all of them are excluded for the user.
+    The sum of the members' p(item | user), among the items that are not excluded for the user;
+    -inf where none of the members is left.
     """
     width = max(MAX_CELLS // len(members), 1)
     parts = [np.zeros(0, np.float32)]
     for start in range(0, len(users), width):
-        some, out = users[start : start + width], excluded[start : start + width]
-        columns = np.broadcast_to(members, out.shape)
+        some = users[start : start + width]
+
+        def theirs(first: int, stop: int, start: int = start) -> Pairs:
+            return excluded(start + first, start + stop)
+
+        columns = np.broadcast_to(members, (len(some), len(members)))
         log_p = log_probabilities(
-            some, items, columns, valid, inverse_temperature=inverse_temperature
+            some, items, columns, valid, theirs, inverse_temperature=inverse_temperature
         )
         with np.errstate(divide="ignore"):
-            parts.append(logsumexp(np.where(out, -np.inf, log_p), axis=1))
+            parts.append(logsumexp(log_p, axis=1))
     return np.concatenate(parts)
 
 

@@ -193,7 +193,6 @@ def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict
 
 def stream_audience(model: TrainedModel, options: ServeOptions) -> pl.DataFrame:
     """The audience of an entity among all users of the events, in the memory of one block."""
-    mask = options.rules.mask or ("none",)
     model.find(options.audience)
     events = event_stream(model, options)
     for note in events.notes:
@@ -202,7 +201,7 @@ def stream_audience(model: TrainedModel, options: ServeOptions) -> pl.DataFrame:
     for block in events.blocks():
         log = model.valid_log(block)
         vectors = model.user_vectors(model.states(log))
-        log_p = model.choice_log_probability(log, vectors, options.audience, mask)
+        log_p = model.choice_log_probability(log, vectors, options.audience, options.rules.mask)
         audience = merge(audience, log.user_ids, log_p, options.k)
     return audience_table(audience, options.bid)
 

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from scipy.optimize import minimize_scalar
 
-from jaxrec.ranking import best_items, no_pairs
+from jaxrec.ranking import PairBlocks, best_items, no_pairs, padded, pairs_of, power_of_two
 
 INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_BLOCK_SCORES = 2**25
@@ -60,6 +60,7 @@ def fit_temperature(
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     targets: Int[np.ndarray, " Q"],
     valid: Bool[np.ndarray, " I"],
+    excluded: PairBlocks = no_pairs,
     *,
     most: int = 4096,
     block: int = 256,
@@ -77,6 +78,7 @@ def fit_temperature(
     _check_rows(queries, targets, valid)
     chosen = _usable_queries(targets, valid, most)
     query_rows, item_rows = np.asarray(queries)[chosen], jnp.asarray(items)
+    theirs = pairs_of(excluded, chosen, len(targets))
 
     def loss(inverse_temperature: float) -> float:
         log_p = log_probabilities(
@@ -84,6 +86,7 @@ def fit_temperature(
             item_rows,
             targets[chosen, None],
             valid,
+            theirs,
             inverse_temperature=inverse_temperature,
             block=block,
         )
@@ -106,14 +109,15 @@ def log_probabilities(
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     columns: Int[np.ndarray, "Q K"],
     valid: Bool[np.ndarray, " I"],
+    excluded: PairBlocks = no_pairs,
     *,
     inverse_temperature: float,
     block: int = 256,
 ) -> Float[np.ndarray, "Q K"]:
     """log p(item | query) = b <query, item> - log Z of the items in `columns`, in nats.
 
-    Z sums over all valid items, whichever a ranking leaves out; a column that is not valid has
-    -inf. At most [block, I] scores exist at a time, and fewer for the largest catalogues.
+    Z sums over all valid items that are not excluded; the others have -inf. At most [block, I]
+    scores exist at a time, and fewer for the largest catalogues.
 
     Raises `ValueError` when lengths differ, a column is no row of `items`, no item is valid, or
     a score is not finite.
@@ -125,12 +129,25 @@ def log_probabilities(
         raise ValueError(f"block must be at least 1, not {block}")
     size = min(block, max(MAX_BLOCK_SCORES // len(valid), 1))
     item_rows = jnp.asarray(items)
-    blocks = [
-        np.asarray(_block_log_probabilities(q, item_rows, c, valid, inverse_temperature))
-        for q, c in zip(_blocks(np.asarray(queries), size), _blocks(columns, size), strict=True)
-    ]
-    log_p = np.concatenate([np.zeros((0, columns.shape[1]), np.float32), *blocks])[: len(columns)]
-    wrong = ~np.isfinite(log_p) & valid[columns]
+    query_rows = np.asarray(queries)
+
+    def one(start: int) -> Float[np.ndarray, "block K"]:
+        stop = min(start + size, len(columns))
+        rows, out = excluded(start, stop)
+        pairs = power_of_two(len(rows))
+        log_p = _block_log_probabilities(
+            padded(query_rows[start:stop], size),
+            item_rows,
+            padded(columns[start:stop], size),
+            valid,
+            (padded(rows, pairs, fill=size), padded(out, pairs)),
+            inverse_temperature,
+        )
+        return np.asarray(log_p)[: stop - start]
+
+    blocks = [one(start) for start in range(0, len(columns), size)]
+    log_p = np.concatenate([np.zeros((0, columns.shape[1]), np.float32), *blocks])
+    wrong = np.isnan(log_p)
     if wrong.any():
         raise ValueError(f"scores of query {np.nonzero(wrong)[0][0]} are not finite")
     return log_p
@@ -174,12 +191,14 @@ def likely_items_reliability(
     targets: Int[np.ndarray, " Q"],
     valid: Bool[np.ndarray, " I"],
     k: int = 20,
+    *,
+    excluded: PairBlocks = no_pairs,
 ) -> Reliability:
     """`reliability` of the k likeliest items of every query; a target among them is a hit.
 
     `queries` are times the inverse temperature.
     """
-    best = best_items(queries, items, no_pairs, valid, min(k, int(valid.sum())))
+    best = best_items(queries, items, excluded, valid, min(k, int(valid.sum())))
     assert best.log_z is not None
     probabilities = np.exp(best.scores - best.log_z[:, None])
     return reliability(np.minimum(probabilities, 1), best.items == targets[:, None])
@@ -207,6 +226,7 @@ def _block_log_probabilities(
     items: Float[Array, "I D"],
     columns: Int[Array, "block K"],
     valid: Bool[Array, " I"],
+    excluded: tuple[Int[Array, " X"], Int[Array, " X"]],
     inverse_temperature: Float[Array, ""],
 ) -> Float[Array, "block K"]:
     scores = inverse_temperature * jnp.einsum(
@@ -216,16 +236,14 @@ def _block_log_probabilities(
         precision=lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
-    scores = jnp.where(valid[None, :], scores, -jnp.inf)
+    scores = jnp.where(valid[None, :], scores, -jnp.inf).at[excluded].set(-jnp.inf, mode="drop")
     log_z = jax.nn.logsumexp(scores, axis=1, keepdims=True)
+    some_left = log_z > -jnp.inf
     # A fused multiply-add may round the probability of a certain item to above 1.
-    return jnp.minimum(jnp.take_along_axis(scores, columns, axis=1) - log_z, 0)
-
-
-def _blocks(rows: np.ndarray, size: int) -> np.ndarray:
-    """[Q, ...] rows as [N, size, ...], zeros behind."""
-    padding = [(0, -len(rows) % size)] + [(0, 0)] * (rows.ndim - 1)
-    return np.pad(rows, padding).reshape(-1, size, *rows.shape[1:])
+    log_p = jnp.minimum(
+        jnp.take_along_axis(scores, columns, axis=1) - jnp.where(some_left, log_z, 0), 0
+    )
+    return jnp.where(log_z < jnp.inf, log_p, jnp.nan)
 
 
 def _check_rows(

@@ -1,6 +1,6 @@
 """Full-ranking evaluation of held-out events, with baselines and segments beside the model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,26 +28,43 @@ HISTORY_SEGMENTS = ((1, 3), (4, 10), (11, 50), (51, None))
 RARE = 5  # training events up to which an item counts as rare
 
 
-def masked_pairs(log: EventLog, queries: Queries, mask: tuple[str, ...]) -> PairBlocks:
-    """Which items of a query's history its ranking leaves out, block by block.
+def masked_kinds(mask: tuple[str, ...], kind_names: Sequence[str]) -> Bool[np.ndarray, " kinds"]:
+    """The kinds of event whose items a mask leaves out.
 
     Args:
-        mask: `("none",)`, `("seen",)` for the whole history, or kinds of event.
+        mask: `("none",)`, `("seen",)` for all kinds, or some of them.
 
     Raises:
-        ValueError: a kind in `mask` is not one of the log's.
+        ValueError: a kind in `mask` is not one of `kind_names`.
     """
-    unknown = [kind for kind in mask if kind not in ("none", "seen", *log.kind_names)]
+    unknown = [kind for kind in mask if kind not in ("none", "seen", *kind_names)]
     if unknown:
         raise ValueError(
             f"evaluation.mask names {unknown}; give none, seen, or kinds among "
-            f"{', '.join(log.kind_names)}"
+            f"{', '.join(kind_names)}"
         )
-    masks = np.array(["seen" in mask or kind in mask for kind in log.kind_names])
+    return np.array(["seen" in mask or kind in mask for kind in kind_names])
+
+
+def masked_pairs(
+    log: EventLog,
+    queries: Queries,
+    mask: tuple[str, ...],
+    targets: Int[np.ndarray, " Q"] | None = None,
+) -> PairBlocks:
+    """Which items of a query's history its ranking leaves out, block by block.
+
+    Args:
+        mask: as in `masked_kinds`, which says what it raises.
+        targets: an item of each query that is not left out.
+    """
+    masks = masked_kinds(mask, log.kind_names)
 
     def pairs(start: int, stop: int) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
         rows, events = _histories(log, queries, start, stop)
         masked = masks[log.kinds[events]]
+        if targets is not None:
+            masked &= log.items[events] != targets[start:stop][rows]
         return rows[masked], log.items[events[masked]]
 
     return pairs

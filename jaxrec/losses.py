@@ -30,6 +30,7 @@ def blocked_cross_entropy(
     weights: Float[Array, "B T"],
     valid: Bool[Array, " K"],
     block: int,
+    left_out: Int[Array, "B T S"] | None = None,
 ) -> Float[Array, ""]:
     """The weighted sum of `cross_entropy`, about `block` positions at a time.
 
@@ -37,20 +38,26 @@ def blocked_cross_entropy(
 
     Memory is [block x K] whatever the batch. Blocks are cut along T, so a batch that is sharded
     along B stays so. Weights get no gradient.
+
+    Args:
+        left_out: candidates that are no alternative at a position, beside those not valid.
     """
     weights = jax.lax.stop_gradient(weights)
+    if left_out is None:
+        left_out = jnp.zeros((*weights.shape, 0), jnp.int32)
     chosen = jnp.sum(queries * candidates[targets], -1, dtype=jnp.float32)
     rounded = candidates.astype(queries.dtype)
-    log_z = _weighted_log_z(queries, rounded, weights, valid, block)
+    log_z = _weighted_log_z(queries, rounded, weights, valid, left_out, block)
     return log_z - (chosen * weights).sum()
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _weighted_log_z(
     queries: Float[Array, "B T D"],
     candidates: Float[Array, "K D"],
     weights: Float[Array, "B T"],
     valid: Bool[Array, " K"],
+    left_out: Int[Array, "B T S"],
     block: int,
 ) -> Float[Array, ""]:
     """The weighted sum of log Z = log sum of exp(queries . candidates).
@@ -58,17 +65,19 @@ def _weighted_log_z(
     As the weights are known, a block's gradient is formed while its logits are there, and
     nothing is recomputed (arXiv:2410.10989).
     """
-    return _log_z_and_gradients(queries, candidates, weights, valid, block)[0]
+    return _log_z_and_gradients(queries, candidates, weights, valid, left_out, block)[0]
 
 
-def _log_z_and_gradients(queries, candidates, weights, valid, block):
+def _log_z_and_gradients(queries, candidates, weights, valid, left_out, block):
     bias = jnp.where(valid, 0, MASKED)[None, None]
+    mask = jax.vmap(jax.vmap(lambda logits, left_out: logits.at[left_out].set(MASKED)))
 
     def one_block(for_candidates, part):
-        queries, weights = part
+        queries, weights, left_out = part
         logits = bias + jnp.einsum(
             "btd,kd->btk", queries, candidates, preferred_element_type=jnp.float32
         )
+        logits = mask(logits, left_out)
         highest = logits.max(-1, keepdims=True)
         powers = jnp.exp(logits - highest)
         sums = powers.sum(-1, keepdims=True)
@@ -84,7 +93,7 @@ def _log_z_and_gradients(queries, candidates, weights, valid, block):
         return for_candidates, ((log_z * weights).sum(), for_queries.astype(queries.dtype))
 
     for_candidates, (log_z, for_queries) = jax.lax.scan(
-        one_block, jnp.zeros(candidates.shape[::-1]), _cut((queries, weights), block)
+        one_block, jnp.zeros(candidates.shape[::-1]), _cut((queries, weights, left_out), block)
     )
     for_queries = jnp.moveaxis(for_queries, 0, 1).reshape(queries.shape)
     return log_z.sum(), (for_queries, for_candidates.T.astype(candidates.dtype))
@@ -92,7 +101,7 @@ def _log_z_and_gradients(queries, candidates, weights, valid, block):
 
 def _scale_gradients(block, gradients, cotangent):
     scaled = [gradient * cotangent.astype(gradient.dtype) for gradient in gradients]
-    return (*scaled, None, None)
+    return (*scaled, None, None, None)
 
 
 _weighted_log_z.defvjp(_log_z_and_gradients, _scale_gradients)

@@ -38,6 +38,7 @@ class TrainArrays:
     catalog: CatalogArrays
     candidates: Bool[Array, " I"]  # items that occur in training
     auxiliary: dict[str, Auxiliary]
+    masked_kinds: Bool[Array, " kinds"] | None  # whose items a ranking leaves out; None: of none
     live_text: LiveText | None
 
 
@@ -96,16 +97,19 @@ def expert_losses(
         targets: Int[Array, "B T"],
         valid: Bool[Array, " K"],
         weights: Float[Array, "B T"],
+        left_out: Int[Array, "B T S"] | None = None,
     ) -> Float[Array, ""]:
         block = positions_at_a_time(len(vectors), config.loss_logits)
-        total = blocked_cross_entropy(users, vectors, targets, weights, valid, block)
+        total = blocked_cross_entropy(users, vectors, targets, weights, valid, block, left_out)
         return total / jnp.maximum(weights.sum(), 1e-9)
 
     first_user = expert.read(state.output[0], jnp.asarray(ANY_KIND))
     first_logits = jnp.where(arrays.candidates, items @ first_user, MASKED).astype(jnp.float32)
     first_items = -jax.nn.log_softmax(first_logits)[batch.items]
     losses = {
-        "next_item": mean_loss(items, targets, arrays.candidates, weights),
+        "next_item": mean_loss(
+            items, targets, arrays.candidates, weights, masked_items(batch, arrays.masked_kinds)
+        ),
         "first_item": weighted_mean(first_items, jnp.asarray(batch.firsts, jnp.float32)),
     }
     for name, auxiliary in arrays.auxiliary.items():
@@ -114,6 +118,24 @@ def expert_losses(
             vectors[auxiliary.nodes], entities, auxiliary.valid, weights * (entities > 0)
         )
     return losses
+
+
+def masked_items(
+    batch: Batch, masked_kinds: Bool[Array, " kinds"] | None
+) -> Int[Array, "B T T"] | None:
+    """The items of a sequence so far that a ranking leaves out, at every slot; 0 for none.
+
+    Out of the softmax as well, they are not pushed away from the interest that they have shaped.
+    A slot's own target is never out.
+    """
+    if masked_kinds is None:
+        return None
+    sequence = jnp.cumsum(batch.starts, 1)
+    so_far = jnp.tri(sequence.shape[1], dtype=bool)[None]
+    own = (sequence[:, :, None] == sequence[:, None]) & so_far
+    masked = own & masked_kinds[batch.kinds][:, None]
+    items = jnp.asarray(batch.items)[:, None]
+    return jnp.where(masked & (items != batch.targets[..., None]), items, 0)
 
 
 def live_rows(

@@ -34,6 +34,15 @@ PairBlocks = Callable[[int, int], Pairs]
 """(query row, item) pairs of the queries [start, stop); rows count from start."""
 
 
+def pairs_of(excluded: PairBlocks, chosen: Int[np.ndarray, " q"], num_queries: int) -> PairBlocks:
+    """The pairs of some queries, in ascending order, out of `num_queries`."""
+    rows, items = excluded(0, num_queries)
+    place = np.full(num_queries, -1)
+    place[chosen] = np.arange(len(chosen))
+    kept = place[rows] >= 0
+    return blocks_of((place[rows[kept]], items[kept]))
+
+
 def no_pairs(start: int, stop: int) -> Pairs:
     """`PairBlocks` that leave nothing out."""
     return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -104,16 +113,12 @@ def rank_shard(
     With h items scored strictly higher than the target and t others tied with it, the rank is
     h + t / 2. A target that is not valid (unknown to the catalogue) ranks behind all valid
     items, whose scores alone are not `OUT`. Excluded pairs, numbered over the whole block, are
-    out of the ranking, except a query's own target, and within log_z. A pair whose row lies
-    outside is padding.
+    out of the ranking and of log_z, except a query's own target. A pair whose row lies outside
+    is padding.
     """
     num_queries, num_items = scores.shape
     first_row, first_item = lax.axis_index(USERS) * num_queries, lax.axis_index(ITEMS) * num_items
     fields = {}
-    if with_log_z:
-        highest = lax.pmax(scores.max(1), ITEMS)
-        total = lax.psum(jnp.exp(scores - highest[:, None]).sum(1), ITEMS)
-        fields["log_z"] = highest + jnp.log(total)
 
     def local(numbers: Int[Array, " n"], first: Array, count: int) -> Int[Array, " n"]:
         """Numbers on this device; `count`, which scatters drop, for those of other devices."""
@@ -139,6 +144,10 @@ def rank_shard(
         known = lax.psum(known.astype(jnp.int32), ITEMS) > 0
         fields["ranks"] = jnp.where(known, twice / 2, lax.psum(valid.sum(), ITEMS))
 
+    if with_log_z:
+        highest = lax.pmax(scores.max(1), ITEMS)
+        total = lax.psum(jnp.exp(scores - highest[:, None]).sum(1), ITEMS)
+        fields["log_z"] = highest + jnp.log(total)
     missing = max(k - num_items, 0)
     scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=OUT)
     best, items = lax.approx_max_k(scores, k) if approximate else top_k(scores, k)
@@ -344,7 +353,7 @@ def _rank_blocks(
     def one(start: int) -> dict[str, np.ndarray]:
         stop = min(start + size, num_queries)
         rows, items = excluded(start, stop)
-        num_pairs = _power_of_two(len(rows))
+        num_pairs = power_of_two(len(rows))
         fields = rank_block(
             start, stop, padded(rows, num_pairs, fill=size), padded(items, num_pairs)
         )
@@ -387,12 +396,12 @@ def _block_rows(num_queries: int, num_items: int, mesh: Mesh, block: int | None)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     limit = MAX_BLOCK_SCORES if on_cpu else MAX_ACCELERATOR_SCORES
     most = max(limit // num_items // MIN_BLOCK_ROWS, 1) * MIN_BLOCK_ROWS
-    rows = block or min(most, _power_of_two(num_queries))
+    rows = block or min(most, power_of_two(num_queries))
     shards = mesh.shape[USERS]
     return -(-rows // shards) * shards
 
 
-def _power_of_two(size: int) -> int:
+def power_of_two(size: int) -> int:
     """The smallest power of two that holds `size`, at least `MIN_BLOCK_ROWS`."""
     return max(1 << max(size - 1, 0).bit_length(), MIN_BLOCK_ROWS)
 

@@ -350,7 +350,7 @@ class TrainedModel:
         size: int = 1000,
         *,
         bid: float | None = None,
-        mask: tuple[str, ...] = ("none",),
+        mask: tuple[str, ...] = (),
     ) -> pl.DataFrame:
         """The users of `events` who most likely choose an item, or an item of an entity, next.
 
@@ -358,7 +358,7 @@ class TrainedModel:
             entity: `item:ID`, `brand:NAME` and so on.
             size: the most users to return.
             bid: paid for a choice; adds `ecpm`, the expected pay of a thousand impressions.
-            mask: what a user's own history rules out, as in `evaluation.mask`.
+            mask: what a user's own history rules out, in place of the run's `evaluation.mask`.
 
         Returns:
             `rank`, `user_id`, `probability`, and `ecpm` with a bid; the likeliest first.
@@ -382,11 +382,7 @@ class TrainedModel:
         members = member_items(self.catalog.graph, self.node_type(name).offset + node)
         if not len(members):
             raise ValueError(f"{entity} has no items, so nobody can choose one")
-        excluded = np.zeros((log.num_users, len(members)), bool)
-        users, items = self.excluded(log, mask)(np.arange(log.num_users))(0, log.num_users)
-        places = np.minimum(np.searchsorted(members, items), len(members) - 1)
-        theirs = members[places] == items
-        excluded[users[theirs], places[theirs]] = True
+        excluded = self.excluded(log, mask or self.config.evaluation.mask)(np.arange(log.num_users))
         return choice_log_probability(
             vectors, self.items, members, excluded, self.valid(), self.inverse_temperature
         )

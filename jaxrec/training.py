@@ -35,11 +35,18 @@ from jaxrec.data.graph import first_neighbours
 from jaxrec.data.packing import Packing
 from jaxrec.data.tables import Tables
 from jaxrec.encoding import catalog_arrays, encode_catalog, user_vectors
-from jaxrec.evaluation import evaluate, evaluate_baselines, segment_masks, training_counts
+from jaxrec.evaluation import (
+    evaluate,
+    evaluate_baselines,
+    masked_kinds,
+    masked_pairs,
+    segment_masks,
+    training_counts,
+)
 from jaxrec.metrics import segments
 from jaxrec.models.recommender import Definition, Recommender, Sizes, cast_products
 from jaxrec.objective import Auxiliary, TrainArrays, objective
-from jaxrec.ranking import Ranking
+from jaxrec.ranking import PairBlocks, Ranking
 from jaxrec.sharding import host_rows, make_mesh, replicated, shard_batch, state_shardings
 from jaxrec.text_features import ItemText, encode_live_text, item_text
 from jaxrec.types import Batch, Catalog, Queries
@@ -199,6 +206,7 @@ def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArray
     arrays = catalog_arrays(catalog, text.vectors, trained)
     padding = catalog.graph.types[0].capacity - len(trained)
     present = {node_type.name for node_type in catalog.graph.types}
+    masked = masked_kinds(config.evaluation.mask, dataset.split.log.kind_names)
     return TrainArrays(
         catalog=arrays,
         candidates=jnp.asarray(np.pad(trained, (0, padding))),
@@ -207,6 +215,7 @@ def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArray
             for name in config.train.auxiliary
             if name in present
         },
+        masked_kinds=jnp.asarray(masked) if masked.any() else None,
         live_text=text.live,
     )
 
@@ -460,17 +469,19 @@ def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) 
 
 def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability]:
     """The temperature that validation wants, and how true the probabilities of test are."""
-    split = setup.dataset.split
+    split, mask = setup.dataset.split, setup.config.evaluation.mask
+
+    def masked(queries: Queries) -> tuple[Int[np.ndarray, " Q"], PairBlocks]:
+        targets = split.log.items[queries.positions]
+        return targets, masked_pairs(split.log, queries, mask, targets)
+
     items, users = query_vectors(setup, state, split.validation)
-    targets = split.log.items[split.validation.positions]
-    calibration = fit_temperature(users, items, targets, setup.valid)
-    queries = split.test["last"]
-    _, users = query_vectors(setup, state, queries)
+    targets, excluded = masked(split.validation)
+    calibration = fit_temperature(users, items, targets, setup.valid, excluded)
+    _, users = query_vectors(setup, state, split.test["last"])
+    targets, excluded = masked(split.test["last"])
     return calibration, likely_items_reliability(
-        users * calibration.inverse_temperature,
-        items,
-        split.log.items[queries.positions],
-        setup.valid,
+        users * calibration.inverse_temperature, items, targets, setup.valid, excluded=excluded
     )
 
 

@@ -11,6 +11,7 @@ from jaxrec.audiences import (
     nobody,
 )
 from jaxrec.data.graph import build_graph
+from jaxrec.ranking import blocks_of
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +55,12 @@ def test_the_chance_of_an_entity_is_the_sum_over_its_items():
     users, items = users.astype(np.float32), items.astype(np.float32)
     valid = (np.arange(9) > 0) & (np.arange(9) < 7)
     chosen = np.array([1, 4, 6])
-    excluded = random.random((5, 3)) < 0.3
-    excluded[2] = True
-    found = choice_log_probability(users, items, chosen, excluded, valid, 0.8)
-    log_p = log_softmax(np.where(valid, 0.8 * users @ items.T, -np.inf), axis=1)[:, chosen]
-    expected = np.where(excluded, 0, np.exp(log_p)).sum(1)
+    excluded = random.random((5, 9)) < 0.3
+    excluded[2, chosen] = True
+    pairs = blocks_of(np.nonzero(excluded))
+    found = choice_log_probability(users, items, chosen, pairs, valid, 0.8)
+    log_p = log_softmax(np.where(valid & ~excluded, 0.8 * users @ items.T, -np.inf), axis=1)
+    expected = np.exp(log_p[:, chosen]).sum(1)
     np.testing.assert_allclose(np.exp(found), expected, rtol=1e-4)
     assert found[2] == -np.inf
 

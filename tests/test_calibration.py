@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 from jaxrec import calibration as calibration_module
 from jaxrec.calibration import (
@@ -16,6 +17,7 @@ from jaxrec.calibration import (
     log_probabilities,
     reliability,
 )
+from jaxrec.ranking import blocks_of
 
 WIDTH, NUM_ITEMS, CAPACITY = 4, 40, 48
 
@@ -204,6 +206,49 @@ def test_a_certain_item_has_at_most_probability_one():
     )
 
     assert log_p.max() <= 0
+
+
+def test_what_is_excluded_has_no_probability():
+    queries, items = vectors(0, 6)
+    excluded = (np.array([1, 1, 4]), np.array([1, 2, 3]))
+    columns = np.tile([1, 2, 3], (6, 1))
+    log_p = log_probabilities(
+        queries,
+        items,
+        columns,
+        catalogue(),
+        blocks_of(excluded),
+        inverse_temperature=1.0,
+        block=2,
+    )
+    scores = np.where(catalogue(), queries @ items.T, -np.inf)
+    scores[excluded] = -np.inf
+    np.testing.assert_allclose(log_p, log_softmax(scores, axis=1)[:, 1:4], atol=1e-4)
+
+
+def test_nothing_is_left_where_all_is_excluded():
+    queries, items = vectors(0, 1)
+    everything = np.arange(CAPACITY)
+    log_p = log_probabilities(
+        queries,
+        items,
+        np.array([[1, 2]]),
+        catalogue(),
+        blocks_of((np.zeros_like(everything), everything)),
+        inverse_temperature=1.0,
+    )
+    assert (log_p == -np.inf).all()
+
+
+def test_a_temperature_is_fitted_to_what_is_not_excluded():
+    """Where the items that score above the targets are out, the targets are certain."""
+    queries, items = vectors(0, 6)
+    scores = np.where(catalogue(), queries @ items.T, -np.inf)
+    targets = np.argsort(-scores, axis=1)[:, 2]
+    above = blocks_of(np.nonzero(scores > scores[np.arange(6), targets][:, None]))
+    with_all = fit_temperature(queries, items, targets, catalogue())
+    without = fit_temperature(queries, items, targets, catalogue(), above, most=4)
+    assert without.inverse_temperature > with_all.inverse_temperature
 
 
 def test_vectors_in_bfloat16_are_scored_in_float32():

@@ -45,6 +45,16 @@ def test_masks_hold_the_history_and_no_more(split):
         masked_pairs(split.log, split.test["last"], ("cart",))
 
 
+def test_a_mask_spares_the_target(split):
+    queries = split.test["last"]
+    spared = np.array([ITEMS.to_list().index(item) for item in ("b", "a")])
+    rows, items = masked_pairs(split.log, queries, ("seen",), spared)(0, 2)
+    found = {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
+    assert found == masked(split, ("seen",)) - {(0, "b")}
+    rows, items = masked_pairs(split.log, queries, ("seen",), spared)(1, 2)
+    assert set(rows) == {0} and len(items) == 3
+
+
 def test_segments_tell_repeats_novelties_and_cold_items(split):
     counts = training_counts(split, len(ITEMS))
     np.testing.assert_array_equal(counts, [0, 1, 2, 2, 0])

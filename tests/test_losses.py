@@ -63,6 +63,28 @@ def test_blocked_loss_and_gradients_equal_dense(block):
         np.testing.assert_allclose(gradient, expected_gradient, atol=1e-4)
 
 
+@pytest.mark.parametrize("block", [2, 1000])
+def test_what_is_left_out_at_a_position_is_no_candidate_there(block):
+    queries, candidates, targets, weights = problem()
+    others = np.where(np.asarray(targets) == 2, 4, 2)  # of the three that are valid
+    left_out = jnp.asarray(np.stack([others, others, np.zeros_like(others)], -1))
+    left_out = left_out.at[1].set(0)  # nothing that counts
+
+    def dense(queries, candidates):
+        logits = queries @ candidates.T
+        out = jax.nn.one_hot(left_out, CANDIDATES).any(2) | ~VALID[None, None]
+        log_p = jax.nn.log_softmax(jnp.where(out, -1e30, logits))
+        return -(jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0] * weights).sum()
+
+    def blocked(queries, candidates):
+        return blocked_cross_entropy(queries, candidates, targets, weights, VALID, block, left_out)
+
+    np.testing.assert_allclose(blocked(queries, candidates), dense(queries, candidates), rtol=1e-5)
+    gradients, expected = (jax.grad(loss, (0, 1))(queries, candidates) for loss in (blocked, dense))
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+
+
 def test_only_counted_positions_and_valid_candidates_get_a_gradient():
     queries, candidates, targets, weights = problem()
     for_queries, for_candidates = jax.grad(blocked_cross_entropy, (0, 1))(

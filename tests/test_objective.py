@@ -13,7 +13,7 @@ from jaxrec.encoding import CatalogArrays
 from jaxrec.models.bert import Bert, BertConfig
 from jaxrec.models.recommender import Nodes, Recommender, Sizes, cast_products, gap_buckets
 from jaxrec.models.text_tower import TextTower
-from jaxrec.objective import Auxiliary, TrainArrays, live_rows, objective
+from jaxrec.objective import Auxiliary, TrainArrays, live_rows, masked_items, objective
 from jaxrec.text_features import LiveText
 from jaxrec.types import NO_GAP, Batch
 
@@ -49,6 +49,7 @@ def make_arrays(live_text: LiveText | None = None) -> TrainArrays:
         catalog=CatalogArrays(Nodes(jnp.arange(8), jnp.arange(4), jnp.asarray(text)), graph, valid),
         candidates=valid,
         auxiliary={"brand": brand},
+        masked_kinds=None,
         live_text=live_text,
     )
 
@@ -130,6 +131,34 @@ def test_weights_are_relative(model):
     assert parts_of(model, make_arrays(), replace(batch, weights=tilted)) != pytest.approx(
         expected, rel=1e-3
     )
+
+
+def test_items_so_far_are_masked_by_kind_but_for_the_target():
+    batch = make_batch()
+    batch = replace(batch, targets=np.where(batch.items == 4, 4, batch.targets))
+    everything = masked_items(batch, jnp.array([True, True]))
+    expected = [  # slot 3 starts another sequence, and its target is the item that is read there
+        [1, 0, 0, 0, 0, 0],
+        [1, 2, 0, 0, 0, 0],
+        [1, 2, 3, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 4, 5, 0],
+        [0, 0, 0, 4, 5, 0],
+    ]
+    np.testing.assert_array_equal(everything[0], expected)
+    second = masked_items(batch, jnp.array([False, True]))
+    assert set(np.unique(second[0])) == {0, 2} and set(np.unique(second[1])) == {0, 5}
+    assert masked_items(batch, None) is None
+
+
+def test_the_softmax_leaves_out_what_the_ranking_does(model):
+    """More is left out, and less is lost."""
+    batch, arrays = make_batch(), make_arrays()
+    losses = [
+        parts_of(model, replace(arrays, masked_kinds=kinds), batch)["next_item/0"]
+        for kinds in (None, jnp.array([False, True]), jnp.array([True, True]))
+    ]
+    assert losses[0] > losses[1] > losses[2]
 
 
 def test_a_batch_without_targets_has_no_next_loss_and_finite_gradients(model):
