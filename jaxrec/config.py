@@ -165,7 +165,8 @@ class EvaluationConfig:
     """Full ranking of the held-out events."""
 
     mask: tuple[str, ...] = ("seen",)
-    """Items left out of a user's ranking: `seen`, `none`, or kinds of event such as `buy`."""
+    """Items left out of a user's ranking: `seen`, `none`, or kinds of event such as `buy`. Training
+    leaves them out of its softmax as well, so their own scores mean nothing."""
     history: int = 0
     """Events of history that a state is folded from (0: all)."""
     users: int = 512

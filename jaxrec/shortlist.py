@@ -174,9 +174,11 @@ def shortlist(
             own = [of_user[row] for of_user in moves.values() if row in of_user]
             if own:  # no two users have the same bias, so each is ranked alone
                 of_model = np.asarray(items) @ queries[row]
-                all_scores = of_model + bias + np.ptp(of_model[plan.shop.valid]) * sum(own)
                 excluded_rows, excluded_items = theirs(place, place + 1)
-                all_scores[excluded_items[excluded_rows == 0]] = -np.inf
+                left = plan.shop.valid.copy()
+                left[excluded_items[excluded_rows == 0]] = False
+                span = np.ptp(of_model[left]) if left.any() else 0
+                all_scores = np.where(left, of_model + bias + span * sum(own), -np.inf)
                 ranked[place], scores[place] = _highest(all_scores, size)
         return ranked, scores
 

@@ -59,7 +59,7 @@ def test_every_user_of_the_file_gets_a_list(serve, trained_run, known_shop, tmp_
     expected = jaxrec.load(trained_run).recommend(known_shop.events, k=4)
     joined = written.join(expected, on=["user_id", "rank"], suffix="_expected")
     assert len(joined) == len(written) == len(expected)
-    np.testing.assert_allclose(joined["score"], joined["score_expected"], atol=1e-5)
+    np.testing.assert_allclose(joined["score"], joined["score_expected"], rtol=1e-6)
     assert written.columns == ["user_id", "rank", "item_id", "score", "title"]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["totals"]["users"] == 120
