@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy.special import logsumexp
 
-from jaxrec.ranking import best_items, no_pairs
+from jaxrec.ranking import PairBlocks, best_items, no_pairs
 
 
 def strongest(
@@ -13,11 +13,12 @@ def strongest(
     nodes: Float[Array, "n D"],
     valid: Bool[np.ndarray, " n"],
     top: int,
+    excluded: PairBlocks = no_pairs,
 ) -> tuple[Int[np.ndarray, "U K"], Float[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
     """The nodes of largest weight for every user, their weights, and their weights before.
 
-    A weight is the softmax of the scores over the valid nodes of the type, so that those of a
-    user add up to 1.
+    A weight is the softmax of the scores over the valid nodes of the type that are not excluded,
+    so that those of a user add up to 1. A node of 0 stands where none is left.
 
     Args:
         now, before: user vectors at two moments, times the inverse temperature.
@@ -25,15 +26,15 @@ def strongest(
         valid: rows of the block that are nodes.
     """
     top = min(top, int(valid.sum()))
-    best = best_items(now, nodes, no_pairs, valid, top)
-    earlier = best_items(before, nodes, no_pairs, valid, 1)
+    best = best_items(now, nodes, excluded, valid, top)
+    earlier = best_items(before, nodes, excluded, valid, 1)
     scores = np.einsum("ud,ukd->uk", before, np.asarray(nodes)[best.items])
     assert best.log_z is not None and earlier.log_z is not None
-    return (
-        best.items,
-        np.exp(best.scores - best.log_z[:, None]),
-        np.exp(scores - earlier.log_z[:, None]),
-    )
+
+    def weights(scores: Float[np.ndarray, "U K"], log_z: Float[np.ndarray, " U"]) -> np.ndarray:
+        return np.exp(np.where(best.items > 0, scores - log_z[:, None], -np.inf))
+
+    return best.items, weights(best.scores, best.log_z), weights(scores, earlier.log_z)
 
 
 def weights_over_time(

@@ -16,9 +16,7 @@ from jaxrec.data.graph import ITEM
 from jaxrec.encoding import CHUNK
 from jaxrec.folding import BATCHES, Folder
 from jaxrec.listing import LISTS, Answer, Lister
-from jaxrec.ranking import (
-    at_least,
-)
+from jaxrec.ranking import at_least, blocks_of
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import LiveEvent, Shopper, Shown, SQLiteStore, Store, merged, with_events
 from jaxrec.strategy import Feedback, Ranked, Session, Step
@@ -277,7 +275,10 @@ class Online:
         states = self.folder.states([shopper.state, *earlier])
         now, before = self.folder.read(states)[:2, None]
         length = at_least(top, LISTS)
-        table = self.model.profile_table(pl.Series([shopper.user_id]), now, before, length)
+        masked = self.lister.masked([shopper], self.model.config.evaluation.mask)
+        table = self.model.profile_table(
+            pl.Series([shopper.user_id]), now, before, length, blocks_of(masked)
+        )
         return table.filter(pl.col("rank") <= top)
 
     def movement(

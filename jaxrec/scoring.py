@@ -397,7 +397,8 @@ class TrainedModel:
         Returns:
             `user_id`, `type` (each type of node that training predicts, then `item`), `rank`,
             `id`, `weight` (the share of the user's interest in that type), `before` (its weight
-            `last` events ago) and `change`; `title` for items that have one.
+            `last` events ago) and `change`; `title` for items that have one. Items that the
+            run's evaluation leaves out of a user's ranking are left out here.
 
         Raises:
             DataError, ValueError: the events or an option cannot be used.
@@ -413,7 +414,8 @@ class TrainedModel:
         """`profile` for the users of a log whose vectors are known."""
         earlier = np.maximum(log.offsets[1:] - last, log.offsets[:-1])
         before = self._vectors_at(log, Queries(np.arange(log.num_users), earlier))
-        return self.profile_table(log.user_ids, vectors, before, top)
+        excluded = self.excluded(log, self.config.evaluation.mask)(np.arange(log.num_users))
+        return self.profile_table(log.user_ids, vectors, before, top, excluded)
 
     def profile_table(
         self,
@@ -421,14 +423,20 @@ class TrainedModel:
         vectors: Float[np.ndarray, "U ED"],
         before: Float[np.ndarray, "U ED"],
         top: int,
+        excluded: PairBlocks,
     ) -> pl.DataFrame:
-        """`profile` from the users' vectors now and before."""
+        """`profile` from the users' vectors now and before, and the items not to be told."""
         users = np.arange(len(user_ids))
         scale = self.inverse_temperature
         tables = []
         for name in (*self.profiled_types, ITEM):
             rows, weights, weights_before = strongest(
-                scale * vectors, scale * before, self.block(name), self.valid(name), top
+                scale * vectors,
+                scale * before,
+                self.block(name),
+                self.valid(name),
+                top,
+                excluded if name == ITEM else no_pairs,
             )
             count = rows.shape[1]
             first, *title = self.names(name, rows.ravel()).iter_columns()
@@ -441,8 +449,8 @@ class TrainedModel:
                     "weight": weights.ravel(),
                     "before": weights_before.ravel(),
                 }
-            ).with_columns((pl.col("weight") - pl.col("before")).alias("change"))
-            tables.append(table.with_columns(title))
+            ).with_columns((pl.col("weight") - pl.col("before")).alias("change"), *title)
+            tables.append(table.filter(rows.ravel() > 0))
         return pl.concat(tables, how="diagonal").sort("user_id", maintain_order=True)
 
     @property

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from scipy.special import softmax
 
 from jaxrec.interests import strongest, weights_over_time
+from jaxrec.ranking import blocks_of
 
 VALID = (np.arange(8) > 0) & (np.arange(8) < 6)
 
@@ -20,6 +22,19 @@ def test_weights_are_shares_of_the_valid_nodes_now_and_before():
     np.testing.assert_array_equal(rows, expected)
     np.testing.assert_allclose(weights, np.take_along_axis(shares[0], rows, 1), atol=1e-5)
     np.testing.assert_allclose(weights_before, np.take_along_axis(shares[1], rows, 1), atol=1e-5)
+
+
+def test_what_is_excluded_has_no_share():
+    now, before, nodes = vectors(0, 2), vectors(1, 2), vectors(2, 8)
+    out = np.zeros((2, 8), bool)
+    out[0, [1, 4]], out[1, 1:] = True, True
+    rows, weights, weights_before = strongest(
+        now, before, nodes, VALID, 3, blocks_of(np.nonzero(out))
+    )
+    shares = softmax(np.where(VALID & ~out[0], now[0] @ nodes.T, -np.inf))
+    assert set(rows[0]) == {2, 3, 5} and not rows[1].any()
+    np.testing.assert_allclose(weights[0], shares[rows[0]], atol=1e-5)
+    assert not weights[1].any() and weights_before[0].sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_no_more_nodes_than_there_are():
