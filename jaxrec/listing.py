@@ -170,8 +170,7 @@ class Lister:
         def excluded(users: Int[np.ndarray, " R"]) -> PairBlocks:
             rows, items = masked
             theirs = np.isin(rows, users)
-            block = blocks_of((np.searchsorted(users, rows[theirs]), items[theirs]))
-            return lambda start, stop: _padded_pairs(*block(start, stop))
+            return padded_blocks((np.searchsorted(users, rows[theirs]), items[theirs]))
 
         ranked, _ = shortlist(
             vectors[: len(shoppers)],
@@ -261,6 +260,12 @@ class Lister:
         plan = self.model.plan(steps)
         valid = self.model.valid()
         return plan, candidates(self.items(width), valid, plan.bias, self.model.mesh)
+
+
+def padded_blocks(pairs: Pairs) -> PairBlocks:
+    """`blocks_of` pairs, of few distinct numbers of them."""
+    block = blocks_of(pairs)
+    return lambda start, stop: _padded_pairs(*block(start, stop))
 
 
 def _padded_pairs(rows: np.ndarray, items: np.ndarray) -> Pairs:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from typing import Literal
 
 import numpy as np
@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from jaxrec.data.graph import ITEM
 from jaxrec.encoding import CHUNK
 from jaxrec.folding import BATCHES, Folder
-from jaxrec.listing import LISTS, Answer, Lister
-from jaxrec.ranking import at_least, blocks_of
+from jaxrec.listing import LISTS, MASKED, Answer, Lister, padded_blocks
+from jaxrec.ranking import Pairs, at_least
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import LiveEvent, Shopper, Shown, SQLiteStore, Store, merged, with_events
 from jaxrec.strategy import Feedback, Ranked, Session, Step
@@ -87,8 +87,9 @@ class Online:
             elsewhere.recommend(users, k=1)
             shoppers, vectors = elsewhere.vectors(users)
             self.lister.warm_up(shoppers, vectors)
-        for length in LISTS:
-            self.profile(shoppers[0], top=length)
+        for length, count in product(LISTS, MASKED):
+            nothing = np.zeros(count, np.int64)
+            self._profile(shoppers[0], (nothing, nothing), 1, length)
         elsewhere.store.close()
 
     def record(self, reports: Sequence[Report]) -> list[Outcome]:
@@ -271,13 +272,16 @@ class Online:
         """
         if last < 1 or top < 1:
             raise ValueError(f"last={last}, top={top}: give 1 or more of both")
+        masked = self.lister.masked([shopper], self.model.config.evaluation.mask)
+        return self._profile(shopper, masked, last, top)
+
+    def _profile(self, shopper: Shopper, masked: Pairs, last: int, top: int) -> pl.DataFrame:
         earlier = self.folder.after([(shopper.base, shopper.base_time, shopper.events[:-last])])
         states = self.folder.states([shopper.state, *earlier])
         now, before = self.folder.read(states)[:2, None]
         length = at_least(top, LISTS)
-        masked = self.lister.masked([shopper], self.model.config.evaluation.mask)
         table = self.model.profile_table(
-            pl.Series([shopper.user_id]), now, before, length, blocks_of(masked)
+            pl.Series([shopper.user_id]), now, before, length, padded_blocks(masked)
         )
         return table.filter(pl.col("rank") <= top)
 
