@@ -11,7 +11,15 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from scipy.optimize import minimize_scalar
 
-from jaxrec.ranking import PairBlocks, best_items, no_pairs, padded, pairs_of, power_of_two
+from jaxrec.ranking import (
+    PairBlocks,
+    best_items,
+    no_pairs,
+    padded,
+    padded_pairs,
+    pairs_of,
+    power_of_two,
+)
 
 INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_BLOCK_SCORES = 2**25
@@ -133,14 +141,13 @@ def log_probabilities(
 
     def one(start: int) -> Float[np.ndarray, "block K"]:
         stop = min(start + size, len(columns))
-        rows, out = excluded(start, stop)
-        pairs = power_of_two(len(rows))
+        pairs = excluded(start, stop)
         log_p = _block_log_probabilities(
             padded(query_rows[start:stop], size),
             item_rows,
             padded(columns[start:stop], size),
             valid,
-            (padded(rows, pairs, fill=size), padded(out, pairs)),
+            padded_pairs(pairs, power_of_two(len(pairs[0])), size),
             inverse_temperature,
         )
         return np.asarray(log_p)[: stop - start]

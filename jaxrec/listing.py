@@ -21,7 +21,7 @@ from jaxrec.ranking import (
     blocks_of,
     candidates,
     no_pairs,
-    padded,
+    padded_pairs,
 )
 from jaxrec.scoring import unit_rows
 from jaxrec.shortlist import Plan, shortlist
@@ -265,9 +265,9 @@ class Lister:
 def padded_blocks(pairs: Pairs) -> PairBlocks:
     """`blocks_of` pairs, of few distinct numbers of them."""
     block = blocks_of(pairs)
-    return lambda start, stop: _padded_pairs(*block(start, stop))
 
+    def padded_block(start: int, stop: int) -> Pairs:
+        some = block(start, stop)
+        return padded_pairs(some, at_least(len(some[0]), MASKED), OUTSIDE)
 
-def _padded_pairs(rows: np.ndarray, items: np.ndarray) -> Pairs:
-    size = at_least(len(rows), MASKED)
-    return padded(rows, size, fill=OUTSIDE), padded(items, size)
+    return padded_block

@@ -56,9 +56,10 @@ def objective(
     if tower is not None and live is not None:
         text = live_rows(tower, live, text, batch, config.text.finetune_items, text_key)
     nodes = replace(arrays.catalog.nodes, text=text)
+    left_out = masked_items(batch, arrays.masked_kinds)
     parts: dict[str, Float[Array, ""]] = {}
     for number, (expert, expert_key) in enumerate(zip(model.experts, expert_keys, strict=True)):
-        losses = expert_losses(expert, nodes, arrays, batch, config.train, expert_key)
+        losses = expert_losses(expert, nodes, arrays, batch, left_out, config.train, expert_key)
         parts |= {f"{name}/{number}": value for name, value in losses.items()}
     loss = sum(
         value if name.startswith("next_item") else config.train.auxiliary_weight * value
@@ -72,10 +73,15 @@ def expert_losses(
     nodes: Nodes,
     arrays: TrainArrays,
     batch: Batch,
+    left_out: Int[Array, "B T T"] | None,
     config: TrainConfig,
     key: Array,
 ) -> dict[str, Float[Array, ""]]:
-    """Next item, first item and next entities of one expert, each a weighted mean."""
+    """Next item, first item and next entities of one expert, each a weighted mean.
+
+    Args:
+        left_out: items that are no alternative at a slot; see `masked_items`.
+    """
     targets, weights, starts = map(jnp.asarray, (batch.targets, batch.weights, batch.starts))
     id_key, event_key, block_key, wanted_key = jax.random.split(key, 4)
     vectors = expert.encode_nodes(nodes, arrays.catalog.graph, id_key)
@@ -107,9 +113,7 @@ def expert_losses(
     first_logits = jnp.where(arrays.candidates, items @ first_user, MASKED).astype(jnp.float32)
     first_items = -jax.nn.log_softmax(first_logits)[batch.items]
     losses = {
-        "next_item": mean_loss(
-            items, targets, arrays.candidates, weights, masked_items(batch, arrays.masked_kinds)
-        ),
+        "next_item": mean_loss(items, targets, arrays.candidates, weights, left_out),
         "first_item": weighted_mean(first_items, jnp.asarray(batch.firsts, jnp.float32)),
     }
     for name, auxiliary in arrays.auxiliary.items():

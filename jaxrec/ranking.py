@@ -352,11 +352,9 @@ def _rank_blocks(
 
     def one(start: int) -> dict[str, np.ndarray]:
         stop = min(start + size, num_queries)
-        rows, items = excluded(start, stop)
-        num_pairs = power_of_two(len(rows))
-        fields = rank_block(
-            start, stop, padded(rows, num_pairs, fill=size), padded(items, num_pairs)
-        )
+        pairs = excluded(start, stop)
+        rows, items = padded_pairs(pairs, power_of_two(len(pairs[0])), size)
+        fields = rank_block(start, stop, rows, items)
         return {name: np.asarray(field)[: stop - start] for name, field in fields.items()}
 
     starts = range(0, max(num_queries, 1), size)
@@ -416,3 +414,9 @@ def padded(values: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
     result = np.full((size, *values.shape[1:]), fill, values.dtype)  # np.pad takes 20 times as long
     result[: len(values)] = values
     return result
+
+
+def padded_pairs(pairs: Pairs, count: int, outside: int) -> Pairs:
+    """`count` pairs, those behind in a row that lies `outside` of the block."""
+    rows, items = pairs
+    return padded(rows, count, fill=outside), padded(items, count)
