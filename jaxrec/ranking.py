@@ -124,22 +124,20 @@ def rank_shard(
         """Numbers on this device; `count`, which scatters drop, for those of other devices."""
         return jnp.where((numbers >= first) & (numbers < first + count), numbers - first, count)
 
-    excluded = (
-        local(excluded_rows, first_row, num_queries),
-        local(excluded_items, first_item, num_items),
-    )
-    if targets is None:
-        scores = scores.at[excluded].set(OUT, mode="drop")
-    else:
+    rows = local(excluded_rows, first_row, num_queries)
+    if targets is not None:
+        # left alone by the scatter, a target is read behind it and the scores are not copied
+        is_target = excluded_items == targets.at[rows].get(mode="fill", fill_value=-1)
+        rows = jnp.where(is_target, num_queries, rows)
+    excluded = rows, local(excluded_items, first_item, num_items)
+    scores = scores.at[excluded].set(OUT, mode="drop")
+    if targets is not None:
         columns = local(targets, first_item, num_items)
-        rows = jnp.arange(num_queries)
-        here = scores.at[rows, columns].get(mode="fill", fill_value=0)
-        own = lax.psum(here, ITEMS)[:, None]
-        scores = scores.at[excluded].set(OUT, mode="drop")
-        scores = scores.at[rows, columns].set(here, mode="drop")
+        own = scores.at[jnp.arange(num_queries), columns].get(mode="fill", fill_value=0)
+        own = lax.psum(own, ITEMS)[:, None]
         # 2 h + t + 1 in one pass over the scores, as the target ties with itself
-        above = (scores > own).astype(jnp.int32) + (scores >= own).astype(jnp.int32)
-        twice = lax.psum(above.sum(1), ITEMS) - 1
+        above = (scores > own).astype(jnp.int8) + (scores >= own).astype(jnp.int8)
+        twice = lax.psum(_row_sums(above), ITEMS) - 1
         known = valid.at[columns].get(mode="fill", fill_value=False)
         known = lax.psum(known.astype(jnp.int32), ITEMS) > 0
         fields["ranks"] = jnp.where(known, twice / 2, lax.psum(valid.sum(), ITEMS))
@@ -160,6 +158,14 @@ def rank_shard(
         items = jnp.take_along_axis(items, places, axis=1)
     gone = best < OUT / 2
     return fields | {"items": jnp.where(gone, 0, items), "scores": jnp.where(gone, -jnp.inf, best)}
+
+
+def _row_sums(counts: Int[Array, "q i"]) -> Int[Array, " q"]:
+    """Sums over rows of int8 of at most 2, first of `CHUNK` in int8: .16 s where int32 took .25
+    for 22,363 rows of 12,288, the product that makes the scores included."""
+    counts = jnp.pad(counts, ((0, 0), (0, -counts.shape[1] % CHUNK)))
+    parts = counts.reshape(len(counts), CHUNK, -1).sum(1, dtype=jnp.int8)
+    return parts.sum(1, dtype=jnp.int32)
 
 
 @lru_cache(maxsize=64)
