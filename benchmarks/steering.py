@@ -22,8 +22,8 @@ from jaxrec import metrics
 from jaxrec.data.dataset import prepare
 from jaxrec.data.graph import first_neighbours
 from jaxrec.encoding import user_vectors
-from jaxrec.evaluation import masked_pairs
-from jaxrec.ranking import Ranking, rank_queries
+from jaxrec.evaluation import familiar_pairs, masked_pairs
+from jaxrec.ranking import Ranking, joined, rank_queries
 from jaxrec.scoring import TrainedModel
 from jaxrec.types import Queries
 
@@ -57,7 +57,10 @@ def main() -> None:
         wanted_kind=model.wanted_kind,
     )
     targets = split.log.items[queries.positions]
-    excluded = masked_pairs(split.log, queries, model.config.evaluation.mask)
+    pairs = joined(
+        masked_pairs(split.log, queries, model.config.evaluation.mask),
+        familiar_pairs(split.log, queries, model.familiarity(model.wanted_kind)),
+    )
 
     alone = np.zeros((len(users), model.items_with_text.shape[1]), np.float32)
     for node in np.unique(wanted):
@@ -68,7 +71,7 @@ def main() -> None:
         for strength in STRENGTHS:
             rows = (1 - strength) * unmoved + strength * alone
             found = rank_queries(
-                rows, model.items_with_text, targets, excluded, model.valid(), mesh=model.mesh
+                rows, model.items_with_text, targets, pairs, model.valid(), mesh=model.mesh
             )
             yield ("words alone" if strength == 1 else f"strength {strength:g}"), found
 

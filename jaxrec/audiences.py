@@ -55,13 +55,13 @@ def choice_log_probability(
     users: Float[np.ndarray, "U D"],
     items: Float[Array, "I D"],
     members: Int[np.ndarray, " n"],
-    excluded: PairBlocks,
+    pairs: PairBlocks,
     valid: Bool[np.ndarray, " I"],
     inverse_temperature: float,
 ) -> Float[np.ndarray, " U"]:
     """log of the chance that a user's next item is one of the members.
 
-    The sum of the members' p(item | user), among the items that are not excluded for the user;
+    The sum of the members' p(item | user), among the items that `pairs` leave the user;
     -inf where none of the members is left.
     """
     width = max(MAX_CELLS // len(members), 1)
@@ -70,7 +70,7 @@ def choice_log_probability(
         some = users[start : start + width]
 
         def theirs(first: int, stop: int, start: int = start) -> Pairs:
-            return excluded(start + first, start + stop)
+            return pairs(start + first, start + stop)
 
         columns = np.broadcast_to(members, (len(some), len(members)))
         log_p = log_probabilities(

@@ -12,7 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.optimize import minimize_scalar
 
 from jaxrec.ranking import (
+    OUT,
     PairBlocks,
+    Pairs,
     best_items,
     no_pairs,
     padded,
@@ -68,7 +70,7 @@ def fit_temperature(
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     targets: Int[np.ndarray, " Q"],
     valid: Bool[np.ndarray, " I"],
-    excluded: PairBlocks = no_pairs,
+    pairs: PairBlocks = no_pairs,
     *,
     most: int = 4096,
     block: int = 256,
@@ -86,7 +88,7 @@ def fit_temperature(
     _check_rows(queries, targets, valid)
     chosen = _usable_queries(targets, valid, most)
     query_rows, item_rows = np.asarray(queries)[chosen], jnp.asarray(items)
-    theirs = pairs_of(excluded, chosen, len(targets))
+    theirs = pairs_of(pairs, chosen, len(targets))
 
     def loss(inverse_temperature: float) -> float:
         log_p = log_probabilities(
@@ -117,7 +119,7 @@ def log_probabilities(
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     columns: Int[np.ndarray, "Q K"],
     valid: Bool[np.ndarray, " I"],
-    excluded: PairBlocks = no_pairs,
+    pairs: PairBlocks = no_pairs,
     *,
     inverse_temperature: float,
     block: int = 256,
@@ -141,13 +143,13 @@ def log_probabilities(
 
     def one(start: int) -> Float[np.ndarray, "block K"]:
         stop = min(start + size, len(columns))
-        pairs = excluded(start, stop)
+        some = pairs(start, stop)
         log_p = _block_log_probabilities(
             padded(query_rows[start:stop], size),
             item_rows,
             padded(columns[start:stop], size),
             valid,
-            padded_pairs(pairs, power_of_two(len(pairs[0])), size),
+            padded_pairs(some, power_of_two(len(some.rows)), size),
             inverse_temperature,
         )
         return np.asarray(log_p)[: stop - start]
@@ -199,13 +201,13 @@ def likely_items_reliability(
     valid: Bool[np.ndarray, " I"],
     k: int = 20,
     *,
-    excluded: PairBlocks = no_pairs,
+    pairs: PairBlocks = no_pairs,
 ) -> Reliability:
     """`reliability` of the k likeliest items of every query; a target among them is a hit.
 
-    `queries` are times the inverse temperature.
+    `queries` and `pairs` are times the inverse temperature.
     """
-    best = best_items(queries, items, excluded, valid, min(k, int(valid.sum())))
+    best = best_items(queries, items, pairs, valid, min(k, int(valid.sum())))
     assert best.log_z is not None
     probabilities = np.exp(best.scores - best.log_z[:, None])
     return reliability(np.minimum(probabilities, 1), best.items == targets[:, None])
@@ -233,17 +235,19 @@ def _block_log_probabilities(
     items: Float[Array, "I D"],
     columns: Int[Array, "block K"],
     valid: Bool[Array, " I"],
-    excluded: tuple[Int[Array, " X"], Int[Array, " X"]],
+    pairs: Pairs,
     inverse_temperature: Float[Array, ""],
 ) -> Float[Array, "block K"]:
-    scores = inverse_temperature * jnp.einsum(
+    scores = jnp.einsum(
         "qd,id->qi",
         queries,
         items,
         precision=lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
-    scores = jnp.where(valid[None, :], scores, -jnp.inf).at[excluded].set(-jnp.inf, mode="drop")
+    scores = scores.at[pairs.rows, pairs.items].add(pairs.amounts, mode="drop")
+    left = valid[None, :] & ~(scores < OUT / 2)
+    scores = jnp.where(left, inverse_temperature * scores, -jnp.inf)
     log_z = jax.nn.logsumexp(scores, axis=1, keepdims=True)
     some_left = log_z > -jnp.inf
     # A fused multiply-add may round the probability of a certain item to above 1.

@@ -86,6 +86,13 @@ def read_states(
     return definition.merge(params).read(outputs, wanted, jnp.asarray(idle))
 
 
+def familiarity(
+    definition: Definition, params: Params, wanted_kind: int
+) -> Float[np.ndarray, "kinds A"]:
+    """What an event adds to the score of its item; see `Recommender.familiarity`."""
+    return np.asarray(definition.merge(params).familiarity(wanted_kind))
+
+
 @partial(jax.jit, static_argnums=0)
 def fold_chunk(
     definition: Definition,

@@ -13,7 +13,16 @@ from jaxrec import metrics
 from jaxrec.baselines import baseline_scorers
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.events import Split, user_of_event
-from jaxrec.ranking import PairBlocks, Ranking, rank_host_scores, rank_queries
+from jaxrec.ranking import (
+    PairBlocks,
+    Pairs,
+    Ranking,
+    joined,
+    left_out,
+    no_pairs,
+    rank_host_scores,
+    rank_queries,
+)
 from jaxrec.types import EventLog, Queries
 
 SHOWN = {  # metric -> heading, short enough for a terminal of 80 columns
@@ -60,12 +69,33 @@ def masked_pairs(
     """
     masks = masked_kinds(mask, log.kind_names)
 
-    def pairs(start: int, stop: int) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
+    def pairs(start: int, stop: int) -> Pairs:
         rows, events = _histories(log, queries, start, stop)
         masked = masks[log.kinds[events]]
         if targets is not None:
             masked &= log.items[events] != targets[start:stop][rows]
-        return rows[masked], log.items[events[masked]]
+        return left_out(rows[masked], log.items[events[masked]])
+
+    return pairs
+
+
+def familiar_pairs(
+    log: EventLog, queries: Queries, familiarity: Float[np.ndarray, "kinds A"]
+) -> PairBlocks:
+    """What the events of a query's history add to the scores of their items, block by block.
+
+    Args:
+        familiarity: by kind and age of the event; see `Recommender.familiarity`.
+    """
+    if not familiarity.any():
+        return no_pairs
+
+    def pairs(start: int, stop: int) -> Pairs:
+        rows, events = _histories(log, queries, start, stop)
+        ages = queries.positions[start:stop][rows] - 1 - events
+        recent = ages < familiarity.shape[1]
+        rows, events, ages = rows[recent], events[recent], ages[recent]
+        return Pairs(rows, log.items[events], familiarity[log.kinds[events], ages])
 
     return pairs
 
@@ -102,6 +132,7 @@ def evaluate(
     valid: Bool[np.ndarray, " I"],
     vectors: Float[np.ndarray, "Q D"],
     items: Float[Array, "I D"],
+    familiarity: Float[np.ndarray, "kinds A"],
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, float], Ranking]:
     """The model's metrics on a set of queries."""
@@ -110,7 +141,7 @@ def evaluate(
         vectors,
         items,
         log.items[queries.positions],
-        masked_pairs(log, queries, config.mask),
+        joined(masked_pairs(log, queries, config.mask), familiar_pairs(log, queries, familiarity)),
         valid,
         config.k,
         mesh=mesh,

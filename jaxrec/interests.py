@@ -13,11 +13,11 @@ def strongest(
     nodes: Float[Array, "n D"],
     valid: Bool[np.ndarray, " n"],
     top: int,
-    excluded: PairBlocks = no_pairs,
+    pairs: PairBlocks = no_pairs,
 ) -> tuple[Int[np.ndarray, "U K"], Float[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
     """The nodes of largest weight for every user, their weights, and their weights before.
 
-    A weight is the softmax of the scores over the valid nodes of the type that are not excluded,
+    A weight is the softmax of the scores over the valid nodes of the type that `pairs` leave,
     so that those of a user add up to 1. A node of 0 stands where none is left.
 
     Args:
@@ -26,8 +26,8 @@ def strongest(
         valid: rows of the block that are nodes.
     """
     top = min(top, int(valid.sum()))
-    best = best_items(now, nodes, excluded, valid, top)
-    earlier = best_items(before, nodes, excluded, valid, 1)
+    best = best_items(now, nodes, pairs, valid, top)
+    earlier = best_items(before, nodes, pairs, valid, 1)
     scores = np.einsum("ud,ukd->uk", before, np.asarray(nodes)[best.items])
     assert best.log_z is not None and earlier.log_z is not None
 

@@ -11,6 +11,7 @@ import polars as pl
 from jaxtyping import Array, Float, Int
 
 from jaxrec.data.graph import ITEM
+from jaxrec.evaluation import familiar_pairs
 from jaxrec.folding import BATCHES, Folder
 from jaxrec.ranking import (
     Candidates,
@@ -20,17 +21,20 @@ from jaxrec.ranking import (
     best_items,
     blocks_of,
     candidates,
+    joined,
+    left_out,
     no_pairs,
     padded_pairs,
+    pairs_of,
 )
 from jaxrec.scoring import unit_rows
 from jaxrec.shortlist import Plan, shortlist
 from jaxrec.store import Shopper
 from jaxrec.strategy import Feedback, Ranked, Session, Step, Where
-from jaxrec.types import EventLog
+from jaxrec.types import EventLog, Queries
 
 LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
-MASKED = (64, 1024, 16_384)  # items that lists leave out, of all users of a batch
+PAIRS = (64, 1024, 65_536)  # own items with changed scores, of all users of a batch
 OUTSIDE = 2**30  # no row of a batch
 
 
@@ -105,15 +109,29 @@ class Lister:
         for target in (ITEM, *self.model.profiled_types):
             self.names(target), self.units(target)
         for length in LISTS:
-            for count in MASKED:
-                masked = np.zeros(count, np.int64), np.zeros(count, np.int64)
+            for count in PAIRS:
+                nothing = blocks_of(left_out(np.zeros(count, np.int64), np.zeros(count, np.int64)))
                 for queries in asking:
-                    self.ranked(shoppers, queries, masked, min(length, self.most(ITEM)))
+                    self.ranked(shoppers, queries, nothing, min(length, self.most(ITEM)))
             for target in self.model.profiled_types:
                 self.best_nodes(vectors, target, min(length, self.most(target)))
 
-    def masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> Pairs:
-        """(row, item) pairs of what users have chosen before, by the kinds that a mask names."""
+    def pairs(
+        self, shoppers: Sequence[Shopper], mask: tuple[str, ...], kind: int | None = None
+    ) -> PairBlocks:
+        """What users' histories change in the scores of items: what a mask leaves out, and what
+        is familiar where a kind of event is asked for."""
+        return joined(self.masked(shoppers, mask), self.familiar(shoppers, kind))
+
+    def familiar(self, shoppers: Sequence[Shopper], kind: int | None = None) -> PairBlocks:
+        """What the kept events of users add to the scores of their items."""
+        log = self.folder.log([shopper.events for shopper in shoppers])
+        queries = Queries(np.arange(log.num_users), log.offsets[1:])
+        asked = self.model.wanted_kind if kind is None else kind
+        return familiar_pairs(log, queries, self.model.familiarity(asked))
+
+    def masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> PairBlocks:
+        """What users have chosen before, by the kinds that a mask names."""
         number_of = self.folder.number_of
         chosen = [
             [
@@ -126,7 +144,9 @@ class Lister:
             for shopper in shoppers
         ]
         rows = np.repeat(np.arange(len(chosen)), [len(items) for items in chosen])
-        return rows, np.fromiter(chain.from_iterable(chosen), np.int64, len(rows))
+        return blocks_of(
+            left_out(rows, np.fromiter(chain.from_iterable(chosen), np.int64, len(rows)))
+        )
 
     def with_session(
         self,
@@ -155,7 +175,7 @@ class Lister:
         self,
         shoppers: Sequence[Shopper],
         vectors: Float[np.ndarray, "Q D"],
-        masked: Pairs,
+        pairs: PairBlocks,
         k: int,
         where: str = "",
     ) -> Ranked:
@@ -163,19 +183,16 @@ class Lister:
 
         Args:
             vectors: of users, or of users that words have steered.
-            masked: pairs of a shopper's row and an item to leave out.
         """
         plan, ready = self.plan(where, vectors.shape[1])
 
-        def excluded(users: Int[np.ndarray, " R"]) -> PairBlocks:
-            rows, items = masked
-            theirs = np.isin(rows, users)
-            return padded_blocks((np.searchsorted(users, rows[theirs]), items[theirs]))
+        def theirs(users: Int[np.ndarray, " R"]) -> PairBlocks:
+            return padded_blocks(pairs_of(pairs, users, len(shoppers)))
 
         ranked, _ = shortlist(
             vectors[: len(shoppers)],
             self.items(vectors.shape[1]),
-            excluded,
+            theirs,
             k,
             plan,
             histories=self._judgements(shoppers),
@@ -262,12 +279,11 @@ class Lister:
         return plan, candidates(self.items(width), valid, plan.bias, self.model.mesh)
 
 
-def padded_blocks(pairs: Pairs) -> PairBlocks:
-    """`blocks_of` pairs, of few distinct numbers of them."""
-    block = blocks_of(pairs)
+def padded_blocks(pairs: PairBlocks) -> PairBlocks:
+    """The same pairs, of few distinct numbers of them."""
 
     def padded_block(start: int, stop: int) -> Pairs:
-        some = block(start, stop)
-        return padded_pairs(some, at_least(len(some[0]), MASKED), OUTSIDE)
+        some = pairs(start, stop)
+        return padded_pairs(some, at_least(len(some.rows), PAIRS), OUTSIDE)
 
     return padded_block

@@ -1,6 +1,7 @@
 """Losses as pure functions of arrays. They return unreduced values; `weighted_mean` reduces."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 MASKED = -1e30
 MIN_BLOCK = 256  # positions
+
+
+class Adjusted(NamedTuple):
+    """Some candidates of every position, and what is added to their logits."""
+
+    candidates: Int[Array, "B T S"]
+    amounts: Float[Array, "B T S"] | None  # MASKED leaves a candidate out; None: all of them
 
 
 def cross_entropy(
@@ -30,7 +38,7 @@ def blocked_cross_entropy(
     weights: Float[Array, "B T"],
     valid: Bool[Array, " K"],
     block: int,
-    left_out: Int[Array, "B T S"] | None = None,
+    adjusted: Adjusted | None = None,
 ) -> Float[Array, ""]:
     """The weighted sum of `cross_entropy`, about `block` positions at a time.
 
@@ -38,26 +46,25 @@ def blocked_cross_entropy(
 
     Memory is [block x K] whatever the batch. Blocks are cut along T, so a batch that is sharded
     along B stays so. Weights get no gradient.
-
-    Args:
-        left_out: candidates that are no alternative at a position, beside those not valid.
     """
     weights = jax.lax.stop_gradient(weights)
-    if left_out is None:
-        left_out = jnp.zeros((*weights.shape, 0), jnp.int32)
+    places, amounts = adjusted or Adjusted(jnp.zeros((*weights.shape, 0), jnp.int32), None)
     chosen = jnp.sum(queries * candidates[targets], -1, dtype=jnp.float32)
+    if amounts is not None:
+        chosen += jnp.where(places == targets[..., None], amounts, 0).sum(-1)
     rounded = candidates.astype(queries.dtype)
-    log_z = _weighted_log_z(queries, rounded, weights, valid, left_out, block)
+    log_z = _weighted_log_z(queries, rounded, amounts, weights, valid, places, block)
     return log_z - (chosen * weights).sum()
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
 def _weighted_log_z(
     queries: Float[Array, "B T D"],
     candidates: Float[Array, "K D"],
+    amounts: Float[Array, "B T S"] | None,
     weights: Float[Array, "B T"],
     valid: Bool[Array, " K"],
-    left_out: Int[Array, "B T S"],
+    places: Int[Array, "B T S"],
     block: int,
 ) -> Float[Array, ""]:
     """The weighted sum of log Z = log sum of exp(queries . candidates).
@@ -65,19 +72,24 @@ def _weighted_log_z(
     As the weights are known, a block's gradient is formed while its logits are there, and
     nothing is recomputed (arXiv:2410.10989).
     """
-    return _log_z_and_gradients(queries, candidates, weights, valid, left_out, block)[0]
+    return _log_z_and_gradients(queries, candidates, amounts, weights, valid, places, block)[0]
 
 
-def _log_z_and_gradients(queries, candidates, weights, valid, left_out, block):
+def _log_z_and_gradients(queries, candidates, amounts, weights, valid, places, block):
     bias = jnp.where(valid, 0, MASKED)[None, None]
-    mask = jax.vmap(jax.vmap(lambda logits, left_out: logits.at[left_out].set(MASKED)))
+
+    @jax.vmap
+    @jax.vmap
+    def adjusted(logits, places, amounts):
+        some = logits.at[places]
+        return some.set(MASKED) if amounts is None else some.add(amounts)
 
     def one_block(for_candidates, part):
-        queries, weights, left_out = part
+        queries, weights, places, amounts = part
         logits = bias + jnp.einsum(
             "btd,kd->btk", queries, candidates, preferred_element_type=jnp.float32
         )
-        logits = mask(logits, left_out)
+        logits = adjusted(logits, places, amounts)
         highest = logits.max(-1, keepdims=True)
         powers = jnp.exp(logits - highest)
         sums = powers.sum(-1, keepdims=True)
@@ -89,18 +101,28 @@ def _log_z_and_gradients(queries, candidates, weights, valid, left_out, block):
         for_candidates += jnp.einsum(
             "btd,btk->dk", share * queries, powers, preferred_element_type=jnp.float32
         )
+        for_amounts = None
+        if amounts is not None:
+            for_amounts = (share * jnp.take_along_axis(powers, places, -1)).astype(amounts.dtype)
         log_z = (highest + jnp.log(sums))[..., 0]
-        return for_candidates, ((log_z * weights).sum(), for_queries.astype(queries.dtype))
+        gradients = for_queries.astype(queries.dtype), for_amounts
+        return for_candidates, ((log_z * weights).sum(), gradients)
 
-    for_candidates, (log_z, for_queries) = jax.lax.scan(
-        one_block, jnp.zeros(candidates.shape[::-1]), _cut((queries, weights, left_out), block)
+    for_candidates, (log_z, gradients) = jax.lax.scan(
+        one_block,
+        jnp.zeros(candidates.shape[::-1]),
+        _cut((queries, weights, places, amounts), block),
     )
-    for_queries = jnp.moveaxis(for_queries, 0, 1).reshape(queries.shape)
-    return log_z.sum(), (for_queries, for_candidates.T.astype(candidates.dtype))
+    for_queries, for_amounts = jax.tree.map(
+        lambda blocks, whole: jnp.moveaxis(blocks, 0, 1).reshape(whole.shape),
+        gradients,
+        (queries, amounts),
+    )
+    return log_z.sum(), (for_queries, for_candidates.T.astype(candidates.dtype), for_amounts)
 
 
 def _scale_gradients(block, gradients, cotangent):
-    scaled = [gradient * cotangent.astype(gradient.dtype) for gradient in gradients]
+    scaled = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), gradients)
     return (*scaled, None, None, None)
 
 
@@ -113,12 +135,12 @@ def positions_at_a_time(candidates: int, logits: int) -> int:
     return max(logits // candidates, MIN_BLOCK)
 
 
-def _cut(arrays: tuple[Array, ...], block: int) -> tuple[Array, ...]:
+def _cut(arrays: tuple[Array | None, ...], block: int) -> tuple[Array | None, ...]:
     """[B, T, ...] arrays as blocks [n, B, t, ...] of about `block` positions."""
-    rows, slots = arrays[0].shape[:2]
+    rows, slots = jax.tree.leaves(arrays)[0].shape[:2]
     width = _largest_divisor(slots, max(1, block // rows))
-    return tuple(
-        jnp.moveaxis(x.reshape(rows, slots // width, width, *x.shape[2:]), 1, 0) for x in arrays
+    return jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(rows, slots // width, width, *x.shape[2:]), 1, 0), arrays
     )
 
 

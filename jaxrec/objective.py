@@ -1,6 +1,6 @@
 """What training minimises: every expert's next-event loss and its auxiliary losses."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxrec.config import Config, TrainConfig
 from jaxrec.encoding import CatalogArrays
 from jaxrec.losses import (
     MASKED,
+    Adjusted,
     blocked_cross_entropy,
     positions_at_a_time,
     weighted_mean,
@@ -38,8 +39,10 @@ class TrainArrays:
     catalog: CatalogArrays
     candidates: Bool[Array, " I"]  # items that occur in training
     auxiliary: dict[str, Auxiliary]
-    masked_kinds: Bool[Array, " kinds"] | None  # whose items a ranking leaves out; None: of none
+    masked_kinds: Bool[Array, " kinds"]  # whose items a ranking leaves out
     live_text: LiveText | None
+    # whether a ranking leaves some of a user's items in
+    repeats: bool = field(metadata={"static": True})
 
 
 def objective(
@@ -56,10 +59,9 @@ def objective(
     if tower is not None and live is not None:
         text = live_rows(tower, live, text, batch, config.text.finetune_items, text_key)
     nodes = replace(arrays.catalog.nodes, text=text)
-    left_out = masked_items(batch, arrays.masked_kinds)
     parts: dict[str, Float[Array, ""]] = {}
     for number, (expert, expert_key) in enumerate(zip(model.experts, expert_keys, strict=True)):
-        losses = expert_losses(expert, nodes, arrays, batch, left_out, config.train, expert_key)
+        losses = expert_losses(expert, nodes, arrays, batch, config.train, expert_key)
         parts |= {f"{name}/{number}": value for name, value in losses.items()}
     loss = sum(
         value if name.startswith("next_item") else config.train.auxiliary_weight * value
@@ -73,15 +75,10 @@ def expert_losses(
     nodes: Nodes,
     arrays: TrainArrays,
     batch: Batch,
-    left_out: Int[Array, "B T T"] | None,
     config: TrainConfig,
     key: Array,
 ) -> dict[str, Float[Array, ""]]:
-    """Next item, first item and next entities of one expert, each a weighted mean.
-
-    Args:
-        left_out: items that are no alternative at a slot; see `masked_items`.
-    """
+    """Next item, first item and next entities of one expert, each a weighted mean."""
     targets, weights, starts = map(jnp.asarray, (batch.targets, batch.weights, batch.starts))
     id_key, event_key, block_key, wanted_key = jax.random.split(key, 4)
     vectors = expert.encode_nodes(nodes, arrays.catalog.graph, id_key)
@@ -92,28 +89,27 @@ def expert_losses(
     # half of the slots are asked for the kind that came, half for any: both are served
     asked = jax.random.bernoulli(wanted_key, 0.5, targets.shape)
     told = jax.random.bernoulli(jax.random.fold_in(wanted_key, 1), 0.5, targets.shape)
-    users = expert.read(
-        outputs,
-        jnp.where(asked, batch.target_kinds, ANY_KIND),
-        jnp.where(told, batch.target_gaps, NO_GAP),
-    )
+    wanted = jnp.where(asked, batch.target_kinds, ANY_KIND)
+    users = expert.read(outputs, wanted, jnp.where(told, batch.target_gaps, NO_GAP))
 
     def mean_loss(
         vectors: Float[Array, "K D"],
         targets: Int[Array, "B T"],
         valid: Bool[Array, " K"],
         weights: Float[Array, "B T"],
-        left_out: Int[Array, "B T S"] | None = None,
+        adjusted: Adjusted | None = None,
     ) -> Float[Array, ""]:
         block = positions_at_a_time(len(vectors), config.loss_logits)
-        total = blocked_cross_entropy(users, vectors, targets, weights, valid, block, left_out)
+        total = blocked_cross_entropy(users, vectors, targets, weights, valid, block, adjusted)
         return total / jnp.maximum(weights.sum(), 1e-9)
 
     first_user = expert.read(state.output[0], jnp.asarray(ANY_KIND))
     first_logits = jnp.where(arrays.candidates, items @ first_user, MASKED).astype(jnp.float32)
     first_items = -jax.nn.log_softmax(first_logits)[batch.items]
     losses = {
-        "next_item": mean_loss(items, targets, arrays.candidates, weights, left_out),
+        "next_item": mean_loss(
+            items, targets, arrays.candidates, weights, own_items(expert, arrays, batch, wanted)
+        ),
         "first_item": weighted_mean(first_items, jnp.asarray(batch.firsts, jnp.float32)),
     }
     for name, auxiliary in arrays.auxiliary.items():
@@ -124,22 +120,25 @@ def expert_losses(
     return losses
 
 
-def masked_items(
-    batch: Batch, masked_kinds: Bool[Array, " kinds"] | None
-) -> Int[Array, "B T T"] | None:
-    """The items of a sequence so far that a ranking leaves out, at every slot; 0 for none.
+def own_items(
+    expert: Expert, arrays: TrainArrays, batch: Batch, wanted: Int[Array, "B T"]
+) -> Adjusted:
+    """The items of a sequence so far, at every slot, as a ranking treats them.
 
-    Out of the softmax as well, they are not pushed away from the interest that they have shaped.
-    A slot's own target is never out.
+    Those that it leaves out are out of the softmax as well, and so are not pushed away from the
+    interest that they have shaped; a slot's own target is never out. The others are familiar.
     """
-    if masked_kinds is None:
-        return None
     sequence = jnp.cumsum(batch.starts, 1)
-    so_far = jnp.tri(sequence.shape[1], dtype=bool)[None]
-    own = (sequence[:, :, None] == sequence[:, None]) & so_far
-    masked = own & masked_kinds[batch.kinds][:, None]
-    items = jnp.asarray(batch.items)[:, None]
-    return jnp.where(masked & (items != batch.targets[..., None]), items, 0)
+    slots = jnp.arange(sequence.shape[1])
+    ages = (slots[:, None] - slots[None])[None]
+    own = (sequence[:, :, None] == sequence[:, None]) & (ages >= 0)
+    items = jnp.where(own, jnp.asarray(batch.items)[:, None], 0)
+    masked = arrays.masked_kinds[batch.kinds][:, None] & (items != batch.targets[..., None])
+    if not arrays.repeats:
+        return Adjusted(jnp.where(masked, items, 0), None)
+    kinds = jnp.asarray(batch.kinds)[:, None]
+    familiarity = expert.familiarity(kinds, wanted[..., None], ages)
+    return Adjusted(items, jnp.where(masked, MASKED, familiarity))
 
 
 def live_rows(

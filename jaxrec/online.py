@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from jaxrec.data.graph import ITEM
 from jaxrec.encoding import CHUNK
 from jaxrec.folding import BATCHES, Folder
-from jaxrec.listing import LISTS, MASKED, Answer, Lister, padded_blocks
-from jaxrec.ranking import Pairs, at_least
+from jaxrec.listing import LISTS, PAIRS, Answer, Lister, padded_blocks
+from jaxrec.ranking import PairBlocks, at_least, blocks_of, left_out
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import LiveEvent, Shopper, Shown, SQLiteStore, Store, merged, with_events
 from jaxrec.strategy import Feedback, Ranked, Session, Step
@@ -87,9 +87,9 @@ class Online:
             elsewhere.recommend(users, k=1)
             shoppers, vectors = elsewhere.vectors(users)
             self.lister.warm_up(shoppers, vectors)
-        for length, count in product(LISTS, MASKED):
-            nothing = np.zeros(count, np.int64)
-            self._profile(shoppers[0], (nothing, nothing), 1, length)
+        for length, count in product(LISTS, PAIRS):
+            nothing = blocks_of(left_out(np.zeros(count, np.int64), np.zeros(count, np.int64)))
+            self._profile(shoppers[0], nothing, 1, length)
         elsewhere.store.close()
 
     def record(self, reports: Sequence[Report]) -> list[Outcome]:
@@ -224,8 +224,8 @@ class Online:
         if words:
             mixed = self.model.steered(mixed, words, strength)
         if plan:
-            masked = lister.masked(shoppers, mask or self.model.config.evaluation.mask)
-            ranked = lister.ranked(shoppers, mixed, masked, k, where)
+            pairs = lister.pairs(shoppers, mask or self.model.config.evaluation.mask, asked)
+            ranked = lister.ranked(shoppers, mixed, pairs, k, where)
             ranked = ranked._replace(touched=ranked.touched | plan.bits(Session) * moved)
         else:
             ranked = lister.best_nodes(mixed, target, k)
@@ -275,7 +275,7 @@ class Online:
         masked = self.lister.masked([shopper], self.model.config.evaluation.mask)
         return self._profile(shopper, masked, last, top)
 
-    def _profile(self, shopper: Shopper, masked: Pairs, last: int, top: int) -> pl.DataFrame:
+    def _profile(self, shopper: Shopper, masked: PairBlocks, last: int, top: int) -> pl.DataFrame:
         earlier = self.folder.after([(shopper.base, shopper.base_time, shopper.events[:-last])])
         states = self.folder.states([shopper.state, *earlier])
         now, before = self.folder.read(states)[:2, None]

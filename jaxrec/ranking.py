@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,32 +29,67 @@ CHUNK = 32
 OUT = -1e30
 WORKERS = 2  # blocks in flight: one is multiplied while the other is searched
 
-Pairs = tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]
+
+class Pairs(NamedTuple):
+    """Items of queries, and what is added to their scores."""
+
+    rows: Int[np.ndarray, " X"]  # of the queries
+    items: Int[np.ndarray, " X"]
+    amounts: Float[np.ndarray, " X"]  # OUT leaves an item out
+
+
 PairBlocks = Callable[[int, int], Pairs]
-"""(query row, item) pairs of the queries [start, stop); rows count from start."""
+"""The pairs of the queries [start, stop); rows count from start."""
 
 
-def pairs_of(excluded: PairBlocks, chosen: Int[np.ndarray, " q"], num_queries: int) -> PairBlocks:
+def left_out(rows: Int[np.ndarray, " X"], items: Int[np.ndarray, " X"]) -> Pairs:
+    """Pairs that leave items out."""
+    return Pairs(rows, items, np.full(len(rows), OUT, np.float32))
+
+
+def pairs_of(pairs: PairBlocks, chosen: Int[np.ndarray, " q"], num_queries: int) -> PairBlocks:
     """The pairs of some queries, in ascending order, out of `num_queries`."""
-    rows, items = excluded(0, num_queries)
+    rows, items, amounts = pairs(0, num_queries)
     place = np.full(num_queries, -1)
     place[chosen] = np.arange(len(chosen))
     kept = place[rows] >= 0
-    return blocks_of((place[rows[kept]], items[kept]))
+    return blocks_of(Pairs(place[rows[kept]], items[kept], amounts[kept]))
 
 
 def no_pairs(start: int, stop: int) -> Pairs:
-    """`PairBlocks` that leave nothing out."""
-    return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    """`PairBlocks` that change nothing."""
+    return left_out(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def joined(*parts: PairBlocks) -> PairBlocks:
+    """The pairs of several, with ascending rows."""
+
+    def block(start: int, stop: int) -> Pairs:
+        fields = zip(*(part(start, stop) for part in parts), strict=True)
+        rows, items, amounts = map(np.concatenate, fields)
+        order = np.argsort(rows, kind="stable")
+        return Pairs(rows[order], items[order], amounts[order])
+
+    return block
+
+
+def scaled(pairs: PairBlocks, factor: float) -> PairBlocks:
+    """The pairs where all scores are times a factor."""
+
+    def block(start: int, stop: int) -> Pairs:
+        some = pairs(start, stop)
+        out = some.amounts == OUT
+        return some._replace(amounts=np.where(out, some.amounts, factor * some.amounts))
+
+    return block
 
 
 def blocks_of(pairs: Pairs) -> PairBlocks:
     """`PairBlocks` of the pairs of all queries, whose rows ascend."""
-    rows, items = pairs
 
     def block(start: int, stop: int) -> Pairs:
-        here = slice(*np.searchsorted(rows, [start, stop]))
-        return rows[here] - start, items[here]
+        here = slice(*np.searchsorted(pairs.rows, [start, stop]))
+        return Pairs(pairs.rows[here] - start, pairs.items[here], pairs.amounts[here])
 
     return block
 
@@ -99,8 +134,7 @@ def top_k(scores: Float[Array, "Q I"], k: int) -> tuple[Float[Array, "Q K"], Int
 def rank_shard(
     scores: Float[Array, "q i"],
     valid: Bool[Array, " i"],
-    excluded_rows: Int[Array, " X"],
-    excluded_items: Int[Array, " X"],
+    pairs: Pairs,
     targets: Int[Array, " q"] | None,
     *,
     k: int,
@@ -112,8 +146,8 @@ def rank_shard(
 
     With h items scored strictly higher than the target and t others tied with it, the rank is
     h + t / 2. A target that is not valid (unknown to the catalogue) ranks behind all valid
-    items, whose scores alone are not `OUT`. Excluded pairs, numbered over the whole block, are
-    out of the ranking and of log_z, except a query's own target. A pair whose row lies outside
+    items, whose scores alone are not `OUT`. What pairs, numbered over the whole block, leave out
+    is out of the ranking and of log_z, except a query's own target. A pair whose row lies outside
     is padding.
     """
     num_queries, num_items = scores.shape
@@ -124,13 +158,14 @@ def rank_shard(
         """Numbers on this device; `count`, which scatters drop, for those of other devices."""
         return jnp.where((numbers >= first) & (numbers < first + count), numbers - first, count)
 
-    rows = local(excluded_rows, first_row, num_queries)
+    rows, columns, amounts = map(jnp.asarray, pairs)
+    rows = local(rows, first_row, num_queries)
     if targets is not None:
-        # left alone by the scatter, a target is read behind it and the scores are not copied
-        is_target = excluded_items == targets.at[rows].get(mode="fill", fill_value=-1)
-        rows = jnp.where(is_target, num_queries, rows)
-    excluded = rows, local(excluded_items, first_item, num_items)
-    scores = scores.at[excluded].set(OUT, mode="drop")
+        # never out, a target is read behind the scatter and the scores are not copied
+        is_target = columns == targets.at[rows].get(mode="fill", fill_value=-1)
+        rows = jnp.where(is_target & (amounts == OUT), num_queries, rows)
+    columns = local(columns, first_item, num_items)
+    scores = scores.at[rows, columns].add(amounts, mode="drop")
     if targets is not None:
         columns = local(targets, first_item, num_items)
         own = scores.at[jnp.arange(num_queries), columns].get(mode="fill", fill_value=0)
@@ -175,7 +210,7 @@ def _ranker(
     """The jitted `rank_shard` on a mesh, of query and item vectors or of scores."""
     by_user, by_item, whole = (PartitionSpec(axis) for axis in (USERS, ITEMS, None))
 
-    def rank(left, right, valid, rows, items, targets):
+    def rank(left, right, valid, pairs, targets):
         scores = left
         if from_vectors:
             # Full precision and float32 sums: rounded scores would tie items that differ.
@@ -186,9 +221,7 @@ def _ranker(
                 precision=lax.Precision.HIGHEST,
                 preferred_element_type=jnp.float32,
             )
-        return rank_shard(
-            scores, valid, rows, items, targets, item_shards=mesh.shape[ITEMS], **options
-        )
+        return rank_shard(scores, valid, pairs, targets, item_shards=mesh.shape[ITEMS], **options)
 
     return jax.jit(
         jax.shard_map(
@@ -198,7 +231,6 @@ def _ranker(
                 by_user if from_vectors else PartitionSpec(USERS, ITEMS),
                 by_item,
                 by_item,
-                whole,
                 whole,
                 by_user,
             ),
@@ -246,7 +278,7 @@ def rank_queries(
     queries: Float[np.ndarray, "Q D"] | Float[Array, "Q D"],
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     targets: Int[np.ndarray, " Q"],
-    excluded: PairBlocks,
+    pairs: PairBlocks,
     valid: Bool[np.ndarray, " I"],
     k: int = 10,
     *,
@@ -255,8 +287,8 @@ def rank_queries(
 ) -> Ranking:
     """Rank all items by <query, item>; at most [block, I] scores exist at a time.
 
-    Targets are items to find the rank of, 0 where there is none. `excluded(start, stop)` gives
-    the pairs to leave out, `valid` the rows of `items` that are items: neither item 0, the
+    Targets are items to find the rank of, 0 where there is none. `pairs(start, stop)` gives
+    what to add to some scores, `valid` the rows of `items` that are items: neither item 0, the
     unknown one, nor unused capacity. Semantics: `rank_shard`. Queries lie along the axis `users`
     of the mesh, items along `items` (one device by default).
 
@@ -274,17 +306,17 @@ def rank_queries(
     item_rows, is_valid = _sharded((_with_bias(items, unbiased, valid), valid), mesh)
     query_rows, size = np.asarray(queries), _block_rows(len(targets), len(valid), mesh, block)
 
-    def rank_block(start: int, stop: int, rows: np.ndarray, columns: np.ndarray) -> dict:
+    def rank_block(start: int, stop: int, some: Pairs) -> dict:
         left, chosen = (padded(part[start:stop], size) for part in (query_rows, targets))
-        return rank(left, item_rows, is_valid, rows, columns, chosen)
+        return rank(left, item_rows, is_valid, some, chosen)
 
-    return _checked(_rank_blocks(rank_block, len(targets), excluded, size), targets, valid)
+    return _checked(_rank_blocks(rank_block, len(targets), pairs, size), targets, valid)
 
 
 def best_items(
     queries: Float[np.ndarray, "Q D"],
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"] | Candidates,
-    excluded: PairBlocks,
+    pairs: PairBlocks,
     valid: Bool[np.ndarray, " I"],
     k: int,
     *,
@@ -309,11 +341,11 @@ def best_items(
     rank = _ranker(items.mesh, True, False, k=k, with_log_z=with_log_z, approximate=approximate)
     size = _block_rows(len(queries), len(valid), items.mesh, block)
 
-    def rank_block(start: int, stop: int, rows: np.ndarray, columns: np.ndarray) -> dict:
+    def rank_block(start: int, stop: int, some: Pairs) -> dict:
         left = padded(queries[start:stop], size)
-        return rank(left, items.rows, items.valid, rows, columns, None)
+        return rank(left, items.rows, items.valid, some, None)
 
-    fields = _rank_blocks(rank_block, len(queries), excluded, size)
+    fields = _rank_blocks(rank_block, len(queries), pairs, size)
     _reject_infinite(fields["scores"])
     return TopItems(fields["items"], fields["scores"], fields.get("log_z"))
 
@@ -321,7 +353,7 @@ def best_items(
 def rank_host_scores(
     score_block: Callable[[int, int], Float[np.ndarray, "b I"]],
     targets: Int[np.ndarray, " Q"],
-    excluded: PairBlocks,
+    pairs: PairBlocks,
     valid: Bool[np.ndarray, " I"],
     k: int = 10,
     block: int | None = None,
@@ -335,7 +367,7 @@ def rank_host_scores(
     size = _block_rows(len(targets), len(valid), mesh, block)
     unused = np.zeros(len(valid), np.float32)
 
-    def rank_block(start: int, stop: int, rows: np.ndarray, columns: np.ndarray) -> dict:
+    def rank_block(start: int, stop: int, some: Pairs) -> dict:
         scores = score_block(start, stop)
         if scores.shape != (stop - start, len(valid)):
             raise ValueError(
@@ -343,24 +375,24 @@ def rank_host_scores(
                 f"return one row a query with {len(valid)} items"
             )
         left = padded(np.where(valid, scores, OUT).astype(np.float32), size)
-        return rank(left, unused, valid, rows, columns, padded(targets[start:stop], size))
+        return rank(left, unused, valid, some, padded(targets[start:stop], size))
 
-    return _checked(_rank_blocks(rank_block, len(targets), excluded, size), targets, valid)
+    return _checked(_rank_blocks(rank_block, len(targets), pairs, size), targets, valid)
 
 
 def _rank_blocks(
-    rank_block: Callable[[int, int, np.ndarray, np.ndarray], dict[str, Array]],
+    rank_block: Callable[[int, int, Pairs], dict[str, Array]],
     num_queries: int,
-    excluded: PairBlocks,
+    pairs: PairBlocks,
     size: int,
 ) -> dict[str, np.ndarray]:
     """Concatenated fields of fixed-size blocks; no queries are one block of padding."""
 
     def one(start: int) -> dict[str, np.ndarray]:
         stop = min(start + size, num_queries)
-        pairs = excluded(start, stop)
-        rows, items = padded_pairs(pairs, power_of_two(len(pairs[0])), size)
-        fields = rank_block(start, stop, rows, items)
+        some = pairs(start, stop)
+        padding = padded_pairs(some, power_of_two(len(some.rows)), size)
+        fields = rank_block(start, stop, padding)
         return {name: np.asarray(field)[: stop - start] for name, field in fields.items()}
 
     starts = range(0, max(num_queries, 1), size)
@@ -424,5 +456,5 @@ def padded(values: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
 
 def padded_pairs(pairs: Pairs, count: int, outside: int) -> Pairs:
     """`count` pairs, those behind in a row that lies `outside` of the block."""
-    rows, items = pairs
-    return padded(rows, count, fill=outside), padded(items, count)
+    rows, items, amounts = pairs
+    return Pairs(padded(rows, count, fill=outside), padded(items, count), padded(amounts, count))

@@ -18,9 +18,9 @@ from rich.table import Table
 from jaxrec import metrics
 from jaxrec.folding import BATCHES
 from jaxrec.online import Online, Report, reports_of
-from jaxrec.ranking import blocks_of, rank_queries
+from jaxrec.ranking import joined, rank_queries
 from jaxrec.scoring import TrainedModel
-from jaxrec.store import SQLiteStore
+from jaxrec.store import Shopper, SQLiteStore
 from jaxrec.strategy import Session
 from jaxrec.types import EventLog
 
@@ -91,7 +91,7 @@ def replay(
     predicted = {kind for kind in model.trained.kind_names if model.is_predicted(kind)}
     mask, valid = model.config.evaluation.mask, model.valid()
     session = Session(1.0, gap_minutes)
-    unchanged: dict[str, Float[np.ndarray, " ED"]] = {}
+    unchanged: dict[str, tuple[Shopper, Float[np.ndarray, " ED"]]] = {}
     ranks: dict[str, list[Float[np.ndarray, " n"]]] = defaultdict(list)
     firsts: list[Bool[np.ndarray, " n"]] = []
     for wave in track(list(waves(reports[begin:])), "replaying", transient=True):
@@ -99,25 +99,26 @@ def replay(
         shoppers, live = online.vectors(user_ids)
         now = np.array([report.event.time for report in wave])
         first = np.array([report.user_id not in unchanged for report in wave])
-        for report, vector in zip(wave, live, strict=False):
-            unchanged.setdefault(report.user_id, vector)
+        for shopper, vector in zip(shoppers, live, strict=False):
+            unchanged.setdefault(shopper.user_id, (shopper, vector))
         new = [report.event for report in wave]
         rows = [n for n, e in enumerate(new) if e.kind in predicted and e.item_id in known]
         if rows:
-            frozen = np.stack([unchanged[report.user_id] for report in wave])
+            before, frozen = zip(*(unchanged[report.user_id] for report in wave), strict=True)
             alone = online.lister.with_session(shoppers, live, session, now)
-            vectors = {FROZEN: frozen, "live": live} | {
+            vectors = {FROZEN: np.stack(frozen), "live": live} | {
                 f"live, session {weight:g}": replace(session, weight=weight).mixed(live, alone)
                 for weight in weights
             }
             if model.config.model.idle_times:
                 _, vectors["live, told the time"] = online.vectors(user_ids, now=now)
             targets = np.array([known[new[row].item_id] for row in rows])
-            excluded = blocks_of(online.lister.masked([shoppers[row] for row in rows], mask))
+            masked = online.lister.masked([shoppers[row] for row in rows], mask)
             for name, queries in vectors.items():
-                found = rank_queries(
-                    queries[rows], online.folder.items, targets, excluded, valid, k=1
-                )
+                documents = before if name == FROZEN else shoppers
+                familiar = online.lister.familiar([documents[row] for row in rows])
+                pairs = joined(masked, familiar)
+                found = rank_queries(queries[rows], online.folder.items, targets, pairs, valid, k=1)
                 ranks[name].append(found.ranks)
             firsts.append(first[rows])
         online.record(wave)

@@ -35,23 +35,24 @@ from jaxrec.data.text import resolve_pretrained
 from jaxrec.encoding import (
     catalog_arrays,
     encode_catalog,
+    familiarity,
     interest_states,
     read_states,
     user_vectors,
 )
-from jaxrec.evaluation import masked_pairs
+from jaxrec.evaluation import familiar_pairs, masked_pairs
 from jaxrec.interests import strongest, weights_over_time
 from jaxrec.models.bert import Bert, BertConfig, load_bert
 from jaxrec.models.lstm import InterestState
 from jaxrec.models.recommender import Definition, Params, Recommender, split
 from jaxrec.models.text_tower import TextTower
-from jaxrec.ranking import PairBlocks, best_items, no_pairs
+from jaxrec.ranking import PairBlocks, best_items, joined, left_out, no_pairs
 from jaxrec.rules import Rules
 from jaxrec.sharding import make_mesh, replicated
-from jaxrec.shortlist import Plan, plan, shortlist
+from jaxrec.shortlist import Plan, UserPairs, plan, shortlist
 from jaxrec.strategy import Step, steps_of
 from jaxrec.text_features import Whitening, new_item_text
-from jaxrec.types import NO_GAP, Catalog, EventLog, NodeType, Queries
+from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, NodeType, Queries
 
 
 @dataclass(frozen=True)
@@ -278,11 +279,10 @@ class TrainedModel:
             if plan.session:
                 alone = self.user_vectors(self.states(plan.session.events(log)))
                 vectors = plan.session.mixed(vectors, alone)
-            excluded = self.excluded(log, mask or self.config.evaluation.mask)
             lists = shortlist(
                 vectors,
                 self.items,
-                excluded,
+                self.pairs(log, mask),
                 k,
                 plan,
                 histories=log,
@@ -291,21 +291,41 @@ class TrainedModel:
                 mesh=self.mesh,
             )
             ranked, scores = lists.ranked.items, lists.ranked.scores
-            rows, masked = excluded(np.arange(log.num_users))(0, log.num_users)
-            pairs = np.unique((rows * len(self.valid()) + masked)[masked > 0])
-            removed = {"mask": len(pairs), **lists.removed}
+            masked = self.masked(log, mask)(0, log.num_users)
+            distinct = np.unique((masked.rows * len(self.valid()) + masked.items)[masked.items > 0])
+            removed = {"mask": len(distinct), **lists.removed}
         counts = (ranked > 0).sum(1)
         few = np.flatnonzero(counts < k)
         short = dict(zip(log.user_ids.gather(few).to_list(), counts[few].tolist(), strict=True))
         return Recommendations(self._table(log.user_ids, ranked, scores, target), removed, short)
 
-    def excluded(self, log: EventLog, mask: tuple[str, ...]):
-        """The (user, item) pairs that a mask leaves out, for some users of a log."""
+    def masked(self, log: EventLog, mask: tuple[str, ...] = ()) -> PairBlocks:
+        """What a mask, by default the run's, leaves out for the users of a log."""
+        queries = Queries(np.arange(log.num_users), log.offsets[1:])
+        return masked_pairs(log, queries, mask or self.config.evaluation.mask)
+
+    def pairs(self, log: EventLog, mask: tuple[str, ...] = ()) -> UserPairs:
+        """What the histories of users of a log change in the scores of their items: what a mask,
+        by default the run's, leaves out, and what is familiar."""
+        mask = mask or self.config.evaluation.mask
+        familiarity = self.familiarity(self.wanted_kind)
 
         def of(users: Int[np.ndarray, " R"]) -> PairBlocks:
-            return masked_pairs(log, Queries(users, log.offsets[users + 1]), mask)
+            queries = Queries(users, log.offsets[users + 1])
+            return joined(
+                masked_pairs(log, queries, mask), familiar_pairs(log, queries, familiarity)
+            )
 
         return of
+
+    def familiarity(self, kind: int) -> Float[np.ndarray, "kinds A"]:
+        """What events add to the scores of their items, where a kind of event is asked for."""
+        return self._familiarity[kind + 1]
+
+    @cached_property
+    def _familiarity(self) -> Float[np.ndarray, "wanted kinds A"]:
+        wanted = range(ANY_KIND, len(self.trained.kind_names))
+        return np.stack([familiarity(self.definition, self.params, kind) for kind in wanted])
 
     def similar(self, entity: str, k: int = 10) -> pl.DataFrame:
         """The nodes of the same type that are most like one: `similar("item:B00IJ9")`.
@@ -322,7 +342,7 @@ class TrainedModel:
             raise ValueError(f"k={k}: give a number from 1 to {count:,}, the other {name}s")
         vectors = np.asarray(self.block(name))
         units = unit_rows(vectors)
-        itself = (np.zeros(1, np.int64), np.array([node]))
+        itself = left_out(np.zeros(1, np.int64), np.array([node]))
         top = best_items(
             units[[node]], units, lambda *_: itself, self.valid(name), k, with_log_z=False
         )
@@ -382,9 +402,9 @@ class TrainedModel:
         members = member_items(self.catalog.graph, self.node_type(name).offset + node)
         if not len(members):
             raise ValueError(f"{entity} has no items, so nobody can choose one")
-        excluded = self.excluded(log, mask or self.config.evaluation.mask)(np.arange(log.num_users))
+        pairs = self.pairs(log, mask)(np.arange(log.num_users))
         return choice_log_probability(
-            vectors, self.items, members, excluded, self.valid(), self.inverse_temperature
+            vectors, self.items, members, pairs, self.valid(), self.inverse_temperature
         )
 
     def profile(self, events: pl.DataFrame, *, last: int = 10, top: int = 5) -> pl.DataFrame:
@@ -414,8 +434,7 @@ class TrainedModel:
         """`profile` for the users of a log whose vectors are known."""
         earlier = np.maximum(log.offsets[1:] - last, log.offsets[:-1])
         before = self._vectors_at(log, Queries(np.arange(log.num_users), earlier))
-        excluded = self.excluded(log, self.config.evaluation.mask)(np.arange(log.num_users))
-        return self.profile_table(log.user_ids, vectors, before, top, excluded)
+        return self.profile_table(log.user_ids, vectors, before, top, self.masked(log))
 
     def profile_table(
         self,
@@ -423,7 +442,7 @@ class TrainedModel:
         vectors: Float[np.ndarray, "U ED"],
         before: Float[np.ndarray, "U ED"],
         top: int,
-        excluded: PairBlocks,
+        masked: PairBlocks,
     ) -> pl.DataFrame:
         """`profile` from the users' vectors now and before, and the items not to be told."""
         users = np.arange(len(user_ids))
@@ -436,7 +455,7 @@ class TrainedModel:
                 self.block(name),
                 self.valid(name),
                 top,
-                excluded if name == ITEM else no_pairs,
+                masked if name == ITEM else no_pairs,
             )
             count = rows.shape[1]
             first, *title = self.names(name, rows.ravel()).iter_columns()

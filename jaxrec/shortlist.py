@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import first_neighbours
-from jaxrec.ranking import Candidates, PairBlocks, at_least, best_items, padded
+from jaxrec.ranking import OUT, Candidates, PairBlocks, at_least, best_items, padded
 from jaxrec.strategy import (
     Asking,
     Caps,
@@ -29,8 +29,8 @@ from jaxrec.strategy import (
 )
 from jaxrec.types import Catalog, EventLog
 
-Excluded = Callable[[Int[np.ndarray, " R"]], PairBlocks]
-"""What to leave out of the rankings of some of the queries."""
+UserPairs = Callable[[Int[np.ndarray, " R"]], PairBlocks]
+"""What some of the queries change in the scores of items."""
 Moves = dict[int, dict[int, Float[np.ndarray, " I"]]]
 """Number of a feedback step -> number of a query -> what is added to every item's score, as a
 share of the span of the query's scores."""
@@ -131,7 +131,7 @@ def plan(
 def shortlist(
     queries: Float[np.ndarray, "Q D"],
     items: Float[Array, "I D"],
-    excluded: Excluded,
+    pairs: UserPairs,
     k: int,
     plan: Plan,
     *,
@@ -157,7 +157,7 @@ def shortlist(
     moves = {n: step.moves(histories, plan.shop) for n, step in feedback.items()}
 
     def best(rows: Int[np.ndarray, " R"], size: int, bias: Float[np.ndarray, " I"]):
-        theirs = excluded(rows)
+        theirs = pairs(rows)
         top = best_items(
             padded(queries[rows], at_least(len(rows), batches)),
             ready if ready is not None and bias is plan.bias else items,
@@ -174,9 +174,10 @@ def shortlist(
             own = [of_user[row] for of_user in moves.values() if row in of_user]
             if own:  # no two users have the same bias, so each is ranked alone
                 of_model = np.asarray(items) @ queries[row]
-                excluded_rows, excluded_items = theirs(place, place + 1)
-                left = plan.shop.valid.copy()
-                left[excluded_items[excluded_rows == 0]] = False
+                mine = theirs(place, place + 1)
+                is_pair = mine.rows == 0  # the rest is padding
+                np.add.at(of_model, mine.items[is_pair], mine.amounts[is_pair])
+                left = plan.shop.valid & (of_model > OUT / 2)
                 span = np.ptp(of_model[left]) if left.any() else 0
                 all_scores = np.where(left, of_model + bias + span * sum(own), -np.inf)
                 ranked[place], scores[place] = _highest(all_scores, size)

@@ -34,10 +34,11 @@ from jaxrec.data.dataset import Dataset, prepare
 from jaxrec.data.graph import first_neighbours
 from jaxrec.data.packing import Packing
 from jaxrec.data.tables import Tables
-from jaxrec.encoding import catalog_arrays, encode_catalog, user_vectors
+from jaxrec.encoding import catalog_arrays, encode_catalog, familiarity, user_vectors
 from jaxrec.evaluation import (
     evaluate,
     evaluate_baselines,
+    familiar_pairs,
     masked_kinds,
     masked_pairs,
     segment_masks,
@@ -46,7 +47,7 @@ from jaxrec.evaluation import (
 from jaxrec.metrics import segments
 from jaxrec.models.recommender import Definition, Recommender, Sizes, cast_products
 from jaxrec.objective import Auxiliary, TrainArrays, objective
-from jaxrec.ranking import PairBlocks, Ranking
+from jaxrec.ranking import PairBlocks, Ranking, joined, scaled
 from jaxrec.sharding import host_rows, make_mesh, replicated, shard_batch, state_shardings
 from jaxrec.text_features import ItemText, encode_live_text, item_text
 from jaxrec.types import Batch, Catalog, Queries
@@ -215,8 +216,9 @@ def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArray
             for name in config.train.auxiliary
             if name in present
         },
-        masked_kinds=jnp.asarray(masked) if masked.any() else None,
+        masked_kinds=jnp.asarray(masked),
         live_text=text.live,
+        repeats=not masked.all(),
     )
 
 
@@ -407,7 +409,16 @@ def _evaluate(
 ) -> tuple[dict[str, float], Ranking]:
     items, users = query_vectors(setup, state, queries)
     evaluation = setup.config.evaluation
-    return evaluate(setup.dataset.split, queries, evaluation, setup.valid, users, items, setup.mesh)
+    return evaluate(
+        setup.dataset.split,
+        queries,
+        evaluation,
+        setup.valid,
+        users,
+        items,
+        familiarity(setup.definition, state.params, setup.dataset.wanted_kind),
+        setup.mesh,
+    )
 
 
 def query_vectors(
@@ -470,18 +481,21 @@ def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) 
 def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability]:
     """The temperature that validation wants, and how true the probabilities of test are."""
     split, mask = setup.dataset.split, setup.config.evaluation.mask
+    learned = familiarity(setup.definition, state.params, setup.dataset.wanted_kind)
 
-    def masked(queries: Queries) -> tuple[Int[np.ndarray, " Q"], PairBlocks]:
+    def answers(queries: Queries) -> tuple[Int[np.ndarray, " Q"], PairBlocks]:
         targets = split.log.items[queries.positions]
-        return targets, masked_pairs(split.log, queries, mask, targets)
+        masked = masked_pairs(split.log, queries, mask, targets)
+        return targets, joined(masked, familiar_pairs(split.log, queries, learned))
 
     items, users = query_vectors(setup, state, split.validation)
-    targets, excluded = masked(split.validation)
-    calibration = fit_temperature(users, items, targets, setup.valid, excluded)
+    targets, pairs = answers(split.validation)
+    calibration = fit_temperature(users, items, targets, setup.valid, pairs)
     _, users = query_vectors(setup, state, split.test["last"])
-    targets, excluded = masked(split.test["last"])
+    targets, pairs = answers(split.test["last"])
+    scale = calibration.inverse_temperature
     return calibration, likely_items_reliability(
-        users * calibration.inverse_temperature, items, targets, setup.valid, excluded=excluded
+        scale * users, items, targets, setup.valid, pairs=scaled(pairs, scale)
     )
 
 

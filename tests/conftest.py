@@ -1,6 +1,7 @@
 """Four CPU devices, strict flags, and a small shop."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -11,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
@@ -19,6 +21,7 @@ from jaxrec import training
 from jaxrec.config import parse
 from jaxrec.data.fetch import cache_dir
 from jaxrec.data.tables import Tables, validate
+from jaxrec.scoring import TrainedModel
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
@@ -119,3 +122,14 @@ def trained_run(known_shop, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "shop"
     training.fit(parse(layers=[options]), run, tables=known_shop)
     return run
+
+
+def familiar(model: TrainedModel) -> TrainedModel:
+    """A model that masks nothing and has learned much of what users come back to."""
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf, model.params)
+    for expert in params["experts"].values():
+        table = expert["familiarity_table"]
+        expert["familiarity_table"] = jnp.asarray(random.normal(size=table.shape), table.dtype)
+    evaluation = replace(model.config.evaluation, mask=("none",))
+    return replace(model, params=params, config=replace(model.config, evaluation=evaluation))

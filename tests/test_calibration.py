@@ -17,7 +17,7 @@ from jaxrec.calibration import (
     log_probabilities,
     reliability,
 )
-from jaxrec.ranking import blocks_of
+from jaxrec.ranking import Pairs, blocks_of, left_out
 
 WIDTH, NUM_ITEMS, CAPACITY = 4, 40, 48
 
@@ -217,13 +217,30 @@ def test_what_is_excluded_has_no_probability():
         items,
         columns,
         catalogue(),
-        blocks_of(excluded),
+        blocks_of(left_out(*excluded)),
         inverse_temperature=1.0,
         block=2,
     )
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
     scores[excluded] = -np.inf
     np.testing.assert_allclose(log_p, log_softmax(scores, axis=1)[:, 1:4], atol=1e-4)
+
+
+def test_what_is_added_to_scores_counts_at_the_temperature():
+    queries, items = vectors(0, 6)
+    rows, columns = np.array([1, 1, 4]), np.array([1, 2, 3])
+    amounts = np.array([2, -1, 3], np.float32)
+    log_p = log_probabilities(
+        queries,
+        items,
+        np.tile([1, 2, 3], (6, 1)),
+        catalogue(),
+        blocks_of(Pairs(rows, columns, amounts)),
+        inverse_temperature=0.7,
+    )
+    scores = np.where(catalogue(), queries @ items.T, -np.inf)
+    scores[rows, columns] += amounts
+    np.testing.assert_allclose(log_p, log_softmax(0.7 * scores, axis=1)[:, 1:4], atol=1e-4)
 
 
 def test_nothing_is_left_where_all_is_excluded():
@@ -234,7 +251,7 @@ def test_nothing_is_left_where_all_is_excluded():
         items,
         np.array([[1, 2]]),
         catalogue(),
-        blocks_of((np.zeros_like(everything), everything)),
+        blocks_of(left_out(np.zeros_like(everything), everything)),
         inverse_temperature=1.0,
     )
     assert (log_p == -np.inf).all()
@@ -245,7 +262,8 @@ def test_a_temperature_is_fitted_to_what_is_not_excluded():
     queries, items = vectors(0, 6)
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
     targets = np.argsort(-scores, axis=1)[:, 2]
-    above = blocks_of(np.nonzero(scores > scores[np.arange(6), targets][:, None]))
+    higher = scores > scores[np.arange(6), targets][:, None]
+    above = blocks_of(left_out(*np.nonzero(higher)))
     with_all = fit_temperature(queries, items, targets, catalogue())
     without = fit_temperature(queries, items, targets, catalogue(), above, most=4)
     assert without.inverse_temperature > with_all.inverse_temperature

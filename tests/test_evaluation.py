@@ -7,13 +7,16 @@ from jaxrec.data.events import Split, build_event_log, split_log
 from jaxrec.evaluation import (
     evaluate,
     evaluate_baselines,
+    familiar_pairs,
     masked_pairs,
     results_table,
     segment_masks,
     training_counts,
 )
+from jaxrec.ranking import OUT
 from jaxrec.types import Queries
 
+NOT_FAMILIAR = np.zeros((2, 1), np.float32)
 ITEMS = pl.Series([None, "a", "b", "c", "d"], dtype=pl.String)
 HISTORIES = {"u": "abcab", "v": "bcda"}
 KINDS = {"u": ["view", "buy", "view", "view", "buy"], "v": ["buy", "view", "view", "view"]}
@@ -32,7 +35,8 @@ def split() -> Split:
 
 
 def masked(split, mask):
-    rows, items = masked_pairs(split.log, split.test["last"], mask)(0, 2)
+    rows, items, amounts = masked_pairs(split.log, split.test["last"], mask)(0, 2)
+    assert (amounts == OUT).all()
     return {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
 
 
@@ -48,11 +52,28 @@ def test_masks_hold_the_history_and_no_more(split):
 def test_a_mask_spares_the_target(split):
     queries = split.test["last"]
     spared = np.array([ITEMS.to_list().index(item) for item in ("b", "a")])
-    rows, items = masked_pairs(split.log, queries, ("seen",), spared)(0, 2)
+    rows, items, _ = masked_pairs(split.log, queries, ("seen",), spared)(0, 2)
     found = {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
     assert found == masked(split, ("seen",)) - {(0, "b")}
-    rows, items = masked_pairs(split.log, queries, ("seen",), spared)(1, 2)
+    rows, items, _ = masked_pairs(split.log, queries, ("seen",), spared)(1, 2)
     assert set(rows) == {0} and len(items) == 3
+
+
+def test_events_add_to_their_items_by_kind_and_age(split):
+    """The second of u's five events is 2 before the last of the history, and of kind buy."""
+    view, buy = (split.log.kind_names.index(kind) for kind in ("view", "buy"))
+    familiarity = np.zeros((2, 3), np.float32)
+    familiarity[view], familiarity[buy] = [1, 2, 3], [10, 20, 30]
+    rows, items, amounts = familiar_pairs(split.log, split.test["last"], familiarity)(0, 2)
+    found = [
+        (int(row), ITEMS[int(item)], float(amount))
+        for row, item, amount in zip(rows, items, amounts, strict=True)
+    ]
+    assert found == [(0, "b", 30), (0, "c", 2), (0, "a", 1), (1, "b", 30), (1, "c", 2), (1, "d", 1)]
+    second = familiar_pairs(split.log, split.test["last"], familiarity)(1, 2)
+    assert second.rows.tolist() == [0, 0, 0]
+    untrained = familiar_pairs(split.log, split.test["last"], np.zeros((2, 3), np.float32))
+    assert not len(untrained(0, 2).rows)
 
 
 def test_segments_tell_repeats_novelties_and_cold_items(split):
@@ -71,7 +92,9 @@ def test_a_model_that_knows_the_answer_ranks_it_first(split):
     items = np.eye(5, dtype=np.float32)
     valid = np.array([False, True, True, True, True])
     answers = items[split.log.items[queries.positions]]
-    scores, ranking = evaluate(split, queries, EvaluationConfig(), valid, answers, items)
+    scores, ranking = evaluate(
+        split, queries, EvaluationConfig(), valid, answers, items, NOT_FAMILIAR
+    )
     assert scores["ndcg@10"] == 1.0
     np.testing.assert_array_equal(ranking.ranks, [0, 0])
 

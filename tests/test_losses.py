@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from jaxrec.losses import blocked_cross_entropy, cross_entropy, weighted_mean
+from jaxrec.losses import MASKED, Adjusted, blocked_cross_entropy, cross_entropy, weighted_mean
 
 ROWS, SLOTS, WIDTH, CANDIDATES = 2, 6, 3, 5
 VALID = jnp.array([False, True, True, False, True])
@@ -64,25 +64,48 @@ def test_blocked_loss_and_gradients_equal_dense(block):
 
 
 @pytest.mark.parametrize("block", [2, 1000])
-def test_what_is_left_out_at_a_position_is_no_candidate_there(block):
+def test_what_is_added_at_a_position_counts_there(block):
+    """Twice for one candidate, for a target, and so much below zero that a candidate is out."""
     queries, candidates, targets, weights = problem()
     others = np.where(np.asarray(targets) == 2, 4, 2)  # of the three that are valid
-    left_out = jnp.asarray(np.stack([others, others, np.zeros_like(others)], -1))
-    left_out = left_out.at[1].set(0)  # nothing that counts
+    items = jnp.asarray(np.stack([others, targets, others, np.ones_like(others)], -1))
+    amounts = jnp.asarray(np.random.default_rng(1).normal(size=items.shape), jnp.float32)
+    amounts = amounts.at[0, :, 0].set(MASKED)
 
-    def dense(queries, candidates):
-        logits = queries @ candidates.T
-        out = jax.nn.one_hot(left_out, CANDIDATES).any(2) | ~VALID[None, None]
-        log_p = jax.nn.log_softmax(jnp.where(out, -1e30, logits))
+    def dense(queries, candidates, amounts):
+        added = (jax.nn.one_hot(items, CANDIDATES) * amounts[..., None]).sum(2)
+        logits = jnp.where(VALID, queries @ candidates.T + added, MASKED)
+        log_p = jax.nn.log_softmax(logits)
         return -(jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0] * weights).sum()
 
-    def blocked(queries, candidates):
-        return blocked_cross_entropy(queries, candidates, targets, weights, VALID, block, left_out)
+    def blocked(queries, candidates, amounts):
+        adjusted = Adjusted(items, amounts)
+        return blocked_cross_entropy(queries, candidates, targets, weights, VALID, block, adjusted)
 
-    np.testing.assert_allclose(blocked(queries, candidates), dense(queries, candidates), rtol=1e-5)
-    gradients, expected = (jax.grad(loss, (0, 1))(queries, candidates) for loss in (blocked, dense))
+    inputs = queries, candidates, amounts
+    np.testing.assert_allclose(blocked(*inputs), dense(*inputs), rtol=1e-5)
+    gradients, expected = (jax.grad(loss, (0, 1, 2))(*inputs) for loss in (blocked, dense))
     for gradient, wanted in zip(gradients, expected, strict=True):
+        assert jnp.abs(wanted).max() > 0.1
         np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+
+
+def test_what_is_left_out_at_a_position_is_no_candidate_there():
+    queries, candidates, targets, weights = problem()
+    others = jnp.where(targets == 2, 4, 2)[..., None]
+
+    def loss(amounts):
+        adjusted = Adjusted(others, amounts)
+        return jax.value_and_grad(blocked_cross_entropy, (0, 1))(
+            queries, candidates, targets, weights, VALID, 4, adjusted
+        )
+
+    for found, expected in zip(
+        jax.tree.leaves(loss(None)),
+        jax.tree.leaves(loss(jnp.full(others.shape, MASKED))),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_only_counted_positions_and_valid_candidates_get_a_gradient():

@@ -10,12 +10,21 @@ from flax import nnx
 
 from jaxrec.config import Config, ModelConfig, TextConfig, TrainConfig
 from jaxrec.encoding import CatalogArrays
+from jaxrec.losses import MASKED
 from jaxrec.models.bert import Bert, BertConfig
-from jaxrec.models.recommender import Nodes, Recommender, Sizes, cast_products, gap_buckets
+from jaxrec.models.recommender import (
+    AGES,
+    FAMILIAR,
+    Nodes,
+    Recommender,
+    Sizes,
+    cast_products,
+    gap_buckets,
+)
 from jaxrec.models.text_tower import TextTower
-from jaxrec.objective import Auxiliary, TrainArrays, live_rows, masked_items, objective
+from jaxrec.objective import Auxiliary, TrainArrays, live_rows, objective, own_items
 from jaxrec.text_features import LiveText
-from jaxrec.types import NO_GAP, Batch
+from jaxrec.types import ANY_KIND, NO_GAP, Batch
 
 # items 0-7, of which 0 is unknown and 7 is unused; nodes 8-11: brands, of which 8 and 11 are none
 SIZES = Sizes(num_items=8, num_nodes=12, num_relations=1, num_kinds=2, text_width=3)
@@ -49,8 +58,9 @@ def make_arrays(live_text: LiveText | None = None) -> TrainArrays:
         catalog=CatalogArrays(Nodes(jnp.arange(8), jnp.arange(4), jnp.asarray(text)), graph, valid),
         candidates=valid,
         auxiliary={"brand": brand},
-        masked_kinds=None,
+        masked_kinds=jnp.array([False, False]),
         live_text=live_text,
+        repeats=False,
     )
 
 
@@ -133,10 +143,16 @@ def test_weights_are_relative(model):
     )
 
 
-def test_items_so_far_are_masked_by_kind_but_for_the_target():
+def test_items_so_far_are_masked_by_kind_but_for_the_target(model):
     batch = make_batch()
     batch = replace(batch, targets=np.where(batch.items == 4, 4, batch.targets))
-    everything = masked_items(batch, jnp.array([True, True]))
+
+    def masked(*kinds):
+        arrays = replace(make_arrays(), masked_kinds=jnp.array(kinds))
+        found = own_items(model.experts[0], arrays, batch, jnp.asarray(batch.target_kinds))
+        assert found.amounts is None
+        return found.candidates
+
     expected = [  # slot 3 starts another sequence, and its target is the item that is read there
         [1, 0, 0, 0, 0, 0],
         [1, 2, 0, 0, 0, 0],
@@ -145,18 +161,48 @@ def test_items_so_far_are_masked_by_kind_but_for_the_target():
         [0, 0, 0, 4, 5, 0],
         [0, 0, 0, 4, 5, 0],
     ]
-    np.testing.assert_array_equal(everything[0], expected)
-    second = masked_items(batch, jnp.array([False, True]))
+    np.testing.assert_array_equal(masked(True, True)[0], expected)
+    second = masked(False, True)
     assert set(np.unique(second[0])) == {0, 2} and set(np.unique(second[1])) == {0, 5}
-    assert masked_items(batch, None) is None
+    assert not masked(False, False).any()
+
+
+def test_what_is_left_in_is_familiar_by_kind_and_age(model):
+    expert, batch = model.experts[0], make_batch()
+    table = np.arange(2 * 3 * AGES, dtype=np.float32).reshape(3, 2, AGES)
+    expert = nnx.clone(expert)
+    expert.familiarity_table[...] = jnp.asarray(table)
+    arrays = replace(make_arrays(), masked_kinds=jnp.array([False, True]), repeats=True)
+    wanted = jnp.full(batch.items.shape, ANY_KIND).at[0, 2].set(1)
+    found = own_items(expert, arrays, batch, wanted)
+    scale = np.exp(expert.log_scale[...])
+    np.testing.assert_array_equal(found.candidates[0, 2], [1, 2, 3, 0, 0, 0])
+    # two events ago and the last one, of kind 0; the one between is masked
+    expected = [scale * table[2, 0, 2], MASKED, scale * table[2, 0, 0]]
+    np.testing.assert_allclose(found.amounts[0, 2, :3], expected, rtol=1e-6)
+    np.testing.assert_allclose(found.amounts[0, 0, 0], scale * table[0, 0, 0], rtol=1e-6)
+    whole = nnx.clone(model)
+    whole.experts[0].familiarity_table[...] = jnp.asarray(table)
+    by_age = whole.familiarity(1)
+    assert by_age.shape == (2, FAMILIAR)
+    np.testing.assert_allclose(by_age[0, :4], scale * table[2, 0, [0, 1, 2, 2]], rtol=1e-6)
+    np.testing.assert_allclose(by_age[1, -1], scale * table[2, 1, -1], rtol=1e-6)
+
+
+def test_events_long_ago_are_not_familiar(model):
+    expert = nnx.clone(model.experts[0])
+    expert.familiarity_table[...] = jnp.ones((3, 2, AGES))
+    ages = jnp.array([0, FAMILIAR - 1, FAMILIAR, 10 * FAMILIAR])
+    found = expert.familiarity(jnp.zeros(4, int), jnp.zeros(4, int), ages)
+    np.testing.assert_array_equal(found > 0, [True, True, False, False])
 
 
 def test_the_softmax_leaves_out_what_the_ranking_does(model):
     """More is left out, and less is lost."""
     batch, arrays = make_batch(), make_arrays()
     losses = [
-        parts_of(model, replace(arrays, masked_kinds=kinds), batch)["next_item/0"]
-        for kinds in (None, jnp.array([False, True]), jnp.array([True, True]))
+        parts_of(model, replace(arrays, masked_kinds=jnp.array(kinds)), batch)["next_item/0"]
+        for kinds in ([False, False], [False, True], [True, True])
     ]
     assert losses[0] > losses[1] > losses[2]
 

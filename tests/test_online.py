@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
+from conftest import familiar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,6 +103,23 @@ def test_states_are_those_of_batch_scoring(model, tmp_path_factory, choices, dat
             return
         arriving = arriving[size:]
     assert_as_in_batch(online, reports)
+
+
+def test_what_is_familiar_counts_as_in_batch_scoring(model, tmp_path):
+    """Of the newest 64 events, whatever is kept beside them; it moves items to the top."""
+    online = Online(familiar(model), SQLiteStore(tmp_path / "store.db"))
+    random = np.random.default_rng(1)
+    reports = [
+        Report(f"u{n % 3}", event(n * DAY, f"i{random.integers(40):02}", kind))
+        for n, kind in enumerate(random.choice(["view", "buy"], 400))
+    ]
+    for start in range(0, len(reports), 50):
+        online.record(reports[start : start + 50])
+    assert_as_in_batch(online, reports)
+    lists = online.model.recommend(table(reports), k=5)
+    assert not lists.equals(model.recommend(table(reports), k=5, mask=("none",)))
+    buys, views = (online.recommend(["u0"], k=5, kind=kind)[0].items for kind in ("buy", "view"))
+    assert buys["item_id"].to_list() != views["item_id"].to_list()
 
 
 def test_a_late_event_is_folded_in_its_place(online):

@@ -7,17 +7,25 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxrec import ranking as ranking_module
-from jaxrec.ranking import best_items, rank_host_scores, rank_queries, top_k
+from jaxrec.ranking import (
+    OUT,
+    Pairs,
+    best_items,
+    blocks_of,
+    joined,
+    left_out,
+    no_pairs,
+    rank_host_scores,
+    rank_queries,
+    scaled,
+    top_k,
+)
 from jaxrec.sharding import make_mesh
-
-
-def nothing(start, stop):
-    return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 def pairs_of(mask):
     """The pairs of a dense [Q, I] mask, block by block."""
-    return lambda start, stop: np.nonzero(mask[start:stop])
+    return lambda start, stop: left_out(*np.nonzero(mask[start:stop]))
 
 
 def catalogue(num_items, capacity):
@@ -26,7 +34,7 @@ def catalogue(num_items, capacity):
     return (rows > 0) & (rows < num_items)
 
 
-def rank_dense(scores, targets, excluded=nothing, valid=None, **options):
+def rank_dense(scores, targets, excluded=no_pairs, valid=None, **options):
     scores = np.asarray(scores, np.float32)
     valid = catalogue(scores.shape[1], scores.shape[1]) if valid is None else valid
     return rank_host_scores(
@@ -161,7 +169,7 @@ def test_vectors_in_bfloat16_are_ranked_by_float32_scores():
     queries = jnp.array([[1, 1]], jnp.bfloat16)
     items = jnp.array([[0, 0], [256, 0], [256, 1]], jnp.bfloat16)
 
-    ranking = rank_queries(queries, items, np.array([2]), nothing, catalogue(3, 3), k=1)
+    ranking = rank_queries(queries, items, np.array([2]), no_pairs, catalogue(3, 3), k=1)
 
     assert ranking.ranks == [0]
     assert ranking.scores == [[257]]
@@ -188,7 +196,7 @@ def test_blocks_are_bounded_powers_of_two(num_queries, num_items, rows, monkeypa
         return np.ones((stop - start, num_items))
 
     targets = np.ones(num_queries, int)
-    rank_host_scores(score_block, targets, nothing, catalogue(num_items, num_items))
+    rank_host_scores(score_block, targets, no_pairs, catalogue(num_items, num_items))
 
     starts = range(0, num_queries, rows)
     assert blocks == [(start, min(start + rows, num_queries)) for start in starts]
@@ -213,7 +221,7 @@ def test_scores_that_are_not_finite_raise(value, allow_nan):
     queries = np.ones((12, 1), np.float32)
     queries[9] = value
     with pytest.raises(ValueError, match="query 9 are not finite"):
-        best_items(queries, items, nothing, catalogue(6, 6), 2, with_log_z=False)
+        best_items(queries, items, no_pairs, catalogue(6, 6), 2, with_log_z=False)
 
 
 def test_catalogue_without_valid_items_raises():
@@ -225,11 +233,11 @@ def test_arguments_that_do_not_fit_raise():
     vectors, valid = np.ones((6, 2), np.float32), catalogue(6, 6)
 
     with pytest.raises(ValueError, match="2 queries and 3 targets"):
-        rank_queries(vectors[:2], vectors, np.ones(3, int), nothing, valid)
+        rank_queries(vectors[:2], vectors, np.ones(3, int), no_pairs, valid)
     with pytest.raises(ValueError, match="targets outside"):
-        rank_queries(vectors[:2], vectors, np.array([1, 6]), nothing, valid)
+        rank_queries(vectors[:2], vectors, np.array([1, 6]), no_pairs, valid)
     with pytest.raises(ValueError, match=r"\[0, 2\) have shape \(6,\)"):
-        rank_host_scores(lambda start, stop: np.ones(6), np.ones(2, int), nothing, valid)
+        rank_host_scores(lambda start, stop: np.ones(6), np.ones(2, int), no_pairs, valid)
 
 
 @pytest.mark.parametrize("num_items", [100, 256, 4096, 4100])
@@ -285,10 +293,38 @@ def test_neither_blocks_nor_devices_show_in_a_ranking(block, item_shards):
 
 
 @pytest.mark.parametrize("item_shards", [1, 2, 4])
+def test_amounts_are_added_to_scores_on_any_mesh(item_shards):
+    """To targets as well, twice for one item, and beside what is left out."""
+    queries, items = small_integers(0, 8, 4), small_integers(1, 64, 4)
+    valid, targets = catalogue(50, 64), np.random.default_rng(2).integers(1, 50, 8)
+    some = np.random.default_rng(3)
+    rows, columns = np.sort(some.integers(0, 8, 40)), some.integers(1, 50, 40)
+    columns[:8] = targets[rows[:8]]
+    amounts = some.integers(-3, 4, 40).astype(np.float32)
+    out = some.random((8, 64)) < 0.2
+    pairs = joined(pairs_of(out), blocks_of(Pairs(rows, columns, amounts)))
+    scores = queries @ items.T
+    np.add.at(scores, (rows, columns), amounts)
+    out[np.arange(8), targets] = False
+    expected = rank_dense(np.where(out, -np.inf, scores), targets, valid=valid, k=5)
+    mesh = make_mesh(item_shards)
+    found = rank_queries(queries, items, targets, pairs, valid, 5, mesh=mesh)
+    for name, value in vars(found).items():
+        np.testing.assert_array_equal(value, getattr(expected, name))
+
+
+def test_scaled_pairs_leave_out_what_they_did():
+    pairs = blocks_of(Pairs(np.array([0, 1, 1]), np.array([4, 5, 6]), np.float32([2, OUT, -1])))
+    found = scaled(pairs, 0.1)(1, 2)
+    assert found.rows.tolist() == [0, 0]
+    np.testing.assert_allclose(found.amounts, [OUT, -0.1])
+
+
+@pytest.mark.parametrize("item_shards", [1, 2, 4])
 def test_real_vectors_are_ranked_alike_on_any_mesh(item_shards):
     random = np.random.default_rng(0)
     queries, items = (random.normal(size=(n, 16)).astype(np.float32) for n in (30, 256))
-    arguments = (queries, items, nothing, catalogue(250, 256), 10)
+    arguments = (queries, items, no_pairs, catalogue(250, 256), 10)
     top, expected = best_items(*arguments, mesh=make_mesh(item_shards)), best_items(*arguments)
     np.testing.assert_array_equal(top.items, expected.items)
     np.testing.assert_allclose(top.scores, expected.scores, atol=1e-5)
@@ -298,7 +334,7 @@ def test_real_vectors_are_ranked_alike_on_any_mesh(item_shards):
 def test_approximate_search_finds_nearly_all_of_the_best():
     random = np.random.default_rng(0)
     queries, items = (random.normal(size=(n, 8)).astype(np.float32) for n in (20, 512))
-    arguments = (queries, items, nothing, catalogue(512, 512), 20)
+    arguments = (queries, items, no_pairs, catalogue(512, 512), 20)
     found = best_items(*arguments, approximate=True).items
     exact = best_items(*arguments).items
     shared = [len(set(f) & set(e)) for f, e in zip(found, exact, strict=True)]
@@ -307,5 +343,5 @@ def test_approximate_search_finds_nearly_all_of_the_best():
 
 def test_log_z_is_left_out_when_nobody_asks():
     vectors = small_integers(0, 8, 2)
-    top = best_items(vectors, vectors, nothing, catalogue(8, 8), 3, with_log_z=False)
+    top = best_items(vectors, vectors, no_pairs, catalogue(8, 8), 3, with_log_z=False)
     assert top.log_z is None

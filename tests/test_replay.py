@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import familiar
 
 from jaxrec import scoring, training
 from jaxrec.batch import log_to_replay, serve
 from jaxrec.config import parse
-from jaxrec.evaluation import masked_pairs
+from jaxrec.evaluation import familiar_pairs, masked_pairs
 from jaxrec.online import Online
 from jaxrec.options import ServeOptions
-from jaxrec.ranking import rank_queries
+from jaxrec.ranking import joined, rank_queries
 from jaxrec.replay import in_time_order, replay, waves
 from jaxrec.store import SQLiteStore
 from jaxrec.types import Queries
@@ -22,8 +23,10 @@ def model(trained_run):
     return scoring.load(trained_run)
 
 
-def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop):
+@pytest.mark.parametrize("version", [lambda model: model, familiar])
+def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop, version):
     """And frozen ones those at the first event of the period."""
+    model = version(model)
     log = model.valid_log(known_shop.events)
     found = replay(model, log, since=0.7)
     users = np.repeat(np.arange(log.num_users), log.lengths)
@@ -35,13 +38,19 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop)
         [s + (log.times[s:p] <= begin).sum() for s, p in zip(starts, order, strict=True)]
     )
     expected = {}
-    excluded = masked_pairs(log, Queries(users[order], order), ("seen",))
+    masked = masked_pairs(log, Queries(users[order], order), model.config.evaluation.mask)
+    familiarity = model.familiarity(model.wanted_kind)
     for name, positions in (("live", order), ("frozen", at_begin)):
         pairs = np.stack([users[order], positions], axis=1)
         moments, which = np.unique(pairs, axis=0, return_inverse=True)
         vectors = model._vectors_at(log, Queries(*moments.T))[which.ravel()]
         expected[name] = rank_queries(
-            vectors, model.items, log.items[order], excluded, model.valid(), k=1
+            vectors,
+            model.items,
+            log.items[order],
+            joined(masked, familiar_pairs(log, Queries(users[order], positions), familiarity)),
+            model.valid(),
+            k=1,
         ).ranks
     for name, ranks in expected.items():
         np.testing.assert_array_equal(np.sort(found.ranks[name]), np.sort(ranks))

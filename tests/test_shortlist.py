@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 
 from jaxrec.data.graph import build_graph
+from jaxrec.ranking import left_out, no_pairs
 from jaxrec.rules import Rules
 from jaxrec.shortlist import plan, shortlist
 from jaxrec.strategy import steps_of
@@ -39,7 +40,7 @@ def vectors(valid):
 
 
 def nothing(rows):
-    return lambda start, stop: (np.zeros(0, np.int64), np.zeros(0, np.int64))
+    return no_pairs
 
 
 def lists(catalog, valid, vectors, k=8, excluded=nothing, counts=None, **rules):
@@ -87,9 +88,8 @@ def test_exclusions_follow_their_queries_through_fetching(catalog, valid, vector
     banned = ordered(vectors, valid)[:, :3]
 
     def excluded(rows):
-        return lambda start, stop: (
-            np.repeat(np.arange(stop - start), 3),
-            banned[rows[start:stop]].ravel(),
+        return lambda start, stop: left_out(
+            np.repeat(np.arange(stop - start), 3), banned[rows[start:stop]].ravel()
         )
 
     _, found = lists(catalog, valid, vectors, k=6, excluded=excluded, caps={"brand": 1})
