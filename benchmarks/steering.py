@@ -23,7 +23,7 @@ from jaxrec.data.dataset import prepare
 from jaxrec.data.graph import first_neighbours
 from jaxrec.encoding import user_vectors
 from jaxrec.evaluation import familiar_pairs, masked_pairs
-from jaxrec.ranking import Ranking, joined, rank_queries
+from jaxrec.ranking import Ranking, joined, rank_queries, scaled
 from jaxrec.scoring import TrainedModel
 from jaxrec.types import Queries
 
@@ -71,7 +71,12 @@ def main() -> None:
         for strength in STRENGTHS:
             rows = (1 - strength) * unmoved + strength * alone
             found = rank_queries(
-                rows, model.items_with_text, targets, pairs, model.valid(), mesh=model.mesh
+                rows,
+                model.items_with_text,
+                targets,
+                scaled(pairs, 1 - strength),
+                model.valid(),
+                mesh=model.mesh,
             )
             yield ("words alone" if strength == 1 else f"strength {strength:g}"), found
 

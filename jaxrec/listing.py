@@ -110,9 +110,9 @@ class Lister:
             self.names(target), self.units(target)
         for length in LISTS:
             for count in PAIRS:
-                nothing = blocks_of(left_out(np.zeros(count, np.int64), np.zeros(count, np.int64)))
                 for queries in asking:
-                    self.ranked(shoppers, queries, nothing, min(length, self.most(ITEM)))
+                    k = min(length, self.most(ITEM))
+                    self.ranked(shoppers, queries, unknown_items(count), k)
             for target in self.model.profiled_types:
                 self.best_nodes(vectors, target, min(length, self.most(target)))
 
@@ -125,10 +125,11 @@ class Lister:
 
     def familiar(self, shoppers: Sequence[Shopper], kind: int | None = None) -> PairBlocks:
         """What the kept events of users add to the scores of their items."""
+        familiarity = self.model.familiarity(self.model.wanted_kind if kind is None else kind)
+        if not familiarity.any():  # to make the log takes time
+            return no_pairs
         log = self.folder.log([shopper.events for shopper in shoppers])
-        queries = Queries(np.arange(log.num_users), log.offsets[1:])
-        asked = self.model.wanted_kind if kind is None else kind
-        return familiar_pairs(log, queries, self.model.familiarity(asked))
+        return familiar_pairs(log, Queries(np.arange(log.num_users), log.offsets[1:]), familiarity)
 
     def masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> PairBlocks:
         """What users have chosen before, by the kinds that a mask names."""
@@ -277,6 +278,11 @@ class Lister:
         plan = self.model.plan(steps)
         valid = self.model.valid()
         return plan, candidates(self.items(width), valid, plan.bias, self.model.mesh)
+
+
+def unknown_items(count: int) -> PairBlocks:
+    """So many pairs of the first user that change nothing, for who compiles a program for them."""
+    return blocks_of(left_out(np.zeros(count, np.int64), np.zeros(count, np.int64)))
 
 
 def padded_blocks(pairs: PairBlocks) -> PairBlocks:

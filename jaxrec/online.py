@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from jaxrec.data.graph import ITEM
 from jaxrec.encoding import CHUNK
 from jaxrec.folding import BATCHES, Folder
-from jaxrec.listing import LISTS, PAIRS, Answer, Lister, padded_blocks
-from jaxrec.ranking import PairBlocks, at_least, blocks_of, left_out
+from jaxrec.listing import LISTS, PAIRS, Answer, Lister, padded_blocks, unknown_items
+from jaxrec.ranking import PairBlocks, at_least, scaled
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import LiveEvent, Shopper, Shown, SQLiteStore, Store, merged, with_events
 from jaxrec.strategy import Feedback, Ranked, Session, Step
@@ -88,8 +88,7 @@ class Online:
             shoppers, vectors = elsewhere.vectors(users)
             self.lister.warm_up(shoppers, vectors)
         for length, count in product(LISTS, PAIRS):
-            nothing = blocks_of(left_out(np.zeros(count, np.int64), np.zeros(count, np.int64)))
-            self._profile(shoppers[0], nothing, 1, length)
+            self._profile(shoppers[0], unknown_items(count), 1, length)
         elsewhere.store.close()
 
     def record(self, reports: Sequence[Report]) -> list[Outcome]:
@@ -225,6 +224,8 @@ class Online:
             mixed = self.model.steered(mixed, words, strength)
         if plan:
             pairs = lister.pairs(shoppers, mask or self.model.config.evaluation.mask, asked)
+            if words:
+                pairs = scaled(pairs, 1 - strength)
             ranked = lister.ranked(shoppers, mixed, pairs, k, where)
             ranked = ranked._replace(touched=ranked.touched | plan.bits(Session) * moved)
         else:

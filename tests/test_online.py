@@ -122,6 +122,17 @@ def test_what_is_familiar_counts_as_in_batch_scoring(model, tmp_path):
     assert buys["item_id"].to_list() != views["item_id"].to_list()
 
 
+def test_words_outweigh_what_is_familiar_by_their_strength(model, tmp_path):
+    online = Online(familiar(model), SQLiteStore(tmp_path / "store.db"))
+    online.record([Report("u", event(0, "i07")), Report("v", event(0, "i12", "buy"))])
+
+    def listed(user, **options):
+        return online.recommend([user], k=5, **options)[0].items["item_id"].to_list()
+
+    assert listed("u") == listed("u", words="nails", strength=0.0) != listed("v")
+    assert listed("u", words="nails", strength=1.0) == listed("v", words="nails", strength=1.0)
+
+
 def test_a_late_event_is_folded_in_its_place(online):
     on_time = [Report("u", event(n * DAY, f"i{n:02}")) for n in (0, 1, 3, 4)]
     late = Report("u", event(2 * DAY, "i25", "buy"))
