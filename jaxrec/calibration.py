@@ -1,6 +1,8 @@
-"""Probabilities that compare across users: one temperature for all scores, and how true it is."""
+"""What validation corrects of a trained model: the temperature of its scores, so that probabilities
+compare across users, and how much more than the rest what is familiar counts."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 from jaxrec.ranking import (
     OUT,
@@ -28,6 +30,25 @@ MAX_BLOCK_SCORES = 2**25
 
 
 @dataclass(frozen=True)
+class Familiar:
+    """A correction of what events add to the scores of their items.
+
+    Training sees interests that it has fitted, and so learns too little of what is familiar.
+    """
+
+    shift: float = 0.0  # added for every event
+    decay: float = 0.0  # taken from it at every doubling of its age
+
+    def __call__(
+        self, learned: Float[np.ndarray, "*wanted kinds A"], counted: Bool[np.ndarray, " kinds"]
+    ) -> Float[np.ndarray, "*wanted kinds A"]:
+        """The corrected familiarity; kinds that are not counted add nothing."""
+        ages = np.arange(learned.shape[-1])
+        corrected = learned + self.shift - self.decay * np.log2(1 + ages)
+        return np.where(counted[:, None], corrected, 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The fitted scale of the scores; losses are mean negative log-likelihoods in nats."""
 
@@ -35,9 +56,10 @@ class Calibration:
     loss_before: float  # at 1
     loss_after: float  # at inverse_temperature
     queries: int  # that it was fitted on
+    familiar: Familiar = Familiar()
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON; `Calibration(**fields)` reads them back."""
+        """The fields, ready for JSON."""
         return asdict(self)
 
 
@@ -112,6 +134,43 @@ def fit_temperature(
     # The search stops within its tolerance, which may be worse than 1 where 1 is the best.
     after, best = min((before, 1.0), (float(found.fun), math.exp(found.x)))
     return Calibration(best, before, after, len(chosen))
+
+
+def fit_familiar(
+    queries: Float[np.ndarray, "Q D"] | Float[Array, "Q D"],
+    items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
+    targets: Int[np.ndarray, " Q"],
+    valid: Bool[np.ndarray, " I"],
+    pairs: Callable[[Familiar], PairBlocks],
+    *,
+    most: int = 1024,
+) -> Familiar:
+    """The correction under which, with a temperature of its own, the targets are most likely.
+
+    Args:
+        pairs: what the queries change in the scores of items under a correction.
+        others: as in `fit_temperature`, which says what it raises.
+    """
+    _check_rows(queries, targets, valid)
+    chosen = _usable_queries(targets, valid, most)
+    query_rows, item_rows = np.asarray(queries)[chosen], jnp.asarray(items)
+
+    def loss(point: Float[np.ndarray, "3"]) -> float:
+        log_b, shift, decay = point.tolist()
+        log_p = log_probabilities(
+            query_rows,
+            item_rows,
+            targets[chosen, None],
+            valid,
+            pairs_of(pairs(Familiar(shift, decay)), chosen, len(targets)),
+            inverse_temperature=math.exp(log_b),
+        )
+        return -float(log_p.mean(dtype=np.float64))
+
+    corners = np.vstack([np.zeros(3), np.diag([-0.5, 1.0, 0.5])])
+    options = {"initial_simplex": corners, "xatol": 0.05, "fatol": 1e-3}
+    found = minimize(loss, np.zeros(3), method="Nelder-Mead", options=options)
+    return Familiar(*found.x[1:].tolist())
 
 
 def log_probabilities(

@@ -17,7 +17,6 @@ from jaxrec.ranking import (
     PairBlocks,
     Pairs,
     Ranking,
-    joined,
     left_out,
     no_pairs,
     rank_host_scores,
@@ -128,24 +127,16 @@ def segment_masks(
 def evaluate(
     split: Split,
     queries: Queries,
-    config: EvaluationConfig,
+    pairs: PairBlocks,
     valid: Bool[np.ndarray, " I"],
     vectors: Float[np.ndarray, "Q D"],
     items: Float[Array, "I D"],
-    familiarity: Float[np.ndarray, "kinds A"],
+    k: int,
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, float], Ranking]:
-    """The model's metrics on a set of queries."""
-    log = split.log
-    ranking = rank_queries(
-        vectors,
-        items,
-        log.items[queries.positions],
-        joined(masked_pairs(log, queries, config.mask), familiar_pairs(log, queries, familiarity)),
-        valid,
-        config.k,
-        mesh=mesh,
-    )
+    """The model's metrics on a set of queries; arguments as in `rank_queries`."""
+    targets = split.log.items[queries.positions]
+    ranking = rank_queries(vectors, items, targets, pairs, valid, k, mesh=mesh)
     return _report(ranking, valid, training_counts(split, len(valid))), ranking
 
 

@@ -126,19 +126,21 @@ def own_items(
     """The items of a sequence so far, at every slot, as a ranking treats them.
 
     Those that it leaves out are out of the softmax as well, and so are not pushed away from the
-    interest that they have shaped; a slot's own target is never out. The others are familiar.
+    interest that they have shaped; a slot's own target is never out, nor is it familiar then, or
+    what is left in would tell the target. The others are familiar.
     """
     sequence = jnp.cumsum(batch.starts, 1)
     slots = jnp.arange(sequence.shape[1])
     ages = (slots[:, None] - slots[None])[None]
     own = (sequence[:, :, None] == sequence[:, None]) & (ages >= 0)
     items = jnp.where(own, jnp.asarray(batch.items)[:, None], 0)
-    masked = arrays.masked_kinds[batch.kinds][:, None] & (items != batch.targets[..., None])
+    masked = arrays.masked_kinds[batch.kinds][:, None]
+    left_out = masked & (items != batch.targets[..., None])
     if not arrays.repeats:
-        return Adjusted(jnp.where(masked, items, 0), None)
+        return Adjusted(jnp.where(left_out, items, 0), None)
     kinds = jnp.asarray(batch.kinds)[:, None]
     familiarity = expert.familiarity(kinds, wanted[..., None], ages)
-    return Adjusted(items, jnp.where(masked, MASKED, familiarity))
+    return Adjusted(items, jnp.where(left_out, MASKED, jnp.where(masked, 0, familiarity)))
 
 
 def live_rows(

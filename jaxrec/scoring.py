@@ -24,6 +24,7 @@ from jaxrec.audiences import (
     merge,
     nobody,
 )
+from jaxrec.calibration import Familiar
 from jaxrec.checkpoint import RunError, Trained
 from jaxrec.config import Config, TextConfig
 from jaxrec.data.dataset import kinds_to_predict, wanted_kind
@@ -40,7 +41,7 @@ from jaxrec.encoding import (
     read_states,
     user_vectors,
 )
-from jaxrec.evaluation import familiar_pairs, masked_pairs
+from jaxrec.evaluation import familiar_pairs, masked_kinds, masked_pairs
 from jaxrec.interests import strongest, weights_over_time
 from jaxrec.models.bert import Bert, BertConfig, load_bert
 from jaxrec.models.lstm import InterestState
@@ -77,6 +78,7 @@ class TrainedModel:
     vectors: Float[Array, "N ED"]  # of all nodes, items first
     text: Float[Array, "I Dt"]  # of the items, whitened
     inverse_temperature: float  # of the scores, for probabilities
+    familiar: Familiar
     mesh: Mesh
     notes: tuple[str, ...] = ()
 
@@ -325,7 +327,9 @@ class TrainedModel:
     @cached_property
     def _familiarity(self) -> Float[np.ndarray, "wanted kinds A"]:
         wanted = range(ANY_KIND, len(self.trained.kind_names))
-        return np.stack([familiarity(self.definition, self.params, kind) for kind in wanted])
+        learned = [familiarity(self.definition, self.params, kind) for kind in wanted]
+        counted = ~masked_kinds(self.config.evaluation.mask, self.trained.kind_names)
+        return self.familiar(np.stack(learned), counted)
 
     def similar(self, entity: str, k: int = 10) -> pl.DataFrame:
         """The nodes of the same type that are most like one: `similar("item:B00IJ9")`.
@@ -669,9 +673,11 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
                 f"({str(error).splitlines()[0]}). Copy the run again, or resume its training"
             ) from error
     calibration = run / "calibration.json"
-    inverse_temperature = 1.0
+    inverse_temperature, familiar = 1.0, Familiar()
     if calibration.exists():
-        inverse_temperature = json.loads(calibration.read_text())["inverse_temperature"]
+        fitted = json.loads(calibration.read_text())
+        inverse_temperature = fitted["inverse_temperature"]
+        familiar = Familiar(**fitted["familiar"])
     return TrainedModel(
         config=config,
         step=best,
@@ -682,6 +688,7 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
         vectors=saved["vectors"]["nodes"],
         text=saved["vectors"]["text"],
         inverse_temperature=inverse_temperature,
+        familiar=familiar,
         mesh=mesh,
     )
 

@@ -24,7 +24,9 @@ from orbax.checkpoint import CheckpointManager
 from jaxrec import checkpoint, report
 from jaxrec.calibration import (
     Calibration,
+    Familiar,
     Reliability,
+    fit_familiar,
     fit_temperature,
     likely_items_reliability,
 )
@@ -119,8 +121,9 @@ def fit(
         with report.RunLog(run, int(state.step)) as log:
             train(setup, state, progress, manager, log)
         best, _ = load(setup, manager, manager.best_step())
-    report.write_calibration(run, *calibrate(setup, best))
-    results, ranks = test(setup, best)
+    calibration, reliability = calibrate(setup, best)
+    report.write_calibration(run, calibration, reliability)
+    results, ranks = test(setup, best, calibration.familiar)
     report.write_results(run, results, ranks)
     return results
 
@@ -401,24 +404,31 @@ def catalog_vectors(setup: Setup, state: TrainState) -> Float[Array, "N ED"]:
 
 def validate(setup: Setup, state: TrainState) -> dict[str, float]:
     """Metrics on the validation queries."""
-    return _evaluate(setup, state, setup.dataset.split.validation)[0]
+    return _evaluate(setup, state, setup.dataset.split.validation, Familiar())[0]
 
 
 def _evaluate(
-    setup: Setup, state: TrainState, queries: Queries
+    setup: Setup, state: TrainState, queries: Queries, familiar: Familiar
 ) -> tuple[dict[str, float], Ranking]:
     items, users = query_vectors(setup, state, queries)
-    evaluation = setup.config.evaluation
-    return evaluate(
-        setup.dataset.split,
-        queries,
-        evaluation,
-        setup.valid,
-        users,
-        items,
-        familiarity(setup.definition, state.params, setup.dataset.wanted_kind),
-        setup.mesh,
-    )
+    pairs = own_pairs(setup, state, queries)(familiar)
+    split, k = setup.dataset.split, setup.config.evaluation.k
+    return evaluate(split, queries, pairs, setup.valid, users, items, k, setup.mesh)
+
+
+def own_pairs(
+    setup: Setup, state: TrainState, queries: Queries
+) -> Callable[[Familiar], PairBlocks]:
+    """What queries change in the scores of their users' own items, under a correction."""
+    log, mask = setup.dataset.split.log, setup.config.evaluation.mask
+    learned = familiarity(setup.definition, state.params, setup.dataset.wanted_kind)
+    counted = ~masked_kinds(mask, log.kind_names)
+    masked = masked_pairs(log, queries, mask, log.items[queries.positions])
+
+    def pairs(familiar: Familiar) -> PairBlocks:
+        return joined(masked, familiar_pairs(log, queries, familiar(learned, counted)))
+
+    return pairs
 
 
 def query_vectors(
@@ -440,7 +450,9 @@ def query_vectors(
     return items, users
 
 
-def test(setup: Setup, state: TrainState) -> tuple[dict[str, Any], pl.DataFrame]:
+def test(
+    setup: Setup, state: TrainState, familiar: Familiar
+) -> tuple[dict[str, Any], pl.DataFrame]:
     """Everything that `metrics.json` and `ranks.parquet` hold, for the selected state."""
     config, split = setup.config, setup.dataset.split
     names = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
@@ -452,12 +464,12 @@ def test(setup: Setup, state: TrainState) -> tuple[dict[str, Any], pl.DataFrame]
             "candidates": int(setup.valid.sum()),
             "queries": {name: len(q) for name, q in names.items()},
         },
-        "validation": validate(setup, state),
+        "validation": _evaluate(setup, state, split.validation, familiar)[0],
     }
     counts = training_counts(split, len(setup.valid))
     ranks = []
     for name, queries in names.items():
-        scores, ranking = _evaluate(setup, state, queries)
+        scores, ranking = _evaluate(setup, state, queries, familiar)
         ranks.append(rank_table(name, setup.dataset, queries, ranking))
         baselines = evaluate_baselines(split, queries, config.evaluation, setup.valid)
         masks = segment_masks(split, queries, counts)
@@ -479,24 +491,21 @@ def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) 
 
 
 def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability]:
-    """The temperature that validation wants, and how true the probabilities of test are."""
-    split, mask = setup.dataset.split, setup.config.evaluation.mask
-    learned = familiarity(setup.definition, state.params, setup.dataset.wanted_kind)
-
-    def answers(queries: Queries) -> tuple[Int[np.ndarray, " Q"], PairBlocks]:
-        targets = split.log.items[queries.positions]
-        masked = masked_pairs(split.log, queries, mask, targets)
-        return targets, joined(masked, familiar_pairs(split.log, queries, learned))
-
-    items, users = query_vectors(setup, state, split.validation)
-    targets, pairs = answers(split.validation)
-    calibration = fit_temperature(users, items, targets, setup.valid, pairs)
-    _, users = query_vectors(setup, state, split.test["last"])
-    targets, pairs = answers(split.test["last"])
+    """What validation corrects, and how true the probabilities of test are then."""
+    split, valid = setup.dataset.split, setup.valid
+    queries, last = split.validation, split.test["last"]
+    items, users = query_vectors(setup, state, queries)
+    targets, pairs = split.log.items[queries.positions], own_pairs(setup, state, queries)
+    familiar = Familiar()
+    if setup.arrays.repeats:
+        familiar = fit_familiar(users, items, targets, valid, pairs)
+    calibration = fit_temperature(users, items, targets, valid, pairs(familiar))
+    calibration = replace(calibration, familiar=familiar)
     scale = calibration.inverse_temperature
-    return calibration, likely_items_reliability(
-        scale * users, items, targets, setup.valid, pairs=scaled(pairs, scale)
-    )
+    _, users = query_vectors(setup, state, last)
+    likely = scaled(own_pairs(setup, state, last)(familiar), scale)
+    targets = split.log.items[last.positions]
+    return calibration, likely_items_reliability(scale * users, items, targets, valid, pairs=likely)
 
 
 def initial_state(setup: Setup) -> TrainState:

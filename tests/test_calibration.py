@@ -12,6 +12,8 @@ from scipy.special import log_softmax
 from jaxrec import calibration as calibration_module
 from jaxrec.calibration import (
     Calibration,
+    Familiar,
+    fit_familiar,
     fit_temperature,
     likely_items_reliability,
     log_probabilities,
@@ -243,6 +245,34 @@ def test_what_is_added_to_scores_counts_at_the_temperature():
     np.testing.assert_allclose(log_p, log_softmax(0.7 * scores, axis=1)[:, 1:4], atol=1e-4)
 
 
+@pytest.mark.parametrize(("shift", "decay"), [(3.0, 0.0), (2.0, 0.7), (-1.0, -0.3)])
+def test_the_correction_that_drew_the_targets_is_found(shift, decay):
+    """Whatever the temperature; every query has two own items, of several ages."""
+    queries, items = vectors(0, 1500)
+    random = np.random.default_rng(2)
+    rows = np.repeat(np.arange(len(queries)), 2)
+    own, ages = random.integers(1, NUM_ITEMS, len(rows)), random.integers(0, 64, len(rows))
+    learned = random.normal(size=(1, 64)).astype(np.float32)
+
+    def pairs(familiar):
+        amounts = familiar(learned, np.array([True]))[0, ages]
+        return blocks_of(Pairs(rows, own, amounts))
+
+    scores = np.where(catalogue(), queries @ items.T, -np.inf)
+    np.add.at(scores, (rows, own), pairs(Familiar(shift, decay))(0, len(queries)).amounts)
+    targets = np.argmax(0.8 * scores + random.gumbel(size=scores.shape), axis=1)
+    found = fit_familiar(queries, items, targets, catalogue(), pairs, most=1500)
+    assert found.shift == pytest.approx(shift, abs=0.6)
+    assert found.decay == pytest.approx(decay, abs=0.2)
+
+
+def test_what_is_not_counted_is_not_familiar():
+    learned = np.ones((3, 2, 8), np.float32)
+    found = Familiar(2.0, 1.0)(learned, np.array([True, False]))
+    np.testing.assert_allclose(found[:, 0, [0, 1, 3, 7]], np.tile([3.0, 2, 1, 0], (3, 1)))
+    assert not found[:, 1].any()
+
+
 def test_nothing_is_left_where_all_is_excluded():
     queries, items = vectors(0, 1)
     everything = np.arange(CAPACITY)
@@ -439,7 +469,9 @@ def test_both_results_survive_json():
     calibration = Calibration(1.5, 3.0, 2.5, 10)
     found = reliability(*random_outcomes(0, 30, 4), bins=3)
 
-    assert Calibration(**json.loads(json.dumps(calibration.as_dict()))) == calibration
+    fields = json.loads(json.dumps(calibration.as_dict()))
+    fields["familiar"] = Familiar(**fields["familiar"])
+    assert Calibration(**fields) == calibration
     fields = json.loads(json.dumps(found.as_dict()))
     assert fields["counts"] == [40, 40, 40]
     for name in ("predicted", "observed", "standard_error"):

@@ -16,7 +16,6 @@ from jaxrec.evaluation import (
 from jaxrec.ranking import OUT
 from jaxrec.types import Queries
 
-NOT_FAMILIAR = np.zeros((2, 1), np.float32)
 ITEMS = pl.Series([None, "a", "b", "c", "d"], dtype=pl.String)
 HISTORIES = {"u": "abcab", "v": "bcda"}
 KINDS = {"u": ["view", "buy", "view", "view", "buy"], "v": ["buy", "view", "view", "view"]}
@@ -92,9 +91,8 @@ def test_a_model_that_knows_the_answer_ranks_it_first(split):
     items = np.eye(5, dtype=np.float32)
     valid = np.array([False, True, True, True, True])
     answers = items[split.log.items[queries.positions]]
-    scores, ranking = evaluate(
-        split, queries, EvaluationConfig(), valid, answers, items, NOT_FAMILIAR
-    )
+    pairs = masked_pairs(split.log, queries, ("seen",))
+    scores, ranking = evaluate(split, queries, pairs, valid, answers, items, 10)
     assert scores["ndcg@10"] == 1.0
     np.testing.assert_array_equal(ranking.ranks, [0, 0])
 

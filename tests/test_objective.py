@@ -181,6 +181,9 @@ def test_what_is_left_in_is_familiar_by_kind_and_age(model):
     expected = [scale * table[2, 0, 2], MASKED, scale * table[2, 0, 0]]
     np.testing.assert_allclose(found.amounts[0, 2, :3], expected, rtol=1e-6)
     np.testing.assert_allclose(found.amounts[0, 0, 0], scale * table[0, 0, 0], rtol=1e-6)
+    # a target of a masked kind is left in, and nothing else tells it
+    spared = own_items(expert, arrays, replace(batch, targets=np.full((2, 6), 2)), wanted)
+    assert spared.amounts[0, 2, 1] == 0
     whole = nnx.clone(model)
     whole.experts[0].familiarity_table[...] = jnp.asarray(table)
     by_age = whole.familiarity(1)

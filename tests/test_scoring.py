@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -6,12 +7,13 @@ import pytest
 from conftest import HELD_OUT
 
 import jaxrec
-from jaxrec import checkpoint
+from jaxrec import checkpoint, training
+from jaxrec.calibration import Familiar
 from jaxrec.checkpoint import RunError
 from jaxrec.data.columns import DataError
 from jaxrec.data.dataset import prepare
 from jaxrec.encoding import user_vectors
-from jaxrec.evaluation import masked_pairs
+from jaxrec.evaluation import familiar_pairs, masked_pairs
 from jaxrec.ranking import rank_queries
 from jaxrec.types import ANY_KIND
 
@@ -36,6 +38,30 @@ def fan(brand, items=(0, 1, 2, 3), later=0):
             "event": ["view"] * len(items),
         }
     )
+
+
+def test_a_run_that_masks_nothing_ranks_as_it_was_evaluated(model, known_shop, tmp_path):
+    """With what is familiar, as training has learned it and validation has corrected it."""
+    config = replace(
+        model.config,
+        evaluation=replace(model.config.evaluation, mask=("none",)),
+        train=replace(model.config.train, epochs=3),
+    )
+    training.fit(config, tmp_path / "run", tables=known_shop)
+    unmasked = jaxrec.load(tmp_path / "run")
+    familiarity = unmasked.familiarity(unmasked.wanted_kind)
+    assert unmasked.familiar != Familiar() and familiarity.any()
+    dataset = prepare(config, known_shop)
+    log, queries = dataset.split.log, dataset.split.test["last"]
+    ranking = rank_queries(
+        unmasked._vectors_at(log, queries),
+        unmasked.items,
+        log.items[queries.positions],
+        familiar_pairs(log, queries, familiarity),
+        unmasked.valid(),
+    )
+    written = pl.read_parquet(tmp_path / "run" / "ranks.parquet").filter(queries="test")
+    np.testing.assert_array_equal(ranking.ranks, written["rank"])
 
 
 def test_scores_are_those_of_the_evaluation_loop(model, known_shop):
