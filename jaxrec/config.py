@@ -166,7 +166,8 @@ class EvaluationConfig:
 
     mask: tuple[str, ...] = ("seen",)
     """Items left out of a user's ranking: `seen`, `none`, or kinds of event such as `buy`. Training
-    leaves them out of its softmax as well, so their own scores mean nothing."""
+    leaves them out of its softmax as well, so their own scores mean nothing. Where people come
+    back to what they know, leave it in: what the newest events add to their items is learned."""
     history: int = 0
     """Events of history that a state is folded from (0: all)."""
     users: int = 512
