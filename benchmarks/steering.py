@@ -22,8 +22,8 @@ from jaxrec import metrics
 from jaxrec.data.dataset import prepare
 from jaxrec.data.graph import first_neighbours
 from jaxrec.encoding import user_vectors
-from jaxrec.evaluation import familiar_pairs, masked_pairs
-from jaxrec.ranking import Ranking, joined, rank_queries, scaled
+from jaxrec.evaluation import own_pairs
+from jaxrec.ranking import Ranking, rank_queries, scaled
 from jaxrec.scoring import TrainedModel
 from jaxrec.types import Queries
 
@@ -57,10 +57,8 @@ def main() -> None:
         wanted_kind=model.wanted_kind,
     )
     targets = split.log.items[queries.positions]
-    pairs = joined(
-        masked_pairs(split.log, queries, model.config.evaluation.mask),
-        familiar_pairs(split.log, queries, model.familiarity(model.wanted_kind)),
-    )
+    familiarity = model.familiarity(model.wanted_kind)
+    pairs = own_pairs(split.log, queries, model.config.evaluation.mask, familiarity)
 
     alone = np.zeros((len(users), model.items_with_text.shape[1]), np.float32)
     for node in np.unique(wanted):

@@ -113,16 +113,9 @@ def fit_temperature(
     theirs = pairs_of(pairs, chosen, len(targets))
 
     def loss(inverse_temperature: float) -> float:
-        log_p = log_probabilities(
-            query_rows,
-            item_rows,
-            targets[chosen, None],
-            valid,
-            theirs,
-            inverse_temperature=inverse_temperature,
-            block=block,
+        return _mean_loss(
+            query_rows, item_rows, targets[chosen], valid, theirs, inverse_temperature, block
         )
-        return -float(log_p.mean(dtype=np.float64))
 
     before = loss(1.0)
     found = minimize_scalar(
@@ -157,15 +150,8 @@ def fit_familiar(
 
     def loss(point: Float[np.ndarray, "3"]) -> float:
         log_b, shift, decay = point.tolist()
-        log_p = log_probabilities(
-            query_rows,
-            item_rows,
-            targets[chosen, None],
-            valid,
-            pairs_of(pairs(Familiar(shift, decay)), chosen, len(targets)),
-            inverse_temperature=math.exp(log_b),
-        )
-        return -float(log_p.mean(dtype=np.float64))
+        theirs = pairs_of(pairs(Familiar(shift, decay)), chosen, len(targets))
+        return _mean_loss(query_rows, item_rows, targets[chosen], valid, theirs, math.exp(log_b))
 
     corners = np.vstack([np.zeros(3), np.diag([-0.5, 1.0, 0.5])])
     options = {"initial_simplex": corners, "xatol": 0.05, "fatol": 1e-3}
@@ -270,6 +256,28 @@ def likely_items_reliability(
     assert best.log_z is not None
     probabilities = np.exp(best.scores - best.log_z[:, None])
     return reliability(np.minimum(probabilities, 1), best.items == targets[:, None])
+
+
+def _mean_loss(
+    queries: Float[np.ndarray, "Q D"],
+    items: Float[Array, "I D"],
+    targets: Int[np.ndarray, " Q"],
+    valid: Bool[np.ndarray, " I"],
+    pairs: PairBlocks,
+    inverse_temperature: float,
+    block: int = 256,
+) -> float:
+    """The mean of -log p(target | query); see `log_probabilities`."""
+    log_p = log_probabilities(
+        queries,
+        items,
+        targets[:, None],
+        valid,
+        pairs,
+        inverse_temperature=inverse_temperature,
+        block=block,
+    )
+    return -float(log_p.mean(dtype=np.float64))
 
 
 def _usable_queries(

@@ -17,6 +17,7 @@ from jaxrec.ranking import (
     PairBlocks,
     Pairs,
     Ranking,
+    joined,
     left_out,
     no_pairs,
     rank_host_scores,
@@ -97,6 +98,19 @@ def familiar_pairs(
         return Pairs(rows, log.items[events], familiarity[log.kinds[events], ages])
 
     return pairs
+
+
+def own_pairs(
+    log: EventLog,
+    queries: Queries,
+    mask: tuple[str, ...],
+    familiarity: Float[np.ndarray, "kinds A"],
+    targets: Int[np.ndarray, " Q"] | None = None,
+) -> PairBlocks:
+    """`masked_pairs` and `familiar_pairs` together: all that a history changes in the scores of its
+    items."""
+    masked = masked_pairs(log, queries, mask, targets)
+    return joined(masked, familiar_pairs(log, queries, familiarity))
 
 
 def segment_masks(

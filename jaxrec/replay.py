@@ -114,10 +114,12 @@ def replay(
                 _, vectors["live, told the time"] = online.vectors(user_ids, now=now)
             targets = np.array([known[new[row].item_id] for row in rows])
             masked = online.lister.masked([shoppers[row] for row in rows], mask)
+            frozen_pairs, live_pairs = (
+                joined(masked, online.lister.familiar([documents[row] for row in rows]))
+                for documents in (before, shoppers)
+            )
             for name, queries in vectors.items():
-                documents = before if name == FROZEN else shoppers
-                familiar = online.lister.familiar([documents[row] for row in rows])
-                pairs = joined(masked, familiar)
+                pairs = frozen_pairs if name == FROZEN else live_pairs
                 found = rank_queries(queries[rows], online.folder.items, targets, pairs, valid, k=1)
                 ranks[name].append(found.ranks)
             firsts.append(first[rows])

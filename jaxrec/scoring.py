@@ -41,13 +41,13 @@ from jaxrec.encoding import (
     read_states,
     user_vectors,
 )
-from jaxrec.evaluation import familiar_pairs, masked_kinds, masked_pairs
+from jaxrec.evaluation import masked_kinds, masked_pairs, own_pairs
 from jaxrec.interests import strongest, weights_over_time
 from jaxrec.models.bert import Bert, BertConfig, load_bert
 from jaxrec.models.lstm import InterestState
 from jaxrec.models.recommender import Definition, Params, Recommender, split
 from jaxrec.models.text_tower import TextTower
-from jaxrec.ranking import PairBlocks, best_items, joined, left_out, no_pairs
+from jaxrec.ranking import PairBlocks, best_items, left_out, no_pairs
 from jaxrec.rules import Rules
 from jaxrec.sharding import make_mesh, replicated
 from jaxrec.shortlist import Plan, UserPairs, plan, shortlist
@@ -313,10 +313,7 @@ class TrainedModel:
         familiarity = self.familiarity(self.wanted_kind)
 
         def of(users: Int[np.ndarray, " R"]) -> PairBlocks:
-            queries = Queries(users, log.offsets[users + 1])
-            return joined(
-                masked_pairs(log, queries, mask), familiar_pairs(log, queries, familiarity)
-            )
+            return own_pairs(log, Queries(users, log.offsets[users + 1]), mask, familiarity)
 
         return of
 

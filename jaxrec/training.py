@@ -40,16 +40,15 @@ from jaxrec.encoding import catalog_arrays, encode_catalog, familiarity, user_ve
 from jaxrec.evaluation import (
     evaluate,
     evaluate_baselines,
-    familiar_pairs,
     masked_kinds,
-    masked_pairs,
+    own_pairs,
     segment_masks,
     training_counts,
 )
 from jaxrec.metrics import segments
 from jaxrec.models.recommender import Definition, Recommender, Sizes, cast_products
 from jaxrec.objective import Auxiliary, TrainArrays, objective
-from jaxrec.ranking import PairBlocks, Ranking, joined, scaled
+from jaxrec.ranking import PairBlocks, Ranking, scaled
 from jaxrec.sharding import host_rows, make_mesh, replicated, shard_batch, state_shardings
 from jaxrec.text_features import ItemText, encode_live_text, item_text
 from jaxrec.types import Batch, Catalog, Queries
@@ -411,24 +410,20 @@ def _evaluate(
     setup: Setup, state: TrainState, queries: Queries, familiar: Familiar
 ) -> tuple[dict[str, float], Ranking]:
     items, users = query_vectors(setup, state, queries)
-    pairs = own_pairs(setup, state, queries)(familiar)
+    pairs = corrected_pairs(setup, state, queries)(familiar)
     split, k = setup.dataset.split, setup.config.evaluation.k
     return evaluate(split, queries, pairs, setup.valid, users, items, k, setup.mesh)
 
 
-def own_pairs(
+def corrected_pairs(
     setup: Setup, state: TrainState, queries: Queries
 ) -> Callable[[Familiar], PairBlocks]:
-    """What queries change in the scores of their users' own items, under a correction."""
+    """The `own_pairs` of queries under a correction."""
     log, mask = setup.dataset.split.log, setup.config.evaluation.mask
     learned = familiarity(setup.definition, state.params, setup.dataset.wanted_kind)
     counted = ~masked_kinds(mask, log.kind_names)
-    masked = masked_pairs(log, queries, mask, log.items[queries.positions])
-
-    def pairs(familiar: Familiar) -> PairBlocks:
-        return joined(masked, familiar_pairs(log, queries, familiar(learned, counted)))
-
-    return pairs
+    targets = log.items[queries.positions]
+    return lambda familiar: own_pairs(log, queries, mask, familiar(learned, counted), targets)
 
 
 def query_vectors(
@@ -495,7 +490,7 @@ def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability
     split, valid = setup.dataset.split, setup.valid
     queries, last = split.validation, split.test["last"]
     items, users = query_vectors(setup, state, queries)
-    targets, pairs = split.log.items[queries.positions], own_pairs(setup, state, queries)
+    targets, pairs = split.log.items[queries.positions], corrected_pairs(setup, state, queries)
     familiar = Familiar()
     if setup.arrays.repeats:
         familiar = fit_familiar(users, items, targets, valid, pairs)
@@ -503,7 +498,7 @@ def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability
     calibration = replace(calibration, familiar=familiar)
     scale = calibration.inverse_temperature
     _, users = query_vectors(setup, state, last)
-    likely = scaled(own_pairs(setup, state, last)(familiar), scale)
+    likely = scaled(corrected_pairs(setup, state, last)(familiar), scale)
     targets = split.log.items[last.positions]
     return calibration, likely_items_reliability(scale * users, items, targets, valid, pairs=likely)
 
