@@ -15,13 +15,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import graphs_tuple
-from jaxrec.data.packing import event_gaps
+from jaxrec.data.packing import event_gaps, ranges
 from jaxrec.models.lstm import InterestState
 from jaxrec.models.recommender import Definition, Events, Nodes, Params
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 4  # slots folded at a time, or 1 where one is left, as it is of most live events
-WORKERS = 2  # groups of users in flight: one is folded while the other's events are gathered
+ROUNDS = 8  # histories in a row, one behind another, where their vectors are asked for
+WORKERS = 3  # groups of rows in flight: some are folded while the events of others are gathered
 
 
 @jax.tree_util.register_dataclass
@@ -100,12 +101,13 @@ def fold_chunk(
     states: tuple[InterestState, ...],
     items: Float[Array, "I ED"],
     events: Events,
+    starts: Bool[Array | np.ndarray, "B T"],
     valid: Bool[Array | np.ndarray, "B T"],
     wanted_kind: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "B T ED"], tuple[InterestState, ...]]:
     """User vectors after each of T events a row, and the states after all of them."""
     model = definition.merge(params)
-    outputs, states = model.fold(states, items, events, jnp.asarray(valid))
+    outputs, states = model.fold(states, items, events, jnp.asarray(starts), jnp.asarray(valid))
     return model.read(outputs, jnp.broadcast_to(wanted_kind, valid.shape)), states
 
 
@@ -140,18 +142,23 @@ def user_vectors(
     if history:
         starts = np.maximum(starts, first - history)
     sorted_positions = queries.positions[order]
+    gaps, newcomers = event_gaps(log), initial_states(definition, params, users)
+    # like lengths together, the longest first, so that rows of several histories end together
+    by_length = np.argsort(starts - last, kind="stable")
 
-    def answer(chunks: Chunks) -> None:
-        for events, vectors, _ in chunks:
+    def answer(group: Int[np.ndarray, " g"]) -> None:
+        numbers, firsts = laid_out(starts[group], last[group], users)
+        for events, vectors, _ in _fold_rows(
+            definition, params, items, log, gaps, numbers, firsts, newcomers, wanted_kind
+        ):
             # the vector after event p answers the query at position p + 1
             place = np.searchsorted(sorted_positions, events + 1)
             place = np.minimum(place, len(order) - 1)
             found = sorted_positions[place] == events + 1
             result[order[place[found]]] = vectors[found]
 
-    groups = _fold_histories(definition, params, items, log, starts, last, users, wanted_kind)
     with ThreadPoolExecutor(WORKERS) as workers:
-        list(workers.map(answer, (chunks for _, chunks in groups)))
+        list(workers.map(answer, _groups(by_length, ROUNDS * users)))
     return result
 
 
@@ -182,12 +189,15 @@ def interest_states(
         before = jax.tree.map(
             lambda leaf: np.repeat(np.asarray(leaf), log.num_users, axis=0), newcomer
         )
-    result = jax.tree.map(np.array, before)
-    for group, chunks in _fold_histories(
-        definition, params, items, log, starts, ends, users, ANY_KIND, before, last_times
-    ):
-        states = jax.tree.map(lambda leaf, group=group: leaf[group], before)
-        for _, _, after in chunks:
+    gaps, result = event_gaps(log, last_times), jax.tree.map(np.array, before)
+    # users of like length together waste the fewest slots
+    for group in _groups(np.argsort(ends - starts, kind="stable"), users):
+        rows = np.pad(group, (0, users - len(group)))  # the rows behind fold nothing
+        states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
+        numbers, firsts = laid_out(starts[group], ends[group], users)
+        for _, _, after in _fold_rows(
+            definition, params, items, log, gaps, numbers, np.zeros_like(firsts), states, ANY_KIND
+        ):
             states = after
 
         def place(whole: np.ndarray, part: Array, group: np.ndarray = group) -> None:
@@ -209,71 +219,66 @@ def initial_states(definition: Definition, params: Params, users: int) -> tuple[
     return definition.merge(params).initial_state(users)
 
 
-Chunks = Iterator[
-    tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ED"], tuple[InterestState, ...]]
-]
+def laid_out(
+    begins: Int[np.ndarray, " n"], ends: Int[np.ndarray, " n"], rows: int
+) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+    """Histories in rows, one behind another: the event in every slot, and where a history begins.
+
+    Up to B histories have a row each, in their order. Behind the last event of a row is -1. Rows
+    are about equally long if longer histories come first.
+    """
+    lengths = ends - begins
+    row, slot = np.empty((2, len(lengths)), np.int64)
+    filled = np.zeros(rows, np.int64)
+    for begin in range(0, len(lengths), rows):
+        part = slice(begin, begin + rows)
+        emptiest = np.argsort(filled, kind="stable")[: len(lengths[part])]
+        row[part], slot[part] = emptiest, filled[emptiest]
+        filled[emptiest] += lengths[part]
+    numbers = np.full((rows, filled.max()), -1)
+    numbers[np.repeat(row, lengths), ranges(slot, lengths)] = ranges(begins, lengths)
+    firsts = np.zeros(numbers.shape, bool)
+    firsts[row[lengths > 0], slot[lengths > 0]] = True
+    return numbers, firsts
 
 
-def _fold_histories(
-    definition: Definition,
-    params: Params,
-    items: Float[Array, "I ED"],
-    log: EventLog,
-    starts: Int[np.ndarray, " n"],
-    ends: Int[np.ndarray, " n"],
-    users: int,
-    wanted_kind: int,
-    before: tuple[InterestState, ...] | None = None,
-    last_times: Int[np.ndarray, " U"] | None = None,
-) -> Iterator[tuple[Int[np.ndarray, " g"], Chunks]]:
-    """Groups of histories and what folding them gives, chunk by chunk."""
-    if not len(ends):
-        return
-    gaps = event_gaps(log, last_times)
-    if before is None:
-        states = initial_states(definition, params, users)
-    # users of like length together waste the fewest slots
-    by_length = np.argsort(ends - starts, kind="stable")
-    for group in np.array_split(by_length, -(-len(by_length) // users)):
-        if before is not None:
-            rows = np.pad(group, (0, users - len(group)))  # the rows behind fold nothing
-            states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
-        histories = starts[group], ends[group]
-        yield (
-            group,
-            _fold_group(definition, params, items, log, gaps, histories, states, wanted_kind),
-        )
+def _groups(members: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " g"]]:
+    """The members in their order, in the fewest groups of about equal size."""
+    return np.array_split(members, -(-len(members) // size)) if len(members) else []
 
 
-def _fold_group(
+def _fold_rows(
     definition: Definition,
     params: Params,
     items: Float[Array, "I ED"],
     log: EventLog,
     gaps: Int[np.ndarray, " M"],
-    histories: tuple[Int[np.ndarray, " g"], Int[np.ndarray, " g"]],
+    numbers: Int[np.ndarray, "B T"],
+    firsts: Bool[np.ndarray, "B T"],
     states: tuple[InterestState, ...],
     wanted_kind: int,
-) -> Chunks:
-    """Event numbers, user vectors after them and the states after each chunk of events.
+) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ED"], tuple[InterestState, ...]]]:
+    """Event numbers, user vectors after them and the states after each chunk of slots.
 
     Args:
-        histories: event numbers where they start and end.
-        states: before them; those behind the last history are padding.
+        numbers: events in rows, -1 behind the last.
+        firsts: where a row begins anew.
+        states: of the rows before.
     """
-    padding = len(states[0].output) - len(histories[0])
-    starts, ends = (np.pad(bounds, (0, padding)) for bounds in histories)
-    longest, begin = int((ends - starts).max(initial=0)), 0
+    longest, begin = numbers.shape[1], 0
     while begin < longest:
         slots = 1 if longest - begin == 1 else CHUNK
-        numbers = starts[:, None] + begin + np.arange(slots)
-        begin += slots
-        valid = numbers < ends[:, None]
-        numbers = np.where(valid, numbers, 0)
-        events = Events(
-            items=np.where(valid, log.items[numbers], 0),
-            kinds=np.where(valid, log.kinds[numbers], 0).astype(np.int32),
-            gaps=np.where(valid, gaps[numbers], NO_GAP),
+        chunk = slice(begin, begin + slots)
+        fill = ((0, 0), (0, max(begin + slots - longest, 0)))
+        events = np.pad(numbers[:, chunk], fill, constant_values=-1)
+        starts, valid = np.pad(firsts[:, chunk], fill), events >= 0
+        read = Events(
+            items=np.where(valid, log.items[events], 0),
+            kinds=np.where(valid, log.kinds[events], 0).astype(np.int32),
+            gaps=np.where(valid, gaps[events], NO_GAP),
         )
-        vectors, states = fold_chunk(definition, params, states, items, events, valid, wanted_kind)
-        yield numbers[valid], np.asarray(vectors)[valid], states
+        vectors, states = fold_chunk(
+            definition, params, states, items, read, starts, valid, wanted_kind
+        )
+        yield events[valid], np.asarray(vectors)[valid], states
+        begin += slots

@@ -13,6 +13,7 @@ from jaxrec import metrics
 from jaxrec.baselines import baseline_scorers
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.events import Split, user_of_event
+from jaxrec.data.packing import ranges
 from jaxrec.ranking import (
     PairBlocks,
     Pairs,
@@ -211,9 +212,7 @@ def _histories(
     """Row of the block and event number of every event in the queries' histories."""
     begins = log.offsets[queries.users[start:stop]]
     lengths = queries.positions[start:stop] - begins
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    inner = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return rows, begins[rows] + inner
+    return np.repeat(np.arange(len(lengths)), lengths), ranges(begins, lengths)
 
 
 def _report(

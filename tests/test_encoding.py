@@ -11,7 +11,7 @@ from flax import nnx
 from jaxrec.config import ModelConfig
 from jaxrec.data.graph import build_graph
 from jaxrec.data.packing import event_gaps
-from jaxrec.encoding import CHUNK, catalog_arrays, encode_catalog, user_vectors
+from jaxrec.encoding import CHUNK, catalog_arrays, encode_catalog, laid_out, user_vectors
 from jaxrec.models.recommender import Events, Recommender, Sizes, split
 from jaxrec.types import ANY_KIND, Catalog, EventLog, Queries
 
@@ -84,6 +84,19 @@ def one_by_one(model, items, log, queries, first_events, wanted_kind=ANY_KIND) -
             vector, state = read_event(*split(model), state, items, event, wanted)
         vectors.append(vector[0])
     return np.stack(vectors)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_histories_lie_whole_in_rows_that_end_together(rows):
+    lengths = np.array([9, 5, 5, 4, 1, 1, 0])
+    ends = 10 + np.cumsum(lengths)
+    numbers, firsts = laid_out(ends - lengths, ends, rows)
+    used = numbers >= 0
+    assert not np.any(used[:, 1:] & ~used[:, :-1])
+    histories = np.split(numbers[used], np.flatnonzero(firsts[used])[1:])
+    expected = [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True) if n]
+    assert sorted(map(list, histories)) == sorted(map(list, expected))
+    assert numbers.shape[1] == {1: lengths.sum(), 3: 10, 8: 9}[rows]
 
 
 @pytest.mark.parametrize("wanted_kind", [ANY_KIND, 1])

@@ -143,10 +143,10 @@ class Packing:
         chosen = row_order[step * rows : (step + 1) * rows][part]
         count = len(range(rows)[part])
         first, last = self.row_offsets[chosen], self.row_offsets[chosen + 1]
-        places = self.places_by_row[_ranges(first, last - first)]
+        places = self.places_by_row[ranges(first, last - first)]
         windows = window_of_place[places]
         lengths = self.windows.lengths[windows]
-        inner = _ranges(np.zeros_like(lengths), lengths)  # position inside the window
+        inner = ranges(np.zeros_like(lengths), lengths)  # position inside the window
         events = np.repeat(self.windows.starts[windows], lengths) + inner
         where = (
             np.repeat(np.repeat(np.arange(len(chosen)), last - first), lengths),
@@ -207,7 +207,7 @@ def _epoch_order(
     return row_order, window_of_place
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """`starts[0] ... starts[0] + lengths[0] - 1, starts[1], ...`, one after another."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)

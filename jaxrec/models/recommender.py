@@ -221,14 +221,18 @@ class Recommender(nnx.Module):
         state: tuple[InterestState, ...],
         items: Float[Array, "I ED"],
         events: Events,
+        starts: Bool[Array, "B T"] | None = None,
         valid: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T 2ED"], tuple[InterestState, ...]]:
-        """Read T events a row: outputs after each of them, and the state after all."""
+        """Read T events a row: outputs after each of them, and the state after all.
+
+        Masks as in `InterestEncoder.fold`.
+        """
         outputs, states = [], []
         parts = jnp.split(items, len(self.experts), axis=-1)
         for expert, before, vectors in zip(self.experts, state, parts, strict=True):
             x, after = expert.encoder.fold(
-                before, expert.event_vectors(vectors, events), valid=valid
+                before, expert.event_vectors(vectors, events), starts, valid
             )
             outputs.append(x)
             states.append(after)
