@@ -25,7 +25,6 @@ from jaxrec.encoding import user_vectors
 from jaxrec.evaluation import own_pairs
 from jaxrec.ranking import Ranking, rank_queries, scaled
 from jaxrec.scoring import TrainedModel
-from jaxrec.types import Queries
 
 STRENGTHS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 
@@ -44,7 +43,7 @@ def main() -> None:
     chosen = np.flatnonzero(wanted)
     random = np.random.default_rng(0)
     chosen = np.sort(random.choice(chosen, min(options.users, len(chosen)), replace=False))
-    queries = Queries(test.users[chosen], test.positions[chosen])
+    queries = test[chosen]
     wanted = wanted[chosen]
     words = words_of(model, options.type)
     users = user_vectors(

@@ -134,14 +134,14 @@ def fit_familiar(
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     targets: Int[np.ndarray, " Q"],
     valid: Bool[np.ndarray, " I"],
-    pairs: Callable[[Familiar], PairBlocks],
+    pairs: Callable[[Familiar, Int[np.ndarray, " q"]], PairBlocks],
     *,
     most: int = 1024,
 ) -> Familiar:
     """The correction under which, with a temperature of its own, the targets are most likely.
 
     Args:
-        pairs: what the queries change in the scores of items under a correction.
+        pairs: what some of the queries change in the scores of items under a correction.
         others: as in `fit_temperature`, which says what it raises.
     """
     _check_rows(queries, targets, valid)
@@ -150,7 +150,7 @@ def fit_familiar(
 
     def loss(point: Float[np.ndarray, "3"]) -> float:
         log_b, shift, decay = point.tolist()
-        theirs = pairs_of(pairs(Familiar(shift, decay)), chosen, len(targets))
+        theirs = pairs(Familiar(shift, decay), chosen)
         return _mean_loss(query_rows, item_rows, targets[chosen], valid, theirs, math.exp(log_b))
 
     corners = np.vstack([np.zeros(3), np.diag([-0.5, 1.0, 0.5])])

@@ -92,10 +92,8 @@ def familiar_pairs(
         return no_pairs
 
     def pairs(start: int, stop: int) -> Pairs:
-        rows, events = _histories(log, queries, start, stop)
+        rows, events = _histories(log, queries, start, stop, familiarity.shape[1])
         ages = queries.positions[start:stop][rows] - 1 - events
-        recent = ages < familiarity.shape[1]
-        rows, events, ages = rows[recent], events[recent], ages[recent]
         return Pairs(rows, log.items[events], familiarity[log.kinds[events], ages])
 
     return pairs
@@ -207,12 +205,15 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table
 
 
 def _histories(
-    log: EventLog, queries: Queries, start: int, stop: int
+    log: EventLog, queries: Queries, start: int, stop: int, newest: int | None = None
 ) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
-    """Row of the block and event number of every event in the queries' histories."""
-    begins = log.offsets[queries.users[start:stop]]
-    lengths = queries.positions[start:stop] - begins
-    return np.repeat(np.arange(len(lengths)), lengths), ranges(begins, lengths)
+    """Row of the block and event number of every event in the queries' histories, or of the
+    newest of them."""
+    ends = queries.positions[start:stop]
+    lengths = ends - log.offsets[queries.users[start:stop]]
+    if newest is not None:
+        lengths = np.minimum(lengths, newest)
+    return np.repeat(np.arange(len(lengths)), lengths), ranges(ends - lengths, lengths)
 
 
 def _report(

@@ -410,20 +410,20 @@ def _evaluate(
     setup: Setup, state: TrainState, queries: Queries, familiar: Familiar
 ) -> tuple[dict[str, float], Ranking]:
     items, users = query_vectors(setup, state, queries)
-    pairs = corrected_pairs(setup, state, queries)(familiar)
+    pairs = corrected_pairs(setup, state, queries, familiar)
     split, k = setup.dataset.split, setup.config.evaluation.k
     return evaluate(split, queries, pairs, setup.valid, users, items, k, setup.mesh)
 
 
 def corrected_pairs(
-    setup: Setup, state: TrainState, queries: Queries
-) -> Callable[[Familiar], PairBlocks]:
+    setup: Setup, state: TrainState, queries: Queries, familiar: Familiar
+) -> PairBlocks:
     """The `own_pairs` of queries under a correction."""
     log, mask = setup.dataset.split.log, setup.config.evaluation.mask
     learned = familiarity(setup.definition, state.params, setup.dataset.wanted_kind)
     counted = ~masked_kinds(mask, log.kind_names)
     targets = log.items[queries.positions]
-    return lambda familiar: own_pairs(log, queries, mask, familiar(learned, counted), targets)
+    return own_pairs(log, queries, mask, familiar(learned, counted), targets)
 
 
 def query_vectors(
@@ -490,15 +490,18 @@ def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability
     split, valid = setup.dataset.split, setup.valid
     queries, last = split.validation, split.test["last"]
     items, users = query_vectors(setup, state, queries)
-    targets, pairs = split.log.items[queries.positions], corrected_pairs(setup, state, queries)
-    familiar = Familiar()
+    targets, familiar = split.log.items[queries.positions], Familiar()
     if setup.arrays.repeats:
-        familiar = fit_familiar(users, items, targets, valid, pairs)
-    calibration = fit_temperature(users, items, targets, valid, pairs(familiar))
-    calibration = replace(calibration, familiar=familiar)
+
+        def pairs_under(familiar: Familiar, chosen: Int[np.ndarray, " q"]) -> PairBlocks:
+            return corrected_pairs(setup, state, queries[chosen], familiar)
+
+        familiar = fit_familiar(users, items, targets, valid, pairs_under)
+    pairs = corrected_pairs(setup, state, queries, familiar)
+    calibration = replace(fit_temperature(users, items, targets, valid, pairs), familiar=familiar)
     scale = calibration.inverse_temperature
     _, users = query_vectors(setup, state, last)
-    likely = scaled(corrected_pairs(setup, state, last)(familiar), scale)
+    likely = scaled(corrected_pairs(setup, state, last, familiar), scale)
     targets = split.log.items[last.positions]
     return calibration, likely_items_reliability(scale * users, items, targets, valid, pairs=likely)
 

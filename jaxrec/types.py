@@ -146,3 +146,6 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __getitem__(self, chosen: Int[np.ndarray, " q"]) -> "Queries":
+        return Queries(self.users[chosen], self.positions[chosen])

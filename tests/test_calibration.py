@@ -19,7 +19,7 @@ from jaxrec.calibration import (
     log_probabilities,
     reliability,
 )
-from jaxrec.ranking import Pairs, blocks_of, left_out
+from jaxrec.ranking import Pairs, blocks_of, left_out, pairs_of
 
 WIDTH, NUM_ITEMS, CAPACITY = 4, 40, 48
 
@@ -254,14 +254,14 @@ def test_the_correction_that_drew_the_targets_is_found(shift, decay):
     own, ages = random.integers(1, NUM_ITEMS, len(rows)), random.integers(0, 64, len(rows))
     learned = random.normal(size=(1, 64)).astype(np.float32)
 
-    def pairs(familiar):
+    def pairs(familiar, chosen):
         amounts = familiar(learned, np.array([True]))[0, ages]
-        return blocks_of(Pairs(rows, own, amounts))
+        return pairs_of(blocks_of(Pairs(rows, own, amounts)), chosen, len(queries))
 
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
-    np.add.at(scores, (rows, own), pairs(Familiar(shift, decay))(0, len(queries)).amounts)
+    np.add.at(scores, (rows, own), pairs(Familiar(shift, decay), np.arange(1500))(0, 1500).amounts)
     targets = np.argmax(0.8 * scores + random.gumbel(size=scores.shape), axis=1)
-    found = fit_familiar(queries, items, targets, catalogue(), pairs, most=1500)
+    found = fit_familiar(queries, items, targets, catalogue(), pairs, most=1200)
     assert found.shift == pytest.approx(shift, abs=0.6)
     assert found.decay == pytest.approx(decay, abs=0.2)
 
