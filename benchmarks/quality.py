@@ -358,7 +358,12 @@ def peer_table(case: str, config: Config, options: argparse.Namespace) -> Table:
     table = Table(title=f"{case}: jaxrec less RecTools, 95 % interval", title_justify="left")
     for heading in ("", "N@10", "R@10", "difference of N@10", "of R@10"):
         table.add_column(heading, justify="right")
-    own = pl.read_parquet(RUNS / f"{run_key(Variant(), config)}.parquet")
+    ranks = RUNS / f"{run_key(Variant(), config)}.parquet"
+    if not ranks.exists():
+        sys.exit(
+            f"{ranks} is not there: remove the row of that run from {RESULTS} to train it again"
+        )
+    own = pl.read_parquet(ranks)
     own = own.filter(pl.col("queries") == "test").select("user_id", "rank")
     for system in (s for s in SYSTEMS if s.name.startswith("RecTools")):
         with tempfile.TemporaryDirectory() as folder:

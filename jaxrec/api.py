@@ -51,7 +51,8 @@ def fit(
         recipe, data, overrides, arguments: as `configure` takes them; `data` may also be tables
             in memory.
         run: the directory to write, by default `runs/` and the name of the data.
-        resume: a run directory to continue instead; its own configuration holds.
+        resume: a run directory to continue instead; its own configuration holds, and `data` is
+            needed only for tables in memory.
 
     Raises:
         ConfigError, DataError, RunError: what was given cannot be used; the message says why.
@@ -59,9 +60,9 @@ def fit(
     from jaxrec.training import fit as train  # brings in the whole training stack
 
     enable_compilation_cache()
-    if resume is not None:
-        return train(read_config(Path(resume)), Path(resume), resume=True)
     tables = data if isinstance(data, Tables) else None
+    if resume is not None:
+        return train(read_config(Path(resume)), Path(resume), tables=tables, resume=True)
     config = configure(recipe, "memory" if isinstance(data, Tables) else data, overrides, arguments)
     target = Path(run) if run else Path("runs", Path(config.data.source).stem)
     return train(config, target, tables=tables)

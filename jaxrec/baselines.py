@@ -15,6 +15,8 @@ MAX_BLOCK_SIMILARITIES = 2**22
 
 Scorer = Callable[[int, int], Float[np.ndarray, "b I"]]
 """Scores of the queries [start, stop) for every item."""
+Histories = Callable[[int, int], tuple[Int[np.ndarray, " b+1"], Int[np.ndarray, " X"]]]
+"""Of the queries [start, stop), in time order: `items[offsets[r]:offsets[r + 1]]` for row r."""
 
 
 def popularity(train_items: Int[np.ndarray, " M"], num_items: int) -> Float[np.ndarray, " I"]:
@@ -103,25 +105,19 @@ def baseline_scorers(
     train_users: Int[np.ndarray, " M"],
     train_items: Int[np.ndarray, " M"],
     train_times: Int[np.ndarray, " M"],
-    history_offsets: Int[np.ndarray, " Q+1"],
-    history_items: Int[np.ndarray, " X"],
+    histories: Histories,
     num_items: int,
     *,
     has_time: bool = True,
 ) -> dict[str, Scorer]:
     """The four baselines by name, fitted to the training events, scoring blocks of queries.
 
-    The history of query q is `history_items[history_offsets[q]:history_offsets[q + 1]]`, in time
-    order; `has_time` is false where times are only positions.
+    `has_time` is false where times are only positions.
     """
     popular = popularity(train_items, num_items)
     window = WEEK_SECONDS if has_time else None
     recent = recent_popularity(train_items, train_times, num_items, window)
     similarity = fit_item_knn(train_users, train_items, int(train_users.max()) + 1, num_items)
-
-    def histories(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        offsets = history_offsets[start : stop + 1]
-        return offsets - offsets[0], history_items[offsets[0] : offsets[-1]]
 
     return {
         "popularity": lambda start, stop: np.tile(popular, (stop - start, 1)),

@@ -19,8 +19,8 @@ from jaxrec.audiences import audience_table, merge, nobody
 from jaxrec.checkpoint import RunError
 from jaxrec.config import to_yaml
 from jaxrec.data.columns import DataError
+from jaxrec.data.dataset import filtered
 from jaxrec.data.files import read_table
-from jaxrec.data.sources import load_source
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import flat_states, initial_states
 from jaxrec.models.lstm import InterestState
@@ -82,8 +82,7 @@ def log_to_replay(model: TrainedModel, options: ServeOptions) -> EventLog:
     """The events of a file, or those that the run was trained on and held out."""
     if options.events is not None:
         return model.event_log(read_table(options.events))
-    data = model.config.data
-    return model.valid_log(load_source(data.source, time=data.time, strict=data.strict).events)
+    return model.valid_log(filtered(model.config).events)
 
 
 def serve_live(options: ServeOptions) -> None:

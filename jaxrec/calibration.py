@@ -27,6 +27,7 @@ from jaxrec.ranking import (
 
 INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_BLOCK_SCORES = 2**25
+QUERIES = 4096  # that a temperature is fitted on at most
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def fit_temperature(
     valid: Bool[np.ndarray, " I"],
     pairs: PairBlocks = no_pairs,
     *,
-    most: int = 4096,
+    most: int = QUERIES,
     block: int = 256,
 ) -> Calibration:
     """The inverse temperature under which the targets are most likely (arXiv:1706.04599).
@@ -108,7 +109,7 @@ def fit_temperature(
     or a score is not finite.
     """
     _check_rows(queries, targets, valid)
-    chosen = _usable_queries(targets, valid, most)
+    chosen = usable_queries(targets, valid, most)
     query_rows, item_rows = np.asarray(queries)[chosen], jnp.asarray(items)
     theirs = pairs_of(pairs, chosen, len(targets))
 
@@ -145,7 +146,7 @@ def fit_familiar(
         others: as in `fit_temperature`, which says what it raises.
     """
     _check_rows(queries, targets, valid)
-    chosen = _usable_queries(targets, valid, most)
+    chosen = usable_queries(targets, valid, most)
     query_rows, item_rows = np.asarray(queries)[chosen], jnp.asarray(items)
 
     def loss(point: Float[np.ndarray, "3"]) -> float:
@@ -280,7 +281,7 @@ def _mean_loss(
     return -float(log_p.mean(dtype=np.float64))
 
 
-def _usable_queries(
+def usable_queries(
     targets: Int[np.ndarray, " Q"], valid: Bool[np.ndarray, " I"], most: int
 ) -> Int[np.ndarray, " q"]:
     """Queries with a valid target, evenly thinned to `most`."""

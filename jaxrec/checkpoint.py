@@ -46,11 +46,6 @@ class Progress:
     history: tuple[dict[str, float], ...] = ()
 
     @property
-    def best(self) -> float:
-        """The best validation score so far."""
-        return max((row[SELECTED_BY] for row in self.history), default=-np.inf)
-
-    @property
     def epochs_since_best(self) -> int:
         """Validated epochs after the best one."""
         scores = [row[SELECTED_BY] for row in self.history]

@@ -155,7 +155,7 @@ class TrainConfig:
     auxiliary_weight: float = 0.1
     """Weight of each such loss."""
     loss_logits: int = 2**21
-    """Logits of the loss held at a time: bounds its memory, whatever the batch."""
+    """Logits of the loss held at a time, but those of 256 positions, or of a slot, at least."""
     item_shards: int = 1
     """Devices along the `items` axis of the mesh; the others go along `users`."""
 

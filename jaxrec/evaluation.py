@@ -159,14 +159,16 @@ def evaluate_baselines(
     """Metrics of the four baselines on a set of queries, each with its own segments."""
     log = split.log
     used = split.in_training
-    lengths = queries.positions - log.offsets[queries.users]
-    _, history = _histories(log, queries, 0, len(queries))
+
+    def histories(start: int, stop: int) -> tuple[Int[np.ndarray, " b+1"], Int[np.ndarray, " X"]]:
+        rows, events = _histories(log, queries, start, stop)
+        return np.searchsorted(rows, np.arange(stop - start + 1)), log.items[events]
+
     scorers = baseline_scorers(
         user_of_event(log)[used],
         log.items[used],
         log.times[used],
-        np.concatenate([[0], np.cumsum(lengths)]),
-        log.items[history],
+        histories,
         len(valid),
         has_time=log.has_time,
     )

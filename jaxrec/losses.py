@@ -44,8 +44,8 @@ def blocked_cross_entropy(
 
     Products are of the queries' dtype, sums are float32.
 
-    Memory is [block x K] whatever the batch. Blocks are cut along T, so a batch that is sharded
-    along B stays so. Weights get no gradient.
+    Memory is [block x K] whatever T. Blocks are cut along T, so a batch that is sharded along B
+    stays so, and hold B positions at least. Weights get no gradient.
     """
     weights = jax.lax.stop_gradient(weights)
     places, amounts = adjusted or Adjusted(jnp.zeros((*weights.shape, 0), jnp.int32), None)

@@ -110,7 +110,7 @@ def expert_losses(
         "next_item": mean_loss(
             items, targets, arrays.candidates, weights, own_items(expert, arrays, batch, wanted)
         ),
-        "first_item": weighted_mean(first_items, jnp.asarray(batch.firsts, jnp.float32)),
+        "first_item": weighted_mean(first_items, jnp.asarray(batch.firsts)),
     }
     for name, auxiliary in arrays.auxiliary.items():
         entities = auxiliary.of_item[targets]
@@ -123,7 +123,7 @@ def expert_losses(
 def own_items(
     expert: Expert, arrays: TrainArrays, batch: Batch, wanted: Int[Array, "B T"]
 ) -> Adjusted:
-    """The items of a sequence so far, at every slot, as a ranking treats them.
+    """The items of a packed window so far, at every slot, as a ranking treats them.
 
     Those that it leaves out are out of the softmax as well, and so are not pushed away from the
     interest that they have shaped; a slot's own target is never out, nor is it familiar then, or

@@ -143,8 +143,10 @@ class Online:
         """Give shoppers the states that batch scoring has written; how many shoppers these are.
 
         A state stands for all events up to its last one; kept events that came later are folded
-        behind it. So after a change of the model nothing is approximate. Users whom the store
-        lacks are left out, as nothing tells what they have chosen.
+        behind it. So after a change of the model nothing is approximate, unless the kept events do
+        not reach back to that last one: then a state of this model stays as it is, and another is
+        replaced and called approximate. Users whom the store lacks are left out, as nothing tells
+        what they have chosen.
 
         Args:
             table: `user_id`, `events`, `last_time` and `state`, as `serve.py --states` writes.
@@ -155,6 +157,9 @@ class Online:
             changed = []
             for user_id, shopper in self.store.load(list(rows)).items():
                 row = rows[user_id]
+                reaches_back = shopper.base_time <= row["last_time"]
+                if not reaches_back and shopper.model == self.model.version:
+                    continue
                 kept = tuple(e for e in shopper.events if e.time > row["last_time"])
                 state = np.array(row["state"], np.float32)
                 bare = replace(
@@ -164,7 +169,7 @@ class Online:
                     base=state,
                     base_time=row["last_time"],
                     forgotten=row["events"],
-                    approximate=False,
+                    approximate=not reaches_back,
                     model=self.model.version,
                 )
                 changed.append((bare, replace(bare, events=kept)))

@@ -133,6 +133,7 @@ class Live:
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.registry = CollectorRegistry()
         self.online: Online | None = None  # None until it has compiled all its shapes
+        self.served: tuple[int | None, bool] | None = None  # step, and whether it was calibrated
         self.seconds = Histogram(
             "jaxrec_request_seconds",
             "Time to answer a request",
@@ -154,7 +155,8 @@ class Live:
 
     def load_better(self) -> Online:
         """The run's best model, warm; the one that is served, if it is the best."""
-        if self.online is not None and self.online.model.step == best_step(self.run):
+        offered = best_step(self.run), (self.run / "calibration.json").exists()
+        if self.online is not None and offered == self.served:
             return self.online
         online = Online(
             scoring.load(self.run),
@@ -164,8 +166,10 @@ class Live:
         )
         online.warm_up()
         # else the collector looks through all that stays, again and again, for .3 s each time
+        gc.unfreeze()  # the model before is to go
         gc.collect()
         gc.freeze()
+        self.served = offered
         logger.info("serving step %s of %s", online.model.step, self.run)
         return online
 
@@ -186,10 +190,11 @@ class Live:
         seen: set[str] = set()
         while True:
             try:
-                steps = {path.name for path in (self.run / "checkpoints").iterdir()}
-                if steps != seen:  # to ask Orbax which is best takes long
+                checkpoints = (self.run / "checkpoints").iterdir()
+                files = {path.name for path in (*checkpoints, *self.run.glob("calibration.json"))}
+                if files != seen:  # to ask Orbax which is best takes long
                     self.online = await asyncio.to_thread(self.load_better)
-                seen = steps
+                seen = files
             except Exception:
                 logger.exception("the checkpoint cannot be loaded; the one before stays")
             await asyncio.sleep(self.options.refresh)
@@ -198,9 +203,12 @@ class Live:
         """Delete the shoppers that are too old or too many."""
         while True:
             before = time.time() - DAY * self.options.keep_days
-            deleted = await self.call(self.store.expire, before, self.options.keep_users)
-            if deleted:
-                logger.info("deleted %d stale shoppers", deleted)
+            try:
+                deleted = await self.call(self.store.expire, before, self.options.keep_users)
+                if deleted:
+                    logger.info("deleted %d stale shoppers", deleted)
+            except Exception:
+                logger.exception("stale shoppers cannot be deleted now")
             await asyncio.sleep(HOUR)
 
     def _record(self, batches: list[list[Report]]) -> list[list[Outcome]]:
@@ -276,7 +284,7 @@ def guard(options: LiveOptions) -> Callable:
             (x_api_key or "").encode(), options.api_key.encode()
         ):
             raise HTTPException(401, "send the API key as X-API-Key")
-        client = x_api_key or (request.client.host if request.client else "")
+        client = request.client.host if request.client else ""
         if options.rate and not await limiter.hit(limit, client):
             raise HTTPException(429, f"more than {options.rate} requests a second")
 

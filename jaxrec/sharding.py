@@ -3,7 +3,6 @@
 import re
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 USERS, ITEMS = "users", "items"
@@ -68,8 +67,3 @@ def host_rows(rows: int) -> slice:
         raise ValueError(f"train.rows={rows} must be a multiple of {jax.process_count()} processes")
     share = rows // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-
-
-def to_host(tree):
-    """Copies of replicated arrays as numpy arrays."""
-    return jax.tree.map(np.asarray, tree)

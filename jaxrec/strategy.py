@@ -226,10 +226,11 @@ class Feedback:
             items, weights = self.judged(histories, user)
             if not len(items):
                 continue
-            likeness = (near @ near[items].T).toarray()
-            added = self.neighbours * likeness
-            added[items, np.arange(len(items))] = self.item
-            moves[user] = shop.padded(added @ weights).astype(np.float32)
+            theirs = near[items]
+            added = self.neighbours * (near @ (theirs.T @ weights))
+            likeness_to_itself = theirs.multiply(theirs).sum(axis=1)
+            added[items] += (self.item - self.neighbours * likeness_to_itself) * weights
+            moves[user] = shop.padded(added).astype(np.float32)
         return moves
 
     def judged(

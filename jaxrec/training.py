@@ -23,12 +23,14 @@ from orbax.checkpoint import CheckpointManager
 
 from jaxrec import checkpoint, report
 from jaxrec.calibration import (
+    QUERIES,
     Calibration,
     Familiar,
     Reliability,
     fit_familiar,
     fit_temperature,
     likely_items_reliability,
+    usable_queries,
 )
 from jaxrec.checkpoint import Progress, Trained
 from jaxrec.config import Config, TrainConfig
@@ -288,7 +290,7 @@ def train(
     with stop_signal() as stop:
         while progress.epoch < config.epochs and progress.epochs_since_best < config.patience:
             state, progress, speed = train_epoch(setup, step, state, progress, log, stop)
-            if stop.is_set():
+            if progress.step < setup.packing.steps_per_epoch:
                 save(setup, manager, state, progress)
                 raise Interrupted(128 + signal.SIGTERM)
             state = refresh_text(setup, state)
@@ -297,6 +299,8 @@ def train(
             log.write(int(state.step), {f"validation/{name}": v for name, v in scores.items()})
             save(setup, manager, state, progress, scores)
             report.epoch_line(progress, speed)
+            if stop.is_set():  # whole epochs are validated first, as a step is saved only once
+                raise Interrupted(128 + signal.SIGTERM)
 
 
 def train_epoch(
@@ -410,19 +414,23 @@ def _evaluate(
     setup: Setup, state: TrainState, queries: Queries, familiar: Familiar
 ) -> tuple[dict[str, float], Ranking]:
     items, users = query_vectors(setup, state, queries)
-    pairs = corrected_pairs(setup, state, queries, familiar)
+    targets = setup.dataset.split.log.items[queries.positions]
+    pairs = corrected_pairs(setup, state, queries, familiar, targets)
     split, k = setup.dataset.split, setup.config.evaluation.k
     return evaluate(split, queries, pairs, setup.valid, users, items, k, setup.mesh)
 
 
 def corrected_pairs(
-    setup: Setup, state: TrainState, queries: Queries, familiar: Familiar
+    setup: Setup,
+    state: TrainState,
+    queries: Queries,
+    familiar: Familiar,
+    targets: Int[np.ndarray, " q"] | None,
 ) -> PairBlocks:
-    """The `own_pairs` of queries under a correction."""
+    """The `own_pairs` of queries under a correction; given targets are not left out."""
     log, mask = setup.dataset.split.log, setup.config.evaluation.mask
     learned = familiarity(setup.definition, state.params, setup.dataset.wanted_kind)
     counted = ~masked_kinds(mask, log.kind_names)
-    targets = log.items[queries.positions]
     return own_pairs(log, queries, mask, familiar(learned, counted), targets)
 
 
@@ -488,20 +496,22 @@ def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) 
 def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability]:
     """What validation corrects, and how true the probabilities of test are then."""
     split, valid = setup.dataset.split, setup.valid
-    queries, last = split.validation, split.test["last"]
+    targets, last = split.log.items[split.validation.positions], split.test["last"]
+    some = usable_queries(targets, valid, QUERIES)
+    queries, targets, familiar = split.validation[some], targets[some], Familiar()
     items, users = query_vectors(setup, state, queries)
-    targets, familiar = split.log.items[queries.positions], Familiar()
     if setup.arrays.repeats:
 
         def pairs_under(familiar: Familiar, chosen: Int[np.ndarray, " q"]) -> PairBlocks:
-            return corrected_pairs(setup, state, queries[chosen], familiar)
+            return corrected_pairs(setup, state, queries[chosen], familiar, targets[chosen])
 
         familiar = fit_familiar(users, items, targets, valid, pairs_under)
-    pairs = corrected_pairs(setup, state, queries, familiar)
+    pairs = corrected_pairs(setup, state, queries, familiar, targets)
     calibration = replace(fit_temperature(users, items, targets, valid, pairs), familiar=familiar)
     scale = calibration.inverse_temperature
     _, users = query_vectors(setup, state, last)
-    likely = scaled(corrected_pairs(setup, state, last, familiar), scale)
+    # as lists are made: a target that the mask leaves out is none of the likely items
+    likely = scaled(corrected_pairs(setup, state, last, familiar, None), scale)
     targets = split.log.items[last.positions]
     return calibration, likely_items_reliability(scale * users, items, targets, valid, pairs=likely)
 

@@ -129,7 +129,7 @@ class Batch:
     kinds: Int[np.ndarray, "B T"]
     gaps: Int[np.ndarray, "B T"]  # seconds since the event before; NO_GAP if none is known
     starts: Bool[np.ndarray, "B T"]  # the state is reset before this slot
-    firsts: Bool[np.ndarray, "B T"]  # the first event of its user
+    firsts: Float[np.ndarray, "B T"]  # weight of a user's first event as a target, else 0
     targets: Int[np.ndarray, "B T"]  # the item of the event after
     target_kinds: Int[np.ndarray, "B T"]
     target_gaps: Int[np.ndarray, "B T"]  # seconds from the event that is read to its target

@@ -10,6 +10,10 @@ def csr(histories):
     return offsets, np.array([item for history in histories for item in history], np.int32)
 
 
+def in_blocks(histories):
+    return lambda start, stop: csr(histories[start:stop])
+
+
 def order(scores):
     """Items from best to worst; every pair must be told apart."""
     assert len(np.unique(scores)) == len(scores)
@@ -144,9 +148,9 @@ def test_item_knn_scores_sum_over_distinct_history_items(training):
 
 def test_scorers_give_the_same_rows_in_any_block(training):
     users, items, times = training
-    offsets, history = csr([[1, 2, 1], [], [7], [28, 3, 3, 9], [0, 4]])
+    histories = in_blocks([[1, 2, 1], [], [7], [28, 3, 3, 9], [0, 4]])
 
-    scorers = baselines.baseline_scorers(users, items, times, offsets, history, 30)
+    scorers = baselines.baseline_scorers(users, items, times, histories, 30)
 
     assert list(scorers) == ["popularity", "recent_popularity", "personal_frequency", "item_knn"]
     for name, scorer in scorers.items():
@@ -160,9 +164,9 @@ def test_scorers_give_the_same_rows_in_any_block(training):
 
 def test_scorers_without_times_take_the_last_tenth_as_recent(training):
     users, items, times = training
-    offsets, history = csr([[1]])
+    histories = in_blocks([[1]])
 
-    scorers = baselines.baseline_scorers(users, items, times, offsets, history, 30, has_time=False)
+    scorers = baselines.baseline_scorers(users, items, times, histories, 30, has_time=False)
 
     expected = baselines.recent_popularity(items, times, 30, window_seconds=None)
 

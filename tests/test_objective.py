@@ -73,7 +73,7 @@ def make_batch() -> Batch:
         kinds=np.array([[0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]),
         gaps=np.where(used, 60, NO_GAP),
         starts=np.array([[1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
-        firsts=np.array([[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
+        firsts=np.array([[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], np.float32),
         targets=np.array([[2, 3, 6, 5, 1, 0], [1, 5, 2, 4, 0, 0]]),
         target_kinds=np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]),
         target_gaps=np.full((2, 6), 60),

@@ -380,6 +380,19 @@ def test_states_of_a_batch_job_replace_what_another_model_left(online, model, tr
     assert renewed.record([Report("many", event(0, "i01"))]) == ["too_late"]
 
 
+def test_a_state_too_old_for_the_kept_events_is_not_called_exact(model, tmp_path):
+    reports = [Report("many", event(n * DAY, f"i{n:02}")) for n in range(20)]
+    log = model.event_log(table(reports[:5]))
+    states = state_table(log, model.states(log))
+    online = Online(model, SQLiteStore(tmp_path / "store.db"), window=2)
+    online.record(reports)
+    assert online.load_states(states) == 0
+    assert_as_in_batch(online, reports)
+    other = Online(replace(model, vectors=model.vectors * 1.5), online.store, window=2)
+    assert other.load_states(states) == 1
+    assert other.recommend(["many"], k=3)[0].approximate
+
+
 def test_a_store_that_others_hold_or_that_is_full_takes_nothing_and_says_so(model, tmp_path):
     path = tmp_path / "store.db"
     online = Online(model, SQLiteStore(path, patience=0.1))

@@ -185,7 +185,9 @@ def test_a_key_and_a_rate_guard_what_concerns_users(trained_run, tmp_path):
         assert 429 in codes
 
 
-def test_a_new_checkpoint_is_picked_up_while_requests_are_served(trained_run, tmp_path):
+def test_a_new_checkpoint_is_picked_up_while_requests_are_served(
+    trained_run, tmp_path, monkeypatch
+):
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     app = create_app(run, LiveOptions(refresh=0.2))
@@ -193,7 +195,7 @@ def test_a_new_checkpoint_is_picked_up_while_requests_are_served(trained_run, tm
         wait_until_ready(client)
         live = app.state.live
         first = live.online
-        live.online.model.__dict__["step"] = -1  # as if another had been the best until now
+        live.served = -1, True  # as if another had been the best until now
         (run / "checkpoints" / "finished").touch()
         for _ in range(600):
             assert client.get("/users/u/recommendations").status_code == 200
@@ -201,6 +203,15 @@ def test_a_new_checkpoint_is_picked_up_while_requests_are_served(trained_run, tm
                 break
             time.sleep(0.1)
         assert live.online is not first
+        assert live.load_better() is live.online
+
+        def load(run):
+            raise InterruptedError
+
+        monkeypatch.setattr(scoring, "load", load)
+        (run / "calibration.json").unlink()
+        with pytest.raises(InterruptedError):
+            live.load_better()
 
 
 def test_kill_9_loses_no_acknowledged_event(trained_run, tmp_path):

@@ -96,10 +96,13 @@ def test_bad_data_leave_no_run_behind(tables, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("stop_after", [1, 4])
+@pytest.mark.parametrize("stop_after", [1, 4, "an epoch", "the last epoch"])
 def test_stopped_and_resumed_equals_uninterrupted(tables, tmp_path, monkeypatch, stop_after):
     training.fit(config(), tmp_path / "whole", tables=tables)
     write = report.RunLog.write
+    if isinstance(stop_after, str):
+        ends = [row["step"] for row in scalars(tmp_path / "whole") if "validation/ndcg@10" in row]
+        stop_after = ends[0 if stop_after == "an epoch" else -1]
 
     def stop_then_write(self, step, row):
         write(self, step, row)
@@ -111,10 +114,12 @@ def test_stopped_and_resumed_equals_uninterrupted(tables, tmp_path, monkeypatch,
         training.fit(config(), tmp_path / "parts", tables=tables)
     assert stop.value.code == 143
     monkeypatch.undo()
-    training.fit(config(), tmp_path / "parts", tables=tables, resume=True)
+    jaxrec.fit(data=tables, resume=tmp_path / "parts")
     assert scalars(tmp_path / "parts") == scalars(tmp_path / "whole")
     whole, parts = (jaxrec.load(tmp_path / name).params for name in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    results = [json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("whole", "parts")]
+    assert results[0] == results[1]
 
 
 def test_kill_9_leaves_a_run_that_resumes(tables, tmp_path):

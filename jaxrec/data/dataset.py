@@ -31,15 +31,7 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
     Raises:
         DataError: the data are not usable; the message says which rows and how to mend them.
     """
-    data = config.data
-    if tables is None:
-        tables = load_source(data.source, time=data.time, strict=data.strict)
-    tables = filter_tables(
-        tables,
-        min_user_events=data.min_user_events,
-        min_item_events=data.min_item_events,
-        drop_repeats=data.drop_repeats,
-    )
+    data, tables = config.data, filtered(config, tables)
     unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
     items = pl.concat([unknown_item, tables.items], how="diagonal")
     catalog = Catalog(items, build_graph(items, tables.triples, data.relations))
@@ -64,6 +56,23 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
         target_weights=kind_weights[log.kinds],
         wanted_kind=wanted_kind(config, log.kind_names),
         notes=tables.notes,
+    )
+
+
+def filtered(config: Config, tables: Tables | None = None) -> Tables:
+    """The data that `config` names, or the given tables, without what it leaves out.
+
+    Raises:
+        DataError: as `prepare`.
+    """
+    data = config.data
+    if tables is None:
+        tables = load_source(data.source, time=data.time, strict=data.strict)
+    return filter_tables(
+        tables,
+        min_user_events=data.min_user_events,
+        min_item_events=data.min_item_events,
+        drop_repeats=data.drop_repeats,
     )
 
 

@@ -159,6 +159,7 @@ class Packing:
             return grid
 
         users = np.searchsorted(self.log.offsets, events, side="right") - 1
+        is_first = events == self.log.offsets[users]
         predicted = inner >= np.repeat(self.windows.burn_ins[windows], lengths)
         return Batch(
             users=spread(users.astype(np.int32)),
@@ -166,7 +167,7 @@ class Packing:
             kinds=spread(self.log.kinds[events].astype(np.int32)),
             gaps=spread(self.gaps[events], NO_GAP),
             starts=spread(inner == 0),
-            firsts=spread(events == self.log.offsets[users]),
+            firsts=spread(is_first * self.weights[events].astype(np.float32)),
             targets=spread(self.log.items[events + 1]),
             target_kinds=spread(self.log.kinds[events + 1].astype(np.int32)),
             target_gaps=spread(self.gaps[events + 1], NO_GAP),
