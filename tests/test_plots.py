@@ -28,7 +28,7 @@ def figures(monkeypatch):
 def strict():
     """A layout that does not fit, or a name that is dropped, only warns."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", module="jaxrec|matplotlib")
         yield
 
 

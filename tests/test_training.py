@@ -96,12 +96,20 @@ def test_bad_data_leave_no_run_behind(tables, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture(scope="module")
+def whole_run(tables, tmp_path_factory):
+    run = tmp_path_factory.mktemp("training") / "whole"
+    training.fit(config(), run, tables=tables)
+    return run
+
+
 @pytest.mark.parametrize("stop_after", [1, 4, "an epoch", "the last epoch"])
-def test_stopped_and_resumed_equals_uninterrupted(tables, tmp_path, monkeypatch, stop_after):
-    training.fit(config(), tmp_path / "whole", tables=tables)
+def test_stopped_and_resumed_equals_uninterrupted(
+    tables, whole_run, tmp_path, monkeypatch, stop_after
+):
     write = report.RunLog.write
     if isinstance(stop_after, str):
-        ends = [row["step"] for row in scalars(tmp_path / "whole") if "validation/ndcg@10" in row]
+        ends = [row["step"] for row in scalars(whole_run) if "validation/ndcg@10" in row]
         stop_after = ends[0 if stop_after == "an epoch" else -1]
 
     def stop_then_write(self, step, row):
@@ -115,11 +123,13 @@ def test_stopped_and_resumed_equals_uninterrupted(tables, tmp_path, monkeypatch,
     assert stop.value.code == 143
     monkeypatch.undo()
     jaxrec.fit(data=tables, resume=tmp_path / "parts")
-    assert scalars(tmp_path / "parts") == scalars(tmp_path / "whole")
-    whole, parts = (jaxrec.load(tmp_path / name).params for name in ("whole", "parts"))
+    runs = whole_run, tmp_path / "parts"
+    whole, parts = map(scalars, runs)
+    assert parts == whole
+    whole, parts = (jaxrec.load(run).params for run in runs)
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
-    results = [json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("whole", "parts")]
-    assert results[0] == results[1]
+    whole, parts = ((run / "metrics.json").read_text() for run in runs)
+    assert parts == whole
 
 
 def test_kill_9_leaves_a_run_that_resumes(tables, tmp_path):
