@@ -266,12 +266,12 @@ def _fold_rows(
         states: of the rows before.
     """
     longest, begin = numbers.shape[1], 0
+    fill = ((0, 0), (0, 0 if longest % CHUNK == 1 else -longest % CHUNK))
+    numbers, firsts = np.pad(numbers, fill, constant_values=-1), np.pad(firsts, fill)
     while begin < longest:
-        slots = 1 if longest - begin == 1 else CHUNK
-        chunk = slice(begin, begin + slots)
-        fill = ((0, 0), (0, max(begin + slots - longest, 0)))
-        events = np.pad(numbers[:, chunk], fill, constant_values=-1)
-        starts, valid = np.pad(firsts[:, chunk], fill), events >= 0
+        chunk = slice(begin, begin + (1 if longest - begin == 1 else CHUNK))
+        events, starts = numbers[:, chunk], firsts[:, chunk]
+        valid = events >= 0
         read = Events(
             items=np.where(valid, log.items[events], 0),
             kinds=np.where(valid, log.kinds[events], 0).astype(np.int32),
@@ -281,4 +281,4 @@ def _fold_rows(
             definition, params, states, items, read, starts, valid, wanted_kind
         )
         yield events[valid], np.asarray(vectors)[valid], states
-        begin += slots
+        begin = chunk.stop

@@ -28,7 +28,9 @@ def figures(monkeypatch):
 def strict():
     """A layout that does not fit, or a name that is dropped, only warns."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", module="jaxrec|matplotlib")
+        warnings.simplefilter("error")
+        # what other tests leave to the garbage collector
+        warnings.simplefilter("default", pytest.PytestUnraisableExceptionWarning)
         yield
 
 
