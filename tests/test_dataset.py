@@ -85,9 +85,16 @@ def test_target_kinds_choose_what_is_asked(tables):
     assert prepare(Config(), tables).wanted_kind == ANY_KIND
 
 
-def test_target_kinds_that_do_not_occur_are_an_error(tables):
-    with pytest.raises(DataError, match=r"target_kinds.*\['purchase'\].*buy, view"):
-        prepare(Config(split=SplitConfig(target_kinds=("buy", "purchase"))), tables)
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"split": SplitConfig(target_kinds=("buy", "purchase"))},
+        {"data": DataConfig(kind_weights={"buy": 2.0, "purchase": 3.0})},
+    ],
+)
+def test_kinds_that_do_not_occur_are_an_error(tables, option):
+    with pytest.raises(DataError, match=r"kind.* names \['purchase'\].*buy, view"):
+        prepare(Config(**option), tables)
 
 
 def test_order_data_have_no_gaps_and_no_split_by_time(tables):

@@ -43,12 +43,13 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
     )
     kind_weights = np.array([kind_weight(config, kind) for kind in log.kind_names], np.float32)
     wanted = kinds_to_predict(config, log.kind_names)
-    absent = set(wanted) - set(log.kind_names)
-    if absent:
-        raise DataError(
-            f"split.target_kinds names {sorted(absent)}, which no event is; "
-            f"the kinds of event are {', '.join(log.kind_names)}"
-        )
+    for option, kinds in (("split.target_kinds", wanted), ("data.kind_weights", data.kind_weights)):
+        absent = set(kinds) - set(log.kind_names)
+        if absent:
+            raise DataError(
+                f"{option} names {sorted(absent)}, which no event is; "
+                f"the kinds of event are {', '.join(log.kind_names)}"
+            )
     targets = np.isin(log.kinds, [log.kind_names.index(kind) for kind in wanted])
     return Dataset(
         catalog=catalog,

@@ -215,14 +215,13 @@ def filter_tables(
     *,
     min_user_events: int = 0,
     min_item_events: int = 0,
-    iterative: bool = True,
     drop_repeats: bool = False,
 ) -> Tables:
     """Keep the users and items with enough events, then the items and triples of these events.
 
+    Both filters are repeated until nothing changes (k-core).
+
     Args:
-        iterative: repeat both filters until nothing changes (k-core); otherwise items are
-            filtered once and then users once.
         drop_repeats: first drop events of the same item as the same user's event before.
 
     Raises:
@@ -235,7 +234,7 @@ def filter_tables(
         before = len(events)
         events = events.filter(pl.len().over("item_id") >= min_item_events)
         events = events.filter(pl.len().over("user_id") >= min_user_events)
-        if not iterative or len(events) == before:
+        if len(events) == before:
             break
     if events.is_empty():
         users, items = (tables.events[c].unique_counts().max() for c in ("user_id", "item_id"))
