@@ -63,15 +63,18 @@ def build_event_log(
         raise DataError(f"events of unknown kind {sorted(unknown)}; known: {', '.join(kinds)}")
     user_ids = events["user_id"].unique().sort()
     tie_break = ["item"] if item_ties else []
-    # ids become numbers first: sorting text took twice the memory
-    ordered = pl.DataFrame(
+    # ids become numbers before they are sorted, and places are sorted before what lies there:
+    # sorting text took twice the memory, sorting all columns at once 60 MiB more for 3 million
+    known = pl.DataFrame(
         [
             _numbers(events["user_id"], user_ids, np.int32).alias("user"),
             _numbers(events["item_id"], item_ids, np.int32).fill_null(0).alias("item"),
-            _numbers(events["event"], pl.Series(kinds), np.int8).alias("kind"),
+            events["event"].cast(pl.Enum(kinds)).to_physical().cast(pl.Int8).alias("kind"),
             events["timestamp"],
         ]
-    ).sort(["user", "timestamp", *tie_break], maintain_order=True)
+    )
+    by_time = pl.arg_sort_by("user", "timestamp", *tie_break, maintain_order=True)
+    ordered = known[known.select(by_time).to_series()]
     lengths = ordered["user"].rle().struct.field("len").to_numpy()
     unit = MILLISECONDS if has_time else 1
     place = _memory_mapped if len(ordered) >= mapped_from else np.asarray
