@@ -6,10 +6,11 @@
     python benchmarks/quality.py scientific --folder path/to/data --peers --python python3.11
 
 `--folder` holds the data sets that jaxrec does not fetch, under the names that `CASES` gives. Every
-finished run is a row of `results/quality.jsonl`; a run whose configuration has a row already is not
-repeated. Models are selected on validation; the table gives the mean over seeds and, from three
-seeds on, the standard deviation. `--peers` trains RecTools' SASRec and eSASRec on the same
-histories and prints the difference with a 95 % interval of a bootstrap over users.
+finished run is a row of `results/quality.jsonl` and a run directory under `runs/quality`; a run
+whose configuration has a row already is not repeated, and one that was stopped is resumed. Models
+are selected on validation; the table gives the mean over seeds and, from three seeds on, the
+standard deviation. `--peers` trains RecTools' SASRec and eSASRec on the same histories and prints
+the difference with a 95 % interval of a bootstrap over users.
 """
 
 import argparse
@@ -225,15 +226,11 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
             return row | {"variant": label}
     Console().print(f"{case}, {label}, seed {config.train.seed}: {key}")
     began = time.perf_counter()
+    run = RUNS / key
     # patched, as the library holds the block that it recommends and no other
-    with (
-        tempfile.TemporaryDirectory(dir=made(RUNS)) as draft,
-        patch.object(lstm, "Block", variant.block),
-    ):
-        run = Path(draft) / key
-        found = fit(config, run, tables=read_tables(variant, config))
-        (run / "ranks.parquet").replace(RUNS / f"{key}.parquet")
-        log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    with patch.object(lstm, "Block", variant.block):
+        found = fit(config, run, tables=read_tables(variant, config), resume=run.exists())
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     row = {
         "case": case,
         "variant": label,
@@ -244,7 +241,7 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
         "minutes": round((time.perf_counter() - began) / 60, 1),
         **{name: scores(found[name]) for name in found if name != "protocol"},
     }
-    made(RESULTS.parent)
+    RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a") as file:
         file.write(json.dumps(row) + "\n")
     return row
@@ -290,11 +287,6 @@ def code_version() -> str:
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     return done.stdout.strip()
-
-
-def made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def figures(rows: list[dict], select) -> str:
@@ -358,7 +350,7 @@ def peer_table(case: str, config: Config, options: argparse.Namespace) -> Table:
     table = Table(title=f"{case}: jaxrec less RecTools, 95 % interval", title_justify="left")
     for heading in ("", "N@10", "R@10", "difference of N@10", "of R@10"):
         table.add_column(heading, justify="right")
-    ranks = RUNS / f"{run_key(Variant(), config)}.parquet"
+    ranks = RUNS / run_key(Variant(), config) / "ranks.parquet"
     if not ranks.exists():
         sys.exit(
             f"{ranks} is not there: remove the row of that run from {RESULTS} to train it again"
