@@ -155,7 +155,7 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     finish(parts, options, removed, events.notes)
 
 
-Score = Callable[[EventLog, Float[np.ndarray, "U ED"]], tuple[pl.DataFrame, dict[str, Any]]]
+Score = Callable[[EventLog, Float[np.ndarray, "U 1+ED"]], tuple[pl.DataFrame, dict[str, Any]]]
 
 
 def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict[str, int]]:
@@ -171,7 +171,7 @@ def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict
     model.check_request(options.k, options.target, ruled=ruled)
 
     def recommend(
-        log: EventLog, vectors: Float[np.ndarray, "U ED"]
+        log: EventLog, vectors: Float[np.ndarray, "U 1+ED"]
     ) -> tuple[pl.DataFrame, dict[str, Any]]:
         made = model.recommend_users(
             log,

@@ -29,7 +29,7 @@ from jaxrec.models.recommender import Sizes
 from jaxrec.text_features import Whitening
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
-FORMAT = 2
+FORMAT = 3
 SELECTED_BY = "ndcg@10"
 
 
@@ -195,7 +195,7 @@ def vector_targets(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """What to restore the part `vectors` of a checkpoint to."""
     shapes = {
-        "nodes": (sizes.num_nodes, config.model.width * len(config.model.experts)),
+        "nodes": (sizes.num_nodes, 1 + config.model.width * len(config.model.experts)),
         "text": (sizes.num_items, sizes.text_width),
     }
     return {

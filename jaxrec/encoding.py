@@ -67,7 +67,7 @@ def catalog_arrays(
 @partial(jax.jit, static_argnums=0)
 def encode_catalog(
     definition: Definition, params: Params, arrays: CatalogArrays
-) -> Float[Array, "N ED"]:
+) -> Float[Array, "N 1+ED"]:
     """Vectors of all nodes, items first."""
     return definition.merge(params).encode_items(arrays.nodes, arrays.graph)
 
@@ -79,7 +79,7 @@ def read_states(
     states: tuple[InterestState, ...],
     wanted_kind: Int[Array, ""] | int,
     idle: Int[Array | np.ndarray, " B"] | int = NO_GAP,
-) -> Float[Array, "B ED"]:
+) -> Float[Array, "B 1+ED"]:
     """User vectors of states, for the kind of event that is asked for and the time since the last
     (s), if that is to be told."""
     outputs = jnp.concatenate([state.output for state in states], -1)
@@ -99,12 +99,12 @@ def fold_chunk(
     definition: Definition,
     params: Params,
     states: tuple[InterestState, ...],
-    items: Float[Array, "I ED"],
+    items: Float[Array, "I 1+ED"],
     events: Events,
     starts: Bool[Array | np.ndarray, "B T"],
     valid: Bool[Array | np.ndarray, "B T"],
     wanted_kind: Int[Array, ""] | int,
-) -> tuple[Float[Array, "B T ED"], tuple[InterestState, ...]]:
+) -> tuple[Float[Array, "B T 1+ED"], tuple[InterestState, ...]]:
     """User vectors after each of T events a row, and the states after all of them."""
     model = definition.merge(params)
     outputs, states = model.fold(states, items, events, jnp.asarray(starts), jnp.asarray(valid))
@@ -114,14 +114,14 @@ def fold_chunk(
 def user_vectors(
     definition: Definition,
     params: Params,
-    items: Float[Array, "I ED"],
+    items: Float[Array, "I 1+ED"],
     log: EventLog,
     queries: Queries,
     *,
     history: int = 0,
     users: int = 512,
     wanted_kind: int = ANY_KIND,
-) -> Float[np.ndarray, "Q ED"]:
+) -> Float[np.ndarray, "Q 1+ED"]:
     """User vectors of queries, each from all events of its user before the queried position.
 
     A query at a user's first event gets the vector of a user without events.
@@ -165,7 +165,7 @@ def user_vectors(
 def interest_states(
     definition: Definition,
     params: Params,
-    items: Float[Array, "I ED"],
+    items: Float[Array, "I 1+ED"],
     log: EventLog,
     *,
     history: int = 0,
@@ -250,14 +250,14 @@ def _groups(members: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, "
 def _fold_rows(
     definition: Definition,
     params: Params,
-    items: Float[Array, "I ED"],
+    items: Float[Array, "I 1+ED"],
     log: EventLog,
     gaps: Int[np.ndarray, " M"],
     numbers: Int[np.ndarray, "B T"],
     firsts: Bool[np.ndarray, "B T"],
     states: tuple[InterestState, ...],
     wanted_kind: int,
-) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n ED"], tuple[InterestState, ...]]]:
+) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 1+ED"], tuple[InterestState, ...]]]:
     """Event numbers, user vectors after them and the states after each chunk of slots.
 
     Args:

@@ -109,7 +109,7 @@ class Folder:
         states: tuple[InterestState, ...],
         kind: int | None = None,
         idle: Sequence[int] | Int[np.ndarray, " U"] = (),
-    ) -> Float[np.ndarray, "Q ED"]:
+    ) -> Float[np.ndarray, "Q 1+ED"]:
         """User vectors of U states; rows of no meaning follow them.
 
         Args:

@@ -27,7 +27,6 @@ from jaxrec.ranking import (
     padded_pairs,
     pairs_of,
 )
-from jaxrec.scoring import unit_rows
 from jaxrec.shortlist import Plan, shortlist
 from jaxrec.store import Shopper
 from jaxrec.strategy import Feedback, Ranked, Session, Step, Where
@@ -99,9 +98,9 @@ class Lister:
         self.labels = self.model.labels(np.arange(self.model.catalog.num_items))
         self.plan = lru_cache(maxsize=16)(self._plan)
         self.names = lru_cache(maxsize=16)(self._names)
-        self.units = lru_cache(maxsize=16)(self._units)
+        self.units = lru_cache(maxsize=16)(self.model.unit_block)
 
-    def warm_up(self, shoppers: Sequence[Shopper], vectors: Float[np.ndarray, "Q ED"]) -> None:
+    def warm_up(self, shoppers: Sequence[Shopper], vectors: Float[np.ndarray, "Q 1+ED"]) -> None:
         """Compile every shape of list for so many shoppers; keep what names and reasons need."""
         asking = [vectors]
         if self.model.reads_text:
@@ -152,11 +151,11 @@ class Lister:
     def with_session(
         self,
         shoppers: Sequence[Shopper],
-        vectors: Float[np.ndarray, "Q ED"],
+        vectors: Float[np.ndarray, "Q 1+ED"],
         session: Session,
         now: Int[np.ndarray, " n"] | None = None,
         kind: int | None = None,
-    ) -> Float[np.ndarray, "Q ED"]:
+    ) -> Float[np.ndarray, "Q 1+ED"]:
         """User vectors with the present session's mixed in.
 
         Args:
@@ -204,7 +203,7 @@ class Lister:
         )
         return ranked
 
-    def best_nodes(self, vectors: Float[np.ndarray, "Q ED"], target: str, k: int) -> Ranked:
+    def best_nodes(self, vectors: Float[np.ndarray, "Q 1+ED"], target: str, k: int) -> Ranked:
         """The best of all nodes of a type, which no strategy acts on."""
         block, valid = self.model.block(target), self.model.valid(target)
         length = min(at_least(k, LISTS), self.most(target))
@@ -262,10 +261,6 @@ class Lister:
             return None
         likeness = self.units(target)[rows] @ self.units(ITEM)[theirs].T
         return theirs[likeness.argmax(1)]
-
-    def _units(self, target: str) -> Float[np.ndarray, "n ED"]:
-        """Vectors of the nodes of a block, at length 1."""
-        return unit_rows(np.asarray(self.model.block(target)))
 
     def items(self, width: int) -> Float[Array, "I D"]:
         """What user vectors of a width rank: items alone, or with their texts."""

@@ -254,7 +254,7 @@ class Online:
         user_ids: Sequence[str],
         kind: int | None = None,
         now: Int[np.ndarray, " n"] | int | None = None,
-    ) -> tuple[list[Shopper], Float[np.ndarray, "Q ED"]]:
+    ) -> tuple[list[Shopper], Float[np.ndarray, "Q 1+ED"]]:
         """What is kept of users and their vectors; rows of no meaning may follow these.
 
         Args:

@@ -91,7 +91,7 @@ def replay(
     predicted = {kind for kind in model.trained.kind_names if model.is_predicted(kind)}
     mask, valid = model.config.evaluation.mask, model.valid()
     session = Session(1.0, gap_minutes)
-    unchanged: dict[str, tuple[Shopper, Float[np.ndarray, " ED"]]] = {}
+    unchanged: dict[str, tuple[Shopper, Float[np.ndarray, " 1+ED"]]] = {}
     ranks: dict[str, list[Float[np.ndarray, " n"]]] = defaultdict(list)
     firsts: list[Bool[np.ndarray, " n"]] = []
     for wave in track(list(waves(reports[begin:])), "replaying", transient=True):

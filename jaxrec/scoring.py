@@ -24,7 +24,7 @@ from jaxrec.audiences import (
     merge,
     nobody,
 )
-from jaxrec.calibration import Familiar
+from jaxrec.calibration import Correction, with_prior
 from jaxrec.checkpoint import RunError, Trained
 from jaxrec.config import Config, TextConfig
 from jaxrec.data.dataset import kinds_to_predict, wanted_kind
@@ -75,24 +75,24 @@ class TrainedModel:
     catalog: Catalog  # that of training, or a larger one
     definition: Definition
     params: Params
-    vectors: Float[Array, "N ED"]  # of all nodes, items first
+    vectors: Float[Array, "N 1+ED"]  # of all nodes with their priors, items first
     text: Float[Array, "I Dt"]  # of the items, whitened
     inverse_temperature: float  # of the scores, for probabilities
-    familiar: Familiar
+    correction: Correction
     mesh: Mesh
     notes: tuple[str, ...] = ()
 
     @cached_property
     def version(self) -> str:
-        """A hash of all vectors: states of another version are of no use to this one."""
-        return hashlib.sha256(np.asarray(self.vectors).tobytes()).hexdigest()
+        """A hash of all that is folded: states of another version are of no use to this one."""
+        return hashlib.sha256(np.asarray(self.vectors)[:, 1:].tobytes()).hexdigest()
 
     @property
-    def items(self) -> Float[Array, "I ED"]:
+    def items(self) -> Float[Array, "I 1+ED"]:
         """Vectors of the item block."""
         return self.block(ITEM)
 
-    def block(self, type_name: str) -> Float[Array, "n ED"]:
+    def block(self, type_name: str) -> Float[Array, "n 1+ED"]:
         """Vectors of a block of nodes."""
         node_type = self.node_type(type_name)
         return self.vectors[node_type.offset : node_type.offset + node_type.capacity]
@@ -127,11 +127,12 @@ class TrainedModel:
         text = np.concatenate([np.asarray(self.text)[: extension.num_old], fresh])
         counts = np.pad(self.trained.counts, (0, len(text) - len(self.trained.counts)))
         arrays = catalog_arrays(catalog, text, counts > 0, extension.entities)
+        vectors = encode_catalog(self.definition, self.params, arrays)
         return replace(
             self,
             catalog=catalog,
             text=arrays.nodes.text,
-            vectors=encode_catalog(self.definition, self.params, arrays),
+            vectors=with_prior(vectors, self.correction.prior(counts)),
             notes=(*self.notes, *extension.notes),
         )
 
@@ -174,7 +175,7 @@ class TrainedModel:
         states: tuple[InterestState, ...],
         kind: int | None = None,
         idle: Int[np.ndarray, " U"] | int = NO_GAP,
-    ) -> Float[np.ndarray, "U ED"]:
+    ) -> Float[np.ndarray, "U 1+ED"]:
         """User vectors of states; products with node vectors are scores.
 
         Args:
@@ -256,7 +257,7 @@ class TrainedModel:
     def recommend_users(
         self,
         log: EventLog,
-        vectors: Float[np.ndarray, "U ED"],
+        vectors: Float[np.ndarray, "U 1+ED"],
         k: int,
         plan: Plan,
         *,
@@ -326,7 +327,7 @@ class TrainedModel:
         wanted = range(ANY_KIND, len(self.trained.kind_names))
         learned = [familiarity(self.definition, self.params, kind) for kind in wanted]
         counted = ~masked_kinds(self.config.evaluation.mask, self.trained.kind_names)
-        return self.familiar(np.stack(learned), counted)
+        return self.correction.familiarity(np.stack(learned), counted)
 
     def similar(self, entity: str, k: int = 10) -> pl.DataFrame:
         """The nodes of the same type that are most like one: `similar("item:B00IJ9")`.
@@ -341,14 +342,17 @@ class TrainedModel:
         count = self.node_type(name).count - 2
         if not 1 <= k <= count:
             raise ValueError(f"k={k}: give a number from 1 to {count:,}, the other {name}s")
-        vectors = np.asarray(self.block(name))
-        units = unit_rows(vectors)
+        units = self.unit_block(name)
         itself = left_out(np.zeros(1, np.int64), np.array([node]))
         top = best_items(
             units[[node]], units, lambda *_: itself, self.valid(name), k, with_log_z=False
         )
         table = self._table(pl.Series([entity]), top.items, top.scores, name)
         return table.drop("user_id").rename({"score": "cosine"})
+
+    def unit_block(self, type_name: str) -> Float[np.ndarray, "n ED"]:
+        """Vectors of a block at length 1, without priors: their products are likenesses."""
+        return unit_rows(np.asarray(self.block(type_name))[:, 1:])
 
     def find(self, entity: str) -> tuple[str, int]:
         """Type and local id of a node named as `brand:NAME`.
@@ -394,7 +398,7 @@ class TrainedModel:
     def choice_log_probability(
         self,
         log: EventLog,
-        vectors: Float[np.ndarray, "U ED"],
+        vectors: Float[np.ndarray, "U 1+ED"],
         entity: str,
         mask: tuple[str, ...],
     ) -> Float[np.ndarray, " U"]:
@@ -430,7 +434,7 @@ class TrainedModel:
         return self.profile_users(log, self.user_vectors(self.states(log)), last, top)
 
     def profile_users(
-        self, log: EventLog, vectors: Float[np.ndarray, "U ED"], last: int, top: int
+        self, log: EventLog, vectors: Float[np.ndarray, "U 1+ED"], last: int, top: int
     ) -> pl.DataFrame:
         """`profile` for the users of a log whose vectors are known."""
         earlier = np.maximum(log.offsets[1:] - last, log.offsets[:-1])
@@ -440,8 +444,8 @@ class TrainedModel:
     def profile_table(
         self,
         user_ids: pl.Series,
-        vectors: Float[np.ndarray, "U ED"],
-        before: Float[np.ndarray, "U ED"],
+        vectors: Float[np.ndarray, "U 1+ED"],
+        before: Float[np.ndarray, "U 1+ED"],
         top: int,
         masked: PairBlocks,
     ) -> pl.DataFrame:
@@ -492,19 +496,19 @@ class TrainedModel:
         return unit_rows(text)[0]
 
     @cached_property
-    def items_with_text(self) -> Float[Array, "I ED+Dt"]:
+    def items_with_text(self) -> Float[Array, "I 1+ED+Dt"]:
         """Vectors of the item block and, behind them, those of the items' texts at length 1."""
         return jnp.concatenate([self.items, jnp.asarray(unit_rows(np.asarray(self.text)))], axis=1)
 
     def steered(
-        self, vectors: Float[np.ndarray, "Q ED"], words: str, strength: float
-    ) -> Float[np.ndarray, "Q ED+Dt"]:
+        self, vectors: Float[np.ndarray, "Q 1+ED"], words: str, strength: float
+    ) -> Float[np.ndarray, "Q 1+ED+Dt"]:
         """User vectors whose products with `items_with_text` are scores that words have moved.
 
         A score becomes (1 - strength) of itself and strength times the cosine of the item's text
         and the words, at the length of the user's highest possible score.
         """
-        parts = vectors.reshape(len(vectors), len(self.config.model.experts), -1)
+        parts = vectors[:, 1:].reshape(len(vectors), len(self.config.model.experts), -1)
         lengths = np.linalg.norm(parts, axis=2)
         towards = lengths.sum(1, keepdims=True) * self.text_vector(words)
         return np.concatenate([(1 - strength) * vectors, strength * towards], axis=1)
@@ -551,7 +555,7 @@ class TrainedModel:
         )
 
     def interest_over_time(
-        self, vectors: Float[np.ndarray, "T ED"], top: int
+        self, vectors: Float[np.ndarray, "T 1+ED"], top: int
     ) -> tuple[str, Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
         """From one user's vectors at T moments: the first profiled type of node, the nodes of it
         that matter most, and their weights at each moment."""
@@ -570,7 +574,7 @@ class TrainedModel:
         present = {node_type.name for node_type in self.catalog.graph.types}
         return tuple(name for name in self.config.train.auxiliary if name in present)
 
-    def _vectors_at(self, log: EventLog, queries: Queries) -> Float[np.ndarray, "Q ED"]:
+    def _vectors_at(self, log: EventLog, queries: Queries) -> Float[np.ndarray, "Q 1+ED"]:
         evaluation = self.config.evaluation
         return user_vectors(
             self.definition,
@@ -670,11 +674,11 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
                 f"({str(error).splitlines()[0]}). Copy the run again, or resume its training"
             ) from error
     calibration = run / "calibration.json"
-    inverse_temperature, familiar = 1.0, Familiar()
+    inverse_temperature, correction = 1.0, Correction()
     if calibration.exists():
         fitted = json.loads(calibration.read_text())
         inverse_temperature = fitted["inverse_temperature"]
-        familiar = Familiar(**fitted["familiar"])
+        correction = Correction(**fitted["correction"])
     return TrainedModel(
         config=config,
         step=best,
@@ -682,10 +686,10 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
         catalog=trained.catalog,
         definition=definition,
         params=nnx.to_pure_dict(saved["params"]),
-        vectors=saved["vectors"]["nodes"],
+        vectors=with_prior(saved["vectors"]["nodes"], correction.prior(trained.counts)),
         text=saved["vectors"]["text"],
         inverse_temperature=inverse_temperature,
-        familiar=familiar,
+        correction=correction,
         mesh=mesh,
     )
 

@@ -78,7 +78,7 @@ class Asking:
     """What a step may know of the users whose rankings it changes."""
 
     best: Best
-    items: Float[Array, "I D"]  # vectors
+    items: Float[Array, "I 1+D"]  # vectors behind a prior
     bias: Float[np.ndarray, " I"]  # of all scoring steps; -inf keeps an item out
     random: np.random.Generator
     rows: Int[np.ndarray, " R"] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -286,7 +286,7 @@ class Diversity:
 
     def reorder(self, ranked: Ranked, asking: Asking, shop: Shop, length: int) -> Reordered:
         """See `Reordering`."""
-        vectors = np.asarray(asking.items)[ranked.items]
+        vectors = np.asarray(asking.items)[ranked.items][..., 1:]  # without the priors
         places = rule.diversify(ranked.items, ranked.scores, vectors, length, self.strength)
         items, scores = take(ranked.items, places), take(ranked.scores, places)
         passed = (places >= length) & (items > 0)

@@ -25,12 +25,14 @@ from jaxrec import checkpoint, report
 from jaxrec.calibration import (
     QUERIES,
     Calibration,
-    Familiar,
+    Correction,
     Reliability,
     fit_familiar,
+    fit_popularity,
     fit_temperature,
     likely_items_reliability,
     usable_queries,
+    with_prior,
 )
 from jaxrec.checkpoint import Progress, Trained
 from jaxrec.config import Config, TrainConfig
@@ -93,6 +95,11 @@ class Setup:
         """Rows of the item block that are items."""
         return np.asarray(self.arrays.catalog.valid)
 
+    @property
+    def counts(self) -> Float[np.ndarray, " I"]:
+        """Training events of the rows of the item block."""
+        return training_counts(self.dataset.split, len(self.valid))
+
 
 def fit(
     config: Config, run: Path, *, tables: Tables | None = None, resume: bool = False
@@ -124,7 +131,7 @@ def fit(
         best, _ = load(setup, manager, manager.best_step())
     calibration, reliability = calibrate(setup, best)
     report.write_calibration(run, calibration, reliability)
-    results, ranks = test(setup, best, calibration.familiar)
+    results, ranks = test(setup, best, calibration.correction)
     report.write_results(run, results, ranks)
     return results
 
@@ -397,7 +404,7 @@ def save(
     checkpoint.save(manager, int(state.step), state.params, rest, vectors, progress, scores)
 
 
-def catalog_vectors(setup: Setup, state: TrainState) -> Float[Array, "N ED"]:
+def catalog_vectors(setup: Setup, state: TrainState) -> Float[Array, "N 1+ED"]:
     """Vectors of all nodes under a state."""
     nodes = replace(setup.arrays.catalog.nodes, text=state.text)
     return encode_catalog(
@@ -407,15 +414,16 @@ def catalog_vectors(setup: Setup, state: TrainState) -> Float[Array, "N ED"]:
 
 def validate(setup: Setup, state: TrainState) -> dict[str, float]:
     """Metrics on the validation queries."""
-    return _evaluate(setup, state, setup.dataset.split.validation, Familiar())[0]
+    return _evaluate(setup, state, setup.dataset.split.validation, Correction())[0]
 
 
 def _evaluate(
-    setup: Setup, state: TrainState, queries: Queries, familiar: Familiar
+    setup: Setup, state: TrainState, queries: Queries, correction: Correction
 ) -> tuple[dict[str, float], Ranking]:
     items, users = query_vectors(setup, state, queries)
+    items = with_prior(items, correction.prior(setup.counts))
     targets = setup.dataset.split.log.items[queries.positions]
-    pairs = corrected_pairs(setup, state, queries, familiar, targets)
+    pairs = corrected_pairs(setup, state, queries, correction, targets)
     split, k = setup.dataset.split, setup.config.evaluation.k
     return evaluate(split, queries, pairs, setup.valid, users, items, k, setup.mesh)
 
@@ -424,19 +432,19 @@ def corrected_pairs(
     setup: Setup,
     state: TrainState,
     queries: Queries,
-    familiar: Familiar,
+    correction: Correction,
     targets: Int[np.ndarray, " q"] | None,
 ) -> PairBlocks:
     """The `own_pairs` of queries under a correction; given targets are not left out."""
     log, mask = setup.dataset.split.log, setup.config.evaluation.mask
     learned = familiarity(setup.definition, state.params, setup.dataset.wanted_kind)
     counted = ~masked_kinds(mask, log.kind_names)
-    return own_pairs(log, queries, mask, familiar(learned, counted), targets)
+    return own_pairs(log, queries, mask, correction.familiarity(learned, counted), targets)
 
 
 def query_vectors(
     setup: Setup, state: TrainState, queries: Queries
-) -> tuple[Float[Array, "I ED"], Float[np.ndarray, "Q ED"]]:
+) -> tuple[Float[Array, "I 1+ED"], Float[np.ndarray, "Q 1+ED"]]:
     """Vectors of the items, and of the users at the moments of queries."""
     evaluation = setup.config.evaluation
     items = catalog_vectors(setup, state)[: len(setup.valid)]
@@ -454,7 +462,7 @@ def query_vectors(
 
 
 def test(
-    setup: Setup, state: TrainState, familiar: Familiar
+    setup: Setup, state: TrainState, correction: Correction
 ) -> tuple[dict[str, Any], pl.DataFrame]:
     """Everything that `metrics.json` and `ranks.parquet` hold, for the selected state."""
     config, split = setup.config, setup.dataset.split
@@ -467,15 +475,14 @@ def test(
             "candidates": int(setup.valid.sum()),
             "queries": {name: len(q) for name, q in names.items()},
         },
-        "validation": _evaluate(setup, state, split.validation, familiar)[0],
+        "validation": _evaluate(setup, state, split.validation, correction)[0],
     }
-    counts = training_counts(split, len(setup.valid))
     ranks = []
     for name, queries in names.items():
-        scores, ranking = _evaluate(setup, state, queries, familiar)
+        scores, ranking = _evaluate(setup, state, queries, correction)
         ranks.append(rank_table(name, setup.dataset, queries, ranking))
         baselines = evaluate_baselines(split, queries, config.evaluation, setup.valid)
-        masks = segment_masks(split, queries, counts)
+        masks = segment_masks(split, queries, setup.counts)
         results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
     return results, pl.concat(ranks)
 
@@ -498,22 +505,36 @@ def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability
     split, valid = setup.dataset.split, setup.valid
     targets, last = split.log.items[split.validation.positions], split.test["last"]
     some = usable_queries(targets, valid, QUERIES)
-    queries, targets, familiar = split.validation[some], targets[some], Familiar()
+    queries, targets = split.validation[some], targets[some]
     items, users = query_vectors(setup, state, queries)
+
+    def pairs_under(correction: Correction, chosen: Int[np.ndarray, " q"]) -> PairBlocks:
+        return corrected_pairs(setup, state, queries[chosen], correction, targets[chosen])
+
+    familiar = Correction()
     if setup.arrays.repeats:
-
-        def pairs_under(familiar: Familiar, chosen: Int[np.ndarray, " q"]) -> PairBlocks:
-            return corrected_pairs(setup, state, queries[chosen], familiar, targets[chosen])
-
         familiar = fit_familiar(users, items, targets, valid, pairs_under)
     pairs = corrected_pairs(setup, state, queries, familiar, targets)
-    calibration = replace(fit_temperature(users, items, targets, valid, pairs), familiar=familiar)
-    scale = calibration.inverse_temperature
+    fitted = fit_temperature(users, items, targets, valid, pairs)
+    popularity = fit_popularity(
+        users,
+        items,
+        targets,
+        valid,
+        setup.counts,
+        pairs,
+        inverse_temperature=fitted.inverse_temperature,
+    )
+    correction = replace(familiar, popularity=popularity)
+    items = with_prior(items, correction.prior(setup.counts))
+    fitted = fit_temperature(users, items, targets, valid, pairs)
+    scale = fitted.inverse_temperature
     _, users = query_vectors(setup, state, last)
     # as lists are made: a target that the mask leaves out is none of the likely items
-    likely = scaled(corrected_pairs(setup, state, last, familiar, None), scale)
+    likely = scaled(corrected_pairs(setup, state, last, correction, None), scale)
     targets = split.log.items[last.positions]
-    return calibration, likely_items_reliability(scale * users, items, targets, valid, pairs=likely)
+    shown = likely_items_reliability(scale * users, items, targets, valid, pairs=likely)
+    return replace(fitted, correction=correction), shown
 
 
 def initial_state(setup: Setup) -> TrainState:

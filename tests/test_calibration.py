@@ -12,14 +12,15 @@ from scipy.special import log_softmax
 from jaxrec import calibration as calibration_module
 from jaxrec.calibration import (
     Calibration,
-    Familiar,
+    Correction,
     fit_familiar,
+    fit_popularity,
     fit_temperature,
     likely_items_reliability,
     log_probabilities,
     reliability,
 )
-from jaxrec.ranking import Pairs, blocks_of, left_out, pairs_of
+from jaxrec.ranking import Pairs, blocks_of, left_out, no_pairs, pairs_of
 
 WIDTH, NUM_ITEMS, CAPACITY = 4, 40, 48
 
@@ -254,21 +255,48 @@ def test_the_correction_that_drew_the_targets_is_found(shift, decay):
     own, ages = random.integers(1, NUM_ITEMS, len(rows)), random.integers(0, 64, len(rows))
     learned = random.normal(size=(1, 64)).astype(np.float32)
 
-    def pairs(familiar, chosen):
-        amounts = familiar(learned, np.array([True]))[0, ages]
+    def pairs(correction, chosen):
+        amounts = correction.familiarity(learned, np.array([True]))[0, ages]
         return pairs_of(blocks_of(Pairs(rows, own, amounts)), chosen, len(queries))
 
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
-    np.add.at(scores, (rows, own), pairs(Familiar(shift, decay), np.arange(1500))(0, 1500).amounts)
+    np.add.at(
+        scores, (rows, own), pairs(Correction(0, shift, decay), np.arange(1500))(0, 1500).amounts
+    )
     targets = np.argmax(0.8 * scores + random.gumbel(size=scores.shape), axis=1)
     found = fit_familiar(queries, items, targets, catalogue(), pairs, most=1200)
     assert found.shift == pytest.approx(shift, abs=0.6)
     assert found.decay == pytest.approx(decay, abs=0.2)
 
 
+@pytest.mark.parametrize("strength", [-0.6, 0.0, 0.4])
+def test_popularity_is_corrected_where_targets_ask_for_it(strength):
+    """Least of what is as good as the best: towards the strength that drew the targets."""
+    queries, items = (np.pad(v, ((0, 0), (1, 0))) for v in vectors(0, 1500))
+    random = np.random.default_rng(2)
+    counts = random.geometric(0.01, len(items)).astype(np.float32)
+    scores = queries @ items.T + Correction(strength).prior(counts)
+    queries = 2 * queries  # at half the temperature
+    queries[:, 0] = 1
+    scores[:, ~catalogue()] = -np.inf
+    targets = np.argmax(scores + random.gumbel(size=scores.shape), axis=1)
+
+    found = fit_popularity(
+        queries,
+        jnp.asarray(items),
+        targets,
+        catalogue(),
+        counts,
+        no_pairs,
+        inverse_temperature=0.5,
+    )
+    assert found * 0.5 == pytest.approx(strength, abs=0.21)
+    assert abs(found * 0.5) <= abs(strength) + 0.1
+
+
 def test_what_is_not_counted_is_not_familiar():
     learned = np.ones((3, 2, 8), np.float32)
-    found = Familiar(2.0, 1.0)(learned, np.array([True, False]))
+    found = Correction(0.0, 2.0, 1.0).familiarity(learned, np.array([True, False]))
     np.testing.assert_allclose(found[:, 0, [0, 1, 3, 7]], np.tile([3.0, 2, 1, 0], (3, 1)))
     assert not found[:, 1].any()
 
@@ -470,7 +498,7 @@ def test_both_results_survive_json():
     found = reliability(*random_outcomes(0, 30, 4), bins=3)
 
     fields = json.loads(json.dumps(calibration.as_dict()))
-    fields["familiar"] = Familiar(**fields["familiar"])
+    fields["correction"] = Correction(**fields["correction"])
     assert Calibration(**fields) == calibration
     fields = json.loads(json.dumps(found.as_dict()))
     assert fields["counts"] == [40, 40, 40]

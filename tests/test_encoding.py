@@ -33,7 +33,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def items():
-    return jax.random.normal(jax.random.key(1), (ITEMS, 8))
+    return jax.random.normal(jax.random.key(1), (ITEMS, 1 + 8))
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_encode_catalog_gives_every_node_a_vector(catalog):
     arrays = catalog_arrays(catalog, np.ones((4, 1), np.float32), np.arange(4) > 0)
     assert isinstance(arrays.graph, jraph.GraphsTuple)
     vectors = np.asarray(encode_catalog(*split(model), arrays))
-    assert vectors.shape == (graph.num_nodes, 8)
+    assert vectors.shape == (graph.num_nodes, 1 + 8)
     np.testing.assert_allclose(np.linalg.norm(vectors[:4], axis=1), np.full(4, 2**0.5), rtol=1e-4)
     brand = graph.types[1]
     assert np.abs(vectors[brand.offset + 1]).max() > 0.1

@@ -97,8 +97,8 @@ def test_every_node_has_a_unit_vector_in_every_expert():
     """Save that an item of which nothing is known has the zero vector without ids."""
     model = make_model()
     vectors = model.encode_items(make_nodes(), make_graph())
-    assert vectors.shape == (SIZES.num_nodes, 2 * CONFIG.width)
-    lengths = jnp.linalg.norm(vectors.reshape(SIZES.num_nodes, 2, CONFIG.width), axis=-1)
+    assert vectors.shape == (SIZES.num_nodes, 1 + 2 * CONFIG.width) and not vectors[:, 0].any()
+    lengths = jnp.linalg.norm(vectors[:, 1:].reshape(SIZES.num_nodes, 2, CONFIG.width), axis=-1)
     expected = np.ones((SIZES.num_nodes, 2))
     expected[0, 1] = 0
     np.testing.assert_allclose(lengths, expected, atol=1e-5)
@@ -107,8 +107,10 @@ def test_every_node_has_a_unit_vector_in_every_expert():
 def test_a_user_vector_is_as_long_as_the_inverse_temperature_while_nothing_is_recalled():
     model = make_model()
     items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
-    users = user_vectors(model, items).reshape(2, 3, 2, CONFIG.width)
-    np.testing.assert_allclose(jnp.linalg.norm(users, axis=-1), np.full((2, 3, 2), 4), rtol=1e-4)
+    users = user_vectors(model, items)
+    np.testing.assert_array_equal(users[..., 0], 1)
+    lengths = jnp.linalg.norm(users[..., 1:].reshape(2, 3, 2, CONFIG.width), axis=-1)
+    np.testing.assert_allclose(lengths, np.full((2, 3, 2), 4), rtol=1e-4)
 
 
 def test_what_is_recalled_adds_similarities_to_what_was_touched():

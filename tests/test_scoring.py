@@ -8,7 +8,7 @@ from conftest import HELD_OUT
 
 import jaxrec
 from jaxrec import checkpoint, training
-from jaxrec.calibration import Familiar
+from jaxrec.calibration import Correction
 from jaxrec.checkpoint import RunError
 from jaxrec.data.columns import DataError
 from jaxrec.data.dataset import prepare
@@ -50,7 +50,7 @@ def test_a_run_that_masks_nothing_ranks_as_it_was_evaluated(model, known_shop, t
     training.fit(config, tmp_path / "run", tables=known_shop)
     unmasked = jaxrec.load(tmp_path / "run")
     familiarity = unmasked.familiarity(unmasked.wanted_kind)
-    assert unmasked.familiar != Familiar() and familiarity.any()
+    assert unmasked.correction != Correction() and familiarity.any()
     dataset = prepare(config, known_shop)
     log, queries = dataset.split.log, dataset.split.test["last"]
     ranking = rank_queries(
@@ -188,7 +188,7 @@ def test_similar_nodes_do_not_hold_the_node_itself(model):
     assert found.columns == ["rank", "item_id", "cosine", "title"]
     assert "i03" not in found["item_id"].to_list()
     assert found["cosine"].is_sorted(descending=True) and found["cosine"].max() <= 1 + 1e-6
-    units = np.asarray(model.items)[1:40]
+    units = np.asarray(model.items)[1:40, 1:]
     units = units / np.linalg.norm(units, axis=1, keepdims=True)
     places = model.catalog.item_ids.to_list()
     cosine = units[places.index("i03") - 1] @ units[places.index(found["item_id"][0]) - 1]

@@ -125,6 +125,15 @@ def test_diversity_chooses_from_the_pool(catalog, valid, vectors):
     assert found.removed["diversity"] == sum(8 - count for count in kept) > 0
 
 
+def test_a_prior_makes_no_items_alike(catalog, valid, vectors):
+    queries, items = vectors
+    queries[:, 0] = 0  # so that scores stay as they are
+    _, plain = lists(catalog, valid, (queries, items), diversity=0.8, pool=12)
+    items[:, 0] = np.random.default_rng(1).normal(scale=9, size=len(items))
+    _, found = lists(catalog, valid, (queries, items), diversity=0.8, pool=12)
+    np.testing.assert_array_equal(found.ranked.items, plain.ranked.items)
+
+
 def test_exploration_gives_new_items_their_share(catalog, valid, vectors):
     counts = np.full(ITEMS, 9, np.float32)
     counts[1:5] = 1

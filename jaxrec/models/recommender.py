@@ -189,6 +189,9 @@ class Expert(nnx.Module):
 class Recommender(nnx.Module):
     """Experts side by side.
 
+    The first entry of a user vector is 1, and that of a node its prior: what is added to its score
+    whoever asks. It is 0 until validation has told how much popularity is to count.
+
     Args:
         text_tower: the layers of the text encoder that are trained as well, if any.
 
@@ -208,9 +211,10 @@ class Recommender(nnx.Module):
         )
         self.text_tower = text_tower
 
-    def encode_items(self, nodes: Nodes, graph: jraph.GraphsTuple) -> Float[Array, "N ED"]:
+    def encode_items(self, nodes: Nodes, graph: jraph.GraphsTuple) -> Float[Array, "N 1+ED"]:
         """Concatenated vectors of all nodes, items first, for retrieval by dot product."""
-        return jnp.concatenate([e.encode_nodes(nodes, graph) for e in self.experts], -1)
+        vectors = [e.encode_nodes(nodes, graph) for e in self.experts]
+        return jnp.concatenate([jnp.zeros((len(vectors[0]), 1)), *vectors], -1)
 
     def initial_state(self, batch_size: int) -> tuple[InterestState, ...]:
         """The state of users without events, one part an expert."""
@@ -219,7 +223,7 @@ class Recommender(nnx.Module):
     def fold(
         self,
         state: tuple[InterestState, ...],
-        items: Float[Array, "I ED"],
+        items: Float[Array, "I 1+ED"],
         events: Events,
         starts: Bool[Array, "B T"] | None = None,
         valid: Bool[Array, "B T"] | None = None,
@@ -229,7 +233,7 @@ class Recommender(nnx.Module):
         Masks as in `InterestEncoder.fold`.
         """
         outputs, states = [], []
-        parts = jnp.split(items, len(self.experts), axis=-1)
+        parts = jnp.split(items[:, 1:], len(self.experts), axis=-1)
         for expert, before, vectors in zip(self.experts, state, parts, strict=True):
             x, after = expert.encoder.fold(
                 before, expert.event_vectors(vectors, events), starts, valid
@@ -243,12 +247,11 @@ class Recommender(nnx.Module):
         outputs: Float[Array, "*rows 2ED"],
         wanted: Int[Array, "*rows"],
         idle: Int[Array, "*rows"] | int = NO_GAP,
-    ) -> Float[Array, "*rows ED"]:
+    ) -> Float[Array, "*rows 1+ED"]:
         """User vectors; a dot product with `encode_items` is the sum of the experts' scores."""
         parts = jnp.split(outputs, len(self.experts), axis=-1)
-        return jnp.concatenate(
-            [e.read(part, wanted, idle) for e, part in zip(self.experts, parts, strict=True)], -1
-        )
+        vectors = [e.read(part, wanted, idle) for e, part in zip(self.experts, parts, strict=True)]
+        return jnp.concatenate([jnp.ones((*wanted.shape, 1)), *vectors], -1)
 
     def familiarity(self, wanted: Int[Array, ""] | int) -> Float[Array, "kinds A"]:
         """What events add to the scores of their items, by kind and by how many events ago they
