@@ -46,8 +46,13 @@ def describe(dataset: Dataset) -> None:
     types = ", ".join(f"{t.count - 1:,} {t.name}" for t in graph.types)
     relations = ", ".join(graph.relations) or "no relation"
     console.print(f"graph: {types}; {len(graph.heads):,} edges of {relations}")
-    for note in dataset.notes:
-        console.print(f"note: {note}")
+    for message in dataset.notes:
+        note(message)
+
+
+def note(message: str) -> None:
+    """Print what a user should know and need not act on."""
+    console.print(f"note: {message}")
 
 
 class EpochBar:

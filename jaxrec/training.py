@@ -36,6 +36,7 @@ from jaxrec.calibration import (
 )
 from jaxrec.checkpoint import Progress, Trained
 from jaxrec.config import Config, TrainConfig
+from jaxrec.data.columns import DataError
 from jaxrec.data.dataset import Dataset, prepare
 from jaxrec.data.graph import first_neighbours
 from jaxrec.data.packing import Packing
@@ -50,7 +51,13 @@ from jaxrec.evaluation import (
     training_counts,
 )
 from jaxrec.metrics import segments
-from jaxrec.models.recommender import Definition, Recommender, Sizes, cast_products
+from jaxrec.models.recommender import (
+    Definition,
+    Recommender,
+    Sizes,
+    cast_products,
+    expert_sources,
+)
 from jaxrec.objective import Auxiliary, TrainArrays, objective
 from jaxrec.ranking import PairBlocks, Ranking, scaled
 from jaxrec.sharding import host_rows, make_mesh, replicated, shard_batch, state_shardings
@@ -123,7 +130,7 @@ def fit(
     report.describe(dataset)
     setup = set_up(config, dataset)
     if not resume:
-        checkpoint.create_run(run, config, what_is_trained(setup))
+        checkpoint.create_run(run, setup.config, what_is_trained(setup))
     with checkpoint.open_checkpoints(run) as manager:
         state, progress = begin(setup, manager)
         with report.RunLog(run, int(state.step)) as log:
@@ -141,6 +148,8 @@ def set_up(config: Config, dataset: Dataset) -> Setup:
     train = config.train
     mesh = make_mesh(train.item_shards)
     text = item_text(dataset.catalog.items, config)
+    experts = live_experts(config, dataset, text)
+    config = replace(config, model=replace(config.model, experts=experts))
     packing = make_packing(config, dataset)
     model = nnx.eval_shape(lambda: build_model(config, dataset, text))
     arrays = jax.device_put(train_arrays(config, dataset, text), replicated(mesh))
@@ -148,6 +157,30 @@ def set_up(config: Config, dataset: Dataset) -> Setup:
     return Setup(
         config, dataset, text, mesh, packing, Definition(nnx.graphdef(model)), optimizer, arrays
     )
+
+
+def live_experts(config: Config, dataset: Dataset, text: ItemText) -> tuple[str, ...]:
+    """The experts that the data have a source for; others would give every item the same score.
+
+    Raises:
+        DataError: there are none.
+    """
+    known = {"id"}
+    if len(dataset.catalog.graph.heads):
+        known.add("graph")
+    if text.whitening is not None:
+        known.add("text")
+    experts = config.model.experts
+    live = tuple(name for name in experts if known & set(expert_sources(name)))
+    if not live:
+        raise DataError(
+            f"the data hold nothing for the experts {', '.join(experts)}; give items a text or "
+            "columns for the graph, or add id to model.experts"
+        )
+    for name in experts:
+        if name not in live:
+            report.note(f"the data hold nothing for the expert {name}, so it is left out")
+    return live
 
 
 def make_packing(config: Config, dataset: Dataset) -> Packing:

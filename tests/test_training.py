@@ -18,6 +18,7 @@ import jaxrec
 from jaxrec import checkpoint, metrics, report, training
 from jaxrec.checkpoint import Progress, RunError
 from jaxrec.config import parse
+from jaxrec.data.columns import DataError
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate
 
@@ -260,12 +261,24 @@ def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tm
     assert len(jaxrec.load(tmp_path / "run").recommend(tables.events, k=3))
 
 
-@pytest.mark.parametrize("experts", [["id+graph+text"], ["text+graph", "id"]])
-def test_events_alone_are_enough(tables, tmp_path, experts):
+@pytest.mark.parametrize(
+    ("experts", "left"), [(["id+graph+text"], ("id+graph+text",)), (["text+graph", "id"], ("id",))]
+)
+def test_events_alone_are_enough(tables, tmp_path, capsys, experts, left):
     bare = validate(tables.events.drop("event"), None, None)
     results = training.fit(config(**{"model.experts": experts}), tmp_path / "run", tables=bare)
     assert results["test"]["model"]["count"] > 0
     model = jaxrec.load(tmp_path / "run")
+    assert model.config.model.experts == left
+    told = "the data hold nothing for the expert text+graph" in capsys.readouterr().out
+    assert told == (len(left) < len(experts))
     # the one kind there is, as in evaluation
     assert model.wanted_kind == prepare(model.config, bare).wanted_kind == 0
     assert len(model.recommend(bare.events, k=2)) == 2 * bare.events["user_id"].n_unique()
+
+
+def test_experts_without_a_source_are_an_error_if_there_are_no_others(tables, tmp_path):
+    bare = validate(tables.events, None, None)
+    with pytest.raises(DataError, match="nothing for the experts text; give items a text"):
+        training.fit(config(**{"model.experts": ["text"]}), tmp_path / "run", tables=bare)
+    assert not (tmp_path / "run").exists()
