@@ -130,7 +130,7 @@ def drift(online: Online, items: np.ndarray, users: int = 200) -> None:
             )
             for kept in (histories, [h[-window:] for h in histories])
         )
-        cosine = (unit_rows(exact) * unit_rows(rebuilt)).sum(1)
+        cosine = (unit_rows(exact[:, 1:]) * unit_rows(rebuilt[:, 1:])).sum(1)  # without priors
         ranked = [
             best_items(v, online.folder.items, no_pairs, online.model.valid(), 10).items
             for v in (exact, rebuilt)

@@ -59,7 +59,8 @@ class Rules:
     pool: int = 100
     """Best items of a user that diversity chooses from."""
     popularity: float = 0.0
-    """How strongly to correct for popularity (0: not; 1: the logQ correction)."""
+    """How strongly to correct for popularity, beside what validation has corrected (0: no more;
+    1: the logQ correction)."""
     explore: float = 0.0
     """Share of a list that is reserved for new items, between 0 and 1."""
     explore_events: int = 0
