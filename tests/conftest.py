@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 
 from jaxrec import training
+from jaxrec.calibration import with_prior
 from jaxrec.config import parse
 from jaxrec.data.fetch import cache_dir
 from jaxrec.data.tables import Tables, validate
@@ -124,12 +125,20 @@ def trained_run(known_shop, tmp_path_factory) -> Path:
     return run
 
 
-def familiar(model: TrainedModel) -> TrainedModel:
-    """A model that masks nothing and has learned much of what users come back to."""
+def corrected(model: TrainedModel, popularity: float = -0.5) -> TrainedModel:
+    """A model that masks nothing, has learned much of what users come back to and had its
+    popularity corrected."""
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf, model.params)
     for expert in params["experts"].values():
         table = expert["familiarity_table"]
         expert["familiarity_table"] = jnp.asarray(random.normal(size=table.shape), table.dtype)
     evaluation = replace(model.config.evaluation, mask=("none",))
-    return replace(model, params=params, config=replace(model.config, evaluation=evaluation))
+    correction = replace(model.correction, popularity=popularity)
+    return replace(
+        model,
+        params=params,
+        correction=correction,
+        vectors=with_prior(model.vectors, correction.prior(model.trained.counts)),
+        config=replace(model.config, evaluation=evaluation),
+    )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
-from conftest import familiar
+from conftest import corrected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,7 +107,7 @@ def test_states_are_those_of_batch_scoring(model, tmp_path_factory, choices, dat
 
 def test_what_is_familiar_counts_as_in_batch_scoring(model, tmp_path):
     """Of the newest 64 events, whatever is kept beside them; it moves items to the top."""
-    online = Online(familiar(model), SQLiteStore(tmp_path / "store.db"))
+    online = Online(corrected(model), SQLiteStore(tmp_path / "store.db"))
     random = np.random.default_rng(1)
     reports = [
         Report(f"u{n % 3}", event(n * DAY, f"i{random.integers(40):02}", kind))
@@ -123,7 +123,7 @@ def test_what_is_familiar_counts_as_in_batch_scoring(model, tmp_path):
 
 
 def test_words_outweigh_what_is_familiar_by_their_strength(model, tmp_path):
-    online = Online(familiar(model), SQLiteStore(tmp_path / "store.db"))
+    online = Online(corrected(model), SQLiteStore(tmp_path / "store.db"))
     online.record([Report("u", event(0, "i07")), Report("v", event(0, "i12", "buy"))])
 
     def listed(user, **options):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import familiar
+from conftest import corrected
 
 from jaxrec import scoring, training
 from jaxrec.batch import log_to_replay, serve
@@ -23,7 +23,7 @@ def model(trained_run):
     return scoring.load(trained_run)
 
 
-@pytest.mark.parametrize("version", [lambda model: model, familiar])
+@pytest.mark.parametrize("version", [lambda model: model, corrected])
 def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop, version):
     """And frozen ones those at the first event of the period."""
     model = version(model)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from conftest import HELD_OUT
+from conftest import HELD_OUT, corrected
 
 import jaxrec
 from jaxrec import checkpoint, training
@@ -62,6 +62,22 @@ def test_a_run_that_masks_nothing_ranks_as_it_was_evaluated(model, known_shop, t
     )
     written = pl.read_parquet(tmp_path / "run" / "ranks.parquet").filter(queries="test")
     np.testing.assert_array_equal(ranking.ranks, written["rank"])
+
+
+def test_popularity_is_corrected_in_every_score(model, shop):
+    """By a weight of log(1 + training events), which a new item has none of."""
+    known = model.catalog.num_items - 1
+    new = shop.items.filter(~pl.col("item_id").is_in(model.catalog.item_ids.to_list()))
+    plain, less_popular = (corrected(model, weight).with_items(new) for weight in (0.0, -2.0))
+    expected = np.append(-2 * np.log1p(model.trained.counts[1:]), np.zeros(len(new)))
+    scores, moved = (
+        m.recommend(fan(1), k=known + len(new), mask=("none",)).sort("item_id")["score"]
+        for m in (plain, less_popular)
+    )
+    ids = plain.catalog.item_ids.to_list()[1:]
+    np.testing.assert_allclose(moved - scores, expected[np.argsort(ids)], atol=1e-4)
+    assert plain.similar("item:i03").equals(less_popular.similar("item:i03"))
+    assert plain.version == less_popular.version
 
 
 def test_scores_are_those_of_the_evaluation_loop(model, known_shop):
