@@ -29,7 +29,7 @@ from jaxrec import training
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate
-from jaxrec.training import Setup
+from jaxrec.train_state import Setup, TrainState, initial_state, make_packing, set_up
 from jaxrec.types import Batch
 
 matplotlib.use("agg")
@@ -128,7 +128,7 @@ def build(shop: Shop) -> Setup:
             }
         ]
     )
-    return training.set_up(config, prepare(config, validate(events, items, triples, time="order")))
+    return set_up(config, prepare(config, validate(events, items, triples, time="order")))
 
 
 def step_cost(setup: Setup, repeats: int) -> tuple[float, float]:
@@ -147,7 +147,7 @@ def epoch_cost(setup: Setup) -> tuple[float, float]:
     """Seconds of packing and an epoch of steps, and bytes of the step's temporary memory."""
     state, _, program = compiled_step(setup)
     began = time.perf_counter()
-    packing = training.make_packing(setup.config, setup.dataset)
+    packing = make_packing(setup.config, setup.dataset)
     fresh = replace(setup, packing=packing)
     for batch, _ in training.prefetch(fresh, 0, range(packing.steps_per_epoch)):
         state, metrics = program(state, setup.arrays, batch)
@@ -155,9 +155,9 @@ def epoch_cost(setup: Setup) -> tuple[float, float]:
     return time.perf_counter() - began, temporary_bytes(program)
 
 
-def compiled_step(setup: Setup) -> tuple[training.TrainState, Batch, jax.stages.Compiled]:
+def compiled_step(setup: Setup) -> tuple[TrainState, Batch, jax.stages.Compiled]:
     """A new state, the first batch, and the program of a step."""
-    state, (batch, _) = training.initial_state(setup), next(training.prefetch(setup, 0, range(1)))
+    state, (batch, _) = initial_state(setup), next(training.prefetch(setup, 0, range(1)))
     program = training.make_train_step(setup).lower(state, setup.arrays, batch).compile()
     return state, batch, program
 

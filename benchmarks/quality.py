@@ -176,7 +176,7 @@ def main() -> None:
         data = case.source if case.source in FETCHED else str(options.folder / case.source)
         wanted = {"full": Variant()}
         if options.ablation:
-            wanted |= ablations(configure(case.recipe)) | case.extra
+            wanted |= ablations(configuration(case, data, Variant(), 0)) | case.extra
         if options.kinds:
             wanted[f"{case.kind} alone"] = Variant(kind=case.kind)
         rows = [
@@ -206,16 +206,18 @@ def ablations(config: Config) -> dict[str, Variant]:
         return Variant({"model.experts": list(dict.fromkeys(e for e in left if e))})
 
     everything = "+".join(dict.fromkeys(s for e in experts for s in e.split("+")))
-    return {
+    variants = {
         "without graph": without("graph"),
         "without text": without("text"),
         "without ids": without("id"),
         "ids alone": Variant({"model.experts": ["id"] * len(experts)}),
         "bare LSTM": Variant(block=BareBlock),
         "one expert": Variant({"model.experts": [everything]}),
-        "without time gaps": Variant({"model.time_gaps": False}),
         "without traces": Variant({"model.traces": 0}),
     }
+    if config.data.time == "timestamp":
+        variants["without time gaps"] = Variant({"model.time_gaps": False})
+    return variants
 
 
 def result(case: str, label: str, variant: Variant, config: Config) -> dict:

@@ -44,6 +44,7 @@ from jaxrec.losses import blocked_cross_entropy, positions_at_a_time
 from jaxrec.models.lstm import LSTM
 from jaxrec.models.recommender import Events, Expert, Nodes, cast_products
 from jaxrec.report import console
+from jaxrec.train_state import Setup, TrainState, initial_state, set_up
 from jaxrec.types import Batch
 
 WARM_UP = 3  # repetitions until the allocator keeps what all parts need
@@ -101,18 +102,18 @@ def main() -> None:
     config = parse([*source, *overrides], [read_recipe(options.config)])
     if config.text.mode == "finetune":
         parser.error("the trained layers of a text encoder are no part here: use text.mode=frozen")
-    setup = training.set_up(config, prepare(config, None))
+    setup = set_up(config, prepare(config, None))
     rows, roofs, loop = measure(setup, options.repeats)
     console.print(table(rows, roofs, f"a training step of {options.config}"))
     describe(rows[-1], roofs, loop, setup.packing.fill)
     plot(options.out, rows, roofs, f"A training step of {options.config}")
 
 
-def measure(setup: training.Setup, repeats: int) -> tuple[list[Row], Roofs, np.ndarray]:
+def measure(setup: Setup, repeats: int) -> tuple[list[Row], Roofs, np.ndarray]:
     """The table, the machine, and of every step of the loop: wait, seconds and targets."""
-    state, step = training.initial_state(setup), training.make_train_step(setup)
+    state, step = initial_state(setup), training.make_train_step(setup)
     product, triad = matrix_product(), scaled_sum()
-    works = step_work(setup, training.initial_state(setup))  # the loop donates its own state
+    works = step_work(setup, initial_state(setup))  # the loop donates its own state
     seconds: dict[str, list[float]] = {}
     loop: list[tuple[float, float, int]] = []
     for number in range(WARM_UP + repeats):
@@ -154,7 +155,7 @@ def in_place(update: Callable, changed, constant) -> Callable[[], object]:
     return run
 
 
-def train_some(setup: training.Setup, step: Callable, state: training.TrainState, epoch: int):
+def train_some(setup: Setup, step: Callable, state: TrainState, epoch: int):
     """The state after some steps and, of all but the first, wait, seconds and targets."""
     steps = []
     batches = training.prefetch(setup, epoch, range(min(STEPS + 1, setup.packing.steps_per_epoch)))
@@ -169,7 +170,7 @@ def train_some(setup: training.Setup, step: Callable, state: training.TrainState
     return state, steps[1:] or steps  # nothing ran while the first batch was made
 
 
-def step_work(setup: training.Setup, state: training.TrainState) -> list[Work]:
+def step_work(setup: Setup, state: TrainState) -> list[Work]:
     """All parts of a step; those of several experts and layers bear the same names."""
     batch, _ = next(training.prefetch(setup, 0, range(1)))
     dtype = jnp.bfloat16 if setup.config.train.bf16 else jnp.float32
@@ -230,7 +231,7 @@ def gradient_work(
 
 
 def node_work(
-    setup: training.Setup, expert: Expert, nodes: Nodes, vectors: Array, key: Array
+    setup: Setup, expert: Expert, nodes: Nodes, vectors: Array, key: Array
 ) -> Iterator[Work]:
     """Item encoding without the graph, and the graph."""
     rows, graph = len(nodes.items), setup.arrays.catalog.graph
@@ -289,7 +290,7 @@ def event_work(
 
 
 def loss_work(
-    setup: training.Setup, expert: Expert, users: Array, vectors: Array, batch: Batch
+    setup: Setup, expert: Expert, users: Array, vectors: Array, batch: Batch
 ) -> Iterator[Work]:
     """The loss of next items and those of their entities."""
     arrays, logits = setup.arrays, setup.config.train.loss_logits
@@ -320,7 +321,7 @@ def loss_work(
         yield work(AUXILIARY, of_entities, vectors, auxiliary, len(auxiliary.nodes))
 
 
-def optimiser_work(setup: training.Setup, state: training.TrainState) -> Work:
+def optimiser_work(setup: Setup, state: TrainState) -> Work:
     changed = jax.tree.map(jnp.copy, (state.params, state.opt_state))
 
     @partial(jax.jit, donate_argnums=0)

@@ -32,6 +32,7 @@ from jaxrec.api import configure
 from jaxrec.data.dataset import prepare
 from jaxrec.report import console
 from jaxrec.sharding import ITEMS, USERS, replicated, state_shardings
+from jaxrec.train_state import Setup, initial_state, set_up
 
 PACKAGE = f"{Path(jaxrec.__file__).parent}/"
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
@@ -93,7 +94,7 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     os.environ |= NO_TPU | os.environ
     jax.config.update("jax_platforms", "cpu")
-    lowered = lower(set_up(options, overrides))
+    lowered = lower(pod_setup(options, overrides))
     began = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - began
@@ -119,20 +120,20 @@ def main() -> None:
     show_padding(kernels)
 
 
-def set_up(options: argparse.Namespace, overrides: list[str]) -> training.Setup:
+def pod_setup(options: argparse.Namespace, overrides: list[str]) -> Setup:
     """Data and arrays on this machine, and a mesh of devices that it does not have."""
     config = configure(options.config, options.data, arguments=overrides)
     topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
     devices = np.array(topology.devices).reshape(-1, options.item_shards)
     mesh = Mesh(devices, (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2)
-    return replace(training.set_up(config, prepare(config)), mesh=mesh)
+    return replace(set_up(config, prepare(config)), mesh=mesh)
 
 
-def lower(setup: training.Setup) -> jax.stages.Lowered:
+def lower(setup: Setup) -> jax.stages.Lowered:
     def abstract(leaf, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    state = jax.eval_shape(lambda: training.initial_state(setup))
+    state = jax.eval_shape(lambda: initial_state(setup))
     batch = setup.packing.batch(0, 0, slice(0, setup.config.train.rows))
     by_user = NamedSharding(setup.mesh, PartitionSpec(USERS))
     return training.make_train_step(setup).lower(

@@ -11,7 +11,7 @@ from typing import Any
 _HOMES = {
     "fit": "jaxrec.api",
     "configure": "jaxrec.api",
-    "load": "jaxrec.scoring",
+    "load": "jaxrec.loading",
     "Config": "jaxrec.config",
     "Tables": "jaxrec.data.tables",
 }

@@ -15,8 +15,8 @@ MAX_BLOCK_SIMILARITIES = 2**22
 
 Scorer = Callable[[int, int], Float[np.ndarray, "b I"]]
 """Scores of the queries [start, stop) for every item."""
-Histories = Callable[[int, int], tuple[Int[np.ndarray, " b+1"], Int[np.ndarray, " X"]]]
-"""Of the queries [start, stop), in time order: `items[offsets[r]:offsets[r + 1]]` for row r."""
+Histories = Callable[[int, int], tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]]
+"""Of the queries [start, stop): the row and the item of every event, a row's in time order."""
 
 
 def popularity(train_items: Int[np.ndarray, " M"], num_items: int) -> Float[np.ndarray, " I"]:
@@ -47,17 +47,21 @@ def recent_popularity(
 
 
 def personal_frequency(
-    offsets: Int[np.ndarray, " b+1"],
+    rows: Int[np.ndarray, " X"],
     items: Int[np.ndarray, " X"],
+    num_rows: int,
     popularity: Float[np.ndarray, " I"],
 ) -> Float[np.ndarray, "b I"]:
     """Every query's own items by how often they were chosen, equals by the later last choice.
 
-    All other items follow by popularity, so that the ranking goes on beyond the history. The
-    histories are in time order, `items[offsets[r]:offsets[r + 1]]` for row r.
+    All other items follow by popularity, so that the ranking goes on beyond the history.
+
+    Args:
+        rows, items: of the events of the queries' histories; see `Histories`.
+        num_rows: queries, b.
     """
-    scores = np.tile(popularity / (popularity.max() + 1), (len(offsets) - 1, 1))
-    cells = _rows(offsets) * len(popularity) + items
+    scores = np.tile(popularity / (popularity.max() + 1), (num_rows, 1))
+    cells = rows * len(popularity) + items
     chosen, age, count = np.unique(cells[::-1], return_index=True, return_counts=True)
     ascending = np.lexsort((-age, count))
     scores.flat[chosen[ascending]] = np.arange(1, len(chosen) + 1)
@@ -92,13 +96,16 @@ def fit_item_knn(
 
 
 def item_knn(
-    offsets: Int[np.ndarray, " b+1"],
+    rows: Int[np.ndarray, " X"],
     items: Int[np.ndarray, " X"],
+    num_rows: int,
     similarity: sparse.csr_array,
 ) -> Float[np.ndarray, "b I"]:
-    """Sum of the similarities to the distinct items of every query's history."""
-    shape = (len(offsets) - 1, similarity.shape[0])
-    return (_binary(_rows(offsets), items, shape) @ similarity).toarray()
+    """Sum of the similarities to the distinct items of every query's history.
+
+    Arguments as in `personal_frequency`.
+    """
+    return (_binary(rows, items, (num_rows, similarity.shape[0])) @ similarity).toarray()
 
 
 def baseline_scorers(
@@ -123,14 +130,10 @@ def baseline_scorers(
         "popularity": lambda start, stop: np.tile(popular, (stop - start, 1)),
         "recent_popularity": lambda start, stop: np.tile(recent, (stop - start, 1)),
         "personal_frequency": lambda start, stop: personal_frequency(
-            *histories(start, stop), popular
+            *histories(start, stop), stop - start, popular
         ),
-        "item_knn": lambda start, stop: item_knn(*histories(start, stop), similarity),
+        "item_knn": lambda start, stop: item_knn(*histories(start, stop), stop - start, similarity),
     }
-
-
-def _rows(offsets: Int[np.ndarray, " b+1"]) -> Int[np.ndarray, " X"]:
-    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 def _binary(
@@ -144,7 +147,7 @@ def _binary(
 
 def _nearest(similar: sparse.csr_array, first_item: int, neighbours: int) -> sparse.csr_array:
     """The largest `neighbours` entries of every row; row r is item `first_item + r`."""
-    rows = _rows(similar.indptr)
+    rows = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
     others = np.flatnonzero(rows + first_item != similar.indices)
     rows, columns, values = rows[others], similar.indices[others], similar.data[others]
     order = np.lexsort((columns, -values, rows))

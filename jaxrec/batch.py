@@ -14,7 +14,7 @@ import polars as pl
 from jaxtyping import Float
 from rich.console import Console
 
-from jaxrec import checkpoint, scoring
+from jaxrec import checkpoint, loading
 from jaxrec.audiences import audience_table, merge, nobody
 from jaxrec.checkpoint import RunError
 from jaxrec.config import to_yaml
@@ -35,6 +35,7 @@ from jaxrec.parts import (
     remove_drafts,
     write_table,
 )
+from jaxrec.profiles import plot_user, profile_users
 from jaxrec.replay import replay
 from jaxrec.rules import listed_ids
 from jaxrec.scoring import TrainedModel
@@ -60,7 +61,7 @@ def serve(options: ServeOptions) -> None:
         serve_live(options)
         return
     check(options)
-    model = scoring.load(options.run, options.item_shards)
+    model = loading.load(options.run, options.item_shards)
     if options.items is not None:
         triples = None if options.triples is None else read_table(options.triples)
         model = model.with_items(read_table(options.items), triples)
@@ -104,7 +105,7 @@ def serve_live(options: ServeOptions) -> None:
 
 def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
     """Let the shoppers of an events file enter, and load the states of a batch job."""
-    model = scoring.load(options.run)
+    model = loading.load(options.run)
     store = open_store(options.live.store_of(options.run))
     online = Online(model, store, window=options.live.window, strategy=strategy)
     if options.live.load_states is not None:
@@ -162,7 +163,7 @@ def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict
     """What makes a block's table and the facts to tell of it; and the items that rules remove."""
     if options.profile:
         return lambda log, vectors: (
-            model.profile_users(log, vectors, options.last, options.k),
+            profile_users(model, log, vectors, options.last, options.k),
             {},
         ), {}
     steps = () if options.strategy is None else read_strategy(options.strategy)
@@ -209,7 +210,7 @@ def draw(model: TrainedModel, options: ServeOptions) -> None:
     """The plot of one user's interest."""
     assert options.out is not None
     events = pl.concat(event_stream(model, replace(options, users=(options.plot,))).blocks())
-    model.plot_user(model.valid_log(events), options.out, last=options.last)
+    plot_user(model, model.valid_log(events), options.out, last=options.last)
     console.print(f"drawn in {options.out}")
 
 

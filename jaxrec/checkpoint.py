@@ -30,6 +30,7 @@ from jaxrec.text_features import Whitening
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 FORMAT = 3
+CALIBRATION = "calibration.json"  # what validation corrects; written when training ends
 SELECTED_BY = "ndcg@10"
 
 

@@ -160,9 +160,9 @@ def evaluate_baselines(
     log = split.log
     used = split.in_training
 
-    def histories(start: int, stop: int) -> tuple[Int[np.ndarray, " b+1"], Int[np.ndarray, " X"]]:
+    def histories(start: int, stop: int) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
         rows, events = _histories(log, queries, start, stop)
-        return np.searchsorted(rows, np.arange(stop - start + 1)), log.items[events]
+        return rows, log.items[events]
 
     scorers = baseline_scorers(
         user_of_event(log)[used],

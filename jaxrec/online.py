@@ -16,6 +16,7 @@ from jaxrec.data.graph import ITEM
 from jaxrec.encoding import CHUNK
 from jaxrec.folding import BATCHES, Folder
 from jaxrec.listing import LISTS, PAIRS, Answer, Lister, padded_blocks, unknown_items
+from jaxrec.profiles import interest_over_time, profile_table
 from jaxrec.ranking import PairBlocks, at_least, scaled
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import LiveEvent, Shopper, Shown, SQLiteStore, Store, merged, with_events
@@ -286,8 +287,8 @@ class Online:
         states = self.folder.states([shopper.state, *earlier])
         now, before = self.folder.read(states)[:2, None]
         length = at_least(top, LISTS)
-        table = self.model.profile_table(
-            pl.Series([shopper.user_id]), now, before, length, padded_blocks(masked)
+        table = profile_table(
+            self.model, pl.Series([shopper.user_id]), now, before, length, padded_blocks(masked)
         )
         return table.filter(pl.col("rank") <= top)
 
@@ -304,7 +305,7 @@ class Online:
         time_of_start = old[-1].time if old else shopper.base_time
         jobs = [(start, time_of_start, new[: n + 1]) for n in range(len(new))]
         vectors = self.folder.read(self.folder.states(self.folder.after(jobs)))[: len(new)]
-        name, rows, weights = self.model.interest_over_time(vectors, top)
+        name, rows, weights = interest_over_time(self.model, vectors, top)
         return name, self.model.names(name, rows).to_series(-1).to_list(), weights
 
     def history(self, user_id: str) -> Shopper:

@@ -91,27 +91,20 @@ def replay(
     predicted = {kind for kind in model.trained.kind_names if model.is_predicted(kind)}
     mask, valid = model.config.evaluation.mask, model.valid()
     session = Session(1.0, gap_minutes)
-    unchanged: dict[str, tuple[Shopper, Float[np.ndarray, " 1+ED"]]] = {}
+    entered: dict[str, tuple[Shopper, Float[np.ndarray, " 1+ED"]]] = {}
     ranks: dict[str, list[Float[np.ndarray, " n"]]] = defaultdict(list)
     firsts: list[Bool[np.ndarray, " n"]] = []
     for wave in track(list(waves(reports[begin:])), "replaying", transient=True):
-        user_ids = [report.user_id for report in wave]
-        shoppers, live = online.vectors(user_ids)
-        now = np.array([report.event.time for report in wave])
-        first = np.array([report.user_id not in unchanged for report in wave])
+        shoppers, live = online.vectors([report.user_id for report in wave])
+        first = np.array([report.user_id not in entered for report in wave])
         for shopper, vector in zip(shoppers, live, strict=False):
-            unchanged.setdefault(shopper.user_id, (shopper, vector))
+            entered.setdefault(shopper.user_id, (shopper, vector))
         new = [report.event for report in wave]
         rows = [n for n, e in enumerate(new) if e.kind in predicted and e.item_id in known]
         if rows:
-            before, frozen = zip(*(unchanged[report.user_id] for report in wave), strict=True)
-            alone = online.lister.with_session(shoppers, live, session, now)
-            vectors = {FROZEN: np.stack(frozen), "live": live} | {
-                f"live, session {weight:g}": replace(session, weight=weight).mixed(live, alone)
-                for weight in weights
-            }
-            if model.config.model.idle_times:
-                _, vectors["live, told the time"] = online.vectors(user_ids, now=now)
+            before, frozen = zip(*(entered[report.user_id] for report in wave), strict=True)
+            vectors = {FROZEN: np.stack(frozen)}
+            vectors |= live_vectors(online, wave, shoppers, live, session, weights)
             targets = np.array([known[new[row].item_id] for row in rows])
             masked = online.lister.masked([shoppers[row] for row in rows], mask)
             frozen_pairs, live_pairs = (
@@ -127,6 +120,28 @@ def replay(
     return Replay(
         {name: np.concatenate(parts) for name, parts in ranks.items()}, np.concatenate(firsts)
     )
+
+
+def live_vectors(
+    online: Online,
+    wave: list[Report],
+    shoppers: list[Shopper],
+    live: Float[np.ndarray, "Q 1+ED"],
+    session: Session,
+    weights: Sequence[float],
+) -> dict[str, Float[np.ndarray, "Q 1+ED"]]:
+    """By name the vectors of users before their events of a wave: as they are, with the present
+    session mixed in, and, where the model reads it, told how long ago their last event was."""
+    now = np.array([report.event.time for report in wave])
+    alone = online.lister.with_session(shoppers, live, session, now)
+    vectors = {"live": live} | {
+        f"live, session {weight:g}": replace(session, weight=weight).mixed(live, alone)
+        for weight in weights
+    }
+    if online.model.config.model.idle_times:
+        user_ids = [report.user_id for report in wave]
+        _, vectors["live, told the time"] = online.vectors(user_ids, now=now)
+    return vectors
 
 
 def in_time_order(model: TrainedModel, log: EventLog) -> list[Report]:

@@ -149,7 +149,7 @@ def write_results(run: Path, results: Mapping[str, Any], ranks: pl.DataFrame) ->
 def write_calibration(run: Path, calibration: Calibration, reliability: Reliability) -> None:
     """Write `calibration.json` and `reliability.png`."""
     fields = {**calibration.as_dict(), "reliability": reliability.as_dict()}
-    _write_json(run / "calibration.json", fields)
+    _write_json(run / checkpoint.CALIBRATION, fields)
     plot_reliability(
         run / "reliability.png", reliability, "Each user's likeliest items against the test events"
     )

@@ -1,32 +1,22 @@
 """A trained run at work: raw events in, recommendations out, for users seen in training or not."""
 
 import hashlib
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec import checkpoint
-from jaxrec.audiences import (
-    audience_table,
-    choice_log_probability,
-    member_items,
-    merge,
-    nobody,
-)
+from jaxrec.audiences import audience_table, choice_log_probability, member_items, merge, nobody
 from jaxrec.calibration import Correction, with_prior
-from jaxrec.checkpoint import RunError, Trained
-from jaxrec.config import Config, TextConfig
+from jaxrec.checkpoint import Trained
+from jaxrec.config import Config
 from jaxrec.data.dataset import kinds_to_predict, wanted_kind
 from jaxrec.data.events import build_event_log
 from jaxrec.data.extend import extend_catalog
@@ -42,17 +32,15 @@ from jaxrec.encoding import (
     user_vectors,
 )
 from jaxrec.evaluation import masked_kinds, masked_pairs, own_pairs
-from jaxrec.interests import strongest, weights_over_time
-from jaxrec.models.bert import Bert, BertConfig, load_bert
+from jaxrec.models.bert import Bert, load_bert
 from jaxrec.models.lstm import InterestState
-from jaxrec.models.recommender import Definition, Params, Recommender, split
-from jaxrec.models.text_tower import TextTower
+from jaxrec.models.recommender import Definition, Params
+from jaxrec.profiles import plot_user, profile_users
 from jaxrec.ranking import PairBlocks, best_items, left_out, no_pairs
 from jaxrec.rules import Rules
-from jaxrec.sharding import make_mesh, replicated
 from jaxrec.shortlist import Plan, UserPairs, plan, shortlist
 from jaxrec.strategy import Step, steps_of
-from jaxrec.text_features import Whitening, new_item_text
+from jaxrec.text_features import new_item_text
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, NodeType, Queries
 
 
@@ -431,51 +419,7 @@ class TrainedModel:
         if last < 1 or top < 1:
             raise ValueError(f"last={last}, top={top}: give 1 or more of both")
         log = self.event_log(events)
-        return self.profile_users(log, self.user_vectors(self.states(log)), last, top)
-
-    def profile_users(
-        self, log: EventLog, vectors: Float[np.ndarray, "U 1+ED"], last: int, top: int
-    ) -> pl.DataFrame:
-        """`profile` for the users of a log whose vectors are known."""
-        earlier = np.maximum(log.offsets[1:] - last, log.offsets[:-1])
-        before = self._vectors_at(log, Queries(np.arange(log.num_users), earlier))
-        return self.profile_table(log.user_ids, vectors, before, top, self.masked(log))
-
-    def profile_table(
-        self,
-        user_ids: pl.Series,
-        vectors: Float[np.ndarray, "U 1+ED"],
-        before: Float[np.ndarray, "U 1+ED"],
-        top: int,
-        masked: PairBlocks,
-    ) -> pl.DataFrame:
-        """`profile` from the users' vectors now and before, and the items not to be told."""
-        users = np.arange(len(user_ids))
-        scale = self.inverse_temperature
-        tables = []
-        for name in (*self.profiled_types, ITEM):
-            rows, weights, weights_before = strongest(
-                scale * vectors,
-                scale * before,
-                self.block(name),
-                self.valid(name),
-                top,
-                masked if name == ITEM else no_pairs,
-            )
-            count = rows.shape[1]
-            first, *title = self.names(name, rows.ravel()).iter_columns()
-            table = pl.DataFrame(
-                {
-                    "user_id": user_ids.gather(np.repeat(users, count)),
-                    "type": np.repeat(name, rows.size),
-                    "rank": np.tile(np.arange(1, count + 1, dtype=np.int32), len(users)),
-                    "id": first,
-                    "weight": weights.ravel(),
-                    "before": weights_before.ravel(),
-                }
-            ).with_columns((pl.col("weight") - pl.col("before")).alias("change"), *title)
-            tables.append(table.filter(rows.ravel() > 0))
-        return pl.concat(tables, how="diagonal").sort("user_id", maintain_order=True)
+        return profile_users(self, log, self.user_vectors(self.states(log)), last, top)
 
     @property
     def reads_text(self) -> bool:
@@ -536,37 +480,7 @@ class TrainedModel:
         theirs = events.filter(pl.col("user_id").cast(pl.String) == user)
         if theirs.is_empty():
             raise ValueError(f"the events hold no user {user!r}")
-        self.plot_user(self.event_log(theirs), path, last=last, top=top)
-
-    def plot_user(self, log: EventLog, path: Path, *, last: int = 20, top: int = 6) -> None:
-        """`plot_profile` of the first user of a log."""
-        from jaxrec.plots import plot_interest  # matplotlib is slow to import, and seldom needed
-
-        positions = np.arange(max(log.offsets[1] - last, 0), log.offsets[1])
-        moments = Queries(np.zeros(len(positions), np.int64), positions + 1)
-        name, rows, weights = self.interest_over_time(self._vectors_at(log, moments), top)
-        plot_interest(
-            path,
-            (positions + 1).tolist(),
-            weights,
-            self.names(name, rows).to_series().to_list(),
-            self.labels(log.items[positions]).to_list(),
-            f"Interest of user {log.user_ids[0]} by {name} over the last {len(positions)} events",
-        )
-
-    def interest_over_time(
-        self, vectors: Float[np.ndarray, "T 1+ED"], top: int
-    ) -> tuple[str, Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
-        """From one user's vectors at T moments: the first profiled type of node, the nodes of it
-        that matter most, and their weights at each moment."""
-        name = (*self.profiled_types, ITEM)[0]
-        rows, weights = weights_over_time(
-            self.inverse_temperature * vectors,
-            np.asarray(self.block(name)),
-            self.valid(name),
-            top,
-        )
-        return name, rows, weights
+        plot_user(self, self.event_log(theirs), path, last=last, top=top)
 
     @property
     def profiled_types(self) -> tuple[str, ...]:
@@ -574,7 +488,8 @@ class TrainedModel:
         present = {node_type.name for node_type in self.catalog.graph.types}
         return tuple(name for name in self.config.train.auxiliary if name in present)
 
-    def _vectors_at(self, log: EventLog, queries: Queries) -> Float[np.ndarray, "Q 1+ED"]:
+    def vectors_at(self, log: EventLog, queries: Queries) -> Float[np.ndarray, "Q 1+ED"]:
+        """User vectors at moments of their histories."""
         evaluation = self.config.evaluation
         return user_vectors(
             self.definition,
@@ -631,71 +546,3 @@ class TrainedModel:
 def unit_rows(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
     """Vectors divided by their lengths; those of no length stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
-    """The best checkpoint of a run directory.
-
-    Args:
-        item_shards: devices along the `items` axis of the mesh; the others go along `users`.
-
-    Raises:
-        RunError: not a run directory, one of another version, or one without a finished
-            checkpoint.
-    """
-    run = Path(run)
-    config = checkpoint.read_config(run)
-    trained = checkpoint.read_trained(run)
-    model = nnx.eval_shape(
-        lambda: Recommender(
-            config.model, trained.sizes, nnx.Rngs(0), _tower(config.text, trained.whitening)
-        )
-    )
-    definition, shapes = split(model)
-    mesh = make_mesh(item_shards)
-    sharding = replicated(mesh)
-    params = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-    )
-    with checkpoint.open_checkpoints(run, read_only=True) as manager:
-        best = manager.best_step()
-        if best is None:
-            raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
-        try:
-            saved = checkpoint.restore(
-                manager,
-                best,
-                params=params,
-                vectors=checkpoint.vector_targets(config, trained.sizes, sharding),
-            )
-        except (ValueError, OSError, KeyError) as error:
-            raise RunError(
-                f"the checkpoint of step {best} in {run} cannot be read, as if it were incomplete "
-                f"({str(error).splitlines()[0]}). Copy the run again, or resume its training"
-            ) from error
-    calibration = run / "calibration.json"
-    inverse_temperature, correction = 1.0, Correction()
-    if calibration.exists():
-        fitted = json.loads(calibration.read_text())
-        inverse_temperature = fitted["inverse_temperature"]
-        correction = Correction(**fitted["correction"])
-    return TrainedModel(
-        config=config,
-        step=best,
-        trained=trained,
-        catalog=trained.catalog,
-        definition=definition,
-        params=nnx.to_pure_dict(saved["params"]),
-        vectors=with_prior(saved["vectors"]["nodes"], correction.prior(trained.counts)),
-        text=saved["vectors"]["text"],
-        inverse_temperature=inverse_temperature,
-        correction=correction,
-        mesh=mesh,
-    )
-
-
-def _tower(config: TextConfig, whitening: Whitening | None) -> TextTower | None:
-    if config.mode == "frozen" or whitening is None:
-        return None
-    bert = BertConfig.from_file(resolve_pretrained(config.pretrained))
-    return TextTower(Bert(bert, rngs=nnx.Rngs(0)), config.finetune_layers)

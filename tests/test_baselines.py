@@ -5,13 +5,13 @@ from jaxrec import baselines
 from jaxrec.baselines import WEEK_SECONDS
 
 
-def csr(histories):
-    offsets = np.cumsum([0] + [len(history) for history in histories])
-    return offsets, np.array([item for history in histories for item in history], np.int32)
+def events_of(histories):
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    return rows, np.array([item for history in histories for item in history], np.int32)
 
 
 def in_blocks(histories):
-    return lambda start, stop: csr(histories[start:stop])
+    return lambda start, stop: events_of(histories[start:stop])
 
 
 def order(scores):
@@ -84,10 +84,10 @@ def test_recent_popularity_of_positions_takes_their_last_tenth():
 
 
 def test_personal_frequency_goes_by_count_then_recency_then_popularity():
-    offsets, items = csr([[4, 1, 2, 1, 4], [], [5]])
+    rows, items = events_of([[4, 1, 2, 1, 4], [], [5]])
     popularity = np.array([0, 1, 2, 30, 4, 5], np.float32)
 
-    scores = baselines.personal_frequency(offsets, items, popularity)
+    scores = baselines.personal_frequency(rows, items, 3, popularity)
 
     assert order(scores[0]) == [4, 1, 2, 3, 5, 0]
     assert order(scores[1]) == [3, 5, 4, 2, 1, 0]
@@ -139,8 +139,8 @@ def test_item_knn_scores_sum_over_distinct_history_items(training):
     similarity = baselines.fit_item_knn(users, items, 40, 30)
     dense = similarity.toarray()
 
-    offsets, history = csr([[3, 5, 3], [], [0]])
-    scores = baselines.item_knn(offsets, history, similarity)
+    rows, history = events_of([[3, 5, 3], [], [0]])
+    scores = baselines.item_knn(rows, history, 3, similarity)
 
     np.testing.assert_allclose(scores[0], dense[3] + dense[5], rtol=1e-6)
     np.testing.assert_array_equal(scores[1:], 0)

@@ -77,7 +77,7 @@ def test_public_names_are_lazy_and_real():
     ("module", "absent"),
     [
         ("jaxrec", ("jax", "polars", "jaxrec.training")),
-        ("jaxrec.scoring", ("jaxrec.training", "jaxrec.objective", "matplotlib")),
+        ("jaxrec.loading", ("jaxrec.training", "jaxrec.objective", "matplotlib")),
         ("jaxrec.losses", ("jaxrec.data", "jaxrec.models", "jaxrec.training")),
         ("jaxrec.data.dataset", ("jaxrec.models", "jaxrec.training")),
         ("jaxrec.models.recommender", ("jaxrec.data", "jaxrec.losses", "jaxrec.training")),

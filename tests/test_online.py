@@ -13,7 +13,7 @@ from conftest import corrected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec import scoring
+from jaxrec import loading
 from jaxrec.batch import state_table
 from jaxrec.online import Online, Report
 from jaxrec.store import LiveEvent, SQLiteStore, StoreError
@@ -25,7 +25,7 @@ DAY = 86_400
 
 @pytest.fixture(scope="module")
 def model(trained_run):
-    return scoring.load(trained_run)
+    return loading.load(trained_run)
 
 
 @pytest.fixture

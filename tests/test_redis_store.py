@@ -6,7 +6,7 @@ import signal
 import pytest
 from servers import START, Load, RedisServer, Service
 
-from jaxrec import scoring
+from jaxrec import loading
 from jaxrec.online import Online, Report
 from jaxrec.store import LiveEvent, Shopper, Shown, StoreError, open_store
 
@@ -60,7 +60,7 @@ def test_old_and_surplus_shoppers_expire_and_the_forgotten_leave_nothing(store):
 
 
 def test_workers_on_one_server_fold_behind_each_other(trained_run, server):
-    model = scoring.load(trained_run)
+    model = loading.load(trained_run)
     first, second = (Online(model, open_store(server.address), window=3) for _ in range(2))
     for number in range(6):
         worker = (first, second)[number % 2]

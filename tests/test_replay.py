@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import corrected
 
-from jaxrec import scoring, training
+from jaxrec import loading, training
 from jaxrec.batch import log_to_replay, serve
 from jaxrec.config import parse
 from jaxrec.evaluation import familiar_pairs, masked_pairs
@@ -20,7 +20,7 @@ from jaxrec.types import Queries
 
 @pytest.fixture(scope="module")
 def model(trained_run):
-    return scoring.load(trained_run)
+    return loading.load(trained_run)
 
 
 @pytest.mark.parametrize("version", [lambda model: model, corrected])
@@ -43,7 +43,7 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop,
     for name, positions in (("live", order), ("frozen", at_begin)):
         pairs = np.stack([users[order], positions], axis=1)
         moments, which = np.unique(pairs, axis=0, return_inverse=True)
-        vectors = model._vectors_at(log, Queries(*moments.T))[which.ravel()]
+        vectors = model.vectors_at(log, Queries(*moments.T))[which.ravel()]
         expected[name] = rank_queries(
             vectors,
             model.items,
@@ -81,7 +81,7 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
         "train.learning_rate": 0.01,
     }
     training.fit(parse(layers=[options]), tmp_path / "run", tables=known_shop)
-    model = scoring.load(tmp_path / "run")
+    model = loading.load(tmp_path / "run")
     log = model.valid_log(known_shop.events)
     found = replay(model, log, since=0.7, weights=[])
     assert list(found.ranks) == ["frozen", "live", "live, told the time"]

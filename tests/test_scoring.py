@@ -54,7 +54,7 @@ def test_a_run_that_masks_nothing_ranks_as_it_was_evaluated(model, known_shop, t
     dataset = prepare(config, known_shop)
     log, queries = dataset.split.log, dataset.split.test["last"]
     ranking = rank_queries(
-        unmasked._vectors_at(log, queries),
+        unmasked.vectors_at(log, queries),
         unmasked.items,
         log.items[queries.positions],
         familiar_pairs(log, queries, familiarity),

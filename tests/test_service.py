@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from servers import Load, Service, payload, wait_until_ready
 
-from jaxrec import scoring
+from jaxrec import loading
 from jaxrec.options import LiveOptions
 from jaxrec.service import create_app, serve_http
 from jaxrec.store import SQLiteStore
@@ -38,7 +38,7 @@ def test_events_move_the_next_list_which_is_that_of_batch_scoring(client, traine
     assert not after["approximate"]
     assert [i["id"] for i in after["items"]] != [i["id"] for i in before["items"]]
     table = pl.DataFrame(events).drop("event_id")
-    expected = scoring.load(trained_run).recommend(table, k=5)
+    expected = loading.load(trained_run).recommend(table, k=5)
     assert [item["id"] for item in after["items"]] == expected["item_id"].to_list()
     assert [item["title"] for item in after["items"]] == expected["title"].to_list()
     assert all(item["because"].startswith("brand w") for item in after["items"][:2])
@@ -208,7 +208,7 @@ def test_a_new_checkpoint_is_picked_up_while_requests_are_served(
         def load(run):
             raise InterruptedError
 
-        monkeypatch.setattr(scoring, "load", load)
+        monkeypatch.setattr(loading, "load", load)
         (run / "calibration.json").unlink()
         with pytest.raises(InterruptedError):
             live.load_better()

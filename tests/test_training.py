@@ -15,12 +15,13 @@ import pytest
 from flax import nnx
 
 import jaxrec
-from jaxrec import checkpoint, metrics, report, training
+from jaxrec import checkpoint, metrics, report, train_state, training
 from jaxrec.checkpoint import Progress, RunError
 from jaxrec.config import parse
 from jaxrec.data.columns import DataError
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate
+from jaxrec.train_state import initial_state, set_up
 
 TINY = {
     "split.scheme": "leave_one_out",
@@ -49,7 +50,7 @@ def scalars(run):
 def first_steps(setup, count=3):
     """Losses of the first steps from the initial state."""
     step = training.make_train_step(setup)
-    state = training.initial_state(setup)
+    state = initial_state(setup)
     losses = []
     for batch, _ in training.prefetch(setup, 0, range(count)):
         state, metrics = step(state, setup.arrays, batch)
@@ -163,23 +164,23 @@ def test_kill_9_leaves_a_run_that_resumes(tables, tmp_path):
 def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
     assert jax.device_count() == 4
     dataset = prepare(config(), tables)
-    on_four, _ = first_steps(training.set_up(config(), dataset))
-    split_items, _ = first_steps(training.set_up(config(**{"train.item_shards": 2}), dataset))
+    on_four, _ = first_steps(set_up(config(), dataset))
+    split_items, _ = first_steps(set_up(config(**{"train.item_shards": 2}), dataset))
     one = jax.make_mesh(
         (1, 1),
         ("users", "items"),
         devices=jax.devices()[:1],
         axis_types=(jax.sharding.AxisType.Auto,) * 2,
     )
-    monkeypatch.setattr(training, "make_mesh", lambda shards: one)
-    on_one, _ = first_steps(training.set_up(config(), dataset))
+    monkeypatch.setattr(train_state, "make_mesh", lambda shards: one)
+    on_one, _ = first_steps(set_up(config(), dataset))
     np.testing.assert_allclose(on_four, on_one, rtol=1e-5)
     np.testing.assert_allclose(split_items, on_one, rtol=1e-5)
 
 
 def test_a_checkpoint_restores_on_another_mesh(tables, tmp_path):
     training.fit(config(), tmp_path / "run", tables=tables)
-    setup = training.set_up(config(**{"train.item_shards": 4}), prepare(config(), tables))
+    setup = set_up(config(**{"train.item_shards": 4}), prepare(config(), tables))
     with checkpoint.open_checkpoints(tmp_path / "run", read_only=True) as manager:
         state, progress = training.load(setup, manager, manager.best_step())
     assert isinstance(progress, Progress)
@@ -188,14 +189,14 @@ def test_a_checkpoint_restores_on_another_mesh(tables, tmp_path):
 
 
 def test_the_step_is_compiled_once(tables):
-    _, step = first_steps(training.set_up(config(), prepare(config(), tables)))
+    _, step = first_steps(set_up(config(), prepare(config(), tables)))
     assert step._cache_size() == 1
 
 
 def test_a_batch_can_be_learned_by_heart(tables):
     options = {"model.dropout": 0.0, "model.id_dropout": 0.0, "train.learning_rate": 0.02}
-    setup = training.set_up(config(**options), prepare(config(), tables))
-    state = training.initial_state(setup)
+    setup = set_up(config(**options), prepare(config(), tables))
+    state = initial_state(setup)
     step = training.make_train_step(setup)
     batch, _ = next(training.prefetch(setup, 0, range(1)))
     losses = []
@@ -208,8 +209,8 @@ def test_a_batch_can_be_learned_by_heart(tables):
 def test_bf16_trains_close_to_float32(tables):
     dataset = prepare(config(), tables)
     options = {"model.blocks": 2}
-    full, _ = first_steps(training.set_up(config(**options), dataset))
-    half, _ = first_steps(training.set_up(config(**options, **{"train.bf16": True}), dataset))
+    full, _ = first_steps(set_up(config(**options), dataset))
+    half, _ = first_steps(set_up(config(**options, **{"train.bf16": True}), dataset))
     np.testing.assert_allclose(half, full, rtol=0.02)
 
 
@@ -245,8 +246,8 @@ def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tm
         "text.pretrained": str(encoder),
         "text.finetune_items": 8,
     }
-    setup = training.set_up(config(**options), prepare(config(**options), tables))
-    state = training.refresh_text(setup, training.initial_state(setup))
+    setup = set_up(config(**options), prepare(config(**options), tables))
+    state = training.refresh_text(setup, initial_state(setup))
     tower = jax.tree.map(np.array, state.params["text_tower"])
     text = np.array(state.text)
     step = training.make_train_step(setup)

@@ -17,6 +17,8 @@ from jaxrec.api import configure, enable_compilation_cache
 from jaxrec.checkpoint import Progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
+from jaxrec.held_out import validate
+from jaxrec.train_state import initial_state, set_up
 
 
 def recipe(options: Options) -> Config:
@@ -43,8 +45,8 @@ def main() -> None:
     options = read_options()
     enable_compilation_cache()
     config = recipe(options)
-    setup = training.set_up(config, prepare(config))
-    state, step = training.initial_state(setup), training.make_train_step(setup)
+    setup = set_up(config, prepare(config))
+    state, step = initial_state(setup), training.make_train_step(setup)
     reporter, progress, never = Reporter(options), Progress(), threading.Event()
     targets = int((setup.packing.weights > 0)[setup.dataset.split.in_training].sum())
     targets -= int((setup.dataset.split.train_lengths > 0).sum())  # first events have no state
@@ -56,7 +58,7 @@ def main() -> None:
                 return jax.block_until_ready(result[0])
 
             state, seconds = timed(epoch)
-            scores, evaluation = timed(training.validate, setup, state)
+            scores, evaluation = timed(validate, setup, state)
             progress = Progress(progress.epoch + 1, 0, ())
             reporter.report(seconds, targets, scores["ndcg@10"], evaluation)
 

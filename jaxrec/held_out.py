@@ -1,0 +1,154 @@
+"""What validation and test say of a trained state: metrics, corrections, ranks."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxrec.calibration import (
+    QUERIES,
+    Calibration,
+    Correction,
+    Reliability,
+    fit_familiar,
+    fit_popularity,
+    fit_temperature,
+    likely_items_reliability,
+    usable_queries,
+    with_prior,
+)
+from jaxrec.data.dataset import Dataset
+from jaxrec.encoding import familiarity, user_vectors
+from jaxrec.evaluation import evaluate, evaluate_baselines, masked_kinds, own_pairs, segment_masks
+from jaxrec.metrics import segments
+from jaxrec.ranking import PairBlocks, Ranking, scaled
+from jaxrec.train_state import Setup, TrainState, catalog_vectors
+from jaxrec.types import Queries
+
+
+def validate(setup: Setup, state: TrainState) -> dict[str, float]:
+    """Metrics on the validation queries."""
+    return _evaluate(setup, state, setup.dataset.split.validation, Correction())[0]
+
+
+def _evaluate(
+    setup: Setup, state: TrainState, queries: Queries, correction: Correction
+) -> tuple[dict[str, float], Ranking]:
+    items, users = query_vectors(setup, state, queries)
+    items = with_prior(items, correction.prior(setup.counts))
+    targets = setup.dataset.split.log.items[queries.positions]
+    pairs = corrected_pairs(setup, state, queries, correction, targets)
+    split, k = setup.dataset.split, setup.config.evaluation.k
+    return evaluate(split, queries, pairs, setup.valid, users, items, k, setup.mesh)
+
+
+def corrected_pairs(
+    setup: Setup,
+    state: TrainState,
+    queries: Queries,
+    correction: Correction,
+    targets: Int[np.ndarray, " q"] | None,
+) -> PairBlocks:
+    """The `own_pairs` of queries under a correction; given targets are not left out."""
+    log, mask = setup.dataset.split.log, setup.config.evaluation.mask
+    learned = familiarity(setup.definition, state.params, setup.dataset.wanted_kind)
+    counted = ~masked_kinds(mask, log.kind_names)
+    return own_pairs(log, queries, mask, correction.familiarity(learned, counted), targets)
+
+
+def query_vectors(
+    setup: Setup, state: TrainState, queries: Queries
+) -> tuple[Float[Array, "I 1+ED"], Float[np.ndarray, "Q 1+ED"]]:
+    """Vectors of the items, and of the users at the moments of queries."""
+    evaluation = setup.config.evaluation
+    items = catalog_vectors(setup, state)[: len(setup.valid)]
+    users = user_vectors(
+        setup.definition,
+        nnx.to_pure_dict(state.params),
+        items,
+        setup.dataset.split.log,
+        queries,
+        history=evaluation.history,
+        users=evaluation.users,
+        wanted_kind=setup.dataset.wanted_kind,
+    )
+    return items, users
+
+
+def test(
+    setup: Setup, state: TrainState, correction: Correction
+) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Everything that `metrics.json` and `ranks.parquet` hold, for the selected state."""
+    config, split = setup.config, setup.dataset.split
+    names = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
+    results: dict[str, Any] = {
+        "protocol": {
+            "split": config.split.scheme,
+            "mask": list(config.evaluation.mask),
+            "history": config.evaluation.history or "all",
+            "candidates": int(setup.valid.sum()),
+            "queries": {name: len(q) for name, q in names.items()},
+        },
+        "validation": _evaluate(setup, state, split.validation, correction)[0],
+    }
+    ranks = []
+    for name, queries in names.items():
+        scores, ranking = _evaluate(setup, state, queries, correction)
+        ranks.append(rank_table(name, setup.dataset, queries, ranking))
+        baselines = evaluate_baselines(split, queries, config.evaluation, setup.valid)
+        masks = segment_masks(split, queries, setup.counts)
+        results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
+    return results, pl.concat(ranks)
+
+
+def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) -> pl.DataFrame:
+    """A row a query: who chose what, and its rank (from 0) among all items."""
+    log = dataset.split.log
+    return pl.DataFrame(
+        {
+            "queries": pl.repeat(name, len(queries), eager=True),
+            "user_id": log.user_ids[queries.users],
+            "item_id": dataset.catalog.item_ids[log.items[queries.positions]],
+            "rank": ranking.ranks,
+        }
+    )
+
+
+def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability]:
+    """What validation corrects, and how true the probabilities of test are then."""
+    split, valid = setup.dataset.split, setup.valid
+    targets, last = split.log.items[split.validation.positions], split.test["last"]
+    some = usable_queries(targets, valid, QUERIES)
+    queries, targets = split.validation[some], targets[some]
+    items, users = query_vectors(setup, state, queries)
+
+    def pairs_under(correction: Correction, chosen: Int[np.ndarray, " q"]) -> PairBlocks:
+        return corrected_pairs(setup, state, queries[chosen], correction, targets[chosen])
+
+    familiar = Correction()
+    if setup.arrays.repeats:
+        familiar = fit_familiar(users, items, targets, valid, pairs_under)
+    pairs = corrected_pairs(setup, state, queries, familiar, targets)
+    fitted = fit_temperature(users, items, targets, valid, pairs)
+    popularity = fit_popularity(
+        users,
+        items,
+        targets,
+        valid,
+        setup.counts,
+        pairs,
+        inverse_temperature=fitted.inverse_temperature,
+    )
+    correction = replace(familiar, popularity=popularity)
+    items = with_prior(items, correction.prior(setup.counts))
+    fitted = fit_temperature(users, items, targets, valid, pairs)
+    scale = fitted.inverse_temperature
+    _, users = query_vectors(setup, state, last)
+    # as lists are made: a target that the mask leaves out is none of the likely items
+    likely = scaled(corrected_pairs(setup, state, last, correction, None), scale)
+    targets = split.log.items[last.positions]
+    shown = likely_items_reliability(scale * users, items, targets, valid, pairs=likely)
+    return replace(fitted, correction=correction), shown
