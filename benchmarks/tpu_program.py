@@ -31,7 +31,7 @@ from jaxrec import training
 from jaxrec.api import configure
 from jaxrec.data.dataset import prepare
 from jaxrec.report import console
-from jaxrec.sharding import ITEMS, USERS, replicated, state_shardings
+from jaxrec.sharding import ITEMS, USERS, laid_out, replicated, state_shardings
 from jaxrec.train_state import Setup, initial_state, set_up
 
 PACKAGE = f"{Path(jaxrec.__file__).parent}/"
@@ -130,16 +130,13 @@ def pod_setup(options: argparse.Namespace, overrides: list[str]) -> Setup:
 
 
 def lower(setup: Setup) -> jax.stages.Lowered:
-    def abstract(leaf, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
     state = jax.eval_shape(lambda: initial_state(setup))
     batch = setup.packing.batch(0, 0, slice(0, setup.config.train.rows))
     by_user = NamedSharding(setup.mesh, PartitionSpec(USERS))
     return training.make_train_step(setup).lower(
-        jax.tree.map(abstract, state, state_shardings(state, setup.mesh)),
-        jax.tree.map(lambda leaf: abstract(leaf, replicated(setup.mesh)), setup.arrays),
-        jax.tree.map(lambda leaf: abstract(leaf, by_user), batch),
+        laid_out(state, state_shardings(state, setup.mesh)),
+        laid_out(setup.arrays, replicated(setup.mesh)),
+        laid_out(batch, by_user),
     )
 
 

@@ -154,9 +154,19 @@ def evaluate(
 
 
 def evaluate_baselines(
-    split: Split, queries: Queries, config: EvaluationConfig, valid: Bool[np.ndarray, " I"]
+    split: Split,
+    queries: Queries,
+    config: EvaluationConfig,
+    valid: Bool[np.ndarray, " I"],
+    counts: Float[np.ndarray, " I"],
+    masks: Mapping[str, Bool[np.ndarray, " Q"]],
 ) -> dict[str, dict[str, Any]]:
-    """Metrics of the four baselines on a set of queries, each with its own segments."""
+    """Metrics of the four baselines on a set of queries, each with its own segments.
+
+    Args:
+        counts: `training_counts`.
+        masks: the `segment_masks` of the queries.
+    """
     log = split.log
     used = split.in_training
 
@@ -174,8 +184,6 @@ def evaluate_baselines(
     )
     excluded = masked_pairs(log, queries, config.mask)
     targets = log.items[queries.positions]
-    counts = training_counts(split, len(valid))
-    masks = segment_masks(split, queries, counts)
 
     def one(scorer: Callable[[int, int], Float[np.ndarray, "b I"]]) -> dict[str, Any]:
         ranking = rank_host_scores(scorer, targets, excluded, valid, config.k)

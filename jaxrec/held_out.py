@@ -98,8 +98,10 @@ def test(
     for name, queries in names.items():
         scores, ranking = _evaluate(setup, state, queries, correction)
         ranks.append(rank_table(name, setup.dataset, queries, ranking))
-        baselines = evaluate_baselines(split, queries, config.evaluation, setup.valid)
         masks = segment_masks(split, queries, setup.counts)
+        baselines = evaluate_baselines(
+            split, queries, config.evaluation, setup.valid, setup.counts, masks
+        )
         results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
     return results, pl.concat(ranks)
 

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 from flax import nnx
-from jax.sharding import Sharding
 
 from jaxrec import checkpoint
 from jaxrec.calibration import Correction, with_prior
@@ -17,7 +15,7 @@ from jaxrec.models.bert import Bert, BertConfig
 from jaxrec.models.recommender import Recommender, split
 from jaxrec.models.text_tower import TextTower
 from jaxrec.scoring import TrainedModel
-from jaxrec.sharding import make_mesh, replicated
+from jaxrec.sharding import laid_out, make_mesh, replicated
 from jaxrec.text_features import Whitening
 
 
@@ -41,7 +39,7 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
     definition, shapes = split(model)
     mesh = make_mesh(item_shards)
     vectors = checkpoint.vector_targets(config, trained.sizes, replicated(mesh))
-    step, saved = _best_checkpoint(run, _laid_out(shapes, replicated(mesh)), vectors)
+    step, saved = _best_checkpoint(run, laid_out(shapes, replicated(mesh)), vectors)
     inverse_temperature, correction = _calibration(run)
     return TrainedModel(
         config=config,
@@ -80,12 +78,6 @@ def _calibration(run: Path) -> tuple[float, Correction]:
         return 1.0, Correction()
     fitted = json.loads(path.read_text())
     return fitted["inverse_temperature"], Correction(**fitted["correction"])
-
-
-def _laid_out(shapes: Any, sharding: Sharding) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-    )
 
 
 def _tower(config: TextConfig, whitening: Whitening | None) -> TextTower | None:

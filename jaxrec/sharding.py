@@ -46,6 +46,17 @@ def state_shardings(tree, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(rule, tree)
 
 
+def laid_out(shapes, shardings):
+    """Shapes and dtypes of a tree under shardings: one a leaf, or one for a whole part of it."""
+
+    def under(sharding, part):
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part
+        )
+
+    return jax.tree.map(under, shardings, shapes)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of values that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

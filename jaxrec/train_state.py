@@ -1,6 +1,7 @@
 """What training changes, and what it does not: made from a configuration and its data."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ class Setup:
         """Rows of the item block that are items."""
         return np.asarray(self.arrays.catalog.valid)
 
-    @property
+    @cached_property
     def counts(self) -> Float[np.ndarray, " I"]:
         """Training events of the rows of the item block."""
         return training_counts(self.dataset.split, len(self.valid))

@@ -27,7 +27,7 @@ from jaxrec.data.tables import Tables
 from jaxrec.held_out import calibrate, test, validate
 from jaxrec.models.recommender import cast_products
 from jaxrec.objective import TrainArrays, objective
-from jaxrec.sharding import host_rows, replicated, shard_batch
+from jaxrec.sharding import host_rows, laid_out, replicated, shard_batch
 from jaxrec.text_features import encode_live_text
 from jaxrec.train_state import (
     Setup,
@@ -95,10 +95,7 @@ def begin(setup: Setup, manager: CheckpointManager) -> tuple[TrainState, Progres
 
 def load(setup: Setup, manager: CheckpointManager, step: int) -> tuple[TrainState, Progress]:
     """The state of a checkpoint, on this mesh whatever mesh it was saved from."""
-    target = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        *state_layout(setup),
-    )
+    target = laid_out(*state_layout(setup))
     sizes = model_sizes(setup.dataset, setup.text)
     saved = checkpoint.restore(
         manager,

@@ -101,7 +101,9 @@ def test_popularity_by_hand(split):
     """Unmasked: b and c lead with 2 events each, a has 1, d 0; both users' targets: b and a."""
     valid = np.array([False, True, True, True, True])
     config = EvaluationConfig(mask=("none",))
-    results = evaluate_baselines(split, split.test["last"], config, valid)
+    queries, counts = split.test["last"], training_counts(split, len(valid))
+    masks = segment_masks(split, queries, counts)
+    results = evaluate_baselines(split, queries, config, valid, counts, masks)
     expected = np.mean([1 / np.log2(0.5 + 2), 1 / np.log2(2 + 2)])
     assert results["popularity"]["ndcg@10"] == pytest.approx(expected)
     assert results["personal_frequency"]["recall@5"] == 1.0
