@@ -48,9 +48,9 @@ class Progress:
 
     @property
     def epochs_since_best(self) -> int:
-        """Validated epochs after the best one."""
+        """Validated epochs after the best one: of equals the last, which Orbax keeps."""
         scores = [row[SELECTED_BY] for row in self.history]
-        return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
+        return int(np.argmax(scores[::-1])) if scores else 0
 
 
 def refuse_existing(run: Path) -> None:

@@ -6,11 +6,11 @@ unknown names and suggestions are handled in one place (tyro).
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tyro
 import yaml
@@ -18,6 +18,28 @@ import yaml
 
 class ConfigError(ValueError):
     """An option that does not exist, or a value that does not fit it."""
+
+
+class _Range(NamedTuple):
+    """What a number may be, and how to say so."""
+
+    holds: Callable[[float], bool]
+    words: str
+
+
+COUNT = _Range(lambda value: value >= 1, "1 or more")
+AMOUNT = _Range(lambda value: 0 <= value < float("inf"), "0 or more")
+POSITIVE = _Range(lambda value: 0 < value < float("inf"), "above 0")
+RATE = _Range(lambda value: 0 <= value < 1, "0 or more and below 1")
+QUANTILE = _Range(lambda value: 0 < value < 1, "between 0 and 1")
+
+
+def _require(options: Any, wanted: _Range, *names: str) -> None:
+    """Raise a ConfigError if an option is out of range."""
+    for name in names:
+        value = getattr(options, name)
+        if not wanted.holds(value):
+            raise ConfigError(f"{name} must be {wanted.words}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,18 @@ class DataConfig:
     )
     """Item columns that make up an item's text, in this order."""
 
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for a minimum or a weight that is none."""
+        _require(self, AMOUNT, "min_user_events", "min_item_events")
+        for kind, weight in self.kind_weights.items():
+            if not AMOUNT.holds(weight):
+                raise ConfigError(f"kind_weights: {kind} must be {AMOUNT.words}, not {weight}")
+            if weight and kind in self.negative_kinds:
+                raise ConfigError(
+                    f"kind_weights: {kind} is among negative_kinds, which are never predicted; "
+                    "name it in one of them"
+                )
+
 
 @dataclass(frozen=True)
 class SplitConfig:
@@ -70,6 +104,10 @@ class SplitConfig:
     """`global_time`: the validation period begins after this quantile of what is left."""
     target_kinds: tuple[str, ...] = ()
     """Kinds of event to predict in evaluation (none named: all that training predicts)."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for a quantile that leaves a period empty."""
+        _require(self, QUANTILE, "test_quantile", "validation_quantile")
 
 
 @dataclass(frozen=True)
@@ -103,6 +141,15 @@ class ModelConfig:
     temperature: float = 0.07
     """Initial temperature of the cosine scores; learned."""
 
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for a model of no size."""
+        if not self.experts:
+            raise ConfigError("experts must name one or more, such as id+graph")
+        _require(self, COUNT, "width", "blocks")
+        _require(self, AMOUNT, "traces", "graph_layers")
+        _require(self, RATE, "dropout", "id_dropout")
+        _require(self, POSITIVE, "temperature")
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -120,6 +167,10 @@ class TextConfig:
     """`finetune`: how many of the last layers train."""
     finetune_items: int = 512
     """`finetune`: items encoded with gradient in a step: targets first, then random ones."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for an encoder that reads or trains nothing."""
+        _require(self, COUNT, "max_tokens", "whiten", "finetune_layers", "finetune_items")
 
 
 @dataclass(frozen=True)
@@ -153,11 +204,20 @@ class TrainConfig:
     auxiliary: tuple[str, ...] = ("category", "brand", "merchant", "genre")
     """Node types to predict beside the next item, where the graph has them."""
     auxiliary_weight: float = 0.1
-    """Weight of each such loss."""
+    """Weight of each such loss, and of the loss of users' first items."""
     loss_logits: int = 2**21
     """Logits of the loss held at a time, but those of 256 positions, or of a slot, at least."""
     item_shards: int = 1
     """Devices along the `items` axis of the mesh; the others go along `users`."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for an optimisation that does nothing or cannot run."""
+        _require(self, COUNT, "epochs", "patience", "rows", "slots", "loss_logits", "item_shards")
+        _require(self, AMOUNT, "burn_in", "warmup_steps", "final_rate", "weight_decay")
+        _require(self, AMOUNT, "auxiliary_weight")
+        _require(self, POSITIVE, "learning_rate", "clip")
+        if "item" in self.auxiliary:
+            raise ConfigError("auxiliary: item is what is predicted anyway; name other node types")
 
 
 @dataclass(frozen=True)
@@ -169,11 +229,17 @@ class EvaluationConfig:
     leaves them out of its softmax as well, so their own scores mean nothing. Where people come
     back to what they know, leave it in: what the newest events add to their items is learned."""
     history: int = 0
-    """Events of history that a state is folded from (0: all)."""
+    """Events of history that a state is folded from (0: all). Where a user has several queries,
+    it is so for the first; the later ones go on from there."""
     users: int = 512
     """Users encoded at a time."""
     k: int = 10
     """Length of the lists behind coverage, Gini index and mean popularity."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for an evaluation of nothing."""
+        _require(self, AMOUNT, "history")
+        _require(self, COUNT, "users", "k")
 
 
 @dataclass(frozen=True)

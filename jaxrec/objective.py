@@ -60,14 +60,13 @@ def objective(
         text = live_rows(tower, live, text, batch, config.text.finetune_items, text_key)
     nodes = replace(arrays.catalog.nodes, text=text)
     parts: dict[str, Float[Array, ""]] = {}
+    loss = jnp.zeros(())
     for number, (expert, expert_key) in enumerate(zip(model.experts, expert_keys, strict=True)):
-        losses = expert_losses(expert, nodes, arrays, batch, config.train, expert_key)
+        next_item, others = expert_losses(expert, nodes, arrays, batch, config.train, expert_key)
+        loss += next_item + config.train.auxiliary_weight * sum(others.values())
+        losses = {"next_item": next_item, **others}
         parts |= {f"{name}/{number}": value for name, value in losses.items()}
-    loss = sum(
-        value if name.startswith("next_item") else config.train.auxiliary_weight * value
-        for name, value in parts.items()
-    )
-    return jnp.asarray(loss), parts
+    return loss, parts
 
 
 def expert_losses(
@@ -77,8 +76,9 @@ def expert_losses(
     batch: Batch,
     config: TrainConfig,
     key: Array,
-) -> dict[str, Float[Array, ""]]:
-    """Next item, first item and next entities of one expert, each a weighted mean."""
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Of one expert: the loss of the next item, and those beside it by name: of a user's first item
+    and of the next entities. Each is a weighted mean."""
     targets, weights, starts = map(jnp.asarray, (batch.targets, batch.weights, batch.starts))
     id_key, event_key, block_key, wanted_key = jax.random.split(key, 4)
     vectors = expert.encode_nodes(nodes, arrays.catalog.graph, id_key)
@@ -87,6 +87,7 @@ def expert_losses(
     state = expert.encoder.initial_state(len(batch.items))
     outputs, _ = expert.encoder.fold(state, events, starts=starts, key=block_key)
     # half of the slots are asked for the kind that came, half for any: both are served
+    first_key = jax.random.fold_in(wanted_key, 2)
     asked = jax.random.bernoulli(wanted_key, 0.5, targets.shape)
     told = jax.random.bernoulli(jax.random.fold_in(wanted_key, 1), 0.5, targets.shape)
     wanted = jnp.where(asked, batch.target_kinds, ANY_KIND)
@@ -103,21 +104,33 @@ def expert_losses(
         total = blocked_cross_entropy(users, vectors, targets, weights, valid, block, adjusted)
         return total / jnp.maximum(weights.sum(), 1e-9)
 
-    first_user = expert.read(state.output[0], jnp.asarray(ANY_KIND))
-    first_logits = jnp.where(arrays.candidates, items @ first_user, MASKED).astype(jnp.float32)
-    first_items = -jax.nn.log_softmax(first_logits)[batch.items]
-    losses = {
-        "next_item": mean_loss(
-            items, targets, arrays.candidates, weights, own_items(expert, arrays, batch, wanted)
-        ),
-        "first_item": weighted_mean(first_items, jnp.asarray(batch.firsts)),
-    }
+    next_item = mean_loss(
+        items, targets, arrays.candidates, weights, own_items(expert, arrays, batch, wanted)
+    )
+    others = {"first_item": first_item_loss(expert, items, arrays, batch, first_key)}
     for name, auxiliary in arrays.auxiliary.items():
         entities = auxiliary.of_item[targets]
-        losses[f"next_{name}"] = mean_loss(
+        others[f"next_{name}"] = mean_loss(
             vectors[auxiliary.nodes], entities, auxiliary.valid, weights * (entities > 0)
         )
-    return losses
+    return next_item, others
+
+
+def first_item_loss(
+    expert: Expert, items: Float[Array, "I D"], arrays: TrainArrays, batch: Batch, key: Array
+) -> Float[Array, ""]:
+    """The mean loss of users' first items, as a newcomer is asked for them.
+
+    Half of them are asked for the kind that came, half for any, as the next items are.
+    """
+    newcomer = expert.encoder.initial_state(1).output
+    kinds = jnp.arange(ANY_KIND, len(arrays.masked_kinds))
+    users = expert.read(jnp.repeat(newcomer, len(kinds), 0), kinds)
+    logits = jnp.where(arrays.candidates, users @ items.T, MASKED).astype(jnp.float32)
+    losses = -jax.nn.log_softmax(logits)
+    asked = jax.random.bernoulli(key, 0.5, batch.items.shape)
+    wanted = jnp.where(asked, batch.kinds, ANY_KIND)
+    return weighted_mean(losses[wanted - ANY_KIND, batch.items], jnp.asarray(batch.firsts))
 
 
 def own_items(

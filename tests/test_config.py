@@ -84,6 +84,38 @@ def test_a_value_of_the_wrong_type_names_the_option_and_the_value(name, value):
     assert str(value) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.min_user_events", -1),
+        ("split.test_quantile", 1.0),
+        ("model.experts", []),
+        ("model.blocks", 0),
+        ("model.dropout", 1.0),
+        ("model.temperature", 0.0),
+        ("text.max_tokens", 0),
+        ("train.epochs", 0),
+        ("train.patience", 0),
+        ("train.rows", 0),
+        ("train.learning_rate", float("nan")),
+        ("train.auxiliary", ["brand", "item"]),
+        ("evaluation.history", -1),
+        ("evaluation.k", 0),
+    ],
+)
+def test_a_value_out_of_range_names_the_option(name, value):
+    with pytest.raises(ConfigError, match=name.split(".")[1]):
+        parse(layers=[{name: value}])
+
+
+def test_a_kind_weighs_nothing_or_something_but_not_both():
+    with pytest.raises(ConfigError, match="return is among negative_kinds"):
+        DataConfig(kind_weights={"return": 2.0})
+    with pytest.raises(ConfigError, match="buy must be 0 or more"):
+        DataConfig(kind_weights={"buy": -1.0})
+    assert DataConfig(kind_weights={"return": 0.0}).kind_weights == {"return": 0.0}
+
+
 @pytest.mark.parametrize("recipe", SHIPPED)
 def test_shipped_recipes_parse(recipe):
     entries = read_recipe(recipe)

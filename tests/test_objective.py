@@ -22,7 +22,14 @@ from jaxrec.models.recommender import (
     gap_buckets,
 )
 from jaxrec.models.text_tower import TextTower
-from jaxrec.objective import Auxiliary, TrainArrays, live_rows, objective, own_items
+from jaxrec.objective import (
+    Auxiliary,
+    TrainArrays,
+    first_item_loss,
+    live_rows,
+    objective,
+    own_items,
+)
 from jaxrec.text_features import LiveText
 from jaxrec.types import ANY_KIND, NO_GAP, Batch
 
@@ -114,6 +121,33 @@ def test_the_loss_is_the_weighted_sum_of_every_experts_parts():
     assert all(0 < value < 1e3 for value in parts.values())
     weights = {name: 1.0 if name.startswith("next_item") else 0.1 for name in parts}
     assert loss == pytest.approx(sum(weights[name] * parts[name] for name in parts), rel=1e-5)
+
+
+def test_a_type_named_like_a_loss_is_weighed_as_any_other():
+    model = Recommender(CONFIG.model, SIZES, nnx.Rngs(0))
+    arrays = make_arrays()
+    renamed = replace(arrays, auxiliary={"item_type": arrays.auxiliary["brand"]})
+    expected = parts_of(model, arrays, make_batch())
+    found = parts_of(model, renamed, make_batch())
+    assert found["next_item_type/0"] == expected["next_brand/0"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+def test_newcomers_are_asked_for_the_kind_that_came_and_for_any(model):
+    """Both are served, so the gradient reaches what is told for either."""
+    batch, arrays = make_batch(), make_arrays()
+    second = np.ones_like(batch.kinds)
+    batch = replace(batch, firsts=(batch.items > 0).astype(np.float32), kinds=second)
+    expert = model.experts[0]
+    graphdef, params = nnx.split(expert)
+    items = jax.random.normal(KEY, (8, CONFIG.model.width))
+
+    def loss(params):
+        return first_item_loss(nnx.merge(graphdef, params), items, arrays, batch, KEY)
+
+    told = jax.grad(loss)(params)["wanted_table"][...]
+    any_kind, first_kind, second_kind = jnp.abs(told).sum(1) > 0
+    assert any_kind and second_kind and not first_kind
 
 
 def test_unused_slots_and_slots_of_no_weight_change_nothing(model):
