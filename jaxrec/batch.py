@@ -47,7 +47,8 @@ PREVIEW_USERS, PREVIEW_ITEMS, PREVIEW_ROWS = 3, 5, 6
 LAYOUT = "layout.json"
 TOLD_USERS = 10  # of those with too few recommendations
 
-console = Console(soft_wrap=True)
+# names and paths of users may look like markup
+console = Console(soft_wrap=True, markup=False)
 
 
 def serve(options: ServeOptions) -> None:
@@ -66,7 +67,7 @@ def serve(options: ServeOptions) -> None:
         triples = None if options.triples is None else read_table(options.triples)
         model = model.with_items(read_table(options.items), triples)
         for note in model.notes:
-            console.print(f"note: {note}", markup=False)
+            console.print(f"note: {note}")
     if options.similar:
         _show(model.similar(options.similar, options.k), options.out)
     elif options.audience:
@@ -196,7 +197,7 @@ def stream_audience(model: TrainedModel, options: ServeOptions) -> pl.DataFrame:
     model.find(options.audience)
     events = event_stream(model, options)
     for note in events.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     audience = nobody()
     for block in events.blocks():
         log = model.valid_log(block)
@@ -306,8 +307,8 @@ def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame, options: Se
         recent = log.items[log.offsets[user] : log.offsets[user + 1]][-PREVIEW_ITEMS:]
         history = model.labels(recent)
         rows = table.filter(pl.col("user_id") == log.user_ids[user]).head(PREVIEW_ROWS)
-        console.print(f"user {log.user_ids[user]}: after {_listed(history)}", markup=False)
-        console.print(f"    -> {_listed(rows.select(label).to_series())}", markup=False)
+        console.print(f"user {log.user_ids[user]}: after {_listed(history)}")
+        console.print(f"    -> {_listed(rows.select(label).to_series())}")
 
 
 def finish(
@@ -326,7 +327,7 @@ def finish(
         (options.states / SUCCESS).touch()
     parts.finish(summary)
     for note in notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     if totals["events_of_unknown_items"]:
         console.print(
             f"note: {totals['events_of_unknown_items']:,} of {totals['events']:,} events are of "
@@ -340,13 +341,11 @@ def finish(
         told = ", ".join(f"{user} ({count})" for user, count in list(fewer.items())[:TOLD_USERS])
         console.print(
             f"{totals['users_with_fewer']:,} users have fewer than {options.k} items left: {told}"
-            + (" ..." if totals["users_with_fewer"] > TOLD_USERS else ""),
-            markup=False,
+            + (" ..." if totals["users_with_fewer"] > TOLD_USERS else "")
         )
     console.print(
         f"{totals['users']:,} users, {totals['rows']:,} rows in {len(parts.done):,} part files "
-        f"in {options.out}",
-        markup=False,
+        f"in {options.out}"
     )
 
 
@@ -356,9 +355,9 @@ def _show(table: pl.DataFrame, out: Path | None) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_table(table, out)
     with pl.Config(tbl_rows=20, tbl_hide_dataframe_shape=True, fmt_str_lengths=60):
-        console.print(str(table.head(20)), markup=False)
+        console.print(str(table.head(20)))
     if out is not None:
-        console.print(f"{len(table):,} rows in {out}", markup=False)
+        console.print(f"{len(table):,} rows in {out}")
 
 
 def _listed(names: pl.Series) -> str:

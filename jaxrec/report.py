@@ -30,7 +30,8 @@ from jaxrec.parts import write_table
 from jaxrec.plots import plot_reliability
 
 matplotlib.use("agg")
-console = Console(width=None if sys.stdout.isatty() else 100)
+# names and paths of users may look like markup
+console = Console(width=None if sys.stdout.isatty() else 100, markup=False)
 
 
 def describe(dataset: Dataset) -> None:

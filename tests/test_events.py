@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from jaxrec.config import SplitConfig
-from jaxrec.data.events import build_event_log, split_log, user_of_event
+from jaxrec.data.events import MAX_KINDS, build_event_log, split_log, user_of_event
 from jaxrec.data.tables import DataError
 from jaxrec.types import EventLog, Queries
 
@@ -143,7 +143,9 @@ def test_a_split_by_time_needs_times():
 @pytest.mark.parametrize("scheme", ["leave_one_out", "global_time"])
 def test_a_split_without_targets_is_an_error(scheme):
     log, targets = random_log(0)
-    with pytest.raises(DataError, match=f"{scheme} split leaves nothing for validation, last"):
+    other = ", or hold out.*leave_one_out" if scheme == "global_time" else "$"
+    message = f"{scheme} split leaves nothing for validation, last.*loosen filters{other}"
+    with pytest.raises(DataError, match=message):
         split_log(log, SplitConfig(scheme=scheme), np.zeros_like(targets))
 
 
@@ -161,3 +163,19 @@ def test_a_large_log_is_memory_mapped_and_equal(tables):
         assert isinstance(getattr(mapped, name).base, np.memmap)
         assert not isinstance(getattr(plain, name).base, np.memmap)
         np.testing.assert_array_equal(getattr(mapped, name), getattr(plain, name))
+
+
+def test_a_column_that_is_no_kind_of_event_is_refused():
+    count = MAX_KINDS + 1
+    events = pl.DataFrame(
+        {
+            "user_id": ["u"] * count,
+            "item_id": ["a"] * count,
+            "timestamp": range(count),
+            "event": [f"event {number}" for number in range(count)],
+        }
+    )
+    ids = pl.Series([None, "a"])
+    with pytest.raises(DataError, match=r"129 kinds \(event 0, event 1, .*128 at most"):
+        build_event_log(events, ids)
+    assert len(build_event_log(events[1:], ids).kind_names) == MAX_KINDS

@@ -193,9 +193,15 @@ def test_the_first_neighbour_is_found_at_either_end_of_an_edge():
     assert found == [None, "x", "y", None]
 
 
-def test_paths_without_a_type_or_with_gaps_make_no_edges_of_their_own():
+def test_paths_that_are_not_there_make_no_edges():
     ids = {"item_id": ["a", "b"]}
     assert item_triples(pl.DataFrame({**ids, "categories": [None, None]})).is_empty()
-    gaps = pl.DataFrame({**ids, "categories": [["Care", None, "Hair"], [None]]})
-    triples = item_triples(gaps)
+    triples = item_triples(pl.DataFrame({**ids, "categories": [["Care", "Hair"], []]}))
     assert triples["tail"].to_list() == ["Care > Hair", "Care"]
+
+
+@pytest.mark.parametrize("brand", [[["acme"]], {"name": "acme"}, b"acme"])
+def test_values_with_parts_of_their_own_link_to_nothing_and_say_so(brand):
+    items = pl.DataFrame({"item_id": ["a"], "brand": [brand]})
+    with pytest.raises(DataError, match=r"items, column 'brand': wrong type"):
+        item_triples(items)

@@ -184,6 +184,18 @@ def test_second_edition_in_a_directory(tmp_path):
     check_invoices(load_source(str(tmp_path)))
 
 
+def test_a_file_of_events_is_a_data_set(tmp_path):
+    events = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1, 2]})
+    events.write_csv(tmp_path / "log.csv")
+    tables = load_source(str(tmp_path / "log.csv"), time="order")
+    assert tables.events["item_id"].to_list() == tables.items["item_id"].to_list() == ["a", "b"]
+    with pytest.raises(DataError, match=r"no events table \(it holds log\.csv\); name it events"):
+        load_source(str(tmp_path), time="order")
+    events.drop("item_id").write_csv(tmp_path / "log.csv")
+    with pytest.raises(DataError, match=r"log\.csv: no column 'item_id'"):
+        load_source(str(tmp_path / "log.csv"))
+
+
 def test_missing_invoice_column(tmp_path):
     INVOICES.drop("CustomerID").write_csv(tmp_path / "a.csv")
     with pytest.raises(DataError, match=r"a\.csv: no column 'CustomerID'; it has InvoiceNo"):

@@ -8,7 +8,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from jaxrec.data.tables import DataError, Tables, filter_tables, read_tables, validate
+from jaxrec.data.tables import (
+    DataError,
+    Tables,
+    filter_tables,
+    read_tables,
+    validate,
+    validate_items,
+)
 
 SECOND = 1_700_000_000
 EVENTS = pl.DataFrame(
@@ -103,6 +110,54 @@ def test_crlf_and_unquoted_quotes_in_atomic_files(tmp_path):
     text = 'item_id:token\ttitle:token\r\nb\t6" heel\r\n007\t"Sock\r\n'
     (tmp_path / "shop.item").write_bytes(text.encode())
     assert read_tables(tmp_path).items["title"].to_list() == ['6" heel', '"Sock']
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        ["Care > Hair", " Care >  > ", "", None],
+        [["Care", None, "Hair"], ["Care ", " ", ""], [], None],
+    ],
+)
+def test_blank_names_are_not_part_of_a_category_path(categories):
+    items = pl.DataFrame({"item_id": ["a", "b", "c", "d"], "categories": categories})
+    found, _ = validate_items(items, "items")
+    assert found["categories"].to_list() == [
+        ["Care", "Hair"],
+        ["Care"],
+        [],
+        None,
+    ]
+
+
+def test_a_category_path_of_paths_is_refused():
+    items = pl.DataFrame({"item_id": ["a"], "categories": [[["Care", "Hair"], ["Gifts"]]]})
+    with pytest.raises(DataError, match=r"items, column 'categories': wrong type List\(List"):
+        validate_items(items, "items")
+
+
+def test_item_columns_have_one_way_to_say_nothing():
+    """As pandas writes them: NaN, categories, arrays, lists without a value."""
+    items = pl.DataFrame(
+        [
+            pl.Series("item_id", ["a", "b"]),
+            pl.Series("price", [1.0, float("nan")]),
+            pl.Series("brand", ["acme", None], dtype=pl.Categorical),
+            pl.Series("genres", [["x", "y"], ["z", None]], dtype=pl.Array(pl.String, 2)),
+            pl.Series("tags", [["new"], []], dtype=pl.List(pl.Categorical)),
+            pl.Series("merchant", [[], None], dtype=pl.List(pl.Null)),
+        ]
+    )
+    found, _ = validate_items(items, "items")
+    assert found.to_dict(as_series=False) == {
+        "item_id": ["a", "b"],
+        "price": [1.0, None],
+        "brand": ["acme", None],
+        "genres": [["x", "y"], ["z", None]],
+        "tags": [["new"], []],
+        "merchant": [None, None],
+    }
+    assert found.schema["brand"] == pl.String and found.schema["tags"] == pl.List(pl.String)
 
 
 def test_numeric_ids_become_strings_and_event_is_filled_in():

@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from jaxrec.data import text
+from jaxrec.data.columns import DataError
 from jaxrec.data.fetch import FetchError
 from jaxrec.data.text import MINILM, item_texts, resolve_pretrained, tokenize
 
@@ -54,6 +55,12 @@ def test_item_texts_write_numbers_and_cut_long_columns():
 def test_item_texts_without_any_of_the_columns_name_those_there_are():
     with pytest.raises(ValueError, match=r"title, brand.*item_id, price"):
         item_texts(pl.DataFrame({"item_id": ["a"], "price": [1.0]}), ("title", "brand"))
+
+
+def test_item_texts_of_values_with_parts_of_their_own_are_refused():
+    items = pl.DataFrame({"item_id": ["a"], "title": [{"en": "Soap"}]})
+    with pytest.raises(DataError, match="items, column 'title': wrong type Struct"):
+        item_texts(items, ("title",))
 
 
 def test_real_tokenizer_gives_the_reference_ids(minilm):

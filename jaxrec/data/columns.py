@@ -83,6 +83,35 @@ def as_ids(column: pl.Series, table: str) -> pl.Series:
     return text
 
 
+def as_known(column: pl.Series) -> pl.Series:
+    """A column of anything, with one way to say nothing: NaN and all-null lists are null.
+
+    Fixed-size arrays become lists, and categories become text.
+    """
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    dtype = column.dtype
+    if dtype.is_float():
+        return column.fill_nan(None)
+    if isinstance(dtype, pl.List) and dtype.inner == pl.Null:
+        return pl.repeat(None, len(column), dtype=pl.Null, eager=True).alias(column.name)
+    if isinstance(dtype, pl.List) and dtype.inner in (pl.Categorical, pl.Enum):
+        return column.cast(pl.List(pl.String))
+    return column.cast(pl.String) if dtype in (pl.Categorical, pl.Enum) else column
+
+
+def as_labels(column: pl.Series, table: str) -> pl.Series:
+    """One value or a list of them in every row, as strings.
+
+    Raises:
+        DataError: the values have parts of their own.
+    """
+    inner = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
+    if inner.is_nested() or inner in (pl.Binary, pl.Object):
+        raise _wrong_type(column, table, "text, numbers or lists of them")
+    return column.cast(pl.List(pl.String) if isinstance(column.dtype, pl.List) else pl.String)
+
+
 def as_positions(column: pl.Series, table: str) -> pl.Series:
     """Whole numbers as int64; raises a DataError for anything else."""
     numbers = _numbers(column, table, "integers")

@@ -14,6 +14,7 @@ from jaxrec.types import EventLog, Queries
 
 MILLISECONDS = 1000
 MAPPED_FROM = 20_000_000
+MAX_KINDS = 128  # a kind is a byte
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,14 @@ def build_event_log(
         mapped_from: logs of so many events lie in memory-mapped files that vanish with them.
 
     Raises:
-        DataError: an event kind is not among `kind_names`.
+        DataError: an event kind is not among `kind_names`, or there are more than `MAX_KINDS`.
     """
     kinds = kind_names or tuple(sorted(events["event"].unique()))
+    if len(kinds) > MAX_KINDS:
+        raise DataError(
+            f"events are of {len(kinds):,} kinds ({', '.join(kinds[:5])} ...), and {MAX_KINDS} at "
+            "most are read; the column `event` names what was done, such as view or buy"
+        )
     unknown = set(events["event"].unique()) - set(kinds)
     if unknown:
         raise DataError(f"events of unknown kind {sorted(unknown)}; known: {', '.join(kinds)}")
@@ -110,9 +116,12 @@ def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"
     sizes = {"validation": len(split.validation), **{k: len(q) for k, q in split.test.items()}}
     empty = [name for name, size in sizes.items() if not size]
     if empty or not (split.train_lengths > 1).any():
+        fix = "give more events or loosen filters"
+        if config.scheme == "global_time":
+            fix += ", or hold out each user's last events with --split.scheme leave_one_out"
         raise DataError(
             f"the {config.scheme} split leaves nothing for {', '.join(empty) or 'training'} "
-            f"({log.num_users} users, {len(log.items)} events); give more events or loosen filters"
+            f"({log.num_users} users, {len(log.items)} events); {fix}"
         )
     return split
 

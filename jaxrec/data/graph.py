@@ -8,8 +8,9 @@ import polars as pl
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
+from jaxrec.data.columns import DataError, as_labels
 from jaxrec.data.files import TRIPLE_COLUMNS
-from jaxrec.data.tables import CATEGORY_SEPARATOR, DataError
+from jaxrec.data.tables import CATEGORY_SEPARATOR
 from jaxrec.types import KnowledgeGraph, NodeType, capacity
 
 ITEM = "item"
@@ -27,6 +28,9 @@ def item_triples(items: pl.DataFrame) -> pl.DataFrame:
 
     `categories` holds a path from the root; the item is linked to its leaf, and every prefix
     of the path to the prefix before it, so that the root does not touch every item.
+
+    Raises:
+        DataError: a graph column holds neither single values nor lists of them.
     """
     items = items.select(column for column in items if column.dtype != pl.Null)
     parts = [
@@ -161,17 +165,16 @@ def neighbourhoods(graph: KnowledgeGraph) -> csr_array:
 def _column_triples(
     items: pl.DataFrame, column: str, relation: str, tail_type: str
 ) -> pl.DataFrame:
-    frame = items.select("item_id", column)
+    frame = items.select("item_id", as_labels(items[column], "items"))
     if isinstance(frame.schema[column], pl.List):
         frame = frame.explode(column, empty_as_null=False)
-    named = pl.col(column).cast(pl.String).str.strip_chars() != ""
+    named = pl.col(column).str.strip_chars() != ""
     return _triples(frame.drop_nulls().filter(named), ITEM, relation, tail_type)
 
 
 def _path_triples(items: pl.DataFrame) -> list[pl.DataFrame]:
     """item -> leaf, and child -> parent for every prefix of the path."""
-    paths = items.select("item_id", pl.col("categories").list.drop_nulls()).drop_nulls()
-    paths = paths.filter(pl.col("categories").list.len() > 0)
+    paths = items.select("item_id", "categories").filter(pl.col("categories").list.len() > 0)
     leaves = paths.select(
         "item_id", pl.col("categories").list.join(CATEGORY_SEPARATOR).alias("leaf")
     )

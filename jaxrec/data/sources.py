@@ -55,8 +55,8 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
 
     Args:
         source: `ml-100k` or `ml-1m`, downloaded on first use; a directory with the three
-            tables; or a Parquet or CSV file in the columns of UCI's "Online Retail", or a
-            directory that holds nothing but one such file.
+            tables, or a file of events; or a Parquet or CSV file in the columns of UCI's "Online
+            Retail", or a directory that holds no other.
         time: `order` if timestamps are only positions.
         strict: raise if events or triples name unknown items.
 
@@ -72,12 +72,16 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
     path = Path(source)
     if not path.exists():
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
-    if path.is_file():
-        return _online_retail(path, time, strict)
-    files = [*path.glob("*.parquet"), *path.glob("*.csv")]
-    if find_table(path, "events") is None and len(files) == 1:
-        return _online_retail(files[0], time, strict)
-    return read_tables(path, time=time, strict=strict)
+    if path.is_dir() and find_table(path, "events") is None:
+        files = [*path.glob("*.parquet"), *path.glob("*.csv")]
+        if len(files) == 1 and is_invoice_table(read_table(files[0]).columns):
+            path = files[0]
+    if path.is_dir():
+        return read_tables(path, time=time, strict=strict)
+    table = read_table(path)
+    if is_invoice_table(table.columns):
+        return _online_retail(table, str(path), time, strict)
+    return validate(table, None, None, origin=(str(path),) * 3, time=time, strict=strict)
 
 
 def _movielens_100k(time: TimeKind, strict: bool) -> Tables:
@@ -174,12 +178,13 @@ def read_invoice_events(path: Path) -> pl.DataFrame:
     Raises:
         DataError: the file is unreadable, or not in the columns of an invoice table.
     """
-    return _of_products(_of_customers(_invoice_rows(path))).select(EVENT_COLUMNS)
+    rows = _invoice_rows(read_table(path), str(path))
+    return _of_products(_of_customers(rows)).select(EVENT_COLUMNS)
 
 
-def _online_retail(path: Path, time: TimeKind, strict: bool) -> Tables:
-    """The tables of an invoice file: a row an event, products as items."""
-    rows = _invoice_rows(path)
+def _online_retail(table: pl.DataFrame, path: str, time: TimeKind, strict: bool) -> Tables:
+    """The tables of an invoice table: a row an event, products as items."""
+    rows = _invoice_rows(table, path)
     customers = _of_customers(rows)
     kept = _of_products(customers)
     services = len(customers) - len(kept)
@@ -188,7 +193,7 @@ def _online_retail(path: Path, time: TimeKind, strict: bool) -> Tables:
         f"{path}: rows dropped because their code is no product (five digits): {services:,}.",
     )
     events = kept.select(EVENT_COLUMNS)
-    origin = (str(path), str(path), str(path))
+    origin = (path, path, path)
     tables = validate(events, _products(kept), None, origin=origin, time=time, strict=strict)
     return replace(tables, notes=(*notes, *tables.notes))
 
@@ -201,9 +206,9 @@ def _of_products(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(pl.col("item_id").str.contains(PRODUCT_CODE))
 
 
-def _invoice_rows(path: Path) -> pl.DataFrame:
-    raw = read_table(path).rename(INVOICE_SPELLINGS, strict=False)
-    invoices = pl.DataFrame([require(raw, name, str(path)) for name in INVOICE_COLUMNS])
+def _invoice_rows(table: pl.DataFrame, path: str) -> pl.DataFrame:
+    raw = table.rename(INVOICE_SPELLINGS, strict=False)
+    invoices = pl.DataFrame([require(raw, name, path) for name in INVOICE_COLUMNS])
     for name in ("Quantity", "UnitPrice"):
         if not invoices[name].dtype.is_numeric():
             found = f"wrong type {invoices[name].dtype} (row 1: {invoices[name][0]!r})"

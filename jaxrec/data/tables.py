@@ -9,6 +9,8 @@ import polars as pl
 from jaxrec.data.columns import (
     DataError,
     as_ids,
+    as_known,
+    as_labels,
     as_milliseconds,
     as_positions,
     as_text,
@@ -156,10 +158,18 @@ def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[
     """An item table in normal form, and notes; arguments and errors as in `validate`."""
     reject_same_names(items.columns, table)
     ids = as_ids(require(items, "item_id", table), table)
-    items = ids.to_frame().hstack(items.drop("item_id"))
-    if "categories" in items.columns and items["categories"].dtype == pl.String:
-        items = items.with_columns(pl.col("categories").str.split(CATEGORY_SEPARATOR))
+    items = ids.to_frame().hstack([as_known(column) for column in items.drop("item_id")])
+    if "categories" in items.columns:
+        items = items.with_columns(_category_paths(items["categories"], table))
     return _drop_repeats(items, "item_id", table)
+
+
+def _category_paths(column: pl.Series, table: str) -> pl.Series:
+    """Names from the root on, none of them blank, as a list in every row."""
+    labels = as_labels(column, table)
+    paths = labels.str.split(CATEGORY_SEPARATOR) if labels.dtype == pl.String else labels
+    name = pl.element().str.strip_chars()
+    return paths.list.eval(name.filter(name != ""))
 
 
 def _add_unknown_items(

@@ -11,6 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 
+from jaxrec.data.columns import as_labels
 from jaxrec.data.fetch import FetchError, fetch_wheel
 
 PATH_COLUMNS = ("category", "categories")
@@ -55,25 +56,26 @@ def item_texts(items: pl.DataFrame, columns: tuple[str, ...]) -> list[str]:
 
     Raises:
         ValueError: the table has none of the columns.
+        DataError: one of them holds neither single values nor lists of them.
     """
-    parts = [_column_text(name, items.schema[name]) for name in columns if name in items.columns]
-    if not parts:
+    labels = [as_labels(items[name], "items") for name in columns if name in items.columns]
+    if not labels:
         raise ValueError(
             f"items: none of the text columns {', '.join(columns)} is among its columns "
             f"{', '.join(items.columns)}. Name others, or leave text out of the model"
         )
-    texts = items.select(pl.concat_str(parts, separator=". ", ignore_nulls=True)).to_series()
-    return texts.to_list()
+    parts = [_column_text(column) for column in labels]
+    return pl.select(pl.concat_str(parts, separator=". ", ignore_nulls=True)).to_series().to_list()
 
 
-def _column_text(name: str, dtype: pl.DataType) -> pl.Expr:
-    """A column as strings; null where it says nothing."""
-    text = pl.col(name)
-    if isinstance(dtype, pl.List):
-        separator = " > " if name in PATH_COLUMNS else ", "
-        text = text.cast(pl.List(pl.String)).list.join(separator, ignore_nulls=True)
-    text = text.cast(pl.String).str.strip_chars()
-    return pl.when(text != "").then(text.str.slice(0, MAX_CHARACTERS))
+def _column_text(labels: pl.Series) -> pl.Series:
+    """One string a row; null where it says nothing."""
+    text = labels
+    if isinstance(text.dtype, pl.List):
+        separator = " > " if text.name in PATH_COLUMNS else ", "
+        text = text.list.join(separator, ignore_nulls=True)
+    text = text.str.strip_chars().str.slice(0, MAX_CHARACTERS)
+    return text.set(text == "", None)
 
 
 def resolve_pretrained(name: str) -> Path:
