@@ -64,8 +64,14 @@ def fit(
     if resume is not None:
         return train(read_config(Path(resume)), Path(resume), tables=tables, resume=True)
     config = configure(recipe, "memory" if isinstance(data, Tables) else data, overrides, arguments)
-    target = Path(run) if run else Path("runs", Path(config.data.source).stem)
+    target = Path(run) if run else Path("runs", run_name(config.data.source))
     return train(config, target, tables=tables)
+
+
+def run_name(source: str) -> str:
+    """The name of the data: that of a set or a directory, or of a file without its suffix."""
+    path = Path(source).resolve()
+    return path.stem if path.is_file() else path.name
 
 
 def enable_compilation_cache() -> None:

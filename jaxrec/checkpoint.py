@@ -88,6 +88,30 @@ def create_run(run: Path, config: Config, trained: Trained) -> None:
     draft.rename(run)
 
 
+def refuse_other_data(run: Path, trained: Trained) -> None:
+    """Raise RunError if a run was begun with other data: its numbers would mean other things."""
+    begun = read_trained(run)
+    before, now = begun.catalog.graph, trained.catalog.graph
+    alike = {
+        "nodes": [(t.name, t.ids.to_list()) for t in before.types]
+        == [(t.name, t.ids.to_list()) for t in now.types],
+        "relations": before.relations == now.relations,
+        "edges": all(
+            np.array_equal(getattr(before, part), getattr(now, part))
+            for part in ("heads", "edge_relations", "tails")
+        ),
+        "kinds of event": begun.kind_names == trained.kind_names,
+        "training events": np.array_equal(begun.counts, trained.counts),
+        "width of text": begun.sizes.text_width == trained.sizes.text_width,
+    }
+    if not all(alike.values()):
+        other = ", ".join(name for name, same in alike.items() if not same)
+        raise RunError(
+            f"{run} was begun with other data (they differ in {other}); resume it with those, or "
+            "begin a new run"
+        )
+
+
 def read_config(run: Path) -> Config:
     """The configuration of a run.
 

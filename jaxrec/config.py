@@ -230,8 +230,7 @@ class EvaluationConfig:
     leaves them out of its softmax as well, so their own scores mean nothing. Where people come
     back to what they know, leave it in: what the newest events add to their items is learned."""
     history: int = 0
-    """Events of history that a state is folded from (0: all). Where a user has several queries,
-    it is so for the first; the later ones go on from there."""
+    """Events before a query that its state is folded from (0: all)."""
     users: int = 512
     """Users encoded at a time."""
     k: int = 10

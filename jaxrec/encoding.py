@@ -127,7 +127,7 @@ def user_vectors(
     A query at a user's first event gets the vector of a user without events.
 
     Args:
-        history: the fewest events before a user's first query to fold, 0 for all.
+        history: the newest events before a query to fold, 0 for all.
         users: users folded at a time.
         wanted_kind: the kind of event that is asked for.
     """
@@ -135,27 +135,31 @@ def user_vectors(
     new_user = np.asarray(read_states(definition, params, newcomer, wanted_kind))
     result = np.tile(new_user, (len(queries), 1))
     order = np.argsort(queries.positions, kind="stable")
-    bounds = np.flatnonzero(np.diff(queries.users[order], prepend=-1))
-    first = queries.positions[order[bounds]]
-    last = queries.positions[order[np.append(bounds[1:], len(order)) - 1]]
-    starts = log.offsets[queries.users[order[bounds]]]
-    if history:
-        starts = np.maximum(starts, first - history)
-    sorted_positions = queries.positions[order]
+    owners, positions = queries.users[order], queries.positions[order]
+    begins = log.offsets[owners]
+    # a fold from a user's first event on answers all queries that it is not too long for
+    alone = positions - begins > (history or np.inf)
+    bounds = np.flatnonzero(alone | (np.diff(owners, prepend=-1) != 0))
+    first, last = positions[bounds], positions[np.append(bounds[1:], len(order)) - 1]
+    starts = np.maximum(begins[bounds], last - history) if history else begins[bounds]
     gaps, newcomers = event_gaps(log), initial_states(definition, params, users)
     # like lengths together, the longest first, so that rows of several histories end together
     by_length = np.argsort(starts - last, kind="stable")
 
     def answer(group: Int[np.ndarray, " g"]) -> None:
-        numbers, firsts = laid_out(starts[group], last[group], users)
-        for events, vectors, _ in _fold_rows(
+        numbers, histories = in_rows(starts[group], last[group], users)
+        used, next_position = numbers >= 0, numbers + 1
+        # the vector after an event answers the query at the position behind it
+        place = np.minimum(np.searchsorted(positions, next_position), len(order) - 1)
+        asked = used & (next_position >= first[group][histories])
+        asked &= positions[place] == next_position
+        firsts = used & (numbers == starts[group][histories])
+        for chunk, vectors, _ in _fold_rows(
             definition, params, items, log, gaps, numbers, firsts, newcomers, wanted_kind
         ):
-            # the vector after event p answers the query at position p + 1
-            place = np.searchsorted(sorted_positions, events + 1)
-            place = np.minimum(place, len(order) - 1)
-            found = sorted_positions[place] == events + 1
-            result[order[place[found]]] = vectors[found]
+            here = asked[:, chunk]
+            if here.any():
+                result[order[place[:, chunk][here]]] = np.asarray(vectors)[:, : here.shape[1]][here]
 
     with ThreadPoolExecutor(WORKERS) as workers:
         list(workers.map(answer, _groups(by_length, ROUNDS * users)))
@@ -194,9 +198,10 @@ def interest_states(
     for group in _groups(np.argsort(ends - starts, kind="stable"), users):
         rows = np.pad(group, (0, users - len(group)))  # the rows behind fold nothing
         states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
-        numbers, firsts = laid_out(starts[group], ends[group], users)
+        numbers, _ = in_rows(starts[group], ends[group], users)
+        nowhere = np.zeros(numbers.shape, bool)
         for _, _, after in _fold_rows(
-            definition, params, items, log, gaps, numbers, np.zeros_like(firsts), states, ANY_KIND
+            definition, params, items, log, gaps, numbers, nowhere, states, ANY_KIND
         ):
             states = after
 
@@ -219,10 +224,10 @@ def initial_states(definition: Definition, params: Params, users: int) -> tuple[
     return definition.merge(params).initial_state(users)
 
 
-def laid_out(
+def in_rows(
     begins: Int[np.ndarray, " n"], ends: Int[np.ndarray, " n"], rows: int
-) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-    """Histories in rows, one behind another: the event in every slot, and where a history begins.
+) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
+    """Histories in rows, one behind another: the event in every slot, and whose history it is of.
 
     Up to B histories have a row each, in their order. Behind the last event of a row is -1. Rows
     are about equally long if longer histories come first.
@@ -235,11 +240,11 @@ def laid_out(
         emptiest = np.argsort(filled, kind="stable")[: len(lengths[part])]
         row[part], slot[part] = emptiest, filled[emptiest]
         filled[emptiest] += lengths[part]
-    numbers = np.full((rows, filled.max()), -1)
-    numbers[np.repeat(row, lengths), ranges(slot, lengths)] = ranges(begins, lengths)
-    firsts = np.zeros(numbers.shape, bool)
-    firsts[row[lengths > 0], slot[lengths > 0]] = True
-    return numbers, firsts
+    numbers, histories = np.full((2, rows, filled.max()), -1)
+    place = np.repeat(row, lengths), ranges(slot, lengths)
+    numbers[place] = ranges(begins, lengths)
+    histories[place] = np.repeat(np.arange(len(lengths)), lengths)
+    return numbers, histories
 
 
 def _groups(members: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " g"]]:
@@ -257,8 +262,8 @@ def _fold_rows(
     firsts: Bool[np.ndarray, "B T"],
     states: tuple[InterestState, ...],
     wanted_kind: int,
-) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 1+ED"], tuple[InterestState, ...]]]:
-    """Event numbers, user vectors after them and the states after each chunk of slots.
+) -> Iterator[tuple[slice, Float[Array, "B T 1+ED"], tuple[InterestState, ...]]]:
+    """Chunks of slots, the user vectors after each slot and the states after all of them.
 
     Args:
         numbers: events in rows, -1 behind the last.
@@ -280,5 +285,5 @@ def _fold_rows(
         vectors, states = fold_chunk(
             definition, params, states, items, read, starts, valid, wanted_kind
         )
-        yield events[valid], np.asarray(vectors)[valid], states
+        yield chunk, vectors, states
         begin = chunk.stop

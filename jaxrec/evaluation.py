@@ -113,16 +113,20 @@ def own_pairs(
 
 
 def segment_masks(
-    split: Split, queries: Queries, counts: Float[np.ndarray, " I"]
+    log: EventLog,
+    queries: Queries,
+    chosen: Bool[np.ndarray, " M"],
+    counts: Float[np.ndarray, " I"],
 ) -> dict[str, Bool[np.ndarray, " Q"]]:
     """Named subsets of the queries by how known their item is, how active their user is, and
-    whether the user had chosen the item before."""
-    log = split.log
+    whether the user had chosen the item before.
+
+    Args:
+        chosen, counts: as in `evaluate_baselines`.
+    """
     item_count = counts[log.items[queries.positions]]
     length = queries.positions - log.offsets[queries.users]
-    pairs = user_of_event(log) * (int(log.items.max()) + 1) + log.items
-    _, first, pair_of_event = np.unique(pairs, return_index=True, return_inverse=True)
-    repeat = first[pair_of_event[queries.positions]] < queries.positions
+    repeat = _first_choices(log, queries, chosen) < queries.positions
     return {
         "items: cold": item_count == 0,
         f"items: 1-{RARE} events": (item_count > 0) & (item_count <= RARE),
@@ -138,19 +142,22 @@ def segment_masks(
 
 
 def evaluate(
-    split: Split,
-    queries: Queries,
+    targets: Int[np.ndarray, " Q"],
     pairs: PairBlocks,
     valid: Bool[np.ndarray, " I"],
+    counts: Float[np.ndarray, " I"],
     vectors: Float[np.ndarray, "Q D"],
     items: Float[Array, "I D"],
     k: int,
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, float], Ranking]:
-    """The model's metrics on a set of queries; arguments as in `rank_queries`."""
-    targets = split.log.items[queries.positions]
+    """The model's metrics on a set of queries.
+
+    Args:
+        counts: as in `evaluate_baselines`; the others as in `rank_queries`.
+    """
     ranking = rank_queries(vectors, items, targets, pairs, valid, k, mesh=mesh)
-    return _report(ranking, valid, training_counts(split, len(valid))), ranking
+    return _report(ranking, valid, counts), ranking
 
 
 def evaluate_baselines(
@@ -158,21 +165,23 @@ def evaluate_baselines(
     queries: Queries,
     config: EvaluationConfig,
     valid: Bool[np.ndarray, " I"],
+    chosen: Bool[np.ndarray, " M"],
     counts: Float[np.ndarray, " I"],
     masks: Mapping[str, Bool[np.ndarray, " Q"]],
 ) -> dict[str, dict[str, Any]]:
     """Metrics of the four baselines on a set of queries, each with its own segments.
 
     Args:
-        counts: `training_counts`.
+        chosen: the events that baselines learn from: no returns, impressions and the like.
+        counts: how many of them every item has in training; see `item_counts`.
         masks: the `segment_masks` of the queries.
     """
     log = split.log
-    used = split.in_training
+    used = split.in_training & chosen
 
     def histories(start: int, stop: int) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
         rows, events = _histories(log, queries, start, stop)
-        return rows, log.items[events]
+        return rows[chosen[events]], log.items[events[chosen[events]]]
 
     scorers = baseline_scorers(
         user_of_event(log)[used],
@@ -193,9 +202,11 @@ def evaluate_baselines(
     return {name: one(scorer) for name, scorer in scorers.items()}
 
 
-def training_counts(split: Split, num_items: int) -> Float[np.ndarray, " I"]:
-    """Training events of every item."""
-    return np.bincount(split.log.items[split.in_training], minlength=num_items).astype(np.float32)
+def item_counts(
+    log: EventLog, counted: Bool[np.ndarray, " M"], num_items: int
+) -> Float[np.ndarray, " I"]:
+    """How many of the counted events every item has."""
+    return np.bincount(log.items[counted], minlength=num_items).astype(np.float32)
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table:
@@ -212,6 +223,18 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table
         if row["count"]:
             table.add_row(segment, *_cells(row))
     return table
+
+
+def _first_choices(
+    log: EventLog, queries: Queries, chosen: Bool[np.ndarray, " M"]
+) -> Int[np.ndarray, " Q"]:
+    """For every query the first event in which its user chose its item, or its own."""
+    pair_of_event = user_of_event(log) * (int(log.items.max()) + 1) + log.items
+    choices = np.flatnonzero(chosen)
+    pairs, first = np.unique(pair_of_event[choices], return_index=True)
+    wanted = pair_of_event[queries.positions]
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    return np.where(pairs[place] == wanted, choices[first[place]], queries.positions)
 
 
 def _histories(

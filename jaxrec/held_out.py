@@ -31,18 +31,23 @@ from jaxrec.types import Queries
 
 def validate(setup: Setup, state: TrainState) -> dict[str, float]:
     """Metrics on the validation queries."""
-    return _evaluate(setup, state, setup.dataset.split.validation, Correction())[0]
+    items, queries = item_vectors(setup, state), setup.dataset.split.validation
+    return _evaluate(setup, state, items, queries, Correction())[0]
 
 
 def _evaluate(
-    setup: Setup, state: TrainState, queries: Queries, correction: Correction
+    setup: Setup,
+    state: TrainState,
+    items: Float[Array, "I 1+ED"],
+    queries: Queries,
+    correction: Correction,
 ) -> tuple[dict[str, float], Ranking]:
-    items, users = query_vectors(setup, state, queries)
+    users = query_vectors(setup, state, items, queries)
     items = with_prior(items, correction.prior(setup.counts))
     targets = setup.dataset.split.log.items[queries.positions]
     pairs = corrected_pairs(setup, state, queries, correction, targets)
-    split, k = setup.dataset.split, setup.config.evaluation.k
-    return evaluate(split, queries, pairs, setup.valid, users, items, k, setup.mesh)
+    k = setup.config.evaluation.k
+    return evaluate(targets, pairs, setup.valid, setup.counts, users, items, k, setup.mesh)
 
 
 def corrected_pairs(
@@ -59,13 +64,17 @@ def corrected_pairs(
     return own_pairs(log, queries, mask, correction.familiarity(learned, counted), targets)
 
 
+def item_vectors(setup: Setup, state: TrainState) -> Float[Array, "I 1+ED"]:
+    """Vectors of the items under a state."""
+    return catalog_vectors(setup, state)[: len(setup.valid)]
+
+
 def query_vectors(
-    setup: Setup, state: TrainState, queries: Queries
-) -> tuple[Float[Array, "I 1+ED"], Float[np.ndarray, "Q 1+ED"]]:
-    """Vectors of the items, and of the users at the moments of queries."""
+    setup: Setup, state: TrainState, items: Float[Array, "I 1+ED"], queries: Queries
+) -> Float[np.ndarray, "Q 1+ED"]:
+    """Vectors of the users at the moments of queries."""
     evaluation = setup.config.evaluation
-    items = catalog_vectors(setup, state)[: len(setup.valid)]
-    users = user_vectors(
+    return user_vectors(
         setup.definition,
         nnx.to_pure_dict(state.params),
         items,
@@ -75,14 +84,14 @@ def query_vectors(
         users=evaluation.users,
         wanted_kind=setup.dataset.wanted_kind,
     )
-    return items, users
 
 
 def test(
     setup: Setup, state: TrainState, correction: Correction
 ) -> tuple[dict[str, Any], pl.DataFrame]:
     """Everything that `metrics.json` and `ranks.parquet` hold, for the selected state."""
-    config, split = setup.config, setup.dataset.split
+    config, split, chosen = setup.config, setup.dataset.split, setup.dataset.chosen
+    items = item_vectors(setup, state)
     names = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
     results: dict[str, Any] = {
         "protocol": {
@@ -92,15 +101,15 @@ def test(
             "candidates": int(setup.valid.sum()),
             "queries": {name: len(q) for name, q in names.items()},
         },
-        "validation": _evaluate(setup, state, split.validation, correction)[0],
+        "validation": _evaluate(setup, state, items, split.validation, correction)[0],
     }
     ranks = []
     for name, queries in names.items():
-        scores, ranking = _evaluate(setup, state, queries, correction)
+        scores, ranking = _evaluate(setup, state, items, queries, correction)
         ranks.append(rank_table(name, setup.dataset, queries, ranking))
-        masks = segment_masks(split, queries, setup.counts)
+        masks = segment_masks(split.log, queries, chosen, setup.counts)
         baselines = evaluate_baselines(
-            split, queries, config.evaluation, setup.valid, setup.counts, masks
+            split, queries, config.evaluation, setup.valid, chosen, setup.counts, masks
         )
         results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
     return results, pl.concat(ranks)
@@ -125,7 +134,9 @@ def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability
     targets, last = split.log.items[split.validation.positions], split.test["last"]
     some = usable_queries(targets, valid, QUERIES)
     queries, targets = split.validation[some], targets[some]
-    items, users = query_vectors(setup, state, queries)
+    items = item_vectors(setup, state)
+    users = query_vectors(setup, state, items, queries)
+    of_last = query_vectors(setup, state, items, last)
 
     def pairs_under(correction: Correction, chosen: Int[np.ndarray, " q"]) -> PairBlocks:
         return corrected_pairs(setup, state, queries[chosen], correction, targets[chosen])
@@ -148,9 +159,8 @@ def calibrate(setup: Setup, state: TrainState) -> tuple[Calibration, Reliability
     items = with_prior(items, correction.prior(setup.counts))
     fitted = fit_temperature(users, items, targets, valid, pairs)
     scale = fitted.inverse_temperature
-    _, users = query_vectors(setup, state, last)
     # as lists are made: a target that the mask leaves out is none of the likely items
     likely = scaled(corrected_pairs(setup, state, last, correction, None), scale)
     targets = split.log.items[last.positions]
-    shown = likely_items_reliability(scale * users, items, targets, valid, pairs=likely)
+    shown = likely_items_reliability(scale * of_last, items, targets, valid, pairs=likely)
     return replace(fitted, correction=correction), shown

@@ -1,4 +1,4 @@
-"""Losses as pure functions of arrays. They return unreduced values; `weighted_mean` reduces."""
+"""Losses as pure functions of arrays: `cross_entropy`, and the same sum without its logits."""
 
 from functools import partial
 from typing import NamedTuple

@@ -24,6 +24,7 @@ from jaxrec.models.recommender import expert_sources
 from jaxrec.models.text_tower import TextTower
 
 BATCH_SIZE = 128
+MOMENT_ROWS = 16384  # vectors whose moments are taken at a time
 # Few shapes, so few compilations, and little padding (about a tenth for product titles).
 LENGTH_BUCKETS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
 CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", "vocab.txt")
@@ -53,8 +54,8 @@ class ItemText:
 def item_text(items: pl.DataFrame, config: Config) -> ItemText:
     """Text of an item table (row 0 the unknown item), encoded as `config` says.
 
-    Without a text expert, or without two items that differ in their text, all vectors are zero
-    and of width 1.
+    Without a text expert, or without two items whose texts differ to the encoder, all vectors are
+    zero and of width 1.
     """
     if not any("text" in expert_sources(name) for name in config.model.experts):
         return _no_text(len(items))
@@ -63,6 +64,8 @@ def item_text(items: pl.DataFrame, config: Config) -> ItemText:
         return _no_text(len(items))
     vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
     whitening = fit_whitening(vectors, known, config.text.whiten)
+    if whitening is None:
+        return _no_text(len(items))
     whitened = whitening.apply(vectors, known).astype(np.float32)
     if config.text.mode == "frozen":
         return ItemText(whitened, whitening)
@@ -271,7 +274,7 @@ def fit_whitening(
     known: Bool[np.ndarray, " I"],
     width: int,
     floor: float = 1e-3,
-) -> Whitening:
+) -> Whitening | None:
     """PCA whitening (Su et al., arXiv:2103.15316), fitted on the rows that are `known`.
 
     Args:
@@ -281,23 +284,29 @@ def fit_whitening(
         floor: standard deviations below this share of the largest count as this much, so that
             noise is not blown up.
 
-    Raises:
-        ValueError: the known rows are all equal, or fewer than two.
+    Returns:
+        None if the known rows are all equal, or fewer than two.
     """
-    rows = vectors[known].astype(np.float64)
-    if len(rows) < 2 or not (rows != rows[0]).any():
-        raise ValueError(
-            f"whitening needs items with different texts, but {len(rows)} of {len(vectors)} items "
-            "have text and all the same: check the text columns, or leave text out of the model"
-        )
-    mean = rows.mean(axis=0)
-    variances, components = np.linalg.eigh(np.cov(rows - mean, rowvar=False))
+    rows = np.flatnonzero(known)
+    if len(rows) < 2 or all((block == vectors[rows[0]]).all() for block in _blocks(vectors, rows)):
+        return None
+    mean = sum(block.sum(0) for block in _blocks(vectors, rows)) / len(rows)
+    scatter = sum((block - mean).T @ (block - mean) for block in _blocks(vectors, rows))
+    variances, components = np.linalg.eigh(scatter / (len(rows) - 1))
     variances, components = variances[::-1], components[:, ::-1]
     rank = np.sum(variances > variances[0] * len(variances) * np.finfo(np.float64).eps)
     kept = min(width, rank, len(rows) - 1)
     deviations = np.sqrt(np.maximum(variances[:kept], floor**2 * variances[0]))
     projection = components[:, :kept] / deviations
     return Whitening(mean.astype(np.float32), projection.astype(np.float32))
+
+
+def _blocks(
+    vectors: Float[np.ndarray, "I Dt"], rows: Int[np.ndarray, " n"]
+) -> Iterator[Float[np.ndarray, "b Dt"]]:
+    """Some of the vectors in float64, a few at a time: all of them may be gigabytes."""
+    for start in range(0, len(rows), MOMENT_ROWS):
+        yield vectors[rows[start : start + MOMENT_ROWS]].astype(np.float64)
 
 
 def _cache_path(kind: str, *contents: bytes) -> Path:

@@ -19,7 +19,7 @@ from jaxrec.data.dataset import Dataset
 from jaxrec.data.graph import first_neighbours
 from jaxrec.data.packing import Packing
 from jaxrec.encoding import catalog_arrays, encode_catalog
-from jaxrec.evaluation import masked_kinds, training_counts
+from jaxrec.evaluation import item_counts, masked_kinds
 from jaxrec.models.recommender import Definition, Recommender, Sizes, expert_sources
 from jaxrec.objective import Auxiliary, TrainArrays
 from jaxrec.sharding import make_mesh, replicated, state_shardings
@@ -58,8 +58,9 @@ class Setup:
 
     @cached_property
     def counts(self) -> Float[np.ndarray, " I"]:
-        """Training events of the rows of the item block."""
-        return training_counts(self.dataset.split, len(self.valid))
+        """How often the rows of the item block were chosen in training."""
+        split = self.dataset.split
+        return item_counts(split.log, split.in_training & self.dataset.chosen, len(self.valid))
 
 
 def set_up(config: Config, dataset: Dataset) -> Setup:
@@ -133,7 +134,7 @@ def what_is_trained(setup: Setup) -> Trained:
     dataset = setup.dataset
     return Trained(
         catalog=dataset.catalog,
-        counts=training_counts(dataset.split, dataset.catalog.num_items),
+        counts=setup.counts[: dataset.catalog.num_items],
         kind_names=dataset.split.log.kind_names,
         sizes=model_sizes(dataset, setup.text),
         whitening=setup.text.whitening,
@@ -164,8 +165,8 @@ def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientT
 
 def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArrays:
     """What a training step reads and does not change."""
-    catalog = dataset.catalog
-    trained = training_counts(dataset.split, catalog.num_items) > 0
+    catalog, split = dataset.catalog, dataset.split
+    trained = item_counts(split.log, split.in_training, catalog.num_items) > 0
     trained[0] = False
     arrays = catalog_arrays(catalog, text.vectors, trained)
     padding = catalog.graph.types[0].capacity - len(trained)

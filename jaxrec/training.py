@@ -55,13 +55,15 @@ def fit(
 ) -> dict[str, Any]:
     """Train a recommender into the directory `run`; returns what its `metrics.json` holds.
 
+    `selected` is validation as it selected the epoch; `validation` is after what it corrects then.
+
     Args:
         config: every option; to resume, that of the run.
         tables: data in memory, in place of `config.data.source`.
         resume: continue the run from its last checkpoint.
 
     Raises:
-        RunError: `run` exists, or, to resume, does not.
+        RunError: `run` exists, or, to resume, does not or was begun with other data.
         DataError: the data are not usable.
         Interrupted: SIGTERM came; the run was saved and can be resumed.
         Diverged: the loss is not finite.
@@ -71,16 +73,19 @@ def fit(
     dataset = prepare(config, tables)
     report.describe(dataset)
     setup = set_up(config, dataset)
-    if not resume:
+    if resume:
+        checkpoint.refuse_other_data(run, what_is_trained(setup))
+    else:
         checkpoint.create_run(run, setup.config, what_is_trained(setup))
     with checkpoint.open_checkpoints(run) as manager:
         state, progress = begin(setup, manager)
         with report.RunLog(run, int(state.step)) as log:
             train(setup, state, progress, manager, log)
-        best, _ = load(setup, manager, manager.best_step())
+        best, selected = load(setup, manager, manager.best_step())
     calibration, reliability = calibrate(setup, best)
     report.write_calibration(run, calibration, reliability)
     results, ranks = test(setup, best, calibration.correction)
+    results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
     report.write_results(run, results, ranks)
     return results
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxrec.config import ModelConfig
 from jaxrec.data.graph import build_graph
 from jaxrec.data.packing import event_gaps
-from jaxrec.encoding import CHUNK, catalog_arrays, encode_catalog, laid_out, user_vectors
+from jaxrec.encoding import CHUNK, catalog_arrays, encode_catalog, in_rows, user_vectors
 from jaxrec.models.recommender import Events, Recommender, Sizes, split
 from jaxrec.types import ANY_KIND, Catalog, EventLog, Queries
 
@@ -90,10 +90,11 @@ def one_by_one(model, items, log, queries, first_events, wanted_kind=ANY_KIND) -
 def test_histories_lie_whole_in_rows_that_end_together(rows):
     lengths = np.array([9, 5, 5, 4, 1, 1, 0])
     ends = 10 + np.cumsum(lengths)
-    numbers, firsts = laid_out(ends - lengths, ends, rows)
+    numbers, owners = in_rows(ends - lengths, ends, rows)
     used = numbers >= 0
+    np.testing.assert_array_equal(used, owners >= 0)
     assert not np.any(used[:, 1:] & ~used[:, :-1])
-    histories = np.split(numbers[used], np.flatnonzero(firsts[used])[1:])
+    histories = np.split(numbers[used], np.flatnonzero(np.diff(owners[used])) + 1)
     expected = [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True) if n]
     assert sorted(map(list, histories)) == sorted(map(list, expected))
     assert numbers.shape[1] == {1: lengths.sum(), 3: 10, 8: 9}[rows]
@@ -119,15 +120,13 @@ def test_user_vectors_do_not_depend_on_how_many_are_folded_together(
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
 
 
-def test_history_limits_the_events_before_a_users_first_query(model, items, log, queries):
-    vectors = user_vectors(*split(model), items, log, queries, history=2, users=2)
-    first_query = {
-        user: queries.positions[queries.users == user].min() for user in set(queries.users)
-    }
-    starts = [max(log.offsets[user], first_query[user] - 2) for user in queries.users]
+@pytest.mark.parametrize("history", [1, 2, CHUNK, CHUNK + 1])
+def test_history_limits_the_events_before_every_query(model, items, log, queries, history):
+    vectors = user_vectors(*split(model), items, log, queries, history=history, users=2)
+    starts = np.maximum(log.offsets[queries.users], queries.positions - history)
     np.testing.assert_allclose(vectors, one_by_one(model, items, log, queries, starts), atol=1e-4)
     everything = user_vectors(*split(model), items, log, queries, users=2)
-    assert np.abs(vectors - everything)[0].max() > 1e-3
+    assert np.abs(vectors - everything)[1].max() > 1e-3
 
 
 def test_the_future_of_a_query_does_not_count(model, items, log, queries):

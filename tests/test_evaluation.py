@@ -8,10 +8,10 @@ from jaxrec.evaluation import (
     evaluate,
     evaluate_baselines,
     familiar_pairs,
+    item_counts,
     masked_pairs,
     results_table,
     segment_masks,
-    training_counts,
 )
 from jaxrec.ranking import OUT
 from jaxrec.types import Queries
@@ -76,14 +76,31 @@ def test_events_add_to_their_items_by_kind_and_age(split):
 
 
 def test_segments_tell_repeats_novelties_and_cold_items(split):
-    counts = training_counts(split, len(ITEMS))
+    everything = np.ones(len(split.log.items), bool)
+    counts = item_counts(split.log, split.in_training, len(ITEMS))
     np.testing.assert_array_equal(counts, [0, 1, 2, 2, 0])
-    masks = segment_masks(split, split.test["last"], counts)
+    masks = segment_masks(split.log, split.test["last"], everything, counts)
     np.testing.assert_array_equal(masks["targets: repeat"], [True, False])
     np.testing.assert_array_equal(masks["targets: novel"], [False, True])
     np.testing.assert_array_equal(masks["users: 1-3 events"], [False, True])
-    cold = segment_masks(split, Queries(np.array([1]), np.array([7])), counts)
-    assert cold["items: cold"].all()
+    other = Queries(np.array([1]), np.array([7]))
+    assert segment_masks(split.log, other, everything, counts)["items: cold"].all()
+
+
+def test_only_choices_make_a_repeat_or_teach_a_baseline(split):
+    """The first of u's two b was bought."""
+    log, queries = split.log, split.test["last"]
+    valid, config = np.array([False, True, True, True, True]), EvaluationConfig(mask=("none",))
+    repeats, found = {}, {}
+    for kind in log.kind_names:
+        chosen = log.kinds == log.kind_names.index(kind)
+        counts = item_counts(log, split.in_training & chosen, len(ITEMS))
+        masks = segment_masks(log, queries, chosen, counts)
+        repeats[kind] = masks["targets: repeat"].tolist()
+        results = evaluate_baselines(split, queries, config, valid, chosen, counts, masks)
+        found[kind] = results["personal_frequency"]["ndcg@10"]
+    assert repeats == {"buy": [True, False], "view": [False, False]}
+    assert found["buy"] > found["view"]
 
 
 def test_a_model_that_knows_the_answer_ranks_it_first(split):
@@ -92,7 +109,8 @@ def test_a_model_that_knows_the_answer_ranks_it_first(split):
     valid = np.array([False, True, True, True, True])
     answers = items[split.log.items[queries.positions]]
     pairs = masked_pairs(split.log, queries, ("seen",))
-    scores, ranking = evaluate(split, queries, pairs, valid, answers, items, 10)
+    targets, counts = split.log.items[queries.positions], np.ones(5, np.float32)
+    scores, ranking = evaluate(targets, pairs, valid, counts, answers, items, 10)
     assert scores["ndcg@10"] == 1.0
     np.testing.assert_array_equal(ranking.ranks, [0, 0])
 
@@ -101,9 +119,10 @@ def test_popularity_by_hand(split):
     """Unmasked: b and c lead with 2 events each, a has 1, d 0; both users' targets: b and a."""
     valid = np.array([False, True, True, True, True])
     config = EvaluationConfig(mask=("none",))
-    queries, counts = split.test["last"], training_counts(split, len(valid))
-    masks = segment_masks(split, queries, counts)
-    results = evaluate_baselines(split, queries, config, valid, counts, masks)
+    queries, everything = split.test["last"], np.ones(len(split.log.items), bool)
+    counts = item_counts(split.log, split.in_training, len(valid))
+    masks = segment_masks(split.log, queries, everything, counts)
+    results = evaluate_baselines(split, queries, config, valid, everything, counts, masks)
     expected = np.mean([1 / np.log2(0.5 + 2), 1 / np.log2(2 + 2)])
     assert results["popularity"]["ndcg@10"] == pytest.approx(expected)
     assert results["personal_frequency"]["recall@5"] == 1.0

@@ -197,9 +197,16 @@ def test_directions_of_noise_are_not_blown_up():
 
 
 @pytest.mark.parametrize("known", [[False] * 4, [True, False, False, False], [True] * 4])
-def test_whitening_of_texts_that_do_not_differ_is_refused(known):
-    with pytest.raises(ValueError, match=f"{sum(known)} of 4 items"):
-        fit_whitening(np.ones((4, 3)), np.array(known), 2)
+def test_there_is_no_whitening_of_texts_that_do_not_differ(known):
+    assert fit_whitening(np.ones((4, 3)), np.array(known), 2) is None
+
+
+def test_whitening_takes_its_moments_by_blocks(monkeypatch):
+    vectors, known = correlated(50, 6, 6) + 10, np.arange(50) % 5 != 0
+    whole = fit_whitening(vectors, known, 4).apply(vectors, known)
+    monkeypatch.setattr(text_features, "MOMENT_ROWS", 7)
+    by_blocks = fit_whitening(vectors, known, 4).apply(vectors, known)
+    np.testing.assert_allclose(np.abs(by_blocks), np.abs(whole), atol=1e-4)
 
 
 def items_and_config(mode: str) -> tuple[pl.DataFrame, Config]:
@@ -213,6 +220,14 @@ def test_item_text_is_zero_where_nothing_is_known(cache):
     vectors = item_text(*items_and_config("frozen")).vectors
     assert vectors.shape == (6, 2)
     np.testing.assert_array_equal(vectors.any(axis=1), [False, True, True, False, True, True])
+
+
+def test_texts_that_are_one_to_the_encoder_are_no_text(cache):
+    """The vocabulary knows no capitals."""
+    items, config = items_and_config("frozen")
+    same = items.with_columns(title=pl.Series([None, "Soap", "soap", "SOAP", None, "soap"]))
+    text = item_text(same, config)
+    assert text.whitening is None and text.vectors.shape == (6, 1)
 
 
 def test_untrained_live_text_equals_frozen_text(cache):

@@ -74,8 +74,11 @@ def test_a_run_leaves_everything_that_it_promises(tables, tmp_path):
     with checkpoint.open_checkpoints(run, read_only=True) as manager:
         history = checkpoint.restore_progress(manager, manager.latest_step()).history
         assert len(manager.all_steps()) <= 2
-        best = int(np.argmax([row["ndcg@10"] for row in history]))
-        assert manager.best_step() == manager.latest_step() // len(history) * (best + 1)
+        selected = results["selected"]
+        assert selected["ndcg@10"] == max(row["ndcg@10"] for row in history)
+        assert selected == {"epoch": selected["epoch"], **history[selected["epoch"] - 1]}
+        steps_per_epoch = manager.latest_step() // len(history)
+        assert manager.best_step() == steps_per_epoch * selected["epoch"]
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tables, tmp_path):
@@ -132,6 +135,24 @@ def test_stopped_and_resumed_equals_uninterrupted(
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     whole, parts = ((run / "metrics.json").read_text() for run in runs)
     assert parts == whole
+
+
+def test_a_run_does_not_go_on_with_other_data(tables, whole_run):
+    """An item whose number is new, or more events of the same items."""
+    named = pl.col("item_id").replace(tables.items["item_id"][0], "newly named")
+    renamed = replace(
+        tables,
+        items=tables.items.with_columns(named),
+        events=tables.events.with_columns(named),
+        triples=None,
+    )
+    log_before = (whole_run / "log.jsonl").read_text()
+    with pytest.raises(RunError, match=r"other data \(they differ in nodes"):
+        jaxrec.fit(data=renamed, resume=whole_run)
+    grown = replace(tables, events=pl.concat([tables.events[:1], tables.events]))
+    with pytest.raises(RunError, match=r"differ in training events\)"):
+        jaxrec.fit(data=grown, resume=whole_run)
+    assert (whole_run / "log.jsonl").read_text() == log_before
 
 
 def test_kill_9_leaves_a_run_that_resumes(tables, tmp_path):

@@ -1,10 +1,11 @@
 """From a configuration to everything that training and evaluation read."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxrec.config import Config
 from jaxrec.data.events import Split, build_event_log, split_log
@@ -23,6 +24,11 @@ class Dataset:
     target_weights: Float[np.ndarray, " M"]  # of every event of the log
     wanted_kind: int  # what evaluation asks for: the one kind to predict, or ANY_KIND
     notes: tuple[str, ...]  # what was repaired or left out
+
+    @cached_property
+    def chosen(self) -> Bool[np.ndarray, " M"]:
+        """Which events are choices, to be predicted and counted: no returns or impressions."""
+        return self.target_weights > 0
 
 
 def prepare(config: Config, tables: Tables | None = None) -> Dataset:

@@ -120,6 +120,7 @@ class Packing:
         self.places_by_row = np.argsort(placed_row, kind="stable")
         self.row_offsets = np.concatenate([[0], np.cumsum(np.bincount(placed_row))])
         self.gaps = event_gaps(log)
+        self.epoch_order = lru_cache(maxsize=2)(self._epoch_order)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -138,7 +139,7 @@ class Packing:
 
     def batch(self, epoch: int, step: int, part: slice = slice(None)) -> Batch:
         """Rows `part` of the batch number `step` of an epoch."""
-        row_order, window_of_place = _epoch_order(self, epoch)
+        row_order, window_of_place = self.epoch_order(epoch)
         rows, slots = self.shape
         chosen = row_order[step * rows : (step + 1) * rows][part]
         count = len(range(rows)[part])
@@ -174,6 +175,14 @@ class Packing:
             weights=spread(np.where(predicted, self.weights[events + 1], 0).astype(np.float32)),
         )
 
+    def _epoch_order(self, epoch: int) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " W"]]:
+        """A permutation of the rows, and the window at every place: one of the place's length."""
+        random = np.random.default_rng([self.seed, epoch])
+        row_order = random.permutation(self.num_rows)
+        lengths = self.windows.lengths
+        window_of_place = np.lexsort((random.random(len(lengths)), -lengths))
+        return row_order, window_of_place
+
 
 def event_gaps(
     log: EventLog, last_times: Int[np.ndarray, " U"] | None = None
@@ -194,18 +203,6 @@ def event_gaps(
             since = np.clip(log.times[firsts] - before, 0, MAX_GAP)
             gaps[firsts] = np.where(before < 0, NO_GAP, since)
     return gaps
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(
-    packing: Packing, epoch: int
-) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " W"]]:
-    """A permutation of the rows, and the window at every place: one of the place's length."""
-    random = np.random.default_rng([packing.seed, epoch])
-    row_order = random.permutation(packing.num_rows)
-    lengths = packing.windows.lengths
-    window_of_place = np.lexsort((random.random(len(lengths)), -lengths))
-    return row_order, window_of_place
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
