@@ -231,6 +231,8 @@ class EvaluationConfig:
     back to what they know, leave it in: what the newest events add to their items is learned."""
     history: int = 0
     """Events before a query that its state is folded from (0: all)."""
+    queries: int = 200_000
+    """Events to rank of validation and of each set of test; of more, so many evenly spaced ones."""
     users: int = 512
     """Users encoded at a time."""
     k: int = 10
@@ -239,7 +241,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         """Raise a ConfigError for an evaluation of nothing."""
         _require(self, AMOUNT, "history")
-        _require(self, COUNT, "users", "k")
+        _require(self, COUNT, "queries", "users", "k")
 
 
 @dataclass(frozen=True)

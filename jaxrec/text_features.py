@@ -3,10 +3,11 @@
 import hashlib
 import json
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -24,6 +25,7 @@ from jaxrec.models.recommender import expert_sources
 from jaxrec.models.text_tower import TextTower
 
 BATCH_SIZE = 128
+SHELF_TEXTS = 4096  # texts whose vectors lie in one file of the cache
 MOMENT_ROWS = 16384  # vectors whose moments are taken at a time
 # Few shapes, so few compilations, and little padding (about a tenth for product titles).
 LENGTH_BUCKETS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
@@ -157,7 +159,7 @@ def _no_text(num_items: int) -> ItemText:
 def text_vectors(
     texts: Sequence[str], pretrained: str, max_tokens: int
 ) -> Float[np.ndarray, "I D"]:
-    """Mean-pooled BERT vector of each text, from the cache or encoded now.
+    """Mean-pooled BERT vector of each text, from the cache or encoded now and kept there.
 
     Args:
         texts: I texts; equal ones are encoded once.
@@ -169,15 +171,31 @@ def text_vectors(
         CheckpointError: it is not a BERT that can be read.
     """
     directory = resolve_pretrained(pretrained)
-    described = json.dumps([list(texts), max_tokens, _files_digest(directory)])
-    path = _cache_path("vectors", described.encode())
-    if not path.exists():
-        column = pl.Series(texts, dtype=pl.String)
-        tokens = tokenize(column.unique().sort().to_list(), directory, max_tokens)
-        unique_vectors = encode_texts(load_bert(directory), tokens)
-        with _written_atomically(path) as unfinished:
-            np.save(unfinished, unique_vectors[column.rank("dense").to_numpy() - 1])
-    return np.load(path, allow_pickle=False)
+    encoder = json.dumps([max_tokens, _files_digest(directory)]).encode()
+    column = pl.Series(texts, dtype=pl.String)
+    unique = column.unique().sort().to_list()
+    bert = cache(lambda: load_bert(directory))  # read only if something is to be encoded
+
+    def on_shelf(members: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n D"]:
+        kept = [unique[member] for member in members]
+        path = _cache_path("vectors", encoder, json.dumps(kept).encode())
+        if not path.exists():
+            with _written_atomically(path) as unfinished:
+                np.save(unfinished, encode_texts(bert(), tokenize(kept, directory, max_tokens)))
+        return np.load(path, allow_pickle=False)
+
+    shelves = _shelves(unique)
+    vectors = np.concatenate([on_shelf(members) for members in shelves])
+    place = np.argsort(np.concatenate(shelves))
+    return vectors[place[column.rank("dense").to_numpy() - 1]]
+
+
+def _shelves(texts: Sequence[str]) -> list[Int[np.ndarray, " n"]]:
+    """Numbers of the texts in parts that are kept apart, so that a text more or less has only its
+    part encoded anew, and an interruption loses one."""
+    hashes = np.array([zlib.crc32(text.encode()) for text in texts])
+    shelf = hashes % (1 << (len(texts) // SHELF_TEXTS).bit_length())
+    return [np.flatnonzero(shelf == number) for number in np.unique(shelf)]
 
 
 def encode_texts(

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.config import Config, DataConfig, SplitConfig
+from jaxrec.config import Config, DataConfig, EvaluationConfig, SplitConfig
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import DataError
 from jaxrec.types import ANY_KIND
@@ -83,6 +83,19 @@ def test_target_kinds_choose_what_is_asked(tables):
     assert (dataset.target_weights == 1).all()
     assert dataset.split.log.kind_names[dataset.wanted_kind] == "buy"
     assert prepare(Config(), tables).wanted_kind == ANY_KIND
+
+
+def test_of_many_queries_evenly_spaced_ones_are_ranked(tables):
+    whole = prepare(Config(), tables)
+    every = whole.split.test["every"]
+    few = prepare(Config(evaluation=EvaluationConfig(queries=5)), tables)
+    sets = (few.split.validation, *few.split.test.values())
+    assert all(len(queries) == 5 for queries in sets)
+    positions = few.split.test["every"].positions
+    assert set(positions) <= set(every.positions)
+    assert positions[0] == every.positions[0] and positions[-1] == every.positions[-1]
+    assert few.notes[-1] == f"every: of {len(every):,} events 5, evenly spaced, are ranked."
+    np.testing.assert_array_equal(few.split.train_lengths, whole.split.train_lengths)
 
 
 @pytest.mark.parametrize(

@@ -100,11 +100,27 @@ def test_equal_texts_are_encoded_once(cache, monkeypatch):
     assert encoded == [2]
 
 
+def test_a_new_text_has_only_its_part_of_the_others_encoded_anew(cache, monkeypatch):
+    monkeypatch.setattr(text_features, "SHELF_TEXTS", 4)
+    texts = [f"soap {number}" for number in range(28)]
+    first = text_vectors(texts, str(TINY), 8)
+    encoded = []
+
+    def encode(bert, tokens):
+        encoded.append(len(tokens.ids))
+        return encode_texts(bert, tokens)
+
+    monkeypatch.setattr(text_features, "encode_texts", encode)
+    second = text_vectors(["tool", *texts[::-1]], str(TINY), 8)
+    np.testing.assert_allclose(second[1:], first[::-1], atol=1e-6)
+    assert len(encoded) == 1 and encoded[0] < len(texts) / 2
+
+
 @pytest.mark.parametrize("changed", ["texts", "max_tokens", "weights", "vocabulary"])
 def test_whatever_changes_the_vectors_misses_the_cache(cache, no_encoding, tmp_path, changed):
     directory = Path(shutil.copytree(TINY, tmp_path / "checkpoint"))
     text_vectors(TEXTS, str(directory), 40)
-    texts = TEXTS[::-1] if changed == "texts" else TEXTS
+    texts = [*TEXTS, "another"] if changed == "texts" else TEXTS
     if changed == "weights":
         weights = load_file(directory / "model.safetensors")
         weights["embeddings.LayerNorm.bias"] += 1

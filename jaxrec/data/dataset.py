@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from jaxrec.config import Config
-from jaxrec.data.events import Split, build_event_log, split_log
+from jaxrec.data.events import Split, build_event_log, split_log, thinned
 from jaxrec.data.graph import build_graph
 from jaxrec.data.sources import load_source
 from jaxrec.data.tables import DataError, Tables, filter_tables
@@ -57,12 +57,19 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
                 f"the kinds of event are {', '.join(log.kind_names)}"
             )
     targets = np.isin(log.kinds, [log.kind_names.index(kind) for kind in wanted])
+    whole, limit = split_log(log, config.split, targets), config.evaluation.queries
+    sets = {"validation": whole.validation, **whole.test}
+    notes = [
+        f"{name}: of {len(queries):,} events {limit:,}, evenly spaced, are ranked."
+        for name, queries in sets.items()
+        if len(queries) > limit
+    ]
     return Dataset(
         catalog=catalog,
-        split=split_log(log, config.split, targets),
+        split=thinned(whole, limit),
         target_weights=kind_weights[log.kinds],
         wanted_kind=wanted_kind(config, log.kind_names),
-        notes=tables.notes,
+        notes=(*tables.notes, *notes),
     )
 
 

@@ -126,6 +126,18 @@ def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"
     return split
 
 
+def thinned(split: Split, limit: int) -> Split:
+    """The split with at most `limit` queries in a set, evenly spaced among its own."""
+
+    def thin(queries: Queries) -> Queries:
+        if len(queries) <= limit:
+            return queries
+        return queries[np.linspace(0, len(queries) - 1, limit).astype(int)]
+
+    test = {name: thin(queries) for name, queries in split.test.items()}
+    return replace(split, validation=thin(split.validation), test=test)
+
+
 def last_sessions(log: EventLog, gap: float) -> EventLog:
     """The events of every user since the last pause of more than `gap` seconds.
 
