@@ -27,9 +27,9 @@ from jaxrec.models.lstm import InterestState
 from jaxrec.online import Online
 from jaxrec.options import ServeOptions, check, check_live
 from jaxrec.parts import (
-    MANIFEST,
     SUCCESS,
     Parts,
+    begun_job,
     open_parts,
     refuse_files,
     remove_drafts,
@@ -40,7 +40,7 @@ from jaxrec.replay import replay
 from jaxrec.rules import listed_ids
 from jaxrec.scoring import TrainedModel
 from jaxrec.store import open_store
-from jaxrec.strategy import Feedback, Step, read_strategy
+from jaxrec.strategy import Feedback, Only, Step, Without, read_strategy
 from jaxrec.types import EventLog
 
 PREVIEW_USERS, PREVIEW_ITEMS, PREVIEW_ROWS = 3, 5, 6
@@ -99,22 +99,30 @@ def serve_live(options: ServeOptions) -> None:
     check_live(options)
     checkpoint.read_config(options.run)
     strategy = (Feedback(),) if options.strategy is None else read_strategy(options.strategy)
-    if options.events is not None or options.live.load_states is not None:
-        prepare_store(options, strategy)
+    prepare_store(options, strategy)
     serve_http(options.run, options.live, strategy)
 
 
 def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
-    """Let the shoppers of an events file enter, and load the states of a batch job."""
+    """Let the shoppers of an events file enter, and load the states of a batch job.
+
+    Raises:
+        ValueError: the strategy does not fit the model, or cannot be used live.
+    """
+    with checkpoint.open_checkpoints(options.run, read_only=True) as manager:
+        is_trained = manager.best_step() is not None
+    if not (is_trained or options.events or options.live.load_states):
+        return  # it is being trained, and will be served when it can be
     model = loading.load(options.run)
     store = open_store(options.live.store_of(options.run))
     online = Online(model, store, window=options.live.window, strategy=strategy)
+    online.lister.plan("", model.items.shape[1])
     if options.live.load_states is not None:
         loaded = online.load_states(read_states_of(model, options.live.load_states))
         console.print(f"{loaded:,} shoppers have the states of {options.live.load_states}")
     if options.events is not None:
         blocks = event_stream(model, options).blocks()
-        entered = sum(online.enter(model.valid_log(block)) for block in blocks)
+        entered = sum(online.enter(block) for block in blocks)
         console.print(f"{entered:,} shoppers entered with their events")
     store.close()
 
@@ -122,11 +130,12 @@ def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
 def stream(model: TrainedModel, options: ServeOptions) -> None:
     """Recommendations or profiles of all users, a part file a block; continues a stopped job."""
     assert options.out is not None
-    score, removed = make_scorer(model, options)
+    score, removed, judged = make_scorer(model, options)
     events = event_stream(model, options)
     job = describe_job(model, options)
     states = options.states
-    if states is not None and states.exists() and not (options.out / MANIFEST).exists():
+    is_ours = begun_job(options.out).get("states") == job["states"]
+    if states is not None and states.exists() and not is_ours:
         refuse_files(states)
     parts = open_parts(options.out, job)
     if states is not None:
@@ -137,9 +146,10 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     for number, block in enumerate(events.blocks()):
         if number < len(parts.done):
             continue
-        log = model.valid_log(block)
+        histories = model.valid_log(block, judged)
+        log = model.known_events(histories)
         user_states = model.states(log)
-        table, facts = score(log, model.user_vectors(user_states))
+        table, facts = score(log, model.user_vectors(user_states), histories)
         if number == 0:
             preview(model, log, table, options)
         name = f"part-{number:05}"
@@ -157,29 +167,39 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     finish(parts, options, removed, events.notes)
 
 
-Score = Callable[[EventLog, Float[np.ndarray, "U 1+ED"]], tuple[pl.DataFrame, dict[str, Any]]]
+Score = Callable[
+    [EventLog, Float[np.ndarray, "U 1+ED"], EventLog], tuple[pl.DataFrame, dict[str, Any]]
+]
 
 
-def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict[str, int]]:
-    """What makes a block's table and the facts to tell of it; and the items that rules remove."""
+def make_scorer(
+    model: TrainedModel, options: ServeOptions
+) -> tuple[Score, dict[str, int], tuple[str, ...]]:
+    """What makes a block's table and the facts to tell of it, from what the model reads and all
+    that was done; the items that rules remove; and the kinds of event that are judgements."""
     if options.profile:
-        return lambda log, vectors: (
-            profile_users(model, log, vectors, options.last, options.k),
+        return (
+            lambda log, vectors, _: (
+                profile_users(model, log, vectors, options.last, options.k),
+                {},
+            ),
             {},
-        ), {}
+            (),
+        )
     steps = () if options.strategy is None else read_strategy(options.strategy)
     plan = model.plan(steps, options.rules)
     ruled = bool(plan.steps or options.rules.mask)
     model.check_request(options.k, options.target, ruled=ruled)
 
     def recommend(
-        log: EventLog, vectors: Float[np.ndarray, "U 1+ED"]
+        log: EventLog, vectors: Float[np.ndarray, "U 1+ED"], histories: EventLog
     ) -> tuple[pl.DataFrame, dict[str, Any]]:
         made = model.recommend_users(
             log,
             vectors,
             options.k,
             plan,
+            histories=histories,
             mask=options.rules.mask,
             target=options.target,
             approximate=options.approximate,
@@ -189,7 +209,7 @@ def make_scorer(model: TrainedModel, options: ServeOptions) -> tuple[Score, dict
             facts["fewer"] = dict(list(made.short.items())[:TOLD_USERS])
         return made.table, facts
 
-    return recommend, plan.removed
+    return recommend, plan.removed, plan.judging
 
 
 def stream_audience(model: TrainedModel, options: ServeOptions) -> pl.DataFrame:
@@ -240,6 +260,8 @@ def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
     chosen = {k: v for k, v in asdict(options).items() if k not in irrelevant}
     paths = [options.events, options.items, options.triples, options.users, options.strategy]
     paths += [options.rules.only, options.rules.without]
+    steps = () if options.strategy is None else read_strategy(options.strategy)
+    paths += [Path(str(step.items)) for step in steps if isinstance(step, Only | Without)]
     files = [path for path in paths if isinstance(path, Path) and path.exists()]
     return {
         "checkpoint": {

@@ -20,21 +20,21 @@ class ConfigError(ValueError):
     """An option that does not exist, or a value that does not fit it."""
 
 
-class _Range(NamedTuple):
+class Range(NamedTuple):
     """What a number may be, and how to say so."""
 
     holds: Callable[[float], bool]
     words: str
 
 
-COUNT = _Range(lambda value: value >= 1, "1 or more")
-AMOUNT = _Range(lambda value: 0 <= value < float("inf"), "0 or more")
-POSITIVE = _Range(lambda value: 0 < value < float("inf"), "above 0")
-RATE = _Range(lambda value: 0 <= value < 1, "0 or more and below 1")
-QUANTILE = _Range(lambda value: 0 < value < 1, "between 0 and 1")
+COUNT = Range(lambda value: value >= 1, "1 or more")
+AMOUNT = Range(lambda value: 0 <= value < float("inf"), "0 or more")
+POSITIVE = Range(lambda value: 0 < value < float("inf"), "above 0")
+RATE = Range(lambda value: 0 <= value < 1, "0 or more and below 1")
+QUANTILE = Range(lambda value: 0 < value < 1, "between 0 and 1")
 
 
-def _require(options: Any, wanted: _Range, *names: str) -> None:
+def check_ranges(options: Any, wanted: Range, *names: str) -> None:
     """Raise a ConfigError if an option is out of range."""
     for name in names:
         value = getattr(options, name)
@@ -81,7 +81,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for a minimum or a weight that is none."""
-        _require(self, AMOUNT, "min_user_events", "min_item_events")
+        check_ranges(self, AMOUNT, "min_user_events", "min_item_events")
         for kind, weight in self.kind_weights.items():
             if not AMOUNT.holds(weight):
                 raise ConfigError(f"kind_weights: {kind} must be {AMOUNT.words}, not {weight}")
@@ -108,7 +108,7 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for a quantile that leaves a period empty."""
-        _require(self, QUANTILE, "test_quantile", "validation_quantile")
+        check_ranges(self, QUANTILE, "test_quantile", "validation_quantile")
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ class ModelConfig:
         """Raise a ConfigError for a model of no size."""
         if not self.experts:
             raise ConfigError("experts must name one or more, such as id+graph")
-        _require(self, COUNT, "width", "blocks")
-        _require(self, AMOUNT, "traces", "graph_layers")
-        _require(self, RATE, "dropout", "id_dropout")
-        _require(self, POSITIVE, "temperature")
+        check_ranges(self, COUNT, "width", "blocks")
+        check_ranges(self, AMOUNT, "traces", "graph_layers")
+        check_ranges(self, RATE, "dropout", "id_dropout")
+        check_ranges(self, POSITIVE, "temperature")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for an encoder that reads or trains nothing."""
-        _require(self, COUNT, "max_tokens", "whiten", "finetune_layers", "finetune_items")
+        check_ranges(self, COUNT, "max_tokens", "whiten", "finetune_layers", "finetune_items")
 
 
 @dataclass(frozen=True)
@@ -213,10 +213,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for an optimisation that does nothing or cannot run."""
-        _require(self, COUNT, "epochs", "patience", "rows", "slots", "loss_logits", "item_shards")
-        _require(self, AMOUNT, "burn_in", "warmup_steps", "final_rate", "weight_decay")
-        _require(self, AMOUNT, "auxiliary_weight")
-        _require(self, POSITIVE, "learning_rate", "clip")
+        check_ranges(
+            self, COUNT, "epochs", "patience", "rows", "slots", "loss_logits", "item_shards"
+        )
+        check_ranges(self, AMOUNT, "burn_in", "warmup_steps", "final_rate", "weight_decay")
+        check_ranges(self, AMOUNT, "auxiliary_weight")
+        check_ranges(self, POSITIVE, "learning_rate", "clip")
         if "item" in self.auxiliary:
             raise ConfigError("auxiliary: item is what is predicted anyway; name other node types")
 
@@ -240,8 +242,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for an evaluation of nothing."""
-        _require(self, AMOUNT, "history")
-        _require(self, COUNT, "queries", "users", "k")
+        check_ranges(self, AMOUNT, "history")
+        check_ranges(self, COUNT, "queries", "users", "k")
 
 
 @dataclass(frozen=True)

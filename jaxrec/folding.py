@@ -1,6 +1,6 @@
 """Documents of live shoppers and the states that belong to their events."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import jax
@@ -12,7 +12,7 @@ from jaxrec.encoding import flat_states, initial_states, interest_states
 from jaxrec.models.lstm import InterestState
 from jaxrec.ranking import at_least, padded
 from jaxrec.scoring import TrainedModel
-from jaxrec.store import NEVER, LiveEvent, Shopper
+from jaxrec.store import NEVER, LiveEvent, Shopper, merged, newest_of_kinds
 from jaxrec.types import NO_GAP, EventLog
 
 BATCHES = (1, 8, 64, 512)  # shoppers folded or ranked at a time: the shapes that are compiled
@@ -26,10 +26,11 @@ class Folder:
 
     Args:
         window: newest events of a shopper to keep at least.
+        judging: kinds of event that a strategy reads as judgements of their items.
     """
 
-    def __init__(self, model: TrainedModel, window: int):
-        self.model, self.window = model, window
+    def __init__(self, model: TrainedModel, window: int, judging: Collection[str] = ()):
+        self.model, self.window, self.judging = model, window, judging
         self.items = model.items
         ids = model.catalog.item_ids.to_list()
         self.number_of = {item: number for number, item in enumerate(ids) if item is not None}
@@ -45,12 +46,12 @@ class Folder:
         for before, after in changes:
             count = len(before.events)
             if before.model != self.model.version:
-                after = replace(after, base=None, approximate=after.forgotten > 0)
-                jobs.append((None, NEVER, after.events))
+                after = replace(after, base=None, folded=0, approximate=after.forgotten > 0)
+                jobs.append((*after.beginning, after.events))
             elif after.events[:count] == before.events and before.state is not None:
                 jobs.append((before.state, before.last_time, after.events[count:]))
             else:
-                jobs.append((after.base, after.base_time, after.events))
+                jobs.append((*after.beginning, after.unfolded))
             kept.append(after)
         shoppers = [
             replace(after, state=state, model=self.model.version)
@@ -62,18 +63,51 @@ class Folder:
         """Documents in which the events beyond two windows are folded into the base."""
         full = [s for s in shoppers if len(s.events) > 2 * self.window]
         old = [s.events[: -self.window] for s in full]
-        jobs = [(s.base, s.base_time, events) for s, events in zip(full, old, strict=True)]
+        jobs = [(*s.beginning, events[s.folded :]) for s, events in zip(full, old, strict=True)]
         trimmed = {
-            s.user_id: replace(
-                s,
-                events=s.events[len(events) :],
-                base=base,
-                base_time=events[-1].time,
-                forgotten=s.forgotten + len(events),
-            )
+            s.user_id: self._without(s, events, base)
             for s, events, base in zip(full, old, self.after(jobs), strict=True)
         }
         return [trimmed.get(s.user_id, s) for s in shoppers]
+
+    def _without(
+        self, shopper: Shopper, old: Sequence[LiveEvent], base: Float[np.ndarray, " S"]
+    ) -> Shopper:
+        """A document whose oldest events live on in the base, and as judgements if they are."""
+        base_time = max(old[-1].time, shopper.base_time)
+        ids = {e.event_id for e in old if e.event_id is not None and e.time == base_time}
+        if shopper.base_time == base_time:
+            ids |= shopper.base_ids
+        later = {e.item_id: e.time for e in old if e.kind not in self.judging}
+        judged = [e for e in old if e.kind in self.judging]
+        standing = [  # what was chosen after it was judged is judged no more
+            e for e in merged(shopper.feedback, judged) if later.get(e.item_id, NEVER) <= e.time
+        ]
+        return replace(
+            shopper,
+            events=shopper.events[len(old) :],
+            base=base,
+            base_time=base_time,
+            base_ids=frozenset(ids),
+            folded=max(shopper.folded - len(old), 0),
+            forgotten=shopper.forgotten + len(old),
+            feedback=newest_of_kinds(standing, 2 * self.window),
+        )
+
+    def place(self, event: LiveEvent) -> tuple[int, int]:
+        """What a shopper's events are ordered by, as those of the run were."""
+        ties = self.model.config.data.ties == "item_id"
+        return event.time, self.number_of.get(event.item_id, 0) if ties else 0
+
+    def earlier(
+        self, shopper: Shopper, last: int
+    ) -> tuple[Float[np.ndarray, " S"] | None, int, tuple[LiveEvent, ...]]:
+        """A state some `last` kept events ago, or as near to that as is kept; the time of its last
+        event, and the events since."""
+        since = max(len(shopper.events) - last, shopper.folded)
+        old, new = shopper.events[shopper.folded : since], shopper.events[since:]
+        [state] = self.after([(*shopper.beginning, old)])
+        return state, old[-1].time if old else shopper.beginning[1], new
 
     def after(self, jobs: Sequence[Job]) -> list[Float[np.ndarray, " S"]]:
         """The state after every job, some hundreds of jobs at a time."""

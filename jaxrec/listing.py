@@ -29,7 +29,7 @@ from jaxrec.ranking import (
 )
 from jaxrec.shortlist import Plan, shortlist
 from jaxrec.store import Shopper
-from jaxrec.strategy import Feedback, Ranked, Session, Step, Where
+from jaxrec.strategy import Ranked, Session, Step, Where
 from jaxrec.types import EventLog, Queries
 
 LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
@@ -91,9 +91,7 @@ class Lister:
     def __init__(self, folder: Folder, strategy: Sequence[Step], random: np.random.Generator):
         self.folder, self.model, self.strategy = folder, folder.model, tuple(strategy)
         self.random = random
-        self.judging = {
-            kind for step in strategy if isinstance(step, Feedback) for kind in step.kinds
-        }
+        self.judging = set(folder.judging)
         self.kinds = tuple(dict.fromkeys((*self.model.trained.kind_names, *sorted(self.judging))))
         self.labels = self.model.labels(np.arange(self.model.catalog.num_items))
         self.plan = lru_cache(maxsize=16)(self._plan)
@@ -160,12 +158,12 @@ class Lister:
 
         Args:
             now: when each shopper asks (s); a session that is over by then changes nothing. By
-                default at their last event.
+                default at their last event, as where times are only positions.
         """
         log = session.events(self.folder.log([shopper.events for shopper in shoppers]))
         alone = self.folder.read(self.folder.fold(log, None, None), kind)
         mixed = session.mixed(vectors, alone)
-        if now is not None:
+        if now is not None and log.has_time:
             last = np.array([shopper.last_time for shopper in shoppers])
             over = session.is_over(last, now)
             mixed[: len(shoppers)][over] = vectors[: len(shoppers)][over]

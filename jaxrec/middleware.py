@@ -45,7 +45,8 @@ def problems(app: FastAPI) -> None:
     @app.exception_handler(StoreError)
     async def unavailable(request: Request, error: StoreError) -> JSONResponse:
         logger.error("%s %s failed: %s", request.method, request.url.path, error)
-        return problem(503, "the store fails", "nothing was recorded", {"Retry-After": "1"})
+        advice = "some of it may be recorded; send it again, with the same event_id"
+        return problem(503, "the store fails", advice, {"Retry-After": "1"})
 
     @app.exception_handler(ValueError)
     async def unusable(request: Request, error: ValueError) -> JSONResponse:
@@ -62,15 +63,15 @@ def guard(options: LiveOptions) -> Callable:
     """What a request has to pass: the key and the rate."""
     limiter = MovingWindowRateLimiter(MemoryStorage())
     limit = RateLimitItemPerSecond(options.rate)
+    key = options.key
 
     async def admit(request: Request, x_api_key: Annotated[str | None, Header()] = None) -> None:
-        if options.api_key and not compare_digest(
-            (x_api_key or "").encode(), options.api_key.encode()
-        ):
-            raise HTTPException(401, "send the API key as X-API-Key")
         client = request.client.host if request.client else ""
         if options.rate and not await limiter.hit(limit, client):
             raise HTTPException(429, f"more than {options.rate} requests a second")
+        sent = (x_api_key or "").encode("latin-1")  # the bytes that came
+        if key and not compare_digest(sent, key.encode()):
+            raise HTTPException(401, "send the API key as X-API-Key")
 
     return admit
 
@@ -116,6 +117,6 @@ class Observed:
         try:
             await self.app(scope, receive, noted)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
+            route = getattr(scope.get("route"), "path_format", "none")
             labels = (scope["method"], route, str(status))
             self.seconds.labels(*labels).observe(time.perf_counter() - began)

@@ -14,13 +14,24 @@ from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
 from jaxrec.encoding import CHUNK
+from jaxrec.evaluation import masked_kinds
 from jaxrec.folding import BATCHES, Folder
 from jaxrec.listing import LISTS, PAIRS, Answer, Lister, padded_blocks, unknown_items
 from jaxrec.profiles import interest_over_time, profile_table
 from jaxrec.ranking import PairBlocks, at_least, scaled
 from jaxrec.scoring import TrainedModel
-from jaxrec.store import LiveEvent, Shopper, Shown, SQLiteStore, Store, merged, with_events
-from jaxrec.strategy import Feedback, Ranked, Session, Step
+from jaxrec.store import (
+    LiveEvent,
+    Shopper,
+    Shown,
+    SQLiteStore,
+    Store,
+    StoreError,
+    merged,
+    newest_of_kinds,
+    with_events,
+)
+from jaxrec.strategy import Feedback, Ranked, Session, Step, judging
 from jaxrec.text_features import LENGTH_BUCKETS
 from jaxrec.types import MAX_GAP, NO_GAP, EventLog
 
@@ -68,7 +79,7 @@ class Online:
         if model.config.data.drop_repeats:
             raise ValueError("the run left repeated events out (data.drop_repeats); train without")
         self.model, self.store = model, store
-        self.folder = Folder(model, window)
+        self.folder = Folder(model, window, judging(strategy))
         self.lister = Lister(self.folder, strategy, random or np.random.default_rng())
 
     def warm_up(self) -> None:
@@ -97,6 +108,8 @@ class Online:
 
         Raises:
             ValueError: a kind of event that the model does not know; nothing is recorded then.
+            StoreError: the store fails, or others write the same users all the time. Events of
+                some users may be recorded; those with an `event_id` can be sent again.
         """
         unknown = {report.event.kind for report in reports} - set(self.lister.kinds)
         if unknown:
@@ -122,7 +135,7 @@ class Online:
             waiting = {user_id: waiting[user_id] for user_id in refused}
             if not waiting:
                 return outcomes
-        raise TimeoutError(f"{len(waiting)} users are written by others all the time")
+        raise StoreError(f"{len(waiting)} users are written by others all the time")
 
     def record_many(self, reports: Sequence[Report]) -> None:
         """`record`, some hundreds of users at a time, those with as many events together."""
@@ -133,12 +146,27 @@ class Online:
         for start in range(0, len(histories), BATCHES[-1]):
             self.record(list(chain.from_iterable(histories[start : start + BATCHES[-1]])))
 
-    def enter(self, log: EventLog) -> int:
-        """Record the histories of the users whom the store lacks; how many these are."""
-        known = self.store.load(log.user_ids.to_list())
-        reports = [r for r in reports_of(log, self.model) if r.user_id not in known]
-        self.record_many(reports)
-        return log.num_users - len(known)
+    def enter(self, events: pl.DataFrame) -> int:
+        """Record the histories of the users whom the store lacks; how many these are.
+
+        Args:
+            events: validated, with columns as in `Tables.events`; kinds that the strategy alone
+                reads are judgements.
+
+        Raises:
+            ValueError: an event of before 1970 or a position below 0, or of an unknown kind.
+        """
+        unit = 1000 if self.model.config.data.time == "timestamp" else 1
+        if (events["timestamp"] < 0).any():
+            raise ValueError("events of before 1970, or at positions below 0, cannot be kept live")
+        users = events["user_id"].unique()
+        known = list(self.store.load(users.to_list()))
+        ids = "event_id" if "event_id" in events.columns else pl.lit(None, pl.String)
+        fresh = events.filter(~pl.col("user_id").is_in(known)).select(
+            "user_id", pl.col("timestamp") // unit, "item_id", "event", ids
+        )
+        self.record_many([Report(user, LiveEvent(*event)) for user, *event in fresh.iter_rows()])
+        return len(users) - len(known)
 
     def load_states(self, table: pl.DataFrame) -> int:
         """Give shoppers the states that batch scoring has written; how many shoppers these are.
@@ -158,22 +186,23 @@ class Online:
             changed = []
             for user_id, shopper in self.store.load(list(rows)).items():
                 row = rows[user_id]
-                reaches_back = shopper.base_time <= row["last_time"]
+                last_time = row["last_time"]
+                reaches_back = shopper.base_time <= last_time
                 if not reaches_back and shopper.model == self.model.version:
                     continue
-                kept = tuple(e for e in shopper.events if e.time > row["last_time"])
-                state = np.array(row["state"], np.float32)
-                bare = replace(
+                folded = sum(event.time <= last_time for event in shopper.events)
+                after = replace(
                     shopper,
-                    events=(),
-                    state=state,
-                    base=state,
-                    base_time=row["last_time"],
-                    forgotten=row["events"],
+                    state=None,  # to be folded from the base
+                    base=np.array(row["state"], np.float32),
+                    base_time=last_time,
+                    base_ids=shopper.base_ids if shopper.base_time == last_time else frozenset(),
+                    folded=folded,
+                    forgotten=max(row["events"] - folded, 0),
                     approximate=not reaches_back,
                     model=self.model.version,
                 )
-                changed.append((bare, replace(bare, events=kept)))
+                changed.append((after, after))
             refused = self.store.save(self.folder.renewed(changed))
             loaded += len(changed) - len(refused)
         return loaded
@@ -206,8 +235,8 @@ class Online:
 
         Raises:
             DataError: the condition cannot be used.
-            ValueError: k or the strength does not fit, the model reads no text, or words are to
-                steer a list of other nodes.
+            ValueError: k, the mask or the strength does not fit, the model reads no text, or words
+                are to steer a list of other nodes.
         """
         if not 0 <= strength <= 1:
             raise ValueError(f"strength={strength} is not between 0 and 1")
@@ -215,6 +244,9 @@ class Online:
             raise ValueError(f"words steer lists of items, not of {target}")
         self.model.check_request(k, target, ruled=bool(where or mask))
         kinds = self.model.trained.kind_names
+        masked_kinds(mask, kinds)
+        if not user_ids:
+            return []
         if kind and kind not in kinds:
             raise ValueError(f"the model knows no event {kind}; give {', '.join(kinds)}")
         asked = kinds.index(kind) if kind else None
@@ -248,7 +280,8 @@ class Online:
         ]
         if plan and plan.explores:
             self.store.show(shown(answers, self.model.version))
-        return answers
+        by_user = {answer.user_id: answer for answer in answers}
+        return [by_user[user_id] for user_id in user_ids]
 
     def vectors(
         self,
@@ -283,8 +316,8 @@ class Online:
         return self._profile(shopper, masked, last, top)
 
     def _profile(self, shopper: Shopper, masked: PairBlocks, last: int, top: int) -> pl.DataFrame:
-        earlier = self.folder.after([(shopper.base, shopper.base_time, shopper.events[:-last])])
-        states = self.folder.states([shopper.state, *earlier])
+        earlier, _, _ = self.folder.earlier(shopper, last)
+        states = self.folder.states([shopper.state, earlier])
         now, before = self.folder.read(states)[:2, None]
         length = at_least(top, LISTS)
         table = profile_table(
@@ -297,12 +330,9 @@ class Online:
     ) -> tuple[str, list[str], Float[np.ndarray, "T K"]]:
         """How interest moved over the kept events: a type of node, the names of its strongest
         nodes, and their weights after each of the last events."""
-        count = len(shopper.events)
-        if not count:
+        start, time_of_start, new = self.folder.earlier(shopper, last)
+        if not new:
             return (*self.model.profiled_types, ITEM)[0], [], np.zeros((0, 0))
-        old, new = shopper.events[:-last], shopper.events[-last:]
-        [start] = self.folder.after([(shopper.base, shopper.base_time, old)])
-        time_of_start = old[-1].time if old else shopper.base_time
         jobs = [(start, time_of_start, new[: n + 1]) for n in range(len(new))]
         vectors = self.folder.read(self.folder.states(self.folder.after(jobs)))[: len(new)]
         name, rows, weights = interest_over_time(self.model, vectors, top)
@@ -321,6 +351,7 @@ class Online:
     ) -> tuple[Shopper, list[Outcome]]:
         """A document with the events that it lacks and whose place is not forgotten."""
         known = {event.event_id for event in (*shopper.events, *shopper.feedback)}
+        known |= shopper.base_ids
         kinds = self.model.trained.kind_names
         outcomes, read, judged = list[Outcome](), list[LiveEvent](), list[LiveEvent]()
         for event in events:
@@ -332,8 +363,9 @@ class Online:
                 outcomes.append("accepted")
                 known.add(event.event_id)
                 (read if event.kind in kinds else judged).append(event)
-        feedback = merged(shopper.feedback, judged)[-2 * self.folder.window :]
-        return with_events(replace(shopper, feedback=feedback), read), outcomes
+        feedback = newest_of_kinds(merged(shopper.feedback, judged), 2 * self.folder.window)
+        after = replace(shopper, feedback=feedback)
+        return with_events(after, read, self.folder.place), outcomes
 
     def _load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
         """Documents of users in their order, under this model, new ones for newcomers."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from jaxrec.checkpoint import RunError
+from jaxrec.config import AMOUNT, COUNT, POSITIVE, check_ranges
 from jaxrec.data.graph import ITEM
 from jaxrec.parts import WRITERS, Format
 from jaxrec.rules import Rules
@@ -32,10 +33,21 @@ class LiveOptions:
     """With --http: the most shoppers to keep; the stalest are deleted first."""
     rate: int = 0
     """With --http: requests a second that a client may make (0: any number)."""
-    api_key: str = field(default_factory=lambda: os.environ.get("JAXREC_API_KEY", ""))
+    api_key: str = ""
     """With --http: what clients must send as X-API-Key (by default what JAXREC_API_KEY holds)."""
     refresh: float = 10.0
     """With --http: seconds between looks for a new checkpoint."""
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for a number that is out of range."""
+        check_ranges(self, COUNT, "window", "keep_users")
+        check_ranges(self, POSITIVE, "keep_days", "refresh")
+        check_ranges(self, AMOUNT, "rate")
+
+    @property
+    def key(self) -> str:
+        """What clients must send; empty if nothing."""
+        return self.api_key or os.environ.get("JAXREC_API_KEY", "")
 
     def store_of(self, run: Path) -> str:
         """Where the live shoppers of a run are kept."""
@@ -109,6 +121,9 @@ def check_live(options: ServeOptions) -> None:
 
 def check(options: ServeOptions) -> None:
     """Raise a ValueError for options that do not go together."""
+    for option in fields(LiveOptions):
+        if getattr(options.live, option.name) != getattr(LiveOptions(), option.name):
+            raise ValueError(f"--{option.name} belongs to --http")
     names = ("similar", "audience", "plot", "profile", "replay")
     modes = [m for m in names if getattr(options, m)]
     if len(modes) > 1:
@@ -129,6 +144,8 @@ def check(options: ServeOptions) -> None:
         raise ValueError(f"--strategy does not go with --{modes[0]}")
     if options.rules.mask and modes and not options.audience:
         raise ValueError(f"--mask does not go with --{modes[0]}")
+    if options.users is not None and (options.similar or options.replay):
+        raise ValueError(f"--users does not go with --{modes[0]}")
     if options.triples is not None and options.items is None:
         raise ValueError("--triples belongs to --items, the table of the new items")
     if options.states and options.out and options.states.resolve() == options.out.resolve():

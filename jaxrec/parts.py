@@ -71,11 +71,7 @@ def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
         return _begin(directory, job)
     if (directory / SUCCESS).exists():
         raise RunError(f"{directory} is complete and not overwritten; name another directory")
-    try:
-        begun = json.loads((directory / MANIFEST).read_text())
-        begun_job, done = begun["job"], begun["parts"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{directory} holds a {MANIFEST} of something else; name another") from error
+    begun_job, done = _begun(directory)
     if not done:  # a job that failed before its first part leaves nothing to mix
         return _begin(directory, job)
     changed = _differences(begun_job, job)
@@ -87,6 +83,24 @@ def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
         )
     remove_drafts(directory)
     return Parts(directory, job, tuple(done))
+
+
+def begun_job(directory: Path) -> dict[str, Any]:
+    """What decides the output of the job that was begun in a directory; empty if none was.
+
+    Raises:
+        RunError: the directory holds something else.
+    """
+    return _begun(directory)[0] if (directory / MANIFEST).is_file() else {}
+
+
+def _begun(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The job and the finished parts of a manifest."""
+    try:
+        begun = json.loads((directory / MANIFEST).read_text())
+        return begun["job"], begun["parts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{directory} holds a {MANIFEST} of something else; name another") from error
 
 
 def refuse_files(directory: Path) -> None:

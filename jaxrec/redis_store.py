@@ -3,27 +3,44 @@
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import redis
 
-from jaxrec.store import Shopper, Shown, StoreError, as_shown, decode, encode
+from jaxrec.store import (
+    SHOWN_MOST,
+    Shopper,
+    Shown,
+    StoreError,
+    as_shown,
+    decode,
+    encode,
+    first_version,
+)
 
 logger = logging.getLogger(__name__)
 
-# A hash a shopper, and all of them by the time they were written. Keys share a hash tag, so that
-# a cluster keeps them where one script can write them.
+# A hash a shopper, and all of them by the time they were written; a list of what each was shown,
+# and all of those by the time. Keys share a hash tag, so that a cluster keeps them where one script
+# can write them.
 PREFIX = "{jaxrec}:"
 WRITTEN = PREFIX + "written"
-SHOWN_MOST = 1000  # lists kept of a user
+SHOWN = PREFIX + "shown"
+CHUNK = 500  # users deleted at a time: others wait for as long
 SAVE = """
 local stored = redis.call('HGET', KEYS[1], 'version') or '0'
 if stored ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'version', ARGV[1] + 1, 'document', ARGV[2])
+redis.call('HSET', KEYS[1], 'version', ARGV[5], 'document', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
 return 1
+"""
+EXPIRE = """
+local written = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not written or tonumber(written) > tonumber(ARGV[2]) then return 0 end
+redis.call('ZREM', KEYS[1], ARGV[1])
+return redis.call('DEL', KEYS[2])
 """
 
 
@@ -50,7 +67,8 @@ class RedisStore:
             health_check_interval=1,
             retry=None,
         )
-        self.script = self.client.register_script(SAVE)
+        self.save_script = self.client.register_script(SAVE)
+        self.expire_script = self.client.register_script(EXPIRE)
         with _told():
             self.client.ping()
         self._warn_unless_durable()
@@ -74,14 +92,21 @@ class RedisStore:
         with _told():
             pipeline = self.client.pipeline(transaction=False)
             for s in shoppers:
-                arguments: list[Any] = [s.version, encode(s), now, s.user_id]
-                self.script([_key(s.user_id), WRITTEN], arguments, client=pipeline)
+                after = s.version + 1 if s.version else first_version()
+                arguments: list[Any] = [s.version, encode(s), now, s.user_id, after]
+                self.save_script([_key(s.user_id), WRITTEN], arguments, client=pipeline)
             written = pipeline.execute()
         return [s.user_id for s, done in zip(shoppers, written, strict=True) if not done]
 
     def forget(self, user_id: str) -> bool:
         """See `Store.forget`."""
-        return self._delete([user_id]) > 0
+        with _told():
+            pipeline = self.client.pipeline()
+            pipeline.delete(_key(user_id))
+            pipeline.delete(_shown_key(user_id))
+            pipeline.zrem(WRITTEN, user_id)
+            pipeline.zrem(SHOWN, user_id)
+            return pipeline.execute()[0] > 0
 
     def show(self, lists: Iterable[Shown]) -> None:
         """See `Store.show`."""
@@ -91,8 +116,7 @@ class RedisStore:
                 key = _shown_key(s.user_id)
                 pipeline.rpush(key, json.dumps([s.time, s.model, s.items, s.propensities]))
                 pipeline.ltrim(key, -SHOWN_MOST, -1)
-                # of users who never did anything as well
-                pipeline.zadd(WRITTEN, {s.user_id: s.time}, gt=True)
+                pipeline.zadd(SHOWN, {s.user_id: s.time}, gt=True)
             pipeline.execute()
 
     def shown(self, user_id: str) -> list[Shown]:
@@ -104,10 +128,8 @@ class RedisStore:
     def expire(self, before: float, most: int) -> int:
         """See `Store.expire`."""
         with _told():
-            old: list[Any] = self.client.zrangebyscore(WRITTEN, "-inf", f"({before}")
-            deleted = self._delete([user_id.decode() for user_id in old])
-            surplus: list[Any] = self.client.zrange(WRITTEN, 0, -most - 1)
-            return deleted + self._delete([user_id.decode() for user_id in surplus])
+            self._expire(SHOWN, _shown_key, before, most)
+            return self._expire(WRITTEN, _key, before, most)
 
     def count(self) -> int:
         """See `Store.count`."""
@@ -118,15 +140,28 @@ class RedisStore:
         """Let go of the connections."""
         self.client.close()
 
-    def _delete(self, user_ids: Sequence[str]) -> int:
-        if not user_ids:
-            return 0
-        with _told():
-            pipeline = self.client.pipeline()
-            pipeline.delete(*map(_key, user_ids))
-            pipeline.delete(*map(_shown_key, user_ids))
-            pipeline.zrem(WRITTEN, *user_ids)
-            return pipeline.execute()[0]
+    def _expire(self, index: str, key_of: Callable[[str], str], before: float, most: int) -> int:
+        """Delete what an index holds of the past and beyond so many; how many keys these were.
+
+        Who was written again since the index was read stays.
+        """
+        old: list[Any] = self.client.zrangebyscore(index, "-inf", f"({before}", withscores=True)
+        deleted = self._expire_users(index, key_of, old)
+        surplus: list[Any] = self.client.zrange(index, 0, -most - 1, withscores=True)
+        return deleted + self._expire_users(index, key_of, surplus)
+
+    def _expire_users(
+        self, index: str, key_of: Callable[[str], str], found: Sequence[tuple[bytes, float]]
+    ) -> int:
+        deleted = 0
+        for start in range(0, len(found), CHUNK):
+            pipeline = self.client.pipeline(transaction=False)
+            for user, written in found[start : start + CHUNK]:
+                user_id = user.decode()
+                arguments: list[Any] = [user_id, repr(written)]
+                self.expire_script([index, key_of(user_id)], arguments, client=pipeline)
+            deleted += sum(pipeline.execute())
+        return deleted
 
     def _warn_unless_durable(self) -> None:
         try:

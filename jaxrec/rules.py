@@ -22,14 +22,16 @@ QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|''|\\(?!'))*+'|"[^"]*+"(?!\s*\())""
 NOT_AN_EXPRESSION = re.compile(r"--|/\*|\bselect\b|[^\w\s<>=!+*/%.,()\[\]:|&~^-]")
 CALL = re.compile(r"(\w+)\s*\(")
 KEYWORDS = "and between case else ilike in like not or regexp rlike then when"
-# All of them look at one row. Aggregates, windows and readers of files are left out.
+# All of them look at one row. Aggregates, windows and readers of files are left out, and
+# `replace`, which makes texts of any length.
 FUNCTIONS = (
     "abs array_contains array_length array_to_string cast ceil char_length coalesce concat date "
     "date_part ends_with exp extract floor greatest if ifnull initcap least left length ln log "
-    "lower ltrim mod nullif pow regexp_like replace right round rtrim sign sqrt starts_with "
+    "lower ltrim mod nullif pow regexp_like right round rtrim sign sqrt starts_with "
     "strpos substr trim try_cast upper"
 )
 MAX_CONDITION = 4000  # characters; the parser overflows its stack on some that are far longer
+MAX_BETWEENS = 8  # each that follows another doubles what the parser takes
 SINGLE_QUOTES = " Text stands in single quotes ('Nails'), double quotes name a column."
 FILE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".inter", ".item")
 BEHIND = -4.0  # the gain of a real entry lies within [-1, 1]
@@ -41,7 +43,7 @@ class Rules:
 
     mask: tuple[str, ...] = ()
     """What of a user's own history to leave out: `none`, `seen`, or kinds of event such as `buy`
-    (empty: as in the run's evaluation; nothing for an audience)."""
+    (empty: as in the run's evaluation)."""
     where: str = ""
     """Recommend only items whose columns satisfy this SQL condition, such as
     `price < 50 AND category = 'Nails'`."""
@@ -92,15 +94,16 @@ def where(items: pl.DataFrame, condition: str) -> Bool[np.ndarray, " I"]:
     Raises:
         DataError: the condition is not valid, names an unknown column, compares different types,
             is not a truth value, or uses anything beyond its row (sub-queries, aggregates,
-            windows, files) or `MAX_CONDITION`; the message lists the columns.
+            windows, files), `MAX_CONDITION` or `MAX_BETWEENS`; the message lists the columns.
     """
     problem = _beyond_the_row(condition)
     if problem:
         raise _refused(items, condition, problem)
     try:
         kept = items.with_columns(pl.sql_expr(condition).alias("kept"))["kept"]
-    except pl.exceptions.PolarsError as error:
-        raise _refused(items, condition, str(error).strip().splitlines()[0]) from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).strip().splitlines() or ["it cannot be read"]
+        raise _refused(items, condition, reason[0]) from error
     if kept.dtype != pl.Boolean:
         raise _refused(items, condition, f"it gives {kept.dtype}, not true or false")
     return kept.fill_null(False).to_numpy()
@@ -302,6 +305,8 @@ def _beyond_the_row(condition: str) -> str:
     wrong = NOT_AN_EXPRESSION.search(bare)
     if wrong:
         return f"unexpected {wrong[0]!r}"
+    if len(re.findall(r"\bbetween\b", bare)) > MAX_BETWEENS:
+        return f"it holds more than {MAX_BETWEENS} of `between`"
     known = f"{KEYWORDS} {FUNCTIONS}".split()
     refused = [name for name in CALL.findall(bare) if name not in known]
     if refused:

@@ -18,7 +18,7 @@ from jaxrec.calibration import Correction, with_prior
 from jaxrec.checkpoint import Trained
 from jaxrec.config import Config
 from jaxrec.data.dataset import kinds_to_predict, wanted_kind
-from jaxrec.data.events import build_event_log
+from jaxrec.data.events import build_event_log, some_events
 from jaxrec.data.extend import extend_catalog
 from jaxrec.data.graph import ITEM
 from jaxrec.data.tables import validate, without_consecutive_repeats
@@ -124,27 +124,41 @@ class TrainedModel:
             notes=(*self.notes, *extension.notes),
         )
 
-    def event_log(self, events: pl.DataFrame) -> EventLog:
+    def event_log(self, events: pl.DataFrame, judged: Sequence[str] = ()) -> EventLog:
         """Raw events as the model reads them; items that the catalogue lacks are unknown ones.
+
+        Args:
+            judged: kinds that the model need not know, as a strategy reads them.
 
         Raises:
             DataError: the events cannot be used; the message says which and why.
         """
         if "event" not in events.columns and len(self.trained.kind_names) == 1:
             events = events.with_columns(pl.lit(self.trained.kind_names[0]).alias("event"))
-        return self.valid_log(validate(events, None, None, time=self.config.data.time).events)
+        table = validate(events, None, None, time=self.config.data.time).events
+        return self.valid_log(table, judged)
 
-    def valid_log(self, events: pl.DataFrame) -> EventLog:
-        """Validated events as the model reads them."""
+    def valid_log(self, events: pl.DataFrame, judged: Sequence[str] = ()) -> EventLog:
+        """Validated events as the model reads them, with those of other kinds that are judged."""
+        kinds = tuple(dict.fromkeys((*self.trained.kind_names, *judged)))
         if self.config.data.drop_repeats:
-            events = without_consecutive_repeats(events)
+            known = pl.col("event").is_in(self.trained.kind_names)
+            read = without_consecutive_repeats(events.filter(known))
+            events = pl.concat([read, events.filter(~known)])
         return build_event_log(
             events,
             self.catalog.item_ids,
             item_ties=self.config.data.ties == "item_id",
             has_time=self.config.data.time == "timestamp",
-            kind_names=self.trained.kind_names,
+            kind_names=kinds,
         )
+
+    def known_events(self, log: EventLog) -> EventLog:
+        """What of a log the model reads, for all of its users."""
+        names = self.trained.kind_names
+        if log.kind_names == names:
+            return log
+        return replace(some_events(log, log.kinds < len(names)), kind_names=names)
 
     def states(self, log: EventLog) -> tuple[InterestState, ...]:
         """The state of every user of a log, one part an expert."""
@@ -213,10 +227,18 @@ class TrainedModel:
         given = Rules(**rules)
         plan = self.plan(strategy, given)
         self.check_request(k, target, ruled=bool(plan.steps or given.mask))
-        log = self.event_log(events)
+        histories = self.event_log(events, plan.judging)
+        log = self.known_events(histories)
         vectors = self.user_vectors(self.states(log))
         return self.recommend_users(
-            log, vectors, k, plan, mask=given.mask, target=target, approximate=approximate
+            log,
+            vectors,
+            k,
+            plan,
+            histories=histories,
+            mask=given.mask,
+            target=target,
+            approximate=approximate,
         ).table
 
     def plan(self, strategy: Sequence[Step] = (), rules: Rules | None = None) -> Plan:
@@ -249,11 +271,16 @@ class TrainedModel:
         k: int,
         plan: Plan,
         *,
+        histories: EventLog | None = None,
         mask: tuple[str, ...] = (),
         target: str = ITEM,
         approximate: bool = False,
     ) -> Recommendations:
-        """`recommend` for the users of a log whose vectors are known."""
+        """`recommend` for the users of a log whose vectors are known.
+
+        Args:
+            histories: the log with judgements that the model does not know, if there are any.
+        """
         if target != ITEM:
             top = best_items(
                 vectors,
@@ -276,7 +303,7 @@ class TrainedModel:
                 self.pairs(log, mask),
                 k,
                 plan,
-                histories=log,
+                histories=histories or log,
                 random=np.random.default_rng(zlib.crc32("\n".join(log.user_ids).encode())),
                 approximate=approximate,
                 mesh=self.mesh,

@@ -107,8 +107,11 @@ class Batcher(Generic[Asked, Given]):
             questions = [asked for asked, _ in batch]
             try:
                 answers = await loop.run_in_executor(self.executor, self.process, questions)
-            except Exception as error:
-                answers = [error] * len(batch)
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # a panic of a library in Rust is no Exception
+                refusal = error if isinstance(error, Exception) else RuntimeError(str(error))
+                answers = [refusal] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if future.done():  # whoever asked has gone
                     continue
@@ -159,10 +162,6 @@ class Live:
             strategy=self.strategy,
         )
         online.warm_up()
-        # else the collector looks through all that stays, again and again, for .3 s each time
-        gc.unfreeze()  # the model before is to go
-        gc.collect()
-        gc.freeze()
         self.served = offered
         logger.info("serving step %s of %s", online.model.step, self.run)
         return online
@@ -191,6 +190,10 @@ class Live:
                 files = {path.name for path in found}
                 if files != seen:  # to ask Orbax which is best takes long
                     self.online = await asyncio.to_thread(self.load_better)
+                    # else the collector looks through all that stays, again and again, for .3 s
+                    gc.unfreeze()  # the model before is to go
+                    gc.collect()
+                    gc.freeze()
                 seen = files
             except Exception:
                 logger.exception("the checkpoint cannot be loaded; the one before stays")
@@ -288,7 +291,7 @@ def shopping(live: Live) -> APIRouter:
             live.outcomes.labels(outcome).inc()
         return Recorded(outcomes=outcomes)
 
-    @router.get("/users/{user_id}/recommendations", tags=["users"])
+    @router.get("/users/{user_id:path}/recommendations", tags=["users"])
     async def recommend(
         user_id: UserId,
         k: Annotated[int, Query(ge=1, le=LISTS[-1])] = 10,
@@ -307,7 +310,7 @@ def shopping(live: Live) -> APIRouter:
         wanted = Wanted(asked.k, where=asked.where, words=asked.words, strength=asked.strength)
         return listed(online, await live.recommend((asked.user_id, wanted)))
 
-    @router.get("/users/{user_id}/profile", tags=["users"])
+    @router.get("/users/{user_id:path}/profile", tags=["users"])
     async def profile(
         user_id: UserId,
         last: Annotated[int, Query(ge=1, le=1000)] = 5,
@@ -316,7 +319,7 @@ def shopping(live: Live) -> APIRouter:
         """What a user is interested in now, and how the last events changed that."""
         return await live.call(profile_of, live.ready, user_id, last, top)
 
-    @router.delete("/users/{user_id}", status_code=204, tags=["users"])
+    @router.delete("/users/{user_id:path}", status_code=204, tags=["users"])
     async def forget(user_id: UserId) -> None:
         """Forget everything about a user."""
         await live.call(live.store.forget, user_id)

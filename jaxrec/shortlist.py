@@ -25,6 +25,7 @@ from jaxrec.strategy import (
     Session,
     Shop,
     Step,
+    judging,
     take,
 )
 from jaxrec.types import Catalog, EventLog
@@ -63,6 +64,11 @@ class Plan:
     def session(self) -> Session | None:
         """The step that mixes the present session in."""
         return next((step for step in self.steps if isinstance(step, Session)), None)
+
+    @property
+    def judging(self) -> tuple[str, ...]:
+        """The kinds of event that steps read as judgements."""
+        return judging(self.steps)
 
     @property
     def explores(self) -> bool:
@@ -114,12 +120,14 @@ def plan(
 
     Raises:
         DataError: a condition or a list of ids cannot be used.
-        ValueError: a cap names no node type of the graph, or a step that changes vectors or
-            scores stands behind one that reorders.
+        ValueError: a cap names no node type of the graph, a step that changes vectors or scores
+            stands behind one that reorders, or any step behind one that leaves places to chance.
     """
     for before, after in pairwise(steps):
         if isinstance(before, Reordering) and not isinstance(after, Reordering):
             raise ValueError(f"{after.name} changes scores, so it must stand before {before.name}")
+        if isinstance(before, Epsilon):  # what it draws has the chances that it tells
+            raise ValueError(f"epsilon must be the last step, so {after.name} must stand before it")
     entities = [name for step in steps if isinstance(step, Caps) for name in step.limits]
     groups = {name: first_neighbours(catalog.graph, name) for name in entities}
     shop = Shop(catalog, np.pad(counts, (0, len(valid) - len(counts))), valid, groups)

@@ -9,9 +9,11 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,7 @@ from jaxtyping import Float
 NEVER = -1
 CHECKPOINT_SECONDS = 1.0
 LOG_PAGES = 25_000  # 100 MB
+SHOWN_MOST = 1000  # lists kept of a user
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class LiveEvent:
     event_id: str | None = None
 
 
+TIME = attrgetter("time")
+
+
 @dataclass(frozen=True)
 class Shopper:
     """A document of the store.
@@ -43,19 +49,31 @@ class Shopper:
     user_id: str
     events: tuple[LiveEvent, ...] = ()  # the newest, in time order
     state: Float[np.ndarray, " S"] | None = None  # after all events; None of a newcomer
-    base: Float[np.ndarray, " S"] | None = None  # before `events`; None if nothing came before
-    base_time: int = NEVER  # of the last event that is no longer kept
+    base: Float[np.ndarray, " S"] | None = None  # before `events`; None of a newcomer
+    base_time: int = NEVER  # of the last event that is no longer kept, or is in `base`
+    base_ids: frozenset[str] = frozenset()  # event ids of that time that are no longer kept
+    folded: int = 0  # of `events`, those that `base` has folded
     forgotten: int = 0  # events that are no longer kept
     approximate: bool = False  # the state lacks the forgotten events
     chosen: dict[str, frozenset[str]] = field(default_factory=dict)  # kind -> items, of all events
-    feedback: tuple[LiveEvent, ...] = ()  # the newest that strategies alone read, in time order
+    feedback: tuple[LiveEvent, ...] = ()  # judgements beside `events`, in time order
     model: str = ""  # whose states these are
-    version: int = 0  # how often the document was written
+    version: int = 0  # another one whenever the document is written; 0 of a newcomer
 
     @property
     def last_time(self) -> int:
         """Of the newest event; negative without events."""
         return self.events[-1].time if self.events else self.base_time
+
+    @property
+    def beginning(self) -> tuple[Float[np.ndarray, " S"] | None, int]:
+        """The base, and the time of the last event that it has folded."""
+        return self.base, NEVER if self.base is None else self.base_time
+
+    @property
+    def unfolded(self) -> tuple[LiveEvent, ...]:
+        """The kept events that the base has not folded."""
+        return self.events[self.folded :]
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,7 @@ class Shown:
     propensities: tuple[float, ...]  # of every item at its place, given those before it
 
 
-class StoreError(RuntimeError):
+class StoreError(OSError):
     """The store cannot be reached, is held by others for too long, or is full."""
 
 
@@ -82,14 +100,15 @@ class Store(Protocol):
     def save(self, shoppers: Iterable[Shopper]) -> list[str]:
         """Write all documents whose version is still the one stored; the other users' ids.
 
-        What is not among them is durable when this returns, with its version one higher.
+        What is not among them is durable when this returns, with another version: one higher,
+        or `first_version` for a document that was not there.
         """
 
     def forget(self, user_id: str) -> bool:
         """Delete all that is kept of a user; whether there was anything."""
 
     def show(self, lists: Iterable[Shown]) -> None:
-        """Keep what was shown."""
+        """Keep what was shown: the newest `SHOWN_MOST` lists of a user."""
 
     def shown(self, user_id: str) -> list[Shown]:
         """What was shown to a user, oldest first."""
@@ -97,7 +116,7 @@ class Store(Protocol):
     def expire(self, before: float, most: int) -> int:
         """Delete users not written since `before` (s), and the stalest beyond `most`; how many.
 
-        What was shown before is deleted as well.
+        What was shown is deleted by the same rule, of users who never did anything as well.
         """
 
     def count(self) -> int:
@@ -119,8 +138,10 @@ class SQLiteStore:
     """
 
     def __init__(self, path: str | Path, *, patience: float = 5.0):
-        with _told():
+        try:
             self._open(path, patience)
+        except sqlite3.Error as error:
+            raise StoreError(f"{path} cannot be used as a store: {error}") from error
 
     def _open(self, path: str | Path, patience: float) -> None:
         # one thread at a time uses it, though not always the same
@@ -171,8 +192,14 @@ class SQLiteStore:
     def show(self, lists: Iterable[Shown]) -> None:
         """See `Store.show`."""
         rows = [(s.user_id, s.time, json.dumps([s.model, s.items, s.propensities])) for s in lists]
+        users = {(user_id, user_id, SHOWN_MOST) for user_id, _, _ in rows}
         with self.transaction() as connection:
             connection.executemany("INSERT INTO shown VALUES (?, ?, ?)", rows)
+            connection.executemany(
+                "DELETE FROM shown WHERE user_id = ? AND rowid IN (SELECT rowid FROM shown "
+                "WHERE user_id = ? ORDER BY time DESC, rowid DESC LIMIT -1 OFFSET ?)",
+                users,
+            )
 
     def shown(self, user_id: str) -> list[Shown]:
         """See `Store.shown`."""
@@ -185,6 +212,11 @@ class SQLiteStore:
         """See `Store.expire`."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM shown WHERE time < ?", (before,))
+            connection.execute(
+                "DELETE FROM shown WHERE user_id IN (SELECT user_id FROM shown "
+                "GROUP BY user_id ORDER BY max(time) DESC LIMIT -1 OFFSET ?)",
+                (most,),
+            )
             old = connection.execute("DELETE FROM shoppers WHERE written < ?", (before,)).rowcount
             surplus = connection.execute(
                 "DELETE FROM shoppers WHERE user_id IN "
@@ -232,11 +264,16 @@ class SQLiteStore:
         return (
             connection.execute(
                 "INSERT OR IGNORE INTO shoppers (version, written, document, user_id) "
-                "VALUES (1, ?, ?, ?)",
-                row,
+                "VALUES (?, ?, ?, ?)",
+                (first_version(), *row),
             ).rowcount
             == 1
         )
+
+
+def first_version() -> int:
+    """Of a new document: none that one of the same user had before it was deleted."""
+    return time.time_ns() // 1000
 
 
 def open_store(address: str | Path) -> Store:
@@ -290,6 +327,8 @@ def encode(shopper: Shopper) -> bytes:
         "has_state": shopper.state is not None,
         "has_base": shopper.base is not None,
         "base_time": shopper.base_time,
+        "base_ids": sorted(shopper.base_ids),
+        "folded": shopper.folded,
         "forgotten": shopper.forgotten,
         "approximate": shopper.approximate,
         "chosen": {kind: sorted(items) for kind, items in shopper.chosen.items()},
@@ -320,6 +359,7 @@ def _decoded(user_id: str, version: int, document: bytes) -> Shopper:
         user_id,
         events=tuple(LiveEvent(*event) for event in head.pop("events")),
         feedback=tuple(LiveEvent(*event) for event in head.pop("feedback", ())),
+        base_ids=frozenset(head.pop("base_ids", ())),
         chosen={kind: frozenset(items) for kind, items in head.pop("chosen").items()},
         version=version,
         **dict(zip(names, states, strict=False)),
@@ -327,18 +367,34 @@ def _decoded(user_id: str, version: int, document: bytes) -> Shopper:
     )
 
 
-def with_events(shopper: Shopper, events: Sequence[LiveEvent]) -> Shopper:
+def with_events(
+    shopper: Shopper, events: Sequence[LiveEvent], place: Callable[[LiveEvent], Any] = TIME
+) -> Shopper:
     """A document with more events for the model, each in its place."""
     chosen = dict(shopper.chosen)
     for kind in {event.kind for event in events}:
         items = {event.item_id for event in events if event.kind == kind}
         chosen[kind] = chosen.get(kind, frozenset()) | items
-    return replace(shopper, events=merged(shopper.events, events), chosen=chosen)
+    return replace(shopper, events=merged(shopper.events, events, place), chosen=chosen)
 
 
-def merged(kept: Sequence[LiveEvent], arrived: Sequence[LiveEvent]) -> tuple[LiveEvent, ...]:
-    """Events in time order, those that arrived later behind among equals."""
-    return tuple(sorted((*kept, *arrived), key=lambda event: event.time))
+def merged(
+    kept: Sequence[LiveEvent],
+    arrived: Sequence[LiveEvent],
+    place: Callable[[LiveEvent], Any] = TIME,
+) -> tuple[LiveEvent, ...]:
+    """Events in the order of their places, those that arrived later behind among equals."""
+    return tuple(sorted((*kept, *arrived), key=place))
+
+
+def newest_of_kinds(events: Sequence[LiveEvent], count: int) -> tuple[LiveEvent, ...]:
+    """The newest events of every kind: a flood of one must not wash the others out."""
+    seen, kept = Counter[str](), list[LiveEvent]()
+    for event in reversed(events):
+        seen[event.kind] += 1
+        if seen[event.kind] <= count:
+            kept.append(event)
+    return tuple(reversed(kept))
 
 
 def _plain(event: LiveEvent) -> list:

@@ -345,6 +345,12 @@ Step = Scoring | Session | Feedback | Reordering
 STEPS = {step.name: step for step in Step.__args__}
 
 
+def judging(steps: Sequence[Step]) -> tuple[str, ...]:
+    """The kinds of event that steps read as judgements, whether or not a model knows them."""
+    kinds = (kind for step in steps if isinstance(step, Feedback) for kind in step.kinds)
+    return tuple(dict.fromkeys(kinds))
+
+
 def read_strategy(path: Path) -> tuple[Step, ...]:
     """The steps of a YAML file.
 

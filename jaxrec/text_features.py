@@ -101,8 +101,8 @@ def new_item_text(
             tokens = tokenize(texts, directory, config.text.max_tokens)
             vectors = encode_texts(bert, tokens, min(len(texts), BATCH_SIZE))
         return whitening.apply(vectors, known).astype(np.float32)
-    bert = bert or load_bert(directory)
-    return np.asarray(encode_live_text(tower, _live_text(texts, known, config, whitening, bert)))
+    live = _live_text(texts, known, config, whitening, bert or load_bert(directory), bert is None)
+    return np.asarray(encode_live_text(tower, live))
 
 
 def _texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np.ndarray, " I"]]:
@@ -118,9 +118,15 @@ def _live_text(
     config: Config,
     whitening: "Whitening",
     bert: Bert,
+    cached: bool = True,
 ) -> LiveText:
     tokens = tokenize(texts, resolve_pretrained(config.text.pretrained), config.text.max_tokens)
-    hidden = hidden_states(bert, tokens, len(bert.blocks) - config.text.finetune_layers)
+    frozen = len(bert.blocks) - config.text.finetune_layers
+    if cached:
+        hidden = hidden_states(bert, tokens, frozen)
+    else:
+        hidden = np.zeros((*tokens.ids.shape, bert.config.hidden_size), np.float16)
+        _fill_hidden(hidden, bert, tokens, frozen)
     return LiveText(
         hidden=jnp.asarray(hidden),
         mask=jnp.asarray(tokens.mask & known[:, None]),  # even the empty text has [CLS] and [SEP]
@@ -217,7 +223,6 @@ def hidden_states(
     Memory-mapped from the cache, where they are kept under the weights and tokens that made
     them. Padding is zero.
     """
-    graphdef, params = nnx.split(bert)
     lower = (bert.word, bert.position, bert.token_type, bert.norm, *bert.blocks[:stop_layer])
     arrays = [tokens.ids, tokens.mask, *jax.tree.leaves([nnx.state(module) for module in lower])]
     described = json.dumps([stop_layer, tokens.ids.shape, np.dtype(bert.word.dtype).name])
@@ -226,11 +231,22 @@ def hidden_states(
         shape = (*tokens.ids.shape, bert.config.hidden_size)
         with _written_atomically(path) as unfinished:
             hidden = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
-            for rows, ids, mask in _batches(tokens, batch_size):
-                batch = np.asarray(_hidden(graphdef, stop_layer, params, ids, mask))[: len(rows)]
-                hidden[rows, : ids.shape[1]] = np.where(mask[: len(rows), :, None], batch, 0)
+            _fill_hidden(hidden, bert, tokens, stop_layer, batch_size)
             hidden.flush()
     return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _fill_hidden(
+    hidden: Float16[np.ndarray, "I L D"],
+    bert: Bert,
+    tokens: Tokens,
+    stop_layer: int,
+    batch_size: int = BATCH_SIZE,
+) -> None:
+    graphdef, params = nnx.split(bert)
+    for rows, ids, mask in _batches(tokens, batch_size):
+        batch = np.asarray(_hidden(graphdef, stop_layer, params, ids, mask))[: len(rows)]
+        hidden[rows, : ids.shape[1]] = np.where(mask[: len(rows), :, None], batch, 0)
 
 
 @partial(jax.jit, static_argnames="graphdef")

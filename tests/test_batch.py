@@ -215,10 +215,37 @@ def test_a_strategy_orders_the_lists_of_a_batch(serve, refused, trained_run, kno
         (["--profile"], "--profile does not go with --http"),
         (["--where", "price < 5"], "--rules does not go with --http; write a --strategy"),
         (["--k", "3"], "--k does not go with --http"),
+        (["--window", "0"], "window must be 1 or more"),
+        (["--keep-users", "-1"], "keep_users must be 1 or more"),
+        (["--store", "nowhere/store.db"], "nowhere/store.db cannot be used as a store"),
     ],
 )
 def test_options_of_other_jobs_are_refused_live(serve, refused, wrong, told):
     assert told in refused(serve, "--http", "127.0.0.1:0", *wrong)
+
+
+def test_a_strategy_that_does_not_fit_is_refused_before_anybody_asks(serve, refused, tmp_path):
+    file = tmp_path / "strategy.yaml"
+    file.write_text("- where: colour > 3")
+    store = tmp_path / "store.db"
+    live = ("--http", "127.0.0.1:0", "--store", store, "--strategy", file)
+    assert "colour" in refused(serve, *live)
+
+
+def test_live_options_are_refused_in_batches(serve, refused, tmp_path):
+    told = refused(serve, "--out", tmp_path / "out", "--window", "8")
+    assert told == "error: --window belongs to --http"
+
+
+def test_a_job_takes_no_states_of_another(serve, refused, tmp_path):
+    """Also where an earlier try has left its manifest."""
+    states, out = tmp_path / "states", tmp_path / "out"
+    serve("--out", tmp_path / "first", "--states", states, *BLOCK)
+    before = contents(states)
+    out.mkdir()
+    (out / "manifest.json").write_text('{"job": {}, "parts": []}')
+    assert "states" in refused(serve, "--out", out, "--states", states, *BLOCK)
+    assert contents(states) == before
 
 
 def test_profiles_audiences_and_the_rest(serve, tmp_path, capsys):
@@ -251,7 +278,7 @@ def test_bad_input_exits_with_2_and_overwrites_nothing(
     assert "cannot be read" in refused(serve, "--out", out, events=tmp_path / "missing.csv")
     stolen = tmp_path / "stolen.parquet"
     known_shop.events.with_columns(event=pl.lit("steal")).write_parquet(stolen)
-    assert "unknown kind ['steal']" in refused(serve, "--out", out, events=stolen)
+    assert "does not know: steal; it knows buy, view" in refused(serve, "--out", out, events=stolen)
     short = tmp_path / "short.parquet"
     known_shop.events.drop("timestamp").write_parquet(short)
     assert "no column 'timestamp'" in refused(serve, "--out", tmp_path / "out2", events=short)

@@ -160,6 +160,25 @@ def test_an_event_id_counts_once(online):
     assert_as_in_batch(online, [report, again])
 
 
+def test_an_event_id_counts_once_where_many_share_a_second(online):
+    """Beyond what is kept: a batch that is sent again is known, and what is new is not refused."""
+    reports = [Report("u", event(0, f"i{n:02}", event_id=f"e{n}")) for n in range(20)]
+    assert set(online.record(reports)) == {"accepted"}
+    assert len(online.history("u").events) <= 6
+    assert set(online.record(reports)) == {"duplicate"}
+    more = Report("u", event(0, "i30", event_id="another"))
+    assert online.record([more]) == ["accepted"]
+    assert_as_in_batch(online, [*reports, more])
+
+
+def test_a_list_a_user_however_they_are_named(online):
+    assert online.recommend([]) == []
+    answers = online.recommend(["u", "v", "u"], k=3)
+    assert [answer.user_id for answer in answers] == ["u", "v", "u"]
+    with pytest.raises(ValueError, match="sene"):
+        online.recommend(["u"], mask=("sene",))
+
+
 def test_newcomers_and_anonymous_users_get_recommendations(online):
     first, second = online.recommend(["nobody", "session:1"], k=4)
     assert first.items["item_id"].to_list() == second.items["item_id"].to_list()
@@ -230,6 +249,28 @@ def test_another_model_rebuilds_states_and_says_what_they_lack(online, model):
     assert renewed.recommend(["many"], k=3)[0].approximate
 
 
+def test_a_rebuilt_state_is_that_of_its_document_whatever_comes_late(online, model):
+    online.record([Report("u", event(n * DAY, f"i{n:02}")) for n in range(20)])
+    other = Online(replace(model, vectors=model.vectors * 1.5), online.store, window=3)
+    assert other.record([Report("u", event(19 * DAY - 60, "i33"))]) == ["accepted"]
+    for number in range(8):
+        shopper = other.history("u")
+        [expected] = other.folder.after([(*shopper.beginning, shopper.unfolded)])
+        np.testing.assert_allclose(shopper.state, expected, atol=1e-5)
+        other.record([Report("u", event((20 + number) * DAY, f"i{number:02}"))])
+    assert other.history("u").base is not None
+
+
+def test_equal_times_are_in_the_order_that_the_run_knows(model, tmp_path):
+    data = replace(model.config.data, ties="item_id")
+    by_item = replace(model, config=replace(model.config, data=data))
+    online = Online(by_item, SQLiteStore(tmp_path / "store.db"), window=3)
+    reports = [Report("u", event(0, item)) for item in ("i09", "i02", "i05")]
+    for report in reports:
+        online.record([report])
+    assert_as_in_batch(online, reports)
+
+
 def test_forgetting_leaves_nothing(online):
     online.record([Report("u", event(0)), Report("v", event(0))])
     assert online.forget("u")
@@ -281,11 +322,21 @@ def test_shoppers_enter_with_their_histories_once(online, known_shop):
     """Those who are there already keep what they have."""
     mine = Report("u001", event(0, "i39"))
     online.record([mine])
-    events = known_shop.events.with_columns(pl.col("timestamp") // 1000)
-    log = online.model.event_log(events)
-    assert online.enter(log) == log.num_users - 1
-    assert online.enter(log) == 0
+    events = known_shop.events.with_columns(
+        event_id=pl.format("e{}", pl.int_range(pl.len())),
+        item_id=pl.when(pl.col("user_id") == "u003").then(pl.lit("new")).otherwise("item_id"),
+    )
+    count = events["user_id"].n_unique()
+    assert online.enter(events) == count - 1
+    assert online.enter(events) == 0
     assert online.store.load(["u001"])["u001"].events == (mine.event,)
+    kept = online.history("u003").events
+    assert {e.item_id for e in kept} == {"new"}  # which another model may know
+    assert online.record([Report("u003", kept[-1])]) == ["duplicate"]
+    early = events[:1].with_columns(user_id=pl.lit("early"), timestamp=pl.lit(-5000))
+    with pytest.raises(ValueError, match="before 1970"):
+        online.enter(early)
+    events = events.with_columns(pl.col("timestamp") // 1000)
     some = events.filter(pl.col("user_id").is_in(["u002", "u077"]))
     expected = online.model.recommend(some, k=5)
     found = online.recommend(["u002", "u077"], k=5)
@@ -342,6 +393,54 @@ def test_what_is_disliked_goes_with_its_like_although_the_model_knows_no_dislike
     assert "feedback" not in again["rules"].explode().to_list()
 
 
+def test_a_judgement_outlives_a_flood_of_impressions(online):
+    online.record([Report("u", event(0, "i00")), Report("u", event(DAY, "i03"))])
+    worst = online.recommend(["u"], k=1)[0].items["item_id"][0]
+    online.record([Report("u", event(2 * DAY, worst, "hide"))])
+    online.record([Report("u", event(2 * DAY + n, "i39", "impression")) for n in range(1, 20)])
+    assert worst not in online.recommend(["u"], k=10)[0].items["item_id"].to_list()
+    assert len(online.history("u").feedback) <= 1 + 2 * 3
+
+
+def test_what_was_chosen_after_it_was_judged_stays_so(online):
+    """Also when the choice is no longer kept."""
+    online.record([Report("u", event(0, "i07", "dislike")), Report("u", event(1, "i07", "buy"))])
+    online.record([Report("u", event(n * DAY, f"i{n:02}")) for n in range(10, 20)])
+    online.record([Report("u", event(30 * DAY, "i08", "dislike"))])
+    shopper = online.history("u")
+    assert "i07" not in {e.item_id for e in shopper.events}
+    assert [e.item_id for e in shopper.feedback] == ["i08"]
+
+
+def test_judgements_that_the_model_knows_outlive_their_events(model, tmp_path):
+    strategy = (Feedback(kinds={"buy": -1.0}),)
+    online = Online(model, SQLiteStore(tmp_path / "store.db"), window=2, strategy=strategy)
+    reports = [Report("u", event(n * DAY, f"i{n:02}", "view" if n else "buy")) for n in range(9)]
+    online.record(reports)
+    assert [e.item_id for e in online.history("u").feedback] == ["i00"]
+    expected = model.recommend(table(reports), k=8, strategy=strategy, mask=("none",))
+    found = online.recommend(["u"], k=8, mask=("none",))[0].items
+    assert found["item_id"].to_list() == expected["item_id"].to_list()
+
+
+def test_batch_lists_hear_judgements_that_the_model_does_not_know(online):
+    """As live ones do; who has only judged is a newcomer."""
+    reports = [Report("u", event(n * DAY, f"i{n:02}")) for n in range(4)]
+    online.record(reports)
+    judged = online.recommend(["u"], k=1)[0].items["item_id"][0]
+    more = [
+        Report("u", event(9 * DAY, judged, "dislike")),
+        Report("v", event(9 * DAY, "i05", "like")),
+    ]
+    online.record(more)
+    lists = online.model.recommend(table([*reports, *more]), k=8, strategy=(Feedback(),))
+    for answer in online.recommend(["u", "v"], k=8):
+        theirs = lists.filter(pl.col("user_id") == answer.user_id)
+        assert theirs["item_id"].to_list() == answer.items["item_id"].to_list()
+    with pytest.raises(ValueError, match="does not know: dislike, like; it knows buy, view"):
+        online.model.recommend(table([*reports, *more]))
+
+
 def test_what_chance_has_shown_is_kept_with_its_propensities_and_forgotten(model, tmp_path):
     online = Online(
         model,
@@ -375,8 +474,18 @@ def test_states_of_a_batch_job_replace_what_another_model_left(online, model, tr
     late = Report("many", event(30 * DAY, "i22"))
     renewed.record([late])
     assert renewed.recommend(["many"], k=3)[0].approximate
+    kept = renewed.history("many").events
     assert renewed.load_states(state_table(log, other.states(log))) == 1
     assert_as_in_batch(renewed, [*reports, late])
+    assert renewed.history("many").events == kept
+    profile = renewed.profile(renewed.history("many"), last=1)
+    expected = other.profile(table([*reports, late]), last=1)
+    np.testing.assert_allclose(profile["before"], expected["before"], atol=1e-5)
+    more = [Report("many", event((31 + n) * DAY, f"i{23 + n}")) for n in range(9)]
+    for report in more:  # until what the job has folded is no longer kept
+        renewed.record([report])
+        assert_as_in_batch(renewed, [*reports, late, *more[: more.index(report) + 1]])
+    assert renewed.history("many").folded == 0
     assert renewed.record([Report("many", event(0, "i01"))]) == ["too_late"]
 
 

@@ -38,9 +38,14 @@ def test_documents_are_replaced_only_by_whoever_read_them_last(store):
     found = store.load(["a", "b", "c"])
     assert set(found) == {"a", "b"}
     assert found["a"].events == shopper("a").events
-    assert found["a"].version == 1
+    version = found["a"].version
     assert store.save([shopper("a")]) == ["a"]  # as if it were new
-    assert store.save([shopper("a", 1, forgotten=5), shopper("b", 7)]) == ["b"]
+    assert store.save([shopper("a", version, forgotten=5), shopper("b", 7)]) == ["b"]
+    assert store.load(["a"])["a"].version == version + 1
+    store.forget("a")
+    assert store.save([shopper("a")]) == []
+    assert store.save([shopper("a", version, forgotten=9)]) == ["a"]  # read before it was forgotten
+    assert store.save([shopper("a", store.load(["a"])["a"].version, forgotten=5)]) == []
     assert store.load(["a"])["a"].forgotten == 5
     assert store.count() == 2
 
@@ -52,11 +57,27 @@ def test_old_and_surplus_shoppers_expire_and_the_forgotten_leave_nothing(store):
     assert store.shown("a") == [Shown("a", START, "m", ("i1", "i2"), (0.9, 0.1))]
     assert store.expire(before=0, most=3) == 1
     assert set(store.load("abcd")) == set("bcd")
+    assert store.count() == 3
+    store.expire(before=START + 1, most=3)
     assert store.shown("a") == []
     assert store.forget("b")
     assert not store.forget("b")
     assert store.expire(before=4e9, most=3) == 2
     assert store.client.keys("*") == []
+
+
+def test_who_is_written_while_others_expire_stays(store, monkeypatch):
+    store.save([shopper("a"), shopper("b")])
+    expire = store._expire_users
+
+    def meanwhile(index, key_of, found):
+        if found:
+            store.save([shopper("a", store.load(["a"])["a"].version)])
+        return expire(index, key_of, found)
+
+    monkeypatch.setattr(store, "_expire_users", meanwhile)
+    assert store.expire(before=4e9, most=5) == 1
+    assert set(store.load("ab")) == {"a"}
 
 
 def test_workers_on_one_server_fold_behind_each_other(trained_run, server):

@@ -87,7 +87,7 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
     assert list(found.ranks) == ["frozen", "live", "live, told the time"]
     assert (found.ranks["live"] != found.ranks["live, told the time"]).any()
     online = Online(model, SQLiteStore(tmp_path / "store.db"))
-    online.enter(log)
+    online.enter(known_shop.events)
     last = online.history("u001").last_time
     untold, told, newcomer = (
         online.recommend([user], k=5, now=now)[0].items["score"].to_list()

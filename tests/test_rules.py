@@ -195,6 +195,15 @@ def test_strings_end_where_where_believes_they_do():
         np.testing.assert_array_equal(where(items, f'"x\'" = {literal}'), np.arange(3) == row)
 
 
+@pytest.mark.parametrize(
+    "condition", ["least() > 1", "greatest() > 1", "price between 1 and " * 240 + "2"]
+)
+def test_where_survives_what_the_parser_does_not(condition):
+    """A panic is no Exception; chains of `between` take twice as long with each."""
+    with pytest.raises(DataError, match="cannot be used"):
+        where(ITEMS, condition)
+
+
 def test_a_condition_of_excessive_length_is_refused_in_a_short_message():
     condition = "price < 50" + " OR price < 50" * MAX_CONDITION
 

@@ -254,7 +254,7 @@ def test_bad_requests_say_what_is_wrong(model, events, trained_run, tmp_path):
     for k in (0, 40):
         with pytest.raises(ValueError, match=f"k={k}: give a number from 1 to 39"):
             model.recommend(events, k=k)
-    with pytest.raises(DataError, match="unknown kind"):
+    with pytest.raises(DataError, match="does not know: steal"):
         model.recommend(events.with_columns(event=pl.lit("steal")))
     with pytest.raises(DataError, match="timestamp"):
         model.recommend(events.drop("timestamp"))

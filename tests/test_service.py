@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, suppress
+from urllib.parse import quote
 
 import polars as pl
 import pytest
@@ -131,6 +132,23 @@ def test_one_bad_request_spoils_no_other_of_its_batch(client):
     assert answers == {n: 200 if n % 2 else 422 for n in range(8)}
 
 
+def test_a_condition_that_panics_stops_nobody(client):
+    path = "/users/eve/recommendations"
+    for _ in range(2):
+        assert client.get(path, params={"where": "least() > 1"}).status_code == 422
+    assert client.get(path).status_code == 200
+
+
+def test_ids_with_slashes_are_read_and_forgotten(client):
+    user = "shop/eve #1"
+    path = f"/users/{quote(user, safe='')}"
+    client.post("/events", json=[payload(user, 0)])
+    assert client.get(f"{path}/recommendations").json()["events"] == 1
+    assert client.get(f"{path}/profile").json()["user_id"] == user
+    assert client.delete(path).status_code == 204
+    assert client.get(f"{path}/recommendations").json()["events"] == 0
+
+
 def test_thumbs_move_the_list_and_the_answer_says_so(client):
     client.post("/events", json=[payload("ian", n) for n in range(3)])
     path = "/users/ian/recommendations"
@@ -174,12 +192,13 @@ def test_metrics_count_what_was_done(client):
 
 
 def test_a_key_and_a_rate_guard_what_concerns_users(trained_run, tmp_path):
-    options = LiveOptions(store=str(tmp_path / "s.db"), api_key="secret", rate=3)
+    options = LiveOptions(store=str(tmp_path / "s.db"), api_key="sécret", rate=3)
     with TestClient(create_app(trained_run, options)) as client:
         wait_until_ready(client)
-        path, key = "/users/u/recommendations", {"X-API-Key": "secret"}
+        path, key = "/users/u/recommendations", {"X-API-Key": "sécret".encode()}
         assert client.get(path).status_code == 401
         assert client.get(path, headers={"X-API-Key": "guess"}).status_code == 401
+        time.sleep(1)  # guesses count as well
         codes = [client.get(path, headers=key).status_code for _ in range(8)]
         assert codes[0] == 200
         assert 429 in codes

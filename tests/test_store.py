@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.store import LiveEvent, Shopper, SQLiteStore, StoreError, decode, encode
+from jaxrec import store as store_module
+from jaxrec.store import LiveEvent, Shopper, Shown, SQLiteStore, StoreError, decode, encode
 
 names = st.text(max_size=8)
 events = st.builds(LiveEvent, st.integers(0, 2**33), names, names, st.none() | names)
@@ -20,6 +21,8 @@ shoppers = st.builds(
     states,
     states,
     st.integers(-1, 2**33),
+    st.frozensets(names, max_size=3),
+    st.integers(0, 4),
     st.integers(0, 9),
     st.booleans(),
     st.dictionaries(names, st.frozensets(names, max_size=3), max_size=3),
@@ -60,6 +63,34 @@ def test_a_damaged_document_is_read_or_told_and_nothing_else(shopper, data):
 def test_bytes_that_are_no_document_are_told(junk):
     with pytest.raises(StoreError, match="cannot be read"):
         decode("u", 1, junk)
+
+
+def test_what_was_forgotten_does_not_come_back_with_who_read_it_before(tmp_path):
+    store = SQLiteStore(tmp_path / "store.db")
+    assert store.save([Shopper("u", forgotten=1)]) == []
+    read_before = store.load(["u"])["u"]
+    store.forget("u")
+    assert store.save([Shopper("u", forgotten=2)]) == []
+    assert store.save([read_before]) == ["u"]
+    assert store.load(["u"])["u"].forgotten == 2
+
+
+def test_of_what_was_shown_the_newest_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SHOWN_MOST", 3)
+    store = SQLiteStore(tmp_path / "store.db")
+    for moment in range(5):
+        store.show(
+            [Shown("u", moment, "m", ("i",), (1.0,)), Shown(f"v{moment}", moment, "m", (), ())]
+        )
+    assert [s.time for s in store.shown("u")] == [2, 3, 4]
+    store.expire(before=0, most=2)  # nobody of these ever did anything
+    assert [bool(store.shown(user)) for user in ("u", "v3", "v4")] == [True, False, True]
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    path = tmp_path / "nowhere" / "store.db"
+    with pytest.raises(StoreError, match=r"nowhere/store\.db cannot be used as a store"):
+        SQLiteStore(path)
 
 
 def test_a_file_that_is_no_database_is_told(tmp_path):

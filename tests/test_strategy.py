@@ -285,6 +285,13 @@ def test_positions_have_no_pauses():
     assert last_sessions(log, 1).items.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("after", [Diversity(0.5), Caps({"brand": 1}), Epsilon(0.1)])
+def test_nothing_reorders_what_was_drawn(catalog, vectors, after):
+    """Or the chances that are told would be those of other places."""
+    with pytest.raises(ValueError, match=f"so {after.name} must stand before it"):
+        lists(catalog, vectors, Epsilon(0.5), after)
+
+
 def test_without_dice_the_best_are_shown_for_certain(catalog, vectors):
     _, plain = lists(catalog, vectors)
     _, found = lists(catalog, vectors, Epsilon(0.0))

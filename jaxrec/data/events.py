@@ -66,7 +66,10 @@ def build_event_log(
         )
     unknown = set(events["event"].unique()) - set(kinds)
     if unknown:
-        raise DataError(f"events of unknown kind {sorted(unknown)}; known: {', '.join(kinds)}")
+        raise DataError(
+            f"events are of kinds that the model does not know: {', '.join(sorted(unknown))}; it "
+            f"knows {', '.join(kinds)}. Leave them out, or have a strategy's feedback read them"
+        )
     user_ids = events["user_id"].unique().sort()
     tie_break = ["item"] if item_ties else []
     # ids become numbers before they are sorted, and places are sorted before what lies there:
@@ -149,7 +152,11 @@ def last_sessions(log: EventLog, gap: float) -> EventLog:
     # of every event: the last pause up to it, or where its user begins
     latest = np.maximum(np.maximum.accumulate(np.where(pauses, numbers, 0)), begins)
     last_events = np.repeat(log.offsets[1:] - 1, log.lengths)
-    present = numbers >= latest[last_events]
+    return some_events(log, numbers >= latest[last_events])
+
+
+def some_events(log: EventLog, present: Bool[np.ndarray, " M"]) -> EventLog:
+    """The log of all its users and some of its events."""
     return replace(
         log,
         offsets=np.concatenate([[0], np.cumsum(present)])[log.offsets],
