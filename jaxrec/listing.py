@@ -35,6 +35,7 @@ from jaxrec.types import EventLog, Queries
 LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
 PAIRS = (64, 1024, 65_536)  # own items with changed scores, of all users of a batch
 OUTSIDE = 2**30  # no row of a batch
+PLANS, PLAN_BYTES = 16, 2**30  # conditions that are kept ready, and what they may take
 
 
 PLACES = pl.Schema(
@@ -94,7 +95,9 @@ class Lister:
         self.judging = set(folder.judging)
         self.kinds = tuple(dict.fromkeys((*self.model.trained.kind_names, *sorted(self.judging))))
         self.labels = self.model.labels(np.arange(self.model.catalog.num_items))
-        self.plan = lru_cache(maxsize=16)(self._plan)
+        # each holds the item table once more
+        plans = max(2, min(PLANS, PLAN_BYTES // self.folder.items.nbytes))
+        self.plan = lru_cache(maxsize=plans)(self._plan)
         self.names = lru_cache(maxsize=16)(self._names)
         self.units = lru_cache(maxsize=16)(self.model.unit_block)
 

@@ -117,6 +117,8 @@ def replay(
                 ranks[name].append(found.ranks)
             firsts.append(first[rows])
         online.record(wave)
+    if not ranks:
+        raise ValueError(f"since={since} leaves no event of a known item and a predicted kind")
     return Replay(
         {name: np.concatenate(parts) for name, parts in ranks.items()}, np.concatenate(firsts)
     )

@@ -55,6 +55,7 @@ from jaxrec.strategy import Feedback, Step
 logger = logging.getLogger("uvicorn.error")  # whose format and level the server sets
 
 MAX_EVENTS, MAX_BODY = 1000, 2**20
+MOST_WAITING = 10_000  # requests of a kind
 PAGE = Path(__file__).parent / "web" / "index.html"
 DAY, HOUR = 86_400, 3600
 UserId = Annotated[str, InPath(min_length=1, max_length=256, examples=["A1YJEY40YUW4SE"])]
@@ -91,7 +92,9 @@ class Batcher(Generic[Asked, Given]):
         self.waiting: asyncio.Queue[tuple[Asked, asyncio.Future[Given]]] = asyncio.Queue()
 
     async def __call__(self, asked: Asked) -> Given:
-        """The answer to one question."""
+        """The answer to one question; a queue that grows without end is refused."""
+        if self.waiting.qsize() >= MOST_WAITING:
+            raise HTTPException(503, "too many requests are waiting", {"Retry-After": "1"})
         future: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
         await self.waiting.put((asked, future))
         return await future

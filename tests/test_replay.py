@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import corrected
 
@@ -95,6 +96,12 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
     )
     assert untold != told
     assert newcomer == online.recommend(["nobody"], k=5)[0].items["score"].to_list()
+
+
+def test_a_period_without_an_event_to_rank_is_refused(model, known_shop):
+    elsewhere = known_shop.events.with_columns(item_id=pl.lit("elsewhere"))
+    with pytest.raises(ValueError, match="no event of a known item"):
+        replay(model, model.valid_log(elsewhere))
 
 
 def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from servers import Load, Service, payload, wait_until_ready
 
-from jaxrec import loading
+from jaxrec import loading, service
 from jaxrec.options import LiveOptions
 from jaxrec.service import create_app, serve_http
 from jaxrec.store import SQLiteStore
@@ -137,6 +137,12 @@ def test_a_condition_that_panics_stops_nobody(client):
     for _ in range(2):
         assert client.get(path, params={"where": "least() > 1"}).status_code == 422
     assert client.get(path).status_code == 200
+
+
+def test_a_queue_that_grows_without_end_is_refused(client, monkeypatch):
+    monkeypatch.setattr(service, "MOST_WAITING", 0)
+    answer = client.post("/events", json=payload("eve", 0))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 def test_ids_with_slashes_are_read_and_forgotten(client):
