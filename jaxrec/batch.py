@@ -39,7 +39,7 @@ from jaxrec.profiles import plot_user, profile_users
 from jaxrec.replay import replay
 from jaxrec.rules import listed_ids
 from jaxrec.scoring import TrainedModel
-from jaxrec.store import open_store
+from jaxrec.store import NEVER, open_store
 from jaxrec.strategy import Feedback, Only, Step, Without, read_strategy
 from jaxrec.types import EventLog
 
@@ -261,7 +261,8 @@ def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
     paths = [options.events, options.items, options.triples, options.users, options.strategy]
     paths += [options.rules.only, options.rules.without]
     steps = () if options.strategy is None else read_strategy(options.strategy)
-    paths += [Path(str(step.items)) for step in steps if isinstance(step, Only | Without)]
+    listed = [step.items for step in steps if isinstance(step, Only | Without)]
+    paths += [Path(source) for source in listed if isinstance(source, str | Path)]
     files = [path for path in paths if isinstance(path, Path) and path.exists()]
     return {
         "checkpoint": {
@@ -277,13 +278,16 @@ def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
 
 
 def state_table(log: EventLog, states: tuple[InterestState, ...]) -> pl.DataFrame:
-    """A row a user: `user_id`, `events`, `last_time` (s), and `state`, flat as in layout.json."""
+    """A row a user: `user_id`, `events`, `last_time` (s; `NEVER` without events), and `state`, flat
+    as in layout.json."""
     flat = flat_states(states).astype(np.float32)
+    last_times = np.full(log.num_users, NEVER)
+    last_times[log.lengths > 0] = log.times[log.offsets[1:][log.lengths > 0] - 1]
     return pl.DataFrame(
         {
             "user_id": log.user_ids,
             "events": log.lengths,
-            "last_time": log.times[log.offsets[1:] - 1],
+            "last_time": last_times,
             "state": pl.Series(flat, dtype=pl.Array(pl.Float32, flat.shape[1])),
         }
     )

@@ -188,7 +188,7 @@ def fit_popularity(
 
     Args:
         items: without priors.
-        counts: training events of the items.
+        counts: how often the items were chosen in training.
         others: as in `rank_queries`, which says what it raises.
     """
     weights = np.array(POPULARITY_STRENGTHS, np.float32) / inverse_temperature

@@ -1,7 +1,7 @@
 """What a run leaves behind: Orbax checkpoints, its configuration and its vocabularies.
 
 run/config.yaml            the resolved configuration
-run/catalog/               items and their training events, node types, edges, event kinds and
+run/catalog/               items and how often they were chosen, node types, edges, event kinds and
                            the whitening of text (Parquet, JSON, NumPy)
 run/checkpoints/STEP/      params; rest: optimiser state; vectors: of all nodes, and of the
                            items' text; progress: data position and validation history (JSON)
@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 import polars as pl
 import yaml
 from jax.sharding import Sharding
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxrec.config import Config, parse, to_yaml
@@ -29,7 +29,7 @@ from jaxrec.models.recommender import Sizes
 from jaxrec.text_features import Whitening
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
-FORMAT = 3
+FORMAT = 4
 CALIBRATION = "calibration.json"  # what validation corrects; written when training ends
 SELECTED_BY = "ndcg@10"
 
@@ -66,7 +66,8 @@ class Trained:
     """What a run knows beside its parameters."""
 
     catalog: Catalog
-    counts: Float[np.ndarray, " I"]  # training events of every item
+    counts: Float[np.ndarray, " I"]  # how often every item was chosen in training
+    with_ids: Bool[np.ndarray, " I"]  # items whose own id was trained, by events of any kind
     kind_names: tuple[str, ...]
     sizes: Sizes
     whitening: Whitening | None  # None where the model reads no text
@@ -101,7 +102,8 @@ def refuse_other_data(run: Path, trained: Trained) -> None:
             for part in ("heads", "edge_relations", "tails")
         ),
         "kinds of event": begun.kind_names == trained.kind_names,
-        "training events": np.array_equal(begun.counts, trained.counts),
+        "training events": np.array_equal(begun.counts, trained.counts)
+        and np.array_equal(begun.with_ids, trained.with_ids),
         "width of text": begun.sizes.text_width == trained.sizes.text_width,
     }
     if not all(alike.values()):
@@ -153,6 +155,7 @@ def read_trained(run: Path) -> Trained:
     return Trained(
         catalog=Catalog(pl.read_parquet(folder / "items.parquet"), graph),
         counts=np.load(folder / "counts.npy", allow_pickle=False),
+        with_ids=np.load(folder / "with_ids.npy", allow_pickle=False),
         kind_names=tuple(layout["kinds"]),
         sizes=Sizes(**layout["sizes"]),
         whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
@@ -255,6 +258,7 @@ def _write_trained(folder: Path, trained: Trained) -> None:
     (folder / "layout.json").write_text(json.dumps(layout, indent=2))
     trained.catalog.items.write_parquet(folder / "items.parquet")
     np.save(folder / "counts.npy", trained.counts)
+    np.save(folder / "with_ids.npy", trained.with_ids)
     if trained.whitening is not None:
         np.savez(folder / "whitening.npz", **vars(trained.whitening))
     pl.concat(

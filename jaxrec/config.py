@@ -29,7 +29,7 @@ class Range(NamedTuple):
 
 COUNT = Range(lambda value: value >= 1, "1 or more")
 AMOUNT = Range(lambda value: 0 <= value < float("inf"), "0 or more")
-POSITIVE = Range(lambda value: 0 < value < float("inf"), "above 0")
+POSITIVE = Range(lambda value: value > 0, "above 0")
 RATE = Range(lambda value: 0 <= value < 1, "0 or more and below 1")
 QUANTILE = Range(lambda value: 0 < value < 1, "between 0 and 1")
 

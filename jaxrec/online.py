@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain, product
@@ -55,8 +55,8 @@ class Online:
     Args:
         model: what `jaxrec.load` returns.
         store: shared by all processes that serve these shoppers.
-        window: newest events of a shopper to keep at least. An event that is later than all of
-            the kept ones (there are up to twice as many) is refused.
+        window: newest events of a shopper to keep at least. An event of before all of the kept
+            ones (there are up to twice as many), or before a loaded state, is refused.
         strategy: steps that act on every list of items, in their order. Kinds of event that its
             feedback names are recorded although the model does not know them.
         random: for steps that throw dice.
@@ -111,12 +111,7 @@ class Online:
             StoreError: the store fails, or others write the same users all the time. Events of
                 some users may be recorded; those with an `event_id` can be sent again.
         """
-        unknown = {report.event.kind for report in reports} - set(self.lister.kinds)
-        if unknown:
-            raise ValueError(
-                f"the model knows no event {', '.join(sorted(unknown))}; "
-                f"give {', '.join(self.lister.kinds)}"
-            )
+        self._refuse_unknown({report.event.kind for report in reports})
         outcomes: list[Outcome] = ["accepted"] * len(reports)
         waiting: dict[str, list[int]] = defaultdict(list)
         for number, report in enumerate(reports):
@@ -156,15 +151,17 @@ class Online:
         Raises:
             ValueError: an event of before 1970 or a position below 0, or of an unknown kind.
         """
-        unit = 1000 if self.model.config.data.time == "timestamp" else 1
-        if (events["timestamp"] < 0).any():
-            raise ValueError("events of before 1970, or at positions below 0, cannot be kept live")
         users = events["user_id"].unique()
         known = list(self.store.load(users.to_list()))
-        ids = "event_id" if "event_id" in events.columns else pl.lit(None, pl.String)
-        fresh = events.filter(~pl.col("user_id").is_in(known)).select(
-            "user_id", pl.col("timestamp") // unit, "item_id", "event", ids
+        fresh = events.filter(~pl.col("user_id").is_in(known)).sort(
+            "timestamp", maintain_order=True
         )
+        if (fresh["timestamp"] < 0).any():
+            raise ValueError("events of before 1970, or at positions below 0, cannot be kept live")
+        self._refuse_unknown(fresh["event"].unique())
+        unit = 1000 if self.model.config.data.time == "timestamp" else 1
+        ids = "event_id" if "event_id" in events.columns else pl.lit(None, pl.String)
+        fresh = fresh.select("user_id", pl.col("timestamp") // unit, "item_id", "event", ids)
         self.record_many([Report(user, LiveEvent(*event)) for user, *event in fresh.iter_rows()])
         return len(users) - len(known)
 
@@ -187,6 +184,8 @@ class Online:
             for user_id, shopper in self.store.load(list(rows)).items():
                 row = rows[user_id]
                 last_time = row["last_time"]
+                if not row["events"]:
+                    continue
                 reaches_back = shopper.base_time <= last_time
                 if not reaches_back and shopper.model == self.model.version:
                     continue
@@ -297,7 +296,8 @@ class Online:
         shoppers = list(self._load(user_ids).values())
         states = self.folder.states([shopper.state for shopper in shoppers])
         idle = np.zeros(0, np.int32)
-        if now is not None and self.model.config.model.idle_times:
+        has_time = self.model.config.data.time == "timestamp"
+        if now is not None and has_time and self.model.config.model.idle_times:
             last = np.array([shopper.last_time for shopper in shoppers])
             idle = np.where(last < 0, NO_GAP, np.clip(now - last, 0, MAX_GAP))
         return shoppers, self.folder.read(states, kind, idle)
@@ -345,6 +345,14 @@ class Online:
     def forget(self, user_id: str) -> bool:
         """Delete all that is kept of a user; whether there was anything."""
         return self.store.forget(user_id)
+
+    def _refuse_unknown(self, kinds: Iterable[str]) -> None:
+        unknown = set(kinds) - set(self.lister.kinds)
+        if unknown:
+            raise ValueError(
+                f"the model knows no event {', '.join(sorted(unknown))}; "
+                f"give {', '.join(self.lister.kinds)}"
+            )
 
     def _changed(
         self, shopper: Shopper, events: Sequence[LiveEvent]

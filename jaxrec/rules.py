@@ -66,7 +66,7 @@ class Rules:
     explore: float = 0.0
     """Share of a list that is reserved for new items, between 0 and 1."""
     explore_events: int = 0
-    """Items with at most so many training events are new."""
+    """Items that were chosen at most so often in training are new."""
 
     def __post_init__(self) -> None:
         """Raise a ValueError for an option that is out of range."""

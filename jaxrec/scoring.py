@@ -113,8 +113,9 @@ class TrainedModel:
             self.definition.merge(self.params).text_tower,
         )
         text = np.concatenate([np.asarray(self.text)[: extension.num_old], fresh])
-        counts = np.pad(self.trained.counts, (0, len(text) - len(self.trained.counts)))
-        arrays = catalog_arrays(catalog, text, counts > 0, extension.entities)
+        new = (0, len(text) - len(self.trained.counts))
+        counts, with_ids = np.pad(self.trained.counts, new), np.pad(self.trained.with_ids, new)
+        arrays = catalog_arrays(catalog, text, with_ids, extension.entities)
         vectors = encode_catalog(self.definition, self.params, arrays)
         return replace(
             self,

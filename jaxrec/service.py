@@ -285,8 +285,8 @@ def shopping(live: Live) -> APIRouter:
     async def record(events: EventIn | list[EventIn]) -> Recorded:
         """Record one event or up to 1,000; what is answered is durable.
 
-        An event is a `duplicate` if its `event_id` is known, and `too_late` if all the events
-        that are kept of the user are newer.
+        An event is a `duplicate` if its `event_id` is known, and `too_late` if it is older than
+        the state behind which the user's kept events are folded.
         """
         reports = reports_of(events if isinstance(events, list) else [events], live.ready)
         outcomes = await live.record(reports) if reports else []

@@ -115,7 +115,7 @@ def plan(
     """Steps made ready for a catalogue.
 
     Args:
-        counts: training events of the items, row 0 included; of later rows there are none.
+        counts: how often the items were chosen in training, row 0 included; later rows never.
         valid: rows of the item block that are items.
 
     Raises:

@@ -62,8 +62,8 @@ class Shopper:
 
     @property
     def last_time(self) -> int:
-        """Of the newest event; negative without events."""
-        return self.events[-1].time if self.events else self.base_time
+        """Of the newest event that the state has folded; negative without events."""
+        return max(self.events[-1].time if self.events else NEVER, self.beginning[1])
 
     @property
     def beginning(self) -> tuple[Float[np.ndarray, " S"] | None, int]:
@@ -375,7 +375,8 @@ def with_events(
     for kind in {event.kind for event in events}:
         items = {event.item_id for event in events if event.kind == kind}
         chosen[kind] = chosen.get(kind, frozenset()) | items
-    return replace(shopper, events=merged(shopper.events, events, place), chosen=chosen)
+    behind = merged(shopper.unfolded, events, place)  # what is folded stays before what is not
+    return replace(shopper, events=shopper.events[: shopper.folded] + behind, chosen=chosen)
 
 
 def merged(

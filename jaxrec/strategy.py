@@ -41,7 +41,7 @@ class Shop:
     """What steps may know of the items."""
 
     catalog: Catalog
-    counts: Float[np.ndarray, " I"]  # training events
+    counts: Float[np.ndarray, " I"]  # how often they were chosen in training
     valid: Bool[np.ndarray, " I"]  # rows that are items
     groups: Mapping[str, Int[np.ndarray, " n"]]  # node type -> the items' nodes of it, 0: none
 
@@ -295,7 +295,7 @@ class Diversity:
 
 @dataclass(frozen=True)
 class Explore:
-    """Reserve a share of every list for items with at most so many training events."""
+    """Reserve a share of every list for items that training has seen chosen at most so often."""
 
     name: ClassVar[str] = "explore"
     share: float

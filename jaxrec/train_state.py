@@ -135,6 +135,7 @@ def what_is_trained(setup: Setup) -> Trained:
     return Trained(
         catalog=dataset.catalog,
         counts=setup.counts[: dataset.catalog.num_items],
+        with_ids=np.asarray(setup.arrays.candidates)[: dataset.catalog.num_items],
         kind_names=dataset.split.log.kind_names,
         sizes=model_sizes(dataset, setup.text),
         whitening=setup.text.whitening,

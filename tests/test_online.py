@@ -423,6 +423,18 @@ def test_judgements_that_the_model_knows_outlive_their_events(model, tmp_path):
     assert found["item_id"].to_list() == expected["item_id"].to_list()
 
 
+def test_states_of_who_has_only_judged_are_a_newcomers(model):
+    events = table([Report("a", event(0)), Report("b", event(9, kind="hide"))])
+    log = model.known_events(model.event_log(events, ["hide"]))
+    states = state_table(log, model.states(log))
+    assert states.select("user_id", "events", "last_time").rows() == [("a", 1, START), ("b", 0, -1)]
+    online = Online(model, SQLiteStore(":memory:"))
+    online.record([Report("b", event(5))])
+    assert online.load_states(states) == 0
+    nobody = model.known_events(model.event_log(events[1:], ["hide"]))
+    assert len(state_table(nobody, model.states(nobody))) == 1
+
+
 def test_batch_lists_hear_judgements_that_the_model_does_not_know(online):
     """As live ones do; who has only judged is a newcomer."""
     reports = [Report("u", event(n * DAY, f"i{n:02}")) for n in range(4)]

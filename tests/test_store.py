@@ -87,6 +87,16 @@ def test_of_what_was_shown_the_newest_is_kept(tmp_path, monkeypatch):
     assert [bool(store.shown(user)) for user in ("u", "v3", "v4")] == [True, False, True]
 
 
+def test_what_is_folded_stays_before_what_is_not():
+    """Whatever the order of equal times; the newest time is that of what is folded."""
+    a, b, c = (LiveEvent(time, item, "view") for time, item in ((1, "a"), (2, "b"), (2, "c")))
+    base = np.zeros(4, np.float32)
+    shopper = Shopper("u", (a, c), base=base, base_time=5, folded=2)
+    assert shopper.last_time == 5
+    after = store_module.with_events(shopper, [b], lambda event: (event.time, event.item_id))
+    assert (after.events, after.unfolded) == ((a, c, b), (b,))
+
+
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     path = tmp_path / "nowhere" / "store.db"
     with pytest.raises(StoreError, match=r"nowhere/store\.db cannot be used as a store"):
