@@ -24,7 +24,7 @@ from jaxrec.data.files import read_table
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.encoding import flat_states, initial_states
 from jaxrec.models.lstm import InterestState
-from jaxrec.online import Online
+from jaxrec.online import Online, check_live_run
 from jaxrec.options import ServeOptions, check, check_live
 from jaxrec.parts import (
     SUCCESS,
@@ -39,8 +39,9 @@ from jaxrec.profiles import plot_user, profile_users
 from jaxrec.replay import replay
 from jaxrec.rules import listed_ids
 from jaxrec.scoring import TrainedModel
+from jaxrec.shortlist import plan
 from jaxrec.store import NEVER, open_store
-from jaxrec.strategy import Feedback, Only, Step, Without, read_strategy
+from jaxrec.strategy import Feedback, Only, Step, Without, judging, read_strategy
 from jaxrec.types import EventLog
 
 PREVIEW_USERS, PREVIEW_ITEMS, PREVIEW_ROWS = 3, 5, 6
@@ -97,26 +98,21 @@ def serve_live(options: ServeOptions) -> None:
         ) from error
 
     check_live(options)
-    checkpoint.read_config(options.run)
+    check_live_run(checkpoint.read_config(options.run))
     strategy = (Feedback(),) if options.strategy is None else read_strategy(options.strategy)
-    prepare_store(options, strategy)
+    trained = checkpoint.read_trained(options.run)
+    items = trained.catalog.graph.types[0]
+    plan(strategy, trained.catalog, trained.counts, items.valid)  # or nobody would get an answer
+    if options.events is not None or options.live.load_states is not None:
+        prepare_store(options, strategy)
     serve_http(options.run, options.live, strategy)
 
 
 def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
-    """Let the shoppers of an events file enter, and load the states of a batch job.
-
-    Raises:
-        ValueError: the strategy does not fit the model, or cannot be used live.
-    """
-    with checkpoint.open_checkpoints(options.run, read_only=True) as manager:
-        is_trained = manager.best_step() is not None
-    if not (is_trained or options.events or options.live.load_states):
-        return  # it is being trained, and will be served when it can be
+    """Let the shoppers of an events file enter, and load the states of a batch job."""
     model = loading.load(options.run)
     store = open_store(options.live.store_of(options.run))
     online = Online(model, store, window=options.live.window, strategy=strategy)
-    online.lister.plan("", model.items.shape[1])
     if options.live.load_states is not None:
         loaded = online.load_states(read_states_of(model, options.live.load_states))
         console.print(f"{loaded:,} shoppers have the states of {options.live.load_states}")
@@ -130,9 +126,10 @@ def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
 def stream(model: TrainedModel, options: ServeOptions) -> None:
     """Recommendations or profiles of all users, a part file a block; continues a stopped job."""
     assert options.out is not None
-    score, removed, judged = make_scorer(model, options)
+    steps = () if options.strategy is None else read_strategy(options.strategy)
+    score, removed = make_scorer(model, options, steps)
     events = event_stream(model, options)
-    job = describe_job(model, options)
+    job = describe_job(model, options, steps)
     states = options.states
     is_ours = begun_job(options.out).get("states") == job["states"]
     if states is not None and states.exists() and not is_ours:
@@ -146,7 +143,7 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     for number, block in enumerate(events.blocks()):
         if number < len(parts.done):
             continue
-        histories = model.valid_log(block, judged)
+        histories = model.valid_log(block, judging(steps))
         log = model.known_events(histories)
         user_states = model.states(log)
         table, facts = score(log, model.user_vectors(user_states), histories)
@@ -173,10 +170,10 @@ Score = Callable[
 
 
 def make_scorer(
-    model: TrainedModel, options: ServeOptions
-) -> tuple[Score, dict[str, int], tuple[str, ...]]:
+    model: TrainedModel, options: ServeOptions, steps: Sequence[Step]
+) -> tuple[Score, dict[str, int]]:
     """What makes a block's table and the facts to tell of it, from what the model reads and all
-    that was done; the items that rules remove; and the kinds of event that are judgements."""
+    that was done; and the items that rules remove."""
     if options.profile:
         return (
             lambda log, vectors, _: (
@@ -184,11 +181,9 @@ def make_scorer(
                 {},
             ),
             {},
-            (),
         )
-    steps = () if options.strategy is None else read_strategy(options.strategy)
-    plan = model.plan(steps, options.rules)
-    ruled = bool(plan.steps or options.rules.mask)
+    ready = model.plan(steps, options.rules)
+    ruled = bool(ready.steps or options.rules.mask)
     model.check_request(options.k, options.target, ruled=ruled)
 
     def recommend(
@@ -198,7 +193,7 @@ def make_scorer(
             log,
             vectors,
             options.k,
-            plan,
+            ready,
             histories=histories,
             mask=options.rules.mask,
             target=options.target,
@@ -209,7 +204,7 @@ def make_scorer(
             facts["fewer"] = dict(list(made.short.items())[:TOLD_USERS])
         return made.table, facts
 
-    return recommend, plan.removed, plan.judging
+    return recommend, ready.removed
 
 
 def stream_audience(model: TrainedModel, options: ServeOptions) -> pl.DataFrame:
@@ -253,14 +248,15 @@ def event_stream(model: TrainedModel, options: ServeOptions) -> EventStream:
     return stream
 
 
-def describe_job(model: TrainedModel, options: ServeOptions) -> dict[str, Any]:
+def describe_job(
+    model: TrainedModel, options: ServeOptions, steps: Sequence[Step]
+) -> dict[str, Any]:
     """What decides the bytes of the output: checkpoint, options, and the files as they are."""
     assert options.events is not None
     irrelevant = ("run", "out", "states", "item_shards", "live")
     chosen = {k: v for k, v in asdict(options).items() if k not in irrelevant}
     paths = [options.events, options.items, options.triples, options.users, options.strategy]
     paths += [options.rules.only, options.rules.without]
-    steps = () if options.strategy is None else read_strategy(options.strategy)
     listed = [step.items for step in steps if isinstance(step, Only | Without)]
     paths += [Path(source) for source in listed if isinstance(source, str | Path)]
     files = [path for path in paths if isinstance(path, Path) and path.exists()]

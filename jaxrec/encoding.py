@@ -138,10 +138,11 @@ def user_vectors(
     owners, positions = queries.users[order], queries.positions[order]
     begins = log.offsets[owners]
     # a fold from a user's first event on answers all queries that it is not too long for
-    alone = positions - begins > (history or np.inf)
+    reach = history or len(log.items)
+    alone = positions - begins > reach
     bounds = np.flatnonzero(alone | (np.diff(owners, prepend=-1) != 0))
     first, last = positions[bounds], positions[np.append(bounds[1:], len(order)) - 1]
-    starts = np.maximum(begins[bounds], last - history) if history else begins[bounds]
+    starts = np.maximum(begins[bounds], last - reach)
     gaps, newcomers = event_gaps(log), initial_states(definition, params, users)
     # like lengths together, the longest first, so that rows of several histories end together
     by_length = np.argsort(starts - last, kind="stable")

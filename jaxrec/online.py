@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
+from jaxrec.config import Config
 from jaxrec.data.graph import ITEM
 from jaxrec.encoding import CHUNK
 from jaxrec.evaluation import masked_kinds
@@ -76,8 +77,7 @@ class Online:
     ):
         if window < 1:
             raise ValueError(f"window={window}: keep 1 event or more")
-        if model.config.data.drop_repeats:
-            raise ValueError("the run left repeated events out (data.drop_repeats); train without")
+        check_live_run(model.config)
         self.model, self.store = model, store
         self.folder = Folder(model, window, judging(strategy))
         self.lister = Lister(self.folder, strategy, random or np.random.default_rng())
@@ -383,6 +383,12 @@ class Online:
         if stale:
             shoppers |= {s.user_id: s for s in self.folder.renewed([(s, s) for s in stale])}
         return shoppers
+
+
+def check_live_run(config: Config) -> None:
+    """Raise a ValueError for a run that cannot be served live."""
+    if config.data.drop_repeats:
+        raise ValueError("the run left repeated events out (data.drop_repeats); train without")
 
 
 def reports_of(log: EventLog, model: TrainedModel) -> list[Report]:

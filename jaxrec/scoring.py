@@ -39,7 +39,7 @@ from jaxrec.profiles import plot_user, profile_users
 from jaxrec.ranking import PairBlocks, best_items, left_out, no_pairs
 from jaxrec.rules import Rules
 from jaxrec.shortlist import Plan, UserPairs, plan, shortlist
-from jaxrec.strategy import Step, steps_of
+from jaxrec.strategy import Step, judging, steps_of
 from jaxrec.text_features import new_item_text
 from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, NodeType, Queries
 
@@ -228,7 +228,7 @@ class TrainedModel:
         given = Rules(**rules)
         plan = self.plan(strategy, given)
         self.check_request(k, target, ruled=bool(plan.steps or given.mask))
-        histories = self.event_log(events, plan.judging)
+        histories = self.event_log(events, judging(strategy))
         log = self.known_events(histories)
         vectors = self.user_vectors(self.states(log))
         return self.recommend_users(

@@ -25,7 +25,6 @@ from jaxrec.strategy import (
     Session,
     Shop,
     Step,
-    judging,
     take,
 )
 from jaxrec.types import Catalog, EventLog
@@ -64,11 +63,6 @@ class Plan:
     def session(self) -> Session | None:
         """The step that mixes the present session in."""
         return next((step for step in self.steps if isinstance(step, Session)), None)
-
-    @property
-    def judging(self) -> tuple[str, ...]:
-        """The kinds of event that steps read as judgements."""
-        return judging(self.steps)
 
     @property
     def explores(self) -> bool:

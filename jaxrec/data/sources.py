@@ -72,16 +72,18 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
     path = Path(source)
     if not path.exists():
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
-    if path.is_dir() and find_table(path, "events") is None:
-        files = [*path.glob("*.parquet"), *path.glob("*.csv")]
-        if len(files) == 1 and is_invoice_table(read_table(files[0]).columns):
-            path = files[0]
+    files = [path]
     if path.is_dir():
-        return read_tables(path, time=time, strict=strict)
-    table = read_table(path)
+        files = [*path.glob("*.parquet"), *path.glob("*.csv")]
+        if len(files) != 1 or find_table(path, "events") is not None:
+            return read_tables(path, time=time, strict=strict)
+    [file] = files
+    table = read_table(file)
     if is_invoice_table(table.columns):
-        return _online_retail(table, str(path), time, strict)
-    return validate(table, None, None, origin=(str(path),) * 3, time=time, strict=strict)
+        return _online_retail(table, str(file), time, strict)
+    if path.is_dir():  # which says what it looks for
+        return read_tables(path, time=time, strict=strict)
+    return validate(table, None, None, origin=(str(file),) * 3, time=time, strict=strict)
 
 
 def _movielens_100k(time: TimeKind, strict: bool) -> Tables:
