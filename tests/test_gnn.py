@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxrec.models import gnn
 from jaxrec.models.gnn import GINLayer, GraphEncoder, ResidualLayer
 
 NODES, WIDTH, RELATIONS = 7, 4, 3
@@ -38,7 +39,9 @@ def randomised(module):
     """The module with every parameter drawn at random, those included that begin as constants."""
     random = np.random.default_rng(1)
     params = nnx.state(module)
-    nnx.update(module, jax.tree.map(lambda p: random.normal(size=p.shape).astype(p.dtype), params))
+    nnx.update(
+        module, jax.tree.map(lambda p: jnp.asarray(random.normal(size=p.shape), p.dtype), params)
+    )
     return module
 
 
@@ -94,6 +97,28 @@ def test_encoder_sums_the_outputs_of_its_layers(encoder):
     first = encoder.layers[0](nodes, graph)
     expected = first + encoder.layers[1](first, graph)
     np.testing.assert_allclose(encoder(nodes, graph), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_blocks_of_edges_have_the_values_and_gradients_of_all_at_once(encoder, size, monkeypatch):
+    definition, params = nnx.split(encoder)
+    graph = make_graph(EDGES)
+
+    def values_and_gradients():
+        def loss(params, nodes):
+            vectors = nnx.merge(definition, params)(nodes, graph)
+            return (vectors**2).sum(), vectors
+
+        nodes = jnp.asarray(features())
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, nodes)
+
+    at_once = values_and_gradients()
+    monkeypatch.setattr(gnn, "edges_at_a_time", lambda: size)
+    jax.tree.map(
+        lambda blocks, whole: np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-4),
+        values_and_gradients(),
+        at_once,
+    )
 
 
 def test_a_permuted_graph_gives_permuted_vectors(encoder):

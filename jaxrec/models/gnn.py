@@ -4,17 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import jraph
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 Aggregate = Literal["sum", "mean"]
-# graphs come with their edges sorted by receiver
-AGGREGATORS = {
-    "sum": partial(jraph.segment_sum, indices_are_sorted=True),
-    "mean": partial(jraph.segment_mean, indices_are_sorted=True),
-}
 
 
 def message_passing(
@@ -27,15 +23,52 @@ def message_passing(
 ) -> Float[Array, "N D"]:
     """Send `message(relation, sender)` along every edge; `update(node, gathered)` every node.
 
+    Messages are there for one block of edges at a time, and are formed again for the gradient, so
+    that memory is [N, D] however many the edges are.
+
     Args:
         graph: edges hold relation ids and are sorted by receiver.
     """
-    network = jraph.GraphNetwork(
-        update_edge_fn=lambda relations, senders, receivers, _: message(relations, senders),
-        update_node_fn=lambda nodes, sent, received, _: update(nodes, received),
-        aggregate_edges_for_nodes_fn=AGGREGATORS[aggregate],
+
+    @partial(jax.checkpoint, prevent_cse=False)  # a scan needs no such prevention
+    def send_block(gathered, edges):
+        network = jraph.GraphNetwork(
+            update_edge_fn=lambda relations, senders, receivers, _: message(relations, senders),
+            update_node_fn=lambda nodes, sent, received, _: received,
+            aggregate_edges_for_nodes_fn=lambda messages, ends, _: gathered.at[ends].add(messages),
+        )
+        return network(edges._replace(nodes=nodes)).nodes, None
+
+    gathered, _ = jax.lax.scan(send_block, jnp.zeros_like(nodes), edge_blocks(graph, len(nodes)))
+    if aggregate == "mean":
+        sent = jnp.ones_like(nodes, shape=graph.receivers.shape)
+        degrees = jraph.segment_sum(sent, graph.receivers, len(nodes), indices_are_sorted=True)
+        gathered /= jnp.maximum(degrees, 1)[:, None]
+    return update(nodes, gathered)
+
+
+def edges_at_a_time() -> int:
+    """As many as have their messages in a processor's cache, or are work for an accelerator."""
+    return 2**10 if jax.default_backend() == "cpu" else 2**18
+
+
+def edge_blocks(graph: jraph.GraphsTuple, num_nodes: int) -> jraph.GraphsTuple:
+    """The edges as blocks [n, B]; those that fill the last one are received by no node."""
+    num_edges = len(graph.receivers)
+    size = min(edges_at_a_time(), num_edges)
+    blocks = -(-num_edges // size)
+
+    def cut(ids: Int[Array, " E"], fill: int) -> Int[Array, "n B"]:
+        padded = jnp.pad(ids, (0, blocks * size - num_edges), constant_values=fill)
+        return padded.reshape(blocks, size)
+
+    return graph._replace(
+        edges=cut(graph.edges, 0),
+        senders=cut(graph.senders, 0),
+        receivers=cut(graph.receivers, num_nodes),  # beyond the last one: dropped
+        n_node=jnp.full((blocks, 1), num_nodes),
+        n_edge=jnp.full((blocks, 1), size),
     )
-    return network(graph._replace(nodes=nodes)).nodes
 
 
 class RelationMessage(nnx.Module):
