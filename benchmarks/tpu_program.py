@@ -18,7 +18,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import jax
 import numpy as np
@@ -30,6 +32,7 @@ import jaxrec
 from jaxrec import training
 from jaxrec.api import configure
 from jaxrec.data.dataset import prepare
+from jaxrec.models import gnn
 from jaxrec.report import console
 from jaxrec.sharding import ITEMS, USERS, laid_out, replicated, state_shardings
 from jaxrec.train_state import Setup, initial_state, set_up
@@ -133,11 +136,12 @@ def lower(setup: Setup) -> jax.stages.Lowered:
     state = jax.eval_shape(lambda: initial_state(setup))
     batch = setup.packing.batch(0, 0, slice(0, setup.config.train.rows))
     by_user = NamedSharding(setup.mesh, PartitionSpec(USERS))
-    return training.make_train_step(setup).lower(
-        laid_out(state, state_shardings(state, setup.mesh)),
-        laid_out(setup.arrays, replicated(setup.mesh)),
-        laid_out(batch, by_user),
-    )
+    with patch.object(gnn, "edges_at_a_time", partial(gnn.edges_at_a_time, "tpu")):
+        return training.make_train_step(setup).lower(
+            laid_out(state, state_shardings(state, setup.mesh)),
+            laid_out(setup.arrays, replicated(setup.mesh)),
+            laid_out(batch, by_user),
+        )
 
 
 def read_computations(text: str) -> dict[str, list[Instruction]]:

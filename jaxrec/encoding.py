@@ -3,7 +3,6 @@
 Evaluation, batch scoring and live serving call these functions, so their scores agree.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -143,7 +142,8 @@ def user_vectors(
     bounds = np.flatnonzero(alone | (np.diff(owners, prepend=-1) != 0))
     first, last = positions[bounds], positions[np.append(bounds[1:], len(order)) - 1]
     starts = np.maximum(begins[bounds], last - reach)
-    gaps, newcomers = event_gaps(log), initial_states(definition, params, users)
+    newcomers = initial_states(definition, params, users)
+    fold = partial(_fold_numbers, definition, params, items, log, event_gaps(log), wanted_kind)
     # like lengths together, the longest first, so that rows of several histories end together
     by_length = np.argsort(starts - last, kind="stable")
 
@@ -155,12 +155,12 @@ def user_vectors(
         asked = used & (next_position >= first[group][histories])
         asked &= positions[place] == next_position
         firsts = used & (numbers == starts[group][histories])
-        for chunk, vectors, _ in _fold_rows(
-            definition, params, items, log, gaps, numbers, firsts, newcomers, wanted_kind
-        ):
+        states = newcomers
+        for chunk in _chunks(numbers.shape[1]):
+            vectors, states = fold(states, numbers[:, chunk], firsts[:, chunk])
             here = asked[:, chunk]
             if here.any():
-                result[order[place[:, chunk][here]]] = np.asarray(vectors)[:, : here.shape[1]][here]
+                result[order[place[:, chunk][here]]] = np.asarray(vectors)[here]
 
     with ThreadPoolExecutor(WORKERS) as workers:
         list(workers.map(answer, _groups(by_length, ROUNDS * users)))
@@ -195,16 +195,18 @@ def interest_states(
             lambda leaf: np.repeat(np.asarray(leaf), log.num_users, axis=0), newcomer
         )
     gaps, result = event_gaps(log, last_times), jax.tree.map(np.array, before)
+    fold = partial(_fold_numbers, definition, params, items, log, gaps, ANY_KIND)
     # users of like length together waste the fewest slots
     for group in _groups(np.argsort(ends - starts, kind="stable"), users):
-        rows = np.pad(group, (0, users - len(group)))  # the rows behind fold nothing
+        rows = np.pad(group, (0, users - len(group)))
         states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
-        numbers, _ = in_rows(starts[group], ends[group], users)
-        nowhere = np.zeros(numbers.shape, bool)
-        for _, _, after in _fold_rows(
-            definition, params, items, log, gaps, numbers, nowhere, states, ANY_KIND
-        ):
-            states = after
+        begins, lengths = starts[rows], ends[rows] - starts[rows]
+        lengths[len(group) :] = 0  # the rows behind fold nothing
+        for chunk in _chunks(lengths.max()):
+            slots = np.arange(chunk.start, chunk.stop)
+            events = np.where(slots < lengths[:, None], begins[:, None] + slots, -1)
+            nowhere = np.zeros(events.shape, bool)
+            _, states = fold(states, events, nowhere)
 
         def place(whole: np.ndarray, part: Array, group: np.ndarray = group) -> None:
             whole[group] = np.asarray(part)[: len(group)]
@@ -241,7 +243,7 @@ def in_rows(
         emptiest = np.argsort(filled, kind="stable")[: len(lengths[part])]
         row[part], slot[part] = emptiest, filled[emptiest]
         filled[emptiest] += lengths[part]
-    numbers, histories = np.full((2, rows, filled.max()), -1)
+    numbers, histories = np.full((2, rows, _whole_chunks(filled.max())), -1)
     place = np.repeat(row, lengths), ranges(slot, lengths)
     numbers[place] = ranges(begins, lengths)
     histories[place] = np.repeat(np.arange(len(lengths)), lengths)
@@ -253,38 +255,32 @@ def _groups(members: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, "
     return np.array_split(members, -(-len(members) // size)) if len(members) else []
 
 
-def _fold_rows(
+def _whole_chunks(slots: int) -> int:
+    return slots if slots % CHUNK == 1 else slots + -slots % CHUNK
+
+
+def _chunks(slots: int) -> list[slice]:
+    """So many slots, or a few more, as chunks of the two sizes that are compiled."""
+    whole = _whole_chunks(slots)
+    return [slice(begin, min(begin + CHUNK, whole)) for begin in range(0, whole, CHUNK)]
+
+
+def _fold_numbers(
     definition: Definition,
     params: Params,
     items: Float[Array, "I 1+ED"],
     log: EventLog,
     gaps: Int[np.ndarray, " M"],
-    numbers: Int[np.ndarray, "B T"],
-    firsts: Bool[np.ndarray, "B T"],
-    states: tuple[InterestState, ...],
     wanted_kind: int,
-) -> Iterator[tuple[slice, Float[Array, "B T 1+ED"], tuple[InterestState, ...]]]:
-    """Chunks of slots, the user vectors after each slot and the states after all of them.
-
-    Args:
-        numbers: events in rows, -1 behind the last.
-        firsts: where a row begins anew.
-        states: of the rows before.
-    """
-    longest, begin = numbers.shape[1], 0
-    fill = ((0, 0), (0, 0 if longest % CHUNK == 1 else -longest % CHUNK))
-    numbers, firsts = np.pad(numbers, fill, constant_values=-1), np.pad(firsts, fill)
-    while begin < longest:
-        chunk = slice(begin, begin + (1 if longest - begin == 1 else CHUNK))
-        events, starts = numbers[:, chunk], firsts[:, chunk]
-        valid = events >= 0
-        read = Events(
-            items=np.where(valid, log.items[events], 0),
-            kinds=np.where(valid, log.kinds[events], 0).astype(np.int32),
-            gaps=np.where(valid, gaps[events], NO_GAP),
-        )
-        vectors, states = fold_chunk(
-            definition, params, states, items, read, starts, valid, wanted_kind
-        )
-        yield chunk, vectors, states
-        begin = chunk.stop
+    states: tuple[InterestState, ...],
+    numbers: Int[np.ndarray, "B T"],
+    starts: Bool[np.ndarray, "B T"],
+) -> tuple[Float[Array, "B T 1+ED"], tuple[InterestState, ...]]:
+    """`fold_chunk` of the events with these numbers in the log, -1 for none."""
+    valid = numbers >= 0
+    events = Events(
+        items=np.where(valid, log.items[numbers], 0),
+        kinds=np.where(valid, log.kinds[numbers], 0).astype(np.int32),
+        gaps=np.where(valid, gaps[numbers], NO_GAP),
+    )
+    return fold_chunk(definition, params, states, items, events, starts, valid, wanted_kind)

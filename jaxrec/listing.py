@@ -93,7 +93,7 @@ class Lister:
         self.folder, self.model, self.strategy = folder, folder.model, tuple(strategy)
         self.random = random
         self.judging = set(folder.judging)
-        self.kinds = tuple(dict.fromkeys((*self.model.trained.kind_names, *sorted(self.judging))))
+        self.kinds = self.model.kinds_with(sorted(self.judging))
         self.labels = self.model.labels(np.arange(self.model.catalog.num_items))
         # each holds the item table once more
         plans = max(2, min(PLANS, PLAN_BYTES // self.folder.items.nbytes))

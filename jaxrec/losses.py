@@ -106,7 +106,8 @@ def _log_z_and_gradients(queries, candidates, amounts, weights, valid, places, b
             for_amounts = (share * jnp.take_along_axis(powers, places, -1)).astype(amounts.dtype)
         log_z = (highest + jnp.log(sums))[..., 0]
         gradients = for_queries.astype(queries.dtype), for_amounts
-        return for_candidates, ((log_z * weights).sum(), gradients)
+        # a sum of each row, as the rows may be on several devices
+        return for_candidates, ((log_z * weights).sum(-1), gradients)
 
     for_candidates, (log_z, gradients) = jax.lax.scan(
         one_block,

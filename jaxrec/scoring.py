@@ -141,7 +141,6 @@ class TrainedModel:
 
     def valid_log(self, events: pl.DataFrame, judged: Sequence[str] = ()) -> EventLog:
         """Validated events as the model reads them, with those of other kinds that are judged."""
-        kinds = tuple(dict.fromkeys((*self.trained.kind_names, *judged)))
         if self.config.data.drop_repeats:
             known = pl.col("event").is_in(self.trained.kind_names)
             read = without_consecutive_repeats(events.filter(known))
@@ -151,8 +150,12 @@ class TrainedModel:
             self.catalog.item_ids,
             item_ties=self.config.data.ties == "item_id",
             has_time=self.config.data.time == "timestamp",
-            kind_names=kinds,
+            kind_names=self.kinds_with(judged),
         )
+
+    def kinds_with(self, judged: Sequence[str]) -> tuple[str, ...]:
+        """The kinds of event that the model knows, then those that are judged beside them."""
+        return tuple(dict.fromkeys((*self.trained.kind_names, *judged)))
 
     def known_events(self, log: EventLog) -> EventLog:
         """What of a log the model reads, for all of its users."""

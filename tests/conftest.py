@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from filelock import FileLock
 
 from jaxrec import training
 from jaxrec.calibration import with_prior
@@ -104,8 +105,8 @@ def known_shop(shop) -> Tables:
 
 
 @pytest.fixture(scope="session")
-def trained_run(known_shop, tmp_path_factory) -> Path:
-    """A run that has learned to whom the items of the shop go."""
+def trained_run(known_shop, tmp_path_factory, worker_id) -> Path:
+    """A run that has learned to whom the items of the shop go, trained once for all processes."""
     options = {
         "split.scheme": "leave_one_out",
         "model.experts": ["id+graph", "text+graph"],
@@ -120,8 +121,11 @@ def trained_run(known_shop, tmp_path_factory) -> Path:
         "train.learning_rate": 0.01,
         "train.auxiliary_weight": 0.5,
     }
-    run = tmp_path_factory.mktemp("runs") / "shop"
-    training.fit(parse(layers=[options]), run, tables=known_shop)
+    own = tmp_path_factory.getbasetemp()
+    run = (own if worker_id == "master" else own.parent) / "shop"
+    with FileLock(run.with_suffix(".lock")):
+        if not run.exists():
+            training.fit(parse(layers=[options]), run, tables=known_shop)
     return run
 
 

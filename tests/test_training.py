@@ -58,10 +58,18 @@ def first_steps(setup, count=3):
     return losses, step
 
 
-def test_a_run_leaves_everything_that_it_promises(tables, tmp_path):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def whole_run(tables, tmp_path_factory):
+    """A run from its beginning to its end, and no test changes it."""
+    run = tmp_path_factory.mktemp("training") / "whole"
     results = training.fit(config(), run, tables=tables)
     assert json.loads((run / "metrics.json").read_text()) == results
+    return run
+
+
+def test_a_run_leaves_everything_that_it_promises(tables, whole_run):
+    run = whole_run
+    results = json.loads((run / "metrics.json").read_text())
     assert results["protocol"]["candidates"] == len(tables.items)
     ranks = pl.read_parquet(run / "ranks.parquet").filter(pl.col("queries") == "test")["rank"]
     assert metrics.summarise(ranks.to_numpy()).items() <= results["test"]["model"].items()
@@ -81,11 +89,11 @@ def test_a_run_leaves_everything_that_it_promises(tables, tmp_path):
         assert manager.best_step() == steps_per_epoch * selected["epoch"]
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(tables, tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tables, whole_run, tmp_path):
+    for name, seed in (("same", 0), ("other", 1)):
         training.fit(config(**{"train.seed": seed}), tmp_path / name, tables=tables)
-    assert scalars(tmp_path / "a") == scalars(tmp_path / "b")
-    assert scalars(tmp_path / "a") != scalars(tmp_path / "c")
+    assert scalars(tmp_path / "same") == scalars(whole_run)
+    assert scalars(tmp_path / "other") != scalars(whole_run)
 
 
 def test_an_existing_directory_is_not_touched(tables, tmp_path):
@@ -99,13 +107,6 @@ def test_bad_data_leave_no_run_behind(tables, tmp_path):
     with pytest.raises(ValueError, match="left"):
         training.fit(config(**{"data.min_item_events": 10**6}), tmp_path / "run", tables=tables)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.fixture(scope="module")
-def whole_run(tables, tmp_path_factory):
-    run = tmp_path_factory.mktemp("training") / "whole"
-    training.fit(config(), run, tables=tables)
-    return run
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, "an epoch", "the last epoch"])
@@ -155,14 +156,13 @@ def test_a_run_does_not_go_on_with_other_data(tables, whole_run):
     assert (whole_run / "log.jsonl").read_text() == log_before
 
 
-def test_kill_9_leaves_a_run_that_resumes(tables, tmp_path):
+def test_kill_9_leaves_a_run_that_resumes(tables, whole_run, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     for name in ("events", "items", "triples"):
         frame = getattr(tables, name)
         if frame is not None:
             frame.write_parquet(data / f"{name}.parquet")
-    training.fit(config(**{"data.source": str(data)}), tmp_path / "whole")
     program = (
         "import os, signal, sys, jaxrec.training as t, jaxrec.report as r\n"
         "from jaxrec.config import parse\nfrom pathlib import Path\n"
@@ -179,7 +179,7 @@ def test_kill_9_leaves_a_run_that_resumes(tables, tmp_path):
     killed = subprocess.run(arguments, capture_output=True, cwd=Path(__file__).parent.parent)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     jaxrec.fit(resume=tmp_path / "killed")
-    assert scalars(tmp_path / "killed") == scalars(tmp_path / "whole")
+    assert scalars(tmp_path / "killed") == scalars(whole_run)
 
 
 def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
@@ -199,13 +199,12 @@ def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
     np.testing.assert_allclose(split_items, on_one, rtol=1e-5)
 
 
-def test_a_checkpoint_restores_on_another_mesh(tables, tmp_path):
-    training.fit(config(), tmp_path / "run", tables=tables)
+def test_a_checkpoint_restores_on_another_mesh(tables, whole_run):
     setup = set_up(config(**{"train.item_shards": 4}), prepare(config(), tables))
-    with checkpoint.open_checkpoints(tmp_path / "run", read_only=True) as manager:
+    with checkpoint.open_checkpoints(whole_run, read_only=True) as manager:
         state, progress = training.load(setup, manager, manager.best_step())
     assert isinstance(progress, Progress)
-    trained = jaxrec.load(tmp_path / "run").params
+    trained = jaxrec.load(whole_run).params
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(state.params), trained)
 
 
@@ -241,9 +240,8 @@ def test_divergence_is_an_error_and_not_a_result(tables, tmp_path):
         training.fit(broken, tmp_path / "run", tables=tables)
 
 
-def test_a_trained_run_recommends_to_users_it_has_never_seen(tables, tmp_path):
-    training.fit(config(), tmp_path / "run", tables=tables)
-    model = jaxrec.load(tmp_path / "run")
+def test_a_trained_run_recommends_to_users_it_has_never_seen(tables, whole_run):
+    model = jaxrec.load(whole_run)
     events = tables.events.filter(pl.col("user_id") == tables.events["user_id"][0])
     stranger = events.with_columns(user_id=pl.lit("stranger"))
     both = model.recommend(pl.concat([events, stranger]), k=5)

@@ -47,9 +47,9 @@ def message_passing(
     return update(nodes, gathered)
 
 
-def edges_at_a_time() -> int:
+def edges_at_a_time(backend: str = "") -> int:
     """As many as have their messages in a processor's cache, or are work for an accelerator."""
-    return 2**10 if jax.default_backend() == "cpu" else 2**18
+    return 2**10 if (backend or jax.default_backend()) == "cpu" else 2**18
 
 
 def edge_blocks(graph: jraph.GraphsTuple, num_nodes: int) -> jraph.GraphsTuple:
