@@ -98,6 +98,7 @@ def test_histories_lie_whole_in_rows_that_end_together(rows):
     expected = [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True) if n]
     assert sorted(map(list, histories)) == sorted(map(list, expected))
     assert used.any(0).sum() == {1: lengths.sum(), 3: 10, 8: 9}[rows]
+    assert numbers.shape[1] - used.any(0).sum() < CHUNK
 
 
 @pytest.mark.parametrize("wanted_kind", [ANY_KIND, 1])

@@ -35,7 +35,9 @@ def message_passing(
         network = jraph.GraphNetwork(
             update_edge_fn=lambda relations, senders, receivers, _: message(relations, senders),
             update_node_fn=lambda nodes, sent, received, _: received,
-            aggregate_edges_for_nodes_fn=lambda messages, ends, _: gathered.at[ends].add(messages),
+            aggregate_edges_for_nodes_fn=lambda messages, ends, _: gathered.at[ends].add(
+                messages, indices_are_sorted=True
+            ),
         )
         return network(edges._replace(nodes=nodes)).nodes, None
 
