@@ -1,7 +1,7 @@
 """jaxrec: dynamic user-interest evolution with a graph, text and event sequences, in JAX.
 
 `fit` trains a recipe, `load` brings a run back, `Config` holds every option; the parts stand in
-`jaxrec.models`, `jaxrec.losses`, `jaxrec.metrics` and `jaxrec.ranking`.
+`jaxrec.models`, `jaxrec.training.losses`, `jaxrec.evaluation.metrics` and `jaxrec.ranking.top_k`.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import Any
 _HOMES = {
     "fit": "jaxrec.api",
     "configure": "jaxrec.api",
-    "load": "jaxrec.loading",
+    "load": "jaxrec.inference.loading",
     "Config": "jaxrec.config",
     "Tables": "jaxrec.data.tables",
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrec.checkpoint import read_config
+from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config, parse, read_recipe
 from jaxrec.data.fetch import cache_dir
 from jaxrec.data.tables import Tables
@@ -57,7 +57,7 @@ def fit(
     Raises:
         ConfigError, DataError, RunError: what was given cannot be used; the message says why.
     """
-    from jaxrec.training import fit as train  # brings in the whole training stack
+    from jaxrec.training.loop import fit as train  # brings in the whole training stack
 
     enable_compilation_cache()
     tables = data if isinstance(data, Tables) else None

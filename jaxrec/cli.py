@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from jaxrec.host import keep_freed_memory
+from jaxrec.runtime import keep_freed_memory
 
 COMMANDS = "usage: jaxrec {train,serve} [options]; --help after a command documents it"
 
@@ -65,8 +65,8 @@ def serve(arguments: Sequence[str] | None = None) -> None:
     import tyro
 
     from jaxrec import api
-    from jaxrec.batch import ServeOptions
-    from jaxrec.batch import serve as run
+    from jaxrec.serving.batch import ServeOptions
+    from jaxrec.serving.batch import serve as run
 
     def command() -> None:
         options = tyro.cli(

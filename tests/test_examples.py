@@ -1,11 +1,11 @@
 import os
-from pathlib import Path
 
 import nbformat
 import pytest
+from helpers.paths import ROOT
 from nbclient import NotebookClient
 
-NOTEBOOKS = Path(__file__).parent.parent / "examples"
+NOTEBOOKS = ROOT / "examples"
 
 
 @pytest.mark.slow

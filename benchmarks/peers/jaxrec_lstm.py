@@ -1,7 +1,7 @@
 """jaxrec with one id expert: no graph, no text, no auxiliary loss."""
 
 # ruff: noqa: E402
-from jaxrec.host import keep_freed_memory
+from jaxrec.runtime import keep_freed_memory
 
 keep_freed_memory()  # before imports start threads, which it would not reach
 
@@ -12,13 +12,14 @@ from tempfile import TemporaryDirectory
 import jax
 from protocol import Options, Reporter, read_options, timed
 
-from jaxrec import report, training
 from jaxrec.api import configure, enable_compilation_cache
-from jaxrec.checkpoint import Progress
+from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
-from jaxrec.held_out import validate
-from jaxrec.train_state import initial_state, set_up
+from jaxrec.training import logging as report
+from jaxrec.training import loop as training
+from jaxrec.training.evaluator import validate
+from jaxrec.training.state import initial_state, set_up
 
 
 def recipe(options: Options) -> Config:

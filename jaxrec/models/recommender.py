@@ -18,10 +18,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.config import ModelConfig
-from jaxrec.models.gnn import GraphEncoder
+from jaxrec.models.graph.layers import GraphEncoder
 from jaxrec.models.layers import Linear, dropout, unit_norm
-from jaxrec.models.lstm import InterestEncoder, InterestState
-from jaxrec.models.text_tower import TextTower
+from jaxrec.models.sequence.lstm import InterestEncoder, InterestState
+from jaxrec.models.text.finetuned import TextTower
 from jaxrec.types import NO_GAP
 
 SOURCES = ("id", "graph", "text")

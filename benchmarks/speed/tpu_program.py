@@ -1,0 +1,292 @@
+"""What the TPU compiler makes of a training step, without a TPU: memory, loops, collectives,
+matrix products, padding.
+
+    pip install 'jax[tpu]'
+    python benchmarks/tpu_program.py --config beauty --data path/to/amazon_beauty
+    python benchmarks/tpu_program.py --item-shards 4 --train.bf16 True --train.rows 512
+
+Options of `train.py` may follow. All figures are of one device and one step. Cycles are the
+compiler's estimates; it has none for scatters, gathers and collectives. Operands of products that
+are float32 here are rounded to bfloat16 by the matrix unit, as is JAX's default on TPUs.
+"""
+
+import argparse
+import math
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from rich.table import Table
+
+import jaxrec
+from jaxrec.api import configure
+from jaxrec.data.dataset import prepare
+from jaxrec.models.graph import layers as gnn
+from jaxrec.sharding import ITEMS, USERS, laid_out, replicated, state_shardings
+from jaxrec.training import loop as training
+from jaxrec.training.logging import console
+from jaxrec.training.state import Setup, initial_state, set_up
+
+PACKAGE = f"{Path(jaxrec.__file__).parent}/"
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+NO_KERNEL = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while")
+MATRIX_UNIT = 128  # rows and columns
+MIB = 2**20
+# libtpu otherwise asks a cloud's metadata server which TPU this machine has
+NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+
+COMPUTATION = re.compile(r"(ENTRY )?%?(\S+) \(.*\{$")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][\w-]*)\((.*?)\)")
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?)?")
+CALLED = re.compile(r"(?:calls|body|condition|to_apply|\w+_computations)=\{?((?:%[^\s,}]+,? ?)+)")
+
+
+@dataclass(frozen=True)
+class Shape:
+    dtype: str
+    dims: tuple[int, ...]
+    minor_to_major: tuple[int, ...]
+    tile: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(self.dims) * (int(bits[0]) if bits else 8) // 8
+
+    @property
+    def padding(self) -> int:
+        """Bytes that the minor dimensions lack to fill whole tiles."""
+        minor = [self.dims[number] for number in self.minor_to_major[: len(self.tile)]]
+        whole = [whole_multiple(*pair) for pair in zip(minor, reversed(self.tile), strict=False)]
+        return self.size * math.prod(whole) // max(math.prod(minor), 1) - self.size
+
+
+@dataclass(frozen=True)
+class Instruction:
+    opcode: str
+    outputs: tuple[Shape, ...]
+    operands: tuple[Shape, ...]
+    source: str  # line of jaxrec
+    text: str
+    times: int = 1
+    loop: str = ""  # source of the loop around it
+    fused: bool = False  # it is part of a kernel
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", default="ml100k")
+    parser.add_argument("--data")
+    parser.add_argument("--topology", default="v5e:4x4")
+    parser.add_argument("--item-shards", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="a file for the program itself")
+    options, overrides = parser.parse_known_args()
+    os.environ |= NO_TPU | os.environ
+    jax.config.update("jax_platforms", "cpu")
+    lowered = lower(pod_setup(options, overrides))
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - began
+    text = compiled.as_text()
+    if options.write:
+        options.write.write_text(text)
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    console.print(
+        f"{options.topology}, {options.item_shards} item shards {' '.join(overrides)}: "
+        f"{memory.argument_size_in_bytes / MIB:.1f} MiB of arguments, "
+        f"{memory.output_size_in_bytes / MIB:.1f} of outputs "
+        f"({memory.alias_size_in_bytes / MIB:.1f} in place of arguments), "
+        f"{memory.temp_size_in_bytes / MIB:.1f} temporary, "
+        f"{memory.generated_code_size_in_bytes / MIB:.1f} of code; {costs['flops'] / 1e9:.2f} "
+        f"GFLOP and {costs['bytes accessed'] / MIB:,.0f} MiB accessed if loops ran once; "
+        f"compiled in {seconds:.0f} s"
+    )
+    program = list(run(read_computations(text), "ENTRY"))
+    kernels = [one for one in program if not one.fused and one.opcode not in NO_KERNEL]
+    show_loops(kernels)
+    show_collectives([one for one in program if one.opcode in COLLECTIVES])
+    show_products([one for one in program if one.opcode == "convolution"])
+    show_padding(kernels)
+
+
+def pod_setup(options: argparse.Namespace, overrides: list[str]) -> Setup:
+    """Data and arrays on this machine, and a mesh of devices that it does not have."""
+    config = configure(options.config, options.data, arguments=overrides)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
+    devices = np.array(topology.devices).reshape(-1, options.item_shards)
+    mesh = Mesh(devices, (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2)
+    return replace(set_up(config, prepare(config)), mesh=mesh)
+
+
+def lower(setup: Setup) -> jax.stages.Lowered:
+    state = jax.eval_shape(lambda: initial_state(setup))
+    batch = setup.packing.batch(0, 0, slice(0, setup.config.train.rows))
+    by_user = NamedSharding(setup.mesh, PartitionSpec(USERS))
+    with patch.object(gnn, "edges_at_a_time", partial(gnn.edges_at_a_time, "tpu")):
+        return training.make_train_step(setup).lower(
+            laid_out(state, state_shardings(state, setup.mesh)),
+            laid_out(setup.arrays, replicated(setup.mesh)),
+            laid_out(batch, by_user),
+        )
+
+
+def read_computations(text: str) -> dict[str, list[Instruction]]:
+    sources = read_sources(text)
+    computations: dict[str, list[Instruction]] = {}
+    for line in text.splitlines():
+        if header := COMPUTATION.match(line):
+            instructions = computations.setdefault("ENTRY" if header[1] else header[2], [])
+            known: dict[str, tuple[Shape, ...]] = {}
+        elif match := INSTRUCTION.match(line):
+            name, outputs, opcode, operands = match.groups()
+            known[name] = tuple(map(read_shape, ARRAY.findall(outputs)))
+            read = [known.get(operand, ()) for operand in re.findall(r"%([^\s,]+)", operands)]
+            frame = re.search(r"stack_frame_id=(\d+)", line)
+            source = sources[int(frame[1])] if frame else ""
+            opcode = opcode.removesuffix("-start")
+            instructions.append(Instruction(opcode, known[name], sum(read, ()), source, line))
+    return computations
+
+
+def read_shape(array: tuple[str, ...]) -> Shape:
+    return Shape(array[0], *(tuple(map(int, filter(None, n.split(",")))) for n in array[1:]))
+
+
+def read_sources(text: str) -> dict[int, str]:
+    """The innermost line of jaxrec of every stack frame."""
+    parts = re.split(r"\n{2,}", text.strip())
+    tables = {name: rows for name, *rows in map(str.splitlines, parts)}
+    files = [row.split('"')[1] for row in tables["FileNames"]]
+    places = [list(map(int, re.findall(r"\d+", row))) for row in tables["FileLocations"]]
+    sources: dict[int, str] = {}
+    for row in tables["StackFrames"]:
+        frame, place, parent = map(int, re.findall(r"\d+", row))
+        file, line = files[places[place - 1][1] - 1], places[place - 1][3]
+        # parents are counted from one more than frames, as 1 stands for none
+        outer = sources.get(parent - 1, "")
+        sources[frame] = f"{file.removeprefix(PACKAGE)}:{line}" if PACKAGE in file else outer
+    return sources
+
+
+def run(
+    computations: dict[str, list[Instruction]],
+    name: str,
+    times: int = 1,
+    loop: str = "",
+    fused: bool = False,
+) -> Iterator[Instruction]:
+    """The instructions of a computation and of all that it calls, with how often they run."""
+    for one in computations[name]:
+        yield replace(one, times=times, loop=loop, fused=fused)
+        is_loop = one.opcode == "while"
+        inside = (
+            times * (rounds(computations, one) if is_loop else 1),
+            (one.source or "?") if is_loop else loop,
+            fused or one.opcode not in ("while", "call", "conditional"),
+        )
+        for called in re.findall(r"%([^\s,]+)", " ".join(CALLED.findall(one.text))):
+            yield from run(computations, called, *inside)
+
+
+def rounds(computations: dict[str, list[Instruction]], loop: Instruction) -> int:
+    """What the condition of a scan compares its counter with."""
+    condition = re.findall(r"condition=%([^\s,]+)", loop.text)[0]
+    text = "".join(one.text for one in computations[condition])
+    return max(map(int, re.findall(r" constant\((\d+)\)", text)), default=1)
+
+
+def show_loops(kernels: list[Instruction]) -> None:
+    started: Counter[str] = Counter()
+    cycles: Counter[str] = Counter()
+    for one in kernels:
+        estimate = re.search(r'"estimated_cycles":"(\d+)"', one.text)
+        started[one.loop] += one.times
+        cycles[one.loop] += one.times * int(estimate[1]) if estimate else 0
+    show(
+        f"loops, {cycles.total():,} cycles with what lies outside",
+        ("loop", "kernels", "cycles", "share"),
+        [
+            (loop or "none", started[loop], f"{count:,}", f"{count / cycles.total():.0%}")
+            for loop, count in cycles.most_common()
+        ],
+    )
+
+
+def show_collectives(collectives: list[Instruction]) -> None:
+    rows = []
+    for one in collectives:
+        largest = max(one.operands, key=lambda shape: shape.size)
+        sent = sum(shape.size for shape in one.operands) * one.times
+        rows.append((sent, one.opcode, one.loop, one.times, one.source, len(one.operands), largest))
+    show(
+        f"collectives, {sum(bool(one.loop) for one in collectives)} of them inside of a loop",
+        ("MiB sent", "collective", "in loop", "times", "source", "arrays", "largest"),
+        [(f"{sent / MIB:.3f}", *cells) for sent, *cells in sorted(rows, key=lambda row: -row[0])],
+    )
+
+
+def show_products(products: list[Instruction]) -> None:
+    flops: Counter[tuple] = Counter()
+    half = 0
+    for one in products:
+        left, right = one.operands
+        kernel = dict(zip(re.findall(r"_(\w+)->", one.text)[0], right.dims, strict=True))
+        width = kernel.pop("o")
+        # batch dimensions are spread over a dilated window
+        depth = kernel["i"] if "_dilate" in one.text else math.prod(kernel.values())
+        entries = math.prod(one.outputs[0].dims)
+        sides = (entries // width, depth, width)
+        filled = math.prod(n / whole_multiple(n, MATRIX_UNIT) for n in sides)
+        count = 2 * entries * depth * one.times
+        shapes = f"{left} {right}", str(one.outputs[0])
+        flops[one.source, one.times, *shapes, f"{filled:.0%}"] += count
+        half += count * (left.dtype == right.dtype == "bf16")
+    show(
+        f"products, {flops.total() / 1e9:.2f} GFLOP, {half / flops.total():.0%} on bfloat16",
+        ("GFLOP", "source", "times", "operands", "product", "unit filled"),
+        [(f"{count / 1e9:.3f}", *cells) for cells, count in flops.most_common(16)],
+    )
+
+
+def show_padding(kernels: list[Instruction]) -> None:
+    wasted: Counter[tuple] = Counter()
+    for one in kernels:
+        for shape in one.outputs:
+            tile = "x".join(map(str, shape.tile))
+            wasted[one.source, one.times, str(shape), tile] += shape.padding * one.times
+    show(
+        f"results that tiles pad, {wasted.total() / MIB:.1f} MiB of padding written",
+        ("MiB", "source", "times", "result", "tile"),
+        [(f"{count / MIB:.2f}", *cells) for cells, count in wasted.most_common(10)],
+    )
+
+
+def show(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
+    console.print(table)
+
+
+def whole_multiple(number: int, of: int) -> int:
+    return -(-number // of) * of
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Who is likeliest to choose something next: probabilities that compare across users."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Bool, Float, Int
+from scipy.special import logsumexp
+
+from jaxrec.evaluation.calibration import log_probabilities
+from jaxrec.ranking.top_k import PairBlocks, Pairs
+from jaxrec.types import KnowledgeGraph
+
+MAX_CELLS = 2**23  # probabilities at a time
+IMPRESSIONS = 1000  # that the expected pay is told for
+
+
+@dataclass(frozen=True)
+class Audience:
+    """The likeliest users seen so far, the likeliest first."""
+
+    user_ids: pl.Series
+    log_p: Float[np.ndarray, " n"]
+
+
+def nobody() -> Audience:
+    """An audience before any user was seen."""
+    return Audience(pl.Series("user_id", dtype=pl.String), np.zeros(0, np.float32))
+
+
+def member_items(graph: KnowledgeGraph, node: int) -> Int[np.ndarray, " n"]:
+    """The items of an entity: itself, or those linked to it or to what lies below it.
+
+    Args:
+        node: node id. Below a category are the categories with an edge to it, and so on down.
+    """
+    item_count = graph.types[0].count
+    if node < item_count:
+        return np.array([node])
+    own_type = next(t for t in graph.types if t.offset <= node < t.offset + t.capacity)
+    same_type = (graph.heads >= own_type.offset) & (
+        graph.heads < own_type.offset + own_type.capacity
+    )
+    below = np.array([node])
+    while True:
+        into = np.isin(graph.tails, below)
+        wider = np.union1d(below, graph.heads[into & same_type])
+        if len(wider) == len(below):
+            ends = np.concatenate([graph.heads[into], graph.tails[np.isin(graph.heads, below)]])
+            return np.unique(ends[ends < item_count])
+        below = wider
+
+
+def choice_log_probability(
+    users: Float[np.ndarray, "U D"],
+    items: Float[Array, "I D"],
+    members: Int[np.ndarray, " n"],
+    pairs: PairBlocks,
+    valid: Bool[np.ndarray, " I"],
+    inverse_temperature: float,
+) -> Float[np.ndarray, " U"]:
+    """log of the chance that a user's next item is one of the members.
+
+    The sum of the members' p(item | user), among the items that `pairs` leave the user;
+    -inf where none of the members is left.
+    """
+    width = max(MAX_CELLS // len(members), 1)
+    parts = [np.zeros(0, np.float32)]
+    for start in range(0, len(users), width):
+        some = users[start : start + width]
+
+        def theirs(first: int, stop: int, start: int = start) -> Pairs:
+            return pairs(start + first, start + stop)
+
+        columns = np.broadcast_to(members, (len(some), len(members)))
+        log_p = log_probabilities(
+            some, items, columns, valid, theirs, inverse_temperature=inverse_temperature
+        )
+        with np.errstate(divide="ignore"):
+            parts.append(logsumexp(log_p, axis=1))
+    return np.concatenate(parts)
+
+
+def merge(
+    audience: Audience, user_ids: pl.Series, log_p: Float[np.ndarray, " U"], size: int
+) -> Audience:
+    """The `size` likeliest of an audience and more users; equals in the order they came."""
+    everyone = pl.concat([audience.user_ids, user_ids.alias("user_id")])
+    log_p = np.concatenate([audience.log_p, log_p])
+    order = np.argsort(-log_p, kind="stable")[:size]
+    order = order[log_p[order] > -np.inf]
+    return Audience(everyone.gather(order), log_p[order])
+
+
+def audience_table(audience: Audience, bid: float | None) -> pl.DataFrame:
+    """`rank`, `user_id`, `probability`, and with a bid `ecpm` = probability x bid x 1000."""
+    table = pl.DataFrame(
+        {
+            "rank": np.arange(1, len(audience.log_p) + 1, dtype=np.int32),
+            "user_id": audience.user_ids,
+            "probability": np.exp(audience.log_p.astype(np.float64)),
+        }
+    )
+    if bid is None:
+        return table
+    return table.with_columns((pl.col("probability") * bid * IMPRESSIONS).alias("ecpm"))

@@ -1,0 +1,184 @@
+"""Plots of a trained model: how true its probabilities are, how a user's interest moves."""
+
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from jaxrec.evaluation.calibration import Reliability
+
+DPI = 120
+MARKERS = "osD^vPX"  # seven, so that seventy lines differ from each other with ten colours
+EVENT_CHARACTERS = 28
+NAME_CHARACTERS, NAME_LINES = 30, 3
+LEVEL_CHARACTERS = 3  # of an event's label; longer ones slope
+INCHES_PER_EVENT, INCHES_PER_CHARACTER = 0.27, 0.06
+INCHES_PER_LINE, LEGEND_INCHES = 0.215, 3.2
+
+
+def plot_reliability(path: Path, reliability: Reliability, title: str) -> None:
+    """Draw observed frequency over predicted probability into a PNG file, both logarithmic.
+
+    Points lie on the diagonal where the probabilities are true; the bars are 95% intervals. A
+    bin without hits shows the upper end of its interval, 3 / count. A bin of mean probability 0
+    is left out.
+
+    Raises `ValueError` when no bin is left.
+    """
+    shown = reliability.predicted > 0
+    if not shown.any():
+        raise ValueError("all probabilities are 0, which no logarithmic axis shows")
+    predicted, observed = reliability.predicted[shown], reliability.observed[shown]
+    margin = 1.96 * reliability.standard_error[shown]
+    hit = observed > 0
+    bounds = 3 / reliability.counts[shown][~hit]
+    drawn = np.concatenate([predicted, (observed + margin)[hit], observed[hit], bounds])
+    low, high = drawn.min() / 2, drawn.max() * 2
+
+    figure = Figure(figsize=(6, 6), layout="constrained", dpi=DPI)
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.set_yscale("log", nonpositive="clip")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())  # those of neighbours would overlap
+    axes.plot([low, high], [low, high], color="0.6", linestyle="--", label="calibrated")
+    axes.errorbar(
+        predicted[hit], observed[hit], margin[hit], fmt="o", capsize=3, label="bin, 95% interval"
+    )
+    if len(bounds):
+        axes.plot(
+            predicted[~hit], bounds, "v", color="C0", fillstyle="none", label="no hit, 95% bound"
+        )
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.set(xlabel="predicted probability", ylabel="observed frequency")
+    axes.set_title(_wrapped(title, 60))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_interest(
+    path: Path,
+    positions: Sequence[int | str] | Int[np.ndarray, " T"],
+    weights: Float[np.ndarray, "T E"],
+    names: Sequence[str],
+    events: Sequence[str] | None,
+    title: str,
+) -> None:
+    """Draw how a user's interest in some entities moved into a PNG file, one line an entity.
+
+    Args:
+        positions: what numbers or dates the events, evenly spaced whatever they are.
+        weights: of every entity after every event.
+        names: of the entities; the legend lists them by their last weight.
+        events: titles of the events, where there are any.
+
+    Raises:
+        ValueError: lengths differ, there is no event or entity, or a weight is not finite.
+    """
+    _check_interest(positions, weights, names, events)
+    labels = _event_labels(positions, events)
+    listed = [_wrapped(name, NAME_CHARACTERS) for name in names]
+    figure = Figure(figsize=_interest_size(labels, listed), layout="constrained", dpi=DPI)
+    axes = figure.subplots()
+    order = np.argsort(-weights[-1], kind="stable")
+    for entity in order:
+        axes.plot(
+            weights[:, entity],
+            color=f"C{entity % 10}",
+            marker=MARKERS[entity % len(MARKERS)],
+            markersize=4,
+        )
+    _set_event_ticks(axes, labels)
+    axes.set(xlabel="event", ylabel="weight")
+    if weights.min() >= 0:
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.set_title(_wrapped(title, int(10 * (figure.get_figwidth() - LEGEND_INCHES))))
+    # Named here: a line's own label is not listed where it is empty or begins with "_".
+    figure.legend(
+        axes.lines,
+        [listed[entity] for entity in order],
+        loc="outside right upper",
+        fontsize=9,
+        frameon=False,
+    )
+    _save(figure, path)
+
+
+def _interest_size(labels: Sequence[str], listed: Sequence[str]) -> tuple[float, float]:
+    """Width and height in inches, so that neither tick labels nor the legend are cut."""
+    width = max(5.0, INCHES_PER_EVENT * len(labels))
+    legend_height = INCHES_PER_LINE * ("\n".join(listed).count("\n") + 1)
+    return width + LEGEND_INCHES, max(4 + INCHES_PER_CHARACTER * _longest(labels), legend_height)
+
+
+def _set_event_ticks(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_xticks(range(len(labels)), labels, fontsize=8)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    if _longest(labels) > LEVEL_CHARACTERS:
+        for label in axes.get_xticklabels():
+            label.set(rotation=60, ha="right", rotation_mode="anchor")
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(map(len, texts))
+
+
+def _event_labels(
+    positions: Sequence[int | str] | Int[np.ndarray, " T"], events: Sequence[str] | None
+) -> list[str]:
+    if events is None:
+        return [str(position) for position in positions]
+    titles = [_shortened(event, EVENT_CHARACTERS) for event in events]
+    return [f"{text}  {position}" for text, position in zip(titles, positions, strict=True)]
+
+
+def _check_interest(
+    positions: Sequence[int | str] | Int[np.ndarray, " T"],
+    weights: Float[np.ndarray, "T E"],
+    names: Sequence[str],
+    events: Sequence[str] | None,
+) -> None:
+    if weights.ndim != 2 or not weights.size:
+        raise ValueError(
+            f"weights of shape {weights.shape}: give one row an event, one column a name"
+        )
+    shape = (len(positions), len(names))
+    if weights.shape != shape or (events is not None and len(events) != len(positions)):
+        described = "no" if events is None else len(events)
+        raise ValueError(
+            f"weights of shape {weights.shape} for {shape[0]} positions, {described} events and "
+            f"{shape[1]} names: give one row an event and one column a name"
+        )
+    if not np.isfinite(weights).all():
+        event, entity = np.argwhere(~np.isfinite(weights))[0]
+        raise ValueError(f"the weight of {names[entity]!r} after event {event} is not finite")
+
+
+def _shortened(text: str, characters: int) -> str:
+    """One line of at most that many characters, without the marks of mathematical text."""
+    line = " ".join(text.split())
+    cut = line if len(line) <= characters else line[: characters - 1].rstrip() + "…"
+    return cut.replace("$", r"\$")
+
+
+def _wrapped(text: str, characters: int) -> str:
+    """A few lines of at most that many characters, without the marks of mathematical text."""
+    line = " ".join(text.split())
+    lines = textwrap.wrap(line, characters, max_lines=NAME_LINES, placeholder="…")
+    return "\n".join(lines).replace("$", r"\$")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a PNG file that is never seen half written."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(draft, format="png")
+    draft.replace(path)

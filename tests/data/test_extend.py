@@ -1,0 +1,417 @@
+"""A catalogue with new items: equal to one built at once, and to the model the same where old."""
+
+import numpy as np
+import polars as pl
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec.config import ModelConfig
+from jaxrec.data.columns import DataError
+from jaxrec.data.extend import Extension, extend_catalog
+from jaxrec.data.files import TRIPLE_COLUMNS
+from jaxrec.data.graph import build_graph
+from jaxrec.inference.encoding import catalog_arrays, encode_catalog
+from jaxrec.models.recommender import Recommender, Sizes, split
+from jaxrec.types import CAPACITY_MULTIPLE, Catalog, KnowledgeGraph
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": [None, "a", "b", "c"],
+        "brand": [None, "acme", "zeta", "acme"],
+        "categories": [None, ["Beauty", "Hair", "Dye"], ["Beauty"], None],
+        "price": [None, 1.5, 2.0, None],
+    }
+)
+TRIPLES = pl.DataFrame(
+    [("item", "b", "goes_with", "item", "a"), ("entity", "acme", "based_in", "entity", "Oslo")],
+    schema=TRIPLE_COLUMNS,
+    orient="row",
+)
+
+
+def make_catalog(items: pl.DataFrame, triples: pl.DataFrame | None = None) -> Catalog:
+    return Catalog(items, build_graph(items, triples))
+
+
+def table_of_triples(*rows: tuple[str, str, str, str, str]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=TRIPLE_COLUMNS, orient="row")
+
+
+def node_names(graph: KnowledgeGraph) -> dict[int, tuple[str, str | None]]:
+    """Name of every node that is no unused capacity."""
+    return {
+        block.offset + local: (block.name, name)
+        for block in graph.types
+        for local, name in enumerate(block.ids)
+    }
+
+
+def named_edges(graph: KnowledgeGraph) -> list[tuple]:
+    names = node_names(graph)
+    return [
+        (*names[head], graph.relations[relation], *names[tail])
+        for head, relation, tail in zip(
+            graph.heads.tolist(), graph.edge_relations, graph.tails.tolist(), strict=True
+        )
+    ]
+
+
+def added_edges(catalog: Catalog, extension: Extension) -> list[tuple]:
+    """The edges behind those of the old catalogue, which have to be there unchanged."""
+    before, after = named_edges(catalog.graph), named_edges(extension.catalog.graph)
+    assert after[: len(before)] == before
+    return after[len(before) :]
+
+
+def entity_rows(catalog: Catalog, extension: Extension) -> dict[tuple, tuple]:
+    """For every named entity of the extension the name of the row it has in the old table."""
+    old, new = catalog.graph, extension.catalog.graph
+    names = node_names(old)
+    return {
+        name: names[int(extension.entities[node - new.types[0].capacity]) + old.types[0].capacity]
+        for node, name in node_names(new).items()
+        if node >= new.types[0].capacity
+    }
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return make_catalog(ITEMS, TRIPLES)
+
+
+def test_old_items_keep_their_index_and_new_rows_follow_in_their_order(catalog):
+    new = pl.DataFrame({"item_id": ["z", "d"], "price": [3.0, 4.0], "colour": ["red", None]})
+    extension = extend_catalog(catalog, new)
+    table = extension.catalog.items
+    assert extension.num_old == 4
+    assert table["item_id"].to_list() == [None, "a", "b", "c", "z", "d"]
+    assert table.head(4).select(ITEMS.columns).equals(ITEMS)
+    assert table["price"].to_list()[4:] == [3.0, 4.0]
+    assert table["brand"].to_list()[4:] == [None, None]
+    assert table["colour"].to_list() == [None] * 4 + ["red", None]
+    assert extension.catalog.graph.types[0].ids.to_list() == table["item_id"].to_list()
+    assert extension.notes == ()
+
+
+def test_ids_and_category_paths_are_read_as_in_training(catalog):
+    new = pl.DataFrame({"item_id": [7], "categories": ["Beauty > Hair"]})
+    extension = extend_catalog(catalog, new)
+    assert extension.catalog.item_ids[4] == "7"
+    assert extension.catalog.items["categories"].to_list()[4] == ["Beauty", "Hair"]
+    assert added_edges(catalog, extension) == [
+        ("item", "7", "in_category", "category", "Beauty > Hair")
+    ]
+
+
+def test_columns_are_cast_to_the_type_of_training(catalog):
+    for prices in ([3], ["3.0"]):
+        table = extend_catalog(catalog, pl.DataFrame({"item_id": ["d"], "price": prices}))
+        assert table.catalog.items["price"].to_list() == [None, 1.5, 2.0, None, 3.0]
+    whole = make_catalog(ITEMS.with_columns(pl.col("price").cast(pl.Int64)))
+    new = pl.DataFrame({"item_id": ["d", "e"], "price": [3.0, None]})
+    assert extend_catalog(whole, new).catalog.items["price"].to_list()[4:] == [3, None]
+
+
+def test_a_column_that_was_all_null_in_training_takes_the_new_type():
+    empty = make_catalog(ITEMS.select("item_id", pl.lit(None).alias("colour")))
+    extension = extend_catalog(empty, pl.DataFrame({"item_id": ["d"], "colour": ["red"]}))
+    assert extension.catalog.items["colour"].to_list() == [None] * 4 + ["red"]
+
+
+def test_known_items_stay_as_in_training_and_are_counted(catalog):
+    new = pl.DataFrame({"item_id": ["a", "d", "c"], "brand": ["other", "zeta", "other"]})
+    extension = extend_catalog(catalog, new)
+    assert extension.catalog.items.head(4).equals(ITEMS)
+    assert extension.catalog.item_ids.to_list()[4:] == ["d"]
+    assert added_edges(catalog, extension) == [("item", "d", "has_brand", "brand", "zeta")]
+    assert extension.notes == ("new items: rows left out because training has these items: 2.",)
+
+
+def test_rows_that_repeat_another_exactly_are_dropped_with_a_note(catalog):
+    extension = extend_catalog(catalog, pl.DataFrame({"item_id": ["d", "d"], "price": [1, 1]}))
+    assert extension.catalog.item_ids.to_list()[4:] == ["d"]
+    assert extension.notes == (
+        "new items: rows dropped because they repeat an item_id exactly: 1.",
+    )
+
+
+def test_new_entities_follow_the_old_ones_of_their_type(catalog):
+    new = pl.DataFrame(
+        {
+            "item_id": ["d", "e"],
+            "brand": ["nova", "zeta"],
+            "categories": [["Beauty", "Hair", "Wax"], None],
+        }
+    )
+    graph = extend_catalog(catalog, new).catalog.graph
+    assert [t.name for t in graph.types] == [t.name for t in catalog.graph.types]
+    assert graph.relations == catalog.graph.relations
+    for old, block in zip(catalog.graph.types, graph.types, strict=True):
+        assert block.ids.to_list()[: old.count] == old.ids.to_list()
+    added = {t.name: t.ids.to_list()[catalog.graph.type(t.name).count :] for t in graph.types}
+    assert added == {
+        "item": ["d", "e"],
+        "brand": ["nova"],
+        "category": ["Beauty > Hair > Wax"],
+        "entity": [],
+    }
+
+
+def test_edges_of_category_paths_that_exist_are_not_doubled(catalog):
+    new = pl.DataFrame({"item_id": ["d"], "categories": [["Beauty", "Hair", "Wax"]]})
+    assert set(added_edges(catalog, extend_catalog(catalog, new))) == {
+        ("item", "d", "in_category", "category", "Beauty > Hair > Wax"),
+        ("category", "Beauty > Hair > Wax", "child_of", "category", "Beauty > Hair"),
+    }
+
+
+def test_triples_may_start_at_old_and_new_items_and_entities(catalog):
+    triples = [
+        ("item", "a", "goes_with", "item", "d"),
+        ("item", "d", "goes_with", "item", "b"),
+        ("entity", "Oslo", "based_in", "entity", "Norway"),
+    ]
+    known = ("item", "b", "goes_with", "item", "a")
+    extension = extend_catalog(
+        catalog, pl.DataFrame({"item_id": ["d"]}), table_of_triples(*triples, known, triples[0])
+    )
+    assert added_edges(catalog, extension) == triples
+    assert extension.notes == ()
+
+
+def test_edges_that_the_model_has_no_parameters_for_are_left_out_and_counted(catalog):
+    triples = table_of_triples(
+        ("item", "d", "made_in", "entity", "Oslo"),
+        ("item", "d", "goes_with", "bundle", "gift"),
+        ("person", "ann", "based_in", "entity", "Oslo"),
+        ("item", "d", "goes_with", "item", "a"),
+    )
+    new = pl.DataFrame({"item_id": ["d"], "merchant": ["corner shop"]})
+    extension = extend_catalog(catalog, new, triples)
+    assert added_edges(catalog, extension) == [("item", "d", "goes_with", "item", "a")]
+    (note,) = extension.notes
+    assert note.endswith(": 4 (sold_by, made_in, goes_with, based_in).")
+    assert extension.catalog.items["merchant"].to_list()[4:] == ["corner shop"]
+    assert extension.catalog.graph.num_nodes == catalog.graph.num_nodes
+
+
+def test_triples_of_items_that_nobody_knows(catalog):
+    new = pl.DataFrame({"item_id": ["d"]})
+    extension = extend_catalog(
+        catalog, new, table_of_triples(("item", "d", "goes_with", "item", "gone"))
+    )
+    assert added_edges(catalog, extension) == []
+    assert extension.notes == (
+        "new triples: triples dropped because their tail is an unknown item: 1.",
+    )
+    with pytest.raises(DataError, match=r"new triples.*unknown items \(row 1: 'gone'\)"):
+        extend_catalog(catalog, new, table_of_triples(("item", "gone", "goes_with", "item", "a")))
+
+
+def test_a_catalogue_without_a_graph_stays_without_one():
+    bare = make_catalog(ITEMS.select("item_id"))
+    extension = extend_catalog(bare, pl.DataFrame({"item_id": ["d"], "brand": ["acme"]}))
+    graph = extension.catalog.graph
+    assert [t.name for t in graph.types] == ["item"]
+    assert (graph.relations, len(graph.heads), len(extension.entities)) == ((), 0, 0)
+    assert graph.types[0].ids.to_list() == [None, "a", "b", "c", "d"]
+
+
+def test_old_entities_keep_their_row_of_the_table_and_new_ones_take_the_unknown(catalog):
+    extension = extend_catalog(catalog, pl.DataFrame({"item_id": ["d"], "brand": ["nova"]}))
+    rows = entity_rows(catalog, extension)
+    assert rows.pop(("brand", "nova")) == ("brand", None)
+    assert set(rows) == {name for name in node_names(catalog.graph).values() if name[0] != "item"}
+    assert all(name == row for name, row in rows.items())
+
+
+def test_unused_rows_are_rows_of_their_own_type(catalog):
+    extension = extend_catalog(catalog, pl.DataFrame({"item_id": ["d"], "brand": ["nova"]}))
+    graph, items = extension.catalog.graph, extension.catalog.graph.types[0].capacity
+    assert len(extension.entities) == graph.num_nodes - items
+    for block in graph.types[1:]:
+        rows = extension.entities[block.offset - items : block.offset - items + block.capacity]
+        old = catalog.graph.type(block.name)
+        places = rows + catalog.graph.types[0].capacity - old.offset
+        assert places.min() == 0 and places.max() < old.count
+
+
+def many_items(count: int) -> pl.DataFrame:
+    """Items of a brand and a category each."""
+    numbers = range(count)
+    return pl.DataFrame(
+        {
+            "item_id": [f"n{n}" for n in numbers],
+            "brand": [f"brand {n}" for n in numbers],
+            "categories": [f"shelf {n}" for n in numbers],
+        }
+    )
+
+
+def test_names_and_edges_stay_right_when_blocks_outgrow_their_capacity(catalog):
+    new = many_items(CAPACITY_MULTIPLE)
+    extension = extend_catalog(catalog, new)
+    old, graph = catalog.graph, extension.catalog.graph
+    grown = {t.name for t in graph.types if t.capacity > old.type(t.name).capacity}
+    assert grown == {"item", "brand", "category"}
+    ends = [t.offset + t.capacity for t in graph.types]
+    assert [t.offset for t in graph.types] == [0, *ends[:-1]]
+    shifts = [graph.type(t.name).offset - t.offset for t in old.types]
+    assert len(set(shifts)) == 3  # by the items alone, and by an entity block too
+    named = {"brand": new["brand"].to_list(), "category": new["categories"].to_list()}
+    assert added_edges(catalog, extension) == [
+        ("item", item, relation, kind, name)
+        for relation, kind in (("has_brand", "brand"), ("in_category", "category"))
+        for item, name in zip(new["item_id"], named[kind], strict=True)
+    ]
+    for (kind, name), row in entity_rows(catalog, extension).items():
+        assert row == (kind, None if name in named.get(kind, ()) else name)
+
+
+item_rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "brand": st.none() | st.sampled_from("xyz"),
+            "categories": st.none() | st.lists(st.sampled_from("AB"), max_size=3),
+        }
+    ),
+    min_size=1,
+    max_size=5,
+)
+pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=5)
+
+
+def item_table(rows: list[dict], first: int) -> pl.DataFrame:
+    ids = [{"item_id": f"i{first + number}"} for number in range(len(rows))]
+    schema = {"item_id": pl.String, "brand": pl.String, "categories": pl.List(pl.String)}
+    return pl.DataFrame([one | row for one, row in zip(ids, rows, strict=True)], schema=schema)
+
+
+@given(old=item_rows, new=item_rows, old_pairs=pairs, new_pairs=pairs)
+@settings(deadline=None, max_examples=30)
+def test_extending_gives_the_edges_of_the_whole_graph_that_training_had_names_for(
+    old, new, old_pairs, new_pairs
+):
+    def triples(pairs, items):
+        return table_of_triples(
+            *(
+                ("item", f"i{head % items}", "goes_with", "item", f"i{tail % items}")
+                for head, tail in pairs
+            )
+        )
+
+    unknown = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
+    before, fresh = item_table(old, 0), item_table(new, len(old))
+    given_before = triples(old_pairs, len(old)).cast(pl.String)
+    given_after = triples(new_pairs, len(old) + len(new)).cast(pl.String)
+    catalog = make_catalog(pl.concat([unknown, before], how="diagonal"), given_before)
+    extension = extend_catalog(catalog, fresh, given_after if len(given_after) else None)
+
+    whole = pl.concat([unknown, before, fresh], how="diagonal")
+    assert extension.catalog.items.equals(whole)
+    expected = named_edges(build_graph(whole, pl.concat([given_before, given_after])))
+    relations, types = catalog.graph.relations, [t.name for t in catalog.graph.types]
+    found = named_edges(extension.catalog.graph)
+    assert len(found) == len(set(found))
+    assert set(found) == {
+        edge for edge in expected if edge[2] in relations and {edge[0], edge[3]} <= set(types)
+    }
+    added_edges(catalog, extension)
+
+
+@pytest.fixture(scope="module")
+def model(catalog) -> tuple[nnx.GraphDef, nnx.State]:
+    graph = catalog.graph
+    items = graph.types[0].capacity
+    sizes = Sizes(items, graph.num_nodes, len(graph.relations), num_kinds=1, text_width=2)
+    model = Recommender(ModelConfig(width=4, blocks=1), sizes, nnx.Rngs(0))
+    for expert in model.experts:  # every row of the tables tells
+        for table in (
+            expert.entity_table,
+            *([expert.item_table] if "id" in expert.sources else []),
+        ):
+            table[...] = 50 * table[...]
+    return split(model)
+
+
+TEXT = np.array([[0, 0], [1, 0], [0, 1], [-1, 2]], np.float32)
+TRAINED = np.array([False, True, True, False])  # c was not
+
+
+def vectors_by_name(model, catalog, text=(), entities=None) -> dict[tuple, np.ndarray]:
+    """The vector of every node; `text` is that of the new items, whose ids are unknown."""
+    text = np.concatenate([TEXT, np.reshape(text, (-1, 2))]).astype(np.float32)
+    trained = np.pad(TRAINED, (0, len(text) - len(TEXT)))
+    vectors = np.asarray(encode_catalog(*model, catalog_arrays(catalog, text, trained, entities)))
+    return {name: vectors[node] for node, name in node_names(catalog.graph).items()}
+
+
+def extended_vectors(model, catalog, items, text) -> dict[tuple, np.ndarray]:
+    extension = extend_catalog(catalog, items)
+    return vectors_by_name(model, extension.catalog, text, extension.entities)
+
+
+def test_an_item_without_edges_moves_no_other_node(model, catalog):
+    before = vectors_by_name(model, catalog)
+    after = extended_vectors(model, catalog, pl.DataFrame({"item_id": ["d"]}), [3, 3])
+    assert set(after) - set(before) == {("item", "d")}
+    for name, vector in before.items():
+        np.testing.assert_allclose(after[name], vector, atol=1e-6, err_msg=str(name))
+
+
+def test_a_new_item_moves_its_neighbours_alone(model, catalog):
+    before = vectors_by_name(model, catalog)
+    new = pl.DataFrame({"item_id": ["d"], "brand": ["zeta"]})
+    after = extended_vectors(model, catalog, new, [3, 3])
+    moved = {name for name in before if np.abs(after[name] - before[name]).max() > 1e-6}
+    assert moved == {("brand", "zeta")}
+
+
+def test_a_new_item_like_an_untrained_one_gets_its_vector(model, catalog):
+    new = pl.DataFrame({"item_id": ["d", "e"], "brand": ["acme", "zeta"]})
+    after = extended_vectors(model, catalog, new, [TEXT[3], TEXT[3]])
+    np.testing.assert_allclose(after["item", "d"], after["item", "c"], atol=1e-6)
+    assert np.abs(after["item", "e"] - after["item", "c"]).max() > 1e-2
+
+
+def test_a_catalogue_that_outgrows_the_tables_of_the_model_is_encoded_alike(model, catalog):
+    before = vectors_by_name(model, catalog)
+    new = many_items(CAPACITY_MULTIPLE)
+    after = extended_vectors(model, catalog, new, np.ones((len(new), 2)))
+    for name, vector in before.items():
+        np.testing.assert_allclose(after[name], vector, atol=1e-6, err_msg=str(name))
+    # unknown brands differ by nothing but their items, which are alike
+    np.testing.assert_allclose(after["item", "n0"], after["item", "n255"], atol=1e-6)
+    np.testing.assert_allclose(after["brand", "brand 0"], after["brand", "brand 255"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ({"item_id": []}, "new items: the table has no rows"),
+        ({"id": ["d"]}, "new items: no column 'item_id'; it has id"),
+        ({"item_id": ["d", None]}, r"new items, column 'item_id'.*null or empty \(row 2"),
+        ({"item_id": ["d", "d"], "price": [1, 2]}, "new items.*several different rows.*'d'"),
+        ({"item_id": ["a", "c"]}, "new items: all 2 are in the trained catalogue"),
+        ({"item_id": ["d"], "price": ["dear"]}, "column 'price': String.*Float64.*dear.*Convert"),
+        ({"item_id": ["d"], "brand": [["acme"]]}, r"column 'brand': List\(String\).*String"),
+    ],
+)
+def test_tables_that_cannot_be_used(catalog, items, message):
+    with pytest.raises(DataError, match=message):
+        extend_catalog(catalog, pl.DataFrame(items))
+
+
+def test_prices_are_not_cut_to_whole_numbers_in_silence():
+    whole = make_catalog(ITEMS.with_columns(pl.col("price").cast(pl.Int64)))
+    new = pl.DataFrame({"item_id": ["d", "e"], "price": [9.99, 3.0]})
+    with pytest.raises(DataError, match=r"column 'price'.*fraction \(9\.99\).*Int64.*Round"):
+        extend_catalog(whole, new)
+
+
+def test_the_first_column_that_cannot_be_cast_is_named(catalog):
+    new = pl.DataFrame({"item_id": ["d"], "price": ["dear"], "brand": [["acme"]]})
+    with pytest.raises(DataError, match="column 'price'"):
+        extend_catalog(catalog, new)

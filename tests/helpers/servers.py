@@ -1,0 +1,149 @@
+"""Real servers that tests start and kill, and the load that they are under meanwhile."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import redis
+
+from helpers.paths import ROOT
+
+START = 1_704_067_200
+
+
+def payload(user, number, item=None, kind="view"):
+    return {
+        "user_id": user,
+        "item_id": item or f"i{number % 40:02}",
+        "event": kind,
+        "timestamp": START + 3600 * number,
+        "event_id": f"{user}-{number}",
+    }
+
+
+def wait(until, seconds=60):
+    for _ in range(100 * seconds):
+        if until():
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"waited for {seconds} s")
+
+
+def wait_until_ready(client):
+    def ready():
+        try:
+            return client.get("/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait(ready, seconds=120)
+
+
+class Service:
+    """`python serve.py RUN --http` in a process of its own."""
+
+    def __init__(self, run, store):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        command = [sys.executable, str(ROOT / "serve.py"), str(run), "--http", address]
+        self.process = subprocess.Popen(
+            [*command, "--store", str(store)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        self.client = httpx.Client(base_url=f"http://{address}", timeout=30)
+        wait_until_ready(self.client)
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+class Load:
+    """Four shoppers, each with some service, who send events one after another all the time."""
+
+    def __init__(self, services):
+        self.acknowledged = set()
+        self.refusals = 0
+        self.over = threading.Event()
+        self.senders = [
+            threading.Thread(target=self.send, args=(services[n % len(services)], f"user{n}"))
+            for n in range(4)
+        ]
+
+    def __enter__(self):
+        for sender in self.senders:
+            sender.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for sender in self.senders:
+            sender.join()
+
+    def send(self, service, user):
+        number = 0
+        while not self.over.is_set():
+            event = payload(user, number)
+            try:
+                answer = service.client.post("/events", json=event)
+            except httpx.TransportError:
+                return  # it was killed
+            if answer.status_code == 200:
+                self.acknowledged.add((user, event["event_id"]))
+                number += 1
+            else:
+                assert answer.status_code == 503
+                self.refusals += 1
+
+    def wait_for(self, count):
+        """Until so many more events are acknowledged."""
+        enough = len(self.acknowledged) + count
+        wait(lambda: len(self.acknowledged) >= enough)
+
+    def wait_for_refusals(self, count):
+        wait(lambda: self.refusals >= count)
+
+    def lost(self, store):
+        """Acknowledged events that a store lacks, neither kept nor folded long ago."""
+        kept = store.load([f"user{n}" for n in range(4)])
+        there = {(user, e.event_id) for user, found in kept.items() for e in found.events}
+        return {
+            (user, event_id)
+            for user, event_id in self.acknowledged - there
+            if int(event_id.split("-")[1]) >= kept[user].forgotten
+        }
+
+
+class RedisServer:
+    """A Redis server that writes every change to disk before it answers."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.address = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self, fsync="always"):
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command += ["--appendonly", "yes", "--appendfsync", fsync, "--dir", str(self.folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with redis.Redis(port=self.port) as client:
+
+            def answers():
+                try:
+                    return client.ping()
+                except redis.RedisError:
+                    return False
+
+            wait(answers)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()

@@ -1,0 +1,186 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+import polars as pl
+import pytest
+from flax import nnx
+
+from jaxrec.config import ModelConfig
+from jaxrec.data.graph import build_graph
+from jaxrec.data.packing import event_gaps
+from jaxrec.inference.encoding import CHUNK, catalog_arrays, encode_catalog, in_rows, user_vectors
+from jaxrec.models.recommender import Events, Recommender, Sizes, split
+from jaxrec.types import ANY_KIND, Catalog, EventLog, Queries
+
+ITEMS, KINDS = 9, 2
+LENGTHS = np.array([1, 5, 2 * CHUNK + 5, CHUNK + 1, 3])
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = ModelConfig(experts=("id", "id"), width=4, blocks=1)
+    sizes = Sizes(ITEMS, ITEMS + 1, num_relations=0, num_kinds=KINDS, text_width=1)
+    model = Recommender(config, sizes, nnx.Rngs(0))
+    random = np.random.default_rng(0)
+    for expert in model.experts:
+        for table in (expert.kind_table, expert.gap_table, expert.wanted_table):
+            table[...] = jnp.asarray(random.normal(size=table[...].shape), jnp.float32)
+    return model
+
+
+@pytest.fixture(scope="module")
+def items():
+    return jax.random.normal(jax.random.key(1), (ITEMS, 1 + 8))
+
+
+@pytest.fixture(scope="module")
+def log():
+    random = np.random.default_rng(0)
+    count = LENGTHS.sum()
+    return EventLog(
+        user_ids=pl.Series([f"u{number}" for number in range(len(LENGTHS))]),
+        kind_names=("view", "buy"),
+        offsets=np.concatenate([[0], np.cumsum(LENGTHS)]),
+        items=random.integers(1, ITEMS, count).astype(np.int32),
+        kinds=random.integers(0, KINDS, count).astype(np.int8),
+        times=np.cumsum(random.integers(0, 10_000, count)),
+        has_time=True,
+    )
+
+
+def make_queries(log: EventLog, places: list[tuple[int, int]]) -> Queries:
+    """Queries at (user, position inside the user's history)."""
+    users, inside = np.array(places).T
+    return Queries(users, log.offsets[users] + inside)
+
+
+@pytest.fixture(scope="module")
+def queries(log):
+    """In no order, several a user; user 1 has none."""
+    return make_queries(
+        log, [(3, CHUNK), (2, 2 * CHUNK + 4), (4, 2), (2, 3), (2, CHUNK), (2, CHUNK + 1), (4, 1)]
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def read_event(definition, params, state, items, event, wanted_kind):
+    model = definition.merge(params)
+    output, state = model.fold(state, items, event)
+    return model.read(output[:, 0], wanted_kind), state
+
+
+def one_by_one(model, items, log, queries, first_events, wanted_kind=ANY_KIND) -> np.ndarray:
+    """Every query alone: one user, one event at a time, from the first to the one before it."""
+    gaps, wanted = event_gaps(log), jnp.array([wanted_kind])
+    vectors = []
+    for first, position in zip(first_events, queries.positions, strict=True):
+        state = model.initial_state(1)
+        for number in range(first, position):
+            columns = (log.items, log.kinds.astype(np.int32), gaps)
+            event = Events(*(column[None, number : number + 1] for column in columns))
+            vector, state = read_event(*split(model), state, items, event, wanted)
+        vectors.append(vector[0])
+    return np.stack(vectors)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_histories_lie_whole_in_rows_that_end_together(rows):
+    lengths = np.array([9, 5, 5, 4, 1, 1, 0])
+    ends = 10 + np.cumsum(lengths)
+    numbers, owners = in_rows(ends - lengths, ends, rows)
+    used = numbers >= 0
+    np.testing.assert_array_equal(used, owners >= 0)
+    assert not np.any(used[:, 1:] & ~used[:, :-1])
+    histories = np.split(numbers[used], np.flatnonzero(np.diff(owners[used])) + 1)
+    expected = [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True) if n]
+    assert sorted(map(list, histories)) == sorted(map(list, expected))
+    assert used.any(0).sum() == {1: lengths.sum(), 3: 10, 8: 9}[rows]
+    assert numbers.shape[1] - used.any(0).sum() < CHUNK
+
+
+@pytest.mark.parametrize("wanted_kind", [ANY_KIND, 1])
+def test_user_vectors_equal_one_user_and_one_event_at_a_time(
+    model, items, log, queries, wanted_kind
+):
+    vectors = user_vectors(*split(model), items, log, queries, users=2, wanted_kind=wanted_kind)
+    expected = one_by_one(
+        model, items, log, queries, log.offsets[queries.users], wanted_kind=wanted_kind
+    )
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("users", [1, 3, 64])
+def test_user_vectors_do_not_depend_on_how_many_are_folded_together(
+    model, items, log, queries, users
+):
+    vectors = user_vectors(*split(model), items, log, queries, users=users)
+    expected = user_vectors(*split(model), items, log, queries, users=2)
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("history", [1, 2, CHUNK, CHUNK + 1])
+def test_history_limits_the_events_before_every_query(model, items, log, queries, history):
+    vectors = user_vectors(*split(model), items, log, queries, history=history, users=2)
+    starts = np.maximum(log.offsets[queries.users], queries.positions - history)
+    np.testing.assert_allclose(vectors, one_by_one(model, items, log, queries, starts), atol=1e-4)
+    everything = user_vectors(*split(model), items, log, queries, users=2)
+    assert np.abs(vectors - everything)[1].max() > 1e-3
+
+
+def test_the_future_of_a_query_does_not_count(model, items, log, queries):
+    longest = make_queries(log, [(2, 3), (2, 2 * CHUNK)])
+    alone = make_queries(log, [(2, 3)])
+    together = user_vectors(*split(model), items, log, longest, users=2)
+    np.testing.assert_allclose(
+        user_vectors(*split(model), items, log, alone, users=2)[0], together[0], atol=1e-4
+    )
+
+
+def test_a_user_without_events_gets_the_initial_vector(model, items, log):
+    queries = make_queries(log, [(0, 0), (4, 0), (4, 2)])
+    vectors = user_vectors(*split(model), items, log, queries, users=2)
+    output = jnp.concatenate([state.output for state in model.initial_state(1)], -1)
+    expected = model.read(output, jnp.array([ANY_KIND]))
+    np.testing.assert_allclose(vectors[:2], np.tile(expected, (2, 1)), atol=1e-5)
+    assert np.abs(vectors[2] - vectors[0]).max() > 0.01
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    table = pl.DataFrame({"item_id": [None, "a", "b", "c"], "brand": [None, "x", "x", None]})
+    return Catalog(table, build_graph(table, None))
+
+
+def test_catalog_arrays_are_padded_to_capacity(catalog):
+    text = np.array([[0, 0], [1, 2], [3, 4], [5, 6]], np.float32)
+    arrays = catalog_arrays(catalog, text, trained=np.array([False, True, True, False]))
+    item_capacity = catalog.graph.types[0].capacity
+    assert arrays.nodes.text.shape == (item_capacity, 2)
+    np.testing.assert_array_equal(arrays.nodes.text[:4], text)
+    assert not arrays.nodes.text[4:].any()
+    np.testing.assert_array_equal(np.flatnonzero(arrays.valid), [1, 2, 3])
+    assert len(arrays.valid) == item_capacity
+
+
+def test_items_that_were_not_trained_go_by_the_unknown_id(catalog):
+    trained = np.array([False, True, True, False])
+    arrays = catalog_arrays(catalog, np.zeros((4, 1), np.float32), trained)
+    np.testing.assert_array_equal(arrays.nodes.items[:5], [0, 1, 2, 0, 0])
+    entities = catalog.graph.num_nodes - len(arrays.nodes.items)
+    np.testing.assert_array_equal(arrays.nodes.entities, np.arange(entities))
+
+
+def test_encode_catalog_gives_every_node_a_vector(catalog):
+    graph = catalog.graph
+    sizes = Sizes(graph.types[0].capacity, graph.num_nodes, len(graph.relations), 1, 1)
+    model = Recommender(ModelConfig(width=4, blocks=1), sizes, nnx.Rngs(0))
+    arrays = catalog_arrays(catalog, np.ones((4, 1), np.float32), np.arange(4) > 0)
+    assert isinstance(arrays.graph, jraph.GraphsTuple)
+    vectors = np.asarray(encode_catalog(*split(model), arrays))
+    assert vectors.shape == (graph.num_nodes, 1 + 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors[:4], axis=1), np.full(4, 2**0.5), rtol=1e-4)
+    brand = graph.types[1]
+    assert np.abs(vectors[brand.offset + 1]).max() > 0.1

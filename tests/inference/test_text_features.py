@@ -1,0 +1,252 @@
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+from flax import nnx
+from helpers.paths import GOLDEN
+from safetensors.numpy import load_file, save_file
+
+from jaxrec.config import Config, ModelConfig, TextConfig
+from jaxrec.data.fetch import FetchError
+from jaxrec.data.text import MINILM, Tokens, resolve_pretrained, tokenize
+from jaxrec.inference import text_features
+from jaxrec.inference.text_features import (
+    encode_live_text,
+    encode_texts,
+    fit_whitening,
+    hidden_states,
+    item_text,
+    text_vectors,
+)
+from jaxrec.models.text.bert import load_bert, mean_pool
+
+TINY = GOLDEN / "tiny_bert"
+TEXTS = ["red nails", "", "blue soap", "red nails", "tool", "a b c d e f g h i j k l m n o p q r"]
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def no_encoding(monkeypatch):
+    """A function after whose call nothing can be encoded."""
+
+    def forbidden(*arguments):
+        raise AssertionError("encoded again")
+
+    def forbid():
+        monkeypatch.setattr(text_features, "load_bert", forbidden)
+        monkeypatch.setattr(text_features, "_hidden", forbidden)
+
+    return forbid
+
+
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    """Vectors of TEXTS, each encoded alone and without padding."""
+    bert = load_bert(TINY)
+    pooled = jax.jit(lambda ids: mean_pool(bert(ids, ids >= 0), ids >= 0)[0])
+    rows = []
+    for text in TEXTS:
+        tokens = tokenize([text], TINY, 40)
+        rows.append(pooled(tokens.ids[:, : tokens.lengths[0]]))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_batches_do_not_show_in_the_vectors(expected, batch_size):
+    vectors = encode_texts(load_bert(TINY), tokenize(TEXTS, TINY, 40), batch_size)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_real_texts_get_the_reference_vectors():
+    try:
+        directory = resolve_pretrained(MINILM)
+    except FetchError as error:
+        pytest.skip(f"the real weights are not here: {error}")
+    record = np.load(GOLDEN / "bert_minilm.npz")
+    tokens = tokenize(record["texts"].tolist(), directory, 64)
+    vectors = encode_texts(load_bert(directory), tokens, batch_size=2)
+    np.testing.assert_allclose(vectors, record["pooled"], atol=1e-5)
+
+
+def test_text_vectors_come_in_order_and_from_the_cache_at_the_second_time(
+    expected, cache, no_encoding
+):
+    first = text_vectors(TEXTS, str(TINY), 40)
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+    np.testing.assert_array_equal(first[0], first[3])
+    no_encoding()
+    np.testing.assert_array_equal(text_vectors(TEXTS, str(TINY), 40), first)
+
+
+def test_equal_texts_are_encoded_once(cache, monkeypatch):
+    encoded = []
+
+    def encode(bert, tokens):
+        encoded.append(len(tokens.ids))
+        return encode_texts(bert, tokens)
+
+    monkeypatch.setattr(text_features, "encode_texts", encode)
+    text_vectors(["red", "blue", "red", "red"], str(TINY), 8)
+    assert encoded == [2]
+
+
+def test_a_new_text_has_only_its_part_of_the_others_encoded_anew(cache, monkeypatch):
+    monkeypatch.setattr(text_features, "SHELF_TEXTS", 4)
+    texts = [f"soap {number}" for number in range(28)]
+    first = text_vectors(texts, str(TINY), 8)
+    encoded = []
+
+    def encode(bert, tokens):
+        encoded.append(len(tokens.ids))
+        return encode_texts(bert, tokens)
+
+    monkeypatch.setattr(text_features, "encode_texts", encode)
+    second = text_vectors(["tool", *texts[::-1]], str(TINY), 8)
+    np.testing.assert_allclose(second[1:], first[::-1], atol=1e-6)
+    assert len(encoded) == 1 and encoded[0] < len(texts) / 2
+
+
+@pytest.mark.parametrize("changed", ["texts", "max_tokens", "weights", "vocabulary"])
+def test_whatever_changes_the_vectors_misses_the_cache(cache, no_encoding, tmp_path, changed):
+    directory = Path(shutil.copytree(TINY, tmp_path / "checkpoint"))
+    text_vectors(TEXTS, str(directory), 40)
+    texts = [*TEXTS, "another"] if changed == "texts" else TEXTS
+    if changed == "weights":
+        weights = load_file(directory / "model.safetensors")
+        weights["embeddings.LayerNorm.bias"] += 1
+        save_file(weights, directory / "model.safetensors")
+    if changed == "vocabulary":
+        (directory / "vocab.txt").write_text((TINY / "vocab.txt").read_text() + "extra\n")
+    no_encoding()
+    with pytest.raises(AssertionError, match="encoded again"):
+        text_vectors(texts, str(directory), 7 if changed == "max_tokens" else 40)
+
+
+def test_the_cache_knows_a_checkpoint_by_content_not_by_place(cache, no_encoding, tmp_path):
+    first = text_vectors(TEXTS, str(TINY), 40)
+    no_encoding()
+    moved = shutil.copytree(TINY, tmp_path / "moved")
+    np.testing.assert_array_equal(text_vectors(TEXTS, str(moved), 40), first)
+
+
+def test_a_failure_leaves_no_file_in_the_cache(cache, monkeypatch):
+    def fail_halfway(file, array):
+        Path(file).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "save", fail_halfway)
+    with pytest.raises(OSError, match="disk full"):
+        text_vectors(TEXTS, str(TINY), 40)
+    assert list((cache / "text").iterdir()) == []
+
+
+@pytest.mark.parametrize("stop", [0, 1])
+def test_upper_layers_go_on_from_hidden_states(expected, cache, stop):
+    bert, tokens = load_bert(TINY), tokenize(TEXTS, TINY, 40)
+    hidden = hidden_states(bert, tokens, stop, batch_size=4)
+    assert hidden.shape == (*tokens.ids.shape, 32)
+    assert hidden.dtype == np.float16
+    assert not hidden[~tokens.mask].any()
+    mask = jnp.asarray(tokens.mask)
+    vectors = mean_pool(bert.layers(jnp.asarray(hidden, jnp.float32), mask, start=stop), mask)
+    np.testing.assert_allclose(vectors, expected, atol=5e-3)
+
+
+def test_hidden_states_depend_on_the_lower_weights_alone(cache, no_encoding):
+    bert, tokens = load_bert(TINY), tokenize(TEXTS, TINY, 40)
+    first = np.array(hidden_states(bert, tokens, 1))
+    no_encoding()
+    bert.blocks[1].mlp.up.bias = nnx.Param(jnp.ones(48))
+    np.testing.assert_array_equal(hidden_states(bert, tokens, 1), first)
+    with pytest.raises(AssertionError, match="encoded again"):
+        hidden_states(bert, Tokens(tokens.ids + 1, tokens.mask), 1)
+    bert.blocks[0].mlp.up.bias = nnx.Param(jnp.ones(48))
+    with pytest.raises(AssertionError, match="encoded again"):
+        hidden_states(bert, tokens, 1)
+
+
+def correlated(rows: int, rank: int, width: int) -> np.ndarray:
+    generator = np.random.default_rng(0)
+    factors = generator.normal(size=(rows, rank)) * np.geomspace(1, 0.05, rank)
+    return (factors @ generator.normal(size=(rank, width)) + 3).astype(np.float32)
+
+
+def test_whitened_vectors_have_identity_covariance_over_the_known_rows():
+    vectors = correlated(200, 10, 10)
+    known = np.arange(200) % 4 != 0
+    vectors[~known] = 1000
+    whitened = fit_whitening(vectors, known, 6).apply(vectors, known)
+    assert whitened.shape == (200, 6)
+    np.testing.assert_allclose(np.cov(whitened[known], rowvar=False), np.eye(6), atol=1e-4)
+    np.testing.assert_allclose(whitened[known].mean(0), np.zeros(6), atol=1e-4)
+    assert not whitened[~known].any()
+
+
+def test_whitening_keeps_the_directions_of_largest_variance():
+    vectors = np.random.default_rng(0).normal(size=(500, 4)) * [0.1, 5.0, 1.0, 0.2]
+    projection = fit_whitening(vectors, np.ones(500, bool), 2).projection
+    np.testing.assert_array_equal(np.abs(projection).argmax(axis=0), [1, 2])
+
+
+@pytest.mark.parametrize(("rows", "rank", "width"), [(200, 3, 3), (5, 8, 4)])
+def test_width_is_at_most_the_rank(rows, rank, width):
+    vectors = correlated(rows, rank, 8).astype(np.float64)
+    known = np.ones(rows, bool)
+    assert fit_whitening(vectors, known, 8).projection.shape == (8, width)
+
+
+def test_directions_of_noise_are_not_blown_up():
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(500, 3)) * [1.0, 1e-1, 1e-6]
+    whitened = fit_whitening(vectors, np.ones(500, bool), 3).apply(vectors, np.ones(500, bool))
+    np.testing.assert_allclose(whitened.std(0), [1, 1, 1e-3], rtol=0.1)
+
+
+@pytest.mark.parametrize("known", [[False] * 4, [True, False, False, False], [True] * 4])
+def test_there_is_no_whitening_of_texts_that_do_not_differ(known):
+    assert fit_whitening(np.ones((4, 3)), np.array(known), 2) is None
+
+
+def test_whitening_takes_its_moments_by_blocks(monkeypatch):
+    vectors, known = correlated(50, 6, 6) + 10, np.arange(50) % 5 != 0
+    whole = fit_whitening(vectors, known, 4).apply(vectors, known)
+    monkeypatch.setattr(text_features, "MOMENT_ROWS", 7)
+    by_blocks = fit_whitening(vectors, known, 4).apply(vectors, known)
+    np.testing.assert_allclose(np.abs(by_blocks), np.abs(whole), atol=1e-4)
+
+
+def items_and_config(mode: str) -> tuple[pl.DataFrame, Config]:
+    titles = [None, "red nails", "blue soap", None, "tool", "red soap"]
+    items = pl.DataFrame({"item_id": [None, *"abcde"], "title": titles})
+    text = TextConfig(pretrained=str(TINY), mode=mode, max_tokens=16, whiten=2)  # type: ignore[arg-type]
+    return items, Config(model=ModelConfig(experts=("text",)), text=text)
+
+
+def test_item_text_is_zero_where_nothing_is_known(cache):
+    vectors = item_text(*items_and_config("frozen")).vectors
+    assert vectors.shape == (6, 2)
+    np.testing.assert_array_equal(vectors.any(axis=1), [False, True, True, False, True, True])
+
+
+def test_texts_that_are_one_to_the_encoder_are_no_text(cache):
+    """The vocabulary knows no capitals."""
+    items, config = items_and_config("frozen")
+    same = items.with_columns(title=pl.Series([None, "Soap", "soap", "SOAP", None, "soap"]))
+    text = item_text(same, config)
+    assert text.whitening is None and text.vectors.shape == (6, 1)
+
+
+def test_untrained_live_text_equals_frozen_text(cache):
+    text = item_text(*items_and_config("finetune"))
+    assert text.tower is not None and text.live is not None
+    np.testing.assert_allclose(encode_live_text(text.tower, text.live), text.vectors, atol=0.02)

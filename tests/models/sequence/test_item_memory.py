@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.models.sequence.item_memory import recall
+
+ROWS, SLOTS, WIDTH, TRACES = 3, 5, 4, 2
+
+
+def plain(weights, keep, gates, x, traces):
+    """The sums as their equations read; jax differentiates them."""
+    recalled = []
+    for slot in range(SLOTS):
+        traces = keep[slot].T[..., None] * traces + gates[slot].T[..., None] * x[slot][:, None]
+        recalled.append((weights[None] * traces).sum(1))
+    return jnp.stack(recalled), traces
+
+
+def problem(dtype=jnp.float32):
+    shapes = {
+        "weights": (TRACES, WIDTH),
+        "keep": (SLOTS, TRACES, ROWS),
+        "gates": (SLOTS, TRACES, ROWS),
+        "x": (SLOTS, ROWS, WIDTH),
+        "traces": (ROWS, TRACES, WIDTH),
+    }
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    return [
+        jax.random.uniform(key, shape, minval=-1).astype(dtype)
+        for key, shape in zip(keys, shapes.values(), strict=True)
+    ]
+
+
+def gradients(function, arguments):
+    def loss(*arguments):
+        recalled, traces = function(*arguments)
+        ramp = jnp.arange(recalled.size, dtype=jnp.float32).reshape(recalled.shape)
+        return jnp.sin(ramp * recalled).sum() + (traces.astype(jnp.float32) ** 2).sum()
+
+    return jax.grad(loss, range(5))(*arguments)
+
+
+def test_values_and_every_gradient_equal_those_of_the_plain_sums():
+    arguments = problem()
+    found, expected = (
+        (*function(*arguments), *gradients(function, arguments)) for function in (recall, plain)
+    )
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_goes_in_and_comes_out():
+    arguments = problem(jnp.bfloat16)
+    assert {out.dtype for out in recall(*arguments)} == {jnp.dtype("bfloat16")}
+    exact = [argument.astype(jnp.float32) for argument in arguments]
+
+    def total(*arguments):
+        return recall(*arguments)[0].astype(jnp.float32).sum()
+
+    found, expected = (jax.grad(total, range(5))(*given) for given in (arguments, exact))
+    for got, wanted in zip(found, expected, strict=True):
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_allclose(
+            np.asarray(got, np.float32), wanted, atol=0.05 * np.abs(wanted).max()
+        )

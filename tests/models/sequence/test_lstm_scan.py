@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.models.sequence.lstm_scan import Masks, Weights, recur
+
+ROWS, SLOTS, WIDTH = 3, 5, 4
+
+
+def plain(weights: Weights, x: jax.Array, masks: Masks, state: tuple[jax.Array, jax.Array]):
+    """The recurrence as its equations read, one row and slot at a time; jax differentiates it."""
+    outputs = []
+    hidden, cell = state
+    for slot in range(SLOTS):
+        columns = []
+        for row in range(ROWS):
+            h, c = (jnp.where(masks.starts[slot, row], 0, part[:, row]) for part in (hidden, cell))
+            gates = jnp.concatenate([x[slot, :, row], h]) @ weights.matrix + weights.bias
+            write, keep, candidate, show = jnp.split(gates, 4)
+            new_c = jax.nn.sigmoid(keep) * c + jax.nn.sigmoid(write) * jnp.tanh(candidate)
+            new_h = jax.nn.sigmoid(show) * jnp.tanh(new_c)
+            if masks.valid is not None and not masks.valid[slot, row]:
+                new_h, new_c = h, c
+            columns.append((new_h, new_c))
+        hidden, cell = (jnp.stack(part, 1) for part in zip(*columns, strict=True))
+        outputs.append(hidden)
+    return jnp.stack(outputs), (hidden, cell)
+
+
+def problem(with_valid: bool, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 7)
+
+    def normal(key: int, *shape: int) -> jax.Array:
+        return jax.random.normal(keys[key], shape).astype(dtype)
+
+    weights = Weights(normal(0, 2 * WIDTH, 4 * WIDTH), normal(1, 4 * WIDTH))
+    state = (normal(2, WIDTH, ROWS), normal(3, WIDTH, ROWS))
+    starts = jax.random.bernoulli(keys[4], 0.3, (SLOTS, ROWS))
+    lengths = jnp.array([[SLOTS, 2, 0]])
+    valid = jnp.arange(SLOTS)[:, None] < lengths if with_valid else None
+    return weights, normal(5, SLOTS, WIDTH, ROWS), Masks(starts, valid), state
+
+
+@pytest.mark.parametrize("with_valid", [False, True])
+def test_outputs_state_and_every_gradient_equal_those_of_the_plain_equations(with_valid):
+    weights, x, masks, state = problem(with_valid)
+
+    def loss(function, weights, x, state):
+        outputs, (hidden, cell) = function(weights, x, masks, state)
+        ramp = jnp.arange(outputs.size, dtype=jnp.float32).reshape(outputs.shape)
+        total = jnp.sin(ramp * outputs).sum() + (hidden**2).sum() + jnp.cos(cell).sum()
+        return total, (outputs, hidden, cell)
+
+    (_, values), gradients = jax.value_and_grad(loss, (1, 2, 3), has_aux=True)(
+        recur, weights, x, state
+    )
+    (_, expected), expected_gradients = jax.value_and_grad(loss, (1, 2, 3), has_aux=True)(
+        plain, weights, x, state
+    )
+    pairs = zip(
+        jax.tree.leaves((values, gradients)),
+        jax.tree.leaves((expected, expected_gradients)),
+        strict=True,
+    )
+    for got, wanted in pairs:
+        np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-4)
+
+
+def test_half_precision_goes_in_and_comes_out():
+    weights, x, masks, state = problem(False, jnp.bfloat16)
+
+    def total(weights, x, state):
+        outputs, state = recur(weights, x, masks, state)
+        assert {leaf.dtype for leaf in jax.tree.leaves((outputs, state))} == {jnp.dtype("bfloat16")}
+        return outputs.astype(jnp.float32).sum()
+
+    gradients = jax.grad(total, (0, 1, 2))(weights, x, state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("bfloat16")}
+    exact = jax.grad(lambda w, x, s: recur(w, x, masks, s)[0].sum(), (0, 1, 2))(
+        *(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), part) for part in (weights, x, state))
+    )
+    for got, wanted in zip(jax.tree.leaves(gradients), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(got, np.float32), wanted, atol=0.05 * np.abs(wanted).max()
+        )

@@ -1,0 +1,148 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from jaxrec.data.graph import build_graph
+from jaxrec.ranking.filters import Rules
+from jaxrec.ranking.pipeline import plan, shortlist
+from jaxrec.ranking.steps import steps_of
+from jaxrec.ranking.top_k import left_out, no_pairs
+from jaxrec.types import Catalog
+
+ITEMS = 40
+QUERIES, WIDTH = 6, 5
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    table = pl.DataFrame(
+        {
+            "item_id": [None, *(f"i{item}" for item in range(1, ITEMS))],
+            "brand": [None, *(f"b{item % 3}" for item in range(1, ITEMS - 4)), *[None] * 4],
+            "price": [None, *range(1, ITEMS)],
+        }
+    )
+    return Catalog(table, build_graph(table, None))
+
+
+@pytest.fixture(scope="module")
+def valid(catalog):
+    rows = np.arange(catalog.graph.types[0].capacity)
+    return (rows > 0) & (rows < ITEMS)
+
+
+@pytest.fixture(scope="module")
+def vectors(valid):
+    random = np.random.default_rng(0)
+    return random.normal(size=(QUERIES, WIDTH)).astype(np.float32), random.normal(
+        size=(len(valid), WIDTH)
+    ).astype(np.float32)
+
+
+def nothing(rows):
+    return no_pairs
+
+
+def lists(catalog, valid, vectors, k=8, excluded=nothing, counts=None, **rules):
+    counts = np.arange(ITEMS, dtype=np.float32) if counts is None else counts
+    ready = plan(steps_of(Rules(**rules)), catalog, counts, valid)
+    return ready, shortlist(*vectors, excluded, k, ready)
+
+
+def ordered(vectors, valid, bias=0.0):
+    scores = np.where(valid, vectors[0] @ vectors[1].T + bias, -np.inf)
+    return np.argsort(-scores, axis=1, kind="stable")
+
+
+def test_without_rules_the_best_are_listed(catalog, valid, vectors):
+    _, found = lists(catalog, valid, vectors)
+    np.testing.assert_array_equal(found.ranked.items, ordered(vectors, valid)[:, :8])
+    assert found.removed == {}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_caps_fetch_until_the_lists_are_full(catalog, valid, vectors, limit):
+    """Three brands leave room for 3 limit items, and four items have no brand."""
+    k = min(8, 3 * limit + 4)
+    _, found = lists(catalog, valid, vectors, k=k, caps={"brand": limit})
+    for row, order in zip(found.ranked.items, ordered(vectors, valid), strict=True):
+        expected, taken = [], {}
+        for item in order:
+            brand = catalog.items["brand"][int(item)] if item < ITEMS and item else None
+            if not 0 < item < ITEMS or (brand and taken.get(brand, 0) == limit):
+                continue
+            taken[brand] = taken.get(brand, 0) + 1
+            expected.append(item)
+        assert row.tolist() == expected[:k]
+    assert (found.removed["caps"] > 0) == (limit < 5)
+
+
+def test_lists_that_caps_leave_short_stay_short(catalog, valid, vectors):
+    _, found = lists(catalog, valid, vectors, k=20, caps={"brand": 1})
+    np.testing.assert_array_equal((found.ranked.items > 0).sum(1), np.full(QUERIES, 7))
+    assert not np.isfinite(found.ranked.scores[:, 7:]).any()
+
+
+def test_exclusions_follow_their_queries_through_fetching(catalog, valid, vectors):
+    """Only some of the queries are fetched again, so that their numbers change."""
+    banned = ordered(vectors, valid)[:, :3]
+
+    def excluded(rows):
+        return lambda start, stop: left_out(
+            np.repeat(np.arange(stop - start), 3), banned[rows[start:stop]].ravel()
+        )
+
+    _, found = lists(catalog, valid, vectors, k=6, excluded=excluded, caps={"brand": 1})
+    for row, out in zip(found.ranked.items, banned, strict=True):
+        assert not set(row) & set(out)
+        assert (row > 0).sum() >= 4
+
+
+def test_filters_and_lists_of_ids_are_counted(catalog, valid, vectors):
+    selection, found = lists(
+        catalog, valid, vectors, where="price <= 20", only=("i5", "i6", "i30"), without=("i6",)
+    )
+    assert set(found.ranked.items[found.ranked.items > 0]) == {5}
+    assert selection.removed == {"where": 19, "only": 36, "without": 1}
+
+
+def test_the_popularity_correction_reorders(catalog, valid, vectors):
+    counts = np.arange(ITEMS, dtype=np.float32)
+    _, found = lists(catalog, valid, vectors, popularity=0.7, counts=counts)
+    bias = np.zeros(len(valid))
+    bias[:ITEMS] = -0.7 * np.log((counts + 1) / (counts + 1).mean())
+    np.testing.assert_array_equal(found.ranked.items, ordered(vectors, valid, bias)[:, :8])
+
+
+def test_diversity_chooses_from_the_pool(catalog, valid, vectors):
+    _, found = lists(catalog, valid, vectors, diversity=0.8, pool=12)
+    pool = ordered(vectors, valid)[:, :12]
+    assert all(set(row) <= set(best) for row, best in zip(found.ranked.items, pool, strict=True))
+    np.testing.assert_array_equal(found.ranked.items[:, 0], pool[:, 0])
+    kept = [
+        len(set(row) & set(best[:8])) for row, best in zip(found.ranked.items, pool, strict=True)
+    ]
+    assert found.removed["diversity"] == sum(8 - count for count in kept) > 0
+
+
+def test_a_prior_makes_no_items_alike(catalog, valid, vectors):
+    queries, items = vectors
+    queries[:, 0] = 0  # so that scores stay as they are
+    _, plain = lists(catalog, valid, (queries, items), diversity=0.8, pool=12)
+    items[:, 0] = np.random.default_rng(1).normal(scale=9, size=len(items))
+    _, found = lists(catalog, valid, (queries, items), diversity=0.8, pool=12)
+    np.testing.assert_array_equal(found.ranked.items, plain.ranked.items)
+
+
+def test_exploration_gives_new_items_their_share(catalog, valid, vectors):
+    counts = np.full(ITEMS, 9, np.float32)
+    counts[1:5] = 1
+    _, found = lists(catalog, valid, vectors, k=6, explore=0.4, explore_events=1, counts=counts)
+    new = np.isin(found.ranked.items, np.arange(1, 5)).sum(1)
+    assert (new >= 2).all()
+    assert all(len(set(row)) == 6 for row in found.ranked.items)
+
+
+def test_a_cap_on_an_unknown_type_lists_the_types(catalog, valid, vectors):
+    with pytest.raises(ValueError, match="no node type 'shop' in the graph; it has item, brand"):
+        lists(catalog, valid, vectors, caps={"shop": 1})

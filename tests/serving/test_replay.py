@@ -1,0 +1,138 @@
+"""The replay of a held-out period, against batch evaluation of the same events."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from helpers.shop import corrected
+
+from jaxrec.config import parse
+from jaxrec.evaluation.protocol import familiar_pairs, masked_pairs
+from jaxrec.inference import loading
+from jaxrec.ranking.top_k import joined, rank_queries
+from jaxrec.serving.batch import log_to_replay, serve
+from jaxrec.serving.live.engine import Online
+from jaxrec.serving.options import ServeOptions
+from jaxrec.serving.replay import in_time_order, replay, waves
+from jaxrec.serving.stores.sqlite import SQLiteStore
+from jaxrec.training import loop as training
+from jaxrec.types import Queries
+
+
+@pytest.fixture(scope="module")
+def model(trained_run):
+    return loading.load(trained_run)
+
+
+@pytest.mark.parametrize("version", [lambda model: model, corrected])
+def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop, version):
+    """And frozen ones those at the first event of the period."""
+    model = version(model)
+    log = model.valid_log(known_shop.events)
+    found = replay(model, log, since=0.7)
+    users = np.repeat(np.arange(log.num_users), log.lengths)
+    begin = np.quantile(log.times, 0.7)
+    held_out = np.flatnonzero(log.times > begin)
+    order = held_out[np.argsort(log.times[held_out], kind="stable")]
+    starts = log.offsets[users[order]]
+    at_begin = np.array(
+        [s + (log.times[s:p] <= begin).sum() for s, p in zip(starts, order, strict=True)]
+    )
+    expected = {}
+    masked = masked_pairs(log, Queries(users[order], order), model.config.evaluation.mask)
+    familiarity = model.familiarity(model.wanted_kind)
+    for name, positions in (("live", order), ("frozen", at_begin)):
+        pairs = np.stack([users[order], positions], axis=1)
+        moments, which = np.unique(pairs, axis=0, return_inverse=True)
+        vectors = model.vectors_at(log, Queries(*moments.T))[which.ravel()]
+        expected[name] = rank_queries(
+            vectors,
+            model.items,
+            log.items[order],
+            joined(masked, familiar_pairs(log, Queries(users[order], positions), familiarity)),
+            model.valid(),
+            k=1,
+        ).ranks
+    for name, ranks in expected.items():
+        np.testing.assert_array_equal(np.sort(found.ranks[name]), np.sort(ranks))
+    np.testing.assert_array_equal(found.first.sum(), len(np.unique(users[order])))
+    live, frozen = found.ranks["live"], found.ranks["frozen"]
+    np.testing.assert_array_equal(live[found.first], frozen[found.first])
+    assert found.table().row_count == 2 * (1 + len(found.ranks)) == 12
+
+
+def test_a_session_that_is_over_changes_no_rank(model, known_shop):
+    """The shop's users come once a day or more rarely, so every event begins a session."""
+    log = model.valid_log(known_shop.events)
+    found = replay(model, log, since=0.7, weights=[1.0])
+    whole = replay(model, log, since=0.7, weights=[0.0], gap_minutes=1e9)
+    for name, ranks in (found.ranks | whole.ranks).items():
+        if name != "frozen":
+            np.testing.assert_array_equal(ranks, found.ranks["live"])
+
+
+def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known_shop, tmp_path):
+    options = {
+        "split.scheme": "leave_one_out",
+        "model.experts": ["id"],
+        "model.width": 8,
+        "model.blocks": 1,
+        "model.idle_times": True,
+        "train.epochs": 2,
+        "train.learning_rate": 0.01,
+    }
+    training.fit(parse(layers=[options]), tmp_path / "run", tables=known_shop)
+    model = loading.load(tmp_path / "run")
+    log = model.valid_log(known_shop.events)
+    found = replay(model, log, since=0.7, weights=[])
+    assert list(found.ranks) == ["frozen", "live", "live, told the time"]
+    assert (found.ranks["live"] != found.ranks["live, told the time"]).any()
+    online = Online(model, SQLiteStore(tmp_path / "store.db"))
+    online.enter(known_shop.events)
+    last = online.history("u001").last_time
+    untold, told, newcomer = (
+        online.recommend([user], k=5, now=now)[0].items["score"].to_list()
+        for user, now in (("u001", None), ("u001", last + 60), ("nobody", last + 60))
+    )
+    assert untold != told
+    assert newcomer == online.recommend(["nobody"], k=5)[0].items["score"].to_list()
+
+
+def test_a_period_without_an_event_to_rank_is_refused(model, known_shop):
+    elsewhere = known_shop.events.with_columns(item_id=pl.lit("elsewhere"))
+    with pytest.raises(ValueError, match="no event of a known item"):
+        replay(model, model.valid_log(elsewhere))
+
+
+def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
+    reports = in_time_order(model, model.valid_log(known_shop.events))
+    times = [report.event.time for report in reports]
+    assert times == sorted(times)
+    split = list(waves(reports))
+    together = [report for wave in split for report in wave]
+    for user in {report.user_id for report in reports}:
+        of_user = [[r for r in some if r.user_id == user] for some in (reports, together)]
+        assert of_user[0] == of_user[1]
+    assert len(together) == len(reports)
+    assert all(len({r.user_id for r in wave}) == len(wave) for wave in split)
+
+
+def test_a_period_without_events_is_refused(model, known_shop):
+    with pytest.raises(ValueError, match="leaves no event"):
+        replay(model, model.valid_log(known_shop.events), since=1.0)
+
+
+def test_a_file_is_replayed_or_the_data_of_the_run(
+    model, trained_run, known_shop, tmp_path, capsys
+):
+    known_shop.events.write_parquet(tmp_path / "events.parquet")
+    known_shop.items.write_parquet(tmp_path / "items.parquet")
+    data = replace(model.config.data, source=str(tmp_path))
+    moved = replace(model, config=replace(model.config, data=data))
+    options = ServeOptions(trained_run, replay=True)
+    with_file = replace(options, events=tmp_path / "events.parquet")
+    for name, values in vars(log_to_replay(moved, options)).items():
+        np.testing.assert_array_equal(values, getattr(log_to_replay(model, with_file), name))
+    serve(with_file)
+    assert "rank of the next event" in capsys.readouterr().out

@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import numpy as np
+from jaxrec.runtime import keep_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+before = resident()
+array = np.ones(2**23)
+del array
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is asked")
+def test_memory_that_was_freed_stays_with_the_process_if_asked_for():
+    def left(mode: str) -> int:
+        shown = subprocess.run(
+            [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True
+        )
+        return int(shown.stdout)
+
+    size = 8 * 2**23
+    assert left("return") < size / 2
+    assert left("keep") > size / 2

@@ -1,0 +1,344 @@
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrec.config import Config, ModelConfig, TextConfig, TrainConfig
+from jaxrec.inference.encoding import CatalogArrays
+from jaxrec.inference.text_features import LiveText
+from jaxrec.models.recommender import (
+    AGES,
+    FAMILIAR,
+    Nodes,
+    Recommender,
+    Sizes,
+    cast_products,
+    gap_buckets,
+)
+from jaxrec.models.text.bert import Bert, BertConfig
+from jaxrec.models.text.finetuned import TextTower
+from jaxrec.training.losses import MASKED
+from jaxrec.training.objective import (
+    Auxiliary,
+    TrainArrays,
+    first_item_loss,
+    live_rows,
+    objective,
+    own_items,
+)
+from jaxrec.types import ANY_KIND, NO_GAP, Batch
+
+# items 0-7, of which 0 is unknown and 7 is unused; nodes 8-11: brands, of which 8 and 11 are none
+SIZES = Sizes(num_items=8, num_nodes=12, num_relations=1, num_kinds=2, text_width=3)
+CONFIG = Config(
+    model=ModelConfig(experts=("id+graph+text",), width=8, blocks=1),
+    text=TextConfig(finetune_items=4),
+    train=TrainConfig(loss_logits=8),
+)
+BRANDS = jnp.array([0, 1, 1, 1, 2, 2, 0, 0])
+KEY = jax.random.key(0)
+HIDDEN_WIDTH, TOKENS = 4, 5
+
+
+def make_arrays(live_text: LiveText | None = None) -> TrainArrays:
+    items = np.flatnonzero(BRANDS)
+    brands = 8 + np.asarray(BRANDS)[items]
+    by_receiver = np.argsort(np.concatenate([items, brands]), kind="stable")
+    graph = jraph.GraphsTuple(
+        nodes=None,
+        edges=jnp.asarray(np.repeat([1, 0], len(items))[by_receiver]),
+        senders=jnp.asarray(np.concatenate([brands, items])[by_receiver]),
+        receivers=jnp.asarray(np.concatenate([items, brands])[by_receiver]),
+        globals=None,
+        n_node=jnp.array([12]),
+        n_edge=jnp.array([2 * len(items)]),
+    )
+    text = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    valid = jnp.array([False, *[True] * 6, False])
+    brand = Auxiliary(BRANDS, jnp.arange(8, 12), jnp.array([False, True, True, False]))
+    return TrainArrays(
+        catalog=CatalogArrays(Nodes(jnp.arange(8), jnp.arange(4), jnp.asarray(text)), graph, valid),
+        candidates=valid,
+        auxiliary={"brand": brand},
+        masked_kinds=jnp.array([False, False]),
+        live_text=live_text,
+        repeats=False,
+    )
+
+
+def make_batch() -> Batch:
+    """Two rows of six slots: histories of 3 + 2 events and of 4; the other slots are unused."""
+    used = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
+    return Batch(
+        users=np.array([[0, 0, 0, 1, 1, 0], [2, 2, 2, 2, 0, 0]]),
+        items=np.array([[1, 2, 3, 4, 5, 0], [6, 1, 5, 2, 0, 0]]),
+        kinds=np.array([[0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]),
+        gaps=np.where(used, 60, NO_GAP),
+        starts=np.array([[1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
+        firsts=np.array([[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], np.float32),
+        targets=np.array([[2, 3, 6, 5, 1, 0], [1, 5, 2, 4, 0, 0]]),
+        target_kinds=np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]),
+        target_gaps=np.full((2, 6), 60),
+        weights=np.array([[1, 1, 0, 1, 2, 0], [1, 0, 1, 1, 0, 0]], np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Recommender(CONFIG.model, SIZES, nnx.Rngs(0))
+
+
+@partial(jax.jit, static_argnums=0)
+def jitted_objective(graphdef, params, arrays, batch):
+    model = nnx.merge(graphdef, params)
+    return objective(model, arrays, arrays.catalog.nodes.text, batch, CONFIG, KEY)
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def loss_and_gradients(graphdef, params, arrays, batch, dtype=jnp.float32):
+    def loss_of(params):
+        return jitted_objective(graphdef, cast_products(params, dtype), arrays, batch)
+
+    return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+
+def parts_of(model, arrays, batch):
+    loss, parts = jitted_objective(*nnx.split(model), arrays, batch)
+    return {"loss": float(loss), **{name: float(value) for name, value in parts.items()}}
+
+
+def test_the_loss_is_the_weighted_sum_of_every_experts_parts():
+    model = Recommender(replace(CONFIG.model, experts=("id", "text")), SIZES, nnx.Rngs(0))
+    parts = parts_of(model, make_arrays(), make_batch())
+    loss = parts.pop("loss")
+    names = ("next_item", "first_item", "next_brand")
+    assert set(parts) == {f"{name}/{expert}" for name in names for expert in (0, 1)}
+    assert all(0 < value < 1e3 for value in parts.values())
+    weights = {name: 1.0 if name.startswith("next_item") else 0.1 for name in parts}
+    assert loss == pytest.approx(sum(weights[name] * parts[name] for name in parts), rel=1e-5)
+
+
+def test_a_type_named_like_a_loss_is_weighed_as_any_other():
+    model = Recommender(CONFIG.model, SIZES, nnx.Rngs(0))
+    arrays = make_arrays()
+    renamed = replace(arrays, auxiliary={"item_type": arrays.auxiliary["brand"]})
+    expected = parts_of(model, arrays, make_batch())
+    found = parts_of(model, renamed, make_batch())
+    assert found["next_item_type/0"] == expected["next_brand/0"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+def test_newcomers_are_asked_for_the_kind_that_came_and_for_any(model):
+    """Both are served, so the gradient reaches what is told for either."""
+    batch, arrays = make_batch(), make_arrays()
+    second = np.ones_like(batch.kinds)
+    batch = replace(batch, firsts=(batch.items > 0).astype(np.float32), kinds=second)
+    expert = model.experts[0]
+    graphdef, params = nnx.split(expert)
+    items = jax.random.normal(KEY, (8, CONFIG.model.width))
+
+    def loss(params):
+        return first_item_loss(nnx.merge(graphdef, params), items, arrays, batch, KEY)
+
+    told = jax.grad(loss)(params)["wanted_table"][...]
+    any_kind, first_kind, second_kind = jnp.abs(told).sum(1) > 0
+    assert any_kind and second_kind and not first_kind
+
+
+def test_unused_slots_and_slots_of_no_weight_change_nothing(model):
+    batch = make_batch()
+    expected = parts_of(model, make_arrays(), batch)
+    unused = np.array([[0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 1]], bool)
+    other = replace(
+        batch,
+        users=np.where(unused, 7, batch.users),
+        items=np.where(unused, 3, batch.items),
+        kinds=np.where(unused, 1, batch.kinds),
+        gaps=np.where(unused, 5, batch.gaps),
+        targets=np.where(batch.weights == 0, 4, batch.targets),
+        target_kinds=np.where(batch.weights == 0, 1, batch.target_kinds),
+    )
+    assert parts_of(model, make_arrays(), other) == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_are_relative(model):
+    batch = make_batch()
+    expected = parts_of(model, make_arrays(), batch)
+    doubled = parts_of(model, make_arrays(), replace(batch, weights=2 * batch.weights))
+    assert doubled == pytest.approx(expected, rel=1e-5)
+    tilted = batch.weights * np.arange(1, 7, dtype=np.float32)
+    assert parts_of(model, make_arrays(), replace(batch, weights=tilted)) != pytest.approx(
+        expected, rel=1e-3
+    )
+
+
+def test_items_so_far_are_masked_by_kind_but_for_the_target(model):
+    batch = make_batch()
+    batch = replace(batch, targets=np.where(batch.items == 4, 4, batch.targets))
+
+    def masked(*kinds):
+        arrays = replace(make_arrays(), masked_kinds=jnp.array(kinds))
+        found = own_items(model.experts[0], arrays, batch, jnp.asarray(batch.target_kinds))
+        assert found.amounts is None
+        return found.candidates
+
+    expected = [  # slot 3 starts another sequence, and its target is the item that is read there
+        [1, 0, 0, 0, 0, 0],
+        [1, 2, 0, 0, 0, 0],
+        [1, 2, 3, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 4, 5, 0],
+        [0, 0, 0, 4, 5, 0],
+    ]
+    np.testing.assert_array_equal(masked(True, True)[0], expected)
+    second = masked(False, True)
+    assert set(np.unique(second[0])) == {0, 2} and set(np.unique(second[1])) == {0, 5}
+    assert not masked(False, False).any()
+
+
+def test_what_is_left_in_is_familiar_by_kind_and_age(model):
+    expert, batch = model.experts[0], make_batch()
+    table = np.arange(2 * 3 * AGES, dtype=np.float32).reshape(3, 2, AGES)
+    expert = nnx.clone(expert)
+    expert.familiarity_table[...] = jnp.asarray(table)
+    arrays = replace(make_arrays(), masked_kinds=jnp.array([False, True]), repeats=True)
+    wanted = jnp.full(batch.items.shape, ANY_KIND).at[0, 2].set(1)
+    found = own_items(expert, arrays, batch, wanted)
+    scale = np.exp(expert.log_scale[...])
+    np.testing.assert_array_equal(found.candidates[0, 2], [1, 2, 3, 0, 0, 0])
+    # two events ago and the last one, of kind 0; the one between is masked
+    expected = [scale * table[2, 0, 2], MASKED, scale * table[2, 0, 0]]
+    np.testing.assert_allclose(found.amounts[0, 2, :3], expected, rtol=1e-6)
+    np.testing.assert_allclose(found.amounts[0, 0, 0], scale * table[0, 0, 0], rtol=1e-6)
+    # a target of a masked kind is left in, and nothing else tells it
+    spared = own_items(expert, arrays, replace(batch, targets=np.full((2, 6), 2)), wanted)
+    assert spared.amounts[0, 2, 1] == 0
+    whole = nnx.clone(model)
+    whole.experts[0].familiarity_table[...] = jnp.asarray(table)
+    by_age = whole.familiarity(1)
+    assert by_age.shape == (2, FAMILIAR)
+    np.testing.assert_allclose(by_age[0, :4], scale * table[2, 0, [0, 1, 2, 2]], rtol=1e-6)
+    np.testing.assert_allclose(by_age[1, -1], scale * table[2, 1, -1], rtol=1e-6)
+
+
+def test_events_long_ago_are_not_familiar(model):
+    expert = nnx.clone(model.experts[0])
+    expert.familiarity_table[...] = jnp.ones((3, 2, AGES))
+    ages = jnp.array([0, FAMILIAR - 1, FAMILIAR, 10 * FAMILIAR])
+    found = expert.familiarity(jnp.zeros(4, int), jnp.zeros(4, int), ages)
+    np.testing.assert_array_equal(found > 0, [True, True, False, False])
+
+
+def test_the_softmax_leaves_out_what_the_ranking_does(model):
+    """More is left out, and less is lost."""
+    batch, arrays = make_batch(), make_arrays()
+    losses = [
+        parts_of(model, replace(arrays, masked_kinds=jnp.array(kinds)), batch)["next_item/0"]
+        for kinds in ([False, False], [False, True], [True, True])
+    ]
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_a_batch_without_targets_has_no_next_loss_and_finite_gradients(model):
+    batch = make_batch()
+    batch = replace(batch, weights=np.zeros_like(batch.weights))
+    graphdef, params = nnx.split(model)
+    arrays = make_arrays()
+    parts = parts_of(model, arrays, batch)
+    assert parts["next_item/0"] == parts["next_brand/0"] == 0
+    _, gradients = loss_and_gradients(graphdef, params, arrays, batch)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_entities_are_predicted_only_where_the_graph_has_their_type(model):
+    arrays = make_arrays()
+    without = parts_of(model, replace(arrays, auxiliary={}), make_batch())
+    expected = parts_of(model, arrays, make_batch())
+    assert set(expected) - set(without) == {"next_brand/0"}
+    assert without["next_item/0"] == pytest.approx(expected["next_item/0"], rel=1e-6)
+
+
+def test_targets_without_an_entity_do_not_count_in_its_loss(model):
+    """As if they weighed nothing: item 6 has no brand."""
+    batch = make_batch()
+    batch = replace(batch, targets=batch.targets.copy(), weights=batch.weights.copy())
+    batch.targets[0, 0] = 6
+    counted = parts_of(model, make_arrays(), batch)
+    batch.weights[0, 0] = 0
+    ignored = parts_of(model, make_arrays(), batch)
+    assert counted["next_brand/0"] == pytest.approx(ignored["next_brand/0"], rel=1e-6)
+    assert counted["next_item/0"] != pytest.approx(ignored["next_item/0"], rel=1e-3)
+
+
+def test_bfloat16_is_near_float32(model):
+    """Parameters are cast; losses and their gradients stay float32."""
+    graphdef, params = nnx.split(model)
+    arrays, batch = make_arrays(), make_batch()
+    exact, _ = jitted_objective(graphdef, params, arrays, batch)
+    (coarse, parts), gradients = loss_and_gradients(graphdef, params, arrays, batch, jnp.bfloat16)
+    assert all(value.dtype == jnp.float32 for value in (coarse, *parts.values()))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
+    assert coarse == pytest.approx(float(exact), rel=0.03)
+    assert coarse != exact
+
+
+@pytest.fixture(scope="module")
+def tower():
+    config = BertConfig(
+        vocab_size=10,
+        hidden_size=HIDDEN_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=TOKENS,
+    )
+    return TextTower(Bert(config, rngs=nnx.Rngs(1)), 1)
+
+
+def make_live_text() -> LiveText:
+    random = np.random.default_rng(3)
+    return LiveText(
+        hidden=jnp.asarray(random.normal(size=(8, TOKENS, HIDDEN_WIDTH)), jnp.float16),
+        mask=jnp.ones((8, TOKENS), bool),
+        mean=jnp.zeros(HIDDEN_WIDTH),
+        projection=jnp.asarray(random.normal(size=(HIDDEN_WIDTH, 3)), jnp.float32),
+    )
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_only_the_live_rows_are_encoded_anew(tower, count):
+    text = make_arrays().catalog.nodes.text
+    # targets are 1 and 2, and the unknown item's row in the unused slots
+    batch = replace(make_batch(), targets=np.array([[1, 2, 2, 0], [2, 1, 0, 0]]))
+    changed = jnp.any(live_rows(tower, make_live_text(), text, batch, count, KEY) != text, axis=1)
+    assert changed.sum() == count
+    assert changed[jnp.array([0, 1, 2])].all()
+
+
+def test_more_live_rows_than_items_encode_every_item(tower):
+    text, live = make_arrays().catalog.nodes.text, make_live_text()
+    encoded = live_rows(tower, live, text, make_batch(), 100, KEY)
+    expected = tower(live.hidden.astype(jnp.float32), live.mask) @ live.projection
+    np.testing.assert_allclose(encoded, expected, atol=1e-5)
+
+
+def test_some_slots_are_told_the_time_to_their_target_and_some_are_not():
+    model = Recommender(replace(CONFIG.model, idle_times=True), SIZES, nnx.Rngs(0))
+    _, gradients = loss_and_gradients(*nnx.split(model), make_arrays(), make_batch())
+    table = np.abs(gradients["experts"][0]["idle_table"][...]).max(1)
+    untold, minute = gap_buckets(np.array([NO_GAP, 60]))
+    assert set(np.flatnonzero(table)) == {int(untold), int(minute)}
+
+
+def test_the_gradient_reaches_the_text_tower(tower):
+    model = Recommender(CONFIG.model, SIZES, nnx.Rngs(0), tower)
+    graphdef, params = nnx.split(model)
+    arrays = make_arrays(make_live_text())
+    _, gradients = loss_and_gradients(graphdef, params, arrays, make_batch())
+    up = gradients["text_tower"]["blocks"][0]["mlp"]["up"]["kernel"]
+    assert jnp.abs(up[...]).max() > 1e-5
