@@ -6,8 +6,8 @@ from typing import Any
 
 from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config, parse, read_recipe
-from jaxrec.data.fetch import cache_dir
 from jaxrec.data.tables import Tables
+from jaxrec.runtime import cache_dir
 
 OWN_DATA_RECIPE = "shopping"
 DEFAULT_RECIPE = "ml100k"
@@ -25,7 +25,7 @@ def configure(
         recipe: a YAML file or the name of a shipped one; by default `ml100k`, or `shopping` if
             `data` is given.
         data: over `data.source`.
-        overrides: dotted or nested options, such as `{"model.width": 128}`.
+        overrides: dotted or nested options, such as `{"model.hidden_size": 128}`.
         arguments: the same as command-line flags; they win.
 
     Raises:

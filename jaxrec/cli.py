@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from jaxrec.errors import FetchError
 from jaxrec.runtime import keep_freed_memory
 
 COMMANDS = "usage: jaxrec {train,serve} [options]; --help after a command documents it"
@@ -82,7 +83,6 @@ def serve(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(command: Callable[[], object]) -> None:
-    from jaxrec.data.fetch import FetchError
 
     try:
         command()

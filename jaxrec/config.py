@@ -15,9 +15,7 @@ from typing import Any, Literal, NamedTuple
 import tyro
 import yaml
 
-
-class ConfigError(ValueError):
-    """An option that does not exist, or a value that does not fit it."""
+from jaxrec.errors import ConfigError
 
 
 class Range(NamedTuple):
@@ -48,7 +46,7 @@ class DataConfig:
 
     source: str = "ml-100k"
     """`ml-100k`, `ml-1m`, a directory with the tables events, items and triples, a file of events,
-    or an invoice file in the columns of UCI Online Retail. `--data X` is short for
+    or an invoice file in the columns of UCI LiveEngine Retail. `--data X` is short for
     `--data.source X`."""
     time: Literal["timestamp", "order"] = "timestamp"
     """`order`: timestamps are only positions; no time gaps, no split by time."""
@@ -62,10 +60,10 @@ class DataConfig:
     """k-core: items with fewer events are left out (0: none)."""
     drop_repeats: bool = False
     """Leave out an event whose item equals that of the user's event before."""
-    negative_kinds: tuple[str, ...] = ("cancel", "return", "dislike", "hide", "impression")
-    """Event kinds that inform the state and are never predicted."""
-    kind_weights: dict[str, float] = field(default_factory=dict)
-    """Weight of a kind of event as a training target; kinds not named weigh 1."""
+    negative_event_types: tuple[str, ...] = ("cancel", "return", "dislike", "hide", "impression")
+    """Event types that inform the state and are never predicted."""
+    event_weights: dict[str, float] = field(default_factory=dict)
+    """Weight of an event type as a training target; event_types not named weigh 1."""
     relations: tuple[str, ...] = ()
     """Relations of the graph to keep (none named: all)."""
     text_columns: tuple[str, ...] = (
@@ -82,12 +80,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Raise a ConfigError for a minimum or a weight that is none."""
         check_ranges(self, AMOUNT, "min_user_events", "min_item_events")
-        for kind, weight in self.kind_weights.items():
+        for event_type, weight in self.event_weights.items():
             if not AMOUNT.holds(weight):
-                raise ConfigError(f"kind_weights: {kind} must be {AMOUNT.words}, not {weight}")
-            if weight and kind in self.negative_kinds:
                 raise ConfigError(
-                    f"kind_weights: {kind} is among negative_kinds, which are never predicted; "
+                    f"event_weights: {event_type} must be {AMOUNT.words}, not {weight}"
+                )
+            if weight and event_type in self.negative_event_types:
+                raise ConfigError(
+                    f"event_weights: {event_type} is among negative_event_types, which are never predicted; "
                     "name it in one of them"
                 )
 
@@ -103,8 +103,8 @@ class SplitConfig:
     """`global_time`: the test period begins after this quantile of all timestamps."""
     validation_quantile: float = 0.9
     """`global_time`: the validation period begins after this quantile of what is left."""
-    target_kinds: tuple[str, ...] = ()
-    """Kinds of event to predict in evaluation (none named: all that training predicts)."""
+    target_event_types: tuple[str, ...] = ()
+    """Event types to predict in evaluation (none named: all that training predicts)."""
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for a quantile that leaves a period empty."""
@@ -117,26 +117,26 @@ class ModelConfig:
 
     experts: tuple[str, ...] = ("id+graph", "text+graph")
     """One item encoder and LSTM each, trained apart; their scores are added. Sources of an
-    expert, joined by `+`: id, graph, text."""
-    width: int = 64
+    expert, combined by `+`: id, graph, text."""
+    hidden_size: int = 64
     """Width D of every vector of an expert."""
-    blocks: int = 2
+    num_layers: int = 2
     """LSTM blocks."""
-    traces: int = 4
+    memory_decays: int = 4
     """Sums of past events that fade at so many learned rates, beside the blocks (0: none)."""
     dropout: float = 0.3
     """Dropout of event vectors and inside the blocks."""
     id_dropout: float = 0.1
     """Chance that an item's id is hidden in a training step, as input and as candidate."""
-    message_passing: Literal["gin", "residual"] = "gin"
+    graph_layer: Literal["gin", "residual"] = "gin"
     """Update rule of the graph network: GIN, or H + alpha A D^-1 A H."""
     aggregate: Literal["sum", "mean"] = "mean"
     """How a node gathers its messages."""
-    graph_layers: int = 1
+    num_graph_layers: int = 1
     """Message-passing steps."""
     time_gaps: bool = True
     """Tell the LSTM the time since the event before."""
-    idle_times: bool = False
+    time_since_last: bool = False
     """Learn to be told, when asked, the time since the last event: half of the training slots are,
     live requests always, evaluation and batch scoring never."""
     temperature: float = 0.07
@@ -146,8 +146,8 @@ class ModelConfig:
         """Raise a ConfigError for a model of no size."""
         if not self.experts:
             raise ConfigError("experts must name one or more, such as id+graph")
-        check_ranges(self, COUNT, "width", "blocks")
-        check_ranges(self, AMOUNT, "traces", "graph_layers")
+        check_ranges(self, COUNT, "hidden_size", "num_layers")
+        check_ranges(self, AMOUNT, "memory_decays", "num_graph_layers")
         check_ranges(self, RATE, "dropout", "id_dropout")
         check_ranges(self, POSITIVE, "temperature")
 
@@ -184,9 +184,9 @@ class TrainConfig:
     """The most epochs to train; the learning rate has decayed at the last."""
     patience: int = 5
     """Stop after so many epochs without a better validation NDCG@10."""
-    rows: int = 32
+    batch_size: int = 32
     """Rows of a packed batch (all devices together)."""
-    slots: int = 64
+    sequence_length: int = 64
     """Time slots of a packed row; longer histories are cut into windows."""
     burn_in: int = 0
     """Events before a window that warm the state up without being predicted."""
@@ -214,7 +214,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Raise a ConfigError for an optimisation that does nothing or cannot run."""
         check_ranges(
-            self, COUNT, "epochs", "patience", "rows", "slots", "loss_logits", "item_shards"
+            self,
+            COUNT,
+            "epochs",
+            "patience",
+            "batch_size",
+            "sequence_length",
+            "loss_logits",
+            "item_shards",
         )
         check_ranges(self, AMOUNT, "burn_in", "warmup_steps", "final_rate", "weight_decay")
         check_ranges(self, AMOUNT, "auxiliary_weight")
@@ -228,7 +235,7 @@ class EvaluationConfig:
     """Full ranking of the held-out events."""
 
     mask: tuple[str, ...] = ("seen",)
-    """Items left out of a user's ranking: `seen`, `none`, or kinds of event such as `buy`. Training
+    """Items left out of a user's ranking: `seen`, `none`, or event types such as `buy`. Training
     leaves them out of its softmax as well, so their own scores mean nothing. Where people come
     back to what they know, leave it in: what the newest events add to their items is learned."""
     history: int = 0

@@ -1,7 +1,9 @@
 """What a process asks of the operating system before it computes."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 # parameters of glibc's mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -22,3 +24,10 @@ def keep_freed_memory() -> None:
         mallopt(M_ARENA_MAX, 1)  # further arenas cannot grow beyond 64 MiB
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def cache_dir() -> Path:
+    """Where downloads stay: `$JAXREC_CACHE`, `$XDG_CACHE_HOME/jaxrec` or `~/.cache/jaxrec`."""
+    if own := os.environ.get("JAXREC_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrec"

@@ -75,6 +75,8 @@ def host_rows(rows: int) -> slice:
         ValueError: the processes do not divide the batch.
     """
     if rows % jax.process_count():
-        raise ValueError(f"train.rows={rows} must be a multiple of {jax.process_count()} processes")
+        raise ValueError(
+            f"train.batch_size={rows} must be a multiple of {jax.process_count()} processes"
+        )
     share = rows // jax.process_count()
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

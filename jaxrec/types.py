@@ -15,15 +15,15 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-CAPACITY_MULTIPLE = 256
+PADDING_MULTIPLE = 256
 NO_GAP = -1
 MAX_GAP = 2**31 - 1  # seconds
-ANY_KIND = -1
+ANY_EVENT_TYPE = -1
 
 
-def capacity(count: int) -> int:
+def padded_size(count: int) -> int:
     """Rows to allocate for `count` rows, so that any mesh divides every table."""
-    return -(-count // CAPACITY_MULTIPLE) * CAPACITY_MULTIPLE
+    return -(-count // PADDING_MULTIPLE) * PADDING_MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class EventLog:
     """
 
     user_ids: pl.Series  # U strings
-    kind_names: tuple[str, ...]
+    event_type_names: tuple[str, ...]
     offsets: Int[np.ndarray, "U+1"]
     items: Int[np.ndarray, " M"]
-    kinds: Int[np.ndarray, " M"]  # positions in kind_names
+    event_types: Int[np.ndarray, " M"]  # positions in event_type_names
     times: Int[np.ndarray, " M"]  # seconds since the epoch, or positions
     has_time: bool  # False: times are positions; no gaps, no time split
 
@@ -66,14 +66,14 @@ class NodeType:
         return len(self.ids)
 
     @property
-    def capacity(self) -> int:
+    def padded_size(self) -> int:
         """Rows of the block; the last one is never a real node, so that padding can use it."""
-        return capacity(self.count + 1)
+        return padded_size(self.count + 1)
 
     @property
     def valid(self) -> Bool[np.ndarray, " n"]:
         """Rows of the block that are nodes: neither `unknown` nor unused capacity."""
-        rows = np.arange(self.capacity)
+        rows = np.arange(self.padded_size)
         return (rows > 0) & (rows < self.count)
 
 
@@ -90,7 +90,7 @@ class KnowledgeGraph:
     @property
     def num_nodes(self) -> int:
         """Nodes including the unused capacity of every type."""
-        return self.types[-1].offset + self.types[-1].capacity
+        return self.types[-1].offset + self.types[-1].padded_size
 
     def type(self, name: str) -> NodeType:
         """The block of nodes of that name; raises a ValueError that lists the types."""
@@ -126,12 +126,12 @@ class Batch:
 
     users: Int[np.ndarray, "B T"]  # user numbers of the log
     items: Int[np.ndarray, "B T"]  # the event that is read; 0 in unused slots
-    kinds: Int[np.ndarray, "B T"]
+    event_types: Int[np.ndarray, "B T"]
     gaps: Int[np.ndarray, "B T"]  # seconds since the event before; NO_GAP if none is known
     starts: Bool[np.ndarray, "B T"]  # the state is reset before this slot
     firsts: Float[np.ndarray, "B T"]  # weight of a user's first event as a target, else 0
     targets: Int[np.ndarray, "B T"]  # the item of the event after
-    target_kinds: Int[np.ndarray, "B T"]
+    target_event_types: Int[np.ndarray, "B T"]
     target_gaps: Int[np.ndarray, "B T"]  # seconds from the event that is read to its target
     weights: Float[np.ndarray, "B T"]  # 0: the slot has no target
 

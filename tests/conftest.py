@@ -19,8 +19,8 @@ from helpers.paths import GOLDEN
 from helpers.shop import HELD_OUT, make_shop, make_tables
 
 from jaxrec.config import parse
-from jaxrec.data.fetch import cache_dir
 from jaxrec.data.tables import Tables, validate
+from jaxrec.runtime import cache_dir
 from jaxrec.training import loop
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -55,12 +55,12 @@ def trained_run(known_shop, tmp_path_factory, worker_id) -> Path:
     options = {
         "split.scheme": "leave_one_out",
         "model.experts": ["id+graph", "text+graph"],
-        "model.width": 16,
-        "model.blocks": 1,
+        "model.hidden_size": 16,
+        "model.num_layers": 1,
         "model.id_dropout": 0.3,
         "text.pretrained": str(GOLDEN / "tiny_bert"),
-        "train.rows": 8,
-        "train.slots": 16,
+        "train.batch_size": 8,
+        "train.sequence_length": 16,
         "train.epochs": 20,
         "train.patience": 20,
         "train.learning_rate": 0.01,

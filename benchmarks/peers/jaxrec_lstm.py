@@ -19,7 +19,7 @@ from jaxrec.data.dataset import prepare
 from jaxrec.training import logging as report
 from jaxrec.training import loop as training
 from jaxrec.training.evaluator import validate
-from jaxrec.training.state import initial_state, set_up
+from jaxrec.training.state import initial_state, make_context
 
 
 def recipe(options: Options) -> Config:
@@ -29,13 +29,13 @@ def recipe(options: Options) -> Config:
             "data.time": "order",
             "split.scheme": "leave_one_out",
             "model.experts": ["id"],
-            "model.width": options.width,
-            "model.blocks": options.blocks,
+            "model.hidden_size": options.width,
+            "model.num_layers": options.blocks,
             "model.dropout": options.dropout,
             "model.id_dropout": 0.0,
             "train.auxiliary": [],
-            "train.rows": options.rows,
-            "train.slots": options.history,
+            "train.batch_size": options.rows,
+            "train.sequence_length": options.history,
             "train.epochs": options.epochs,
             "evaluation.history": options.history,
         },
@@ -46,20 +46,20 @@ def main() -> None:
     options = read_options()
     enable_compilation_cache()
     config = recipe(options)
-    setup = set_up(config, prepare(config))
-    state, step = initial_state(setup), training.make_train_step(setup)
+    context = make_context(config, prepare(config))
+    state, step = initial_state(context), training.make_train_step(context)
     reporter, progress, never = Reporter(options), Progress(), threading.Event()
-    targets = int((setup.packing.weights > 0)[setup.dataset.split.in_training].sum())
-    targets -= int((setup.dataset.split.train_lengths > 0).sum())  # first events have no state
-    with TemporaryDirectory() as folder, report.RunLog(Path(folder), 0) as log:
+    targets = int((context.packing.weights > 0)[context.dataset.split.in_training].sum())
+    targets -= int((context.dataset.split.train_lengths > 0).sum())  # first events have no state
+    with TemporaryDirectory() as updater, report.RunLog(Path(updater), 0) as log:
         while reporter.wants_more():
 
             def epoch(state=state, progress=progress):
-                result = training.train_epoch(setup, step, state, progress, log, never)
+                result = training.train_epoch(context, step, state, progress, log, never)
                 return jax.block_until_ready(result[0])
 
             state, seconds = timed(epoch)
-            scores, evaluation = timed(validate, setup, state)
+            scores, evaluation = timed(validate, context, state)
             progress = Progress(progress.epoch + 1, 0, ())
             reporter.report(seconds, targets, scores["ndcg@10"], evaluation)
 

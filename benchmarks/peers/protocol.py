@@ -1,4 +1,4 @@
-"""What every system is given and reports. It needs numpy alone, as peers have own packages."""
+"""What every system is given and user_events. It needs numpy alone, as peers have own packages."""
 
 import argparse
 import json
@@ -58,9 +58,9 @@ class Options:
 def read_options() -> Options:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ranks", type=Path)
-    for name, kind in Options.__annotations__.items():
+    for name, event_type in Options.__annotations__.items():
         if name != "ranks":
-            parser.add_argument(f"--{name}", type=kind, required=True)
+            parser.add_argument(f"--{name}", type=event_type, required=True)
     return Options(**vars(parser.parse_args()))
 
 
@@ -76,7 +76,7 @@ def ndcg(ranked: np.ndarray, targets: np.ndarray) -> float:
 
 
 def ranks(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Place of the right item in [U, 10] lists, 10 where it is missing."""
+    """RecommendedItem of the right item in [U, 10] lists, 10 where it is missing."""
     found = ranked == targets[:, None]
     return np.where(found.any(1), found.argmax(1), K)
 

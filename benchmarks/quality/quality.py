@@ -1,11 +1,11 @@
 """Ranking quality of the recipes over seeds, beside published figures and peers on the same split.
 
-    python benchmarks/quality.py beauty ml-100k --folder path/to/data --seeds 0 1 2
-    python benchmarks/quality.py scientific --folder path/to/data --ablation --segments
-    python benchmarks/quality.py taobao online_retail --folder path/to/data --kinds --segments
-    python benchmarks/quality.py scientific --folder path/to/data --peers --python python3.11
+    python benchmarks/quality.py beauty ml-100k --updater path/to/data --seeds 0 1 2
+    python benchmarks/quality.py scientific --updater path/to/data --ablation --segments
+    python benchmarks/quality.py taobao online_retail --updater path/to/data --event_types --segments
+    python benchmarks/quality.py scientific --updater path/to/data --peers --python python3.11
 
-`--folder` holds the data sets that jaxrec does not fetch, under the names that `CASES` gives. Every
+`--updater` holds the data sets that jaxrec does not fetch, under the names that `CASES` gives. Every
 finished run is a row of `results/quality.jsonl` and a run directory under `runs/quality`; a run
 whose configuration has a row already is not repeated, and one that was stopped is resumed. Models
 are selected on validation; the table gives the mean over seeds and, from three seeds on, the
@@ -32,11 +32,11 @@ from training import PEERS, SYSTEMS, export, python_of
 
 from jaxrec.api import configure, enable_compilation_cache
 from jaxrec.config import Config, to_yaml
-from jaxrec.data.fetch import cache_dir
 from jaxrec.data.sources import load_source
 from jaxrec.data.tables import Tables
 from jaxrec.evaluation import metrics
 from jaxrec.models.sequence import lstm
+from jaxrec.runtime import cache_dir
 from jaxrec.training.loop import fit
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality.jsonl"
@@ -50,7 +50,7 @@ class Variant:
 
     options: dict = field(default_factory=dict)
     block: type[lstm.Block] = lstm.Block
-    kind: str = ""  # of event that is read, empty for all
+    event_type: str = ""  # of event that is read, empty for all
 
 
 class BareBlock(lstm.Block):
@@ -73,7 +73,7 @@ class Case:
     source: str
     options: dict = field(default_factory=dict)
     published: dict[str, tuple[float, float]] = field(default_factory=dict)
-    kind: str = ""  # of event that is predicted, where there are others
+    event_type: str = ""  # of event that is predicted, where there are others
     peer_history: int = 50  # events that a peer reads, as its authors set it
     extra: dict[str, Variant] = field(default_factory=dict)  # reported apart by --ablation
 
@@ -146,23 +146,25 @@ CASES = {
         "taobao",
         {
             "model.experts": ["id+graph"],
-            "model.width": 64,
-            "split.target_kinds": ["buy"],
+            "model.hidden_size": 64,
+            "split.target_event_types": ["buy"],
             "evaluation.mask": ["buy"],
         },
-        kind="buy",
+        event_type="buy",
     ),
-    "online_retail": Case("online_retail", "online_retail/online_retail.parquet", kind="buy"),
+    "online_retail": Case("online_retail", "online_retail/online_retail.parquet", event_type="buy"),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cases", nargs="*", default=["ml-100k"], choices=CASES, metavar="CASE")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
+    parser.add_argument("--updater", type=Path, default=Path(), help="where the data sets are")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ablation", action="store_true", help="leave out a part at a time")
-    parser.add_argument("--kinds", action="store_true", help="read the predicted kind alone, too")
+    parser.add_argument(
+        "--event_types", action="store_true", help="read the predicted event_type alone, too"
+    )
     parser.add_argument("--segments", action="store_true", help="cold items and short histories")
     parser.add_argument("--peers", action="store_true", help="train RecTools' models as well")
     parser.add_argument("--epochs", type=int, default=60, help="of a peer at most")
@@ -173,12 +175,12 @@ def main() -> None:
     console = Console(width=120)
     for name in options.cases:
         case = CASES[name]
-        data = case.source if case.source in FETCHED else str(options.folder / case.source)
+        data = case.source if case.source in FETCHED else str(options.updater / case.source)
         wanted = {"full": Variant()}
         if options.ablation:
             wanted |= ablations(configuration(case, data, Variant(), 0)) | case.extra
-        if options.kinds:
-            wanted[f"{case.kind} alone"] = Variant(kind=case.kind)
+        if options.event_types:
+            wanted[f"{case.event_type} alone"] = Variant(event_type=case.event_type)
         rows = [
             result(name, label, variant, configuration(case, data, variant, seed))
             for label, variant in wanted.items()
@@ -213,7 +215,7 @@ def ablations(config: Config) -> dict[str, Variant]:
         "ids alone": Variant({"model.experts": ["id"] * len(experts)}),
         "bare LSTM": Variant(block=BareBlock),
         "one expert": Variant({"model.experts": [everything]}),
-        "without traces": Variant({"model.traces": 0}),
+        "without traces": Variant({"model.memory_decays": 0}),
     }
     if config.data.time == "timestamp":
         variants["without time gaps"] = Variant({"model.time_gaps": False})
@@ -262,12 +264,12 @@ def scores(found: dict) -> dict:
 
 
 def read_tables(variant: Variant, config: Config) -> Tables | None:
-    """The tables with the one kind of event that a variant reads; None if it reads them all."""
-    if not variant.kind:
+    """The tables with the one event type that a variant reads; None if it reads them all."""
+    if not variant.event_type:
         return None
     data = config.data
     tables = load_source(data.source, time=data.time, strict=data.strict)
-    return replace(tables, events=tables.events.filter(pl.col("event") == variant.kind))
+    return replace(tables, events=tables.events.filter(pl.col("event") == variant.event_type))
 
 
 def run_key(variant: Variant, config: Config) -> str:
@@ -275,7 +277,7 @@ def run_key(variant: Variant, config: Config) -> str:
     text = to_yaml(config).replace(config.data.source, Path(config.data.source).name)
     if variant.block is not lstm.Block:
         text += variant.block.__name__
-    text += variant.kind
+    text += variant.event_type
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -360,9 +362,9 @@ def peer_table(case: str, config: Config, options: argparse.Namespace) -> Table:
     own = pl.read_parquet(ranks)
     own = own.filter(pl.col("queries") == "test").select("user_id", "rank")
     for system in (s for s in SYSTEMS if s.name.startswith("RecTools")):
-        with tempfile.TemporaryDirectory() as folder:
-            export(config, Path(folder))
-            theirs = peer_ranks(system, Path(folder), case, config, options)
+        with tempfile.TemporaryDirectory() as updater:
+            export(config, Path(updater))
+            theirs = peer_ranks(system, Path(updater), case, config, options)
         both = own.join(theirs, on="user_id", suffix="_peer", validate="1:1")
         assert len(both) == len(own), "the peer ranks other users"
         a, b = both["rank"].to_numpy(), both["rank_peer"].to_numpy()
@@ -378,12 +380,12 @@ def peer_table(case: str, config: Config, options: argparse.Namespace) -> Table:
 
 
 def peer_ranks(
-    system, folder: Path, case: str, config: Config, options: argparse.Namespace
+    system, updater: Path, case: str, config: Config, options: argparse.Namespace
 ) -> pl.DataFrame:
     """Ranks of the test items in the peer's lists of ten, at its best validation epoch."""
     sizes = {
-        "width": config.model.width,
-        "blocks": config.model.blocks,
+        "width": config.model.hidden_size,
+        "blocks": config.model.num_layers,
         "history": CASES[case].peer_history,
         "dropout": config.model.dropout,
         "batch": 128,
@@ -392,13 +394,13 @@ def peer_ranks(
         "seconds": 7200,
         "batches": 0,
     }
-    command = [str(python_of(system, options)), str(PEERS / system.script), "--data", str(folder)]
+    command = [str(python_of(system, options)), str(PEERS / system.script), "--data", str(updater)]
     command += [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
-    command += ["--ranks", str(folder / "ranks.npz")]
+    command += ["--ranks", str(updater / "ranks.npz")]
     done = subprocess.run([*command, *system.arguments], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{system.name} failed:\n{done.stderr[-3000:]}")
-    with np.load(folder / "ranks.npz") as found:
+    with np.load(updater / "ranks.npz") as found:
         return pl.DataFrame({"user_id": found["user_ids"], "rank": found["ranks"]})
 
 

@@ -21,7 +21,7 @@ import jaxrec
 from jaxrec.data.dataset import prepare
 from jaxrec.data.graph import first_neighbours
 from jaxrec.evaluation import metrics
-from jaxrec.evaluation.protocol import own_pairs
+from jaxrec.evaluation.protocol import history_adjustments
 from jaxrec.inference.encoding import user_vectors
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.top_k import Ranking, rank_queries, scaled
@@ -53,11 +53,11 @@ def main() -> None:
         split.log,
         queries,
         history=model.config.evaluation.history,
-        wanted_kind=model.wanted_kind,
+        target_event_type=model.target_event_type,
     )
     targets = split.log.items[queries.positions]
-    familiarity = model.familiarity(model.wanted_kind)
-    pairs = own_pairs(split.log, queries, model.config.evaluation.mask, familiarity)
+    repeat_bias = model.repeat_bias(model.target_event_type)
+    pairs = history_adjustments(split.log, queries, model.config.evaluation.mask, repeat_bias)
 
     alone = np.zeros((len(users), model.items_with_text.shape[1]), np.float32)
     for node in np.unique(wanted):

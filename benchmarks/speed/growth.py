@@ -29,7 +29,13 @@ from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate
 from jaxrec.training import loop as training
-from jaxrec.training.state import Setup, TrainState, initial_state, make_packing, set_up
+from jaxrec.training.state import (
+    TrainContext,
+    TrainState,
+    initial_state,
+    make_context,
+    make_packing,
+)
 from jaxrec.types import Batch
 
 matplotlib.use("agg")
@@ -38,7 +44,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 
 @dataclass(frozen=True)
-class Shop:
+class ItemContext:
     """Sizes of a made-up shop and of the model that is trained on it."""
 
     users: int = 2048
@@ -52,11 +58,11 @@ class Shop:
 
 AXES = {
     # axis -> sizes before the first doubling; its exponent may not exceed 1 but for width: 2
-    "users": Shop(users=1024, events=16),
-    "items": Shop(items=2048),
-    "slots": Shop(slots=32, rows=16, users=256, events=1024),
-    "width": Shop(width=32, edges=0),
-    "edges": Shop(edges=2**15),
+    "users": ItemContext(users=1024, events=16),
+    "items": ItemContext(items=2048),
+    "slots": ItemContext(slots=32, rows=16, users=256, events=1024),
+    "width": ItemContext(width=32, edges=0),
+    "edges": ItemContext(edges=2**15),
 }
 
 
@@ -80,8 +86,8 @@ def measure(axis: str, options: argparse.Namespace) -> list[tuple[int, float, fl
     points = []
     for power in range(options.doublings + 1):
         size = getattr(AXES[axis], axis) << power
-        setup = build(replace(AXES[axis], **{axis: size}))
-        cost = epoch_cost(setup) if axis == "users" else step_cost(setup, options.repeats)
+        context = build(replace(AXES[axis], **{axis: size}))
+        cost = epoch_cost(context) if axis == "users" else step_cost(context, options.repeats)
         points.append((size, *cost))
         print(f"{axis} {size:>9,}: {points[-1][1] * 1e3:9.1f} ms {points[-1][2] / MIB:9.1f} MiB")
     print(f"{axis}: time ~ size^{exponent(points, 1):.2f}, memory ~ size^{exponent(points, 2):.2f}")
@@ -93,8 +99,8 @@ def exponent(points: list[tuple[int, float, float]], column: int) -> float:
     return float(np.polyfit(last[:, 0], last[:, column], 1)[0])
 
 
-def build(shop: Shop) -> Setup:
-    """A training setup on random events: ids, and a graph of brands if the shop has edges."""
+def build(shop: ItemContext) -> TrainContext:
+    """A training context on random events: ids, and a graph of brands if the shop has edges."""
     random = np.random.default_rng(0)
     users = np.repeat(np.arange(shop.users), shop.events)
     events = pl.DataFrame(
@@ -121,44 +127,44 @@ def build(shop: Shop) -> Setup:
                 "data.time": "order",
                 "split.scheme": "leave_one_out",
                 "model.experts": ["id+graph" if shop.edges else "id"],
-                "model.width": shop.width,
+                "model.hidden_size": shop.width,
                 "train.auxiliary": [],
-                "train.rows": shop.rows,
-                "train.slots": shop.slots,
+                "train.batch_size": shop.rows,
+                "train.sequence_length": shop.slots,
             }
         ]
     )
-    return set_up(config, prepare(config, validate(events, items, triples, time="order")))
+    return make_context(config, prepare(config, validate(events, items, triples, time="order")))
 
 
-def step_cost(setup: Setup, repeats: int) -> tuple[float, float]:
+def step_cost(context: TrainContext, repeats: int) -> tuple[float, float]:
     """Median seconds of a step, and bytes of its program's temporary memory."""
-    state, batch, program = compiled_step(setup)
+    state, batch, program = compiled_step(context)
     seconds = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        state, metrics = program(state, setup.arrays, batch)
+        state, metrics = program(state, context.arrays, batch)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - began)
     return float(np.median(seconds[1:])), temporary_bytes(program)
 
 
-def epoch_cost(setup: Setup) -> tuple[float, float]:
+def epoch_cost(context: TrainContext) -> tuple[float, float]:
     """Seconds of packing and an epoch of steps, and bytes of the step's temporary memory."""
-    state, _, program = compiled_step(setup)
+    state, _, program = compiled_step(context)
     began = time.perf_counter()
-    packing = make_packing(setup.config, setup.dataset)
-    fresh = replace(setup, packing=packing)
+    packing = make_packing(context.config, context.dataset)
+    fresh = replace(context, packing=packing)
     for batch, _ in training.prefetch(fresh, 0, range(packing.steps_per_epoch)):
-        state, metrics = program(state, setup.arrays, batch)
+        state, metrics = program(state, context.arrays, batch)
     jax.block_until_ready((state, metrics))
     return time.perf_counter() - began, temporary_bytes(program)
 
 
-def compiled_step(setup: Setup) -> tuple[TrainState, Batch, jax.stages.Compiled]:
+def compiled_step(context: TrainContext) -> tuple[TrainState, Batch, jax.stages.Compiled]:
     """A new state, the first batch, and the program of a step."""
-    state, (batch, _) = initial_state(setup), next(training.prefetch(setup, 0, range(1)))
-    program = training.make_train_step(setup).lower(state, setup.arrays, batch).compile()
+    state, (batch, _) = initial_state(context), next(training.prefetch(context, 0, range(1)))
+    program = training.make_train_step(context).lower(state, context.arrays, batch).compile()
     return state, batch, program
 
 
@@ -168,7 +174,7 @@ def temporary_bytes(program: jax.stages.Compiled) -> float:
 
 def train_large() -> None:
     """A step over a million items, whose logits would fill 30 GiB if they existed at once."""
-    shop = Shop(users=8192, events=64, items=1_000_000, edges=0, rows=128, slots=64)
+    shop = ItemContext(users=8192, events=64, items=1_000_000, edges=0, rows=128, slots=64)
     seconds, temporary = step_cost(build(shop), 2)
     flops = 6 * shop.rows * shop.slots * shop.items * shop.width
     print(

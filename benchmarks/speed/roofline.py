@@ -1,7 +1,7 @@
 """Where the time of a training step goes, part by part, beside what the machine could do.
 
     python benchmarks/roofline.py [--config beauty] [--data path] [--repeats 5] [--out roofline.png]
-    python benchmarks/roofline.py --config ml100k --train.rows 32     # any option of a recipe
+    python benchmarks/roofline.py --config ml100k --train.batch_size 32     # any option of a recipe
 
 Every part is compiled and timed alone, forward and backward, at the shapes and on the data of the
 recipe. A repetition runs two measures of the machine, all parts in turn and some steps of the real
@@ -44,7 +44,7 @@ from jaxrec.models.sequence.lstm import LSTM
 from jaxrec.training import loop as training
 from jaxrec.training.logging import console
 from jaxrec.training.losses import blocked_cross_entropy, positions_at_a_time
-from jaxrec.training.state import Setup, TrainState, initial_state, set_up
+from jaxrec.training.state import TrainContext, TrainState, initial_state, make_context
 from jaxrec.types import Batch
 
 WARM_UP = 3  # repetitions until the allocator keeps what all parts need
@@ -102,25 +102,25 @@ def main() -> None:
     config = parse([*source, *overrides], [read_recipe(options.config)])
     if config.text.mode == "finetune":
         parser.error("the trained layers of a text encoder are no part here: use text.mode=frozen")
-    setup = set_up(config, prepare(config, None))
-    rows, roofs, loop = measure(setup, options.repeats)
+    context = make_context(config, prepare(config, None))
+    rows, roofs, loop = measure(context, options.repeats)
     console.print(table(rows, roofs, f"a training step of {options.config}"))
-    describe(rows[-1], roofs, loop, setup.packing.fill)
+    describe(rows[-1], roofs, loop, context.packing.fill)
     plot(options.out, rows, roofs, f"A training step of {options.config}")
 
 
-def measure(setup: Setup, repeats: int) -> tuple[list[Row], Roofs, np.ndarray]:
+def measure(context: TrainContext, repeats: int) -> tuple[list[Row], Roofs, np.ndarray]:
     """The table, the machine, and of every step of the loop: wait, seconds and targets."""
-    state, step = initial_state(setup), training.make_train_step(setup)
+    state, step = initial_state(context), training.make_train_step(context)
     product, triad = matrix_product(), scaled_sum()
-    works = step_work(setup, initial_state(setup))  # the loop donates its own state
+    works = step_work(context, initial_state(context))  # the loop donates its own state
     seconds: dict[str, list[float]] = {}
     loop: list[tuple[float, float, int]] = []
     for number in range(WARM_UP + repeats):
         taken: dict[str, float] = {}
         for work in (product, triad, *works):
             taken[work.part] = taken.get(work.part, 0) + timed(work.run)
-        state, steps = train_some(setup, step, state, epoch=number)
+        state, steps = train_some(context, step, state, epoch=number)
         if number >= WARM_UP:
             loop += steps
             for part, value in taken.items():
@@ -155,14 +155,16 @@ def in_place(update: Callable, changed, constant) -> Callable[[], object]:
     return run
 
 
-def train_some(setup: Setup, step: Callable, state: TrainState, epoch: int):
+def train_some(context: TrainContext, step: Callable, state: TrainState, epoch: int):
     """The state after some steps and, of all but the first, wait, seconds and targets."""
     steps = []
-    batches = training.prefetch(setup, epoch, range(min(STEPS + 1, setup.packing.steps_per_epoch)))
+    batches = training.prefetch(
+        context, epoch, range(min(STEPS + 1, context.packing.steps_per_epoch))
+    )
     began = time.perf_counter()
     for batch, targets in batches:
         ready = time.perf_counter()
-        state, metrics = step(state, setup.arrays, batch)
+        state, metrics = step(state, context.arrays, batch)
         jax.block_until_ready(metrics)
         done = time.perf_counter()
         steps.append((ready - began, done - ready, targets))
@@ -170,28 +172,28 @@ def train_some(setup: Setup, step: Callable, state: TrainState, epoch: int):
     return state, steps[1:] or steps  # nothing ran while the first batch was made
 
 
-def step_work(setup: Setup, state: TrainState) -> list[Work]:
+def step_work(context: TrainContext, state: TrainState) -> list[Work]:
     """All parts of a step; those of several experts and layers bear the same names."""
-    batch, _ = next(training.prefetch(setup, 0, range(1)))
-    dtype = jnp.bfloat16 if setup.config.train.bf16 else jnp.float32
+    batch, _ = next(training.prefetch(context, 0, range(1)))
+    dtype = jnp.bfloat16 if context.config.train.bf16 else jnp.float32
     params = cast_products(state.params, dtype)
-    nodes = replace(setup.arrays.catalog.nodes, text=state.text)
+    nodes = replace(context.arrays.catalog.nodes, text=state.text)
     works = []
-    for expert in setup.definition.merge(params).experts:
+    for expert in context.definition.merge(params).experts:
         key = jax.random.key(0)
-        vectors = expert.encode_nodes(nodes, setup.arrays.catalog.graph, key)
+        vectors = expert.encode_nodes(nodes, context.arrays.catalog.graph, key)
         items = vectors[: len(nodes.items)]
         events = expert.event_vectors(items, events_of(batch), key)
         before = expert.encoder.initial_state(len(events))
         outputs, _ = expert.encoder.fold(before, events, starts=batch.starts, key=key)
-        users = expert.read(outputs, batch.target_kinds)
+        users = expert.read(outputs, batch.target_event_types)
         works += [
-            *node_work(setup, expert, nodes, vectors, key),
+            *node_work(context, expert, nodes, vectors, key),
             *event_work(expert, items, events, batch, key),
-            *loss_work(setup, expert, users, vectors, batch),
+            *loss_work(context, expert, users, vectors, batch),
         ]
-    make_input = Work(INPUT, lambda: list(training.prefetch(setup, 0, range(1))))
-    return [*works, optimiser_work(setup, state), make_input]
+    make_input = Work(INPUT, lambda: list(training.prefetch(context, 0, range(1))))
+    return [*works, optimiser_work(context, state), make_input]
 
 
 def gradient_work(
@@ -231,10 +233,10 @@ def gradient_work(
 
 
 def node_work(
-    setup: Setup, expert: Expert, nodes: Nodes, vectors: Array, key: Array
+    context: TrainContext, expert: Expert, nodes: Nodes, vectors: Array, key: Array
 ) -> Iterator[Work]:
     """Item encoding without the graph, and the graph."""
-    rows, graph = len(nodes.items), setup.arrays.catalog.graph
+    rows, graph = len(nodes.items), context.arrays.catalog.graph
     alone = nnx.clone(expert)
     alone.sources = tuple(source for source in expert.sources if source != "graph")
     own = ("item_table", "entity_table", "text_hidden", "text_output")
@@ -261,7 +263,7 @@ def event_work(
     """Event vectors, the LSTMs, and the blocks without them up to the users' vectors."""
     unread = (len(items) - len(np.unique(batch.items))) * items[0].nbytes
     own, call, constants = (
-        ("kind_table", "gap_table"),
+        ("event_type_table", "gap_table"),
         Expert.event_vectors,
         (events_of(batch), key),
     )
@@ -284,16 +286,16 @@ def event_work(
     rest = nnx.clone(expert)
     for block in rest.encoder.blocks:
         block.lstm = NoLSTM()
-    own = ("encoder", "wanted_table", "read_norm", "read_output", "log_scale")
-    constants = (batch.starts, batch.target_kinds, key)
+    own = ("encoder", "target_type_table", "read_norm", "read_output", "log_scale")
+    constants = (batch.starts, batch.target_event_types, key)
     yield gradient_work(BLOCKS, fold_and_read, rest, own, (events,), constants, rows=rows)
 
 
 def loss_work(
-    setup: Setup, expert: Expert, users: Array, vectors: Array, batch: Batch
+    context: TrainContext, expert: Expert, users: Array, vectors: Array, batch: Batch
 ) -> Iterator[Work]:
     """The loss of next items and those of their entities."""
-    arrays, logits = setup.arrays, setup.config.train.loss_logits
+    arrays, logits = context.arrays, context.config.train.loss_logits
     labels = (batch.targets, batch.weights)
 
     def of_items(_, users, items, targets, weights, valid):
@@ -321,13 +323,13 @@ def loss_work(
         yield work(AUXILIARY, of_entities, vectors, auxiliary, len(auxiliary.nodes))
 
 
-def optimiser_work(setup: Setup, state: TrainState) -> Work:
+def optimiser_work(context: TrainContext, state: TrainState) -> Work:
     changed = jax.tree.map(jnp.copy, (state.params, state.opt_state))
 
     @partial(jax.jit, donate_argnums=0)
     def update(changed, gradients):
         params, opt_state = changed
-        updates, opt_state = setup.optimizer.update(gradients, opt_state, params)
+        updates, opt_state = context.optimizer.update(gradients, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     moved = 2 * num_bytes(changed) + num_bytes(state.params)
@@ -335,7 +337,7 @@ def optimiser_work(setup: Setup, state: TrainState) -> Work:
 
 
 def events_of(batch: Batch) -> Events:
-    return Events(batch.items, batch.kinds, batch.gaps)
+    return Events(batch.items, batch.event_types, batch.gaps)
 
 
 def matrix_entries(params: nnx.State) -> int:
@@ -355,7 +357,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def rows_of(works: list[Work], seconds: dict[str, list[float]], step: float) -> list[Row]:
-    """Parts, their sum and the whole step, whose FLOPs and bytes are those of the parts."""
+    """Partitions, their sum and the whole step, whose FLOPs and bytes are those of the parts."""
     rows = []
     for part, times in seconds.items():
         own = [work for work in works if work.part == part]

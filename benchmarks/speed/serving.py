@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py runs/beauty --users 100000 --rate 200 --seconds 60
 
-Fills a store with `--users` shoppers whose histories are drawn from a Zipf law over the catalogue;
+Fills a store with `--users` documents whose histories are drawn from a Zipf law over the catalogue;
 times folding and ranking for a short and a long history, beside encoding the history anew; tells
 how far states are from exact that a new model rebuilds from the kept events; then
 starts `serve.py --http` over the store and sends `--rate` requests a second whether or not it
@@ -30,8 +30,8 @@ import psutil
 import jaxrec
 from jaxrec.api import enable_compilation_cache
 from jaxrec.inference.trained_model import unit_rows
-from jaxrec.ranking.top_k import best_items, no_pairs
-from jaxrec.serving.live.engine import Online, Report
+from jaxrec.ranking.top_k import best_items, no_adjustments
+from jaxrec.serving.live.engine import LiveEngine, UserEvent
 from jaxrec.serving.stores.sqlite import NEVER, LiveEvent, SQLiteStore
 
 SERVE = Path(__file__).parents[2] / "serve.py"
@@ -49,10 +49,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
     enable_compilation_cache()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "store.db"
+    with tempfile.TemporaryDirectory() as updater:
+        path = Path(updater) / "store.db"
         store = SQLiteStore(path)
-        online = Online(jaxrec.load(options.run), store)
+        online = LiveEngine(jaxrec.load(options.run), store)
         online.warm_up()
         items = drawn_items(online, options.users * options.events)
         fill(online, items.reshape(options.users, options.events))
@@ -64,35 +64,37 @@ def main() -> None:
         asyncio.run(load(options, path, items))
 
 
-def drawn_items(online: Online, count: int) -> np.ndarray:
+def drawn_items(online: LiveEngine, count: int) -> np.ndarray:
     """Item ids, popular ones more often."""
     ids = online.model.catalog.item_ids.drop_nulls().to_numpy()
     random = np.random.default_rng(0)
     return ids[np.minimum(random.zipf(1.2, count), len(ids)) - 1]
 
 
-def reports_of(user: str, items, kind: str, start: int = START) -> list[Report]:
-    events = (LiveEvent(start + HOUR * n, item, kind) for n, item in enumerate(items))
-    return [Report(user, event) for event in events]
+def user_events_of(user: str, items, event_type: str, start: int = START) -> list[UserEvent]:
+    events = (LiveEvent(start + HOUR * n, item, event_type) for n, item in enumerate(items))
+    return [UserEvent(user, event) for event in events]
 
 
-def fill(online: Online, items: np.ndarray) -> None:
-    kind = online.model.trained.kind_names[0]
+def fill(online: LiveEngine, items: np.ndarray) -> None:
+    event_type = online.model.trained.event_type_names[0]
     began = time.perf_counter()
     users_at_a_time = BATCH // items.shape[1]
     for first in range(0, len(items), users_at_a_time):
         part = enumerate(items[first : first + users_at_a_time], first)
-        online.record([r for user, theirs in part for r in reports_of(f"u{user}", theirs, kind)])
+        online.record(
+            [r for user, theirs in part for r in user_events_of(f"u{user}", theirs, event_type)]
+        )
     seconds = time.perf_counter() - began
     print(f"{items.size:,} events of {len(items):,} users: {items.size / seconds:,.0f} events/s")
 
 
-def by_length(online: Online, items: np.ndarray, repeats: int = 50) -> None:
+def by_length(online: LiveEngine, items: np.ndarray, repeats: int = 50) -> None:
     """Milliseconds to fold one event and rank, for histories of ten and a thousand events."""
-    kind = online.model.trained.kind_names[0]
+    event_type = online.model.trained.event_type_names[0]
     for length in (10, 1000):
         user = f"history of {length}"
-        history = reports_of(user, items[:length], kind)
+        history = user_events_of(user, items[:length], event_type)
         online.record(history)
         times: dict[str, list[float]] = {"live": [], "anew": []}
         events = pl.DataFrame(
@@ -100,12 +102,14 @@ def by_length(online: Online, items: np.ndarray, repeats: int = 50) -> None:
                 "user_id": user,
                 "item_id": items[:length],
                 "timestamp": [report.event.time for report in history],
-                "event": kind,
+                "event": event_type,
             }
         )
         for n in range(repeats):
             began = time.perf_counter()
-            online.record(reports_of(user, items[n : n + 1], kind, START + HOUR * (length + n)))
+            online.record(
+                user_events_of(user, items[n : n + 1], event_type, START + HOUR * (length + n))
+            )
             online.recommend([user], k=10)
             times["live"].append(time.perf_counter() - began)
         for _ in range(repeats // 10):
@@ -116,23 +120,26 @@ def by_length(online: Online, items: np.ndarray, repeats: int = 50) -> None:
         print(f"{user} events: {live:.1f} ms to fold one and rank, {anew:.1f} ms to encode it anew")
 
 
-def drift(online: Online, items: np.ndarray, users: int = 200) -> None:
+def drift(online: LiveEngine, items: np.ndarray, users: int = 200) -> None:
     """How far states that a new model rebuilds from the kept events are from exact ones."""
-    kind, window = online.model.trained.kind_names[0], online.folder.window
+    event_type, window = online.model.trained.event_type_names[0], online.updater.window
     for length in (2 * window, 4 * window, 16 * window):
         histories = [
-            tuple(r.event for r in reports_of("", items[u * length : (u + 1) * length], kind))
+            tuple(
+                r.event
+                for r in user_events_of("", items[u * length : (u + 1) * length], event_type)
+            )
             for u in range(users)
         ]
         exact, rebuilt = (
             online.model.user_vectors(
-                online.folder.states(online.folder.after([(None, NEVER, h) for h in kept]))
+                online.updater.states(online.updater.after([(None, NEVER, h) for h in kept]))
             )
             for kept in (histories, [h[-window:] for h in histories])
         )
         cosine = (unit_rows(exact[:, 1:]) * unit_rows(rebuilt[:, 1:])).sum(1)  # without priors
         ranked = [
-            best_items(v, online.folder.items, no_pairs, online.model.valid(), 10).items
+            best_items(v, online.updater.items, no_adjustments, online.model.valid(), 10).items
             for v in (exact, rebuilt)
         ]
         same = np.mean([len(set(a) & set(b)) for a, b in zip(*ranked, strict=True)])
@@ -214,7 +221,7 @@ async def send(client, options, items, warm: bool = False):
 
 def missing(path: Path, sent: list[tuple[str, str]]) -> int:
     kept = SQLiteStore(path).load(list({user for user, _ in sent}))
-    stored = {(user, e.event_id) for user, shopper in kept.items() for e in shopper.events}
+    stored = {(user, e.event_id) for user, document in kept.items() for e in document.events}
     return len(set(sent) - stored)
 
 

@@ -3,7 +3,7 @@ matrix products, padding.
 
     pip install 'jax[tpu]'
     python benchmarks/tpu_program.py --config beauty --data path/to/amazon_beauty
-    python benchmarks/tpu_program.py --item-shards 4 --train.bf16 True --train.rows 512
+    python benchmarks/tpu_program.py --item-shards 4 --train.bf16 True --train.batch_size 512
 
 Options of `train.py` may follow. All figures are of one device and one step. Cycles are the
 compiler's estimates; it has none for scatters, gathers and collectives. Operands of products that
@@ -35,7 +35,7 @@ from jaxrec.models.graph import layers as gnn
 from jaxrec.sharding import ITEMS, USERS, laid_out, replicated, state_shardings
 from jaxrec.training import loop as training
 from jaxrec.training.logging import console
-from jaxrec.training.state import Setup, initial_state, set_up
+from jaxrec.training.state import TrainContext, initial_state, make_context
 
 PACKAGE = f"{Path(jaxrec.__file__).parent}/"
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
@@ -123,23 +123,23 @@ def main() -> None:
     show_padding(kernels)
 
 
-def pod_setup(options: argparse.Namespace, overrides: list[str]) -> Setup:
+def pod_setup(options: argparse.Namespace, overrides: list[str]) -> TrainContext:
     """Data and arrays on this machine, and a mesh of devices that it does not have."""
     config = configure(options.config, options.data, arguments=overrides)
     topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
     devices = np.array(topology.devices).reshape(-1, options.item_shards)
     mesh = Mesh(devices, (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2)
-    return replace(set_up(config, prepare(config)), mesh=mesh)
+    return replace(make_context(config, prepare(config)), mesh=mesh)
 
 
-def lower(setup: Setup) -> jax.stages.Lowered:
-    state = jax.eval_shape(lambda: initial_state(setup))
-    batch = setup.packing.batch(0, 0, slice(0, setup.config.train.rows))
-    by_user = NamedSharding(setup.mesh, PartitionSpec(USERS))
+def lower(context: TrainContext) -> jax.stages.Lowered:
+    state = jax.eval_shape(lambda: initial_state(context))
+    batch = context.packing.batch(0, 0, slice(0, context.config.train.batch_size))
+    by_user = NamedSharding(context.mesh, PartitionSpec(USERS))
     with patch.object(gnn, "edges_at_a_time", partial(gnn.edges_at_a_time, "tpu")):
-        return training.make_train_step(setup).lower(
-            laid_out(state, state_shardings(state, setup.mesh)),
-            laid_out(setup.arrays, replicated(setup.mesh)),
+        return training.make_train_step(context).lower(
+            laid_out(state, state_shardings(state, context.mesh)),
+            laid_out(context.arrays, replicated(context.mesh)),
             laid_out(batch, by_user),
         )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from jaxrec.artifacts.run_directory import RunError
+from jaxrec.errors import RunError
 
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
 Format = Literal["parquet", "csv", "jsonl"]
@@ -21,14 +21,14 @@ WRITERS: dict[Format, Callable[[pl.DataFrame, Path], None]] = {
 
 
 @dataclass(frozen=True)
-class Parts:
+class Partitions:
     """A directory that is being written; `done` tells of every finished part."""
 
     directory: Path
     job: dict[str, Any]  # what decides the bytes of the parts, as JSON has it
     done: tuple[dict[str, Any], ...] = ()
 
-    def write(self, tables: dict[Path, pl.DataFrame], facts: dict[str, Any]) -> "Parts":
+    def write(self, tables: dict[Path, pl.DataFrame], facts: dict[str, Any]) -> "Partitions":
         """Write the files of one part, then tell of it in the manifest.
 
         Args:
@@ -58,7 +58,7 @@ class Parts:
         )
 
 
-def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
+def open_partitions(directory: Path, job: dict[str, Any]) -> Partitions:
     """A new directory of parts, or one to continue.
 
     Raises:
@@ -82,7 +82,7 @@ def open_parts(directory: Path, job: dict[str, Any]) -> Parts:
             "directory, or repeat the job as it was"
         )
     remove_drafts(directory)
-    return Parts(directory, job, tuple(done))
+    return Partitions(directory, job, tuple(done))
 
 
 def begun_job(directory: Path) -> dict[str, Any]:
@@ -109,8 +109,8 @@ def refuse_files(directory: Path) -> None:
         raise RunError(f"{directory} is not empty and nothing of it is overwritten; name another")
 
 
-def _begin(directory: Path, job: dict[str, Any]) -> Parts:
-    parts = Parts(directory, job)
+def _begin(directory: Path, job: dict[str, Any]) -> Partitions:
+    parts = Partitions(directory, job)
     parts.write_manifest()
     return parts
 

@@ -1,7 +1,7 @@
 """What a run leaves behind: Orbax checkpoints, its configuration and its vocabularies.
 
 run/config.yaml            the resolved configuration
-run/catalog/               items and how often they were chosen, node types, edges, event kinds and
+run/catalog/               items and how often they were chosen, node types, edges, event types and
                            the whitening of text (Parquet, JSON, NumPy)
 run/checkpoints/STEP/      params; rest: optimiser state; vectors: of all nodes, and of the
                            items' text; progress: data position and validation history (JSON)
@@ -25,17 +25,14 @@ from jaxtyping import Bool, Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxrec.config import Config, parse, to_yaml
-from jaxrec.inference.text_features import Whitening
+from jaxrec.errors import RunError
 from jaxrec.models.recommender import Sizes
+from jaxrec.models.text.whitening import Whitening
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 FORMAT = 4
 CALIBRATION = "calibration.json"  # what validation corrects; written when training ends
 SELECTED_BY = "ndcg@10"
-
-
-class RunError(ValueError):
-    """A run directory that is missing, incomplete, in the way, or of another version."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +59,18 @@ def refuse_existing(run: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Trained:
+class RunArtifacts:
     """What a run knows beside its parameters."""
 
     catalog: Catalog
     counts: Float[np.ndarray, " I"]  # how often every item was chosen in training
-    with_ids: Bool[np.ndarray, " I"]  # items whose own id was trained, by events of any kind
-    kind_names: tuple[str, ...]
+    with_ids: Bool[np.ndarray, " I"]  # items whose own id was trained, by events of any event_type
+    event_type_names: tuple[str, ...]
     sizes: Sizes
     whitening: Whitening | None  # None where the model reads no text
 
 
-def create_run(run: Path, config: Config, trained: Trained) -> None:
+def create_run(run: Path, config: Config, trained: RunArtifacts) -> None:
     """Write the files of a new run; the directory appears whole or not at all.
 
     Raises:
@@ -85,13 +82,13 @@ def create_run(run: Path, config: Config, trained: Trained) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "catalog").mkdir(parents=True)
     (draft / "config.yaml").write_text(to_yaml(config))
-    _write_trained(draft / "catalog", trained)
+    _write_artifacts(draft / "catalog", trained)
     draft.rename(run)
 
 
-def refuse_other_data(run: Path, trained: Trained) -> None:
+def refuse_other_data(run: Path, trained: RunArtifacts) -> None:
     """Raise RunError if a run was begun with other data: its numbers would mean other things."""
-    begun = read_trained(run)
+    begun = read_artifacts(run)
     before, now = begun.catalog.graph, trained.catalog.graph
     alike = {
         "nodes": [(t.name, t.ids.to_list()) for t in before.types]
@@ -101,7 +98,7 @@ def refuse_other_data(run: Path, trained: Trained) -> None:
             np.array_equal(getattr(before, part), getattr(now, part))
             for part in ("heads", "edge_relations", "tails")
         ),
-        "kinds of event": begun.kind_names == trained.kind_names,
+        "event types": begun.event_type_names == trained.event_type_names,
         "training events": np.array_equal(begun.counts, trained.counts)
         and np.array_equal(begun.with_ids, trained.with_ids),
         "width of text": begun.sizes.text_width == trained.sizes.text_width,
@@ -126,23 +123,23 @@ def read_config(run: Path) -> Config:
     return parse(layers=[yaml.safe_load(path.read_text())])
 
 
-def read_trained(run: Path) -> Trained:
+def read_artifacts(run: Path) -> RunArtifacts:
     """The catalogue of a run and what belongs to it.
 
     Raises:
         RunError: they are missing, or were written by another version.
     """
-    folder = run / "catalog"
-    if not (folder / "layout.json").is_file():
+    updater = run / "catalog"
+    if not (updater / "layout.json").is_file():
         raise RunError(f"{run} is not a whole run directory: it holds no catalog/layout.json")
-    layout = json.loads((folder / "layout.json").read_text())
+    layout = json.loads((updater / "layout.json").read_text())
     if layout["format"] != FORMAT:
         raise RunError(
             f"{run} has format {layout['format']}; this version reads {FORMAT}. Train it anew, or "
             "use the version of jaxrec that wrote it"
         )
-    names = pl.read_parquet(folder / "nodes.parquet").partition_by("type", as_dict=True)
-    edges = pl.read_parquet(folder / "edges.parquet")
+    names = pl.read_parquet(updater / "nodes.parquet").partition_by("type", as_dict=True)
+    edges = pl.read_parquet(updater / "edges.parquet")
     types = tuple(
         NodeType(name, names[(name,)]["id"], offset) for name, offset in layout["types"].items()
     )
@@ -151,12 +148,12 @@ def read_trained(run: Path) -> Trained:
         tuple(layout["relations"]),
         *(edges[column].to_numpy() for column in ("head", "relation", "tail")),
     )
-    whitening = folder / "whitening.npz"
-    return Trained(
-        catalog=Catalog(pl.read_parquet(folder / "items.parquet"), graph),
-        counts=np.load(folder / "counts.npy", allow_pickle=False),
-        with_ids=np.load(folder / "with_ids.npy", allow_pickle=False),
-        kind_names=tuple(layout["kinds"]),
+    whitening = updater / "whitening.npz"
+    return RunArtifacts(
+        catalog=Catalog(pl.read_parquet(updater / "items.parquet"), graph),
+        counts=np.load(updater / "counts.npy", allow_pickle=False),
+        with_ids=np.load(updater / "with_ids.npy", allow_pickle=False),
+        event_type_names=tuple(layout["event_types"]),
         sizes=Sizes(**layout["sizes"]),
         whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
     )
@@ -223,7 +220,7 @@ def vector_targets(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """What to restore the part `vectors` of a checkpoint to."""
     shapes = {
-        "nodes": (sizes.num_nodes, 1 + config.model.width * len(config.model.experts)),
+        "nodes": (sizes.num_nodes, 1 + config.model.hidden_size * len(config.model.experts)),
         "text": (sizes.num_items, sizes.text_width),
     }
     return {
@@ -233,7 +230,7 @@ def vector_targets(
 
 
 def restore(manager: ocp.CheckpointManager, step: int, **targets: Any) -> dict[str, Any]:
-    """Parts of a checkpoint by name, each laid out like its target (shapes with shardings)."""
+    """Partitions of a checkpoint by name, each laid out like its target (shapes with shardings)."""
     parts = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
     restored = manager.restore(step, args=ocp.args.Composite(**parts))
     return {name: restored[name] for name in targets}
@@ -246,25 +243,25 @@ def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
     return Progress(place["epoch"], place["step"], tuple(place["history"]))
 
 
-def _write_trained(folder: Path, trained: Trained) -> None:
+def _write_artifacts(updater: Path, trained: RunArtifacts) -> None:
     graph = trained.catalog.graph
     layout = {
         "format": FORMAT,
         "types": {node_type.name: node_type.offset for node_type in graph.types},
         "relations": graph.relations,
-        "kinds": trained.kind_names,
+        "event_types": trained.event_type_names,
         "sizes": asdict(trained.sizes),
     }
-    (folder / "layout.json").write_text(json.dumps(layout, indent=2))
-    trained.catalog.items.write_parquet(folder / "items.parquet")
-    np.save(folder / "counts.npy", trained.counts)
-    np.save(folder / "with_ids.npy", trained.with_ids)
+    (updater / "layout.json").write_text(json.dumps(layout, indent=2))
+    trained.catalog.items.write_parquet(updater / "items.parquet")
+    np.save(updater / "counts.npy", trained.counts)
+    np.save(updater / "with_ids.npy", trained.with_ids)
     if trained.whitening is not None:
-        np.savez(folder / "whitening.npz", **vars(trained.whitening))
+        np.savez(updater / "whitening.npz", **vars(trained.whitening))
     pl.concat(
         pl.DataFrame({"id": node_type.ids}).select(pl.lit(node_type.name).alias("type"), "id")
         for node_type in graph.types
-    ).write_parquet(folder / "nodes.parquet")
+    ).write_parquet(updater / "nodes.parquet")
     pl.DataFrame(
         {"head": graph.heads, "relation": graph.edge_relations, "tail": graph.tails}
-    ).write_parquet(folder / "edges.parquet")
+    ).write_parquet(updater / "edges.parquet")

@@ -2,6 +2,8 @@
 
 import polars as pl
 
+from jaxrec.errors import DataError
+
 ISO_FORMATS = (
     "%Y-%m-%dT%H:%M:%S%.f%#z",
     "%Y-%m-%dT%H:%M%#z",
@@ -12,10 +14,6 @@ ISO_FORMATS = (
 TIME_FIX = "Use integer seconds or milliseconds since 1970, a datetime, or ISO 8601 text"
 SHOWN_ROWS = 5
 MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 1973
-
-
-class DataError(ValueError):
-    """The user's data cannot be used; the message names the place and the fix."""
 
 
 def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:

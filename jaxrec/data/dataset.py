@@ -8,11 +8,12 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from jaxrec.config import Config
-from jaxrec.data.events import Split, build_event_log, split_log, thinned
+from jaxrec.data.events import Split, build_event_log, split_log, subsampled
 from jaxrec.data.graph import build_graph
 from jaxrec.data.sources import load_source
-from jaxrec.data.tables import DataError, Tables, filter_tables
-from jaxrec.types import ANY_KIND, Catalog
+from jaxrec.data.tables import Tables, filter_tables
+from jaxrec.errors import DataError
+from jaxrec.types import ANY_EVENT_TYPE, Catalog
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Dataset:
     catalog: Catalog
     split: Split
     target_weights: Float[np.ndarray, " M"]  # of every event of the log
-    wanted_kind: int  # what evaluation asks for: the one kind to predict, or ANY_KIND
+    target_event_type: (
+        int  # what evaluation asks for: the one event_type to predict, or ANY_EVENT_TYPE
+    )
     notes: tuple[str, ...]  # what was repaired or left out
 
     @cached_property
-    def chosen(self) -> Bool[np.ndarray, " M"]:
+    def positives(self) -> Bool[np.ndarray, " M"]:
         """Which events are choices, to be predicted and counted: no returns or impressions."""
         return self.target_weights > 0
 
@@ -47,16 +50,23 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
         item_ties=data.ties == "item_id",
         has_time=data.time == "timestamp",
     )
-    kind_weights = np.array([kind_weight(config, kind) for kind in log.kind_names], np.float32)
-    wanted = kinds_to_predict(config, log.kind_names)
-    for option, kinds in (("split.target_kinds", wanted), ("data.kind_weights", data.kind_weights)):
-        absent = set(kinds) - set(log.kind_names)
+    event_weights = np.array(
+        [event_weight(config, event_type) for event_type in log.event_type_names], np.float32
+    )
+    wanted = predicted_event_types(config, log.event_type_names)
+    for option, event_types in (
+        ("split.target_event_types", wanted),
+        ("data.event_weights", data.event_weights),
+    ):
+        absent = set(event_types) - set(log.event_type_names)
         if absent:
             raise DataError(
                 f"{option} names {sorted(absent)}, which no event is; "
-                f"the kinds of event are {', '.join(log.kind_names)}"
+                f"the event types are {', '.join(log.event_type_names)}"
             )
-    targets = np.isin(log.kinds, [log.kind_names.index(kind) for kind in wanted])
+    targets = np.isin(
+        log.event_types, [log.event_type_names.index(event_type) for event_type in wanted]
+    )
     whole, limit = split_log(log, config.split, targets), config.evaluation.queries
     sets = {"validation": whole.validation, **whole.test}
     notes = [
@@ -66,9 +76,9 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
     ]
     return Dataset(
         catalog=catalog,
-        split=thinned(whole, limit),
-        target_weights=kind_weights[log.kinds],
-        wanted_kind=wanted_kind(config, log.kind_names),
+        split=subsampled(whole, limit),
+        target_weights=event_weights[log.event_types],
+        target_event_type=target_event_type(config, log.event_type_names),
         notes=(*tables.notes, *notes),
     )
 
@@ -90,19 +100,23 @@ def filtered(config: Config, tables: Tables | None = None) -> Tables:
     )
 
 
-def kind_weight(config: Config, kind: str) -> float:
-    """Weight of a kind of event as a target; 0 for what is never predicted."""
+def event_weight(config: Config, event_type: str) -> float:
+    """Weight of an event type as a target; 0 for what is never predicted."""
     data = config.data
-    return 0.0 if kind in data.negative_kinds else data.kind_weights.get(kind, 1.0)
+    return (
+        0.0 if event_type in data.negative_event_types else data.event_weights.get(event_type, 1.0)
+    )
 
 
-def kinds_to_predict(config: Config, kind_names: tuple[str, ...]) -> tuple[str, ...]:
-    """The kinds of event that evaluation predicts."""
-    predicted = tuple(kind for kind in kind_names if kind_weight(config, kind))
-    return config.split.target_kinds or predicted
+def predicted_event_types(config: Config, event_type_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The event types that evaluation predicts."""
+    predicted = tuple(
+        event_type for event_type in event_type_names if event_weight(config, event_type)
+    )
+    return config.split.target_event_types or predicted
 
 
-def wanted_kind(config: Config, kind_names: tuple[str, ...]) -> int:
-    """What user vectors are read for: the one kind of event to predict, or ANY_KIND."""
-    wanted = kinds_to_predict(config, kind_names)
-    return kind_names.index(wanted[0]) if len(wanted) == 1 else ANY_KIND
+def target_event_type(config: Config, event_type_names: tuple[str, ...]) -> int:
+    """What user vectors are read for: the one event type to predict, or ANY_EVENT_TYPE."""
+    wanted = predicted_event_types(config, event_type_names)
+    return event_type_names.index(wanted[0]) if len(wanted) == 1 else ANY_EVENT_TYPE

@@ -8,13 +8,13 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from jaxrec.config import SplitConfig
-from jaxrec.data.fetch import cache_dir
-from jaxrec.data.tables import DataError
+from jaxrec.errors import DataError
+from jaxrec.runtime import cache_dir
 from jaxrec.types import EventLog, Queries
 
 MILLISECONDS = 1000
 MAPPED_FROM = 20_000_000
-MAX_KINDS = 128  # a kind is a byte
+MAX_EVENT_TYPES = 128  # a event_type is a byte
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def build_event_log(
     *,
     item_ties: bool = False,
     has_time: bool = True,
-    kind_names: tuple[str, ...] | None = None,
+    event_type_names: tuple[str, ...] | None = None,
     mapped_from: int = MAPPED_FROM,
 ) -> EventLog:
     """Sort validated events by user and time into an EventLog.
@@ -52,23 +52,23 @@ def build_event_log(
             among them become item 0.
         item_ties: equal timestamps are put in item order; otherwise they keep their file order.
         has_time: whether timestamps are real.
-        kind_names: the kinds a trained model knows; by default those of the events, sorted.
+        event_type_names: the event_types a trained model knows; by default those of the events, sorted.
         mapped_from: logs of so many events lie in memory-mapped files that vanish with them.
 
     Raises:
-        DataError: an event kind is not among `kind_names`, or there are more than `MAX_KINDS`.
+        DataError: an event type is not among `event_type_names`, or there are more than `MAX_EVENT_TYPES`.
     """
-    kinds = kind_names or tuple(sorted(events["event"].unique()))
-    if len(kinds) > MAX_KINDS:
+    event_types = event_type_names or tuple(sorted(events["event"].unique()))
+    if len(event_types) > MAX_EVENT_TYPES:
         raise DataError(
-            f"events are of {len(kinds):,} kinds ({', '.join(kinds[:5])} ...), and {MAX_KINDS} at "
+            f"events are of {len(event_types):,} event_types ({', '.join(event_types[:5])} ...), and {MAX_EVENT_TYPES} at "
             "most are read; the column `event` names what was done, such as view or buy"
         )
-    unknown = set(events["event"].unique()) - set(kinds)
+    unknown = set(events["event"].unique()) - set(event_types)
     if unknown:
         raise DataError(
-            f"events are of kinds that the model does not know: {', '.join(sorted(unknown))}; it "
-            f"knows {', '.join(kinds)}. Leave them out, or have a strategy's feedback read them"
+            f"events are of event_types that the model does not know: {', '.join(sorted(unknown))}; it "
+            f"knows {', '.join(event_types)}. Leave them out, or have a strategy's feedback read them"
         )
     user_ids = events["user_id"].unique().sort()
     tie_break = ["item"] if item_ties else []
@@ -78,7 +78,11 @@ def build_event_log(
         [
             _numbers(events["user_id"], user_ids, np.int32).alias("user"),
             _numbers(events["item_id"], item_ids, np.int32).fill_null(0).alias("item"),
-            events["event"].cast(pl.Enum(kinds)).to_physical().cast(pl.Int8).alias("kind"),
+            events["event"]
+            .cast(pl.Enum(event_types))
+            .to_physical()
+            .cast(pl.Int8)
+            .alias("event_type"),
             events["timestamp"],
         ]
     )
@@ -89,10 +93,10 @@ def build_event_log(
     place = _memory_mapped if len(ordered) >= mapped_from else np.asarray
     return EventLog(
         user_ids=user_ids,
-        kind_names=kinds,
+        event_type_names=event_types,
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         items=place(ordered["item"].to_numpy()),
-        kinds=place(ordered["kind"].to_numpy()),
+        event_types=place(ordered["event_type"].to_numpy()),
         times=place(ordered["timestamp"].to_numpy() // unit),
         has_time=has_time,
     )
@@ -129,7 +133,7 @@ def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"
     return split
 
 
-def thinned(split: Split, limit: int) -> Split:
+def subsampled(split: Split, limit: int) -> Split:
     """The split with at most `limit` queries in a set, evenly spaced among its own."""
 
     def thin(queries: Queries) -> Queries:
@@ -161,7 +165,7 @@ def some_events(log: EventLog, present: Bool[np.ndarray, " M"]) -> EventLog:
         log,
         offsets=np.concatenate([[0], np.cumsum(present)])[log.offsets],
         items=log.items[present],
-        kinds=log.kinds[present],
+        event_types=log.event_types[present],
         times=log.times[present],
     )
 
@@ -172,11 +176,11 @@ def user_of_event(log: EventLog) -> Int[np.ndarray, " M"]:
 
 
 def _numbers(column: pl.Series, ids: pl.Series, dtype: type[np.integer]) -> pl.Series:
-    """Place of every value among distinct ids; null for those that are not there."""
+    """RecommendedItem of every value among distinct ids; null for those that are not there."""
     index = pl.LazyFrame({"id": ids, "number": np.arange(len(ids), dtype=dtype)})
     values = column.alias("id").to_frame().lazy()
-    joined = values.join(index, on="id", how="left", maintain_order="left")
-    return joined.select("number").collect().to_series()
+    combined = values.join(index, on="id", how="left", maintain_order="left")
+    return combined.select("number").collect().to_series()
 
 
 def _memory_mapped(values: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:

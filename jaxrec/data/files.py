@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from jaxrec.data.columns import DataError, reject, reject_same_names, require
+from jaxrec.data.columns import reject, reject_same_names, require
+from jaxrec.errors import DataError
 
 TRIPLE_COLUMNS = ("head_type", "head", "relation", "tail_type", "tail")
 # CSV has no types: these columns are text even if every value looks like a number ("007").
@@ -20,7 +21,7 @@ def read_table(path: Path) -> pl.DataFrame:
     """Read one file by its suffix: .parquet, .csv, .jsonl or one of RecBole's atomic files.
 
     Raises:
-        DataError: the file is missing, empty, corrupt or of another kind, or two columns have
+        DataError: the file is missing, empty, corrupt or of another event_type, or two columns have
             one name.
     """
     with unreadable(path):
@@ -33,7 +34,7 @@ def read_table(path: Path) -> pl.DataFrame:
                 return pl.read_ndjson(path, infer_schema_length=None)
             case ".inter" | ".item" | ".kg" | ".link":
                 return _read_atomic(path)
-    raise DataError(f"{path}: not a file of a known kind; use .parquet, .csv or .jsonl")
+    raise DataError(f"{path}: not a file of a known event_type; use .parquet, .csv or .jsonl")
 
 
 @contextmanager
@@ -63,13 +64,13 @@ def _read_atomic(path: Path) -> pl.DataFrame:
     fields = [column.partition(":") for column in frame.columns]
     reject_same_names([name for name, _, _ in fields], str(path))
     return pl.DataFrame(
-        _atomic_values(column, kind, str(path)).alias(name)
-        for column, (name, _, kind) in zip(frame, fields, strict=True)
+        _atomic_values(column, event_type, str(path)).alias(name)
+        for column, (name, _, event_type) in zip(frame, fields, strict=True)
     )
 
 
-def _atomic_values(column: pl.Series, kind: str, table: str) -> pl.Series:
-    match kind:
+def _atomic_values(column: pl.Series, event_type: str, table: str) -> pl.Series:
+    match event_type:
         case "float":
             numbers = column.cast(pl.Float64, strict=False)
             lost = numbers.is_null() & column.is_not_null()
@@ -108,13 +109,13 @@ def link_entities(kg: pl.DataFrame, link: pl.DataFrame) -> pl.DataFrame:
             has several); all others are of type `entity`.
     """
     for end in ("head", "tail"):
-        number, kind = f"{end}_id", f"{end}_type"
+        number, event_type = f"{end}_id", f"{end}_type"
         items = link.select(
             pl.col("entity_id").alias(number),
             pl.col("item_id").alias(end),
-            pl.lit("item").alias(kind),
+            pl.lit("item").alias(event_type),
         )
         kg = kg.join(items, on=number, how="left", maintain_order="left").with_columns(
-            pl.col(end).fill_null(pl.col(number)), pl.col(kind).fill_null("entity")
+            pl.col(end).fill_null(pl.col(number)), pl.col(event_type).fill_null("entity")
         )
     return kg.rename({"relation_id": "relation"}).select(TRIPLE_COLUMNS)

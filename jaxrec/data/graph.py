@@ -8,10 +8,11 @@ import polars as pl
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
-from jaxrec.data.columns import DataError, as_labels
+from jaxrec.data.columns import as_labels
 from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.tables import CATEGORY_SEPARATOR
-from jaxrec.types import KnowledgeGraph, NodeType, capacity
+from jaxrec.errors import DataError
+from jaxrec.types import KnowledgeGraph, NodeType, padded_size
 
 ITEM = "item"
 # column of the item table -> (relation, node type); list columns link to each of their values
@@ -115,7 +116,7 @@ def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
     receivers = np.concatenate([graph.tails, graph.heads])
     relations = np.concatenate([forward, backward])
     order = np.argsort(receivers, kind="stable")
-    padding = capacity(len(order) + 1) - len(order)
+    padding = padded_size(len(order) + 1) - len(order)
     last = graph.num_nodes - 1
     return jraph.GraphsTuple(
         nodes=None,
@@ -220,7 +221,7 @@ def _node_types(item_ids: pl.Series, edges: pl.DataFrame) -> tuple[NodeType, ...
             continue
         names = ends.filter(pl.col("type") == name)["id"]
         ids = pl.concat([pl.Series([None], dtype=pl.String), names])
-        types.append(NodeType(name, ids, types[-1].offset + types[-1].capacity))
+        types.append(NodeType(name, ids, types[-1].offset + types[-1].padded_size))
     return tuple(types)
 
 

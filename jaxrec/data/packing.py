@@ -165,12 +165,12 @@ class Packing:
         return Batch(
             users=spread(users.astype(np.int32)),
             items=spread(self.log.items[events]),
-            kinds=spread(self.log.kinds[events].astype(np.int32)),
+            event_types=spread(self.log.event_types[events].astype(np.int32)),
             gaps=spread(self.gaps[events], NO_GAP),
             starts=spread(inner == 0),
             firsts=spread(is_first * self.weights[events].astype(np.float32)),
             targets=spread(self.log.items[events + 1]),
-            target_kinds=spread(self.log.kinds[events + 1].astype(np.int32)),
+            target_event_types=spread(self.log.event_types[events + 1].astype(np.int32)),
             target_gaps=spread(self.gaps[events + 1], NO_GAP),
             weights=spread(np.where(predicted, self.weights[events + 1], 0).astype(np.float32)),
         )

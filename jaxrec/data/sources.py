@@ -6,10 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from jaxrec.data.columns import DataError, require
+from jaxrec.data.columns import require
 from jaxrec.data.fetch import fetch_wheel
 from jaxrec.data.files import link_entities, read_table
 from jaxrec.data.tables import Tables, TimeKind, find_table, read_tables, validate
+from jaxrec.errors import DataError
 
 RECBOLE = (
     "recbole==1.2.1",
@@ -55,7 +56,7 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
 
     Args:
         source: `ml-100k` or `ml-1m`, downloaded on first use; a directory with the three
-            tables, or a file of events; or a Parquet or CSV file in the columns of UCI's "Online
+            tables, or a file of events; or a Parquet or CSV file in the columns of UCI's "LiveEngine
             Retail", or a directory that holds no other.
         time: `order` if timestamps are only positions.
         strict: raise if events or triples name unknown items.

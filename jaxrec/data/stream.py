@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int, UInt64
 
-from jaxrec.data.columns import MILLISECONDS_FROM, DataError, as_ids, reject_same_names, require
+from jaxrec.data.columns import MILLISECONDS_FROM, as_ids, reject_same_names, require
 from jaxrec.data.files import read_table, unreadable
 from jaxrec.data.sources import is_invoice_table, read_invoice_events
 from jaxrec.data.tables import TimeKind, validate
+from jaxrec.errors import DataError
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED_COLUMNS, "event", "event_id", "session_id")
@@ -29,7 +30,7 @@ class EventStream:
         source: its rows in file order, not yet read.
         users: the number of users of every block but the last, which may have fewer.
         time: as in `validate`.
-        kinds: the kinds of event a model knows; if it is one, a file without `event` has it.
+        event_types: the event types a model knows; if it is one, a file without `event` has it.
         keep: ids (unique strings) of the users to read; None: all.
         rows: the number of rows to read at a time.
         scratch: where a file that is not grouped is sorted; None: the system's directory.
@@ -43,7 +44,7 @@ class EventStream:
     source: pl.LazyFrame
     users: int
     time: TimeKind
-    kinds: tuple[str, ...]
+    event_types: tuple[str, ...]
     keep: pl.Series | None
     rows: int
     scratch: Path | None
@@ -81,7 +82,7 @@ def open_events(
     users: int,
     *,
     time: TimeKind = "timestamp",
-    kinds: tuple[str, ...] = (),
+    event_types: tuple[str, ...] = (),
     keep: pl.Series | None = None,
     rows: int = 1_000_000,
     scratch: Path | None = None,
@@ -93,7 +94,7 @@ def open_events(
     This pass holds 8 bytes for every run of rows of one user, next to a batch.
 
     Args:
-        path, time, kinds, rows, scratch: see `EventStream`.
+        path, time, event_types, rows, scratch: see `EventStream`.
         users: the most users in a block.
         keep: ids (text or integers) of the users to read; events of others are validated, then
             dropped.
@@ -119,7 +120,7 @@ def open_events(
         require(schema.to_frame(), missing[0], str(path))
     survey = _survey(_batches(source, path, ("user_id",), rows), keep)
     return EventStream(
-        *(path, source, users, time, kinds, keep, rows, scratch),
+        *(path, source, users, time, event_types, keep, rows, scratch),
         grouped=survey.grouped,
         num_rows=survey.num_rows,
         notes=_notes(survey, path, keep, rows),
@@ -210,8 +211,8 @@ def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
     unit = None
     for origin, batch in _batches(stream.source, stream.path, columns, stream.rows):
         batch = batch.with_columns(_as_inferred(batch["timestamp"]))
-        if "event" not in columns and len(stream.kinds) == 1:
-            batch = batch.with_columns(pl.lit(stream.kinds[0]).alias("event"))
+        if "event" not in columns and len(stream.event_types) == 1:
+            batch = batch.with_columns(pl.lit(stream.event_types[0]).alias("event"))
         names = (origin, "items", "triples")
         events = validate(batch, None, None, origin=names, time=stream.time).events
         if stream.time == "timestamp":

@@ -7,7 +7,6 @@ from typing import Literal
 import polars as pl
 
 from jaxrec.data.columns import (
-    DataError,
     as_ids,
     as_known,
     as_labels,
@@ -19,6 +18,7 @@ from jaxrec.data.columns import (
     require,
 )
 from jaxrec.data.files import TRIPLE_COLUMNS, read_linked_triples, read_table
+from jaxrec.errors import DataError
 
 TimeKind = Literal["timestamp", "order"]
 
@@ -136,12 +136,12 @@ def _check_events(
     stamps = require(events, "timestamp", table)
     times = as_positions(stamps, table) if time == "order" else as_milliseconds(stamps, table)
     if "event" in events.columns:
-        kinds = as_ids(events["event"], table)
+        event_types = as_ids(events["event"], table)
     else:
-        kinds = pl.repeat("event", len(events), eager=True).alias("event")
+        event_types = pl.repeat("event", len(events), eager=True).alias("event")
     optional = [c for c in ("event_id", "session_id") if c in events.columns]
     texts = [as_text(events[name], table) for name in optional]
-    known = pl.DataFrame([users, items, times, kinds, *texts])
+    known = pl.DataFrame([users, items, times, event_types, *texts])
     events = known.hstack(events.drop(known.columns, strict=False))
     notes = []
     if time == "timestamp" and (times < YEAR_1980).all():

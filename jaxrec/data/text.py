@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 
 from jaxrec.data.columns import as_labels
-from jaxrec.data.fetch import FetchError, fetch_wheel
+from jaxrec.data.fetch import fetch_wheel
+from jaxrec.errors import FetchError
 
 PATH_COLUMNS = ("category", "categories")
 MAX_CHARACTERS = 400

@@ -15,16 +15,16 @@ from scipy.optimize import minimize, minimize_scalar
 
 from jaxrec.evaluation.metrics import ndcg
 from jaxrec.ranking.top_k import (
-    OUT,
-    PairBlocks,
-    Pairs,
+    NEG_INF,
+    AdjustmentBlocks,
+    ScoreAdjustments,
     best_items,
-    no_pairs,
+    no_adjustments,
     padded,
-    padded_pairs,
-    pairs_of,
+    padded_adjustments,
     power_of_two,
     rank_queries,
+    select_adjustments,
 )
 
 INVERSE_TEMPERATURES = (0.05, 20.0)
@@ -49,10 +49,12 @@ class Correction:
         """What is added to the scores of items with so many training events."""
         return (self.popularity * np.log1p(counts)).astype(np.float32)
 
-    def familiarity(
-        self, learned: Float[np.ndarray, "*wanted kinds A"], counted: Bool[np.ndarray, " kinds"]
-    ) -> Float[np.ndarray, "*wanted kinds A"]:
-        """What is added for events, by kind and age; kinds that are not counted add nothing."""
+    def repeat_bias(
+        self,
+        learned: Float[np.ndarray, "*wanted event_types A"],
+        counted: Bool[np.ndarray, " event_types"],
+    ) -> Float[np.ndarray, "*wanted event_types A"]:
+        """What is added for events, by event_type and age; event_types that are not counted add nothing."""
         ages = np.arange(learned.shape[-1])
         corrected = learned + self.shift - self.decay * np.log2(1 + ages)
         return np.where(counted[:, None], corrected, 0).astype(np.float32)
@@ -102,7 +104,7 @@ def fit_temperature(
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     targets: Int[np.ndarray, " Q"],
     valid: Bool[np.ndarray, " I"],
-    pairs: PairBlocks = no_pairs,
+    pairs: AdjustmentBlocks = no_adjustments,
     *,
     most: int = QUERIES,
     block: int = 256,
@@ -120,7 +122,7 @@ def fit_temperature(
     _check_rows(queries, targets, valid)
     chosen = usable_queries(targets, valid, most)
     query_rows, item_rows = np.asarray(queries)[chosen], jnp.asarray(items)
-    theirs = pairs_of(pairs, chosen, len(targets))
+    theirs = select_adjustments(pairs, chosen, len(targets))
 
     def loss(inverse_temperature: float) -> float:
         return _mean_loss(
@@ -139,12 +141,12 @@ def fit_temperature(
     return Calibration(best, before, after, len(chosen))
 
 
-def fit_familiar(
+def fit_repeat_bias(
     queries: Float[np.ndarray, "Q D"] | Float[Array, "Q D"],
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     targets: Int[np.ndarray, " Q"],
     valid: Bool[np.ndarray, " I"],
-    pairs: Callable[[Correction, Int[np.ndarray, " q"]], PairBlocks],
+    pairs: Callable[[Correction, Int[np.ndarray, " q"]], AdjustmentBlocks],
     *,
     most: int = 1024,
 ) -> Correction:
@@ -176,7 +178,7 @@ def fit_popularity(
     targets: Int[np.ndarray, " Q"],
     valid: Bool[np.ndarray, " I"],
     counts: Float[np.ndarray, " I"],
-    pairs: PairBlocks,
+    pairs: AdjustmentBlocks,
     *,
     inverse_temperature: float,
 ) -> float:
@@ -218,7 +220,7 @@ def log_probabilities(
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     columns: Int[np.ndarray, "Q K"],
     valid: Bool[np.ndarray, " I"],
-    pairs: PairBlocks = no_pairs,
+    pairs: AdjustmentBlocks = no_adjustments,
     *,
     inverse_temperature: float,
     block: int = 256,
@@ -248,7 +250,7 @@ def log_probabilities(
             item_rows,
             padded(columns[start:stop], size),
             valid,
-            padded_pairs(some, power_of_two(len(some.rows)), size),
+            padded_adjustments(some, power_of_two(len(some.rows)), size),
             inverse_temperature,
         )
         return np.asarray(log_p)[: stop - start]
@@ -300,7 +302,7 @@ def likely_items_reliability(
     valid: Bool[np.ndarray, " I"],
     k: int = 20,
     *,
-    pairs: PairBlocks = no_pairs,
+    pairs: AdjustmentBlocks = no_adjustments,
 ) -> Reliability:
     """`reliability` of the k likeliest items of every query; a target among them is a hit.
 
@@ -317,7 +319,7 @@ def _mean_loss(
     items: Float[Array, "I D"],
     targets: Int[np.ndarray, " Q"],
     valid: Bool[np.ndarray, " I"],
-    pairs: PairBlocks,
+    pairs: AdjustmentBlocks,
     inverse_temperature: float,
     block: int = 256,
 ) -> float:
@@ -337,7 +339,7 @@ def _mean_loss(
 def usable_queries(
     targets: Int[np.ndarray, " Q"], valid: Bool[np.ndarray, " I"], most: int
 ) -> Int[np.ndarray, " q"]:
-    """Queries with a valid target, evenly thinned to `most`."""
+    """Queries with a valid target, evenly subsampled to `most`."""
     if most < 1:
         raise ValueError(f"most must be at least 1, not {most}")
     usable = np.flatnonzero(valid[targets])
@@ -356,7 +358,7 @@ def _block_log_probabilities(
     items: Float[Array, "I D"],
     columns: Int[Array, "block K"],
     valid: Bool[Array, " I"],
-    pairs: Pairs,
+    pairs: ScoreAdjustments,
     inverse_temperature: Float[Array, ""],
 ) -> Float[Array, "block K"]:
     scores = jnp.einsum(
@@ -367,7 +369,7 @@ def _block_log_probabilities(
         preferred_element_type=jnp.float32,
     )
     scores = scores.at[pairs.rows, pairs.items].add(pairs.amounts, mode="drop")
-    left = valid[None, :] & ~(scores < OUT / 2)
+    left = valid[None, :] & ~(scores < NEG_INF / 2)
     scores = jnp.where(left, inverse_temperature * scores, -jnp.inf)
     log_z = jax.nn.logsumexp(scores, axis=1, keepdims=True)
     some_left = log_z > -jnp.inf

@@ -15,12 +15,12 @@ from jaxrec.data.packing import ranges
 from jaxrec.evaluation import metrics
 from jaxrec.evaluation.baselines import baseline_scorers
 from jaxrec.ranking.top_k import (
-    PairBlocks,
-    Pairs,
+    AdjustmentBlocks,
     Ranking,
-    joined,
-    left_out,
-    no_pairs,
+    ScoreAdjustments,
+    combined,
+    masked_items,
+    no_adjustments,
     rank_host_scores,
     rank_queries,
 )
@@ -38,78 +38,82 @@ HISTORY_SEGMENTS = ((1, 3), (4, 10), (11, 50), (51, None))
 RARE = 5  # training events up to which an item counts as rare
 
 
-def masked_kinds(mask: tuple[str, ...], kind_names: Sequence[str]) -> Bool[np.ndarray, " kinds"]:
-    """The kinds of event whose items a mask leaves out.
+def masked_event_types(
+    mask: tuple[str, ...], event_type_names: Sequence[str]
+) -> Bool[np.ndarray, " event_types"]:
+    """The event types whose items a mask leaves out.
 
     Args:
-        mask: `("none",)`, `("seen",)` for all kinds, or some of them.
+        mask: `("none",)`, `("seen",)` for all event_types, or some of them.
 
     Raises:
-        ValueError: a kind in `mask` is not one of `kind_names`.
+        ValueError: a event_type in `mask` is not one of `event_type_names`.
     """
-    unknown = [kind for kind in mask if kind not in ("none", "seen", *kind_names)]
+    unknown = [
+        event_type for event_type in mask if event_type not in ("none", "seen", *event_type_names)
+    ]
     if unknown:
         raise ValueError(
-            f"evaluation.mask names {unknown}; give none, seen, or kinds among "
-            f"{', '.join(kind_names)}"
+            f"evaluation.mask names {unknown}; give none, seen, or event_types among "
+            f"{', '.join(event_type_names)}"
         )
-    return np.array(["seen" in mask or kind in mask for kind in kind_names])
+    return np.array(["seen" in mask or event_type in mask for event_type in event_type_names])
 
 
-def masked_pairs(
+def mask_adjustments(
     log: EventLog,
     queries: Queries,
     mask: tuple[str, ...],
     targets: Int[np.ndarray, " Q"] | None = None,
-) -> PairBlocks:
+) -> AdjustmentBlocks:
     """Which items of a query's history its ranking leaves out, block by block.
 
     Args:
-        mask: as in `masked_kinds`, which says what it raises.
+        mask: as in `masked_event_types`, which says what it raises.
         targets: an item of each query that is not left out.
     """
-    masks = masked_kinds(mask, log.kind_names)
+    masks = masked_event_types(mask, log.event_type_names)
 
-    def pairs(start: int, stop: int) -> Pairs:
+    def pairs(start: int, stop: int) -> ScoreAdjustments:
         rows, events = _histories(log, queries, start, stop)
-        masked = masks[log.kinds[events]]
+        masked = masks[log.event_types[events]]
         if targets is not None:
             masked &= log.items[events] != targets[start:stop][rows]
-        return left_out(rows[masked], log.items[events[masked]])
+        return masked_items(rows[masked], log.items[events[masked]])
 
     return pairs
 
 
-def familiar_pairs(
-    log: EventLog, queries: Queries, familiarity: Float[np.ndarray, "kinds A"]
-) -> PairBlocks:
+def repeat_adjustments(
+    log: EventLog, queries: Queries, repeat_bias: Float[np.ndarray, "event_types A"]
+) -> AdjustmentBlocks:
     """What the events of a query's history add to the scores of their items, block by block.
 
     Args:
-        familiarity: by kind and age of the event; see `Recommender.familiarity`.
+        repeat_bias: by event_type and age of the event; see `Recommender.repeat_bias`.
     """
-    if not familiarity.any():
-        return no_pairs
+    if not repeat_bias.any():
+        return no_adjustments
 
-    def pairs(start: int, stop: int) -> Pairs:
-        rows, events = _histories(log, queries, start, stop, familiarity.shape[1])
+    def pairs(start: int, stop: int) -> ScoreAdjustments:
+        rows, events = _histories(log, queries, start, stop, repeat_bias.shape[1])
         ages = queries.positions[start:stop][rows] - 1 - events
-        return Pairs(rows, log.items[events], familiarity[log.kinds[events], ages])
+        return ScoreAdjustments(rows, log.items[events], repeat_bias[log.event_types[events], ages])
 
     return pairs
 
 
-def own_pairs(
+def history_adjustments(
     log: EventLog,
     queries: Queries,
     mask: tuple[str, ...],
-    familiarity: Float[np.ndarray, "kinds A"],
+    repeat_bias: Float[np.ndarray, "event_types A"],
     targets: Int[np.ndarray, " Q"] | None = None,
-) -> PairBlocks:
-    """`masked_pairs` and `familiar_pairs` together: all that a history changes in the scores of its
+) -> AdjustmentBlocks:
+    """`mask_adjustments` and `repeat_adjustments` together: all that a history changes in the scores of its
     items."""
-    masked = masked_pairs(log, queries, mask, targets)
-    return joined(masked, familiar_pairs(log, queries, familiarity))
+    masked = mask_adjustments(log, queries, mask, targets)
+    return combined(masked, repeat_adjustments(log, queries, repeat_bias))
 
 
 def segment_masks(
@@ -143,7 +147,7 @@ def segment_masks(
 
 def evaluate(
     targets: Int[np.ndarray, " Q"],
-    pairs: PairBlocks,
+    pairs: AdjustmentBlocks,
     valid: Bool[np.ndarray, " I"],
     counts: Float[np.ndarray, " I"],
     vectors: Float[np.ndarray, "Q D"],
@@ -191,7 +195,7 @@ def evaluate_baselines(
         len(valid),
         has_time=log.has_time,
     )
-    excluded = masked_pairs(log, queries, config.mask)
+    excluded = mask_adjustments(log, queries, config.mask)
     targets = log.items[queries.positions]
 
     def one(scorer: Callable[[int, int], Float[np.ndarray, "b I"]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.special import logsumexp
 
 from jaxrec.evaluation.calibration import log_probabilities
-from jaxrec.ranking.top_k import PairBlocks, Pairs
+from jaxrec.ranking.top_k import AdjustmentBlocks, ScoreAdjustments
 from jaxrec.types import KnowledgeGraph
 
 MAX_CELLS = 2**23  # probabilities at a time
@@ -37,9 +37,9 @@ def member_items(graph: KnowledgeGraph, node: int) -> Int[np.ndarray, " n"]:
     item_count = graph.types[0].count
     if node < item_count:
         return np.array([node])
-    own_type = next(t for t in graph.types if t.offset <= node < t.offset + t.capacity)
+    own_type = next(t for t in graph.types if t.offset <= node < t.offset + t.padded_size)
     same_type = (graph.heads >= own_type.offset) & (
-        graph.heads < own_type.offset + own_type.capacity
+        graph.heads < own_type.offset + own_type.padded_size
     )
     below = np.array([node])
     while True:
@@ -55,7 +55,7 @@ def choice_log_probability(
     users: Float[np.ndarray, "U D"],
     items: Float[Array, "I D"],
     members: Int[np.ndarray, " n"],
-    pairs: PairBlocks,
+    pairs: AdjustmentBlocks,
     valid: Bool[np.ndarray, " I"],
     inverse_temperature: float,
 ) -> Float[np.ndarray, " U"]:
@@ -69,7 +69,7 @@ def choice_log_probability(
     for start in range(0, len(users), width):
         some = users[start : start + width]
 
-        def theirs(first: int, stop: int, start: int = start) -> Pairs:
+        def theirs(first: int, stop: int, start: int = start) -> ScoreAdjustments:
             return pairs(start + first, start + stop)
 
         columns = np.broadcast_to(members, (len(some), len(members)))

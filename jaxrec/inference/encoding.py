@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import graphs_tuple
 from jaxrec.data.packing import event_gaps, ranges
-from jaxrec.models.recommender import Definition, Events, Nodes, Params
+from jaxrec.models.recommender import Events, ModelDef, Nodes, Params
 from jaxrec.models.sequence.lstm import InterestState
-from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, Queries
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 4  # slots folded at a time, or 1 where one is left, as it is of most live events
 ROUNDS = 8  # histories in a row, one behind another, where their vectors are asked for
@@ -48,10 +48,10 @@ def catalog_arrays(
         entities: rows of the entity table, where the catalogue is not that of training.
     """
     block = catalog.graph.types[0]
-    rows = np.arange(block.capacity, dtype=np.int32)
-    padding = block.capacity - block.count
+    rows = np.arange(block.padded_size, dtype=np.int32)
+    padding = block.padded_size - block.count
     if entities is None:
-        entities = np.arange(catalog.graph.num_nodes - block.capacity, dtype=np.int32)
+        entities = np.arange(catalog.graph.num_nodes - block.padded_size, dtype=np.int32)
     return CatalogArrays(
         nodes=Nodes(
             items=jnp.asarray(np.where(np.pad(trained, (0, padding)), rows, 0)),
@@ -65,7 +65,7 @@ def catalog_arrays(
 
 @partial(jax.jit, static_argnums=0)
 def encode_catalog(
-    definition: Definition, params: Params, arrays: CatalogArrays
+    definition: ModelDef, params: Params, arrays: CatalogArrays
 ) -> Float[Array, "N 1+ED"]:
     """Vectors of all nodes, items first."""
     return definition.merge(params).encode_items(arrays.nodes, arrays.graph)
@@ -73,45 +73,45 @@ def encode_catalog(
 
 @partial(jax.jit, static_argnums=0)
 def read_states(
-    definition: Definition,
+    definition: ModelDef,
     params: Params,
     states: tuple[InterestState, ...],
-    wanted_kind: Int[Array, ""] | int,
-    idle: Int[Array | np.ndarray, " B"] | int = NO_GAP,
+    target_event_type: Int[Array, ""] | int,
+    time_since_last: Int[Array | np.ndarray, " B"] | int = NO_GAP,
 ) -> Float[Array, "B 1+ED"]:
-    """User vectors of states, for the kind of event that is asked for and the time since the last
+    """User vectors of states, for the event type that is asked for and the time since the last
     (s), if that is to be told."""
     outputs = jnp.concatenate([state.output for state in states], -1)
-    wanted = jnp.full(len(outputs), wanted_kind)
-    return definition.merge(params).read(outputs, wanted, jnp.asarray(idle))
+    wanted = jnp.full(len(outputs), target_event_type)
+    return definition.merge(params).read(outputs, wanted, jnp.asarray(time_since_last))
 
 
-def familiarity(
-    definition: Definition, params: Params, wanted_kind: int
-) -> Float[np.ndarray, "kinds A"]:
-    """What an event adds to the score of its item; see `Recommender.familiarity`."""
-    return np.asarray(definition.merge(params).familiarity(wanted_kind))
+def repeat_bias(
+    definition: ModelDef, params: Params, target_event_type: int
+) -> Float[np.ndarray, "event_types A"]:
+    """What an event adds to the score of its item; see `Recommender.repeat_bias`."""
+    return np.asarray(definition.merge(params).repeat_bias(target_event_type))
 
 
 @partial(jax.jit, static_argnums=0)
-def fold_chunk(
-    definition: Definition,
+def update_chunk(
+    definition: ModelDef,
     params: Params,
     states: tuple[InterestState, ...],
     items: Float[Array, "I 1+ED"],
     events: Events,
     starts: Bool[Array | np.ndarray, "B T"],
     valid: Bool[Array | np.ndarray, "B T"],
-    wanted_kind: Int[Array, ""] | int,
+    target_event_type: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "B T 1+ED"], tuple[InterestState, ...]]:
     """User vectors after each of T events a row, and the states after all of them."""
     model = definition.merge(params)
     outputs, states = model.fold(states, items, events, jnp.asarray(starts), jnp.asarray(valid))
-    return model.read(outputs, jnp.broadcast_to(wanted_kind, valid.shape)), states
+    return model.read(outputs, jnp.broadcast_to(target_event_type, valid.shape)), states
 
 
 def user_vectors(
-    definition: Definition,
+    definition: ModelDef,
     params: Params,
     items: Float[Array, "I 1+ED"],
     log: EventLog,
@@ -119,7 +119,7 @@ def user_vectors(
     *,
     history: int = 0,
     users: int = 512,
-    wanted_kind: int = ANY_KIND,
+    target_event_type: int = ANY_EVENT_TYPE,
 ) -> Float[np.ndarray, "Q 1+ED"]:
     """User vectors of queries, each from all events of its user before the queried position.
 
@@ -128,10 +128,10 @@ def user_vectors(
     Args:
         history: the newest events before a query to fold, 0 for all.
         users: users folded at a time.
-        wanted_kind: the kind of event that is asked for.
+        target_event_type: the event type that is asked for.
     """
     newcomer = initial_states(definition, params, 1)
-    new_user = np.asarray(read_states(definition, params, newcomer, wanted_kind))
+    new_user = np.asarray(read_states(definition, params, newcomer, target_event_type))
     result = np.tile(new_user, (len(queries), 1))
     order = np.argsort(queries.positions, kind="stable")
     owners, positions = queries.users[order], queries.positions[order]
@@ -143,7 +143,9 @@ def user_vectors(
     first, last = positions[bounds], positions[np.append(bounds[1:], len(order)) - 1]
     starts = np.maximum(begins[bounds], last - reach)
     newcomers = initial_states(definition, params, users)
-    fold = partial(_fold_numbers, definition, params, items, log, event_gaps(log), wanted_kind)
+    fold = partial(
+        _update_with_events, definition, params, items, log, event_gaps(log), target_event_type
+    )
     # like lengths together, the longest first, so that rows of several histories end together
     by_length = np.argsort(starts - last, kind="stable")
 
@@ -167,8 +169,8 @@ def user_vectors(
     return result
 
 
-def interest_states(
-    definition: Definition,
+def user_states(
+    definition: ModelDef,
     params: Params,
     items: Float[Array, "I 1+ED"],
     log: EventLog,
@@ -195,7 +197,7 @@ def interest_states(
             lambda leaf: np.repeat(np.asarray(leaf), log.num_users, axis=0), newcomer
         )
     gaps, result = event_gaps(log, last_times), jax.tree.map(np.array, before)
-    fold = partial(_fold_numbers, definition, params, items, log, gaps, ANY_KIND)
+    fold = partial(_update_with_events, definition, params, items, log, gaps, ANY_EVENT_TYPE)
     # users of like length together waste the fewest slots
     for group in _groups(np.argsort(ends - starts, kind="stable"), users):
         rows = np.pad(group, (0, users - len(group)))
@@ -222,7 +224,7 @@ def flat_states(states: tuple[InterestState, ...]) -> Float[np.ndarray, "B S"]:
 
 
 @partial(jax.jit, static_argnums=(0, 2))
-def initial_states(definition: Definition, params: Params, users: int) -> tuple[InterestState, ...]:
+def initial_states(definition: ModelDef, params: Params, users: int) -> tuple[InterestState, ...]:
     """The states of users without events."""
     return definition.merge(params).initial_state(users)
 
@@ -265,22 +267,22 @@ def _chunks(slots: int) -> list[slice]:
     return [slice(begin, min(begin + CHUNK, whole)) for begin in range(0, whole, CHUNK)]
 
 
-def _fold_numbers(
-    definition: Definition,
+def _update_with_events(
+    definition: ModelDef,
     params: Params,
     items: Float[Array, "I 1+ED"],
     log: EventLog,
     gaps: Int[np.ndarray, " M"],
-    wanted_kind: int,
+    target_event_type: int,
     states: tuple[InterestState, ...],
     numbers: Int[np.ndarray, "B T"],
     starts: Bool[np.ndarray, "B T"],
 ) -> tuple[Float[Array, "B T 1+ED"], tuple[InterestState, ...]]:
-    """`fold_chunk` of the events with these numbers in the log, -1 for none."""
+    """`update_chunk` of the events with these numbers in the log, -1 for none."""
     valid = numbers >= 0
     events = Events(
         items=np.where(valid, log.items[numbers], 0),
-        kinds=np.where(valid, log.kinds[numbers], 0).astype(np.int32),
+        event_types=np.where(valid, log.event_types[numbers], 0).astype(np.int32),
         gaps=np.where(valid, gaps[numbers], NO_GAP),
     )
-    return fold_chunk(definition, params, states, items, events, starts, valid, wanted_kind)
+    return update_chunk(definition, params, states, items, events, starts, valid, target_event_type)

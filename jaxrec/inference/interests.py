@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy.special import logsumexp
 
-from jaxrec.ranking.top_k import PairBlocks, best_items, no_pairs
+from jaxrec.ranking.top_k import AdjustmentBlocks, best_items, no_adjustments
 
 
 def strongest(
@@ -13,7 +13,7 @@ def strongest(
     nodes: Float[Array, "n D"],
     valid: Bool[np.ndarray, " n"],
     top: int,
-    pairs: PairBlocks = no_pairs,
+    pairs: AdjustmentBlocks = no_adjustments,
 ) -> tuple[Int[np.ndarray, "U K"], Float[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
     """The nodes of largest weight for every user, their weights, and their weights before.
 

@@ -7,15 +7,15 @@ from typing import Any
 from flax import nnx
 
 from jaxrec.artifacts import run_directory as checkpoint
-from jaxrec.artifacts.run_directory import RunError
 from jaxrec.config import TextConfig
 from jaxrec.data.text import resolve_pretrained
+from jaxrec.errors import RunError
 from jaxrec.evaluation.calibration import Correction, with_prior
-from jaxrec.inference.text_features import Whitening
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.models.recommender import Recommender, split
 from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.finetuned import TextTower
+from jaxrec.models.text.whitening import Whitening
 from jaxrec.sharding import laid_out, make_mesh, replicated
 
 
@@ -30,7 +30,7 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
             checkpoint.
     """
     run = Path(run)
-    config, trained = checkpoint.read_config(run), checkpoint.read_trained(run)
+    config, trained = checkpoint.read_config(run), checkpoint.read_artifacts(run)
     model = nnx.eval_shape(
         lambda: Recommender(
             config.model, trained.sizes, nnx.Rngs(0), _tower(config.text, trained.whitening)

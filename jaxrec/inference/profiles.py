@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
 from jaxrec.inference.interests import strongest, weights_over_time
-from jaxrec.ranking.top_k import PairBlocks, no_pairs
+from jaxrec.ranking.top_k import AdjustmentBlocks, no_adjustments
 from jaxrec.types import EventLog, Queries
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def profile_table(
     vectors: Float[np.ndarray, "U 1+ED"],
     before: Float[np.ndarray, "U 1+ED"],
     top: int,
-    masked: PairBlocks,
+    masked: AdjustmentBlocks,
 ) -> pl.DataFrame:
     """`TrainedModel.profile` from vectors now and before, and the items not to be told."""
     users = np.arange(len(user_ids))
@@ -44,7 +44,7 @@ def profile_table(
             model.block(name),
             model.valid(name),
             top,
-            masked if name == ITEM else no_pairs,
+            masked if name == ITEM else no_adjustments,
         )
         count = rows.shape[1]
         first, *title = model.names(name, rows.ravel()).iter_columns()

@@ -18,15 +18,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float16, Int
 
 from jaxrec.config import Config
-from jaxrec.data.fetch import cache_dir
 from jaxrec.data.text import Tokens, item_texts, resolve_pretrained, tokenize
 from jaxrec.models.recommender import expert_sources
 from jaxrec.models.text.bert import Bert, load_bert, mean_pool
 from jaxrec.models.text.finetuned import TextTower
+from jaxrec.models.text.whitening import Whitening, fit_whitening
+from jaxrec.runtime import cache_dir
 
 BATCH_SIZE = 128
 SHELF_TEXTS = 4096  # texts whose vectors lie in one file of the cache
-MOMENT_ROWS = 16384  # vectors whose moments are taken at a time
 # Few shapes, so few compilations, and little padding (about a tenth for product titles).
 LENGTH_BUCKETS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
 CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", "vocab.txt")
@@ -34,7 +34,7 @@ CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", "vocab
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class LiveText:
+class FinetunedText:
     """What finetuned layers read: outputs of the frozen ones, and the whitening behind them."""
 
     hidden: Float16[Array, "I L Dh"]
@@ -48,9 +48,9 @@ class ItemText:
     """The text of a catalogue as the model takes it; the last two only to finetune."""
 
     vectors: Float[np.ndarray, "I Dt"]  # whitened
-    whitening: "Whitening | None"  # None where no text is known or wanted
+    whitening: Whitening | None  # None where no text is known or wanted
     tower: TextTower | None = None
-    live: LiveText | None = None
+    live: FinetunedText | None = None
 
 
 def item_text(items: pl.DataFrame, config: Config) -> ItemText:
@@ -73,13 +73,15 @@ def item_text(items: pl.DataFrame, config: Config) -> ItemText:
         return ItemText(whitened, whitening)
     bert = load_bert(resolve_pretrained(config.text.pretrained))
     tower = TextTower(bert, config.text.finetune_layers)
-    return ItemText(whitened, whitening, tower, _live_text(texts, known, config, whitening, bert))
+    return ItemText(
+        whitened, whitening, tower, _finetuned_text(texts, known, config, whitening, bert)
+    )
 
 
 def new_item_text(
     items: pl.DataFrame,
     config: Config,
-    whitening: "Whitening | None",
+    whitening: Whitening | None,
     tower: TextTower | None,
     bert: Bert | None = None,
 ) -> Float[np.ndarray, "n Dt"]:
@@ -101,8 +103,10 @@ def new_item_text(
             tokens = tokenize(texts, directory, config.text.max_tokens)
             vectors = encode_texts(bert, tokens, min(len(texts), BATCH_SIZE))
         return whitening.apply(vectors, known).astype(np.float32)
-    live = _live_text(texts, known, config, whitening, bert or load_bert(directory), bert is None)
-    return np.asarray(encode_live_text(tower, live))
+    live = _finetuned_text(
+        texts, known, config, whitening, bert or load_bert(directory), bert is None
+    )
+    return np.asarray(encode_finetuned_text(tower, live))
 
 
 def _texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np.ndarray, " I"]]:
@@ -112,14 +116,14 @@ def _texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np.ndar
     return texts, np.array([bool(text) for text in texts])
 
 
-def _live_text(
+def _finetuned_text(
     texts: Sequence[str],
     known: Bool[np.ndarray, " I"],
     config: Config,
-    whitening: "Whitening",
+    whitening: Whitening,
     bert: Bert,
     cached: bool = True,
-) -> LiveText:
+) -> FinetunedText:
     tokens = tokenize(texts, resolve_pretrained(config.text.pretrained), config.text.max_tokens)
     frozen = len(bert.blocks) - config.text.finetune_layers
     if cached:
@@ -127,7 +131,7 @@ def _live_text(
     else:
         hidden = np.zeros((*tokens.ids.shape, bert.config.hidden_size), np.float16)
         _fill_hidden(hidden, bert, tokens, frozen)
-    return LiveText(
+    return FinetunedText(
         hidden=jnp.asarray(hidden),
         mask=jnp.asarray(tokens.mask & known[:, None]),  # even the empty text has [CLS] and [SEP]
         mean=jnp.asarray(whitening.mean),
@@ -135,8 +139,8 @@ def _live_text(
     )
 
 
-def encode_live_rows(
-    tower: TextTower, live: LiveText, rows: Int[Array, " K"]
+def encode_finetuned_rows(
+    tower: TextTower, live: FinetunedText, rows: Int[Array, " K"]
 ) -> Float[Array, "K Dt"]:
     """Whitened vectors of some items through the finetuned layers; zero without text."""
     mask = live.mask[rows]
@@ -145,17 +149,19 @@ def encode_live_rows(
     return jnp.where(mask.any(1, keepdims=True), vectors, 0)
 
 
-def encode_live_text(tower: TextTower, live: LiveText) -> Float[Array, "I Dt"]:
-    """`encode_live_rows` of the whole catalogue, a batch at a time."""
+def encode_finetuned_text(tower: TextTower, live: FinetunedText) -> Float[Array, "I Dt"]:
+    """`encode_finetuned_rows` of the whole catalogue, a batch at a time."""
     graphdef, params = nnx.split(tower)
     rows = np.resize(np.arange(len(live.mask)), -(-len(live.mask) // BATCH_SIZE) * BATCH_SIZE)
-    batches = [_live_batch(graphdef, params, live, part) for part in rows.reshape(-1, BATCH_SIZE)]
+    batches = [
+        _finetuned_batch(graphdef, params, live, part) for part in rows.reshape(-1, BATCH_SIZE)
+    ]
     return jnp.concatenate(batches)[: len(live.mask)]
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def _live_batch(graphdef, params, live, rows):
-    return encode_live_rows(nnx.merge(graphdef, params), live, rows)
+def _finetuned_batch(graphdef, params, live, rows):
+    return encode_finetuned_rows(nnx.merge(graphdef, params), live, rows)
 
 
 def _no_text(num_items: int) -> ItemText:
@@ -289,65 +295,11 @@ def _batches(
         yield rows, tokens.ids[filled, :bucket], tokens.mask[filled, :bucket]
 
 
-@dataclass(frozen=True)
-class Whitening:
-    """The affine map that makes a catalogue's vectors uncorrelated with unit variance."""
-
-    mean: Float[np.ndarray, " Dt"]
-    projection: Float[np.ndarray, "Dt D"]
-
-    def apply(
-        self, vectors: Float[np.ndarray, "I Dt"], known: Bool[np.ndarray, " I"]
-    ) -> Float[np.ndarray, "I D"]:
-        """Whitened vectors; the zero vector, which is the mean, where `known` is false."""
-        return np.where(known[:, None], (vectors - self.mean) @ self.projection, 0)
-
-
-def fit_whitening(
-    vectors: Float[np.ndarray, "I Dt"],
-    known: Bool[np.ndarray, " I"],
-    width: int,
-    floor: float = 1e-3,
-) -> Whitening | None:
-    """PCA whitening (Su et al., arXiv:2103.15316), fitted on the rows that are `known`.
-
-    Args:
-        vectors: text vectors of the catalogue.
-        known: false for items without text.
-        width: principal components to keep: D is this, or the vectors' rank if that is less.
-        floor: standard deviations below this share of the largest count as this much, so that
-            noise is not blown up.
-
-    Returns:
-        None if the known rows are all equal, or fewer than two.
-    """
-    rows = np.flatnonzero(known)
-    if len(rows) < 2 or all((block == vectors[rows[0]]).all() for block in _blocks(vectors, rows)):
-        return None
-    mean = sum(block.sum(0) for block in _blocks(vectors, rows)) / len(rows)
-    scatter = sum((block - mean).T @ (block - mean) for block in _blocks(vectors, rows))
-    variances, components = np.linalg.eigh(scatter / (len(rows) - 1))
-    variances, components = variances[::-1], components[:, ::-1]
-    rank = np.sum(variances > variances[0] * len(variances) * np.finfo(np.float64).eps)
-    kept = min(width, rank, len(rows) - 1)
-    deviations = np.sqrt(np.maximum(variances[:kept], floor**2 * variances[0]))
-    projection = components[:, :kept] / deviations
-    return Whitening(mean.astype(np.float32), projection.astype(np.float32))
-
-
-def _blocks(
-    vectors: Float[np.ndarray, "I Dt"], rows: Int[np.ndarray, " n"]
-) -> Iterator[Float[np.ndarray, "b Dt"]]:
-    """Some of the vectors in float64, a few at a time: all of them may be gigabytes."""
-    for start in range(0, len(rows), MOMENT_ROWS):
-        yield vectors[rows[start : start + MOMENT_ROWS]].astype(np.float64)
-
-
-def _cache_path(kind: str, *contents: bytes) -> Path:
+def _cache_path(event_type: str, *contents: bytes) -> Path:
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)
-    return cache_dir() / "text" / f"{kind}-{digest.hexdigest()[:32]}.npy"
+    return cache_dir() / "text" / f"{event_type}-{digest.hexdigest()[:32]}.npy"
 
 
 def _files_digest(directory: Path) -> list[tuple[str, str]]:

@@ -13,16 +13,16 @@ import polars as pl
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.artifacts.run_directory import Trained
+from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
-from jaxrec.data.dataset import kinds_to_predict, wanted_kind
+from jaxrec.data.dataset import predicted_event_types, target_event_type
 from jaxrec.data.events import build_event_log, some_events
 from jaxrec.data.extend import extend_catalog
 from jaxrec.data.graph import ITEM
 from jaxrec.data.tables import validate, without_consecutive_repeats
 from jaxrec.data.text import resolve_pretrained
 from jaxrec.evaluation.calibration import Correction, with_prior
-from jaxrec.evaluation.protocol import masked_kinds, masked_pairs, own_pairs
+from jaxrec.evaluation.protocol import history_adjustments, mask_adjustments, masked_event_types
 from jaxrec.inference.audiences import (
     audience_table,
     choice_log_probability,
@@ -33,21 +33,21 @@ from jaxrec.inference.audiences import (
 from jaxrec.inference.encoding import (
     catalog_arrays,
     encode_catalog,
-    familiarity,
-    interest_states,
     read_states,
+    repeat_bias,
+    user_states,
     user_vectors,
 )
 from jaxrec.inference.profiles import plot_user, profile_users
 from jaxrec.inference.text_features import new_item_text
-from jaxrec.models.recommender import Definition, Params
+from jaxrec.models.recommender import ModelDef, Params
 from jaxrec.models.sequence.lstm import InterestState
 from jaxrec.models.text.bert import Bert, load_bert
 from jaxrec.ranking.filters import Rules
-from jaxrec.ranking.pipeline import Plan, UserPairs, plan, shortlist
-from jaxrec.ranking.steps import Step, judging, steps_of
-from jaxrec.ranking.top_k import PairBlocks, best_items, left_out, no_pairs
-from jaxrec.types import ANY_KIND, NO_GAP, Catalog, EventLog, NodeType, Queries
+from jaxrec.ranking.pipeline import RerankPipeline, UserAdjustments, plan, rerank
+from jaxrec.ranking.steps import Step, feedback_types, steps_of
+from jaxrec.ranking.top_k import AdjustmentBlocks, best_items, masked_items, no_adjustments
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, NodeType, Queries
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class TrainedModel:
 
     config: Config
     step: int
-    trained: Trained
+    trained: RunArtifacts
     catalog: Catalog  # that of training, or a larger one
-    definition: Definition
+    definition: ModelDef
     params: Params
     vectors: Float[Array, "N 1+ED"]  # of all nodes with their priors, items first
     text: Float[Array, "I Dt"]  # of the items, whitened
@@ -89,7 +89,7 @@ class TrainedModel:
     def block(self, type_name: str) -> Float[Array, "n 1+ED"]:
         """Vectors of a block of nodes."""
         node_type = self.node_type(type_name)
-        return self.vectors[node_type.offset : node_type.offset + node_type.capacity]
+        return self.vectors[node_type.offset : node_type.offset + node_type.padded_size]
 
     def node_type(self, name: str) -> NodeType:
         """A block of the graph; raises a ValueError that lists them."""
@@ -135,20 +135,20 @@ class TrainedModel:
         """Raw events as the model reads them; items that the catalogue lacks are unknown ones.
 
         Args:
-            judged: kinds that the model need not know, as a strategy reads them.
+            judged: event_types that the model need not know, as a strategy reads them.
 
         Raises:
             DataError: the events cannot be used; the message says which and why.
         """
-        if "event" not in events.columns and len(self.trained.kind_names) == 1:
-            events = events.with_columns(pl.lit(self.trained.kind_names[0]).alias("event"))
+        if "event" not in events.columns and len(self.trained.event_type_names) == 1:
+            events = events.with_columns(pl.lit(self.trained.event_type_names[0]).alias("event"))
         table = validate(events, None, None, time=self.config.data.time).events
         return self.valid_log(table, judged)
 
     def valid_log(self, events: pl.DataFrame, judged: Sequence[str] = ()) -> EventLog:
-        """Validated events as the model reads them, with those of other kinds that are judged."""
+        """Validated events as the model reads them, with those of other event_types that are judged."""
         if self.config.data.drop_repeats:
-            known = pl.col("event").is_in(self.trained.kind_names)
+            known = pl.col("event").is_in(self.trained.event_type_names)
             read = without_consecutive_repeats(events.filter(known))
             events = pl.concat([read, events.filter(~known)])
         return build_event_log(
@@ -156,24 +156,24 @@ class TrainedModel:
             self.catalog.item_ids,
             item_ties=self.config.data.ties == "item_id",
             has_time=self.config.data.time == "timestamp",
-            kind_names=self.kinds_with(judged),
+            event_type_names=self.event_types_with(judged),
         )
 
-    def kinds_with(self, judged: Sequence[str]) -> tuple[str, ...]:
-        """The kinds of event that the model knows, then those that are judged beside them."""
-        return tuple(dict.fromkeys((*self.trained.kind_names, *judged)))
+    def event_types_with(self, judged: Sequence[str]) -> tuple[str, ...]:
+        """The event types that the model knows, then those that are judged beside them."""
+        return tuple(dict.fromkeys((*self.trained.event_type_names, *judged)))
 
     def known_events(self, log: EventLog) -> EventLog:
         """What of a log the model reads, for all of its users."""
-        names = self.trained.kind_names
-        if log.kind_names == names:
+        names = self.trained.event_type_names
+        if log.event_type_names == names:
             return log
-        return replace(some_events(log, log.kinds < len(names)), kind_names=names)
+        return replace(some_events(log, log.event_types < len(names)), event_type_names=names)
 
     def states(self, log: EventLog) -> tuple[InterestState, ...]:
         """The state of every user of a log, one part an expert."""
         evaluation = self.config.evaluation
-        return interest_states(
+        return user_states(
             self.definition,
             self.params,
             self.items,
@@ -185,26 +185,28 @@ class TrainedModel:
     def user_vectors(
         self,
         states: tuple[InterestState, ...],
-        kind: int | None = None,
-        idle: Int[np.ndarray, " U"] | int = NO_GAP,
+        event_type: int | None = None,
+        time_since_last: Int[np.ndarray, " U"] | int = NO_GAP,
     ) -> Float[np.ndarray, "U 1+ED"]:
         """User vectors of states; products with node vectors are scores.
 
         Args:
-            kind: of event that is asked for; by default `wanted_kind`.
-            idle: seconds since the last event, for a model with `idle_times`.
+            event_type: of event that is asked for; by default `target_event_type`.
+            time_since_last: seconds since the last event, for a model with `time_since_last`.
         """
-        kind = self.wanted_kind if kind is None else kind
-        return np.asarray(read_states(self.definition, self.params, states, kind, idle))
+        event_type = self.target_event_type if event_type is None else event_type
+        return np.asarray(
+            read_states(self.definition, self.params, states, event_type, time_since_last)
+        )
 
     @property
-    def wanted_kind(self) -> int:
-        """The one kind of event that the run was to predict, or ANY_KIND."""
-        return wanted_kind(self.config, self.trained.kind_names)
+    def target_event_type(self) -> int:
+        """The one event type that the run was to predict, or ANY_EVENT_TYPE."""
+        return target_event_type(self.config, self.trained.event_type_names)
 
-    def is_predicted(self, kind: str) -> bool:
-        """Whether evaluation asks for events of a kind."""
-        return kind in kinds_to_predict(self.config, self.trained.kind_names)
+    def is_predicted(self, event_type: str) -> bool:
+        """Whether evaluation asks for events of a event_type."""
+        return event_type in predicted_event_types(self.config, self.trained.event_type_names)
 
     def recommend(
         self,
@@ -219,7 +221,7 @@ class TrainedModel:
         """The k best items for every user of `events`, whether training has seen them or not.
 
         Args:
-            events: `user_id`, `item_id`, `timestamp` and, where the model knows several kinds of
+            events: `user_id`, `item_id`, `timestamp` and, where the model knows several event types of
                 event, `event`. Items that the catalogue lacks are read as unknown ones.
             target: any type of node of the graph, such as `brand`, in place of items.
             approximate: search as TPUs do best; see `best_items`.
@@ -237,7 +239,7 @@ class TrainedModel:
         given = Rules(**rules)
         plan = self.plan(strategy, given)
         self.check_request(k, target, ruled=bool(plan.steps or given.mask))
-        histories = self.event_log(events, judging(strategy))
+        histories = self.event_log(events, feedback_types(strategy))
         log = self.known_events(histories)
         vectors = self.user_vectors(self.states(log))
         return self.recommend_users(
@@ -251,7 +253,7 @@ class TrainedModel:
             approximate=approximate,
         ).table
 
-    def plan(self, strategy: Sequence[Step] = (), rules: Rules | None = None) -> Plan:
+    def plan(self, strategy: Sequence[Step] = (), rules: Rules | None = None) -> RerankPipeline:
         """The steps of a strategy or of rules, ready for the catalogue.
 
         Raises:
@@ -279,7 +281,7 @@ class TrainedModel:
         log: EventLog,
         vectors: Float[np.ndarray, "U 1+ED"],
         k: int,
-        plan: Plan,
+        plan: RerankPipeline,
         *,
         histories: EventLog | None = None,
         mask: tuple[str, ...] = (),
@@ -295,7 +297,7 @@ class TrainedModel:
             top = best_items(
                 vectors,
                 self.block(target),
-                no_pairs,
+                no_adjustments,
                 self.valid(target),
                 k,
                 with_log_z=False,
@@ -307,7 +309,7 @@ class TrainedModel:
             if plan.session:
                 alone = self.user_vectors(self.states(plan.session.events(log)))
                 vectors = plan.session.mixed(vectors, alone)
-            lists = shortlist(
+            lists = rerank(
                 vectors,
                 self.items,
                 self.pairs(log, mask),
@@ -327,32 +329,34 @@ class TrainedModel:
         short = dict(zip(log.user_ids.gather(few).to_list(), counts[few].tolist(), strict=True))
         return Recommendations(self._table(log.user_ids, ranked, scores, target), removed, short)
 
-    def masked(self, log: EventLog, mask: tuple[str, ...] = ()) -> PairBlocks:
+    def masked(self, log: EventLog, mask: tuple[str, ...] = ()) -> AdjustmentBlocks:
         """What a mask, by default the run's, leaves out for the users of a log."""
         queries = Queries(np.arange(log.num_users), log.offsets[1:])
-        return masked_pairs(log, queries, mask or self.config.evaluation.mask)
+        return mask_adjustments(log, queries, mask or self.config.evaluation.mask)
 
-    def pairs(self, log: EventLog, mask: tuple[str, ...] = ()) -> UserPairs:
+    def pairs(self, log: EventLog, mask: tuple[str, ...] = ()) -> UserAdjustments:
         """What the histories of users of a log change in the scores of their items: what a mask,
         by default the run's, leaves out, and what is familiar."""
         mask = mask or self.config.evaluation.mask
-        familiarity = self.familiarity(self.wanted_kind)
+        repeat_bias = self.repeat_bias(self.target_event_type)
 
-        def of(users: Int[np.ndarray, " R"]) -> PairBlocks:
-            return own_pairs(log, Queries(users, log.offsets[users + 1]), mask, familiarity)
+        def of(users: Int[np.ndarray, " R"]) -> AdjustmentBlocks:
+            return history_adjustments(
+                log, Queries(users, log.offsets[users + 1]), mask, repeat_bias
+            )
 
         return of
 
-    def familiarity(self, kind: int) -> Float[np.ndarray, "kinds A"]:
-        """What events add to the scores of their items, where a kind of event is asked for."""
-        return self._familiarity[kind + 1]
+    def repeat_bias(self, event_type: int) -> Float[np.ndarray, "event_types A"]:
+        """What events add to the scores of their items, where an event type is asked for."""
+        return self._familiarity[event_type + 1]
 
     @cached_property
-    def _familiarity(self) -> Float[np.ndarray, "wanted kinds A"]:
-        wanted = range(ANY_KIND, len(self.trained.kind_names))
-        learned = [familiarity(self.definition, self.params, kind) for kind in wanted]
-        counted = ~masked_kinds(self.config.evaluation.mask, self.trained.kind_names)
-        return self.correction.familiarity(np.stack(learned), counted)
+    def _familiarity(self) -> Float[np.ndarray, "wanted event_types A"]:
+        wanted = range(ANY_EVENT_TYPE, len(self.trained.event_type_names))
+        learned = [repeat_bias(self.definition, self.params, event_type) for event_type in wanted]
+        counted = ~masked_event_types(self.config.evaluation.mask, self.trained.event_type_names)
+        return self.correction.repeat_bias(np.stack(learned), counted)
 
     def similar(self, entity: str, k: int = 10) -> pl.DataFrame:
         """The nodes of the same type that are most like one: `similar("item:B00IJ9")`.
@@ -368,7 +372,7 @@ class TrainedModel:
         if not 1 <= k <= count:
             raise ValueError(f"k={k}: give a number from 1 to {count:,}, the other {name}s")
         units = self.unit_block(name)
-        itself = left_out(np.zeros(1, np.int64), np.array([node]))
+        itself = masked_items(np.zeros(1, np.int64), np.array([node]))
         top = best_items(
             units[[node]], units, lambda *_: itself, self.valid(name), k, with_log_z=False
         )
@@ -536,7 +540,7 @@ class TrainedModel:
             queries,
             history=evaluation.history,
             users=self._rows(len(queries)),
-            wanted_kind=self.wanted_kind,
+            target_event_type=self.target_event_type,
         )
 
     def _rows(self, users: int) -> int:

@@ -20,14 +20,14 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.config import ModelConfig
 from jaxrec.models.graph.layers import GraphEncoder
 from jaxrec.models.layers import Linear, dropout, unit_norm
-from jaxrec.models.sequence.lstm import InterestEncoder, InterestState
+from jaxrec.models.sequence.lstm import InterestState, LSTMEncoder
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.types import NO_GAP
 
 SOURCES = ("id", "graph", "text")
 LOOKED_UP = re.compile(r"_table|message")  # paths of parameters
-FAMILIAR = 64  # newest events whose items are familiar
-AGES = FAMILIAR.bit_length()  # none, and the powers of two below
+REPEAT_EVENTS = 64  # newest events whose items are familiar
+AGES = REPEAT_EVENTS.bit_length()  # none, and the powers of two below
 GAP_BUCKETS = 34  # none, and the powers of two up to 68 years
 
 
@@ -38,7 +38,7 @@ class Sizes:
     num_items: int  # capacity of the item block
     num_nodes: int  # capacity of all blocks
     num_relations: int  # forward ones
-    num_kinds: int
+    num_event_types: int
     text_width: int
 
 
@@ -59,7 +59,7 @@ class Events:
     """Events as the encoder reads them, B rows of T slots."""
 
     items: Int[Array | np.ndarray, "B T"]
-    kinds: Int[Array | np.ndarray, "B T"]
+    event_types: Int[Array | np.ndarray, "B T"]
     gaps: Int[Array | np.ndarray, "B T"]  # seconds since the event before, negative if unknown
 
 
@@ -67,7 +67,7 @@ class Expert(nnx.Module):
     """One item encoder and one interest encoder with parameters of their own."""
 
     def __init__(self, sources: tuple[str, ...], config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs):
-        width = config.width
+        width = config.hidden_size
         self.sources = sources
         self.config = config
         num_entities = sizes.num_nodes - sizes.num_items
@@ -83,24 +83,28 @@ class Expert(nnx.Module):
             # both directions of every relation, and the padding
             num_relations = 2 * sizes.num_relations + 1
             self.graph_encoder = GraphEncoder(
-                config.message_passing,
-                config.graph_layers,
+                config.graph_layer,
+                config.num_graph_layers,
                 width,
                 num_relations,
                 config.aggregate,
                 rngs,
             )
-        self.kind_table = nnx.Param(jnp.zeros((sizes.num_kinds, width)))
-        self.wanted_table = nnx.Param(jnp.zeros((sizes.num_kinds + 1, width)))
+        self.event_type_table = nnx.Param(jnp.zeros((sizes.num_event_types, width)))
+        self.target_type_table = nnx.Param(jnp.zeros((sizes.num_event_types + 1, width)))
         if config.time_gaps:
             self.gap_table = nnx.Param(jnp.zeros((GAP_BUCKETS, width)))
-        if config.idle_times:
-            self.idle_table = nnx.Param(jnp.zeros((GAP_BUCKETS, width)))
-        self.encoder = InterestEncoder(width, config.blocks, config.dropout, rngs, config.traces)
+        if config.time_since_last:
+            self.time_since_last_table = nnx.Param(jnp.zeros((GAP_BUCKETS, width)))
+        self.encoder = LSTMEncoder(
+            width, config.num_layers, config.dropout, rngs, config.memory_decays
+        )
         self.read_norm = nnx.LayerNorm(width, rngs=rngs)
         self.read_output = Linear(width, width, rngs=rngs)
-        self.recall_gain = Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
-        self.familiarity_table = nnx.Param(jnp.zeros((sizes.num_kinds + 1, sizes.num_kinds, AGES)))
+        self.memory_gate = Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.repeat_bias_table = nnx.Param(
+            jnp.zeros((sizes.num_event_types + 1, sizes.num_event_types, AGES))
+        )
         self.log_scale = nnx.Param(-jnp.log(jnp.full((), config.temperature, jnp.float32)))
 
     @property
@@ -113,7 +117,7 @@ class Expert(nnx.Module):
     ) -> Float[Array, "N D"]:
         """Unit vectors of all nodes, in float32; `key` hides some items' ids."""
         items = nodes.items
-        features = jnp.zeros((len(items), self.config.width))
+        features = jnp.zeros((len(items), self.config.hidden_size))
         if "id" in self.sources:
             if key is not None:
                 hidden = jax.random.bernoulli(key, self.config.id_dropout, items.shape)
@@ -133,8 +137,8 @@ class Expert(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """What was touched, how, and how long after the event before."""
         # unit vectors have entries of 1 / sqrt(D); the blocks expect entries near 1
-        vectors = items[events.items] * self.config.width**0.5
-        vectors += self.kind_table[...][events.kinds]
+        vectors = items[events.items] * self.config.hidden_size**0.5
+        vectors += self.event_type_table[...][events.event_types]
         if self.config.time_gaps:
             vectors += self.gap_table[...][gap_buckets(events.gaps)]
         return dropout(vectors.astype(self.dtype), self.config.dropout, key)
@@ -143,30 +147,30 @@ class Expert(nnx.Module):
         self,
         output: Float[Array, "*rows 2D"],
         wanted: Int[Array, "*rows"],
-        idle: Int[Array, "*rows"] | int = NO_GAP,
+        time_since_last: Int[Array, "*rows"] | int = NO_GAP,
     ) -> Float[Array, "*rows D"]:
-        """User vectors of the encoder's outputs, for the wanted kind of event or ANY_KIND.
+        """User vectors of the encoder's outputs, for the wanted event type or ANY_EVENT_TYPE.
 
         How much is recalled depends on the interest and on what is asked: who has carted an item
         is likely to buy it, and not to cart it again.
 
         Args:
-            idle: seconds since the last event, if the model is to know; see `idle_times`.
+            time_since_last: seconds since the last event, if the model is to know; see `time_since_last`.
         """
-        asked = self.wanted_table[...][wanted + 1]
-        if self.config.idle_times:
-            buckets = gap_buckets(jnp.broadcast_to(jnp.asarray(idle), wanted.shape))
-            asked += self.idle_table[...][buckets]
+        asked = self.target_type_table[...][wanted + 1]
+        if self.config.time_since_last:
+            buckets = gap_buckets(jnp.broadcast_to(jnp.asarray(time_since_last), wanted.shape))
+            asked += self.time_since_last_table[...][buckets]
         interest, recalled = jnp.split(output, 2, axis=-1)
         heard = (self.read_norm(interest) + asked).astype(self.dtype)
         vectors = self.read_output(heard)
         # events are as long as the square root of D, see `event_vectors`
-        recalled = jnp.exp(self.recall_gain(heard)) * recalled / self.config.width**0.5
+        recalled = jnp.exp(self.memory_gate(heard)) * recalled / self.config.hidden_size**0.5
         return (unit_norm(vectors) + recalled) * jnp.exp(self.log_scale[...])
 
-    def familiarity(
+    def repeat_bias(
         self,
-        kinds: Int[Array, "*shape"],
+        event_types: Int[Array, "*shape"],
         wanted: Int[Array, "*shape"],
         ages: Int[Array, "*shape"],
     ) -> Float[Array, "*shape"]:
@@ -176,13 +180,13 @@ class Expert(nnx.Module):
         as this takes (RepeatNet, arXiv:1812.02646).
 
         Args:
-            kinds: of the event.
-            wanted: the kind that is asked for, or ANY_KIND.
+            event_types: of the event.
+            wanted: the event_type that is asked for, or ANY_EVENT_TYPE.
             ages: how many events ago it was, 0 for the last one.
         """
         buckets = 32 - jax.lax.clz(jnp.maximum(ages, 0))
-        table = jnp.pad(self.familiarity_table[...], ((0, 0), (0, 0), (0, 1)))
-        learned = table[wanted + 1, kinds, jnp.minimum(buckets, AGES)]
+        table = jnp.pad(self.repeat_bias_table[...], ((0, 0), (0, 0), (0, 1)))
+        learned = table[wanted + 1, event_types, jnp.minimum(buckets, AGES)]
         return learned * jnp.exp(self.log_scale[...])
 
 
@@ -230,7 +234,7 @@ class Recommender(nnx.Module):
     ) -> tuple[Float[Array, "B T 2ED"], tuple[InterestState, ...]]:
         """Read T events a row: outputs after each of them, and the state after all.
 
-        Masks as in `InterestEncoder.fold`.
+        Masks as in `LSTMEncoder.fold`.
         """
         outputs, states = [], []
         parts = jnp.split(items[:, 1:], len(self.experts), axis=-1)
@@ -246,26 +250,29 @@ class Recommender(nnx.Module):
         self,
         outputs: Float[Array, "*rows 2ED"],
         wanted: Int[Array, "*rows"],
-        idle: Int[Array, "*rows"] | int = NO_GAP,
+        time_since_last: Int[Array, "*rows"] | int = NO_GAP,
     ) -> Float[Array, "*rows 1+ED"]:
         """User vectors; a dot product with `encode_items` is the sum of the experts' scores."""
         parts = jnp.split(outputs, len(self.experts), axis=-1)
-        vectors = [e.read(part, wanted, idle) for e, part in zip(self.experts, parts, strict=True)]
+        vectors = [
+            e.read(part, wanted, time_since_last)
+            for e, part in zip(self.experts, parts, strict=True)
+        ]
         return jnp.concatenate([jnp.ones((*wanted.shape, 1)), *vectors], -1)
 
-    def familiarity(self, wanted: Int[Array, ""] | int) -> Float[Array, "kinds A"]:
-        """What events add to the scores of their items, by kind and by how many events ago they
-        were, when a kind is asked for; see `Expert.familiarity`."""
-        kinds = jnp.arange(len(self.experts[0].kind_table[...]))[:, None]
-        ages, wanted = jnp.arange(FAMILIAR)[None], jnp.full((1, 1), wanted)
-        return jnp.stack([e.familiarity(kinds, wanted, ages) for e in self.experts]).sum(0)
+    def repeat_bias(self, wanted: Int[Array, ""] | int) -> Float[Array, "event_types A"]:
+        """What events add to the scores of their items, by event_type and by how many events ago they
+        were, when a event_type is asked for; see `Expert.repeat_bias`."""
+        event_types = jnp.arange(len(self.experts[0].event_type_table[...]))[:, None]
+        ages, wanted = jnp.arange(REPEAT_EVENTS)[None], jnp.full((1, 1), wanted)
+        return jnp.stack([e.repeat_bias(event_types, wanted, ages) for e in self.experts]).sum(0)
 
 
 Params = nnx.State | dict[str, Any]
 """Parameters; where small calls are many, a plain dict of them, which JAX takes apart faster."""
 
 
-class Definition:
+class ModelDef:
     """All of a model but its parameters, as a static argument of jitted functions.
 
     Hashed once: to hash the graph anew took most of the time of a small call.
@@ -283,13 +290,13 @@ class Definition:
         return self.hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Definition) and self.graphdef == other.graphdef)
+        return self is other or (isinstance(other, ModelDef) and self.graphdef == other.graphdef)
 
 
-def split(model: Recommender) -> tuple[Definition, nnx.State]:
+def split(model: Recommender) -> tuple[ModelDef, nnx.State]:
     """A model as jitted functions take it."""
     graphdef, params = nnx.split(model)
-    return Definition(graphdef), params
+    return ModelDef(graphdef), params
 
 
 def cast_products(params: nnx.State, dtype: DTypeLike) -> nnx.State:

@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from jaxrec.data.columns import DataError, as_ids, require
+from jaxrec.data.columns import as_ids, require
 from jaxrec.data.files import read_table
+from jaxrec.errors import DataError
 
 # A quoted name before a parenthesis would be a function, and E'...' has other escapes.
 QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|''|\\(?!'))*+'|"[^"]*+"(?!\s*\())""")
@@ -42,7 +43,7 @@ class Rules:
     """What to do to the ranking of the model."""
 
     mask: tuple[str, ...] = ()
-    """What of a user's own history to leave out: `none`, `seen`, or kinds of event such as `buy`
+    """What of a user's own history to leave out: `none`, `seen`, or event types such as `buy`
     (empty: as in the run's evaluation)."""
     where: str = ""
     """Recommend only items whose columns satisfy this SQL condition, such as

@@ -12,24 +12,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import first_neighbours
 from jaxrec.ranking.steps import (
-    Asking,
     Caps,
     Epsilon,
     Feedback,
     Filter,
-    Ranked,
-    Reordered,
+    ItemContext,
+    RankedLists,
+    ReorderedLists,
     Reordering,
+    RerankContext,
     Scoring,
     Session,
-    Shop,
     Step,
     take,
 )
-from jaxrec.ranking.top_k import OUT, Candidates, PairBlocks, at_least, best_items, padded
+from jaxrec.ranking.top_k import NEG_INF, AdjustmentBlocks, Candidates, at_least, best_items, padded
 from jaxrec.types import Catalog, EventLog
 
-UserPairs = Callable[[Int[np.ndarray, " R"]], PairBlocks]
+UserAdjustments = Callable[[Int[np.ndarray, " R"]], AdjustmentBlocks]
 """What some of the queries change in the scores of items."""
 Moves = dict[int, dict[int, Float[np.ndarray, " I"]]]
 """Number of a feedback step -> number of a query -> what is added to every item's score, as a
@@ -38,11 +38,11 @@ SLICE = 256
 
 
 @dataclass(frozen=True)
-class Plan:
+class RerankPipeline:
     """Steps made ready for a catalogue."""
 
     steps: tuple[Step, ...]
-    shop: Shop
+    shop: ItemContext
     biases: dict[int, Float[np.ndarray, " I"]]  # number of a scoring step -> what it adds
     bias: Float[np.ndarray, " I"]  # all of them; -inf keeps an item out
 
@@ -55,9 +55,9 @@ class Plan:
             name: int((valid & np.isneginf(self.biases[n])).sum()) for n, name in filters.items()
         }
 
-    def bits(self, kind: type[Step]) -> int:
-        """The steps of a kind as a bit set, as in `Ranked.touched`."""
-        return sum(1 << n for n, step in enumerate(self.steps) if isinstance(step, kind))
+    def bits(self, event_type: type[Step]) -> int:
+        """The steps of a event_type as a bit set, as in `RankedLists.touched`."""
+        return sum(1 << n for n, step in enumerate(self.steps) if isinstance(step, event_type))
 
     @property
     def session(self) -> Session | None:
@@ -75,7 +75,7 @@ class Plan:
         return [(n, step) for n, step in enumerate(self.steps) if isinstance(step, Reordering)]
 
     def names(self, touched: int) -> list[str]:
-        """The steps of a bit set, as in `Ranked.touched`."""
+        """The steps of a bit set, as in `RankedLists.touched`."""
         return [step.name for n, step in enumerate(self.steps) if touched >> n & 1]
 
     def lengths(self, k: int, times: int) -> list[int]:
@@ -93,10 +93,10 @@ class Plan:
         return lengths[::-1]
 
 
-class Shortlists(NamedTuple):
+class RerankResult(NamedTuple):
     """A list a query, and what the steps did on the way."""
 
-    ranked: Ranked
+    ranked: RankedLists
     removed: dict[str, int]  # step -> entries passed over
 
 
@@ -105,7 +105,7 @@ def plan(
     catalog: Catalog,
     counts: Float[np.ndarray, " n"],
     valid: Bool[np.ndarray, " I"],
-) -> Plan:
+) -> RerankPipeline:
     """Steps made ready for a catalogue.
 
     Args:
@@ -124,18 +124,18 @@ def plan(
             raise ValueError(f"epsilon must be the last step, so {after.name} must stand before it")
     entities = [name for step in steps if isinstance(step, Caps) for name in step.limits]
     groups = {name: first_neighbours(catalog.graph, name) for name in entities}
-    shop = Shop(catalog, np.pad(counts, (0, len(valid) - len(counts))), valid, groups)
+    shop = ItemContext(catalog, np.pad(counts, (0, len(valid) - len(counts))), valid, groups)
     biases = {n: step.bias(shop) for n, step in enumerate(steps) if isinstance(step, Scoring)}
     bias = np.where(valid, sum(biases.values()), -np.inf).astype(np.float32)
-    return Plan(tuple(steps), shop, biases, bias)
+    return RerankPipeline(tuple(steps), shop, biases, bias)
 
 
-def shortlist(
+def rerank(
     queries: Float[np.ndarray, "Q D"],
     items: Float[Array, "I D"],
-    pairs: UserPairs,
+    pairs: UserAdjustments,
     k: int,
-    plan: Plan,
+    plan: RerankPipeline,
     *,
     histories: EventLog | None = None,
     random: np.random.Generator | None = None,
@@ -144,7 +144,7 @@ def shortlist(
     batches: Sequence[int] = (),
     approximate: bool = False,
     mesh: Mesh | None = None,
-) -> Shortlists:
+) -> RerankResult:
     """The k best items of every query as the steps of a plan leave them.
 
     Args:
@@ -179,13 +179,13 @@ def shortlist(
                 mine = theirs(place, place + 1)
                 is_pair = mine.rows == 0  # the rest is padding
                 np.add.at(of_model, mine.items[is_pair], mine.amounts[is_pair])
-                left = plan.shop.valid & (of_model > OUT / 2)
+                left = plan.shop.valid & (of_model > NEG_INF / 2)
                 span = np.ptp(of_model[left]) if left.any() else 0
                 all_scores = np.where(left, of_model + bias + span * sum(own), -np.inf)
                 ranked[place], scores[place] = _highest(all_scores, size)
         return ranked, scores
 
-    asking = Asking(best, items, plan.bias, random or np.random.default_rng(0))
+    asking = RerankContext(best, items, plan.bias, random or np.random.default_rng(0))
     # over-fetched pools and their vectors are large, so few users have theirs at a time
     width = SLICE if plan.reordering else max(len(queries), 1)
     parts, removed = [], Counter[str]()
@@ -194,12 +194,17 @@ def shortlist(
         ranked, passed = _walk(plan, asking, moves, rows, k)
         parts.append(ranked)
         removed.update({name: int(counts.sum()) for name, counts in passed.items()})
-    return Shortlists(Ranked(*map(np.concatenate, zip(*parts, strict=True))), dict(removed))
+    return RerankResult(RankedLists(*map(np.concatenate, zip(*parts, strict=True))), dict(removed))
 
 
 def _walk(
-    plan: Plan, asking: Asking, moves: Moves, rows: Int[np.ndarray, " R"], k: int, times: int = 1
-) -> tuple[Ranked, dict[str, Int[np.ndarray, " R"]]]:
+    plan: RerankPipeline,
+    asking: RerankContext,
+    moves: Moves,
+    rows: Int[np.ndarray, " R"],
+    k: int,
+    times: int = 1,
+) -> tuple[RankedLists, dict[str, Int[np.ndarray, " R"]]]:
     """Some queries' rankings after all steps, and the entries that steps have passed over.
 
     Rankings that come out short although there are more items begin again with twice as many.
@@ -207,7 +212,7 @@ def _walk(
     size, *lengths = plan.lengths(k, times)
     items, scores = asking.best(rows, size, plan.bias)
     touched = _touched_scores(plan, moves, rows, items)
-    ranked = Ranked(items, scores, touched, np.ones(scores.shape))
+    ranked = RankedLists(items, scores, touched, np.ones(scores.shape))
     asking = replace(asking, rows=rows)
     passed: dict[str, Int[np.ndarray, " R"]] = {}
     short = np.zeros(len(rows), bool)
@@ -237,7 +242,7 @@ def _highest(
 
 
 def _touched_scores(
-    plan: Plan, moves: Moves, rows: Int[np.ndarray, " R"], items: Int[np.ndarray, "R P"]
+    plan: RerankPipeline, moves: Moves, rows: Int[np.ndarray, " R"], items: Int[np.ndarray, "R P"]
 ) -> Int[np.ndarray, "R P"]:
     """The steps that have changed the scores of items."""
     touched = np.zeros(items.shape, np.int64)
@@ -250,7 +255,7 @@ def _touched_scores(
     return np.where(items > 0, touched, 0)
 
 
-def _moved(before: Ranked, made: Reordered, bit: int) -> Ranked:
+def _moved(before: RankedLists, made: ReorderedLists, bit: int) -> RankedLists:
     """Rankings after a step, with its bit where an item has come or has changed its place."""
     items = made.items
     same = items[:, :, None] == before.items[:, None, :]
@@ -260,4 +265,4 @@ def _moved(before: Ranked, made: Reordered, bit: int) -> Ranked:
     propensity = made.propensity
     if propensity is None:
         propensity = np.where(known, take(before.propensity, places), 1)
-    return Ranked(items, made.scores, np.where(items > 0, touched, 0), propensity)
+    return RankedLists(items, made.scores, np.where(items > 0, touched, 0), propensity)

@@ -37,7 +37,7 @@ MINUTE, DAY = 60, 86_400  # seconds
 
 
 @dataclass(frozen=True)
-class Shop:
+class ItemContext:
     """What steps may know of the items."""
 
     catalog: Catalog
@@ -55,7 +55,7 @@ class Shop:
         return np.pad(values, (0, len(self.valid) - self.catalog.num_items))
 
 
-class Ranked(NamedTuple):
+class RankedLists(NamedTuple):
     """Rankings of R users on their way through the steps, best first."""
 
     items: Int[np.ndarray, "R P"]  # 0 where no item is left
@@ -64,7 +64,7 @@ class Ranked(NamedTuple):
     propensity: Float[np.ndarray, "R P"]  # chance of the item at its place, given those before
 
 
-class Reordered(NamedTuple):
+class ReorderedLists(NamedTuple):
     """What a step makes of rankings, and how many entries of each it passes over."""
 
     items: Int[np.ndarray, "R K"]
@@ -74,7 +74,7 @@ class Reordered(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asking:
+class RerankContext:
     """What a step may know of the users whose rankings it changes."""
 
     best: Best
@@ -91,7 +91,7 @@ class Where:
     name: ClassVar[str] = "where"
     condition: str
 
-    def bias(self, shop: Shop) -> Float[np.ndarray, " I"]:
+    def bias(self, shop: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
         return _keep(shop, rule.where(shop.catalog.items, self.condition))
 
@@ -103,7 +103,7 @@ class Only:
     name: ClassVar[str] = "only"
     items: Path | str | Sequence[str]
 
-    def bias(self, shop: Shop) -> Float[np.ndarray, " I"]:
+    def bias(self, shop: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
         return _keep(shop, rule.only(shop.catalog.item_ids, rule.listed_ids(self.items)))
 
@@ -115,7 +115,7 @@ class Without:
     name: ClassVar[str] = "without"
     items: Path | str | Sequence[str]
 
-    def bias(self, shop: Shop) -> Float[np.ndarray, " I"]:
+    def bias(self, shop: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
         return _keep(shop, rule.without(shop.catalog.item_ids, rule.listed_ids(self.items)))
 
@@ -128,7 +128,7 @@ class Boost:
     where: str
     by: float = 0.5  # of the logarithm of the odds
 
-    def bias(self, shop: Shop) -> Float[np.ndarray, " I"]:
+    def bias(self, shop: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
         return self.by * shop.padded(rule.where(shop.catalog.items, self.where)).astype(np.float32)
 
@@ -144,7 +144,7 @@ class Popularity:
         """Raise a ValueError for a strength that is none."""
         Rules(popularity=self.strength)
 
-    def bias(self, shop: Shop) -> Float[np.ndarray, " I"]:
+    def bias(self, shop: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
         counts = shop.counts[: shop.catalog.num_items]
         return shop.padded(rule.popularity_bias(counts, self.strength))
@@ -187,8 +187,8 @@ class Session:
 class Feedback:
     """Lower or raise items that a user has judged, and those alike in the graph.
 
-    What happened to an item weighs the sum over its events, each the weight of its kind, halved
-    every `half_life_days`, and within [-1, 1]; a later event of another kind makes it void. A
+    What happened to an item weighs the sum over its events, each the weight of its event_type, halved
+    every `half_life_days`, and within [-1, 1]; a later event of another event_type makes it void. A
     score moves by `item` times the weight of the item and by `neighbours` times that of every
     judged item and the likeness to it (cosine of the neighbourhoods; Adamic & Adar, 2003).
     """
@@ -197,7 +197,7 @@ class Feedback:
     item: float = 1.0
     neighbours: float = 0.1
     half_life_days: float = 30.0
-    kinds: Mapping[str, float] = field(
+    event_types: Mapping[str, float] = field(
         default_factory=lambda: {
             "like": 0.5,
             "dislike": -1.0,
@@ -215,12 +215,16 @@ class Feedback:
         if not self.half_life_days > 0:
             raise ValueError(f"half_life_days: {self.half_life_days} is not above 0")
 
-    def moves(self, histories: EventLog | None, shop: Shop) -> dict[int, Float[np.ndarray, " I"]]:
+    def moves(
+        self, histories: EventLog | None, shop: ItemContext
+    ) -> dict[int, Float[np.ndarray, " I"]]:
         """By what share of the span of scores every item's moves, for each user who has judged."""
         if histories is None:
             return {}
-        kinds = [n for n, name in enumerate(histories.kind_names) if name in self.kinds]
-        users = np.unique(user_of_event(histories)[np.isin(histories.kinds, kinds)])
+        event_types = [
+            n for n, name in enumerate(histories.event_type_names) if name in self.event_types
+        ]
+        users = np.unique(user_of_event(histories)[np.isin(histories.event_types, event_types)])
         near, moves = shop.neighbourhoods, {}
         for user in users.tolist():
             items, weights = self.judged(histories, user)
@@ -238,13 +242,17 @@ class Feedback:
     ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """The items that a user has judged, and their weights."""
         part = slice(histories.offsets[user], histories.offsets[user + 1])
-        kinds = [histories.kind_names[kind] for kind in histories.kinds[part]]
+        event_types = [
+            histories.event_type_names[event_type] for event_type in histories.event_types[part]
+        ]
         times = histories.times[part]
         ages = (times[-1:] - times) / DAY if histories.has_time else np.zeros(len(times))
         weights: dict[int, float] = {}
-        for item, kind, age in zip(histories.items[part].tolist(), kinds, ages, strict=True):
-            if kind in self.kinds:
-                decayed = self.kinds[kind] * 0.5 ** (age / self.half_life_days)
+        for item, event_type, age in zip(
+            histories.items[part].tolist(), event_types, ages, strict=True
+        ):
+            if event_type in self.event_types:
+                decayed = self.event_types[event_type] * 0.5 ** (age / self.half_life_days)
                 weights[item] = weights.get(item, 0.0) + decayed
             else:
                 weights.pop(item, None)
@@ -263,13 +271,15 @@ class Caps:
         """Raise a ValueError for a cap that lets no item pass."""
         Rules(caps=dict(self.limits))
 
-    def reorder(self, ranked: Ranked, asking: Asking, shop: Shop, length: int) -> Reordered:
+    def reorder(
+        self, ranked: RankedLists, asking: RerankContext, shop: ItemContext, length: int
+    ) -> ReorderedLists:
         """See `Reordering`."""
         groups = [(shop.groups[entity], limit) for entity, limit in self.limits.items()]
         kept = rule.within_caps(ranked.items, groups)
         passed = ~kept & (ranked.items > 0) & (kept.cumsum(1) < length)
         items, scores = rule.compact(kept, ranked.items, ranked.scores, length)
-        return Reordered(items, scores, passed.sum(1))
+        return ReorderedLists(items, scores, passed.sum(1))
 
 
 @dataclass(frozen=True)
@@ -284,13 +294,15 @@ class Diversity:
         """Raise a ValueError for a strength or a pool that is none."""
         Rules(diversity=self.strength, pool=self.pool)
 
-    def reorder(self, ranked: Ranked, asking: Asking, shop: Shop, length: int) -> Reordered:
+    def reorder(
+        self, ranked: RankedLists, asking: RerankContext, shop: ItemContext, length: int
+    ) -> ReorderedLists:
         """See `Reordering`."""
         vectors = np.asarray(asking.items)[ranked.items][..., 1:]  # without the priors
         places = rule.diversify(ranked.items, ranked.scores, vectors, length, self.strength)
         items, scores = take(ranked.items, places), take(ranked.scores, places)
         passed = (places >= length) & (items > 0)
-        return Reordered(items, scores, passed.sum(1))
+        return ReorderedLists(items, scores, passed.sum(1))
 
 
 @dataclass(frozen=True)
@@ -305,14 +317,16 @@ class Explore:
         """Raise a ValueError for a share or a number of events that is none."""
         Rules(explore=self.share, explore_events=self.events)
 
-    def reorder(self, ranked: Ranked, asking: Asking, shop: Shop, length: int) -> Reordered:
+    def reorder(
+        self, ranked: RankedLists, asking: RerankContext, shop: ItemContext, length: int
+    ) -> ReorderedLists:
         """See `Reordering`."""
         new = shop.valid & (shop.counts <= self.events)
         bias = np.where(new, asking.bias, -np.inf).astype(np.float32)
         new_items, new_scores = asking.best(asking.rows, length, bias)
         items, scores = rule.explore(ranked.items, ranked.scores, new_items, new_scores, self.share)
         stayed = (ranked.items[:, :, None] == items[:, None, :]).any(2)
-        return Reordered(items, scores, (~stayed & (ranked.items > 0)).sum(1))
+        return ReorderedLists(items, scores, (~stayed & (ranked.items > 0)).sum(1))
 
 
 @dataclass(frozen=True)
@@ -328,12 +342,14 @@ class Epsilon:
         _within("rate", self.rate, 0, 1)
         Rules(pool=self.pool)
 
-    def reorder(self, ranked: Ranked, asking: Asking, shop: Shop, length: int) -> Reordered:
+    def reorder(
+        self, ranked: RankedLists, asking: RerankContext, shop: ItemContext, length: int
+    ) -> ReorderedLists:
         """See `Reordering`."""
         places, chances = rule.epsilon_greedy(ranked.items, length, self.rate, asking.random)
         items, scores = take(ranked.items, places), take(ranked.scores, places)
         passed = (places >= length) & (items > 0)
-        return Reordered(items, scores, passed.sum(1), chances)
+        return ReorderedLists(items, scores, passed.sum(1), chances)
 
 
 Filter = Where | Only | Without
@@ -345,10 +361,15 @@ Step = Scoring | Session | Feedback | Reordering
 STEPS = {step.name: step for step in Step.__args__}
 
 
-def judging(steps: Sequence[Step]) -> tuple[str, ...]:
-    """The kinds of event that steps read as judgements, whether or not a model knows them."""
-    kinds = (kind for step in steps if isinstance(step, Feedback) for kind in step.kinds)
-    return tuple(dict.fromkeys(kinds))
+def feedback_types(steps: Sequence[Step]) -> tuple[str, ...]:
+    """The event types that steps read as judgements, whether or not a model knows them."""
+    event_types = (
+        event_type
+        for step in steps
+        if isinstance(step, Feedback)
+        for event_type in step.event_types
+    )
+    return tuple(dict.fromkeys(event_types))
 
 
 def read_strategy(path: Path) -> tuple[Step, ...]:
@@ -410,7 +431,7 @@ def steps_of(rules: Rules) -> tuple[Step, ...]:
     return tuple(step for wanted, step in given if wanted)
 
 
-def _keep(shop: Shop, kept: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " I"]:
+def _keep(shop: ItemContext, kept: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " I"]:
     return np.where(shop.padded(kept), 0, -np.inf).astype(np.float32)
 
 

@@ -26,70 +26,72 @@ MIN_BLOCK_ROWS = 8
 CHUNK = 32
 # what an item without a score counts as; finite, as full precision on a TPU is made of parts
 # of a number, and infinity less infinity is none
-OUT = -1e30
+NEG_INF = -1e30
 WORKERS = 2  # blocks in flight: one is multiplied while the other is searched
 
 
-class Pairs(NamedTuple):
+class ScoreAdjustments(NamedTuple):
     """Items of queries, and what is added to their scores."""
 
     rows: Int[np.ndarray, " X"]  # of the queries
     items: Int[np.ndarray, " X"]
-    amounts: Float[np.ndarray, " X"]  # OUT leaves an item out
+    amounts: Float[np.ndarray, " X"]  # NEG_INF leaves an item out
 
 
-PairBlocks = Callable[[int, int], Pairs]
+AdjustmentBlocks = Callable[[int, int], ScoreAdjustments]
 """The pairs of the queries [start, stop); rows count from start."""
 
 
-def left_out(rows: Int[np.ndarray, " X"], items: Int[np.ndarray, " X"]) -> Pairs:
-    """Pairs that leave items out."""
-    return Pairs(rows, items, np.full(len(rows), OUT, np.float32))
+def masked_items(rows: Int[np.ndarray, " X"], items: Int[np.ndarray, " X"]) -> ScoreAdjustments:
+    """ScoreAdjustments that leave items out."""
+    return ScoreAdjustments(rows, items, np.full(len(rows), NEG_INF, np.float32))
 
 
-def pairs_of(pairs: PairBlocks, chosen: Int[np.ndarray, " q"], num_queries: int) -> PairBlocks:
+def select_adjustments(
+    pairs: AdjustmentBlocks, chosen: Int[np.ndarray, " q"], num_queries: int
+) -> AdjustmentBlocks:
     """The pairs of some queries, in ascending order, out of `num_queries`."""
     rows, items, amounts = pairs(0, num_queries)
     place = np.full(num_queries, -1)
     place[chosen] = np.arange(len(chosen))
     kept = place[rows] >= 0
-    return blocks_of(Pairs(place[rows[kept]], items[kept], amounts[kept]))
+    return as_blocks(ScoreAdjustments(place[rows[kept]], items[kept], amounts[kept]))
 
 
-def no_pairs(start: int, stop: int) -> Pairs:
-    """`PairBlocks` that change nothing."""
-    return left_out(np.zeros(0, np.int64), np.zeros(0, np.int64))
+def no_adjustments(start: int, stop: int) -> ScoreAdjustments:
+    """`AdjustmentBlocks` that change nothing."""
+    return masked_items(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
-def joined(*parts: PairBlocks) -> PairBlocks:
+def combined(*parts: AdjustmentBlocks) -> AdjustmentBlocks:
     """The pairs of several, with ascending rows."""
 
-    def block(start: int, stop: int) -> Pairs:
+    def block(start: int, stop: int) -> ScoreAdjustments:
         fields = zip(*(part(start, stop) for part in parts), strict=True)
         rows, items, amounts = map(np.concatenate, fields)
         order = np.argsort(rows, kind="stable")
-        return Pairs(rows[order], items[order], amounts[order])
+        return ScoreAdjustments(rows[order], items[order], amounts[order])
 
     return block
 
 
-def scaled(pairs: PairBlocks, factor: float) -> PairBlocks:
+def scaled(pairs: AdjustmentBlocks, factor: float) -> AdjustmentBlocks:
     """The pairs where all scores are times a factor."""
 
-    def block(start: int, stop: int) -> Pairs:
+    def block(start: int, stop: int) -> ScoreAdjustments:
         some = pairs(start, stop)
-        out = some.amounts == OUT
+        out = some.amounts == NEG_INF
         return some._replace(amounts=np.where(out, some.amounts, factor * some.amounts))
 
     return block
 
 
-def blocks_of(pairs: Pairs) -> PairBlocks:
-    """`PairBlocks` of the pairs of all queries, whose rows ascend."""
+def as_blocks(pairs: ScoreAdjustments) -> AdjustmentBlocks:
+    """`AdjustmentBlocks` of the pairs of all queries, whose rows ascend."""
 
-    def block(start: int, stop: int) -> Pairs:
+    def block(start: int, stop: int) -> ScoreAdjustments:
         here = slice(*np.searchsorted(pairs.rows, [start, stop]))
-        return Pairs(pairs.rows[here] - start, pairs.items[here], pairs.amounts[here])
+        return ScoreAdjustments(pairs.rows[here] - start, pairs.items[here], pairs.amounts[here])
 
     return block
 
@@ -134,7 +136,7 @@ def top_k(scores: Float[Array, "Q I"], k: int) -> tuple[Float[Array, "Q K"], Int
 def rank_shard(
     scores: Float[Array, "q i"],
     valid: Bool[Array, " i"],
-    pairs: Pairs,
+    pairs: ScoreAdjustments,
     targets: Int[Array, " q"] | None,
     *,
     k: int,
@@ -146,7 +148,7 @@ def rank_shard(
 
     With h items scored strictly higher than the target and t others tied with it, the rank is
     h + t / 2. A target that is not valid (unknown to the catalogue) ranks behind all valid
-    items, whose scores alone are not `OUT`. What pairs, numbered over the whole block, leave out
+    items, whose scores alone are not `NEG_INF`. What pairs, numbered over the whole block, leave out
     is out of the ranking and of log_z, except a query's own target. A pair whose row lies outside
     is padding.
     """
@@ -163,7 +165,7 @@ def rank_shard(
     if targets is not None:
         # never out, a target is read behind the scatter and the scores are not copied
         is_target = columns == targets.at[rows].get(mode="fill", fill_value=-1)
-        rows = jnp.where(is_target & (amounts == OUT), num_queries, rows)
+        rows = jnp.where(is_target & (amounts == NEG_INF), num_queries, rows)
     columns = local(columns, first_item, num_items)
     scores = scores.at[rows, columns].add(amounts, mode="drop")
     if targets is not None:
@@ -182,7 +184,7 @@ def rank_shard(
         total = lax.psum(jnp.exp(scores - highest[:, None]).sum(1), ITEMS)
         fields["log_z"] = highest + jnp.log(total)
     missing = max(k - num_items, 0)
-    scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=OUT)
+    scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=NEG_INF)
     best, items = lax.approx_max_k(scores, k) if approximate else top_k(scores, k)
     items += first_item
     if item_shards > 1:
@@ -191,7 +193,7 @@ def rank_shard(
         items = lax.all_gather(items, ITEMS, axis=1, tiled=True)
         best, places = lax.top_k(best, k)
         items = jnp.take_along_axis(items, places, axis=1)
-    gone = best < OUT / 2
+    gone = best < NEG_INF / 2
     return fields | {"items": jnp.where(gone, 0, items), "scores": jnp.where(gone, -jnp.inf, best)}
 
 
@@ -248,7 +250,7 @@ def _with_bias(
 
     Added to the scores, the bias would cost as much as the product that makes them.
     """
-    bias = jnp.where(valid & (bias > -jnp.inf), bias, OUT)
+    bias = jnp.where(valid & (bias > -jnp.inf), bias, NEG_INF)
     return jnp.concatenate([items, bias[:, None].astype(items.dtype)], axis=1)
 
 
@@ -278,7 +280,7 @@ def rank_queries(
     queries: Float[np.ndarray, "Q D"] | Float[Array, "Q D"],
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"],
     targets: Int[np.ndarray, " Q"],
-    pairs: PairBlocks,
+    pairs: AdjustmentBlocks,
     valid: Bool[np.ndarray, " I"],
     k: int = 10,
     *,
@@ -306,7 +308,7 @@ def rank_queries(
     item_rows, is_valid = _sharded((_with_bias(items, unbiased, valid), valid), mesh)
     query_rows, size = np.asarray(queries), _block_rows(len(targets), len(valid), mesh, block)
 
-    def rank_block(start: int, stop: int, some: Pairs) -> dict:
+    def rank_block(start: int, stop: int, some: ScoreAdjustments) -> dict:
         left, chosen = (padded(part[start:stop], size) for part in (query_rows, targets))
         return rank(left, item_rows, is_valid, some, chosen)
 
@@ -316,7 +318,7 @@ def rank_queries(
 def best_items(
     queries: Float[np.ndarray, "Q D"],
     items: Float[np.ndarray, "I D"] | Float[Array, "I D"] | Candidates,
-    pairs: PairBlocks,
+    pairs: AdjustmentBlocks,
     valid: Bool[np.ndarray, " I"],
     k: int,
     *,
@@ -341,7 +343,7 @@ def best_items(
     rank = _ranker(items.mesh, True, False, k=k, with_log_z=with_log_z, approximate=approximate)
     size = _block_rows(len(queries), len(valid), items.mesh, block)
 
-    def rank_block(start: int, stop: int, some: Pairs) -> dict:
+    def rank_block(start: int, stop: int, some: ScoreAdjustments) -> dict:
         left = padded(queries[start:stop], size)
         return rank(left, items.rows, items.valid, some, None)
 
@@ -353,7 +355,7 @@ def best_items(
 def rank_host_scores(
     score_block: Callable[[int, int], Float[np.ndarray, "b I"]],
     targets: Int[np.ndarray, " Q"],
-    pairs: PairBlocks,
+    pairs: AdjustmentBlocks,
     valid: Bool[np.ndarray, " I"],
     k: int = 10,
     block: int | None = None,
@@ -367,23 +369,23 @@ def rank_host_scores(
     size = _block_rows(len(targets), len(valid), mesh, block)
     unused = np.zeros(len(valid), np.float32)
 
-    def rank_block(start: int, stop: int, some: Pairs) -> dict:
+    def rank_block(start: int, stop: int, some: ScoreAdjustments) -> dict:
         scores = score_block(start, stop)
         if scores.shape != (stop - start, len(valid)):
             raise ValueError(
                 f"scores of queries [{start}, {stop}) have shape {scores.shape}: "
                 f"return one row a query with {len(valid)} items"
             )
-        left = padded(np.where(valid, scores, OUT).astype(np.float32), size)
+        left = padded(np.where(valid, scores, NEG_INF).astype(np.float32), size)
         return rank(left, unused, valid, some, padded(targets[start:stop], size))
 
     return _checked(_rank_blocks(rank_block, len(targets), pairs, size), targets, valid)
 
 
 def _rank_blocks(
-    rank_block: Callable[[int, int, Pairs], dict[str, Array]],
+    rank_block: Callable[[int, int, ScoreAdjustments], dict[str, Array]],
     num_queries: int,
-    pairs: PairBlocks,
+    pairs: AdjustmentBlocks,
     size: int,
 ) -> dict[str, np.ndarray]:
     """Concatenated fields of fixed-size blocks; no queries are one block of padding."""
@@ -391,7 +393,7 @@ def _rank_blocks(
     def one(start: int) -> dict[str, np.ndarray]:
         stop = min(start + size, num_queries)
         some = pairs(start, stop)
-        padding = padded_pairs(some, power_of_two(len(some.rows)), size)
+        padding = padded_adjustments(some, power_of_two(len(some.rows)), size)
         fields = rank_block(start, stop, padding)
         return {name: np.asarray(field)[: stop - start] for name, field in fields.items()}
 
@@ -454,7 +456,9 @@ def padded(values: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
     return result
 
 
-def padded_pairs(pairs: Pairs, count: int, outside: int) -> Pairs:
+def padded_adjustments(pairs: ScoreAdjustments, count: int, outside: int) -> ScoreAdjustments:
     """`count` pairs, those behind in a row that lies `outside` of the block."""
     rows, items, amounts = pairs
-    return Pairs(padded(rows, count, fill=outside), padded(items, count), padded(amounts, count))
+    return ScoreAdjustments(
+        padded(rows, count, fill=outside), padded(items, count), padded(amounts, count)
+    )

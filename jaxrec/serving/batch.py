@@ -17,19 +17,18 @@ from rich.console import Console
 from jaxrec.artifacts import run_directory as checkpoint
 from jaxrec.artifacts.partitions import (
     SUCCESS,
-    Parts,
+    Partitions,
     begun_job,
-    open_parts,
+    open_partitions,
     refuse_files,
     remove_drafts,
     write_table,
 )
-from jaxrec.artifacts.run_directory import RunError
 from jaxrec.config import to_yaml
-from jaxrec.data.columns import DataError
 from jaxrec.data.dataset import filtered
 from jaxrec.data.files import read_table
 from jaxrec.data.stream import EventStream, open_events
+from jaxrec.errors import DataError, RunError
 from jaxrec.inference import loading
 from jaxrec.inference.audiences import audience_table, merge, nobody
 from jaxrec.inference.encoding import flat_states, initial_states
@@ -38,8 +37,8 @@ from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.models.sequence.lstm import InterestState
 from jaxrec.ranking.filters import listed_ids
 from jaxrec.ranking.pipeline import plan
-from jaxrec.ranking.steps import Feedback, Only, Step, Without, judging, read_strategy
-from jaxrec.serving.live.engine import Online, check_live_run
+from jaxrec.ranking.steps import Feedback, Only, Step, Without, feedback_types, read_strategy
+from jaxrec.serving.live.engine import LiveEngine, check_live_run
 from jaxrec.serving.options import ServeOptions, check, check_live
 from jaxrec.serving.replay import replay
 from jaxrec.serving.stores.sqlite import NEVER, open_store
@@ -90,7 +89,7 @@ def log_to_replay(model: TrainedModel, options: ServeOptions) -> EventLog:
 
 
 def serve_live(options: ServeOptions) -> None:
-    """Serve live over HTTP, until stopped; shoppers of an events file enter first."""
+    """Serve live over HTTP, until stopped; documents of an events file enter first."""
     try:
         from jaxrec.serving.http.app import serve_http
     except ImportError as error:
@@ -101,7 +100,7 @@ def serve_live(options: ServeOptions) -> None:
     check_live(options)
     check_live_run(checkpoint.read_config(options.run))
     strategy = (Feedback(),) if options.strategy is None else read_strategy(options.strategy)
-    trained = checkpoint.read_trained(options.run)
+    trained = checkpoint.read_artifacts(options.run)
     items = trained.catalog.graph.types[0]
     plan(strategy, trained.catalog, trained.counts, items.valid)  # or nobody would get an answer
     if options.events is not None or options.live.load_states is not None:
@@ -110,17 +109,17 @@ def serve_live(options: ServeOptions) -> None:
 
 
 def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
-    """Let the shoppers of an events file enter, and load the states of a batch job."""
+    """Let the documents of an events file enter, and load the states of a batch job."""
     model = loading.load(options.run)
     store = open_store(options.live.store_of(options.run))
-    online = Online(model, store, window=options.live.window, strategy=strategy)
+    online = LiveEngine(model, store, window=options.live.window, strategy=strategy)
     if options.live.load_states is not None:
         loaded = online.load_states(read_states_of(model, options.live.load_states))
-        console.print(f"{loaded:,} shoppers have the states of {options.live.load_states}")
+        console.print(f"{loaded:,} documents have the states of {options.live.load_states}")
     if options.events is not None:
         blocks = event_stream(model, options).blocks()
         entered = sum(online.enter(block) for block in blocks)
-        console.print(f"{entered:,} shoppers entered with their events")
+        console.print(f"{entered:,} documents entered with their events")
     store.close()
 
 
@@ -135,7 +134,7 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     is_ours = begun_job(options.out).get("states") == job["states"]
     if states is not None and states.exists() and not is_ours:
         refuse_files(states)
-    parts = open_parts(options.out, job)
+    parts = open_partitions(options.out, job)
     if states is not None:
         write_state_layout(model, states)
         remove_drafts(states)
@@ -144,7 +143,7 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     for number, block in enumerate(events.blocks()):
         if number < len(parts.done):
             continue
-        histories = model.valid_log(block, judging(steps))
+        histories = model.valid_log(block, feedback_types(steps))
         log = model.known_events(histories)
         user_states = model.states(log)
         table, facts = score(log, model.user_vectors(user_states), histories)
@@ -241,7 +240,7 @@ def event_stream(model: TrainedModel, options: ServeOptions) -> EventStream:
         options.events,
         options.block,
         time=model.config.data.time,
-        kinds=model.trained.kind_names,
+        event_types=model.trained.event_type_names,
         keep=keep,
     )
     if not stream.num_rows:
@@ -335,7 +334,7 @@ def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame, options: Se
 
 
 def finish(
-    parts: Parts, options: ServeOptions, removed: dict[str, int], notes: tuple[str, ...]
+    parts: Partitions, options: ServeOptions, removed: dict[str, int], notes: tuple[str, ...]
 ) -> None:
     """Write the totals and the markers, and say what came out."""
     totals: Counter[str] = Counter()

@@ -8,9 +8,9 @@ from typing import Annotated
 import tyro
 
 from jaxrec.artifacts.partitions import WRITERS, Format
-from jaxrec.artifacts.run_directory import RunError
 from jaxrec.config import AMOUNT, COUNT, POSITIVE, check_ranges
 from jaxrec.data.graph import ITEM
+from jaxrec.errors import RunError
 from jaxrec.ranking.filters import Rules
 
 
@@ -21,16 +21,16 @@ class LiveOptions:
     http: str = ""
     """Instead: serve live on HOST:PORT, such as `:8080`."""
     store: str = ""
-    """With --http: where live shoppers are kept, a SQLite file or redis://HOST:PORT/DB (by default
-    `shoppers.db` in the run)."""
+    """With --http: where live documents are kept, a SQLite file or redis://HOST:PORT/DB (by default
+    `documents.db` in the run)."""
     load_states: Path | None = None
-    """With --http: states that a batch job wrote (--states), for the shoppers of the store."""
+    """With --http: states that a batch job wrote (--states), for the documents of the store."""
     window: int = 64
-    """With --http: newest events of a shopper to keep; older ones live on in the state alone."""
+    """With --http: newest events of a document to keep; older ones live on in the state alone."""
     keep_days: float = 365.0
-    """With --http: shoppers without an event for so long are deleted."""
+    """With --http: documents without an event for so long are deleted."""
     keep_users: int = 1_000_000
-    """With --http: the most shoppers to keep; the stalest are deleted first."""
+    """With --http: the most documents to keep; the stalest are deleted first."""
     rate: int = 0
     """With --http: requests a second that a client may make (0: any number)."""
     api_key: str = ""
@@ -50,8 +50,8 @@ class LiveOptions:
         return self.api_key or os.environ.get("JAXREC_API_KEY", "")
 
     def store_of(self, run: Path) -> str:
-        """Where the live shoppers of a run are kept."""
-        return self.store or str(run / "shoppers.db")
+        """Where the live documents of a run are kept."""
+        return self.store or str(run / "documents.db")
 
 
 @dataclass(frozen=True)

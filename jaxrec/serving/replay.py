@@ -18,10 +18,10 @@ from rich.table import Table
 from jaxrec.evaluation import metrics
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.steps import Session
-from jaxrec.ranking.top_k import joined, rank_queries
-from jaxrec.serving.live.engine import Online, Report, reports_of
+from jaxrec.ranking.top_k import combined, rank_queries
+from jaxrec.serving.live.engine import LiveEngine, UserEvent, user_events_of
 from jaxrec.serving.live.state_updater import BATCHES
-from jaxrec.serving.stores.sqlite import Shopper, SQLiteStore
+from jaxrec.serving.stores.sqlite import SQLiteStore, UserDocument
 from jaxrec.types import EventLog
 
 FROZEN = "frozen"  # states as when the period began
@@ -80,88 +80,96 @@ def replay(
     """
     if model.config.data.time != "timestamp":
         raise ValueError("the run's times are only positions, so there is no order among users")
-    reports = in_time_order(model, log)
-    times = np.array([report.event.time for report in reports])
+    user_events = in_time_order(model, log)
+    times = np.array([report.event.time for report in user_events])
     begin = int(np.searchsorted(times, np.quantile(times, since), side="right"))
-    if begin == len(reports):
+    if begin == len(user_events):
         raise ValueError(f"since={since} leaves no event to rank")
-    online = Online(model, SQLiteStore(":memory:"))
-    online.record_many(reports[:begin])
-    known = online.folder.number_of
-    predicted = {kind for kind in model.trained.kind_names if model.is_predicted(kind)}
+    online = LiveEngine(model, SQLiteStore(":memory:"))
+    online.record_many(user_events[:begin])
+    known = online.updater.number_of
+    predicted = {
+        event_type
+        for event_type in model.trained.event_type_names
+        if model.is_predicted(event_type)
+    }
     mask, valid = model.config.evaluation.mask, model.valid()
     session = Session(1.0, gap_minutes)
-    entered: dict[str, tuple[Shopper, Float[np.ndarray, " 1+ED"]]] = {}
+    entered: dict[str, tuple[UserDocument, Float[np.ndarray, " 1+ED"]]] = {}
     ranks: dict[str, list[Float[np.ndarray, " n"]]] = defaultdict(list)
     firsts: list[Bool[np.ndarray, " n"]] = []
-    for wave in track(list(waves(reports[begin:])), "replaying", transient=True):
-        shoppers, live = online.vectors([report.user_id for report in wave])
-        first = np.array([report.user_id not in entered for report in wave])
-        for shopper, vector in zip(shoppers, live, strict=False):
-            entered.setdefault(shopper.user_id, (shopper, vector))
-        new = [report.event for report in wave]
-        rows = [n for n, e in enumerate(new) if e.kind in predicted and e.item_id in known]
+    for round_events in track(list(rounds(user_events[begin:])), "replaying", transient=True):
+        documents, live = online.vectors([report.user_id for report in round_events])
+        first = np.array([report.user_id not in entered for report in round_events])
+        for document, vector in zip(documents, live, strict=False):
+            entered.setdefault(document.user_id, (document, vector))
+        new = [report.event for report in round_events]
+        rows = [n for n, e in enumerate(new) if e.event_type in predicted and e.item_id in known]
         if rows:
-            before, frozen = zip(*(entered[report.user_id] for report in wave), strict=True)
+            before, frozen = zip(*(entered[report.user_id] for report in round_events), strict=True)
             vectors = {FROZEN: np.stack(frozen)}
-            vectors |= live_vectors(online, wave, shoppers, live, session, weights)
+            vectors |= live_vectors(online, round_events, documents, live, session, weights)
             targets = np.array([known[new[row].item_id] for row in rows])
-            masked = online.lister.masked([shoppers[row] for row in rows], mask)
-            frozen_pairs, live_pairs = (
-                joined(masked, online.lister.familiar([documents[row] for row in rows]))
-                for documents in (before, shoppers)
+            masked = online.builder.masked([documents[row] for row in rows], mask)
+            frozen_adjustments, live_adjustments = (
+                combined(masked, online.builder.familiar([documents[row] for row in rows]))
+                for documents in (before, documents)
             )
             for name, queries in vectors.items():
-                pairs = frozen_pairs if name == FROZEN else live_pairs
-                found = rank_queries(queries[rows], online.folder.items, targets, pairs, valid, k=1)
+                pairs = frozen_adjustments if name == FROZEN else live_adjustments
+                found = rank_queries(
+                    queries[rows], online.updater.items, targets, pairs, valid, k=1
+                )
                 ranks[name].append(found.ranks)
             firsts.append(first[rows])
-        online.record(wave)
+        online.record(round_events)
     if not ranks:
-        raise ValueError(f"since={since} leaves no event of a known item and a predicted kind")
+        raise ValueError(
+            f"since={since} leaves no event of a known item and a predicted event_type"
+        )
     return Replay(
         {name: np.concatenate(parts) for name, parts in ranks.items()}, np.concatenate(firsts)
     )
 
 
 def live_vectors(
-    online: Online,
-    wave: list[Report],
-    shoppers: list[Shopper],
+    online: LiveEngine,
+    round_events: list[UserEvent],
+    documents: list[UserDocument],
     live: Float[np.ndarray, "Q 1+ED"],
     session: Session,
     weights: Sequence[float],
 ) -> dict[str, Float[np.ndarray, "Q 1+ED"]]:
-    """By name the vectors of users before their events of a wave: as they are, with the present
+    """By name the vectors of users before their events of a round_events: as they are, with the present
     session mixed in, and, where the model reads it, told how long ago their last event was."""
-    now = np.array([report.event.time for report in wave])
-    alone = online.lister.with_session(shoppers, live, session, now)
+    now = np.array([report.event.time for report in round_events])
+    alone = online.builder.with_session(documents, live, session, now)
     vectors = {"live": live} | {
         f"live, session {weight:g}": replace(session, weight=weight).mixed(live, alone)
         for weight in weights
     }
-    if online.model.config.model.idle_times:
-        user_ids = [report.user_id for report in wave]
+    if online.model.config.model.time_since_last:
+        user_ids = [report.user_id for report in round_events]
         _, vectors["live, told the time"] = online.vectors(user_ids, now=now)
     return vectors
 
 
-def in_time_order(model: TrainedModel, log: EventLog) -> list[Report]:
+def in_time_order(model: TrainedModel, log: EventLog) -> list[UserEvent]:
     """The events of a log, the earliest first; a user's equal times stay in their order."""
-    reports = reports_of(log, model)
-    return [reports[place] for place in np.argsort(log.times, kind="stable")]
+    user_events = user_events_of(log, model)
+    return [user_events[place] for place in np.argsort(log.times, kind="stable")]
 
 
-def waves(reports: list[Report]) -> Iterator[list[Report]]:
+def rounds(user_events: list[UserEvent]) -> Iterator[list[UserEvent]]:
     """Everybody's first event, everybody's second, and so on, some hundreds at a time.
 
     Ranks are those of the order in time, as no user's state depends on another's.
     """
     seen = Counter[str]()
-    by_number: dict[int, list[Report]] = defaultdict(list)
-    for report in reports:
+    by_number: dict[int, list[UserEvent]] = defaultdict(list)
+    for report in user_events:
         by_number[seen[report.user_id]].append(report)
         seen[report.user_id] += 1
-    for wave in by_number.values():
-        for start in range(0, len(wave), BATCHES[-1]):
-            yield wave[start : start + BATCHES[-1]]
+    for round_events in by_number.values():
+        for start in range(0, len(round_events), BATCHES[-1]):
+            yield round_events[start : start + BATCHES[-1]]

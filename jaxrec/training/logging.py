@@ -39,7 +39,7 @@ def describe(dataset: Dataset) -> None:
     log, graph = dataset.split.log, dataset.catalog.graph
     console.print(
         f"{log.num_users:,} users, {dataset.catalog.num_items - 1:,} items, "
-        f"{len(log.items):,} events ({', '.join(log.kind_names)}); "
+        f"{len(log.items):,} events ({', '.join(log.event_type_names)}); "
         f"{int(dataset.split.train_lengths.sum()):,} train, "
         f"{len(dataset.split.validation):,} validate, "
         + ", ".join(f"{len(q):,} test ({name})" for name, q in dataset.split.test.items())

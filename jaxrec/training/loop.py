@@ -1,4 +1,4 @@
-"""Training told as one story: `fit` prepares a run, trains it, selects by validation, reports."""
+"""Training told as one story: `fit` prepares a run, trains it, selects by validation, user_events."""
 
 import signal
 import threading
@@ -24,31 +24,24 @@ from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
-from jaxrec.inference.text_features import encode_live_text
+from jaxrec.errors import Diverged, Interrupted
+from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.models.recommender import cast_products
 from jaxrec.sharding import host_rows, laid_out, replicated, shard_batch
 from jaxrec.training import logging as report
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.objective import TrainArrays, objective
 from jaxrec.training.state import (
-    Setup,
+    TrainContext,
     TrainState,
     catalog_vectors,
     initial_state,
+    make_context,
     model_sizes,
-    set_up,
+    run_artifacts,
     state_layout,
-    what_is_trained,
 )
 from jaxrec.types import Batch
-
-
-class Interrupted(SystemExit):
-    """Training was asked to stop and has saved its state."""
-
-
-class Diverged(ValueError):
-    """The loss is not finite."""
 
 
 def fit(
@@ -73,100 +66,102 @@ def fit(
         checkpoint.refuse_existing(run)
     dataset = prepare(config, tables)
     report.describe(dataset)
-    setup = set_up(config, dataset)
+    context = make_context(config, dataset)
     if resume:
-        checkpoint.refuse_other_data(run, what_is_trained(setup))
+        checkpoint.refuse_other_data(run, run_artifacts(context))
     else:
-        checkpoint.create_run(run, setup.config, what_is_trained(setup))
+        checkpoint.create_run(run, context.config, run_artifacts(context))
     with checkpoint.open_checkpoints(run) as manager:
-        state, progress = begin(setup, manager)
+        state, progress = begin(context, manager)
         with report.RunLog(run, int(state.step)) as log:
-            train(setup, state, progress, manager, log)
-        best, selected = load(setup, manager, manager.best_step())
-    calibration, reliability = calibrate(setup, best)
+            train(context, state, progress, manager, log)
+        best, selected = load(context, manager, manager.best_step())
+    calibration, reliability = calibrate(context, best)
     report.write_calibration(run, calibration, reliability)
-    results, ranks = test(setup, best, calibration.correction)
+    results, ranks = test(context, best, calibration.correction)
     results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
     report.write_results(run, results, ranks)
     return results
 
 
-def begin(setup: Setup, manager: CheckpointManager) -> tuple[TrainState, Progress]:
+def begin(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState, Progress]:
     """The state to train from: the last checkpoint's, or a new one."""
     last = manager.latest_step()
     if last is not None:
-        return load(setup, manager, last)
-    return initial_state(setup), Progress()
+        return load(context, manager, last)
+    return initial_state(context), Progress()
 
 
-def load(setup: Setup, manager: CheckpointManager, step: int) -> tuple[TrainState, Progress]:
+def load(
+    context: TrainContext, manager: CheckpointManager, step: int
+) -> tuple[TrainState, Progress]:
     """The state of a checkpoint, on this mesh whatever mesh it was saved from."""
-    target = laid_out(*state_layout(setup))
-    sizes = model_sizes(setup.dataset, setup.text)
+    target = laid_out(*state_layout(context))
+    sizes = model_sizes(context.dataset, context.text)
     saved = checkpoint.restore(
         manager,
         step,
         params=target.params,
         rest={"step": target.step, "opt_state": target.opt_state},
-        vectors=checkpoint.vector_targets(setup.config, sizes, replicated(setup.mesh)),
+        vectors=checkpoint.vector_targets(context.config, sizes, replicated(context.mesh)),
     )
     state = TrainState(params=saved["params"], text=saved["vectors"]["text"], **saved["rest"])
     return state, checkpoint.restore_progress(manager, step)
 
 
-def make_train_step(setup: Setup) -> Callable[[TrainState, TrainArrays, Batch], Any]:
+def make_train_step(context: TrainContext) -> Callable[[TrainState, TrainArrays, Batch], Any]:
     """The jitted step `(state, arrays, batch) -> (state, metrics)`; it donates the state.
 
     The batch and the number of the step decide all randomness.
     """
-    config = setup.config.train
+    config = context.config.train
     dtype = jnp.bfloat16 if config.bf16 else jnp.float32
 
     def step(state: TrainState, arrays: TrainArrays, batch: Batch):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_of(params: nnx.State):
-            model = setup.definition.merge(cast_products(params, dtype))
-            return objective(model, arrays, state.text, batch, setup.config, key)
+            model = context.definition.merge(cast_products(params, dtype))
+            return objective(model, arrays, state.text, batch, context.config, key)
 
         (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = setup.optimizer.update(gradients, state.opt_state, state.params)
+        updates, opt_state = context.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
         return TrainState(state.step + 1, params, opt_state, state.text), metrics
 
     # outputs that lie as the inputs do, or the second step would be compiled anew
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_layout(setup)[1], None))
+    return jax.jit(step, donate_argnums=0, out_shardings=(state_layout(context)[1], None))
 
 
 def train(
-    setup: Setup,
+    context: TrainContext,
     state: TrainState,
     progress: Progress,
     manager: CheckpointManager,
     log: report.RunLog,
 ) -> None:
     """Train to the last epoch, or until validation no longer improves; every epoch is saved."""
-    config = setup.config.train
-    step = make_train_step(setup)
+    config = context.config.train
+    step = make_train_step(context)
     with stop_signal() as stop:
         while progress.epoch < config.epochs and progress.epochs_since_best < config.patience:
-            state, progress, speed = train_epoch(setup, step, state, progress, log, stop)
-            if progress.step < setup.packing.steps_per_epoch:
-                save(setup, manager, state, progress)
+            state, progress, speed = train_epoch(context, step, state, progress, log, stop)
+            if progress.step < context.packing.steps_per_epoch:
+                save(context, manager, state, progress)
                 raise Interrupted(128 + signal.SIGTERM)
-            state = refresh_text(setup, state)
-            scores = validate(setup, state)
+            state = refresh_text(context, state)
+            scores = validate(context, state)
             progress = Progress(progress.epoch + 1, 0, (*progress.history, scores))
             log.write(int(state.step), {f"validation/{name}": v for name, v in scores.items()})
-            save(setup, manager, state, progress, scores)
+            save(context, manager, state, progress, scores)
             report.epoch_line(progress, speed)
             if stop.is_set():  # whole epochs are validated first, as a step is saved only once
                 raise Interrupted(128 + signal.SIGTERM)
 
 
 def train_epoch(
-    setup: Setup,
+    context: TrainContext,
     step: Callable[[TrainState, TrainArrays, Batch], Any],
     state: TrainState,
     progress: Progress,
@@ -174,7 +169,7 @@ def train_epoch(
     stop: threading.Event,
 ) -> tuple[TrainState, Progress, float]:
     """The rest of an epoch, or what of it passes before `stop` is set; also its events/s."""
-    steps = range(progress.step, setup.packing.steps_per_epoch)
+    steps = range(progress.step, context.packing.steps_per_epoch)
     first = number = int(state.step)
     events, began = 0, time.perf_counter()
     computed: dict[str, Array] = {}
@@ -191,8 +186,8 @@ def train_epoch(
             log.write(number, {"epoch": progress.epoch, "events_per_second": speed, **scalars})
             bar.advance(scalars["loss"], speed)
 
-        for batch, targets in prefetch(setup, progress.epoch, steps):
-            state, metrics = step(state, setup.arrays, batch)
+        for batch, targets in prefetch(context, progress.epoch, steps):
+            state, metrics = step(state, context.arrays, batch)
             if number > first:  # the step before is noted while the device computes this one
                 note(number, events, computed)
             number, events, computed = number + 1, events + targets, metrics
@@ -204,13 +199,13 @@ def train_epoch(
     return state, replace(progress, step=done), events / (time.perf_counter() - began)
 
 
-def prefetch(setup: Setup, epoch: int, steps: range) -> Iterator[tuple[Batch, int]]:
+def prefetch(context: TrainContext, epoch: int, steps: range) -> Iterator[tuple[Batch, int]]:
     """Batches on the devices and their numbers of targets; the next is made while one is used."""
-    rows = host_rows(setup.config.train.rows)
+    rows = host_rows(context.config.train.batch_size)
 
     def make(step: int) -> tuple[Batch, int]:
-        batch = setup.packing.batch(epoch, step, rows)
-        return shard_batch(batch, setup.mesh), int(np.count_nonzero(batch.weights))
+        batch = context.packing.batch(epoch, step, rows)
+        return shard_batch(batch, context.mesh), int(np.count_nonzero(batch.weights))
 
     with ThreadPoolExecutor(1) as worker:
         ahead = deque([worker.submit(make, step) for step in steps[:1]])
@@ -234,20 +229,20 @@ def stop_signal() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def refresh_text(setup: Setup, state: TrainState) -> TrainState:
+def refresh_text(context: TrainContext, state: TrainState) -> TrainState:
     """The state with all text vectors encoded by the finetuned layers, if there are any."""
-    live = setup.arrays.live_text
-    tower = setup.definition.merge(state.params).text_tower
+    live = context.arrays.finetuned_text
+    tower = context.definition.merge(state.params).text_tower
     if live is None or tower is None:
         return state
-    fresh = encode_live_text(tower, live)
+    fresh = encode_finetuned_text(tower, live)
     return replace(
         state, text=jax.device_put(state.text.at[: len(fresh)].set(fresh), state.text.sharding)
     )
 
 
 def save(
-    setup: Setup,
+    context: TrainContext,
     manager: CheckpointManager,
     state: TrainState,
     progress: Progress,
@@ -255,5 +250,5 @@ def save(
 ) -> None:
     """Save the state, its place in the data and the vectors of all nodes."""
     rest = {"step": state.step, "opt_state": state.opt_state}
-    vectors = {"nodes": catalog_vectors(setup, state), "text": state.text}
+    vectors = {"nodes": catalog_vectors(context, state), "text": state.text}
     checkpoint.save(manager, int(state.step), state.params, rest, vectors, progress, scores)

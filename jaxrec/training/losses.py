@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-MASKED = -1e30
+NEG_INF = -1e30
 MIN_BLOCK = 256  # positions
 
 
-class Adjusted(NamedTuple):
+class LogitAdjustments(NamedTuple):
     """Some candidates of every position, and what is added to their logits."""
 
     candidates: Int[Array, "B T S"]
-    amounts: Float[Array, "B T S"] | None  # MASKED leaves a candidate out; None: all of them
+    amounts: Float[Array, "B T S"] | None  # NEG_INF leaves a candidate out; None: all of them
 
 
 def cross_entropy(
@@ -26,7 +26,7 @@ def cross_entropy(
 ) -> Float[Array, "*positions"]:
     """-log softmax(queries . candidates)[target] over the valid candidates, in float32."""
     logits = jnp.einsum("...d,kd->...k", queries, candidates, preferred_element_type=jnp.float32)
-    logits = jnp.where(valid.reshape((1,) * targets.ndim + (-1,)), logits, MASKED)
+    logits = jnp.where(valid.reshape((1,) * targets.ndim + (-1,)), logits, NEG_INF)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - target_logits
 
@@ -38,7 +38,7 @@ def blocked_cross_entropy(
     weights: Float[Array, "B T"],
     valid: Bool[Array, " K"],
     block: int,
-    adjusted: Adjusted | None = None,
+    adjusted: LogitAdjustments | None = None,
 ) -> Float[Array, ""]:
     """The weighted sum of `cross_entropy`, about `block` positions at a time.
 
@@ -48,7 +48,7 @@ def blocked_cross_entropy(
     stays so, and hold B positions at least. Weights get no gradient.
     """
     weights = jax.lax.stop_gradient(weights)
-    places, amounts = adjusted or Adjusted(jnp.zeros((*weights.shape, 0), jnp.int32), None)
+    places, amounts = adjusted or LogitAdjustments(jnp.zeros((*weights.shape, 0), jnp.int32), None)
     chosen = jnp.sum(queries * candidates[targets], -1, dtype=jnp.float32)
     if amounts is not None:
         chosen += jnp.where(places == targets[..., None], amounts, 0).sum(-1)
@@ -76,15 +76,15 @@ def _weighted_log_z(
 
 
 def _log_z_and_gradients(queries, candidates, amounts, weights, valid, places, block):
-    bias = jnp.where(valid, 0, MASKED)[None, None]
+    bias = jnp.where(valid, 0, NEG_INF)[None, None]
 
     @jax.vmap
     @jax.vmap
     def adjusted(logits, places, amounts):
         some = logits.at[places]
-        return some.set(MASKED) if amounts is None else some.add(amounts)
+        return some.set(NEG_INF) if amounts is None else some.add(amounts)
 
-    def one_block(for_candidates, part):
+    def one_block(grad_candidates, part):
         queries, weights, places, amounts = part
         logits = bias + jnp.einsum(
             "btd,kd->btk", queries, candidates, preferred_element_type=jnp.float32
@@ -96,30 +96,30 @@ def _log_z_and_gradients(queries, candidates, amounts, weights, valid, places, b
         powers = powers.astype(candidates.dtype)
         share = (weights[..., None] / sums).astype(candidates.dtype)
         # the products are scaled and not the powers, of which there are K / D times as many
-        for_queries = share * jnp.einsum("btk,kd->btd", powers, candidates)
+        grad_queries = share * jnp.einsum("btk,kd->btd", powers, candidates)
         # [D, K], as [K, D] would have the powers transposed
-        for_candidates += jnp.einsum(
+        grad_candidates += jnp.einsum(
             "btd,btk->dk", share * queries, powers, preferred_element_type=jnp.float32
         )
-        for_amounts = None
+        grad_amounts = None
         if amounts is not None:
-            for_amounts = (share * jnp.take_along_axis(powers, places, -1)).astype(amounts.dtype)
+            grad_amounts = (share * jnp.take_along_axis(powers, places, -1)).astype(amounts.dtype)
         log_z = (highest + jnp.log(sums))[..., 0]
-        gradients = for_queries.astype(queries.dtype), for_amounts
+        gradients = grad_queries.astype(queries.dtype), grad_amounts
         # a sum of each row, as the rows may be on several devices
-        return for_candidates, ((log_z * weights).sum(-1), gradients)
+        return grad_candidates, ((log_z * weights).sum(-1), gradients)
 
-    for_candidates, (log_z, gradients) = jax.lax.scan(
+    grad_candidates, (log_z, gradients) = jax.lax.scan(
         one_block,
         jnp.zeros(candidates.shape[::-1]),
         _cut((queries, weights, places, amounts), block),
     )
-    for_queries, for_amounts = jax.tree.map(
+    grad_queries, grad_amounts = jax.tree.map(
         lambda blocks, whole: jnp.moveaxis(blocks, 0, 1).reshape(whole.shape),
         gradients,
         (queries, amounts),
     )
-    return log_z.sum(), (for_queries, for_candidates.T.astype(candidates.dtype), for_amounts)
+    return log_z.sum(), (grad_queries, grad_candidates.T.astype(candidates.dtype), grad_amounts)
 
 
 def _scale_gradients(block, gradients, cotangent):

@@ -8,17 +8,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.config import Config, TrainConfig
 from jaxrec.inference.encoding import CatalogArrays
-from jaxrec.inference.text_features import LiveText, encode_live_rows
+from jaxrec.inference.text_features import FinetunedText, encode_finetuned_rows
 from jaxrec.models.recommender import Events, Expert, Nodes, Recommender
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.training.losses import (
-    MASKED,
-    Adjusted,
+    NEG_INF,
+    LogitAdjustments,
     blocked_cross_entropy,
     positions_at_a_time,
     weighted_mean,
 )
-from jaxrec.types import ANY_KIND, NO_GAP, Batch
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Batch
 
 
 @jax.tree_util.register_dataclass
@@ -39,8 +39,8 @@ class TrainArrays:
     catalog: CatalogArrays
     candidates: Bool[Array, " I"]  # items that occur in training
     auxiliary: dict[str, Auxiliary]
-    masked_kinds: Bool[Array, " kinds"]  # whose items a ranking leaves out
-    live_text: LiveText | None
+    masked_event_types: Bool[Array, " event_types"]  # whose items a ranking leaves out
+    finetuned_text: FinetunedText | None
     # whether a ranking leaves some of a user's items in
     repeats: bool = field(metadata={"static": True})
 
@@ -55,9 +55,9 @@ def objective(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of a batch and its parts by name."""
     text_key, *expert_keys = jax.random.split(key, 1 + len(model.experts))
-    tower, live = model.text_tower, arrays.live_text
+    tower, live = model.text_tower, arrays.finetuned_text
     if tower is not None and live is not None:
-        text = live_rows(tower, live, text, batch, config.text.finetune_items, text_key)
+        text = finetuned_rows(tower, live, text, batch, config.text.finetune_items, text_key)
     nodes = replace(arrays.catalog.nodes, text=text)
     parts: dict[str, Float[Array, ""]] = {}
     loss = jnp.zeros(())
@@ -83,14 +83,16 @@ def expert_losses(
     id_key, event_key, block_key, wanted_key = jax.random.split(key, 4)
     vectors = expert.encode_nodes(nodes, arrays.catalog.graph, id_key)
     items = vectors[: len(arrays.candidates)]
-    events = expert.event_vectors(items, Events(batch.items, batch.kinds, batch.gaps), event_key)
+    events = expert.event_vectors(
+        items, Events(batch.items, batch.event_types, batch.gaps), event_key
+    )
     state = expert.encoder.initial_state(len(batch.items))
     outputs, _ = expert.encoder.fold(state, events, starts=starts, key=block_key)
-    # half of the slots are asked for the kind that came, half for any: both are served
+    # half of the slots are asked for the event_type that came, half for any: both are served
     first_key = jax.random.fold_in(wanted_key, 2)
     asked = jax.random.bernoulli(wanted_key, 0.5, targets.shape)
     told = jax.random.bernoulli(jax.random.fold_in(wanted_key, 1), 0.5, targets.shape)
-    wanted = jnp.where(asked, batch.target_kinds, ANY_KIND)
+    wanted = jnp.where(asked, batch.target_event_types, ANY_EVENT_TYPE)
     users = expert.read(outputs, wanted, jnp.where(told, batch.target_gaps, NO_GAP))
 
     def mean_loss(
@@ -98,14 +100,14 @@ def expert_losses(
         targets: Int[Array, "B T"],
         valid: Bool[Array, " K"],
         weights: Float[Array, "B T"],
-        adjusted: Adjusted | None = None,
+        adjusted: LogitAdjustments | None = None,
     ) -> Float[Array, ""]:
         block = positions_at_a_time(len(vectors), config.loss_logits)
         total = blocked_cross_entropy(users, vectors, targets, weights, valid, block, adjusted)
         return total / jnp.maximum(weights.sum(), 1e-9)
 
     next_item = mean_loss(
-        items, targets, arrays.candidates, weights, own_items(expert, arrays, batch, wanted)
+        items, targets, arrays.candidates, weights, history_mask(expert, arrays, batch, wanted)
     )
     others = {"first_item": first_item_loss(expert, items, arrays, batch, first_key)}
     for name, auxiliary in arrays.auxiliary.items():
@@ -121,21 +123,21 @@ def first_item_loss(
 ) -> Float[Array, ""]:
     """The mean loss of users' first items, as a newcomer is asked for them.
 
-    Half of them are asked for the kind that came, half for any, as the next items are.
+    Half of them are asked for the event_type that came, half for any, as the next items are.
     """
     newcomer = expert.encoder.initial_state(1).output
-    kinds = jnp.arange(ANY_KIND, len(arrays.masked_kinds))
-    users = expert.read(jnp.repeat(newcomer, len(kinds), 0), kinds)
-    logits = jnp.where(arrays.candidates, users @ items.T, MASKED).astype(jnp.float32)
+    event_types = jnp.arange(ANY_EVENT_TYPE, len(arrays.masked_event_types))
+    users = expert.read(jnp.repeat(newcomer, len(event_types), 0), event_types)
+    logits = jnp.where(arrays.candidates, users @ items.T, NEG_INF).astype(jnp.float32)
     losses = -jax.nn.log_softmax(logits)
     asked = jax.random.bernoulli(key, 0.5, batch.items.shape)
-    wanted = jnp.where(asked, batch.kinds, ANY_KIND)
-    return weighted_mean(losses[wanted - ANY_KIND, batch.items], jnp.asarray(batch.firsts))
+    wanted = jnp.where(asked, batch.event_types, ANY_EVENT_TYPE)
+    return weighted_mean(losses[wanted - ANY_EVENT_TYPE, batch.items], jnp.asarray(batch.firsts))
 
 
-def own_items(
+def history_mask(
     expert: Expert, arrays: TrainArrays, batch: Batch, wanted: Int[Array, "B T"]
-) -> Adjusted:
+) -> LogitAdjustments:
     """The items of a packed window so far, at every slot, as a ranking treats them.
 
     Those that it leaves out are out of the softmax as well, and so are not pushed away from the
@@ -147,18 +149,20 @@ def own_items(
     ages = (slots[:, None] - slots[None])[None]
     own = (sequence[:, :, None] == sequence[:, None]) & (ages >= 0)
     items = jnp.where(own, jnp.asarray(batch.items)[:, None], 0)
-    masked = arrays.masked_kinds[batch.kinds][:, None]
-    left_out = masked & (items != batch.targets[..., None])
+    masked = arrays.masked_event_types[batch.event_types][:, None]
+    masked_items = masked & (items != batch.targets[..., None])
     if not arrays.repeats:
-        return Adjusted(jnp.where(left_out, items, 0), None)
-    kinds = jnp.asarray(batch.kinds)[:, None]
-    familiarity = expert.familiarity(kinds, wanted[..., None], ages)
-    return Adjusted(items, jnp.where(left_out, MASKED, jnp.where(masked, 0, familiarity)))
+        return LogitAdjustments(jnp.where(masked_items, items, 0), None)
+    event_types = jnp.asarray(batch.event_types)[:, None]
+    repeat_bias = expert.repeat_bias(event_types, wanted[..., None], ages)
+    return LogitAdjustments(
+        items, jnp.where(masked_items, NEG_INF, jnp.where(masked, 0, repeat_bias))
+    )
 
 
-def live_rows(
+def finetuned_rows(
     tower: TextTower,
-    live: LiveText,
+    live: FinetunedText,
     text: Float[Array, "I Dt"],
     batch: Batch,
     count: int,
@@ -171,4 +175,4 @@ def live_rows(
     is_target = jnp.zeros(len(live.mask)).at[batch.targets.reshape(-1)].set(1.0)
     priority = is_target + jax.random.uniform(key, is_target.shape)
     _, rows = jax.lax.top_k(priority, min(count, len(priority)))
-    return text.at[rows].set(encode_live_rows(tower, live, rows).astype(text.dtype))
+    return text.at[rows].set(encode_finetuned_rows(tower, live, rows).astype(text.dtype))

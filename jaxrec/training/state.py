@@ -11,16 +11,16 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.artifacts.run_directory import Trained
+from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config, TrainConfig
-from jaxrec.data.columns import DataError
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.graph import first_neighbours
 from jaxrec.data.packing import Packing
-from jaxrec.evaluation.protocol import item_counts, masked_kinds
+from jaxrec.errors import DataError
+from jaxrec.evaluation.protocol import item_counts, masked_event_types
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.text_features import ItemText, item_text
-from jaxrec.models.recommender import Definition, Recommender, Sizes, expert_sources
+from jaxrec.models.recommender import ModelDef, Recommender, Sizes, expert_sources
 from jaxrec.sharding import make_mesh, replicated, state_shardings
 from jaxrec.training import logging as report
 from jaxrec.training.objective import Auxiliary, TrainArrays
@@ -39,7 +39,7 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class Setup:
+class TrainContext:
     """Everything that training does not change."""
 
     config: Config
@@ -47,7 +47,7 @@ class Setup:
     text: ItemText
     mesh: Mesh
     packing: Packing
-    definition: Definition
+    definition: ModelDef
     optimizer: optax.GradientTransformation
     arrays: TrainArrays
 
@@ -60,10 +60,10 @@ class Setup:
     def counts(self) -> Float[np.ndarray, " I"]:
         """How often the rows of the item block were chosen in training."""
         split = self.dataset.split
-        return item_counts(split.log, split.in_training & self.dataset.chosen, len(self.valid))
+        return item_counts(split.log, split.in_training & self.dataset.positives, len(self.valid))
 
 
-def set_up(config: Config, dataset: Dataset) -> Setup:
+def make_context(config: Config, dataset: Dataset) -> TrainContext:
     """Everything that follows from the configuration and the data."""
     train = config.train
     mesh = make_mesh(train.item_shards)
@@ -74,8 +74,8 @@ def set_up(config: Config, dataset: Dataset) -> Setup:
     model = nnx.eval_shape(lambda: build_model(config, dataset, text))
     arrays = jax.device_put(train_arrays(config, dataset, text), replicated(mesh))
     optimizer = make_optimizer(train, packing.steps_per_epoch)
-    return Setup(
-        config, dataset, text, mesh, packing, Definition(nnx.graphdef(model)), optimizer, arrays
+    return TrainContext(
+        config, dataset, text, mesh, packing, ModelDef(nnx.graphdef(model)), optimizer, arrays
     )
 
 
@@ -110,8 +110,8 @@ def make_packing(config: Config, dataset: Dataset) -> Packing:
         split.log,
         split.train_lengths,
         dataset.target_weights,
-        rows=train.rows,
-        slots=train.slots,
+        rows=train.batch_size,
+        slots=train.sequence_length,
         burn_in=train.burn_in,
         seed=train.seed,
     )
@@ -121,24 +121,24 @@ def model_sizes(dataset: Dataset, text: ItemText) -> Sizes:
     """What the data decide of the model's shapes."""
     graph = dataset.catalog.graph
     return Sizes(
-        num_items=graph.types[0].capacity,
+        num_items=graph.types[0].padded_size,
         num_nodes=graph.num_nodes,
         num_relations=len(graph.relations),
-        num_kinds=len(dataset.split.log.kind_names),
+        num_event_types=len(dataset.split.log.event_type_names),
         text_width=text.vectors.shape[1],
     )
 
 
-def what_is_trained(setup: Setup) -> Trained:
+def run_artifacts(context: TrainContext) -> RunArtifacts:
     """What a run keeps beside its parameters."""
-    dataset = setup.dataset
-    return Trained(
+    dataset = context.dataset
+    return RunArtifacts(
         catalog=dataset.catalog,
-        counts=setup.counts[: dataset.catalog.num_items],
-        with_ids=np.asarray(setup.arrays.candidates)[: dataset.catalog.num_items],
-        kind_names=dataset.split.log.kind_names,
-        sizes=model_sizes(dataset, setup.text),
-        whitening=setup.text.whitening,
+        counts=context.counts[: dataset.catalog.num_items],
+        with_ids=np.asarray(context.arrays.candidates)[: dataset.catalog.num_items],
+        event_type_names=dataset.split.log.event_type_names,
+        sizes=model_sizes(dataset, context.text),
+        whitening=context.text.whitening,
     )
 
 
@@ -170,9 +170,9 @@ def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArray
     trained = item_counts(split.log, split.in_training, catalog.num_items) > 0
     trained[0] = False
     arrays = catalog_arrays(catalog, text.vectors, trained)
-    padding = catalog.graph.types[0].capacity - len(trained)
+    padding = catalog.graph.types[0].padded_size - len(trained)
     present = {node_type.name for node_type in catalog.graph.types}
-    masked = masked_kinds(config.evaluation.mask, dataset.split.log.kind_names)
+    masked = masked_event_types(config.evaluation.mask, dataset.split.log.event_type_names)
     return TrainArrays(
         catalog=arrays,
         candidates=jnp.asarray(np.pad(trained, (0, padding))),
@@ -181,38 +181,38 @@ def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArray
             for name in config.train.auxiliary
             if name in present
         },
-        masked_kinds=jnp.asarray(masked),
-        live_text=text.live,
+        masked_event_types=jnp.asarray(masked),
+        finetuned_text=text.live,
         repeats=not masked.all(),
     )
 
 
-def initial_state(setup: Setup) -> TrainState:
+def initial_state(context: TrainContext) -> TrainState:
     """A new state, laid out on the mesh."""
-    return jax.jit(lambda: _new_state(setup), out_shardings=state_layout(setup)[1])()
+    return jax.jit(lambda: _new_state(context), out_shardings=state_layout(context)[1])()
 
 
-def state_layout(setup: Setup) -> tuple[TrainState, TrainState]:
+def state_layout(context: TrainContext) -> tuple[TrainState, TrainState]:
     """Shapes and shardings of a train state."""
-    shapes = jax.eval_shape(lambda: _new_state(setup))
-    return shapes, state_shardings(shapes, setup.mesh)
+    shapes = jax.eval_shape(lambda: _new_state(context))
+    return shapes, state_shardings(shapes, context.mesh)
 
 
-def _new_state(setup: Setup) -> TrainState:
-    params = nnx.state(build_model(setup.config, setup.dataset, setup.text))
+def _new_state(context: TrainContext) -> TrainState:
+    params = nnx.state(build_model(context.config, context.dataset, context.text))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=setup.optimizer.init(params),
-        text=setup.arrays.catalog.nodes.text,
+        opt_state=context.optimizer.init(params),
+        text=context.arrays.catalog.nodes.text,
     )
 
 
-def catalog_vectors(setup: Setup, state: TrainState) -> Float[Array, "N 1+ED"]:
+def catalog_vectors(context: TrainContext, state: TrainState) -> Float[Array, "N 1+ED"]:
     """Vectors of all nodes under a state."""
-    nodes = replace(setup.arrays.catalog.nodes, text=state.text)
+    nodes = replace(context.arrays.catalog.nodes, text=state.text)
     return encode_catalog(
-        setup.definition, state.params, replace(setup.arrays.catalog, nodes=nodes)
+        context.definition, state.params, replace(context.arrays.catalog, nodes=nodes)
     )
 
 
@@ -220,6 +220,6 @@ def _auxiliary(catalog: Catalog, name: str, padding: int) -> Auxiliary:
     node_type = catalog.graph.type(name)
     return Auxiliary(
         of_item=jnp.asarray(np.pad(first_neighbours(catalog.graph, name), (0, padding))),
-        nodes=jnp.asarray(node_type.offset + np.arange(node_type.capacity)),
+        nodes=jnp.asarray(node_type.offset + np.arange(node_type.padded_size)),
         valid=jnp.asarray(node_type.valid),
     )

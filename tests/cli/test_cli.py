@@ -8,8 +8,17 @@ import jaxrec
 from jaxrec import cli
 
 TINY = [
-    *("--split.scheme", "leave_one_out", "--model.experts", "id", "--model.width", "8"),
-    *("--model.blocks", "1", "--train.epochs", "1", "--train.rows", "4", "--train.slots", "16"),
+    *("--split.scheme", "leave_one_out", "--model.experts", "id", "--model.hidden_size", "8"),
+    *(
+        "--model.num_layers",
+        "1",
+        "--train.epochs",
+        "1",
+        "--train.batch_size",
+        "4",
+        "--train.sequence_length",
+        "16",
+    ),
 ]
 
 
@@ -40,7 +49,9 @@ def test_own_tables_are_trained_and_scored(data, tmp_path):
 def test_bad_input_exits_with_2_and_writes_nothing(data, tmp_path, capsys):
     run = str(tmp_path / "run")
     command = ["--data", str(data), "--run", run]
-    assert "--model.width" in refusal(lambda: cli.train([*command, "--model.widht", "8"]), capsys)
+    assert "--model.hidden_size" in refusal(
+        lambda: cli.train([*command, "--model.widht", "8"]), capsys
+    )
     assert "no recipe" in refusal(lambda: cli.train([*command, "--config", "nowhere"]), capsys)
     missing = str(tmp_path / "missing")
     assert "missing" in refusal(lambda: cli.train(["--data", missing, "--run", run]), capsys)

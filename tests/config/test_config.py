@@ -7,7 +7,6 @@ import yaml
 
 from jaxrec.config import (
     Config,
-    ConfigError,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -17,6 +16,7 @@ from jaxrec.config import (
     recipes,
     to_yaml,
 )
+from jaxrec.errors import ConfigError
 
 SHIPPED = sorted(path.stem for path in recipes().glob("*.yaml"))
 
@@ -31,9 +31,9 @@ def test_no_layers_and_no_arguments_give_the_defaults():
         Config(),
         Config(
             data=DataConfig(
-                kind_weights={"buy": 2.5, "view": 0.0}, text_columns=(), drop_repeats=True
+                event_weights={"buy": 2.5, "view": 0.0}, text_columns=(), drop_repeats=True
             ),
-            model=ModelConfig(experts=("id",), time_gaps=False, message_passing="residual"),
+            model=ModelConfig(experts=("id",), time_gaps=False, graph_layer="residual"),
             train=TrainConfig(learning_rate=1e-5, auxiliary=(), bf16=True),
             evaluation=EvaluationConfig(mask=("buy", "cart")),
         ),
@@ -46,11 +46,15 @@ def test_yaml_reads_back_to_the_same_configuration(config):
 
 def test_arguments_override_later_layers_and_those_override_earlier_ones():
     layers: list[dict] = [
-        {"model": {"width": 8, "blocks": 3}, "train": {"rows": 1}},
-        {"model.width": 16, "train": {"rows": 2}},
+        {"model": {"hidden_size": 8, "num_layers": 3}, "train": {"batch_size": 1}},
+        {"model.hidden_size": 16, "train": {"rows": 2}},
     ]
-    config = parse(["--model.width", "32"], layers)
-    assert (config.model.width, config.train.rows, config.model.blocks) == (32, 2, 3)
+    config = parse(["--model.hidden_size", "32"], layers)
+    assert (config.model.hidden_size, config.train.batch_size, config.model.num_layers) == (
+        32,
+        2,
+        3,
+    )
 
 
 def test_an_override_replaces_a_whole_list():
@@ -60,18 +64,18 @@ def test_an_override_replaces_a_whole_list():
 
 @pytest.mark.parametrize(
     ("arguments", "layers"),
-    [(["--model.widht", "8"], []), ([], [{"model": {"widht": 8}}])],
+    [(["--model.hiden_size", "8"], []), ([], [{"model": {"hiden_size": 8}}])],
     ids=["argument", "recipe"],
 )
 def test_an_unknown_option_suggests_the_nearest(arguments: list[str], layers: list[dict]):
-    with pytest.raises(ConfigError, match=r"(?s)widht.*--model\.width"):
+    with pytest.raises(ConfigError, match=r"(?s)hiden_size.*--model\.hidden_size"):
         parse(arguments, layers)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("model.width", "wide"),
+        ("model.hidden_size", "wide"),
         ("train.bf16", "perhaps"),
         ("split.scheme", "random"),
         ("train.epochs", 1.5),
@@ -90,13 +94,13 @@ def test_a_value_of_the_wrong_type_names_the_option_and_the_value(name, value):
         ("data.min_user_events", -1),
         ("split.test_quantile", 1.0),
         ("model.experts", []),
-        ("model.blocks", 0),
+        ("model.num_layers", 0),
         ("model.dropout", 1.0),
         ("model.temperature", 0.0),
         ("text.max_tokens", 0),
         ("train.epochs", 0),
         ("train.patience", 0),
-        ("train.rows", 0),
+        ("train.batch_size", 0),
         ("train.learning_rate", float("nan")),
         ("train.auxiliary", ["brand", "item"]),
         ("evaluation.history", -1),
@@ -109,11 +113,11 @@ def test_a_value_out_of_range_names_the_option(name, value):
 
 
 def test_a_kind_weighs_nothing_or_something_but_not_both():
-    with pytest.raises(ConfigError, match="return is among negative_kinds"):
-        DataConfig(kind_weights={"return": 2.0})
+    with pytest.raises(ConfigError, match="return is among negative_event_types"):
+        DataConfig(event_weights={"return": 2.0})
     with pytest.raises(ConfigError, match="buy must be 0 or more"):
-        DataConfig(kind_weights={"buy": -1.0})
-    assert DataConfig(kind_weights={"return": 0.0}).kind_weights == {"return": 0.0}
+        DataConfig(event_weights={"buy": -1.0})
+    assert DataConfig(event_weights={"return": 0.0}).event_weights == {"return": 0.0}
 
 
 @pytest.mark.parametrize("recipe", SHIPPED)
@@ -126,9 +130,13 @@ def test_shipped_recipes_parse(recipe):
 
 def test_a_recipe_holds_only_what_differs_from_its_base(tmp_path):
     base, child = tmp_path / "base.yaml", tmp_path / "child.yaml"
-    base.write_text("model: {width: 8, blocks: 3}\ndata: {source: shop}\n")
-    child.write_text(f"base: {base}\nmodel: {{width: 16}}\n")
-    assert read_recipe(child) == {"model.width": 16, "model.blocks": 3, "data.source": "shop"}
+    base.write_text("model: {hidden_size: 8, num_layers: 3}\ndata: {source: shop}\n")
+    child.write_text(f"base: {base}\nmodel: {{hidden_size: 16}}\n")
+    assert read_recipe(child) == {
+        "model.hidden_size": 16,
+        "model.num_layers": 3,
+        "data.source": "shop",
+    }
 
 
 def test_a_recipe_may_start_from_a_shipped_one(tmp_path):
@@ -142,7 +150,7 @@ def test_a_recipe_may_start_from_a_shipped_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: {width: 8", "not valid YAML"),
+        ("model: {hidden_size: 8", "not valid YAML"),
         ("- model\n- train\n", "must hold"),
         ("", "must hold"),
     ],

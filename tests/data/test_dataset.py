@@ -9,8 +9,8 @@ import pytest
 
 from jaxrec.config import Config, DataConfig, EvaluationConfig, SplitConfig
 from jaxrec.data.dataset import prepare
-from jaxrec.data.tables import DataError
-from jaxrec.types import ANY_KIND
+from jaxrec.errors import DataError
+from jaxrec.types import ANY_EVENT_TYPE
 
 
 def named_events(dataset) -> pl.DataFrame:
@@ -19,7 +19,7 @@ def named_events(dataset) -> pl.DataFrame:
         {
             "user_id": log.user_ids.gather(np.repeat(np.arange(log.num_users), log.lengths)),
             "item_id": ids.gather(log.items),
-            "event": [log.kind_names[kind] for kind in log.kinds],
+            "event": [log.event_type_names[event_type] for event_type in log.event_types],
             "seconds": log.times,
         }
     )
@@ -60,29 +60,29 @@ def test_k_core_counts_users_items_and_nodes_again(tables):
 
 
 def test_kinds_weigh_as_configured_and_negative_ones_nothing(tables):
-    data = DataConfig(kind_weights={"buy": 3.0}, negative_kinds=("view",))
+    data = DataConfig(event_weights={"buy": 3.0}, negative_event_types=("view",))
     dataset = prepare(Config(data=data), tables)
     events = named_events(dataset)
-    expected = [3.0 if kind == "buy" else 0.0 for kind in events["event"]]
+    expected = [3.0 if event_type == "buy" else 0.0 for event_type in events["event"]]
     assert dataset.target_weights.tolist() == expected
 
 
 def test_negative_kinds_are_not_predicted_but_read(tables):
-    dataset = prepare(Config(data=DataConfig(negative_kinds=("view",))), tables)
-    kinds = named_events(dataset)["event"].to_numpy()
+    dataset = prepare(Config(data=DataConfig(negative_event_types=("view",))), tables)
+    event_types = named_events(dataset)["event"].to_numpy()
     queries = (dataset.split.validation, *dataset.split.test.values())
-    assert all((kinds[q.positions] == "buy").all() for q in queries)
-    assert dataset.split.log.kind_names[dataset.wanted_kind] == "buy"
-    assert len(kinds) == len(tables.events)
+    assert all((event_types[q.positions] == "buy").all() for q in queries)
+    assert dataset.split.log.event_type_names[dataset.target_event_type] == "buy"
+    assert len(event_types) == len(tables.events)
 
 
 def test_target_kinds_choose_what_is_asked(tables):
-    dataset = prepare(Config(split=SplitConfig(target_kinds=("buy",))), tables)
-    kinds = named_events(dataset)["event"].to_numpy()
-    assert (kinds[dataset.split.test["every"].positions] == "buy").all()
+    dataset = prepare(Config(split=SplitConfig(target_event_types=("buy",))), tables)
+    event_types = named_events(dataset)["event"].to_numpy()
+    assert (event_types[dataset.split.test["every"].positions] == "buy").all()
     assert (dataset.target_weights == 1).all()
-    assert dataset.split.log.kind_names[dataset.wanted_kind] == "buy"
-    assert prepare(Config(), tables).wanted_kind == ANY_KIND
+    assert dataset.split.log.event_type_names[dataset.target_event_type] == "buy"
+    assert prepare(Config(), tables).target_event_type == ANY_EVENT_TYPE
 
 
 def test_of_many_queries_evenly_spaced_ones_are_ranked(tables):
@@ -101,12 +101,12 @@ def test_of_many_queries_evenly_spaced_ones_are_ranked(tables):
 @pytest.mark.parametrize(
     "option",
     [
-        {"split": SplitConfig(target_kinds=("buy", "purchase"))},
-        {"data": DataConfig(kind_weights={"buy": 2.0, "purchase": 3.0})},
+        {"split": SplitConfig(target_event_types=("buy", "purchase"))},
+        {"data": DataConfig(event_weights={"buy": 2.0, "purchase": 3.0})},
     ],
 )
 def test_kinds_that_do_not_occur_are_an_error(tables, option):
-    with pytest.raises(DataError, match=r"kind.* names \['purchase'\].*buy, view"):
+    with pytest.raises(DataError, match=r"event_type.* names \['purchase'\].*buy, view"):
         prepare(Config(**option), tables)
 
 

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from jaxrec.config import SplitConfig
-from jaxrec.data.events import MAX_KINDS, build_event_log, split_log, user_of_event
-from jaxrec.data.tables import DataError
+from jaxrec.data.events import MAX_EVENT_TYPES, build_event_log, split_log, user_of_event
+from jaxrec.errors import DataError
 from jaxrec.types import EventLog, Queries
 
 ITEM_IDS = pl.Series([None, "b", "a", "c"], dtype=pl.String)
@@ -33,10 +33,10 @@ def random_log(seed: int, num_users: int = 60) -> tuple[EventLog, np.ndarray]:
     count = int(lengths.sum())
     log = EventLog(
         user_ids=pl.Series(map(str, range(num_users))),
-        kind_names=("buy", "view"),
+        event_type_names=("buy", "view"),
         offsets=np.append(0, np.cumsum(lengths)),
         items=random.integers(1, 9, count).astype(np.int32),
-        kinds=random.integers(0, 2, count).astype(np.int8),
+        event_types=random.integers(0, 2, count).astype(np.int8),
         times=np.concatenate([np.sort(random.integers(0, 50, length)) for length in lengths]),
         has_time=True,
     )
@@ -52,7 +52,13 @@ def test_log_is_sorted_by_user_and_time_and_ties_keep_their_file_order():
     assert log.user_ids.to_list() == ["u", "v"]
     assert log.offsets.tolist() == [0, 3, 5]
     assert log.items.tolist() == [0, 2, 1, 1, 3]
-    assert [log.kind_names[kind] for kind in log.kinds] == ["view", "buy", "view", "view", "view"]
+    assert [log.event_type_names[event_type] for event_type in log.event_types] == [
+        "view",
+        "buy",
+        "view",
+        "view",
+        "view",
+    ]
     assert log.times.tolist() == [2, 3, 3, 1, 5]
     assert log.lengths.tolist() == [3, 2]
     assert user_of_event(log).tolist() == [0, 0, 0, 1, 1]
@@ -61,7 +67,11 @@ def test_log_is_sorted_by_user_and_time_and_ties_keep_their_file_order():
 def test_ties_can_follow_the_item_table():
     log = build_event_log(EVENTS, ITEM_IDS, item_ties=True)
     assert log.items.tolist() == [0, 1, 2, 1, 3]
-    assert [log.kind_names[kind] for kind in log.kinds[:3]] == ["view", "view", "buy"]
+    assert [log.event_type_names[event_type] for event_type in log.event_types[:3]] == [
+        "view",
+        "view",
+        "buy",
+    ]
 
 
 def test_items_that_the_catalogue_lacks_are_item_zero():
@@ -75,10 +85,10 @@ def test_positions_are_kept_as_they_are():
 
 
 def test_kinds_follow_the_given_names_and_others_are_an_error():
-    log = build_event_log(EVENTS, ITEM_IDS, kind_names=("view", "cart", "buy"))
-    assert log.kinds.tolist() == [0, 2, 0, 0, 0]
+    log = build_event_log(EVENTS, ITEM_IDS, event_type_names=("view", "cart", "buy"))
+    assert log.event_types.tolist() == [0, 2, 0, 0, 0]
     with pytest.raises(DataError, match=r"does not know: buy; it knows view, cart"):
-        build_event_log(EVENTS, ITEM_IDS, kind_names=("view", "cart"))
+        build_event_log(EVENTS, ITEM_IDS, event_type_names=("view", "cart"))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -159,14 +169,14 @@ def test_a_large_log_is_memory_mapped_and_equal(tables):
     ids = pl.concat([pl.Series([None], dtype=pl.String), tables.items["item_id"]])
     plain = build_event_log(tables.events, ids)
     mapped = build_event_log(tables.events, ids, mapped_from=len(tables.events))
-    for name in ("items", "kinds", "times"):
+    for name in ("items", "event_types", "times"):
         assert isinstance(getattr(mapped, name).base, np.memmap)
         assert not isinstance(getattr(plain, name).base, np.memmap)
         np.testing.assert_array_equal(getattr(mapped, name), getattr(plain, name))
 
 
 def test_a_column_that_is_no_kind_of_event_is_refused():
-    count = MAX_KINDS + 1
+    count = MAX_EVENT_TYPES + 1
     events = pl.DataFrame(
         {
             "user_id": ["u"] * count,
@@ -176,6 +186,6 @@ def test_a_column_that_is_no_kind_of_event_is_refused():
         }
     )
     ids = pl.Series([None, "a"])
-    with pytest.raises(DataError, match=r"129 kinds \(event 0, event 1, .*128 at most"):
+    with pytest.raises(DataError, match=r"129 event_types \(event 0, event 1, .*128 at most"):
         build_event_log(events, ids)
-    assert len(build_event_log(events[1:], ids).kind_names) == MAX_KINDS
+    assert len(build_event_log(events[1:], ids).event_type_names) == MAX_EVENT_TYPES

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.config import ModelConfig
-from jaxrec.data.columns import DataError
 from jaxrec.data.extend import Extension, extend_catalog
 from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.graph import build_graph
+from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.models.recommender import Recommender, Sizes, split
-from jaxrec.types import CAPACITY_MULTIPLE, Catalog, KnowledgeGraph
+from jaxrec.types import PADDING_MULTIPLE, Catalog, KnowledgeGraph
 
 ITEMS = pl.DataFrame(
     {
@@ -70,9 +70,11 @@ def entity_rows(catalog: Catalog, extension: Extension) -> dict[tuple, tuple]:
     old, new = catalog.graph, extension.catalog.graph
     names = node_names(old)
     return {
-        name: names[int(extension.entities[node - new.types[0].capacity]) + old.types[0].capacity]
+        name: names[
+            int(extension.entities[node - new.types[0].padded_size]) + old.types[0].padded_size
+        ]
         for node, name in node_names(new).items()
-        if node >= new.types[0].capacity
+        if node >= new.types[0].padded_size
     }
 
 
@@ -229,12 +231,12 @@ def test_old_entities_keep_their_row_of_the_table_and_new_ones_take_the_unknown(
 
 def test_unused_rows_are_rows_of_their_own_type(catalog):
     extension = extend_catalog(catalog, pl.DataFrame({"item_id": ["d"], "brand": ["nova"]}))
-    graph, items = extension.catalog.graph, extension.catalog.graph.types[0].capacity
+    graph, items = extension.catalog.graph, extension.catalog.graph.types[0].padded_size
     assert len(extension.entities) == graph.num_nodes - items
     for block in graph.types[1:]:
-        rows = extension.entities[block.offset - items : block.offset - items + block.capacity]
+        rows = extension.entities[block.offset - items : block.offset - items + block.padded_size]
         old = catalog.graph.type(block.name)
-        places = rows + catalog.graph.types[0].capacity - old.offset
+        places = rows + catalog.graph.types[0].padded_size - old.offset
         assert places.min() == 0 and places.max() < old.count
 
 
@@ -251,23 +253,23 @@ def many_items(count: int) -> pl.DataFrame:
 
 
 def test_names_and_edges_stay_right_when_blocks_outgrow_their_capacity(catalog):
-    new = many_items(CAPACITY_MULTIPLE)
+    new = many_items(PADDING_MULTIPLE)
     extension = extend_catalog(catalog, new)
     old, graph = catalog.graph, extension.catalog.graph
-    grown = {t.name for t in graph.types if t.capacity > old.type(t.name).capacity}
+    grown = {t.name for t in graph.types if t.padded_size > old.type(t.name).padded_size}
     assert grown == {"item", "brand", "category"}
-    ends = [t.offset + t.capacity for t in graph.types]
+    ends = [t.offset + t.padded_size for t in graph.types]
     assert [t.offset for t in graph.types] == [0, *ends[:-1]]
     shifts = [graph.type(t.name).offset - t.offset for t in old.types]
     assert len(set(shifts)) == 3  # by the items alone, and by an entity block too
     named = {"brand": new["brand"].to_list(), "category": new["categories"].to_list()}
     assert added_edges(catalog, extension) == [
-        ("item", item, relation, kind, name)
-        for relation, kind in (("has_brand", "brand"), ("in_category", "category"))
-        for item, name in zip(new["item_id"], named[kind], strict=True)
+        ("item", item, relation, event_type, name)
+        for relation, event_type in (("has_brand", "brand"), ("in_category", "category"))
+        for item, name in zip(new["item_id"], named[event_type], strict=True)
     ]
-    for (kind, name), row in entity_rows(catalog, extension).items():
-        assert row == (kind, None if name in named.get(kind, ()) else name)
+    for (event_type, name), row in entity_rows(catalog, extension).items():
+        assert row == (event_type, None if name in named.get(event_type, ()) else name)
 
 
 item_rows = st.lists(
@@ -324,9 +326,9 @@ def test_extending_gives_the_edges_of_the_whole_graph_that_training_had_names_fo
 @pytest.fixture(scope="module")
 def model(catalog) -> tuple[nnx.GraphDef, nnx.State]:
     graph = catalog.graph
-    items = graph.types[0].capacity
-    sizes = Sizes(items, graph.num_nodes, len(graph.relations), num_kinds=1, text_width=2)
-    model = Recommender(ModelConfig(width=4, blocks=1), sizes, nnx.Rngs(0))
+    items = graph.types[0].padded_size
+    sizes = Sizes(items, graph.num_nodes, len(graph.relations), num_event_types=1, text_width=2)
+    model = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
     for expert in model.experts:  # every row of the tables tells
         for table in (
             expert.entity_table,
@@ -378,7 +380,7 @@ def test_a_new_item_like_an_untrained_one_gets_its_vector(model, catalog):
 
 def test_a_catalogue_that_outgrows_the_tables_of_the_model_is_encoded_alike(model, catalog):
     before = vectors_by_name(model, catalog)
-    new = many_items(CAPACITY_MULTIPLE)
+    new = many_items(PADDING_MULTIPLE)
     after = extended_vectors(model, catalog, new, np.ones((len(new), 2)))
     for name, vector in before.items():
         np.testing.assert_allclose(after[name], vector, atol=1e-6, err_msg=str(name))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec.data.fetch import FetchError, cache_dir, fetch_wheel
+from jaxrec.data.fetch import cache_dir, fetch_wheel
+from jaxrec.errors import FetchError
 
 REQUIREMENT = "tiny-data==1.0"
 

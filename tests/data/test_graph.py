@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from jaxrec.data.graph import build_graph, first_neighbours, graphs_tuple, item_triples, node_ids
-from jaxrec.data.tables import DataError
+from jaxrec.errors import DataError
 from jaxrec.types import KnowledgeGraph
 
 ITEMS = pl.DataFrame(
@@ -87,11 +87,11 @@ def test_items_are_the_first_nodes_and_every_type_starts_with_unknown():
     assert graph.types[0].name == "item"
     assert graph.types[0].ids.to_list() == [None, "a", "b", "c"]
     assert graph.types[0].offset == 0
-    ends = [t.offset + t.capacity for t in graph.types]
+    ends = [t.offset + t.padded_size for t in graph.types]
     assert [t.offset for t in graph.types[1:]] == ends[:-1]
     assert graph.num_nodes == ends[-1]
     assert all(t.ids[0] is None and t.ids[1:].null_count() == 0 for t in graph.types)
-    assert all(t.count < t.capacity and t.capacity % 256 == 0 for t in graph.types)
+    assert all(t.count < t.padded_size and t.padded_size % 256 == 0 for t in graph.types)
 
 
 def test_only_named_relations_and_their_types_are_kept():

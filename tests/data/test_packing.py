@@ -21,10 +21,10 @@ def make_log(lengths, has_time: bool = True) -> EventLog:
     events = np.arange(sum(lengths))
     return EventLog(
         user_ids=pl.Series(map(str, range(len(lengths)))),
-        kind_names=("buy", "view", "cart"),
+        event_type_names=("buy", "view", "cart"),
         offsets=np.append(0, np.cumsum(lengths)),
         items=(events + 1).astype(np.int32),
-        kinds=(events % 3).astype(np.int8),
+        event_types=(events % 3).astype(np.int8),
         times=events**2,
         has_time=has_time,
     )
@@ -80,9 +80,9 @@ def test_slots_hold_the_events_of_one_history_in_order(packing, epoch):
         events = batch.items - 1
         users = np.searchsorted(log.offsets, events, side="right") - 1
         np.testing.assert_array_equal(batch.users[used], users[used])
-        np.testing.assert_array_equal(batch.kinds[used], events[used] % 3)
+        np.testing.assert_array_equal(batch.event_types[used], events[used] % 3)
         np.testing.assert_array_equal(batch.targets[used], batch.items[used] + 1)
-        np.testing.assert_array_equal(batch.target_kinds[used], (events[used] + 1) % 3)
+        np.testing.assert_array_equal(batch.target_event_types[used], (events[used] + 1) % 3)
         targeted = batch.weights > 0
         np.testing.assert_array_equal(batch.weights[targeted], 1 + (events[targeted] + 1) % 5)
         assert not targeted[~used].any()

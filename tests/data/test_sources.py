@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from jaxrec.data.sources import load_source
-from jaxrec.data.tables import DataError, Tables, filter_tables, validate
+from jaxrec.data.tables import Tables, filter_tables, validate
+from jaxrec.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +235,9 @@ def test_source_that_does_not_exist():
 
 def test_file_of_another_kind(tmp_path):
     (tmp_path / "retail.xlsx").touch()
-    with pytest.raises(DataError, match=r"retail\.xlsx: not a file of a known kind; use .parquet"):
+    with pytest.raises(
+        DataError, match=r"retail\.xlsx: not a file of a known event_type; use .parquet"
+    ):
         load_source(str(tmp_path / "retail.xlsx"))
 
 

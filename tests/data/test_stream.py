@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from jaxrec.data import stream as stream_module
-from jaxrec.data.columns import DataError
 from jaxrec.data.files import read_table
 from jaxrec.data.sources import load_source
 from jaxrec.data.stream import _stable_hash, open_events
 from jaxrec.data.tables import validate
+from jaxrec.errors import DataError
 
 SECOND = 1_700_000_000
 GROUPED = ["07", "07", "b", "é", "é", "é", "é", "é", "c", "007", "007", "d"]
@@ -24,7 +24,7 @@ SCATTERED = ["b", "07", "b", "é", "d", "07", "é", "é", "b", "007", "d", "007"
 
 
 def events_of(users):
-    """One event a row; items, kinds and sessions tell rows apart."""
+    """One event a row; items, event_types and sessions tell rows apart."""
     numbers = range(len(users))
     return pl.DataFrame(
         {
@@ -57,7 +57,7 @@ def written(directory, users, suffix=".parquet"):
     return write(events_of(users), directory / f"events{suffix}")
 
 
-def blocks_of(path, users, **options):
+def as_blocks(path, users, **options):
     return list(open_events(path, users, **options).blocks())
 
 
@@ -77,7 +77,7 @@ def users_of(block):
 def test_every_format_gives_the_events_that_reading_it_at_once_gives(tmp_path, suffix, users):
     path = written(tmp_path, users, suffix)
     whole = validate(read_table(path), None, None).events
-    blocks = blocks_of(path, 2, rows=3)
+    blocks = as_blocks(path, 2, rows=3)
     assert [block.schema for block in blocks] == [whole.schema] * len(blocks)
     assert sum(map(len, blocks)) == len(whole)
     assert rows_by_user(pl.concat(blocks)) == rows_by_user(whole)
@@ -109,14 +109,14 @@ def test_blocks_hold_every_event_once_and_all_of_a_user_together(runs, users, ro
 
 
 def test_a_block_ends_where_its_last_user_does(tmp_path):
-    blocks = blocks_of(written(tmp_path, GROUPED), 2, rows=4)
+    blocks = as_blocks(written(tmp_path, GROUPED), 2, rows=4)
     assert [users_of(block) for block in blocks] == [["07", "b"], ["é", "c"], ["007", "d"]]
     assert [len(block) for block in blocks] == [3, 6, 3]
 
 
 @pytest.mark.parametrize("users", [["a"] * 10 + ["b"], ["b", *["a"] * 10, "b"]])
 def test_a_user_with_more_events_than_a_batch_stays_whole(tmp_path, users):
-    blocks = blocks_of(written(tmp_path, users), 1, rows=2)
+    blocks = as_blocks(written(tmp_path, users), 1, rows=2)
     assert {users_of(block)[0]: len(block) for block in blocks} == {
         user: users.count(user) for user in users
     }
@@ -137,7 +137,7 @@ def test_an_invoice_file_is_streamed_as_the_events_that_training_reads(tmp_path,
     )
     path = tmp_path / f"invoices{suffix}"
     write(invoices, path)
-    found = pl.concat(blocks_of(path, 10, kinds=("buy", "cancel")))
+    found = pl.concat(as_blocks(path, 10, event_types=("buy", "cancel")))
     expected = load_source(str(path)).events
     assert found.select(expected.columns).equals(expected)
     assert found["event"].to_list() == ["buy", "cancel", "buy"]
@@ -147,14 +147,14 @@ def test_an_invoice_file_is_streamed_as_the_events_that_training_reads(tmp_path,
 def test_only_known_columns_are_read(tmp_path, suffix):
     frame = events_of(GROUPED)
     path = write(frame.select(pl.lit(1.5).alias("price"), pl.all()), tmp_path / f"events{suffix}")
-    assert blocks_of(path, 9)[0].columns == frame.columns
+    assert as_blocks(path, 9)[0].columns == frame.columns
 
 
 def test_a_late_row_of_another_type_is_read_as_text(tmp_path):
     path = tmp_path / "events.jsonl"
     line = f'{{"user_id": USER, "item_id": 1, "timestamp": {SECOND}}}\n'
     path.write_text(line.replace("USER", "7") * 2000 + line.replace("USER", '"x"'))
-    blocks = blocks_of(path, 1, rows=500)
+    blocks = as_blocks(path, 1, rows=500)
     assert [(users_of(block), len(block)) for block in blocks] == [(["7"], 2000), (["x"], 1)]
     assert blocks[0]["item_id"][0] == "1"
 
@@ -171,19 +171,19 @@ def test_timestamps_of_a_csv_mean_the_same_in_every_batch(tmp_path, stamps, mill
     path = tmp_path / "events.csv"
     rows = "".join(f"{number},i,{stamp}\n" for number, stamp in enumerate(stamps))
     path.write_text("user_id,item_id,timestamp\n" + rows)
-    assert pl.concat(blocks_of(path, 5, rows=1))["timestamp"].to_list() == milliseconds
+    assert pl.concat(as_blocks(path, 5, rows=1))["timestamp"].to_list() == milliseconds
 
 
 def test_positions_stay_exact(tmp_path):
     path = tmp_path / "events.csv"
     path.write_text(f"user_id,item_id,timestamp\na,i,{2**60 + 1}\na,j,5\n")
-    assert blocks_of(path, 1, time="order")[0]["timestamp"].to_list() == [2**60 + 1, 5]
+    assert as_blocks(path, 1, time="order")[0]["timestamp"].to_list() == [2**60 + 1, 5]
 
 
 def test_the_only_known_kind_fills_in_for_a_missing_column(tmp_path):
     path = write(events_of(GROUPED).drop("event"), tmp_path / "events.csv")
-    assert set(blocks_of(path, 9, kinds=("buy",))[0]["event"]) == {"buy"}
-    assert set(blocks_of(path, 9, kinds=("buy", "view"))[0]["event"]) == {"event"}
+    assert set(as_blocks(path, 9, event_types=("buy",))[0]["event"]) == {"buy"}
+    assert set(as_blocks(path, 9, event_types=("buy", "view"))[0]["event"]) == {"event"}
 
 
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
@@ -194,7 +194,7 @@ def test_repeats_of_an_event_id_are_dropped_across_batches(tmp_path, users):
     path = write(repeated, tmp_path / "events.parquet")
     whole = validate(read_table(path), None, None).events
     assert len(whole) == len(frame) + 4
-    assert_frame_equal(pl.concat(blocks_of(path, 2, rows=3)), whole)
+    assert_frame_equal(pl.concat(as_blocks(path, 2, rows=3)), whole)
 
 
 # ---- the same blocks every time
@@ -203,7 +203,7 @@ def test_repeats_of_an_event_id_are_dropped_across_batches(tmp_path, users):
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
 def test_blocks_do_not_depend_on_the_run_or_on_the_batches(tmp_path, users):
     path = written(tmp_path, users)
-    first, *others = (blocks_of(path, 2, rows=rows) for rows in (3, 3, 1, 5, 100))
+    first, *others = (as_blocks(path, 2, rows=rows) for rows in (3, 3, 1, 5, 100))
     for blocks in others:
         assert len(blocks) == len(first)
         for block, expected in zip(blocks, first, strict=True):
@@ -265,7 +265,7 @@ def record_lengths(monkeypatch, name, argument=0):
 def test_no_batch_is_larger_than_asked_for(tmp_path, monkeypatch, suffix):
     path = written(tmp_path, [str(number // 3) for number in range(100)], suffix)
     batches = record_lengths(monkeypatch, "validate")
-    blocks = blocks_of(path, 2, rows=8)
+    blocks = as_blocks(path, 2, rows=8)
     assert sum(batches) == 100
     assert max(batches) == 8
     assert max(len(block) for block in blocks) == 6
@@ -274,7 +274,7 @@ def test_no_batch_is_larger_than_asked_for(tmp_path, monkeypatch, suffix):
 def test_buckets_are_about_as_large_as_batches(tmp_path, monkeypatch):
     path = written(tmp_path, [str(number % 1000) for number in range(3000)])
     buckets = record_lengths(monkeypatch, "_whole_users")
-    assert len(pl.concat(blocks_of(path, 10, rows=300))) == 3000
+    assert len(pl.concat(as_blocks(path, 10, rows=300))) == 3000
     assert sum(buckets) == 3000
     assert len(buckets) == 10
     assert max(buckets) < 2 * 300
@@ -304,7 +304,7 @@ def test_users_that_are_not_to_be_kept_are_left_out(tmp_path, users):
 
 def test_kept_ids_may_be_numbers(tmp_path):
     path = written(tmp_path, ["1", "2", "3"])
-    assert users_of(blocks_of(path, 5, keep=pl.Series([3, 1]))[0]) == ["1", "3"]
+    assert users_of(as_blocks(path, 5, keep=pl.Series([3, 1]))[0]) == ["1", "3"]
 
 
 def test_a_file_is_grouped_if_its_kept_users_are(tmp_path):
@@ -318,7 +318,7 @@ def test_a_file_is_grouped_if_its_kept_users_are(tmp_path):
 @pytest.mark.parametrize("keep", [["nobody"], []])
 def test_without_a_kept_user_there_are_no_blocks(tmp_path, keep):
     path = written(tmp_path, SCATTERED)
-    assert blocks_of(path, 1, keep=pl.Series(keep, dtype=pl.String), rows=3) == []
+    assert as_blocks(path, 1, keep=pl.Series(keep, dtype=pl.String), rows=3) == []
 
 
 # ---- sorting on disk
@@ -352,7 +352,7 @@ def test_the_scratch_directory_is_emptied_after_an_error(tmp_path):
     frame = events_of(SCATTERED).with_columns(pl.col("timestamp").replace(SECOND + 10, None))
     path = write(frame, tmp_path / "events.parquet")
     with pytest.raises(DataError, match="are not timestamps"):
-        blocks_of(path, 2, rows=3, scratch=tmp_path / "s")
+        as_blocks(path, 2, rows=3, scratch=tmp_path / "s")
     assert list((tmp_path / "s").iterdir()) == []
 
 
@@ -390,11 +390,11 @@ def test_a_file_without_rows_is_named(tmp_path, suffix):
 def test_a_corrupt_file_is_named(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=rf"{name}: cannot be read \(.+\); write it again"):
-        blocks_of(tmp_path / name, 1)
+        as_blocks(tmp_path / name, 1)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"events\.txt: not a file of a known kind"):
+    with pytest.raises(DataError, match=r"events\.txt: not a file of a known event_type"):
         open_events(tmp_path / "events.txt", 1)
 
 
@@ -425,7 +425,7 @@ def test_a_null_id_is_found_by_its_batch_and_row(tmp_path, suffix, column):
     place = rf"events{suffix}, batch from row 9, column '{column}'"
     message = rf"{place}: 1 of 4 values are null or empty \(row 2: None\)"
     with pytest.raises(DataError, match=message):
-        blocks_of(path, 1, rows=4)
+        as_blocks(path, 1, rows=4)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -437,14 +437,14 @@ def test_batches_in_two_units_are_refused(tmp_path, suffix, first, second):
     path = write(events_of(GROUPED).with_columns(stamps), tmp_path / f"events{suffix}")
     message = rf"events{suffix}, batch from row 5, column 'timestamp': \w*seconds after rows of"
     with pytest.raises(DataError, match=message):
-        blocks_of(path, 1, rows=4)
+        as_blocks(path, 1, rows=4)
 
 
 def test_dates_and_numbers_in_two_batches_are_refused(tmp_path):
     path = tmp_path / "events.csv"
     path.write_text(f"user_id,item_id,timestamp\na,i,2024-01-01\na,j,{SECOND}\n")
     with pytest.raises(DataError, match="seconds after rows of dates"):
-        blocks_of(path, 1, rows=1)
+        as_blocks(path, 1, rows=1)
 
 
 def test_an_event_id_of_two_events_of_a_user_is_refused(tmp_path):
@@ -452,7 +452,7 @@ def test_an_event_id_of_two_events_of_a_user_is_refused(tmp_path):
     clash = pl.Series("event_id", ["x" if row in (3, 7) else None for row in range(12)])
     path = write(frame.with_columns(clash), tmp_path / "events.parquet")
     with pytest.raises(DataError, match=r"block from user 'é'.*several different rows"):
-        blocks_of(path, 1, rows=2)
+        as_blocks(path, 1, rows=2)
 
 
 def test_sizes_must_be_positive(tmp_path):

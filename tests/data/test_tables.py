@@ -8,14 +8,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from jaxrec.data.tables import (
-    DataError,
-    Tables,
-    filter_tables,
-    read_tables,
-    validate,
-    validate_items,
-)
+from jaxrec.data.tables import Tables, filter_tables, read_tables, validate, validate_items
+from jaxrec.errors import DataError
 
 SECOND = 1_700_000_000
 EVENTS = pl.DataFrame(

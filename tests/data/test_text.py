@@ -7,9 +7,8 @@ from helpers.paths import GOLDEN
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from jaxrec.data import text
-from jaxrec.data.columns import DataError
-from jaxrec.data.fetch import FetchError
 from jaxrec.data.text import MINILM, item_texts, resolve_pretrained, tokenize
+from jaxrec.errors import DataError, FetchError
 
 TINY = GOLDEN / "tiny_bert"
 VOCABULARY = (TINY / "vocab.txt").read_text().split()

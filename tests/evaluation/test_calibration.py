@@ -13,14 +13,20 @@ from jaxrec.evaluation import calibration as calibration_module
 from jaxrec.evaluation.calibration import (
     Calibration,
     Correction,
-    fit_familiar,
     fit_popularity,
+    fit_repeat_bias,
     fit_temperature,
     likely_items_reliability,
     log_probabilities,
     reliability,
 )
-from jaxrec.ranking.top_k import Pairs, blocks_of, left_out, no_pairs, pairs_of
+from jaxrec.ranking.top_k import (
+    ScoreAdjustments,
+    as_blocks,
+    masked_items,
+    no_adjustments,
+    select_adjustments,
+)
 
 WIDTH, NUM_ITEMS, CAPACITY = 4, 40, 48
 
@@ -220,7 +226,7 @@ def test_what_is_excluded_has_no_probability():
         items,
         columns,
         catalogue(),
-        blocks_of(left_out(*excluded)),
+        as_blocks(masked_items(*excluded)),
         inverse_temperature=1.0,
         block=2,
     )
@@ -238,7 +244,7 @@ def test_what_is_added_to_scores_counts_at_the_temperature():
         items,
         np.tile([1, 2, 3], (6, 1)),
         catalogue(),
-        blocks_of(Pairs(rows, columns, amounts)),
+        as_blocks(ScoreAdjustments(rows, columns, amounts)),
         inverse_temperature=0.7,
     )
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
@@ -256,15 +262,17 @@ def test_the_correction_that_drew_the_targets_is_found(shift, decay):
     learned = random.normal(size=(1, 64)).astype(np.float32)
 
     def pairs(correction, chosen):
-        amounts = correction.familiarity(learned, np.array([True]))[0, ages]
-        return pairs_of(blocks_of(Pairs(rows, own, amounts)), chosen, len(queries))
+        amounts = correction.repeat_bias(learned, np.array([True]))[0, ages]
+        return select_adjustments(
+            as_blocks(ScoreAdjustments(rows, own, amounts)), chosen, len(queries)
+        )
 
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
     np.add.at(
         scores, (rows, own), pairs(Correction(0, shift, decay), np.arange(1500))(0, 1500).amounts
     )
     targets = np.argmax(0.8 * scores + random.gumbel(size=scores.shape), axis=1)
-    found = fit_familiar(queries, items, targets, catalogue(), pairs, most=1200)
+    found = fit_repeat_bias(queries, items, targets, catalogue(), pairs, most=1200)
     assert found.shift == pytest.approx(shift, abs=0.6)
     assert found.decay == pytest.approx(decay, abs=0.2)
 
@@ -287,7 +295,7 @@ def test_popularity_is_corrected_where_targets_ask_for_it(strength):
         targets,
         catalogue(),
         counts,
-        no_pairs,
+        no_adjustments,
         inverse_temperature=0.5,
     )
     assert found * 0.5 == pytest.approx(strength, abs=0.21)
@@ -296,7 +304,7 @@ def test_popularity_is_corrected_where_targets_ask_for_it(strength):
 
 def test_what_is_not_counted_is_not_familiar():
     learned = np.ones((3, 2, 8), np.float32)
-    found = Correction(0.0, 2.0, 1.0).familiarity(learned, np.array([True, False]))
+    found = Correction(0.0, 2.0, 1.0).repeat_bias(learned, np.array([True, False]))
     np.testing.assert_allclose(found[:, 0, [0, 1, 3, 7]], np.tile([3.0, 2, 1, 0], (3, 1)))
     assert not found[:, 1].any()
 
@@ -309,7 +317,7 @@ def test_nothing_is_left_where_all_is_excluded():
         items,
         np.array([[1, 2]]),
         catalogue(),
-        blocks_of(left_out(np.zeros_like(everything), everything)),
+        as_blocks(masked_items(np.zeros_like(everything), everything)),
         inverse_temperature=1.0,
     )
     assert (log_p == -np.inf).all()
@@ -321,7 +329,7 @@ def test_a_temperature_is_fitted_to_what_is_not_excluded():
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
     targets = np.argsort(-scores, axis=1)[:, 2]
     higher = scores > scores[np.arange(6), targets][:, None]
-    above = blocks_of(left_out(*np.nonzero(higher)))
+    above = as_blocks(masked_items(*np.nonzero(higher)))
     with_all = fit_temperature(queries, items, targets, catalogue())
     without = fit_temperature(queries, items, targets, catalogue(), above, most=4)
     assert without.inverse_temperature > with_all.inverse_temperature

@@ -7,13 +7,13 @@ from jaxrec.data.events import Split, build_event_log, split_log
 from jaxrec.evaluation.protocol import (
     evaluate,
     evaluate_baselines,
-    familiar_pairs,
     item_counts,
-    masked_pairs,
+    mask_adjustments,
+    repeat_adjustments,
     results_table,
     segment_masks,
 )
-from jaxrec.ranking.top_k import OUT
+from jaxrec.ranking.top_k import NEG_INF
 from jaxrec.types import Queries
 
 ITEMS = pl.Series([None, "a", "b", "c", "d"], dtype=pl.String)
@@ -24,9 +24,9 @@ KINDS = {"u": ["view", "buy", "view", "view", "buy"], "v": ["buy", "view", "view
 @pytest.fixture
 def split() -> Split:
     rows = [
-        (user, item, step * 1000, kind)
+        (user, item, step * 1000, event_type)
         for user, items in HISTORIES.items()
-        for step, (item, kind) in enumerate(zip(items, KINDS[user], strict=True))
+        for step, (item, event_type) in enumerate(zip(items, KINDS[user], strict=True))
     ]
     events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "event"], orient="row")
     log = build_event_log(events, ITEMS)
@@ -34,8 +34,8 @@ def split() -> Split:
 
 
 def masked(split, mask):
-    rows, items, amounts = masked_pairs(split.log, split.test["last"], mask)(0, 2)
-    assert (amounts == OUT).all()
+    rows, items, amounts = mask_adjustments(split.log, split.test["last"], mask)(0, 2)
+    assert (amounts == NEG_INF).all()
     return {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
 
 
@@ -45,33 +45,33 @@ def test_masks_hold_the_history_and_no_more(split):
     assert masked(split, ("none",)) == set()
     assert masked(split, ("buy",)) == {(0, "b"), (1, "b")}
     with pytest.raises(ValueError, match="cart"):
-        masked_pairs(split.log, split.test["last"], ("cart",))
+        mask_adjustments(split.log, split.test["last"], ("cart",))
 
 
 def test_a_mask_spares_the_target(split):
     queries = split.test["last"]
     spared = np.array([ITEMS.to_list().index(item) for item in ("b", "a")])
-    rows, items, _ = masked_pairs(split.log, queries, ("seen",), spared)(0, 2)
+    rows, items, _ = mask_adjustments(split.log, queries, ("seen",), spared)(0, 2)
     found = {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
     assert found == masked(split, ("seen",)) - {(0, "b")}
-    rows, items, _ = masked_pairs(split.log, queries, ("seen",), spared)(1, 2)
+    rows, items, _ = mask_adjustments(split.log, queries, ("seen",), spared)(1, 2)
     assert set(rows) == {0} and len(items) == 3
 
 
 def test_events_add_to_their_items_by_kind_and_age(split):
-    """The second of u's five events is 2 before the last of the history, and of kind buy."""
-    view, buy = (split.log.kind_names.index(kind) for kind in ("view", "buy"))
-    familiarity = np.zeros((2, 3), np.float32)
-    familiarity[view], familiarity[buy] = [1, 2, 3], [10, 20, 30]
-    rows, items, amounts = familiar_pairs(split.log, split.test["last"], familiarity)(0, 2)
+    """The second of u's five events is 2 before the last of the history, and of event_type buy."""
+    view, buy = (split.log.event_type_names.index(event_type) for event_type in ("view", "buy"))
+    repeat_bias = np.zeros((2, 3), np.float32)
+    repeat_bias[view], repeat_bias[buy] = [1, 2, 3], [10, 20, 30]
+    rows, items, amounts = repeat_adjustments(split.log, split.test["last"], repeat_bias)(0, 2)
     found = [
         (int(row), ITEMS[int(item)], float(amount))
         for row, item, amount in zip(rows, items, amounts, strict=True)
     ]
     assert found == [(0, "b", 30), (0, "c", 2), (0, "a", 1), (1, "b", 30), (1, "c", 2), (1, "d", 1)]
-    second = familiar_pairs(split.log, split.test["last"], familiarity)(1, 2)
+    second = repeat_adjustments(split.log, split.test["last"], repeat_bias)(1, 2)
     assert second.rows.tolist() == [0, 0, 0]
-    untrained = familiar_pairs(split.log, split.test["last"], np.zeros((2, 3), np.float32))
+    untrained = repeat_adjustments(split.log, split.test["last"], np.zeros((2, 3), np.float32))
     assert not len(untrained(0, 2).rows)
 
 
@@ -92,13 +92,13 @@ def test_only_choices_make_a_repeat_or_teach_a_baseline(split):
     log, queries = split.log, split.test["last"]
     valid, config = np.array([False, True, True, True, True]), EvaluationConfig(mask=("none",))
     repeats, found = {}, {}
-    for kind in log.kind_names:
-        chosen = log.kinds == log.kind_names.index(kind)
+    for event_type in log.event_type_names:
+        chosen = log.event_types == log.event_type_names.index(event_type)
         counts = item_counts(log, split.in_training & chosen, len(ITEMS))
         masks = segment_masks(log, queries, chosen, counts)
-        repeats[kind] = masks["targets: repeat"].tolist()
+        repeats[event_type] = masks["targets: repeat"].tolist()
         results = evaluate_baselines(split, queries, config, valid, chosen, counts, masks)
-        found[kind] = results["personal_frequency"]["ndcg@10"]
+        found[event_type] = results["personal_frequency"]["ndcg@10"]
     assert repeats == {"buy": [True, False], "view": [False, False]}
     assert found["buy"] > found["view"]
 
@@ -108,7 +108,7 @@ def test_a_model_that_knows_the_answer_ranks_it_first(split):
     items = np.eye(5, dtype=np.float32)
     valid = np.array([False, True, True, True, True])
     answers = items[split.log.items[queries.positions]]
-    pairs = masked_pairs(split.log, queries, ("seen",))
+    pairs = mask_adjustments(split.log, queries, ("seen",))
     targets, counts = split.log.items[queries.positions], np.ones(5, np.float32)
     scores, ranking = evaluate(targets, pairs, valid, counts, answers, items, 10)
     assert scores["ndcg@10"] == 1.0

@@ -16,11 +16,11 @@ from helpers.paths import ROOT
 START = 1_704_067_200
 
 
-def payload(user, number, item=None, kind="view"):
+def payload(user, number, item=None, event_type="view"):
     return {
         "user_id": user,
         "item_id": item or f"i{number % 40:02}",
-        "event": kind,
+        "event": event_type,
         "timestamp": START + 3600 * number,
         "event_id": f"{user}-{number}",
     }
@@ -64,7 +64,7 @@ class Service:
 
 
 class Load:
-    """Four shoppers, each with some service, who send events one after another all the time."""
+    """Four documents, each with some service, who send events one after another all the time."""
 
     def __init__(self, services):
         self.acknowledged = set()
@@ -115,24 +115,24 @@ class Load:
         return {
             (user, event_id)
             for user, event_id in self.acknowledged - there
-            if int(event_id.split("-")[1]) >= kept[user].forgotten
+            if int(event_id.split("-")[1]) >= kept[user].truncated
         }
 
 
 class RedisServer:
     """A Redis server that writes every change to disk before it answers."""
 
-    def __init__(self, folder):
+    def __init__(self, updater):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder = folder
+        self.updater = updater
         self.address = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 
     def start(self, fsync="always"):
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        command += ["--appendonly", "yes", "--appendfsync", fsync, "--dir", str(self.folder)]
+        command += ["--appendonly", "yes", "--appendfsync", fsync, "--dir", str(self.updater)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with redis.Redis(port=self.port) as client:
 

@@ -79,8 +79,8 @@ def corrected(model: TrainedModel, popularity: float = -0.5) -> TrainedModel:
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf, model.params)
     for expert in params["experts"].values():
-        table = expert["familiarity_table"]
-        expert["familiarity_table"] = jnp.asarray(random.normal(size=table.shape), table.dtype)
+        table = expert["repeat_bias_table"]
+        expert["repeat_bias_table"] = jnp.asarray(random.normal(size=table.shape), table.dtype)
     evaluation = replace(model.config.evaluation, mask=("none",))
     correction = replace(model.correction, popularity=popularity)
     return replace(

@@ -11,7 +11,7 @@ from jaxrec.inference.audiences import (
     merge,
     nobody,
 )
-from jaxrec.ranking.top_k import blocks_of, left_out
+from jaxrec.ranking.top_k import as_blocks, masked_items
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_chance_of_an_entity_is_the_sum_over_its_items():
     chosen = np.array([1, 4, 6])
     excluded = random.random((5, 9)) < 0.3
     excluded[2, chosen] = True
-    pairs = blocks_of(left_out(*np.nonzero(excluded)))
+    pairs = as_blocks(masked_items(*np.nonzero(excluded)))
     found = choice_log_probability(users, items, chosen, pairs, valid, 0.8)
     log_p = log_softmax(np.where(valid & ~excluded, 0.8 * users @ items.T, -np.inf), axis=1)
     expected = np.exp(log_p[:, chosen]).sum(1)

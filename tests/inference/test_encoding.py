@@ -13,7 +13,7 @@ from jaxrec.data.graph import build_graph
 from jaxrec.data.packing import event_gaps
 from jaxrec.inference.encoding import CHUNK, catalog_arrays, encode_catalog, in_rows, user_vectors
 from jaxrec.models.recommender import Events, Recommender, Sizes, split
-from jaxrec.types import ANY_KIND, Catalog, EventLog, Queries
+from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
 
 ITEMS, KINDS = 9, 2
 LENGTHS = np.array([1, 5, 2 * CHUNK + 5, CHUNK + 1, 3])
@@ -21,12 +21,12 @@ LENGTHS = np.array([1, 5, 2 * CHUNK + 5, CHUNK + 1, 3])
 
 @pytest.fixture(scope="module")
 def model():
-    config = ModelConfig(experts=("id", "id"), width=4, blocks=1)
-    sizes = Sizes(ITEMS, ITEMS + 1, num_relations=0, num_kinds=KINDS, text_width=1)
+    config = ModelConfig(experts=("id", "id"), hidden_size=4, num_layers=1)
+    sizes = Sizes(ITEMS, ITEMS + 1, num_relations=0, num_event_types=KINDS, text_width=1)
     model = Recommender(config, sizes, nnx.Rngs(0))
     random = np.random.default_rng(0)
     for expert in model.experts:
-        for table in (expert.kind_table, expert.gap_table, expert.wanted_table):
+        for table in (expert.event_type_table, expert.gap_table, expert.target_type_table):
             table[...] = jnp.asarray(random.normal(size=table[...].shape), jnp.float32)
     return model
 
@@ -42,10 +42,10 @@ def log():
     count = LENGTHS.sum()
     return EventLog(
         user_ids=pl.Series([f"u{number}" for number in range(len(LENGTHS))]),
-        kind_names=("view", "buy"),
+        event_type_names=("view", "buy"),
         offsets=np.concatenate([[0], np.cumsum(LENGTHS)]),
         items=random.integers(1, ITEMS, count).astype(np.int32),
-        kinds=random.integers(0, KINDS, count).astype(np.int8),
+        event_types=random.integers(0, KINDS, count).astype(np.int8),
         times=np.cumsum(random.integers(0, 10_000, count)),
         has_time=True,
     )
@@ -66,20 +66,22 @@ def queries(log):
 
 
 @partial(jax.jit, static_argnums=0)
-def read_event(definition, params, state, items, event, wanted_kind):
+def read_event(definition, params, state, items, event, target_event_type):
     model = definition.merge(params)
     output, state = model.fold(state, items, event)
-    return model.read(output[:, 0], wanted_kind), state
+    return model.read(output[:, 0], target_event_type), state
 
 
-def one_by_one(model, items, log, queries, first_events, wanted_kind=ANY_KIND) -> np.ndarray:
+def one_by_one(
+    model, items, log, queries, first_events, target_event_type=ANY_EVENT_TYPE
+) -> np.ndarray:
     """Every query alone: one user, one event at a time, from the first to the one before it."""
-    gaps, wanted = event_gaps(log), jnp.array([wanted_kind])
+    gaps, wanted = event_gaps(log), jnp.array([target_event_type])
     vectors = []
     for first, position in zip(first_events, queries.positions, strict=True):
         state = model.initial_state(1)
         for number in range(first, position):
-            columns = (log.items, log.kinds.astype(np.int32), gaps)
+            columns = (log.items, log.event_types.astype(np.int32), gaps)
             event = Events(*(column[None, number : number + 1] for column in columns))
             vector, state = read_event(*split(model), state, items, event, wanted)
         vectors.append(vector[0])
@@ -101,13 +103,15 @@ def test_histories_lie_whole_in_rows_that_end_together(rows):
     assert numbers.shape[1] - used.any(0).sum() < CHUNK
 
 
-@pytest.mark.parametrize("wanted_kind", [ANY_KIND, 1])
+@pytest.mark.parametrize("target_event_type", [ANY_EVENT_TYPE, 1])
 def test_user_vectors_equal_one_user_and_one_event_at_a_time(
-    model, items, log, queries, wanted_kind
+    model, items, log, queries, target_event_type
 ):
-    vectors = user_vectors(*split(model), items, log, queries, users=2, wanted_kind=wanted_kind)
+    vectors = user_vectors(
+        *split(model), items, log, queries, users=2, target_event_type=target_event_type
+    )
     expected = one_by_one(
-        model, items, log, queries, log.offsets[queries.users], wanted_kind=wanted_kind
+        model, items, log, queries, log.offsets[queries.users], target_event_type=target_event_type
     )
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
 
@@ -143,7 +147,7 @@ def test_a_user_without_events_gets_the_initial_vector(model, items, log):
     queries = make_queries(log, [(0, 0), (4, 0), (4, 2)])
     vectors = user_vectors(*split(model), items, log, queries, users=2)
     output = jnp.concatenate([state.output for state in model.initial_state(1)], -1)
-    expected = model.read(output, jnp.array([ANY_KIND]))
+    expected = model.read(output, jnp.array([ANY_EVENT_TYPE]))
     np.testing.assert_allclose(vectors[:2], np.tile(expected, (2, 1)), atol=1e-5)
     assert np.abs(vectors[2] - vectors[0]).max() > 0.01
 
@@ -157,7 +161,7 @@ def catalog():
 def test_catalog_arrays_are_padded_to_capacity(catalog):
     text = np.array([[0, 0], [1, 2], [3, 4], [5, 6]], np.float32)
     arrays = catalog_arrays(catalog, text, trained=np.array([False, True, True, False]))
-    item_capacity = catalog.graph.types[0].capacity
+    item_capacity = catalog.graph.types[0].padded_size
     assert arrays.nodes.text.shape == (item_capacity, 2)
     np.testing.assert_array_equal(arrays.nodes.text[:4], text)
     assert not arrays.nodes.text[4:].any()
@@ -175,8 +179,8 @@ def test_items_that_were_not_trained_go_by_the_unknown_id(catalog):
 
 def test_encode_catalog_gives_every_node_a_vector(catalog):
     graph = catalog.graph
-    sizes = Sizes(graph.types[0].capacity, graph.num_nodes, len(graph.relations), 1, 1)
-    model = Recommender(ModelConfig(width=4, blocks=1), sizes, nnx.Rngs(0))
+    sizes = Sizes(graph.types[0].padded_size, graph.num_nodes, len(graph.relations), 1, 1)
+    model = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
     arrays = catalog_arrays(catalog, np.ones((4, 1), np.float32), np.arange(4) > 0)
     assert isinstance(arrays.graph, jraph.GraphsTuple)
     vectors = np.asarray(encode_catalog(*split(model), arrays))

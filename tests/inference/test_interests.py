@@ -3,7 +3,7 @@ import pytest
 from scipy.special import softmax
 
 from jaxrec.inference.interests import strongest, weights_over_time
-from jaxrec.ranking.top_k import blocks_of, left_out
+from jaxrec.ranking.top_k import as_blocks, masked_items
 
 VALID = (np.arange(8) > 0) & (np.arange(8) < 6)
 
@@ -29,7 +29,7 @@ def test_what_is_excluded_has_no_share():
     out = np.zeros((2, 8), bool)
     out[0, [1, 4]], out[1, 1:] = True, True
     rows, weights, weights_before = strongest(
-        now, before, nodes, VALID, 3, blocks_of(left_out(*np.nonzero(out)))
+        now, before, nodes, VALID, 3, as_blocks(masked_items(*np.nonzero(out)))
     )
     shares = softmax(np.where(VALID & ~out[0], now[0] @ nodes.T, -np.inf))
     assert set(rows[0]) == {2, 3, 5} and not rows[1].any()

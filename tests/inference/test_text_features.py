@@ -11,11 +11,11 @@ from helpers.paths import GOLDEN
 from safetensors.numpy import load_file, save_file
 
 from jaxrec.config import Config, ModelConfig, TextConfig
-from jaxrec.data.fetch import FetchError
 from jaxrec.data.text import MINILM, Tokens, resolve_pretrained, tokenize
+from jaxrec.errors import FetchError
 from jaxrec.inference import text_features
 from jaxrec.inference.text_features import (
-    encode_live_text,
+    encode_finetuned_text,
     encode_texts,
     fit_whitening,
     hidden_states,
@@ -249,4 +249,6 @@ def test_texts_that_are_one_to_the_encoder_are_no_text(cache):
 def test_untrained_live_text_equals_frozen_text(cache):
     text = item_text(*items_and_config("finetune"))
     assert text.tower is not None and text.live is not None
-    np.testing.assert_allclose(encode_live_text(text.tower, text.live), text.vectors, atol=0.02)
+    np.testing.assert_allclose(
+        encode_finetuned_text(text.tower, text.live), text.vectors, atol=0.02
+    )

@@ -8,15 +8,14 @@ from helpers.shop import HELD_OUT, corrected
 
 import jaxrec
 from jaxrec.artifacts import run_directory as checkpoint
-from jaxrec.artifacts.run_directory import RunError
-from jaxrec.data.columns import DataError
 from jaxrec.data.dataset import prepare
+from jaxrec.errors import DataError, RunError
 from jaxrec.evaluation.calibration import Correction
-from jaxrec.evaluation.protocol import familiar_pairs, masked_pairs
+from jaxrec.evaluation.protocol import mask_adjustments, repeat_adjustments
 from jaxrec.inference.encoding import user_vectors
 from jaxrec.ranking.top_k import rank_queries
 from jaxrec.training import loop as training
-from jaxrec.types import ANY_KIND
+from jaxrec.types import ANY_EVENT_TYPE
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +49,15 @@ def test_a_run_that_masks_nothing_ranks_as_it_was_evaluated(model, known_shop, t
     )
     training.fit(config, tmp_path / "run", tables=known_shop)
     unmasked = jaxrec.load(tmp_path / "run")
-    familiarity = unmasked.familiarity(unmasked.wanted_kind)
-    assert unmasked.correction != Correction() and familiarity.any()
+    repeat_bias = unmasked.repeat_bias(unmasked.target_event_type)
+    assert unmasked.correction != Correction() and repeat_bias.any()
     dataset = prepare(config, known_shop)
     log, queries = dataset.split.log, dataset.split.test["last"]
     ranking = rank_queries(
         unmasked.vectors_at(log, queries),
         unmasked.items,
         log.items[queries.positions],
-        familiar_pairs(log, queries, familiarity),
+        repeat_adjustments(log, queries, repeat_bias),
         unmasked.valid(),
     )
     written = pl.read_parquet(tmp_path / "run" / "ranks.parquet").filter(queries="test")
@@ -92,9 +91,9 @@ def test_scores_are_those_of_the_evaluation_loop(model, known_shop):
         log,
         queries,
         users=16,
-        wanted_kind=ANY_KIND,
+        target_event_type=ANY_EVENT_TYPE,
     )
-    pairs = masked_pairs(log, queries, ("seen",))
+    pairs = mask_adjustments(log, queries, ("seen",))
     nobody = np.zeros(len(queries), np.int32)
     expected = rank_queries(vectors, model.items, nobody, pairs, model.valid(), 5)
 
@@ -105,7 +104,7 @@ def test_scores_are_those_of_the_evaluation_loop(model, known_shop):
             "user_id": log.user_ids.gather(np.repeat(np.arange(log.num_users), log.lengths)),
             "item_id": model.catalog.item_ids.gather(log.items),
             "timestamp": log.times,
-            "event": [log.kind_names[kind] for kind in log.kinds],
+            "event": [log.event_type_names[event_type] for event_type in log.event_types],
         }
     ).filter(kept)
     found = model.recommend(history, k=5)

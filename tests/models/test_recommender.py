@@ -18,16 +18,16 @@ from jaxrec.models.recommender import (
     expert_sources,
     gap_buckets,
 )
-from jaxrec.types import ANY_KIND, NO_GAP
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP
 
 # items 0-5, of which 0 is unknown; entities 6-9, of which 9 is there for padding edges
-SIZES = Sizes(num_items=6, num_nodes=10, num_relations=1, num_kinds=3, text_width=5)
+SIZES = Sizes(num_items=6, num_nodes=10, num_relations=1, num_event_types=3, text_width=5)
 CONFIG = ModelConfig(
-    experts=("id+graph", "text+graph"), width=8, blocks=1, dropout=0.0, temperature=0.25
+    experts=("id+graph", "text+graph"), hidden_size=8, num_layers=1, dropout=0.0, temperature=0.25
 )
 EVENTS = Events(
     items=jnp.array([[1, 2, 3], [4, 4, 5]]),
-    kinds=jnp.array([[0, 1, 2], [0, 0, 1]]),
+    event_types=jnp.array([[0, 1, 2], [0, 0, 1]]),
     gaps=jnp.array([[-1, 60, 86400], [-1, 0, 7]]),
 )
 
@@ -57,11 +57,11 @@ def make_model(config: ModelConfig = CONFIG) -> Recommender:
     model = Recommender(config, SIZES, nnx.Rngs(0))
     for number, expert in enumerate(model.experts):
         keys = jax.random.split(jax.random.key(number), 4)
-        tables = [expert.kind_table, expert.wanted_table]
+        tables = [expert.event_type_table, expert.target_type_table]
         if config.time_gaps:
             tables.append(expert.gap_table)
-        if config.idle_times:
-            tables.append(expert.idle_table)
+        if config.time_since_last:
+            tables.append(expert.time_since_last_table)
         for key, table in zip(keys, tables, strict=False):
             table[...] = jax.random.normal(key, table[...].shape)
     return model
@@ -69,7 +69,7 @@ def make_model(config: ModelConfig = CONFIG) -> Recommender:
 
 def user_vectors(model: Recommender, items: jax.Array, events: Events = EVENTS) -> jax.Array:
     outputs, _ = model.fold(model.initial_state(len(events.items)), items, events)
-    return model.read(outputs, jnp.full(events.items.shape, ANY_KIND))
+    return model.read(outputs, jnp.full(events.items.shape, ANY_EVENT_TYPE))
 
 
 def test_an_unknown_source_is_named_with_the_known_ones():
@@ -84,12 +84,12 @@ def test_one_dot_product_is_the_sum_of_the_experts_scores():
     scores = user_vectors(model, items) @ items.T
     expected = jnp.zeros_like(scores)
     for expert in model.experts:
-        own_items = expert.encode_nodes(nodes, graph)[: SIZES.num_items]
+        history_mask = expert.encode_nodes(nodes, graph)[: SIZES.num_items]
         outputs, _ = expert.encoder.fold(
-            expert.encoder.initial_state(2), expert.event_vectors(own_items, EVENTS)
+            expert.encoder.initial_state(2), expert.event_vectors(history_mask, EVENTS)
         )
-        users = expert.read(outputs, jnp.full(EVENTS.items.shape, ANY_KIND))
-        expected += users @ own_items.T
+        users = expert.read(outputs, jnp.full(EVENTS.items.shape, ANY_EVENT_TYPE))
+        expected += users @ history_mask.T
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
@@ -97,8 +97,12 @@ def test_every_node_has_a_unit_vector_in_every_expert():
     """Save that an item of which nothing is known has the zero vector without ids."""
     model = make_model()
     vectors = model.encode_items(make_nodes(), make_graph())
-    assert vectors.shape == (SIZES.num_nodes, 1 + 2 * CONFIG.width) and not vectors[:, 0].any()
-    lengths = jnp.linalg.norm(vectors[:, 1:].reshape(SIZES.num_nodes, 2, CONFIG.width), axis=-1)
+    assert (
+        vectors.shape == (SIZES.num_nodes, 1 + 2 * CONFIG.hidden_size) and not vectors[:, 0].any()
+    )
+    lengths = jnp.linalg.norm(
+        vectors[:, 1:].reshape(SIZES.num_nodes, 2, CONFIG.hidden_size), axis=-1
+    )
     expected = np.ones((SIZES.num_nodes, 2))
     expected[0, 1] = 0
     np.testing.assert_allclose(lengths, expected, atol=1e-5)
@@ -109,17 +113,17 @@ def test_a_user_vector_is_as_long_as_the_inverse_temperature_while_nothing_is_re
     items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
     users = user_vectors(model, items)
     np.testing.assert_array_equal(users[..., 0], 1)
-    lengths = jnp.linalg.norm(users[..., 1:].reshape(2, 3, 2, CONFIG.width), axis=-1)
+    lengths = jnp.linalg.norm(users[..., 1:].reshape(2, 3, 2, CONFIG.hidden_size), axis=-1)
     np.testing.assert_allclose(lengths, np.full((2, 3, 2), 4), rtol=1e-4)
 
 
 def test_what_is_recalled_adds_similarities_to_what_was_touched():
     """One trace of weight 2 that forgets all but the last event; plain vectors of events."""
-    plain = Recommender(replace(CONFIG, traces=1, time_gaps=False), SIZES, nnx.Rngs(0))
+    plain = Recommender(replace(CONFIG, memory_decays=1, time_gaps=False), SIZES, nnx.Rngs(0))
     recalling = nnx.clone(plain)
     for expert in recalling.experts:
-        expert.encoder.traces.keep_logits[...] = jnp.full(1, -100.0)
-        expert.encoder.traces.weights[...] = jnp.full((1, CONFIG.width), 2.0)
+        expert.encoder.memory.decay_logits[...] = jnp.full(1, -100.0)
+        expert.encoder.memory.weights[...] = jnp.full((1, CONFIG.hidden_size), 2.0)
     items = plain.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
     before, after = (user_vectors(model, items) @ items.T for model in (plain, recalling))
     similarity = items @ items.T  # of both experts together
@@ -129,22 +133,25 @@ def test_what_is_recalled_adds_similarities_to_what_was_touched():
 
 def test_how_much_is_recalled_is_learned_of_the_wanted_kind():
     expert = make_model().experts[0]
-    width = CONFIG.width
+    width = CONFIG.hidden_size
     interest, recalled = jax.random.normal(jax.random.key(0), (2, width))
     output = jnp.concatenate([interest, recalled])
     forgetful = jnp.concatenate([interest, jnp.zeros(width)])
 
-    def added(kind):
-        wanted = jnp.asarray(kind)
+    def added(event_type):
+        wanted = jnp.asarray(event_type)
         return expert.read(output, wanted) - expert.read(forgetful, wanted)
 
     before = added(0)
     np.testing.assert_allclose(added(1), before, atol=1e-5)
-    heard = [expert.read_norm(interest) + expert.wanted_table[...][kind + 1] for kind in (0, 1)]
-    expert.recall_gain.kernel[...] = jax.random.normal(jax.random.key(1), (width, 1)) / width
-    for kind in (0, 1):
-        gain = jnp.exp(heard[kind] @ expert.recall_gain.kernel[...])
-        np.testing.assert_allclose(added(kind), gain * before, rtol=1e-3, atol=1e-5)
+    heard = [
+        expert.read_norm(interest) + expert.target_type_table[...][event_type + 1]
+        for event_type in (0, 1)
+    ]
+    expert.memory_gate.kernel[...] = jax.random.normal(jax.random.key(1), (width, 1)) / width
+    for event_type in (0, 1):
+        gain = jnp.exp(heard[event_type] @ expert.memory_gate.kernel[...])
+        np.testing.assert_allclose(added(event_type), gain * before, rtol=1e-3, atol=1e-5)
     assert jnp.abs(added(1) - added(0)).max() > 1e-3
 
 
@@ -197,12 +204,12 @@ def test_an_expert_without_ids_treats_new_and_old_items_alike():
     np.testing.assert_array_equal(model.encode_items(new, graph), model.encode_items(nodes, graph))
 
 
-@pytest.mark.parametrize("field", ["items", "kinds", "gaps"])
+@pytest.mark.parametrize("field", ["items", "event_types", "gaps"])
 def test_what_happened_how_and_when_all_count(field):
     model = make_model()
     items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
     changed = np.array(getattr(EVENTS, field))
-    changed[0, 1] = {"items": 5, "kinds": 2, "gaps": 6000}[field]
+    changed[0, 1] = {"items": 5, "event_types": 2, "gaps": 6000}[field]
     other = replace(EVENTS, **{field: changed})
     moved = jnp.abs(user_vectors(model, items, other) - user_vectors(model, items)).max(-1) > 1e-4
     np.testing.assert_array_equal(moved, [[False, True, True], [False, False, False]])
@@ -217,23 +224,28 @@ def test_gaps_count_only_where_time_is_known():
 
 def test_the_wanted_kind_moves_the_user_vector():
     model = make_model()
-    output = jax.random.normal(jax.random.key(0), (1, 4 * CONFIG.width))
-    answers = [model.read(output, jnp.array([kind])) for kind in (ANY_KIND, 0, 1, 2)]
+    output = jax.random.normal(jax.random.key(0), (1, 4 * CONFIG.hidden_size))
+    answers = [
+        model.read(output, jnp.array([event_type])) for event_type in (ANY_EVENT_TYPE, 0, 1, 2)
+    ]
     for number, answer in enumerate(answers):
         for other in answers[:number]:
             assert jnp.abs(answer - other).max() > 0.01
 
 
 def test_the_time_since_the_last_event_moves_the_user_vector_where_the_model_has_learned_it():
-    output = jax.random.normal(jax.random.key(0), (1, 4 * CONFIG.width))
-    anything = jnp.array([ANY_KIND])
-    told = make_model(replace(CONFIG, idle_times=True))
-    answers = [told.read(output, anything, jnp.array([idle])) for idle in (NO_GAP, 60, 10**6)]
+    output = jax.random.normal(jax.random.key(0), (1, 4 * CONFIG.hidden_size))
+    anything = jnp.array([ANY_EVENT_TYPE])
+    told = make_model(replace(CONFIG, time_since_last=True))
+    answers = [
+        told.read(output, anything, jnp.array([time_since_last]))
+        for time_since_last in (NO_GAP, 60, 10**6)
+    ]
     for number, answer in enumerate(answers):
         for other in answers[:number]:
             assert jnp.abs(answer - other).max() > 0.01
     plain = make_model()
-    assert not hasattr(plain.experts[0], "idle_table")
+    assert not hasattr(plain.experts[0], "time_since_last_table")
     np.testing.assert_array_equal(
         plain.read(output, anything, jnp.array([60])), plain.read(output, anything)
     )

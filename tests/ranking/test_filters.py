@@ -11,7 +11,7 @@ import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.columns import DataError
+from jaxrec.errors import DataError
 from jaxrec.ranking.filters import (
     FUNCTIONS,
     KEYWORDS,
@@ -258,7 +258,7 @@ def test_lists_of_ids_that_cannot_be_used_are_refused(tmp_path):
 
     with pytest.raises(DataError, match=r"ids\.csv: no column 'item_id'"):
         listed_ids(unnamed)
-    with pytest.raises(DataError, match="known kind"):
+    with pytest.raises(DataError, match="known event_type"):
         listed_ids(without_ending)
     with pytest.raises(DataError, match="cannot be read"):
         listed_ids(tmp_path / "missing.csv")

@@ -4,9 +4,9 @@ import pytest
 
 from jaxrec.data.graph import build_graph
 from jaxrec.ranking.filters import Rules
-from jaxrec.ranking.pipeline import plan, shortlist
+from jaxrec.ranking.pipeline import plan, rerank
 from jaxrec.ranking.steps import steps_of
-from jaxrec.ranking.top_k import left_out, no_pairs
+from jaxrec.ranking.top_k import masked_items, no_adjustments
 from jaxrec.types import Catalog
 
 ITEMS = 40
@@ -27,7 +27,7 @@ def catalog():
 
 @pytest.fixture(scope="module")
 def valid(catalog):
-    rows = np.arange(catalog.graph.types[0].capacity)
+    rows = np.arange(catalog.graph.types[0].padded_size)
     return (rows > 0) & (rows < ITEMS)
 
 
@@ -40,13 +40,13 @@ def vectors(valid):
 
 
 def nothing(rows):
-    return no_pairs
+    return no_adjustments
 
 
 def lists(catalog, valid, vectors, k=8, excluded=nothing, counts=None, **rules):
     counts = np.arange(ITEMS, dtype=np.float32) if counts is None else counts
     ready = plan(steps_of(Rules(**rules)), catalog, counts, valid)
-    return ready, shortlist(*vectors, excluded, k, ready)
+    return ready, rerank(*vectors, excluded, k, ready)
 
 
 def ordered(vectors, valid, bias=0.0):
@@ -88,7 +88,7 @@ def test_exclusions_follow_their_queries_through_fetching(catalog, valid, vector
     banned = ordered(vectors, valid)[:, :3]
 
     def excluded(rows):
-        return lambda start, stop: left_out(
+        return lambda start, stop: masked_items(
             np.repeat(np.arange(stop - start), 3), banned[rows[start:stop]].ravel()
         )
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jaxrec.data.events import last_sessions
 from jaxrec.data.graph import build_graph, neighbourhoods
 from jaxrec.ranking.filters import Rules, epsilon_greedy
-from jaxrec.ranking.pipeline import plan, shortlist
+from jaxrec.ranking.pipeline import plan, rerank
 from jaxrec.ranking.steps import (
     Boost,
     Caps,
@@ -23,7 +23,7 @@ from jaxrec.ranking.steps import (
     read_strategy,
     steps_of,
 )
-from jaxrec.ranking.top_k import no_pairs
+from jaxrec.ranking.top_k import no_adjustments
 from jaxrec.types import Catalog, EventLog
 
 ITEMS, USERS, WIDTH = 60, 4, 6
@@ -48,27 +48,29 @@ def catalog():
 @pytest.fixture(scope="module")
 def vectors(catalog):
     random = np.random.default_rng(0)
-    rows = catalog.graph.types[0].capacity
+    rows = catalog.graph.types[0].padded_size
     queries = random.normal(size=(USERS, WIDTH)).astype(np.float32)
     return queries, random.normal(size=(rows, WIDTH)).astype(np.float32)
 
 
-def log_of(*histories, kinds=("view", "buy", "dislike", "like"), has_time=True):
-    """Histories of (item, kind, time in s)."""
+def log_of(*histories, event_types=("view", "buy", "dislike", "like"), has_time=True):
+    """Histories of (item, event_type, time in s)."""
     events = [event for history in histories for event in history]
     return EventLog(
         user_ids=pl.Series([f"u{n}" for n in range(len(histories))]),
-        kind_names=kinds,
+        event_type_names=event_types,
         offsets=np.cumsum([0, *map(len, histories)]),
         items=np.array([item for item, _, _ in events], np.int32),
-        kinds=np.array([kinds.index(kind) for _, kind, _ in events], np.int32),
+        event_types=np.array(
+            [event_types.index(event_type) for _, event_type, _ in events], np.int32
+        ),
         times=np.array([time for _, _, time in events], np.int64),
         has_time=has_time,
     )
 
 
 def nothing(rows):
-    return no_pairs
+    return no_adjustments
 
 
 def lists(catalog, vectors, *steps, k=10, histories=None, counts=None, seed=0):
@@ -76,7 +78,7 @@ def lists(catalog, vectors, *steps, k=10, histories=None, counts=None, seed=0):
     counts = np.arange(ITEMS, dtype=np.float32) if counts is None else counts
     ready = plan(steps, catalog, counts, valid)
     random = np.random.default_rng(seed)
-    return ready, shortlist(*vectors, nothing, k, ready, histories=histories, random=random)
+    return ready, rerank(*vectors, nothing, k, ready, histories=histories, random=random)
 
 
 def names_of(ready, ranked, row):
@@ -256,9 +258,9 @@ def test_what_was_judged_wears_off_and_a_later_choice_makes_it_void():
 
 
 def test_ignored_impressions_add_up():
-    kinds = ("view", "impression")
+    event_types = ("view", "impression")
     seen = [(3, "impression", n) for n in range(4)]
-    found, weights = Feedback().judged(log_of(seen, kinds=kinds), 0)
+    found, weights = Feedback().judged(log_of(seen, event_types=event_types), 0)
     assert found.tolist() == [3]
     assert weights == pytest.approx([-0.2], abs=1e-4)
 

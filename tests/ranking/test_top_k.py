@@ -8,13 +8,13 @@ from jax import lax
 
 from jaxrec.ranking import top_k as ranking_module
 from jaxrec.ranking.top_k import (
-    OUT,
-    Pairs,
+    NEG_INF,
+    ScoreAdjustments,
+    as_blocks,
     best_items,
-    blocks_of,
-    joined,
-    left_out,
-    no_pairs,
+    combined,
+    masked_items,
+    no_adjustments,
     rank_host_scores,
     rank_queries,
     scaled,
@@ -23,9 +23,9 @@ from jaxrec.ranking.top_k import (
 from jaxrec.sharding import make_mesh
 
 
-def pairs_of(mask):
+def select_adjustments(mask):
     """The pairs of a dense [Q, I] mask, block by block."""
-    return lambda start, stop: left_out(*np.nonzero(mask[start:stop]))
+    return lambda start, stop: masked_items(*np.nonzero(mask[start:stop]))
 
 
 def catalogue(num_items, capacity):
@@ -34,7 +34,7 @@ def catalogue(num_items, capacity):
     return (rows > 0) & (rows < num_items)
 
 
-def rank_dense(scores, targets, excluded=no_pairs, valid=None, **options):
+def rank_dense(scores, targets, excluded=no_adjustments, valid=None, **options):
     scores = np.asarray(scores, np.float32)
     valid = catalogue(scores.shape[1], scores.shape[1]) if valid is None else valid
     return rank_host_scores(
@@ -67,7 +67,7 @@ def test_one_tie_gives_half_a_rank():
 
 def test_log_z_normalises_over_valid_items_that_are_not_excluded():
     scores = np.array([[50], [1], [2], [3], [50]], np.float32)
-    excluded = pairs_of(np.array([[False, False, False, True, False]]))
+    excluded = select_adjustments(np.array([[False, False, False, True, False]]))
 
     top = best_items(np.ones((1, 1), np.float32), scores, excluded, catalogue(4, 5), 2)
 
@@ -97,7 +97,7 @@ def test_excluded_items_leave_the_ranking():
     mask[0, [5, 4]] = True
     scores = np.tile(np.arange(6), (2, 1))
 
-    ranking = rank_dense(scores, [2, 2], pairs_of(mask), k=2)
+    ranking = rank_dense(scores, [2, 2], select_adjustments(mask), k=2)
 
     np.testing.assert_array_equal(ranking.ranks, [1, 3])
     np.testing.assert_array_equal(ranking.items, [[3, 2], [5, 4]])
@@ -114,7 +114,7 @@ def test_padding_of_the_pairs_excludes_nothing():
 def test_target_is_never_excluded():
     mask = np.ones((1, 6), bool)
 
-    ranking = rank_dense(np.arange(6)[None], [2], pairs_of(mask), k=3)
+    ranking = rank_dense(np.arange(6)[None], [2], select_adjustments(mask), k=3)
 
     assert ranking.ranks == [0]
     np.testing.assert_array_equal(ranking.items, [[2, 0, 0]])
@@ -138,7 +138,7 @@ def test_agrees_with_sorting_on_scores_without_ties(seed):
     targets = generator.integers(1, num_items, num_queries)
 
     ranking = rank_dense(
-        scores, targets, pairs_of(mask), catalogue(num_items, capacity), k=k, block=8
+        scores, targets, select_adjustments(mask), catalogue(num_items, capacity), k=k, block=8
     )
 
     for query, target in enumerate(targets):
@@ -156,9 +156,11 @@ def test_blocks_do_not_change_the_ranking(block):
     mask = np.random.default_rng(3).random((37, 256)) < 0.2
     valid = catalogue(200, 256)
 
-    ranking = rank_queries(queries, items, targets, pairs_of(mask), valid, k=5, block=block)
+    ranking = rank_queries(
+        queries, items, targets, select_adjustments(mask), valid, k=5, block=block
+    )
 
-    whole = rank_dense(queries @ items.T, targets, pairs_of(mask), valid, k=5, block=37)
+    whole = rank_dense(queries @ items.T, targets, select_adjustments(mask), valid, k=5, block=37)
     np.testing.assert_array_equal(ranking.ranks, whole.ranks)
     np.testing.assert_array_equal(ranking.items, whole.items)
     np.testing.assert_array_equal(ranking.scores, whole.scores)
@@ -169,7 +171,7 @@ def test_vectors_in_bfloat16_are_ranked_by_float32_scores():
     queries = jnp.array([[1, 1]], jnp.bfloat16)
     items = jnp.array([[0, 0], [256, 0], [256, 1]], jnp.bfloat16)
 
-    ranking = rank_queries(queries, items, np.array([2]), no_pairs, catalogue(3, 3), k=1)
+    ranking = rank_queries(queries, items, np.array([2]), no_adjustments, catalogue(3, 3), k=1)
 
     assert ranking.ranks == [0]
     assert ranking.scores == [[257]]
@@ -196,7 +198,7 @@ def test_blocks_are_bounded_powers_of_two(num_queries, num_items, rows, monkeypa
         return np.ones((stop - start, num_items))
 
     targets = np.ones(num_queries, int)
-    rank_host_scores(score_block, targets, no_pairs, catalogue(num_items, num_items))
+    rank_host_scores(score_block, targets, no_adjustments, catalogue(num_items, num_items))
 
     starts = range(0, num_queries, rows)
     assert blocks == [(start, min(start + rows, num_queries)) for start in starts]
@@ -221,7 +223,7 @@ def test_scores_that_are_not_finite_raise(value, allow_nan):
     queries = np.ones((12, 1), np.float32)
     queries[9] = value
     with pytest.raises(ValueError, match="query 9 are not finite"):
-        best_items(queries, items, no_pairs, catalogue(6, 6), 2, with_log_z=False)
+        best_items(queries, items, no_adjustments, catalogue(6, 6), 2, with_log_z=False)
 
 
 def test_catalogue_without_valid_items_raises():
@@ -233,11 +235,11 @@ def test_arguments_that_do_not_fit_raise():
     vectors, valid = np.ones((6, 2), np.float32), catalogue(6, 6)
 
     with pytest.raises(ValueError, match="2 queries and 3 targets"):
-        rank_queries(vectors[:2], vectors, np.ones(3, int), no_pairs, valid)
+        rank_queries(vectors[:2], vectors, np.ones(3, int), no_adjustments, valid)
     with pytest.raises(ValueError, match="targets outside"):
-        rank_queries(vectors[:2], vectors, np.array([1, 6]), no_pairs, valid)
+        rank_queries(vectors[:2], vectors, np.array([1, 6]), no_adjustments, valid)
     with pytest.raises(ValueError, match=r"\[0, 2\) have shape \(6,\)"):
-        rank_host_scores(lambda start, stop: np.ones(6), np.ones(2, int), no_pairs, valid)
+        rank_host_scores(lambda start, stop: np.ones(6), np.ones(2, int), no_adjustments, valid)
 
 
 @pytest.mark.parametrize("num_items", [100, 256, 4096, 4100])
@@ -273,7 +275,7 @@ def test_neither_blocks_nor_devices_show_in_a_ranking(block, item_shards):
     queries, items = small_integers(0, 37, 4), small_integers(1, 64, 4)
     valid, targets = catalogue(50, 64), np.random.default_rng(2).integers(0, 50, 37)
     mask = np.random.default_rng(3).random((37, 64)) < 0.2
-    excluded = pairs_of(mask)
+    excluded = select_adjustments(mask)
     bias = np.where(np.arange(64) % 7, 0, -np.inf)
     mesh = make_mesh(item_shards)
 
@@ -302,7 +304,7 @@ def test_amounts_are_added_to_scores_on_any_mesh(item_shards):
     columns[:8] = targets[rows[:8]]
     amounts = some.integers(-3, 4, 40).astype(np.float32)
     out = some.random((8, 64)) < 0.2
-    pairs = joined(pairs_of(out), blocks_of(Pairs(rows, columns, amounts)))
+    pairs = combined(select_adjustments(out), as_blocks(ScoreAdjustments(rows, columns, amounts)))
     scores = queries @ items.T
     np.add.at(scores, (rows, columns), amounts)
     out[np.arange(8), targets] = False
@@ -314,17 +316,19 @@ def test_amounts_are_added_to_scores_on_any_mesh(item_shards):
 
 
 def test_scaled_pairs_leave_out_what_they_did():
-    pairs = blocks_of(Pairs(np.array([0, 1, 1]), np.array([4, 5, 6]), np.float32([2, OUT, -1])))
+    pairs = as_blocks(
+        ScoreAdjustments(np.array([0, 1, 1]), np.array([4, 5, 6]), np.float32([2, NEG_INF, -1]))
+    )
     found = scaled(pairs, 0.1)(1, 2)
     assert found.rows.tolist() == [0, 0]
-    np.testing.assert_allclose(found.amounts, [OUT, -0.1])
+    np.testing.assert_allclose(found.amounts, [NEG_INF, -0.1])
 
 
 @pytest.mark.parametrize("item_shards", [1, 2, 4])
 def test_real_vectors_are_ranked_alike_on_any_mesh(item_shards):
     random = np.random.default_rng(0)
     queries, items = (random.normal(size=(n, 16)).astype(np.float32) for n in (30, 256))
-    arguments = (queries, items, no_pairs, catalogue(250, 256), 10)
+    arguments = (queries, items, no_adjustments, catalogue(250, 256), 10)
     top, expected = best_items(*arguments, mesh=make_mesh(item_shards)), best_items(*arguments)
     np.testing.assert_array_equal(top.items, expected.items)
     np.testing.assert_allclose(top.scores, expected.scores, atol=1e-5)
@@ -334,7 +338,7 @@ def test_real_vectors_are_ranked_alike_on_any_mesh(item_shards):
 def test_approximate_search_finds_nearly_all_of_the_best():
     random = np.random.default_rng(0)
     queries, items = (random.normal(size=(n, 8)).astype(np.float32) for n in (20, 512))
-    arguments = (queries, items, no_pairs, catalogue(512, 512), 20)
+    arguments = (queries, items, no_adjustments, catalogue(512, 512), 20)
     found = best_items(*arguments, approximate=True).items
     exact = best_items(*arguments).items
     shared = [len(set(f) & set(e)) for f, e in zip(found, exact, strict=True)]
@@ -343,5 +347,5 @@ def test_approximate_search_finds_nearly_all_of_the_best():
 
 def test_log_z_is_left_out_when_nobody_asks():
     vectors = small_integers(0, 8, 2)
-    top = best_items(vectors, vectors, no_pairs, catalogue(8, 8), 3, with_log_z=False)
+    top = best_items(vectors, vectors, no_adjustments, catalogue(8, 8), 3, with_log_z=False)
     assert top.log_z is None

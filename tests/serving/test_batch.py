@@ -11,8 +11,8 @@ from helpers.shop import HELD_OUT
 
 import jaxrec
 from jaxrec import cli
-from jaxrec.artifacts.partitions import Parts
-from jaxrec.artifacts.run_directory import RunError
+from jaxrec.artifacts.partitions import Partitions
+from jaxrec.errors import RunError
 from jaxrec.ranking.steps import Feedback, read_strategy
 from jaxrec.serving import batch
 from jaxrec.serving.options import LiveOptions, ServeOptions
@@ -58,9 +58,9 @@ def test_every_user_of_the_file_gets_a_list(serve, trained_run, known_shop, tmp_
     serve("--out", tmp_path / "out", "--k", 4, *BLOCK)
     written = read(tmp_path / "out")
     expected = jaxrec.load(trained_run).recommend(known_shop.events, k=4)
-    joined = written.join(expected, on=["user_id", "rank"], suffix="_expected")
-    assert len(joined) == len(written) == len(expected)
-    np.testing.assert_allclose(joined["score"], joined["score_expected"], rtol=1e-6)
+    combined = written.join(expected, on=["user_id", "rank"], suffix="_expected")
+    assert len(combined) == len(written) == len(expected)
+    np.testing.assert_allclose(combined["score"], combined["score_expected"], rtol=1e-6)
     assert written.columns == ["user_id", "rank", "item_id", "score", "title"]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["totals"]["users"] == 120
@@ -100,7 +100,7 @@ def test_users_can_be_chosen(serve, tmp_path, capsys):
 def test_a_stopped_job_goes_on_and_gives_the_same_bytes(serve, tmp_path, monkeypatch, refused):
     options = ["--k", "3", "--caps", "brand", "2", "--explore", "0.3", *BLOCK]
     serve("--out", tmp_path / "whole", *options)
-    stopped, write = tmp_path / "stopped", Parts.write
+    stopped, write = tmp_path / "stopped", Partitions.write
 
     def stop_at_the_third(parts, tables, facts):
         if len(parts.done) == 2:
@@ -108,7 +108,7 @@ def test_a_stopped_job_goes_on_and_gives_the_same_bytes(serve, tmp_path, monkeyp
             raise KeyboardInterrupt
         return write(parts, tables, facts)
 
-    monkeypatch.setattr(Parts, "write", stop_at_the_third)
+    monkeypatch.setattr(Partitions, "write", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         serve("--out", stopped, *options)
     monkeypatch.undo()
@@ -131,13 +131,13 @@ def test_kill_9_leaves_a_job_that_goes_on(serve, trained_run, events_file, tmp_p
     program = (
         "import os, signal, sys\n"
         "from jaxrec import cli\n"
-        "from jaxrec.artifacts.partitions import Parts\n"
-        "write = Parts.write\n"
+        "from jaxrec.artifacts.partitions import Partitions\n"
+        "write = Partitions.write\n"
         "def kill(parts, tables, facts):\n"
         "    if len(parts.done) == 1:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return write(parts, tables, facts)\n"
-        "Parts.write = kill\n"
+        "Partitions.write = kill\n"
         "cli.serve(sys.argv[1:])\n"
     )
     command = [str(trained_run), "--events", str(events_file), "--out", str(out), *arguments]
@@ -178,12 +178,12 @@ def test_states_of_a_finished_job_go_into_a_live_store(
     live = LiveOptions(store=address, load_states=states)
     batch.prepare_store(ServeOptions(trained_run, events_file, live=live), (Feedback(),))
     told = capsys.readouterr().out
-    assert "0 shoppers have the states" in told  # nobody was there
+    assert "0 documents have the states" in told  # nobody was there
     batch.prepare_store(ServeOptions(trained_run, events_file, live=live), (Feedback(),))
     told = capsys.readouterr().out
     count = known_shop.events["user_id"].n_unique()
-    assert f"{count} shoppers have the states" in told
-    assert "0 shoppers entered" in told
+    assert f"{count} documents have the states" in told
+    assert "0 documents entered" in told
     (states / "_SUCCESS").unlink()
     with pytest.raises(RunError, match="no states of a finished job"):
         batch.read_states_of(jaxrec.load(trained_run), states)

@@ -8,13 +8,13 @@ import pytest
 from helpers.shop import corrected
 
 from jaxrec.config import parse
-from jaxrec.evaluation.protocol import familiar_pairs, masked_pairs
+from jaxrec.evaluation.protocol import mask_adjustments, repeat_adjustments
 from jaxrec.inference import loading
-from jaxrec.ranking.top_k import joined, rank_queries
+from jaxrec.ranking.top_k import combined, rank_queries
 from jaxrec.serving.batch import log_to_replay, serve
-from jaxrec.serving.live.engine import Online
+from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.options import ServeOptions
-from jaxrec.serving.replay import in_time_order, replay, waves
+from jaxrec.serving.replay import in_time_order, replay, rounds
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.training import loop as training
 from jaxrec.types import Queries
@@ -40,8 +40,8 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop,
         [s + (log.times[s:p] <= begin).sum() for s, p in zip(starts, order, strict=True)]
     )
     expected = {}
-    masked = masked_pairs(log, Queries(users[order], order), model.config.evaluation.mask)
-    familiarity = model.familiarity(model.wanted_kind)
+    masked = mask_adjustments(log, Queries(users[order], order), model.config.evaluation.mask)
+    repeat_bias = model.repeat_bias(model.target_event_type)
     for name, positions in (("live", order), ("frozen", at_begin)):
         pairs = np.stack([users[order], positions], axis=1)
         moments, which = np.unique(pairs, axis=0, return_inverse=True)
@@ -50,7 +50,9 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop,
             vectors,
             model.items,
             log.items[order],
-            joined(masked, familiar_pairs(log, Queries(users[order], positions), familiarity)),
+            combined(
+                masked, repeat_adjustments(log, Queries(users[order], positions), repeat_bias)
+            ),
             model.valid(),
             k=1,
         ).ranks
@@ -76,9 +78,9 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
     options = {
         "split.scheme": "leave_one_out",
         "model.experts": ["id"],
-        "model.width": 8,
-        "model.blocks": 1,
-        "model.idle_times": True,
+        "model.hidden_size": 8,
+        "model.num_layers": 1,
+        "model.time_since_last": True,
         "train.epochs": 2,
         "train.learning_rate": 0.01,
     }
@@ -88,7 +90,7 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
     found = replay(model, log, since=0.7, weights=[])
     assert list(found.ranks) == ["frozen", "live", "live, told the time"]
     assert (found.ranks["live"] != found.ranks["live, told the time"]).any()
-    online = Online(model, SQLiteStore(tmp_path / "store.db"))
+    online = LiveEngine(model, SQLiteStore(tmp_path / "store.db"))
     online.enter(known_shop.events)
     last = online.history("u001").last_time
     untold, told, newcomer = (
@@ -106,16 +108,18 @@ def test_a_period_without_an_event_to_rank_is_refused(model, known_shop):
 
 
 def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
-    reports = in_time_order(model, model.valid_log(known_shop.events))
-    times = [report.event.time for report in reports]
+    user_events = in_time_order(model, model.valid_log(known_shop.events))
+    times = [report.event.time for report in user_events]
     assert times == sorted(times)
-    split = list(waves(reports))
-    together = [report for wave in split for report in wave]
-    for user in {report.user_id for report in reports}:
-        of_user = [[r for r in some if r.user_id == user] for some in (reports, together)]
+    split = list(rounds(user_events))
+    together = [report for round_events in split for report in round_events]
+    for user in {report.user_id for report in user_events}:
+        of_user = [[r for r in some if r.user_id == user] for some in (user_events, together)]
         assert of_user[0] == of_user[1]
-    assert len(together) == len(reports)
-    assert all(len({r.user_id for r in wave}) == len(wave) for wave in split)
+    assert len(together) == len(user_events)
+    assert all(
+        len({r.user_id for r in round_events}) == len(round_events) for round_events in split
+    )
 
 
 def test_a_period_without_events_is_refused(model, known_shop):

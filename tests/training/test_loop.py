@@ -16,24 +16,24 @@ from helpers.paths import GOLDEN, ROOT
 
 import jaxrec
 from jaxrec.artifacts import run_directory as checkpoint
-from jaxrec.artifacts.run_directory import Progress, RunError
+from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import parse
-from jaxrec.data.columns import DataError
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate
+from jaxrec.errors import DataError, RunError
 from jaxrec.evaluation import metrics
 from jaxrec.training import logging as report
 from jaxrec.training import loop as training
 from jaxrec.training import state as train_state
-from jaxrec.training.state import initial_state, set_up
+from jaxrec.training.state import initial_state, make_context
 
 TINY = {
     "split.scheme": "leave_one_out",
     "model.experts": ["id+graph", "id"],
-    "model.width": 8,
-    "model.blocks": 1,
-    "train.rows": 4,
-    "train.slots": 16,
+    "model.hidden_size": 8,
+    "model.num_layers": 1,
+    "train.batch_size": 4,
+    "train.sequence_length": 16,
     "train.epochs": 3,
     "train.patience": 9,
     "train.warmup_steps": 2,
@@ -51,13 +51,13 @@ def scalars(run):
     ]
 
 
-def first_steps(setup, count=3):
+def first_steps(context, count=3):
     """Losses of the first steps from the initial state."""
-    step = training.make_train_step(setup)
-    state = initial_state(setup)
+    step = training.make_train_step(context)
+    state = initial_state(context)
     losses = []
-    for batch, _ in training.prefetch(setup, 0, range(count)):
-        state, metrics = step(state, setup.arrays, batch)
+    for batch, _ in training.prefetch(context, 0, range(count)):
+        state, metrics = step(state, context.arrays, batch)
         losses.append(float(metrics["loss"]))
     return losses, step
 
@@ -189,8 +189,8 @@ def test_kill_9_leaves_a_run_that_resumes(tables, whole_run, tmp_path):
 def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
     assert jax.device_count() == 4
     dataset = prepare(config(), tables)
-    on_four, _ = first_steps(set_up(config(), dataset))
-    split_items, _ = first_steps(set_up(config(**{"train.item_shards": 2}), dataset))
+    on_four, _ = first_steps(make_context(config(), dataset))
+    split_items, _ = first_steps(make_context(config(**{"train.item_shards": 2}), dataset))
     one = jax.make_mesh(
         (1, 1),
         ("users", "items"),
@@ -198,43 +198,43 @@ def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
         axis_types=(jax.sharding.AxisType.Auto,) * 2,
     )
     monkeypatch.setattr(train_state, "make_mesh", lambda shards: one)
-    on_one, _ = first_steps(set_up(config(), dataset))
+    on_one, _ = first_steps(make_context(config(), dataset))
     np.testing.assert_allclose(on_four, on_one, rtol=1e-5)
     np.testing.assert_allclose(split_items, on_one, rtol=1e-5)
 
 
 def test_a_checkpoint_restores_on_another_mesh(tables, whole_run):
-    setup = set_up(config(**{"train.item_shards": 4}), prepare(config(), tables))
+    context = make_context(config(**{"train.item_shards": 4}), prepare(config(), tables))
     with checkpoint.open_checkpoints(whole_run, read_only=True) as manager:
-        state, progress = training.load(setup, manager, manager.best_step())
+        state, progress = training.load(context, manager, manager.best_step())
     assert isinstance(progress, Progress)
     trained = jaxrec.load(whole_run).params
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(state.params), trained)
 
 
 def test_the_step_is_compiled_once(tables):
-    _, step = first_steps(set_up(config(), prepare(config(), tables)))
+    _, step = first_steps(make_context(config(), prepare(config(), tables)))
     assert step._cache_size() == 1
 
 
 def test_a_batch_can_be_learned_by_heart(tables):
     options = {"model.dropout": 0.0, "model.id_dropout": 0.0, "train.learning_rate": 0.02}
-    setup = set_up(config(**options), prepare(config(), tables))
-    state = initial_state(setup)
-    step = training.make_train_step(setup)
-    batch, _ = next(training.prefetch(setup, 0, range(1)))
+    context = make_context(config(**options), prepare(config(), tables))
+    state = initial_state(context)
+    step = training.make_train_step(context)
+    batch, _ = next(training.prefetch(context, 0, range(1)))
     losses = []
     for _ in range(60):
-        state, metrics = step(state, setup.arrays, batch)
+        state, metrics = step(state, context.arrays, batch)
         losses.append(float(metrics["next_item/0"]))
     assert losses[-1] < 0.3 * losses[0]
 
 
 def test_bf16_trains_close_to_float32(tables):
     dataset = prepare(config(), tables)
-    options = {"model.blocks": 2}
-    full, _ = first_steps(set_up(config(**options), dataset))
-    half, _ = first_steps(set_up(config(**options, **{"train.bf16": True}), dataset))
+    options = {"model.num_layers": 2}
+    full, _ = first_steps(make_context(config(**options), dataset))
+    half, _ = first_steps(make_context(config(**options, **{"train.bf16": True}), dataset))
     np.testing.assert_allclose(half, full, rtol=0.02)
 
 
@@ -269,16 +269,16 @@ def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tm
         "text.pretrained": str(encoder),
         "text.finetune_items": 8,
     }
-    setup = set_up(config(**options), prepare(config(**options), tables))
-    state = training.refresh_text(setup, initial_state(setup))
+    context = make_context(config(**options), prepare(config(**options), tables))
+    state = training.refresh_text(context, initial_state(context))
     tower = jax.tree.map(np.array, state.params["text_tower"])
     text = np.array(state.text)
-    step = training.make_train_step(setup)
-    for batch, _ in training.prefetch(setup, 0, range(3)):
-        state, _ = step(state, setup.arrays, batch)
+    step = training.make_train_step(context)
+    for batch, _ in training.prefetch(context, 0, range(3)):
+        state, _ = step(state, context.arrays, batch)
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), tower, state.params["text_tower"])
     assert any(jax.tree.leaves(changed))
-    refreshed = training.refresh_text(setup, state)
+    refreshed = training.refresh_text(context, state)
     assert refreshed.text.shape == text.shape
     assert not np.array_equal(refreshed.text[1:5], text[1:5])
     training.fit(config(**options), tmp_path / "run", tables=tables)
@@ -296,8 +296,8 @@ def test_events_alone_are_enough(tables, tmp_path, capsys, experts, left):
     assert model.config.model.experts == left
     told = "the data hold nothing for the expert text+graph" in capsys.readouterr().out
     assert told == (len(left) < len(experts))
-    # the one kind there is, as in evaluation
-    assert model.wanted_kind == prepare(model.config, bare).wanted_kind == 0
+    # the one event_type there is, as in evaluation
+    assert model.target_event_type == prepare(model.config, bare).target_event_type == 0
     assert len(model.recommend(bare.events, k=2)) == 2 * bare.events["user_id"].n_unique()
 
 

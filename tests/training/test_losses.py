@@ -5,8 +5,8 @@ import pytest
 from scipy.special import logsumexp
 
 from jaxrec.training.losses import (
-    MASKED,
-    Adjusted,
+    NEG_INF,
+    LogitAdjustments,
     blocked_cross_entropy,
     cross_entropy,
     weighted_mean,
@@ -76,16 +76,16 @@ def test_what_is_added_at_a_position_counts_there(block):
     others = np.where(np.asarray(targets) == 2, 4, 2)  # of the three that are valid
     items = jnp.asarray(np.stack([others, targets, others, np.ones_like(others)], -1))
     amounts = jnp.asarray(np.random.default_rng(1).normal(size=items.shape), jnp.float32)
-    amounts = amounts.at[0, :, 0].set(MASKED)
+    amounts = amounts.at[0, :, 0].set(NEG_INF)
 
     def dense(queries, candidates, amounts):
         added = (jax.nn.one_hot(items, CANDIDATES) * amounts[..., None]).sum(2)
-        logits = jnp.where(VALID, queries @ candidates.T + added, MASKED)
+        logits = jnp.where(VALID, queries @ candidates.T + added, NEG_INF)
         log_p = jax.nn.log_softmax(logits)
         return -(jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0] * weights).sum()
 
     def blocked(queries, candidates, amounts):
-        adjusted = Adjusted(items, amounts)
+        adjusted = LogitAdjustments(items, amounts)
         return blocked_cross_entropy(queries, candidates, targets, weights, VALID, block, adjusted)
 
     inputs = queries, candidates, amounts
@@ -101,14 +101,14 @@ def test_what_is_left_out_at_a_position_is_no_candidate_there():
     others = jnp.where(targets == 2, 4, 2)[..., None]
 
     def loss(amounts):
-        adjusted = Adjusted(others, amounts)
+        adjusted = LogitAdjustments(others, amounts)
         return jax.value_and_grad(blocked_cross_entropy, (0, 1))(
             queries, candidates, targets, weights, VALID, 4, adjusted
         )
 
     for found, expected in zip(
         jax.tree.leaves(loss(None)),
-        jax.tree.leaves(loss(jnp.full(others.shape, MASKED))),
+        jax.tree.leaves(loss(jnp.full(others.shape, NEG_INF))),
         strict=True,
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-6)

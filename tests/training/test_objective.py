@@ -10,10 +10,10 @@ from flax import nnx
 
 from jaxrec.config import Config, ModelConfig, TextConfig, TrainConfig
 from jaxrec.inference.encoding import CatalogArrays
-from jaxrec.inference.text_features import LiveText
+from jaxrec.inference.text_features import FinetunedText
 from jaxrec.models.recommender import (
     AGES,
-    FAMILIAR,
+    REPEAT_EVENTS,
     Nodes,
     Recommender,
     Sizes,
@@ -22,21 +22,21 @@ from jaxrec.models.recommender import (
 )
 from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.finetuned import TextTower
-from jaxrec.training.losses import MASKED
+from jaxrec.training.losses import NEG_INF
 from jaxrec.training.objective import (
     Auxiliary,
     TrainArrays,
+    finetuned_rows,
     first_item_loss,
-    live_rows,
+    history_mask,
     objective,
-    own_items,
 )
-from jaxrec.types import ANY_KIND, NO_GAP, Batch
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Batch
 
 # items 0-7, of which 0 is unknown and 7 is unused; nodes 8-11: brands, of which 8 and 11 are none
-SIZES = Sizes(num_items=8, num_nodes=12, num_relations=1, num_kinds=2, text_width=3)
+SIZES = Sizes(num_items=8, num_nodes=12, num_relations=1, num_event_types=2, text_width=3)
 CONFIG = Config(
-    model=ModelConfig(experts=("id+graph+text",), width=8, blocks=1),
+    model=ModelConfig(experts=("id+graph+text",), hidden_size=8, num_layers=1),
     text=TextConfig(finetune_items=4),
     train=TrainConfig(loss_logits=8),
 )
@@ -45,7 +45,7 @@ KEY = jax.random.key(0)
 HIDDEN_WIDTH, TOKENS = 4, 5
 
 
-def make_arrays(live_text: LiveText | None = None) -> TrainArrays:
+def make_arrays(finetuned_text: FinetunedText | None = None) -> TrainArrays:
     items = np.flatnonzero(BRANDS)
     brands = 8 + np.asarray(BRANDS)[items]
     by_receiver = np.argsort(np.concatenate([items, brands]), kind="stable")
@@ -65,8 +65,8 @@ def make_arrays(live_text: LiveText | None = None) -> TrainArrays:
         catalog=CatalogArrays(Nodes(jnp.arange(8), jnp.arange(4), jnp.asarray(text)), graph, valid),
         candidates=valid,
         auxiliary={"brand": brand},
-        masked_kinds=jnp.array([False, False]),
-        live_text=live_text,
+        masked_event_types=jnp.array([False, False]),
+        finetuned_text=finetuned_text,
         repeats=False,
     )
 
@@ -77,12 +77,12 @@ def make_batch() -> Batch:
     return Batch(
         users=np.array([[0, 0, 0, 1, 1, 0], [2, 2, 2, 2, 0, 0]]),
         items=np.array([[1, 2, 3, 4, 5, 0], [6, 1, 5, 2, 0, 0]]),
-        kinds=np.array([[0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]),
+        event_types=np.array([[0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]),
         gaps=np.where(used, 60, NO_GAP),
         starts=np.array([[1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
         firsts=np.array([[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], np.float32),
         targets=np.array([[2, 3, 6, 5, 1, 0], [1, 5, 2, 4, 0, 0]]),
-        target_kinds=np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]),
+        target_event_types=np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]),
         target_gaps=np.full((2, 6), 60),
         weights=np.array([[1, 1, 0, 1, 2, 0], [1, 0, 1, 1, 0, 0]], np.float32),
     )
@@ -136,16 +136,16 @@ def test_a_type_named_like_a_loss_is_weighed_as_any_other():
 def test_newcomers_are_asked_for_the_kind_that_came_and_for_any(model):
     """Both are served, so the gradient reaches what is told for either."""
     batch, arrays = make_batch(), make_arrays()
-    second = np.ones_like(batch.kinds)
-    batch = replace(batch, firsts=(batch.items > 0).astype(np.float32), kinds=second)
+    second = np.ones_like(batch.event_types)
+    batch = replace(batch, firsts=(batch.items > 0).astype(np.float32), event_types=second)
     expert = model.experts[0]
     graphdef, params = nnx.split(expert)
-    items = jax.random.normal(KEY, (8, CONFIG.model.width))
+    items = jax.random.normal(KEY, (8, CONFIG.model.hidden_size))
 
     def loss(params):
         return first_item_loss(nnx.merge(graphdef, params), items, arrays, batch, KEY)
 
-    told = jax.grad(loss)(params)["wanted_table"][...]
+    told = jax.grad(loss)(params)["target_type_table"][...]
     any_kind, first_kind, second_kind = jnp.abs(told).sum(1) > 0
     assert any_kind and second_kind and not first_kind
 
@@ -158,10 +158,10 @@ def test_unused_slots_and_slots_of_no_weight_change_nothing(model):
         batch,
         users=np.where(unused, 7, batch.users),
         items=np.where(unused, 3, batch.items),
-        kinds=np.where(unused, 1, batch.kinds),
+        event_types=np.where(unused, 1, batch.event_types),
         gaps=np.where(unused, 5, batch.gaps),
         targets=np.where(batch.weights == 0, 4, batch.targets),
-        target_kinds=np.where(batch.weights == 0, 1, batch.target_kinds),
+        target_event_types=np.where(batch.weights == 0, 1, batch.target_event_types),
     )
     assert parts_of(model, make_arrays(), other) == pytest.approx(expected, rel=1e-6)
 
@@ -181,9 +181,9 @@ def test_items_so_far_are_masked_by_kind_but_for_the_target(model):
     batch = make_batch()
     batch = replace(batch, targets=np.where(batch.items == 4, 4, batch.targets))
 
-    def masked(*kinds):
-        arrays = replace(make_arrays(), masked_kinds=jnp.array(kinds))
-        found = own_items(model.experts[0], arrays, batch, jnp.asarray(batch.target_kinds))
+    def masked(*event_types):
+        arrays = replace(make_arrays(), masked_event_types=jnp.array(event_types))
+        found = history_mask(model.experts[0], arrays, batch, jnp.asarray(batch.target_event_types))
         assert found.amounts is None
         return found.candidates
 
@@ -205,32 +205,32 @@ def test_what_is_left_in_is_familiar_by_kind_and_age(model):
     expert, batch = model.experts[0], make_batch()
     table = np.arange(2 * 3 * AGES, dtype=np.float32).reshape(3, 2, AGES)
     expert = nnx.clone(expert)
-    expert.familiarity_table[...] = jnp.asarray(table)
-    arrays = replace(make_arrays(), masked_kinds=jnp.array([False, True]), repeats=True)
-    wanted = jnp.full(batch.items.shape, ANY_KIND).at[0, 2].set(1)
-    found = own_items(expert, arrays, batch, wanted)
+    expert.repeat_bias_table[...] = jnp.asarray(table)
+    arrays = replace(make_arrays(), masked_event_types=jnp.array([False, True]), repeats=True)
+    wanted = jnp.full(batch.items.shape, ANY_EVENT_TYPE).at[0, 2].set(1)
+    found = history_mask(expert, arrays, batch, wanted)
     scale = np.exp(expert.log_scale[...])
     np.testing.assert_array_equal(found.candidates[0, 2], [1, 2, 3, 0, 0, 0])
-    # two events ago and the last one, of kind 0; the one between is masked
-    expected = [scale * table[2, 0, 2], MASKED, scale * table[2, 0, 0]]
+    # two events ago and the last one, of event_type 0; the one between is masked
+    expected = [scale * table[2, 0, 2], NEG_INF, scale * table[2, 0, 0]]
     np.testing.assert_allclose(found.amounts[0, 2, :3], expected, rtol=1e-6)
     np.testing.assert_allclose(found.amounts[0, 0, 0], scale * table[0, 0, 0], rtol=1e-6)
-    # a target of a masked kind is left in, and nothing else tells it
-    spared = own_items(expert, arrays, replace(batch, targets=np.full((2, 6), 2)), wanted)
+    # a target of a masked event_type is left in, and nothing else tells it
+    spared = history_mask(expert, arrays, replace(batch, targets=np.full((2, 6), 2)), wanted)
     assert spared.amounts[0, 2, 1] == 0
     whole = nnx.clone(model)
-    whole.experts[0].familiarity_table[...] = jnp.asarray(table)
-    by_age = whole.familiarity(1)
-    assert by_age.shape == (2, FAMILIAR)
+    whole.experts[0].repeat_bias_table[...] = jnp.asarray(table)
+    by_age = whole.repeat_bias(1)
+    assert by_age.shape == (2, REPEAT_EVENTS)
     np.testing.assert_allclose(by_age[0, :4], scale * table[2, 0, [0, 1, 2, 2]], rtol=1e-6)
     np.testing.assert_allclose(by_age[1, -1], scale * table[2, 1, -1], rtol=1e-6)
 
 
 def test_events_long_ago_are_not_familiar(model):
     expert = nnx.clone(model.experts[0])
-    expert.familiarity_table[...] = jnp.ones((3, 2, AGES))
-    ages = jnp.array([0, FAMILIAR - 1, FAMILIAR, 10 * FAMILIAR])
-    found = expert.familiarity(jnp.zeros(4, int), jnp.zeros(4, int), ages)
+    expert.repeat_bias_table[...] = jnp.ones((3, 2, AGES))
+    ages = jnp.array([0, REPEAT_EVENTS - 1, REPEAT_EVENTS, 10 * REPEAT_EVENTS])
+    found = expert.repeat_bias(jnp.zeros(4, int), jnp.zeros(4, int), ages)
     np.testing.assert_array_equal(found > 0, [True, True, False, False])
 
 
@@ -238,8 +238,10 @@ def test_the_softmax_leaves_out_what_the_ranking_does(model):
     """More is left out, and less is lost."""
     batch, arrays = make_batch(), make_arrays()
     losses = [
-        parts_of(model, replace(arrays, masked_kinds=jnp.array(kinds)), batch)["next_item/0"]
-        for kinds in ([False, False], [False, True], [True, True])
+        parts_of(model, replace(arrays, masked_event_types=jnp.array(event_types)), batch)[
+            "next_item/0"
+        ]
+        for event_types in ([False, False], [False, True], [True, True])
     ]
     assert losses[0] > losses[1] > losses[2]
 
@@ -300,9 +302,9 @@ def tower():
     return TextTower(Bert(config, rngs=nnx.Rngs(1)), 1)
 
 
-def make_live_text() -> LiveText:
+def make_live_text() -> FinetunedText:
     random = np.random.default_rng(3)
-    return LiveText(
+    return FinetunedText(
         hidden=jnp.asarray(random.normal(size=(8, TOKENS, HIDDEN_WIDTH)), jnp.float16),
         mask=jnp.ones((8, TOKENS), bool),
         mean=jnp.zeros(HIDDEN_WIDTH),
@@ -315,22 +317,24 @@ def test_only_the_live_rows_are_encoded_anew(tower, count):
     text = make_arrays().catalog.nodes.text
     # targets are 1 and 2, and the unknown item's row in the unused slots
     batch = replace(make_batch(), targets=np.array([[1, 2, 2, 0], [2, 1, 0, 0]]))
-    changed = jnp.any(live_rows(tower, make_live_text(), text, batch, count, KEY) != text, axis=1)
+    changed = jnp.any(
+        finetuned_rows(tower, make_live_text(), text, batch, count, KEY) != text, axis=1
+    )
     assert changed.sum() == count
     assert changed[jnp.array([0, 1, 2])].all()
 
 
 def test_more_live_rows_than_items_encode_every_item(tower):
     text, live = make_arrays().catalog.nodes.text, make_live_text()
-    encoded = live_rows(tower, live, text, make_batch(), 100, KEY)
+    encoded = finetuned_rows(tower, live, text, make_batch(), 100, KEY)
     expected = tower(live.hidden.astype(jnp.float32), live.mask) @ live.projection
     np.testing.assert_allclose(encoded, expected, atol=1e-5)
 
 
 def test_some_slots_are_told_the_time_to_their_target_and_some_are_not():
-    model = Recommender(replace(CONFIG.model, idle_times=True), SIZES, nnx.Rngs(0))
+    model = Recommender(replace(CONFIG.model, time_since_last=True), SIZES, nnx.Rngs(0))
     _, gradients = loss_and_gradients(*nnx.split(model), make_arrays(), make_batch())
-    table = np.abs(gradients["experts"][0]["idle_table"][...]).max(1)
+    table = np.abs(gradients["experts"][0]["time_since_last_table"][...]).max(1)
     untold, minute = gap_buckets(np.array([NO_GAP, 60]))
     assert set(np.flatnonzero(table)) == {int(untold), int(minute)}
 

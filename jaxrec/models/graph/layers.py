@@ -134,7 +134,7 @@ class ResidualLayer(nnx.Module):
 
 
 class GraphEncoder(nnx.Module):
-    """Layers of one kind; a node's vector is the sum over the layers' outputs.
+    """Layers of one event_type; a node's vector is the sum over the layers' outputs.
 
     The sum is the jumping-knowledge read-out of GIN (section 4.2), so that one layer more never
     hides what a layer before has found.

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxrec.models.layers import Linear, dropout
-from jaxrec.models.sequence.item_memory import Traces
+from jaxrec.models.sequence.item_memory import ItemMemory
 from jaxrec.models.sequence.lstm_scan import Masks, Weights, recur
 from jaxrec.models.transformer import MLP
 
@@ -16,12 +16,12 @@ from jaxrec.models.transformer import MLP
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class InterestState:
-    """What an encoder of L blocks and H traces remembers of B users."""
+    """What an encoder of L blocks and H memory remembers of B users."""
 
     hidden: Float[Array, "B L D"]
     cell: Float[Array, "B L D"]
-    traces: Float[Array, "B H D"]
-    output: Float[Array, "B 2D"]  # after the last event; see `InterestEncoder.fold`
+    memory: Float[Array, "B H D"]
+    output: Float[Array, "B 2D"]  # after the last event; see `LSTMEncoder.fold`
 
 
 class LSTM(nnx.Module):
@@ -48,8 +48,8 @@ class LSTM(nnx.Module):
         """
         bias = self.input.bias
         assert bias is not None
-        joined = jnp.concatenate([self.input.kernel[...], self.recurrent[...]])
-        weights = Weights(joined, bias[...])
+        combined = jnp.concatenate([self.input.kernel[...], self.recurrent[...]])
+        weights = Weights(combined, bias[...])
         masks = Masks(starts.T, None if valid is None else valid.T)
         outputs, (hidden, cell) = recur(
             weights, jnp.transpose(x, (1, 2, 0)), masks, (hidden.T, cell.T)
@@ -85,24 +85,24 @@ class Block(nnx.Module):
         return x, hidden, cell
 
 
-class InterestEncoder(nnx.Module):
-    """A stack of LSTM blocks, and traces beside it, that fold events into an InterestState."""
+class LSTMEncoder(nnx.Module):
+    """A stack of LSTM blocks, and memory beside it, that fold events into an InterestState."""
 
     def __init__(
-        self, width: int, num_blocks: int, rate: float, rngs: nnx.Rngs, num_traces: int = 0
+        self, width: int, num_layers: int, rate: float, rngs: nnx.Rngs, num_decays: int = 0
     ):
-        self.blocks = nnx.List([Block(width, rate, rngs) for _ in range(num_blocks)])
+        self.blocks = nnx.List([Block(width, rate, rngs) for _ in range(num_layers)])
         self.initial_output = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
-        self.num_traces = num_traces
-        self.traces = Traces(width, num_traces, rngs) if num_traces else None
+        self.num_decays = num_decays
+        self.memory = ItemMemory(width, num_decays, rngs) if num_decays else None
 
     def initial_state(self, batch_size: int) -> InterestState:
         """The state of users without events; what it recommends is learned."""
         output = self.initial_output[...]
         zeros = jnp.zeros((batch_size, len(self.blocks), len(output)), output.dtype)
-        traces = jnp.zeros((batch_size, self.num_traces, len(output)), output.dtype)
+        memory = jnp.zeros((batch_size, self.num_decays, len(output)), output.dtype)
         output = jnp.concatenate([output, jnp.zeros_like(output)])
-        return InterestState(zeros, zeros, traces, jnp.tile(output, (batch_size, 1)))
+        return InterestState(zeros, zeros, memory, jnp.tile(output, (batch_size, 1)))
 
     def fold(
         self,
@@ -114,11 +114,11 @@ class InterestEncoder(nnx.Module):
     ) -> tuple[Float[Array, "B T 2D"], InterestState]:
         """Read T events a row: outputs after each of them, and the state after all.
 
-        An output is that of the last block and, behind it, what the traces recall. Folding T
+        An output is that of the last block and, behind it, what the memory recall. Folding T
         events at once or one by one gives the same state.
 
         Args:
-            starts: slots before which the state is forgotten (packed sequences).
+            starts: slots before which the state is truncated (packed sequences).
             valid: slots that hold an event; the valid ones of a row come first.
             key: for dropout; None at inference.
         """
@@ -134,12 +134,12 @@ class InterestEncoder(nnx.Module):
             )
             hidden.append(h)
             cell.append(c)
-        recalled, traces = jnp.zeros_like(x), state.traces
-        if self.traces is not None:
-            recalled, traces = self.traces.scan(events, starts, valid, traces)
-        outputs = jnp.concatenate([x, recalled], -1)
+        readout, memory = jnp.zeros_like(x), state.memory
+        if self.memory is not None:
+            readout, memory = self.memory.scan(events, starts, valid, memory)
+        outputs = jnp.concatenate([x, readout], -1)
         last = outputs[:, -1] if valid is None else _last_valid(outputs, valid, state.output)
-        return outputs, InterestState(jnp.stack(hidden, 1), jnp.stack(cell, 1), traces, last)
+        return outputs, InterestState(jnp.stack(hidden, 1), jnp.stack(cell, 1), memory, last)
 
 
 def _last_valid(

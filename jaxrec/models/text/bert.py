@@ -14,11 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from jaxrec.errors import CheckpointError
 from jaxrec.models.transformer import Block
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is not a BERT, or whose weights are not those that its config promises."""
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ from jaxrec.serving.http.schemas import (
     ServedModel,
     WordQuery,
 )
-from jaxrec.serving.live.engine import Online, Outcome, Report
-from jaxrec.serving.live.recommendation_builder import LISTS, Answer
+from jaxrec.serving.live.engine import LiveEngine, Outcome, UserEvent
+from jaxrec.serving.live.recommendation_builder import LISTS, RecommendationList
 from jaxrec.serving.live.state_updater import BATCHES
 from jaxrec.serving.options import LiveOptions
 from jaxrec.serving.stores.sqlite import LiveEvent, open_store
@@ -56,7 +56,7 @@ from jaxrec.serving.stores.sqlite import LiveEvent, open_store
 logger = logging.getLogger("uvicorn.error")  # whose format and level the server sets
 
 MAX_EVENTS, MAX_BODY = 1000, 2**20
-MOST_WAITING = 10_000  # requests of a kind
+MOST_WAITING = 10_000  # requests of a event_type
 PAGE = Path(__file__).parent.parent / "web" / "index.html"
 DAY, HOUR = 86_400, 3600
 UserId = Annotated[str, InPath(min_length=1, max_length=256, examples=["A1YJEY40YUW4SE"])]
@@ -74,7 +74,7 @@ class Wanted(NamedTuple):
     k: int
     target: str = ITEM
     where: str = ""
-    kind: str = ""
+    event_type: str = ""
     words: str = ""
     strength: float = 0.5
 
@@ -101,7 +101,7 @@ class Batcher(Generic[Asked, Given]):
         return await future
 
     async def run(self) -> None:
-        """Answer for ever."""
+        """RecommendationList for ever."""
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self.waiting.get()]
@@ -133,7 +133,7 @@ class Live:
         self.store = open_store(options.store_of(run))
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.registry = CollectorRegistry()
-        self.online: Online | None = None  # None until it has compiled all its shapes
+        self.online: LiveEngine | None = None  # None until it has compiled all its shapes
         self.served: tuple[int | None, bool] | None = None  # step, and whether it was calibrated
         self.seconds = Histogram(
             "jaxrec_request_seconds",
@@ -154,12 +154,12 @@ class Live:
         self.record = Batcher(self._record, self.executor, BATCHES[-1], sizes)
         self.recommend = Batcher(self._recommend, self.executor, BATCHES[-2], sizes)
 
-    def load_better(self) -> Online:
+    def load_better(self) -> LiveEngine:
         """The run's best model, warm; the one that is served, if it is the best."""
         offered = best_step(self.run), (self.run / checkpoint.CALIBRATION).exists()
         if self.online is not None and offered == self.served:
             return self.online
-        online = Online(
+        online = LiveEngine(
             loading.load(self.run),
             self.store,
             window=self.options.window,
@@ -171,7 +171,7 @@ class Live:
         return online
 
     @property
-    def ready(self) -> Online:
+    def ready(self) -> LiveEngine:
         """The model; a request that comes too early is refused."""
         if self.online is None:
             raise HTTPException(503, "the model is still being loaded", {"Retry-After": "5"})
@@ -204,28 +204,28 @@ class Live:
             await asyncio.sleep(self.options.refresh)
 
     async def tidy(self) -> None:
-        """Delete the shoppers that are too old or too many."""
+        """Delete the documents that are too old or too many."""
         while True:
             before = time.time() - DAY * self.options.keep_days
             try:
                 deleted = await self.call(self.store.expire, before, self.options.keep_users)
                 if deleted:
-                    logger.info("deleted %d stale shoppers", deleted)
+                    logger.info("deleted %d stale documents", deleted)
             except Exception:
-                logger.exception("stale shoppers cannot be deleted now")
+                logger.exception("stale documents cannot be deleted now")
             await asyncio.sleep(HOUR)
 
-    def _record(self, batches: list[list[Report]]) -> list[list[Outcome]]:
+    def _record(self, batches: list[list[UserEvent]]) -> list[list[Outcome]]:
         assert self.online is not None
         outcomes = iter(self.online.record([report for batch in batches for report in batch]))
         return [[next(outcomes) for _ in batch] for batch in batches]
 
-    def _recommend(self, asked: list[tuple[str, Wanted]]) -> list[Answer | Exception]:
+    def _recommend(self, asked: list[tuple[str, Wanted]]) -> list[RecommendationList | Exception]:
         assert self.online is not None
         rows: dict[Wanted, list[int]] = defaultdict(list)
         for row, (_, wanted) in enumerate(asked):
             rows[wanted].append(row)
-        answers: dict[int, Answer | Exception] = {}
+        answers: dict[int, RecommendationList | Exception] = {}
         for wanted, group in rows.items():
             users = list(dict.fromkeys(asked[row][0] for row in group))
             try:
@@ -264,7 +264,7 @@ def create_app(
 
     app = FastAPI(
         title="jaxrec",
-        description="Recommendations that follow a shopper's interest, event by event.",
+        description="Recommendations that follow a document's interest, event by event.",
         version="0.1.0",
         lifespan=lifespan,
     )
@@ -279,7 +279,7 @@ def create_app(
 
 
 def shopping(live: Live) -> APIRouter:
-    """What shops and their shoppers ask for."""
+    """What shops and their documents ask for."""
     router = APIRouter()
 
     @router.post("/events", tags=["events"])
@@ -289,8 +289,8 @@ def shopping(live: Live) -> APIRouter:
         An event is a `duplicate` if its `event_id` is known, and `too_late` if it is older than
         the state behind which the user's kept events are folded.
         """
-        reports = reports_of(events if isinstance(events, list) else [events], live.ready)
-        outcomes = await live.record(reports) if reports else []
+        user_events = user_events_of(events if isinstance(events, list) else [events], live.ready)
+        outcomes = await live.record(user_events) if user_events else []
         for outcome in outcomes:
             live.outcomes.labels(outcome).inc()
         return Recorded(outcomes=outcomes)
@@ -301,7 +301,7 @@ def shopping(live: Live) -> APIRouter:
         k: Annotated[int, Query(ge=1, le=LISTS[-1])] = 10,
         target: Annotated[str, Query(max_length=100, description="`item`, `brand` ...")] = ITEM,
         where: Annotated[str, Query(max_length=4000, examples=["price < 50"])] = "",
-        context: Annotated[str, Query(max_length=100, description="the kind of event wanted")] = "",
+        context: Annotated[str, Query(max_length=100, description="the event type wanted")] = "",
     ) -> Recommendations:
         """The best items, brands and so on for a user, known or not, as of the last event."""
         online, wanted = live.ready, Wanted(k, target, where, context)
@@ -333,13 +333,17 @@ def shopping(live: Live) -> APIRouter:
         """What is served."""
         online = live.ready
         served = online.model
-        kinds = served.trained.kind_names
+        event_types = served.trained.event_type_names
         return ServedModel(
             step=served.step,
             items=served.catalog.num_items - 1,
-            kinds=list(kinds),
-            feedback=[kind for kind in online.lister.kinds if kind not in kinds],
-            strategy=[step.name for step in online.lister.strategy],
+            event_types=list(event_types),
+            feedback=[
+                event_type
+                for event_type in online.builder.event_types
+                if event_type not in event_types
+            ],
+            strategy=[step.name for step in online.builder.strategy],
             targets=[ITEM, *served.profiled_types],
         )
 
@@ -385,27 +389,27 @@ def serve_http(run: Path, options: LiveOptions, strategy: Sequence[Step] = (Feed
     uvicorn.run(app, host=host or "0.0.0.0", port=int(port), access_log=False)
 
 
-def reports_of(events: Sequence[EventIn], online: Online) -> list[Report]:
+def user_events_of(events: Sequence[EventIn], online: LiveEngine) -> list[UserEvent]:
     """Events as the model takes them; raises an HTTPException for one that it cannot read."""
     if len(events) > MAX_EVENTS:
         raise HTTPException(413, f"{len(events):,} events; send up to {MAX_EVENTS:,} at a time")
-    known = online.model.trained.kind_names
-    reports = []
+    known = online.model.trained.event_type_names
+    user_events = []
     for number, event in enumerate(events):
-        kind = event.event or (known[0] if len(known) == 1 else None)
-        if kind not in online.lister.kinds:
-            one = ", ".join(online.lister.kinds)
+        event_type = event.event or (known[0] if len(known) == 1 else None)
+        if event_type not in online.builder.event_types:
+            one = ", ".join(online.builder.event_types)
             raise HTTPException(422, f"events[{number}]: the event is one of {one}")
         moment = event.timestamp if event.timestamp is not None else datetime.now(UTC)
         seconds = moment if isinstance(moment, int) else int(moment.timestamp())
         if not 0 <= seconds <= time.time() + DAY:  # one from afar would make all others late
             raise HTTPException(422, f"events[{number}]: the timestamp is before 1970 or to come")
-        live_event = LiveEvent(seconds, event.item_id, kind, event.event_id)
-        reports.append(Report(event.user_id, live_event))
-    return reports
+        live_event = LiveEvent(seconds, event.item_id, event_type, event.event_id)
+        user_events.append(UserEvent(event.user_id, live_event))
+    return user_events
 
 
-def listed(online: Online, answer: Answer) -> Recommendations:
+def listed(online: LiveEngine, answer: RecommendationList) -> Recommendations:
     """An answer as it is sent."""
     return Recommendations(
         user_id=answer.user_id,
@@ -417,21 +421,21 @@ def listed(online: Online, answer: Answer) -> Recommendations:
     )
 
 
-def profile_of(online: Online, user_id: str, last: int, top: int) -> Profile:
+def profile_of(online: LiveEngine, user_id: str, last: int, top: int) -> Profile:
     """A user's profile as it is sent."""
-    shopper = online.history(user_id)
-    kept = sorted((*shopper.events, *shopper.feedback), key=lambda event: event.time)
-    numbers = [online.folder.number_of.get(event.item_id, 0) for event in kept]
+    document = online.history(user_id)
+    kept = sorted((*document.events, *document.feedback), key=lambda event: event.time)
+    numbers = [online.updater.number_of.get(event.item_id, 0) for event in kept]
     titles = online.model.labels(np.array(numbers, np.int64))
-    interests = online.profile(shopper, last=last, top=top).drop("user_id", "before").to_dicts()
-    kind, names, weights = online.movement(shopper)
+    interests = online.profile(document, last=last, top=top).drop("user_id", "before").to_dicts()
+    event_type, names, weights = online.movement(document)
     return Profile(
         user_id=user_id,
         interests=[Interest(**row) for row in interests],
-        movement=Movement(type=kind, names=names, weights=weights.tolist()),
+        movement=Movement(type=event_type, names=names, weights=weights.tolist()),
         events=[
-            Seen(time=e.time, item_id=e.item_id, kind=e.kind, title=title)
+            Seen(time=e.time, item_id=e.item_id, event_type=e.event_type, title=title)
             for e, title in zip(kept, titles, strict=True)
         ],
-        forgotten=shopper.forgotten,
+        truncated=document.truncated,
     )

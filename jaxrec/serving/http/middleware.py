@@ -16,8 +16,8 @@ from prometheus_client import Histogram
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jaxrec.errors import StoreError
 from jaxrec.serving.options import LiveOptions
-from jaxrec.serving.stores.sqlite import StoreError
 
 logger = logging.getLogger("uvicorn.error")  # whose format and level the server sets
 

@@ -11,11 +11,13 @@ Text = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class EventIn(BaseModel):
-    """Something that a shopper did."""
+    """Something that a document did."""
 
     user_id: Text = Field(examples=["A1YJEY40YUW4SE"])
     item_id: Text = Field(examples=["B00IJ9"])
-    event: Text | None = Field(None, description="its kind; may be left out if there is but one")
+    event: Text | None = Field(
+        None, description="its event_type; may be left out if there is but one"
+    )
     timestamp: Annotated[int, Field(ge=0, lt=2**33)] | AwareDatetime | None = Field(
         None, description="seconds since 1970 or ISO 8601; now, if left out"
     )
@@ -67,7 +69,7 @@ class Seen(BaseModel):
 
     time: int
     item_id: str
-    kind: str
+    event_type: str
     title: str | None = None
 
 
@@ -86,7 +88,7 @@ class Profile(BaseModel):
     interests: list[Interest]
     movement: Movement
     events: list[Seen]
-    forgotten: int = Field(description="events that are no longer kept")
+    truncated: int = Field(description="events that are no longer kept")
 
 
 class ServedModel(BaseModel):
@@ -94,8 +96,8 @@ class ServedModel(BaseModel):
 
     step: int
     items: int
-    kinds: list[str] = Field(description="of event, that the model reads")
-    feedback: list[str] = Field(description="other kinds of event, that the strategy reads")
+    event_types: list[str] = Field(description="of event, that the model reads")
+    feedback: list[str] = Field(description="other event types, that the strategy reads")
     strategy: list[str] = Field(description="steps, in their order")
     targets: list[str] = Field(description="types of node that can be recommended")
 

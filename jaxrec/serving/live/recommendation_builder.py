@@ -1,4 +1,4 @@
-"""Lists for live shoppers: ranked under a strategy, with names and reasons."""
+"""Lists for live documents: ranked under a strategy, with names and reasons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ import polars as pl
 from jaxtyping import Array, Float, Int
 
 from jaxrec.data.graph import ITEM
-from jaxrec.evaluation.protocol import familiar_pairs
-from jaxrec.ranking.pipeline import Plan, shortlist
-from jaxrec.ranking.steps import Ranked, Session, Step, Where
+from jaxrec.evaluation.protocol import repeat_adjustments
+from jaxrec.ranking.pipeline import RerankPipeline, rerank
+from jaxrec.ranking.steps import RankedLists, Session, Step, Where
 from jaxrec.ranking.top_k import (
+    AdjustmentBlocks,
     Candidates,
-    PairBlocks,
-    Pairs,
+    ScoreAdjustments,
+    as_blocks,
     at_least,
     best_items,
-    blocks_of,
     candidates,
-    joined,
-    left_out,
-    no_pairs,
-    padded_pairs,
-    pairs_of,
+    combined,
+    masked_items,
+    no_adjustments,
+    padded_adjustments,
+    select_adjustments,
 )
-from jaxrec.serving.live.state_updater import BATCHES, Folder
-from jaxrec.serving.stores.sqlite import Shopper
+from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
+from jaxrec.serving.stores.sqlite import UserDocument
 from jaxrec.types import EventLog, Queries
 
 LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
@@ -38,7 +38,7 @@ OUTSIDE = 2**30  # no row of a batch
 PLANS, PLAN_BYTES = 16, 2**30  # conditions that are kept ready, and what they may take
 
 
-PLACES = pl.Schema(
+ITEM_SCHEMA = pl.Schema(
     {
         "rank": pl.Int32(),
         "id": pl.String(),
@@ -51,7 +51,7 @@ PLACES = pl.Schema(
 )
 
 
-class Place(NamedTuple):
+class RecommendedItem(NamedTuple):
     """A place of a list."""
 
     rank: int
@@ -64,12 +64,12 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
+class RecommendationList:
     """A list of recommendations, and what it rests on."""
 
     user_id: str
     target: str
-    places: list[Place]
+    places: list[RecommendedItem]
     events: int  # that the state has seen
     approximate: bool  # the state lacks events from before the model was replaced
 
@@ -77,32 +77,36 @@ class Answer:
     def items(self) -> pl.DataFrame:
         """The places as a table, in which `id` goes by `item_id` or the target's name."""
         name = "item_id" if self.target == ITEM else self.target
-        return pl.DataFrame(self.places, PLACES, orient="row").rename({"id": name})
+        return pl.DataFrame(self.places, ITEM_SCHEMA, orient="row").rename({"id": name})
 
 
-class Lister:
-    """Makes the lists of some shoppers at a time.
+class RecommendationBuilder:
+    """Makes the lists of some documents at a time.
 
     Args:
-        folder: holds the model.
+        updater: holds the model.
         strategy: steps that act on every list of items, in their order.
         random: for steps that throw dice.
     """
 
-    def __init__(self, folder: Folder, strategy: Sequence[Step], random: np.random.Generator):
-        self.folder, self.model, self.strategy = folder, folder.model, tuple(strategy)
+    def __init__(
+        self, updater: StateUpdater, strategy: Sequence[Step], random: np.random.Generator
+    ):
+        self.updater, self.model, self.strategy = updater, updater.model, tuple(strategy)
         self.random = random
-        self.judging = set(folder.judging)
-        self.kinds = self.model.kinds_with(sorted(self.judging))
+        self.feedback_types = set(updater.feedback_types)
+        self.event_types = self.model.event_types_with(sorted(self.feedback_types))
         self.labels = self.model.labels(np.arange(self.model.catalog.num_items))
         # each holds the item table once more
-        plans = max(2, min(PLANS, PLAN_BYTES // self.folder.items.nbytes))
+        plans = max(2, min(PLANS, PLAN_BYTES // self.updater.items.nbytes))
         self.plan = lru_cache(maxsize=plans)(self._plan)
         self.names = lru_cache(maxsize=16)(self._names)
         self.units = lru_cache(maxsize=16)(self.model.unit_block)
 
-    def warm_up(self, shoppers: Sequence[Shopper], vectors: Float[np.ndarray, "Q 1+ED"]) -> None:
-        """Compile every shape of list for so many shoppers; keep what names and reasons need."""
+    def warm_up(
+        self, documents: Sequence[UserDocument], vectors: Float[np.ndarray, "Q 1+ED"]
+    ) -> None:
+        """Compile every shape of list for so many documents; keep what names and reasons need."""
         asking = [vectors]
         if self.model.reads_text:
             asking.append(self.model.steered(vectors, "anything", 0.5))
@@ -112,74 +116,83 @@ class Lister:
             for count in PAIRS:
                 for queries in asking:
                     k = min(length, self.most(ITEM))
-                    self.ranked(shoppers, queries, unknown_items(count), k)
+                    self.ranked(documents, queries, unknown_items(count), k)
             for target in self.model.profiled_types:
                 self.best_nodes(vectors, target, min(length, self.most(target)))
 
     def pairs(
-        self, shoppers: Sequence[Shopper], mask: tuple[str, ...], kind: int | None = None
-    ) -> PairBlocks:
+        self,
+        documents: Sequence[UserDocument],
+        mask: tuple[str, ...],
+        event_type: int | None = None,
+    ) -> AdjustmentBlocks:
         """What users' histories change in the scores of items: what a mask leaves out, and what
-        is familiar where a kind of event is asked for."""
-        return joined(self.masked(shoppers, mask), self.familiar(shoppers, kind))
+        is familiar where an event type is asked for."""
+        return combined(self.masked(documents, mask), self.familiar(documents, event_type))
 
-    def familiar(self, shoppers: Sequence[Shopper], kind: int | None = None) -> PairBlocks:
+    def familiar(
+        self, documents: Sequence[UserDocument], event_type: int | None = None
+    ) -> AdjustmentBlocks:
         """What the kept events of users add to the scores of their items."""
-        familiarity = self.model.familiarity(self.model.wanted_kind if kind is None else kind)
-        if not familiarity.any():  # to make the log takes time
-            return no_pairs
-        log = self.folder.log([shopper.events for shopper in shoppers])
-        return familiar_pairs(log, Queries(np.arange(log.num_users), log.offsets[1:]), familiarity)
+        repeat_bias = self.model.repeat_bias(
+            self.model.target_event_type if event_type is None else event_type
+        )
+        if not repeat_bias.any():  # to make the log takes time
+            return no_adjustments
+        log = self.updater.log([document.events for document in documents])
+        return repeat_adjustments(
+            log, Queries(np.arange(log.num_users), log.offsets[1:]), repeat_bias
+        )
 
-    def masked(self, shoppers: Sequence[Shopper], mask: tuple[str, ...]) -> PairBlocks:
-        """What users have chosen before, by the kinds that a mask names."""
-        number_of = self.folder.number_of
+    def masked(self, documents: Sequence[UserDocument], mask: tuple[str, ...]) -> AdjustmentBlocks:
+        """What users have chosen before, by the event_types that a mask names."""
+        number_of = self.updater.number_of
         chosen = [
             [
                 number_of[item]
-                for kind, items in shopper.chosen.items()
-                if kind in mask or "seen" in mask
+                for event_type, items in document.positives.items()
+                if event_type in mask or "seen" in mask
                 for item in items
                 if item in number_of
             ]
-            for shopper in shoppers
+            for document in documents
         ]
         rows = np.repeat(np.arange(len(chosen)), [len(items) for items in chosen])
-        return blocks_of(
-            left_out(rows, np.fromiter(chain.from_iterable(chosen), np.int64, len(rows)))
+        return as_blocks(
+            masked_items(rows, np.fromiter(chain.from_iterable(chosen), np.int64, len(rows)))
         )
 
     def with_session(
         self,
-        shoppers: Sequence[Shopper],
+        documents: Sequence[UserDocument],
         vectors: Float[np.ndarray, "Q 1+ED"],
         session: Session,
         now: Int[np.ndarray, " n"] | None = None,
-        kind: int | None = None,
+        event_type: int | None = None,
     ) -> Float[np.ndarray, "Q 1+ED"]:
         """User vectors with the present session's mixed in.
 
         Args:
-            now: when each shopper asks (s); a session that is over by then changes nothing. By
+            now: when each document asks (s); a session that is over by then changes nothing. By
                 default at their last event, as where times are only positions.
         """
-        log = session.events(self.folder.log([shopper.events for shopper in shoppers]))
-        alone = self.folder.read(self.folder.fold(log, None, None), kind)
+        log = session.events(self.updater.log([document.events for document in documents]))
+        alone = self.updater.read(self.updater.fold(log, None, None), event_type)
         mixed = session.mixed(vectors, alone)
         if now is not None and log.has_time:
-            last = np.array([shopper.last_time for shopper in shoppers])
+            last = np.array([document.last_time for document in documents])
             over = session.is_over(last, now)
-            mixed[: len(shoppers)][over] = vectors[: len(shoppers)][over]
+            mixed[: len(documents)][over] = vectors[: len(documents)][over]
         return mixed
 
     def ranked(
         self,
-        shoppers: Sequence[Shopper],
+        documents: Sequence[UserDocument],
         vectors: Float[np.ndarray, "Q D"],
-        pairs: PairBlocks,
+        pairs: AdjustmentBlocks,
         k: int,
         where: str = "",
-    ) -> Ranked:
+    ) -> RankedLists:
         """Items under the strategy behind a condition.
 
         Args:
@@ -187,16 +200,16 @@ class Lister:
         """
         plan, ready = self.plan(where, vectors.shape[1])
 
-        def theirs(users: Int[np.ndarray, " R"]) -> PairBlocks:
-            return padded_blocks(pairs_of(pairs, users, len(shoppers)))
+        def theirs(users: Int[np.ndarray, " R"]) -> AdjustmentBlocks:
+            return padded_blocks(select_adjustments(pairs, users, len(documents)))
 
-        ranked, _ = shortlist(
-            vectors[: len(shoppers)],
+        ranked, _ = rerank(
+            vectors[: len(documents)],
             self.items(vectors.shape[1]),
             theirs,
             k,
             plan,
-            histories=self._judgements(shoppers),
+            histories=self._judgements(documents),
             random=self.random,
             ready=ready,
             lengths=[min(length, self.most(ITEM)) for length in LISTS],
@@ -204,26 +217,26 @@ class Lister:
         )
         return ranked
 
-    def best_nodes(self, vectors: Float[np.ndarray, "Q 1+ED"], target: str, k: int) -> Ranked:
+    def best_nodes(self, vectors: Float[np.ndarray, "Q 1+ED"], target: str, k: int) -> RankedLists:
         """The best of all nodes of a type, which no strategy acts on."""
         block, valid = self.model.block(target), self.model.valid(target)
         length = min(at_least(k, LISTS), self.most(target))
-        top = best_items(vectors, block, no_pairs, valid, length, with_log_z=False)
+        top = best_items(vectors, block, no_adjustments, valid, length, with_log_z=False)
         items, scores = top.items[:, :k], top.scores[:, :k]
-        return Ranked(items, scores, np.zeros(items.shape, np.int64), np.ones(items.shape))
+        return RankedLists(items, scores, np.zeros(items.shape, np.int64), np.ones(items.shape))
 
     def most(self, target: str) -> int:
         """Nodes of a type that there are."""
         return self.model.node_type(target).count - 1
 
     def places(
-        self, target: str, ranked: Ranked, plan: Plan | None, shopper: Shopper
-    ) -> list[Place]:
-        """One shopper's list; `ranked` has that row alone."""
+        self, target: str, ranked: RankedLists, plan: RerankPipeline | None, document: UserDocument
+    ) -> list[RecommendedItem]:
+        """One document's list; `ranked` has that row alone."""
         count = int((ranked.items > 0).sum())
         items, scores, touched, propensity = (part[:count] for part in ranked)
         ids, titles = self.names(target)
-        because = self._reasons(target, items, shopper)
+        because = self._reasons(target, items, document)
         columns = (
             range(1, count + 1),
             ids.gather(items),
@@ -233,17 +246,17 @@ class Lister:
             [plan.names(steps) if plan else [] for steps in touched.tolist()],
             propensity.tolist(),
         )
-        return [Place(*row) for row in zip(*columns, strict=True)]
+        return [RecommendedItem(*row) for row in zip(*columns, strict=True)]
 
-    def _judgements(self, shoppers: Sequence[Shopper]) -> EventLog | None:
+    def _judgements(self, documents: Sequence[UserDocument]) -> EventLog | None:
         """The kept events of users who have judged anything; None if nobody has."""
         histories = [
             sorted((*s.events, *s.feedback), key=lambda event: event.time)
-            if s.feedback or self.judging & s.chosen.keys()
+            if s.feedback or self.feedback_types & s.positives.keys()
             else ()
-            for s in shoppers
+            for s in documents
         ]
-        return self.folder.log(histories, self.kinds) if any(histories) else None
+        return self.updater.log(histories, self.event_types) if any(histories) else None
 
     def _names(self, target: str) -> tuple[pl.Series, pl.Series]:
         """Ids and titles of the nodes of a block."""
@@ -253,10 +266,10 @@ class Lister:
         return ids, titles[0] if titles else untitled
 
     def _reasons(
-        self, target: str, rows: Int[np.ndarray, " n"], shopper: Shopper
+        self, target: str, rows: Int[np.ndarray, " n"], document: UserDocument
     ) -> Int[np.ndarray, " n"] | None:
         """For every recommended node the kept item of the user that is most like it, if any is."""
-        numbers = (self.folder.number_of.get(event.item_id, 0) for event in shopper.events)
+        numbers = (self.updater.number_of.get(event.item_id, 0) for event in document.events)
         theirs = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
         if not len(theirs):
             return None
@@ -265,10 +278,10 @@ class Lister:
 
     def items(self, width: int) -> Float[Array, "I D"]:
         """What user vectors of a width rank: items alone, or with their texts."""
-        items = self.folder.items
+        items = self.updater.items
         return items if items.shape[1] == width else self.model.items_with_text
 
-    def _plan(self, where: str, width: int) -> tuple[Plan, Candidates]:
+    def _plan(self, where: str, width: int) -> tuple[RerankPipeline, Candidates]:
         """The strategy behind a condition, and the items ready to be ranked by it."""
         steps = (Where(where), *self.strategy) if where else self.strategy
         plan = self.model.plan(steps)
@@ -276,16 +289,16 @@ class Lister:
         return plan, candidates(self.items(width), valid, plan.bias, self.model.mesh)
 
 
-def unknown_items(count: int) -> PairBlocks:
+def unknown_items(count: int) -> AdjustmentBlocks:
     """So many pairs of the first user that change nothing, for who compiles a program for them."""
-    return blocks_of(left_out(np.zeros(count, np.int64), np.zeros(count, np.int64)))
+    return as_blocks(masked_items(np.zeros(count, np.int64), np.zeros(count, np.int64)))
 
 
-def padded_blocks(pairs: PairBlocks) -> PairBlocks:
+def padded_blocks(pairs: AdjustmentBlocks) -> AdjustmentBlocks:
     """The same pairs, of few distinct numbers of them."""
 
-    def padded_block(start: int, stop: int) -> Pairs:
+    def padded_block(start: int, stop: int) -> ScoreAdjustments:
         some = pairs(start, stop)
-        return padded_pairs(some, at_least(len(some.rows), PAIRS), OUTSIDE)
+        return padded_adjustments(some, at_least(len(some.rows), PAIRS), OUTSIDE)
 
     return padded_block

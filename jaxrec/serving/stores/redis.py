@@ -1,4 +1,4 @@
-"""Live shoppers in Redis or Valkey, which any number of workers on any machines share."""
+"""Live documents in Redis or Valkey, which any number of workers on any machines share."""
 
 import json
 import logging
@@ -9,12 +9,12 @@ from typing import Any
 
 import redis
 
+from jaxrec.errors import StoreError
 from jaxrec.serving.stores.sqlite import (
-    SHOWN_MOST,
-    Shopper,
-    Shown,
-    StoreError,
-    as_shown,
+    MAX_IMPRESSIONS,
+    Impression,
+    UserDocument,
+    as_impression,
     decode,
     encode,
     first_version,
@@ -22,7 +22,7 @@ from jaxrec.serving.stores.sqlite import (
 
 logger = logging.getLogger(__name__)
 
-# A hash a shopper, and all of them by the time they were written; a list of what each was shown,
+# A hash a document, and all of them by the time they were written; a list of what each was shown,
 # and all of those by the time. Keys share a hash tag, so that a cluster keeps them where one script
 # can write them.
 PREFIX = "{jaxrec}:"
@@ -73,7 +73,7 @@ class RedisStore:
             self.client.ping()
         self._warn_unless_durable()
 
-    def load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
+    def load(self, user_ids: Sequence[str]) -> dict[str, UserDocument]:
         """See `Store.load`."""
         with _told():
             pipeline = self.client.pipeline(transaction=False)
@@ -86,17 +86,17 @@ class RedisStore:
             if document is not None
         }
 
-    def save(self, shoppers: Iterable[Shopper]) -> list[str]:
+    def save(self, documents: Iterable[UserDocument]) -> list[str]:
         """See `Store.save`."""
-        shoppers, now = list(shoppers), time.time()
+        documents, now = list(documents), time.time()
         with _told():
             pipeline = self.client.pipeline(transaction=False)
-            for s in shoppers:
+            for s in documents:
                 after = s.version + 1 if s.version else first_version()
                 arguments: list[Any] = [s.version, encode(s), now, s.user_id, after]
                 self.save_script([_key(s.user_id), WRITTEN], arguments, client=pipeline)
             written = pipeline.execute()
-        return [s.user_id for s, done in zip(shoppers, written, strict=True) if not done]
+        return [s.user_id for s, done in zip(documents, written, strict=True) if not done]
 
     def forget(self, user_id: str) -> bool:
         """See `Store.forget`."""
@@ -108,22 +108,22 @@ class RedisStore:
             pipeline.zrem(SHOWN, user_id)
             return pipeline.execute()[0] > 0
 
-    def show(self, lists: Iterable[Shown]) -> None:
+    def show(self, lists: Iterable[Impression]) -> None:
         """See `Store.show`."""
         with _told():
             pipeline = self.client.pipeline(transaction=False)
             for s in lists:
                 key = _shown_key(s.user_id)
                 pipeline.rpush(key, json.dumps([s.time, s.model, s.items, s.propensities]))
-                pipeline.ltrim(key, -SHOWN_MOST, -1)
+                pipeline.ltrim(key, -MAX_IMPRESSIONS, -1)
                 pipeline.zadd(SHOWN, {s.user_id: s.time}, gt=True)
             pipeline.execute()
 
-    def shown(self, user_id: str) -> list[Shown]:
+    def shown(self, user_id: str) -> list[Impression]:
         """See `Store.shown`."""
         with _told():
             rows = self.client.lrange(_shown_key(user_id), 0, -1)
-        return [as_shown(user_id, *_time_apart(row)) for row in rows]
+        return [as_impression(user_id, *_time_apart(row)) for row in rows]
 
     def expire(self, before: float, most: int) -> int:
         """See `Store.expire`."""
@@ -184,7 +184,7 @@ def _told() -> Iterator[None]:
 
 
 def _key(user_id: str) -> str:
-    return f"{PREFIX}shopper:{user_id}"
+    return f"{PREFIX}document:{user_id}"
 
 
 def _shown_key(user_id: str) -> str:

@@ -1,6 +1,6 @@
-"""Where live shoppers are kept: one document each, replaced only by whoever read it last.
+"""Where live documents are kept: one document each, replaced only by whoever read it last.
 
-A document holds a shopper's newest events, the state before them and the state after them, so
+A document holds a document's newest events, the state before them and the state after them, so
 that a late event can be folded in its place, and a new model can rebuild the state.
 """
 
@@ -20,19 +20,21 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
+from jaxrec.errors import StoreError
+
 NEVER = -1
 CHECKPOINT_SECONDS = 1.0
 LOG_PAGES = 25_000  # 100 MB
-SHOWN_MOST = 1000  # lists kept of a user
+MAX_IMPRESSIONS = 1000  # lists kept of a user
 
 
 @dataclass(frozen=True)
 class LiveEvent:
-    """What a shopper did, at `time` seconds since the epoch."""
+    """What a document did, at `time` seconds since the epoch."""
 
     time: int
     item_id: str
-    kind: str
+    event_type: str
     event_id: str | None = None
 
 
@@ -40,7 +42,7 @@ TIME = attrgetter("time")
 
 
 @dataclass(frozen=True)
-class Shopper:
+class UserDocument:
     """A document of the store.
 
     States are flat: the leaves of a user's `InterestState`s one after another.
@@ -53,9 +55,11 @@ class Shopper:
     base_time: int = NEVER  # of the last event that is no longer kept, or is in `base`
     base_ids: frozenset[str] = frozenset()  # event ids of that time that are no longer kept
     folded: int = 0  # of `events`, those that `base` has folded
-    forgotten: int = 0  # events that are no longer kept
-    approximate: bool = False  # the state lacks the forgotten events
-    chosen: dict[str, frozenset[str]] = field(default_factory=dict)  # kind -> items, of all events
+    truncated: int = 0  # events that are no longer kept
+    approximate: bool = False  # the state lacks the truncated events
+    positives: dict[str, frozenset[str]] = field(
+        default_factory=dict
+    )  # event_type -> items, of all events
     feedback: tuple[LiveEvent, ...] = ()  # judgements beside `events`, in time order
     model: str = ""  # whose states these are
     version: int = 0  # another one whenever the document is written; 0 of a newcomer
@@ -77,7 +81,7 @@ class Shopper:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Impression:
     """A list that chance has had a part in, for evaluation by inverse propensities."""
 
     user_id: str
@@ -87,17 +91,13 @@ class Shown:
     propensities: tuple[float, ...]  # of every item at its place, given those before it
 
 
-class StoreError(OSError):
-    """The store cannot be reached, is held by others for too long, or is full."""
-
-
 class Store(Protocol):
     """Documents by user id. All methods raise a StoreError when the store fails."""
 
-    def load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
+    def load(self, user_ids: Sequence[str]) -> dict[str, UserDocument]:
         """The documents there are of some users."""
 
-    def save(self, shoppers: Iterable[Shopper]) -> list[str]:
+    def save(self, documents: Iterable[UserDocument]) -> list[str]:
         """Write all documents whose version is still the one stored; the other users' ids.
 
         What is not among them is durable when this returns, with another version: one higher,
@@ -107,10 +107,10 @@ class Store(Protocol):
     def forget(self, user_id: str) -> bool:
         """Delete all that is kept of a user; whether there was anything."""
 
-    def show(self, lists: Iterable[Shown]) -> None:
-        """Keep what was shown: the newest `SHOWN_MOST` lists of a user."""
+    def show(self, lists: Iterable[Impression]) -> None:
+        """Keep what was shown: the newest `MAX_IMPRESSIONS` lists of a user."""
 
-    def shown(self, user_id: str) -> list[Shown]:
+    def shown(self, user_id: str) -> list[Impression]:
         """What was shown to a user, oldest first."""
 
     def expire(self, before: float, most: int) -> int:
@@ -151,7 +151,7 @@ class SQLiteStore:
         weakref.finalize(self, self.connection.close)
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
-        # a checkpoint within a commit would keep shoppers waiting for half a second
+        # a checkpoint within a commit would keep documents waiting for half a second
         self.connection.execute("PRAGMA wal_autocheckpoint = 0")
         self.closed = threading.Event()
         weakref.finalize(self, self.closed.set)
@@ -160,39 +160,39 @@ class SQLiteStore:
         )
         self.checkpoints.start()
         self.connection.execute(
-            "CREATE TABLE IF NOT EXISTS shoppers (user_id TEXT PRIMARY KEY, version INTEGER, "
+            "CREATE TABLE IF NOT EXISTS documents (user_id TEXT PRIMARY KEY, version INTEGER, "
             "written REAL, document BLOB) WITHOUT ROWID"
         )
-        self.connection.execute("CREATE INDEX IF NOT EXISTS by_age ON shoppers (written)")
+        self.connection.execute("CREATE INDEX IF NOT EXISTS by_age ON documents (written)")
         self.connection.execute(
             "CREATE TABLE IF NOT EXISTS shown (user_id TEXT, time INTEGER, document TEXT)"
         )
         self.connection.execute("CREATE INDEX IF NOT EXISTS shown_to ON shown (user_id, time)")
         self.connection.execute("CREATE INDEX IF NOT EXISTS shown_at ON shown (time)")
 
-    def load(self, user_ids: Sequence[str]) -> dict[str, Shopper]:
+    def load(self, user_ids: Sequence[str]) -> dict[str, UserDocument]:
         """See `Store.load`."""
-        query = "SELECT version, document FROM shoppers WHERE user_id = ?"
+        query = "SELECT version, document FROM documents WHERE user_id = ?"
         with _told():
             rows = {u: self.connection.execute(query, (u,)).fetchone() for u in user_ids}
         return {user_id: decode(user_id, *row) for user_id, row in rows.items() if row}
 
-    def save(self, shoppers: Iterable[Shopper]) -> list[str]:
+    def save(self, documents: Iterable[UserDocument]) -> list[str]:
         """See `Store.save`."""
         with self.transaction() as connection:
-            return [s.user_id for s in shoppers if not self._write(connection, s)]
+            return [s.user_id for s in documents if not self._write(connection, s)]
 
     def forget(self, user_id: str) -> bool:
         """See `Store.forget`."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM shown WHERE user_id = ?", (user_id,))
-            deleted = connection.execute("DELETE FROM shoppers WHERE user_id = ?", (user_id,))
+            deleted = connection.execute("DELETE FROM documents WHERE user_id = ?", (user_id,))
             return deleted.rowcount > 0
 
-    def show(self, lists: Iterable[Shown]) -> None:
+    def show(self, lists: Iterable[Impression]) -> None:
         """See `Store.show`."""
         rows = [(s.user_id, s.time, json.dumps([s.model, s.items, s.propensities])) for s in lists]
-        users = {(user_id, user_id, SHOWN_MOST) for user_id, _, _ in rows}
+        users = {(user_id, user_id, MAX_IMPRESSIONS) for user_id, _, _ in rows}
         with self.transaction() as connection:
             connection.executemany("INSERT INTO shown VALUES (?, ?, ?)", rows)
             connection.executemany(
@@ -201,12 +201,12 @@ class SQLiteStore:
                 users,
             )
 
-    def shown(self, user_id: str) -> list[Shown]:
+    def shown(self, user_id: str) -> list[Impression]:
         """See `Store.shown`."""
         query = "SELECT time, document FROM shown WHERE user_id = ? ORDER BY time, rowid"
         with _told():
             rows = self.connection.execute(query, (user_id,)).fetchall()
-        return [as_shown(user_id, time, document) for time, document in rows]
+        return [as_impression(user_id, time, document) for time, document in rows]
 
     def expire(self, before: float, most: int) -> int:
         """See `Store.expire`."""
@@ -217,10 +217,10 @@ class SQLiteStore:
                 "GROUP BY user_id ORDER BY max(time) DESC LIMIT -1 OFFSET ?)",
                 (most,),
             )
-            old = connection.execute("DELETE FROM shoppers WHERE written < ?", (before,)).rowcount
+            old = connection.execute("DELETE FROM documents WHERE written < ?", (before,)).rowcount
             surplus = connection.execute(
-                "DELETE FROM shoppers WHERE user_id IN "
-                "(SELECT user_id FROM shoppers ORDER BY written DESC LIMIT -1 OFFSET ?)",
+                "DELETE FROM documents WHERE user_id IN "
+                "(SELECT user_id FROM documents ORDER BY written DESC LIMIT -1 OFFSET ?)",
                 (most,),
             ).rowcount
             return old + surplus
@@ -228,7 +228,7 @@ class SQLiteStore:
     def count(self) -> int:
         """See `Store.count`."""
         with _told():
-            return self.connection.execute("SELECT count(*) FROM shoppers").fetchone()[0]
+            return self.connection.execute("SELECT count(*) FROM documents").fetchone()[0]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -250,20 +250,20 @@ class SQLiteStore:
                 raise
 
     @staticmethod
-    def _write(connection: sqlite3.Connection, shopper: Shopper) -> bool:
-        row = (time.time(), encode(shopper), shopper.user_id)
-        if shopper.version:
+    def _write(connection: sqlite3.Connection, document: UserDocument) -> bool:
+        row = (time.time(), encode(document), document.user_id)
+        if document.version:
             return (
                 connection.execute(
-                    "UPDATE shoppers SET version = version + 1, written = ?, document = ? "
+                    "UPDATE documents SET version = version + 1, written = ?, document = ? "
                     "WHERE user_id = ? AND version = ?",
-                    (*row, shopper.version),
+                    (*row, document.version),
                 ).rowcount
                 == 1
             )
         return (
             connection.execute(
-                "INSERT OR IGNORE INTO shoppers (version, written, document, user_id) "
+                "INSERT OR IGNORE INTO documents (version, written, document, user_id) "
                 "VALUES (?, ?, ?, ?)",
                 (first_version(), *row),
             ).rowcount
@@ -312,33 +312,35 @@ def _told() -> Iterator[None]:
         raise StoreError(f"the store fails: {error}") from error
 
 
-def as_shown(user_id: str, time: int, document: str | bytes) -> Shown:
+def as_impression(user_id: str, time: int, document: str | bytes) -> Impression:
     """A kept list from the JSON of model, items and propensities."""
     model, items, propensities = json.loads(document)
-    return Shown(user_id, time, model, tuple(items), tuple(propensities))
+    return Impression(user_id, time, model, tuple(items), tuple(propensities))
 
 
-def encode(shopper: Shopper) -> bytes:
+def encode(document: UserDocument) -> bytes:
     """A document as bytes: a line of JSON, then the states as little-endian float32."""
-    states = [s for s in (shopper.state, shopper.base) if s is not None]
+    states = [s for s in (document.state, document.base) if s is not None]
     head = {
-        "events": [_plain(event) for event in shopper.events],
-        "feedback": [_plain(event) for event in shopper.feedback],
-        "has_state": shopper.state is not None,
-        "has_base": shopper.base is not None,
-        "base_time": shopper.base_time,
-        "base_ids": sorted(shopper.base_ids),
-        "folded": shopper.folded,
-        "forgotten": shopper.forgotten,
-        "approximate": shopper.approximate,
-        "chosen": {kind: sorted(items) for kind, items in shopper.chosen.items()},
-        "model": shopper.model,
+        "events": [_plain(event) for event in document.events],
+        "feedback": [_plain(event) for event in document.feedback],
+        "has_state": document.state is not None,
+        "has_base": document.base is not None,
+        "base_time": document.base_time,
+        "base_ids": sorted(document.base_ids),
+        "folded": document.folded,
+        "truncated": document.truncated,
+        "approximate": document.approximate,
+        "positives": {
+            event_type: sorted(items) for event_type, items in document.positives.items()
+        },
+        "model": document.model,
     }
     text = json.dumps(head, ensure_ascii=False, separators=(",", ":"))
     return text.encode() + b"\n" + b"".join(s.astype("<f4").tobytes() for s in states)
 
 
-def decode(user_id: str, version: int, document: bytes) -> Shopper:
+def decode(user_id: str, version: int, document: bytes) -> UserDocument:
     """The inverse of `encode`.
 
     Raises:
@@ -350,17 +352,19 @@ def decode(user_id: str, version: int, document: bytes) -> Shopper:
         raise StoreError(f"what is kept of {user_id!r} cannot be read: {error}") from error
 
 
-def _decoded(user_id: str, version: int, document: bytes) -> Shopper:
+def _decoded(user_id: str, version: int, document: bytes) -> UserDocument:
     text, _, numbers = document.partition(b"\n")
     head: dict[str, Any] = json.loads(text)
     names = [name for name in ("state", "base") if head.pop(f"has_{name}")]
     states: Any = np.frombuffer(numbers, "<f4").reshape(max(len(names), 1), -1)
-    return Shopper(
+    return UserDocument(
         user_id,
         events=tuple(LiveEvent(*event) for event in head.pop("events")),
         feedback=tuple(LiveEvent(*event) for event in head.pop("feedback", ())),
         base_ids=frozenset(head.pop("base_ids", ())),
-        chosen={kind: frozenset(items) for kind, items in head.pop("chosen").items()},
+        positives={
+            event_type: frozenset(items) for event_type, items in head.pop("positives").items()
+        },
         version=version,
         **dict(zip(names, states, strict=False)),
         **head,
@@ -368,15 +372,17 @@ def _decoded(user_id: str, version: int, document: bytes) -> Shopper:
 
 
 def with_events(
-    shopper: Shopper, events: Sequence[LiveEvent], place: Callable[[LiveEvent], Any] = TIME
-) -> Shopper:
+    document: UserDocument, events: Sequence[LiveEvent], place: Callable[[LiveEvent], Any] = TIME
+) -> UserDocument:
     """A document with more events for the model, each in its place."""
-    chosen = dict(shopper.chosen)
-    for kind in {event.kind for event in events}:
-        items = {event.item_id for event in events if event.kind == kind}
-        chosen[kind] = chosen.get(kind, frozenset()) | items
-    behind = merged(shopper.unfolded, events, place)  # what is folded stays before what is not
-    return replace(shopper, events=shopper.events[: shopper.folded] + behind, chosen=chosen)
+    positives = dict(document.positives)
+    for event_type in {event.event_type for event in events}:
+        items = {event.item_id for event in events if event.event_type == event_type}
+        positives[event_type] = positives.get(event_type, frozenset()) | items
+    behind = merged(document.unfolded, events, place)  # what is folded stays before what is not
+    return replace(
+        document, events=document.events[: document.folded] + behind, positives=positives
+    )
 
 
 def merged(
@@ -388,15 +394,15 @@ def merged(
     return tuple(sorted((*kept, *arrived), key=place))
 
 
-def newest_of_kinds(events: Sequence[LiveEvent], count: int) -> tuple[LiveEvent, ...]:
-    """The newest events of every kind: a flood of one must not wash the others out."""
+def newest_of_each_type(events: Sequence[LiveEvent], count: int) -> tuple[LiveEvent, ...]:
+    """The newest events of every event type: a flood of one must not wash the others out."""
     seen, kept = Counter[str](), list[LiveEvent]()
     for event in reversed(events):
-        seen[event.kind] += 1
-        if seen[event.kind] <= count:
+        seen[event.event_type] += 1
+        if seen[event.event_type] <= count:
             kept.append(event)
     return tuple(reversed(kept))
 
 
 def _plain(event: LiveEvent) -> list:
-    return [event.time, event.item_id, event.kind, event.event_id]
+    return [event.time, event.item_id, event.event_type, event.event_id]

@@ -2,27 +2,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.models.sequence.item_memory import recall
+from jaxrec.models.sequence.item_memory import scan_memory
 
 ROWS, SLOTS, WIDTH, TRACES = 3, 5, 4, 2
 
 
-def plain(weights, keep, gates, x, traces):
+def plain(weights, decay, gates, x, memory):
     """The sums as their equations read; jax differentiates them."""
-    recalled = []
+    readout = []
     for slot in range(SLOTS):
-        traces = keep[slot].T[..., None] * traces + gates[slot].T[..., None] * x[slot][:, None]
-        recalled.append((weights[None] * traces).sum(1))
-    return jnp.stack(recalled), traces
+        memory = decay[slot].T[..., None] * memory + gates[slot].T[..., None] * x[slot][:, None]
+        readout.append((weights[None] * memory).sum(1))
+    return jnp.stack(readout), memory
 
 
 def problem(dtype=jnp.float32):
     shapes = {
         "weights": (TRACES, WIDTH),
-        "keep": (SLOTS, TRACES, ROWS),
+        "decay": (SLOTS, TRACES, ROWS),
         "gates": (SLOTS, TRACES, ROWS),
         "x": (SLOTS, ROWS, WIDTH),
-        "traces": (ROWS, TRACES, WIDTH),
+        "memory": (ROWS, TRACES, WIDTH),
     }
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return [
@@ -33,9 +33,9 @@ def problem(dtype=jnp.float32):
 
 def gradients(function, arguments):
     def loss(*arguments):
-        recalled, traces = function(*arguments)
-        ramp = jnp.arange(recalled.size, dtype=jnp.float32).reshape(recalled.shape)
-        return jnp.sin(ramp * recalled).sum() + (traces.astype(jnp.float32) ** 2).sum()
+        readout, memory = function(*arguments)
+        ramp = jnp.arange(readout.size, dtype=jnp.float32).reshape(readout.shape)
+        return jnp.sin(ramp * readout).sum() + (memory.astype(jnp.float32) ** 2).sum()
 
     return jax.grad(loss, range(5))(*arguments)
 
@@ -43,7 +43,8 @@ def gradients(function, arguments):
 def test_values_and_every_gradient_equal_those_of_the_plain_sums():
     arguments = problem()
     found, expected = (
-        (*function(*arguments), *gradients(function, arguments)) for function in (recall, plain)
+        (*function(*arguments), *gradients(function, arguments))
+        for function in (scan_memory, plain)
     )
     for got, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
@@ -51,11 +52,11 @@ def test_values_and_every_gradient_equal_those_of_the_plain_sums():
 
 def test_half_precision_goes_in_and_comes_out():
     arguments = problem(jnp.bfloat16)
-    assert {out.dtype for out in recall(*arguments)} == {jnp.dtype("bfloat16")}
+    assert {out.dtype for out in scan_memory(*arguments)} == {jnp.dtype("bfloat16")}
     exact = [argument.astype(jnp.float32) for argument in arguments]
 
     def total(*arguments):
-        return recall(*arguments)[0].astype(jnp.float32).sum()
+        return scan_memory(*arguments)[0].astype(jnp.float32).sum()
 
     found, expected = (jax.grad(total, range(5))(*given) for given in (arguments, exact))
     for got, wanted in zip(found, expected, strict=True):

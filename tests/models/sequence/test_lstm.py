@@ -5,18 +5,18 @@ import pytest
 from flax import nnx
 
 from jaxrec.models.layers import dropout, unit_norm
-from jaxrec.models.sequence.lstm import LSTM, InterestEncoder
+from jaxrec.models.sequence.lstm import LSTM, LSTMEncoder
 
 WIDTH, BLOCKS, TRACES = 4, 2, 3
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    """With traces that count, as they do after some training."""
-    made = InterestEncoder(WIDTH, BLOCKS, 0.5, nnx.Rngs(0), num_traces=TRACES)
-    traces = made.traces
-    assert traces is not None
-    for number, weights in enumerate((traces.gates.kernel, traces.weights)):
+    """With memory that count, as they do after some training."""
+    made = LSTMEncoder(WIDTH, BLOCKS, 0.5, nnx.Rngs(0), num_decays=TRACES)
+    memory = made.memory
+    assert memory is not None
+    for number, weights in enumerate((memory.gates.kernel, memory.weights)):
         weights[...] = jax.random.normal(jax.random.key(number), weights.shape)
     return made
 
@@ -69,24 +69,24 @@ def test_the_forget_gate_alone_begins_open():
 
 def test_traces_are_sums_that_fade(encoder):
     """Slot by slot, from a state that is not empty, with a sequence that starts on the way."""
-    traces = encoder.traces
+    memory = encoder.memory
     events = random_events(1, 5)
     starts = jnp.zeros((1, 5), bool).at[0, 3].set(True)
     before = jax.random.normal(jax.random.key(2), (1, TRACES, WIDTH))
-    recalled, after = traces.scan(events, starts, None, before)
-    keep, expected = sigmoid(np.asarray(traces.keep_logits[...])), np.asarray(before[0])
+    readout, after = memory.scan(events, starts, None, before)
+    keep, expected = sigmoid(np.asarray(memory.decay_logits[...])), np.asarray(before[0])
     for slot, event in enumerate(np.asarray(events[0])):
-        gates = 2 * sigmoid(event @ np.asarray(traces.gates.kernel[...]))
+        gates = 2 * sigmoid(event @ np.asarray(memory.gates.kernel[...]))
         expected = np.where(starts[0, slot], 0, keep[:, None] * expected)
         expected = expected + gates[:, None] * event
-        total = (np.asarray(traces.weights[...]) * expected).sum(0)
-        np.testing.assert_allclose(recalled[0, slot], total, atol=1e-5)
+        total = (np.asarray(memory.weights[...]) * expected).sum(0)
+        np.testing.assert_allclose(readout[0, slot], total, atol=1e-5)
     np.testing.assert_allclose(after[0], expected, atol=1e-5)
 
 
 def test_traces_begin_by_recalling_nothing():
     with_traces, without = (
-        InterestEncoder(WIDTH, BLOCKS, 0.5, nnx.Rngs(0), num_traces=n) for n in (TRACES, 0)
+        LSTMEncoder(WIDTH, BLOCKS, 0.5, nnx.Rngs(0), num_decays=n) for n in (TRACES, 0)
     )
     outputs = [e.fold(e.initial_state(2), random_events(2, 3))[0] for e in (with_traces, without)]
     np.testing.assert_array_equal(*outputs)
@@ -149,10 +149,10 @@ def test_initial_state_is_empty_but_for_a_learned_output(encoder):
     state = encoder.initial_state(3)
     assert state.hidden.shape == state.cell.shape == (3, BLOCKS, WIDTH)
     assert not state.hidden.any() and not state.cell.any()
-    assert state.traces.shape == (3, TRACES, WIDTH) and not state.traces.any()
-    interest, recalled = np.split(state.output, 2, axis=1)
+    assert state.memory.shape == (3, TRACES, WIDTH) and not state.memory.any()
+    interest, readout = np.split(state.output, 2, axis=1)
     np.testing.assert_array_equal(interest, np.tile(encoder.initial_output[...], (3, 1)))
-    assert interest.any() and not recalled.any()
+    assert interest.any() and not readout.any()
 
 
 def test_fold_drops_out_only_with_a_key(encoder):

@@ -12,9 +12,9 @@ from flax import nnx
 from helpers.paths import GOLDEN
 from safetensors.numpy import load_file, save_file
 
-from jaxrec.data.fetch import FetchError
 from jaxrec.data.text import MINILM, resolve_pretrained
-from jaxrec.models.text.bert import BertConfig, CheckpointError, load_bert, mean_pool
+from jaxrec.errors import CheckpointError, FetchError
+from jaxrec.models.text.bert import BertConfig, load_bert, mean_pool
 
 TINY = GOLDEN / "tiny_bert"
 

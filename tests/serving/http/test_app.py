@@ -168,7 +168,7 @@ def test_thumbs_move_the_list_and_the_answer_says_so(client):
     assert any(item["rules"] == ["feedback"] for item in after)
     assert {item["propensity"] for item in after} == {1.0}
     events = client.get("/users/ian/profile").json()["events"]
-    assert [event["kind"] for event in events] == ["view", "view", "view", "dislike"]
+    assert [event["event_type"] for event in events] == ["view", "view", "view", "dislike"]
 
 
 def test_a_store_that_fails_is_told_as_503_and_logged(trained_run, tmp_path, caplog):
@@ -256,7 +256,7 @@ def test_kill_9_loses_no_acknowledged_event(trained_run, tmp_path):
 def test_whatever_is_sent_the_service_answers_as_its_document_says(trained_run, tmp_path):
     """Requests made from the OpenAPI document, valid and not, by schemathesis."""
     schemathesis = pytest.importorskip("schemathesis")
-    # kinds of event and columns are the model's, so that 422 may answer what the document allows
+    # event types and columns are the model's, so that 422 may answer what the document allows
     checks = pytest.importorskip("schemathesis.specs.openapi.checks")
     server = Service(trained_run, tmp_path / "store.db")
     document = schemathesis.openapi.from_url(f"{server.client.base_url}/openapi.json")
@@ -282,7 +282,7 @@ def test_whatever_is_sent_the_service_answers_as_its_document_says(trained_run, 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium (Debian: chromium)")
 def test_the_page_shows_the_list_change_after_a_click(trained_run, tmp_path):
-    """In a real browser: look a shopper up, buy something, search, all by labels."""
+    """In a real browser: look a document up, buy something, search, all by labels."""
     playwright = pytest.importorskip("playwright.sync_api")
     server = Service(trained_run, tmp_path / "store.db")
     server.client.post("/events", json=[payload("gus", n) for n in range(3)])
@@ -295,7 +295,7 @@ def test_the_page_shows_the_list_change_after_a_click(trained_run, tmp_path):
         failures = []
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.goto(str(server.client.base_url))
-        page.get_by_label("Shopper").fill("gus")
+        page.get_by_label("UserDocument").fill("gus")
         page.get_by_role("button", name="Show").click()
         page.wait_for_selector("#list li")
         items = page.locator("#list li")

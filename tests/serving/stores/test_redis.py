@@ -6,9 +6,10 @@ import signal
 import pytest
 from helpers.servers import START, Load, RedisServer, Service
 
+from jaxrec.errors import StoreError
 from jaxrec.inference import loading
-from jaxrec.serving.live.engine import Online, Report
-from jaxrec.serving.stores.sqlite import LiveEvent, Shopper, Shown, StoreError, open_store
+from jaxrec.serving.live.engine import LiveEngine, UserEvent
+from jaxrec.serving.stores.sqlite import Impression, LiveEvent, UserDocument, open_store
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="needs a Redis server (Debian: redis-server)"
@@ -29,32 +30,34 @@ def store(server):
     store.close()
 
 
-def shopper(user, version=0, **more):
-    return Shopper(user, (LiveEvent(START, "i01", "view", "e1"),), version=version, **more)
+def document(user, version=0, **more):
+    return UserDocument(user, (LiveEvent(START, "i01", "view", "e1"),), version=version, **more)
 
 
 def test_documents_are_replaced_only_by_whoever_read_them_last(store):
-    assert store.save([shopper("a"), shopper("b")]) == []
+    assert store.save([document("a"), document("b")]) == []
     found = store.load(["a", "b", "c"])
     assert set(found) == {"a", "b"}
-    assert found["a"].events == shopper("a").events
+    assert found["a"].events == document("a").events
     version = found["a"].version
-    assert store.save([shopper("a")]) == ["a"]  # as if it were new
-    assert store.save([shopper("a", version, forgotten=5), shopper("b", 7)]) == ["b"]
+    assert store.save([document("a")]) == ["a"]  # as if it were new
+    assert store.save([document("a", version, truncated=5), document("b", 7)]) == ["b"]
     assert store.load(["a"])["a"].version == version + 1
     store.forget("a")
-    assert store.save([shopper("a")]) == []
-    assert store.save([shopper("a", version, forgotten=9)]) == ["a"]  # read before it was forgotten
-    assert store.save([shopper("a", store.load(["a"])["a"].version, forgotten=5)]) == []
-    assert store.load(["a"])["a"].forgotten == 5
+    assert store.save([document("a")]) == []
+    assert store.save([document("a", version, truncated=9)]) == [
+        "a"
+    ]  # read before it was truncated
+    assert store.save([document("a", store.load(["a"])["a"].version, truncated=5)]) == []
+    assert store.load(["a"])["a"].truncated == 5
     assert store.count() == 2
 
 
 def test_old_and_surplus_shoppers_expire_and_the_forgotten_leave_nothing(store):
     for user in "abcd":
-        store.save([shopper(user)])
-    store.show([Shown("a", START, "m", ("i1", "i2"), (0.9, 0.1))])
-    assert store.shown("a") == [Shown("a", START, "m", ("i1", "i2"), (0.9, 0.1))]
+        store.save([document(user)])
+    store.show([Impression("a", START, "m", ("i1", "i2"), (0.9, 0.1))])
+    assert store.shown("a") == [Impression("a", START, "m", ("i1", "i2"), (0.9, 0.1))]
     assert store.expire(before=0, most=3) == 1
     assert set(store.load("abcd")) == set("bcd")
     assert store.count() == 3
@@ -67,12 +70,12 @@ def test_old_and_surplus_shoppers_expire_and_the_forgotten_leave_nothing(store):
 
 
 def test_who_is_written_while_others_expire_stays(store, monkeypatch):
-    store.save([shopper("a"), shopper("b")])
+    store.save([document("a"), document("b")])
     expire = store._expire_users
 
     def meanwhile(index, key_of, found):
         if found:
-            store.save([shopper("a", store.load(["a"])["a"].version)])
+            store.save([document("a", store.load(["a"])["a"].version)])
         return expire(index, key_of, found)
 
     monkeypatch.setattr(store, "_expire_users", meanwhile)
@@ -82,25 +85,25 @@ def test_who_is_written_while_others_expire_stays(store, monkeypatch):
 
 def test_workers_on_one_server_fold_behind_each_other(trained_run, server):
     model = loading.load(trained_run)
-    first, second = (Online(model, open_store(server.address), window=3) for _ in range(2))
+    first, second = (LiveEngine(model, open_store(server.address), window=3) for _ in range(2))
     for number in range(6):
         worker = (first, second)[number % 2]
         event = LiveEvent(START + 3600 * number, f"i{number:02}", "view")
-        assert worker.record([Report("u", event)]) == ["accepted"]
+        assert worker.record([UserEvent("u", event)]) == ["accepted"]
     answers = [worker.recommend(["u"], k=5)[0] for worker in (first, second)]
     assert answers[0].events == 6
     assert answers[0].items.equals(answers[1].items)
 
 
 def test_a_server_that_dies_and_comes_back_has_lost_nothing(server, store):
-    assert store.save([shopper("a")]) == []
+    assert store.save([document("a")]) == []
     server.kill()
-    for call in (lambda: store.load(["a"]), lambda: store.save([shopper("b")]), store.count):
+    for call in (lambda: store.load(["a"]), lambda: store.save([document("b")]), store.count):
         with pytest.raises(StoreError, match="the store fails"):
             call()
     server.start()
     assert set(store.load(["a", "b"])) == {"a"}
-    assert store.save([shopper("b")]) == []
+    assert store.save([document("b")]) == []
 
 
 def test_a_server_that_may_lose_events_is_told_of(server, store, caplog):

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxrec.errors import StoreError
 from jaxrec.serving.stores import sqlite as store_module
 from jaxrec.serving.stores.sqlite import (
+    Impression,
     LiveEvent,
-    Shopper,
-    Shown,
     SQLiteStore,
-    StoreError,
+    UserDocument,
     decode,
     encode,
 )
@@ -22,8 +22,8 @@ events = st.builds(LiveEvent, st.integers(0, 2**33), names, names, st.none() | n
 states = st.none() | st.lists(st.floats(width=32), min_size=4, max_size=4).map(
     lambda numbers: np.array(numbers, np.float32)
 )
-shoppers = st.builds(
-    Shopper,
+documents = st.builds(
+    UserDocument,
     names,
     st.lists(events, max_size=4).map(tuple),
     states,
@@ -43,20 +43,20 @@ shoppers = st.builds(
 def same(left, right):
     for name in ("state", "base"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
-    others = [n for n in Shopper.__dataclass_fields__ if n not in ("state", "base")]
+    others = [n for n in UserDocument.__dataclass_fields__ if n not in ("state", "base")]
     assert [getattr(left, n) for n in others] == [getattr(right, n) for n in others]
 
 
 @settings(deadline=None)
-@given(shoppers)
-def test_documents_are_read_as_they_were_written(shopper):
-    same(decode(shopper.user_id, shopper.version, encode(shopper)), shopper)
+@given(documents)
+def test_documents_are_read_as_they_were_written(document):
+    same(decode(document.user_id, document.version, encode(document)), document)
 
 
 @settings(deadline=None)
-@given(shoppers, st.data())
-def test_a_damaged_document_is_read_or_told_and_nothing_else(shopper, data):
-    whole = bytearray(encode(shopper))
+@given(documents, st.data())
+def test_a_damaged_document_is_read_or_told_and_nothing_else(document, data):
+    whole = bytearray(encode(document))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(whole) - 1))
         whole[place : place + 1] = data.draw(st.binary(max_size=2)) or b" "
@@ -75,20 +75,23 @@ def test_bytes_that_are_no_document_are_told(junk):
 
 def test_what_was_forgotten_does_not_come_back_with_who_read_it_before(tmp_path):
     store = SQLiteStore(tmp_path / "store.db")
-    assert store.save([Shopper("u", forgotten=1)]) == []
+    assert store.save([UserDocument("u", truncated=1)]) == []
     read_before = store.load(["u"])["u"]
     store.forget("u")
-    assert store.save([Shopper("u", forgotten=2)]) == []
+    assert store.save([UserDocument("u", truncated=2)]) == []
     assert store.save([read_before]) == ["u"]
-    assert store.load(["u"])["u"].forgotten == 2
+    assert store.load(["u"])["u"].truncated == 2
 
 
 def test_of_what_was_shown_the_newest_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "SHOWN_MOST", 3)
+    monkeypatch.setattr(store_module, "MAX_IMPRESSIONS", 3)
     store = SQLiteStore(tmp_path / "store.db")
     for moment in range(5):
         store.show(
-            [Shown("u", moment, "m", ("i",), (1.0,)), Shown(f"v{moment}", moment, "m", (), ())]
+            [
+                Impression("u", moment, "m", ("i",), (1.0,)),
+                Impression(f"v{moment}", moment, "m", (), ()),
+            ]
         )
     assert [s.time for s in store.shown("u")] == [2, 3, 4]
     store.expire(before=0, most=2)  # nobody of these ever did anything
@@ -99,9 +102,9 @@ def test_what_is_folded_stays_before_what_is_not():
     """Whatever the order of equal times; the newest time is that of what is folded."""
     a, b, c = (LiveEvent(time, item, "view") for time, item in ((1, "a"), (2, "b"), (2, "c")))
     base = np.zeros(4, np.float32)
-    shopper = Shopper("u", (a, c), base=base, base_time=5, folded=2)
-    assert shopper.last_time == 5
-    after = store_module.with_events(shopper, [b], lambda event: (event.time, event.item_id))
+    document = UserDocument("u", (a, c), base=base, base_time=5, folded=2)
+    assert document.last_time == 5
+    after = store_module.with_events(document, [b], lambda event: (event.time, event.item_id))
     assert (after.events, after.unfolded) == ((a, c, b), (b,))
 
 
