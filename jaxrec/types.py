@@ -19,6 +19,9 @@ PADDING_MULTIPLE = 256
 NO_GAP = -1
 MAX_GAP = 2**31 - 1  # seconds
 ANY_EVENT_TYPE = -1
+# the score of an item that is left out; finite, as full precision on a TPU is made of parts of a
+# number, and infinity less infinity is not a number
+NEG_INF = -1e30
 
 
 def padded_size(count: int) -> int:

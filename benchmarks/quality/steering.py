@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     model = jaxrec.load(options.run)
     split = prepare(model.config).split
-    node_of_item = first_neighbours(model.catalog.graph, options.type)
+    node_of_item = first_neighbours(model.index.catalog.graph, options.type)
     test = split.test["last"]
     wanted = node_of_item[split.log.items[test.positions]]
     chosen = np.flatnonzero(wanted)
@@ -47,21 +47,21 @@ def main() -> None:
     wanted = wanted[chosen]
     words = words_of(model, options.type)
     users = user_vectors(
-        model.definition,
-        model.params,
-        model.items,
+        model.model.definition,
+        model.model.params,
+        model.index.items.vectors,
         split.log,
         queries,
         history=model.config.evaluation.history,
-        target_event_type=model.target_event_type,
+        target_event_type=model.encoder.target_event_type,
     )
     targets = split.log.items[queries.positions]
-    repeat_bias = model.repeat_bias(model.target_event_type)
+    repeat_bias = model.ranker.repeat_bias(model.encoder.target_event_type)
     pairs = history_adjustments(split.log, queries, model.config.evaluation.mask, repeat_bias)
 
-    alone = np.zeros((len(users), model.items_with_text.shape[1]), np.float32)
+    alone = np.zeros((len(users), model.words.items.shape[1]), np.float32)
     for node in np.unique(wanted):
-        alone[wanted == node] = model.steered(users[wanted == node], words[node], 1.0)
+        alone[wanted == node] = model.words.steer(users[wanted == node], words[node], 1.0)
     unmoved = np.pad(users, ((0, 0), (0, alone.shape[1] - users.shape[1])))
 
     def rankings() -> Iterator[tuple[str, Ranking]]:
@@ -69,10 +69,10 @@ def main() -> None:
             rows = (1 - strength) * unmoved + strength * alone
             found = rank_queries(
                 rows,
-                model.items_with_text,
+                model.words.items,
                 targets,
                 scaled(pairs, 1 - strength),
-                model.valid(),
+                model.index.items.valid,
                 mesh=model.mesh,
             )
             yield ("words alone" if strength == 1 else f"strength {strength:g}"), found
@@ -88,7 +88,7 @@ def main() -> None:
 
 def words_of(model: TrainedModel, type_name: str) -> list[str]:
     """What users call the nodes of a type: of a path its last part."""
-    names = model.names(type_name, np.arange(model.node_type(type_name).count)).to_series(0)
+    names = model.names(type_name, np.arange(model.index.node_type(type_name).count)).to_series(0)
     return [(name or "").split(" > ")[-1] for name in names]
 
 

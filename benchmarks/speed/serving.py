@@ -31,7 +31,8 @@ import jaxrec
 from jaxrec.api import enable_compilation_cache
 from jaxrec.inference.trained_model import unit_rows
 from jaxrec.ranking.top_k import best_items, no_adjustments
-from jaxrec.serving.live.engine import LiveEngine, UserEvent
+from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.stores.sqlite import NEVER, LiveEvent, SQLiteStore
 
 SERVE = Path(__file__).parents[2] / "serve.py"
@@ -66,7 +67,7 @@ def main() -> None:
 
 def drawn_items(online: LiveEngine, count: int) -> np.ndarray:
     """Item ids, popular ones more often."""
-    ids = online.model.catalog.item_ids.drop_nulls().to_numpy()
+    ids = online.model.index.catalog.item_ids.drop_nulls().to_numpy()
     random = np.random.default_rng(0)
     return ids[np.minimum(random.zipf(1.2, count), len(ids)) - 1]
 
@@ -77,7 +78,7 @@ def user_events_of(user: str, items, event_type: str, start: int = START) -> lis
 
 
 def fill(online: LiveEngine, items: np.ndarray) -> None:
-    event_type = online.model.trained.event_type_names[0]
+    event_type = online.model.artifacts.event_type_names[0]
     began = time.perf_counter()
     users_at_a_time = BATCH // items.shape[1]
     for first in range(0, len(items), users_at_a_time):
@@ -91,7 +92,7 @@ def fill(online: LiveEngine, items: np.ndarray) -> None:
 
 def by_length(online: LiveEngine, items: np.ndarray, repeats: int = 50) -> None:
     """Milliseconds to fold one event and rank, for histories of ten and a thousand events."""
-    event_type = online.model.trained.event_type_names[0]
+    event_type = online.model.artifacts.event_type_names[0]
     for length in (10, 1000):
         user = f"history of {length}"
         history = user_events_of(user, items[:length], event_type)
@@ -122,7 +123,7 @@ def by_length(online: LiveEngine, items: np.ndarray, repeats: int = 50) -> None:
 
 def drift(online: LiveEngine, items: np.ndarray, users: int = 200) -> None:
     """How far states that a new model rebuilds from the kept events are from exact ones."""
-    event_type, window = online.model.trained.event_type_names[0], online.updater.window
+    event_type, window = online.model.artifacts.event_type_names[0], online.updater.window
     for length in (2 * window, 4 * window, 16 * window):
         histories = [
             tuple(
@@ -132,14 +133,14 @@ def drift(online: LiveEngine, items: np.ndarray, users: int = 200) -> None:
             for u in range(users)
         ]
         exact, rebuilt = (
-            online.model.user_vectors(
+            online.model.encoder.vectors(
                 online.updater.states(online.updater.after([(None, NEVER, h) for h in kept]))
             )
             for kept in (histories, [h[-window:] for h in histories])
         )
         cosine = (unit_rows(exact[:, 1:]) * unit_rows(rebuilt[:, 1:])).sum(1)  # without priors
         ranked = [
-            best_items(v, online.updater.items, no_adjustments, online.model.valid(), 10).items
+            best_items(v, online.updater.items, no_adjustments, online.model.index.items.valid, 10).items
             for v in (exact, rebuilt)
         ]
         same = np.mean([len(set(a) & set(b)) for a, b in zip(*ranked, strict=True)])

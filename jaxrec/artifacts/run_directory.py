@@ -220,7 +220,7 @@ def vector_targets(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """What to restore the part `vectors` of a checkpoint to."""
     shapes = {
-        "nodes": (sizes.num_nodes, 1 + config.model.hidden_size * len(config.model.experts)),
+        "nodes": (sizes.num_nodes, config.model.hidden_size * len(config.model.experts)),
         "text": (sizes.num_items, sizes.text_width),
     }
     return {

@@ -1,38 +1,66 @@
-"""Who is likeliest to choose something next: probabilities that compare across users."""
+"""Who most likely chooses something next: probabilities that compare across users."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
-from jaxrec.evaluation.calibration import log_probabilities
-from jaxrec.ranking.top_k import AdjustmentBlocks, ScoreAdjustments
+from jaxrec.ranking.adjustments import AdjustmentBlocks, ScoreAdjustments
+from jaxrec.ranking.item_table import ItemTable, prepare
+from jaxrec.ranking.top_k import log_probabilities
 from jaxrec.types import KnowledgeGraph
 
 MAX_CELLS = 2**23  # probabilities at a time
-IMPRESSIONS = 1000  # that the expected pay is told for
+IMPRESSIONS = 1000
 
 
 @dataclass(frozen=True)
 class Audience:
-    """The likeliest users seen so far, the likeliest first."""
+    """The likeliest of the users seen so far, in descending order."""
 
     user_ids: pl.Series
     log_p: Float[np.ndarray, " n"]
 
 
-def nobody() -> Audience:
+def empty_audience() -> Audience:
     """An audience before any user was seen."""
     return Audience(pl.Series("user_id", dtype=pl.String), np.zeros(0, np.float32))
 
 
-def member_items(graph: KnowledgeGraph, node: int) -> Int[np.ndarray, " n"]:
-    """The items of an entity: itself, or those linked to it or to what lies below it.
+def merge_audience(
+    audience: Audience, user_ids: pl.Series, log_p: Float[np.ndarray, " U"], size: int
+) -> Audience:
+    """The `size` likeliest of an audience and more users; equals keep their order."""
+    all_ids = pl.concat([audience.user_ids, user_ids.alias("user_id")])
+    log_p = np.concatenate([audience.log_p, log_p])
+    order = np.argsort(-log_p, kind="stable")[:size]
+    order = order[log_p[order] > -np.inf]
+    return Audience(all_ids.gather(order), log_p[order])
+
+
+def audience_table(audience: Audience, bid: float | None) -> pl.DataFrame:
+    """`rank`, `user_id`, `probability`, and with a bid `ecpm` = probability x bid x 1000."""
+    table = pl.DataFrame(
+        {
+            "rank": np.arange(1, len(audience.log_p) + 1, dtype=np.int32),
+            "user_id": audience.user_ids,
+            "probability": np.exp(audience.log_p.astype(np.float64)),
+        }
+    )
+    if bid is None:
+        return table
+    return table.with_columns((pl.col("probability") * bid * IMPRESSIONS).alias("ecpm"))
+
+
+def entity_items(graph: KnowledgeGraph, node: int) -> Int[np.ndarray, " n"]:
+    """The items of an entity: the item itself, or the items linked to the entity or below it.
+
+    Below a category are the categories with an edge to it, and so on down.
 
     Args:
-        node: node id. Below a category are the categories with an edge to it, and so on down.
+        node: node id.
     """
     item_count = graph.types[0].count
     if node < item_count:
@@ -52,55 +80,29 @@ def member_items(graph: KnowledgeGraph, node: int) -> Int[np.ndarray, " n"]:
 
 
 def choice_log_probability(
-    users: Float[np.ndarray, "U D"],
-    items: Float[Array, "I D"],
+    vectors: Float[np.ndarray, "U F"],
+    items: ItemTable,
     members: Int[np.ndarray, " n"],
-    pairs: AdjustmentBlocks,
-    valid: Bool[np.ndarray, " I"],
+    adjustments: AdjustmentBlocks,
     inverse_temperature: float,
 ) -> Float[np.ndarray, " U"]:
-    """log of the chance that a user's next item is one of the members.
+    """Log of the probability that a user's next item is one of the members.
 
-    The sum of the members' p(item | user), among the items that `pairs` leave the user;
-    -inf where none of the members is left.
+    It sums the members' p(item | user) among the items that `adjustments` leave to the user; -inf
+    where no member is left.
     """
-    width = max(MAX_CELLS // len(members), 1)
+    width, prepared = max(MAX_CELLS // len(members), 1), prepare(items)
     parts = [np.zeros(0, np.float32)]
-    for start in range(0, len(users), width):
-        some = users[start : start + width]
+    for start in range(0, len(vectors), width):
+        block = vectors[start : start + width]
 
-        def theirs(first: int, stop: int, start: int = start) -> ScoreAdjustments:
-            return pairs(start + first, start + stop)
+        def shifted(first: int, stop: int, start: int = start) -> ScoreAdjustments:
+            return adjustments(start + first, start + stop)
 
-        columns = np.broadcast_to(members, (len(some), len(members)))
+        columns = np.broadcast_to(members, (len(block), len(members)))
         log_p = log_probabilities(
-            some, items, columns, valid, theirs, inverse_temperature=inverse_temperature
+            block, prepared, columns, shifted, inverse_temperature=inverse_temperature
         )
         with np.errstate(divide="ignore"):
             parts.append(logsumexp(log_p, axis=1))
     return np.concatenate(parts)
-
-
-def merge(
-    audience: Audience, user_ids: pl.Series, log_p: Float[np.ndarray, " U"], size: int
-) -> Audience:
-    """The `size` likeliest of an audience and more users; equals in the order they came."""
-    everyone = pl.concat([audience.user_ids, user_ids.alias("user_id")])
-    log_p = np.concatenate([audience.log_p, log_p])
-    order = np.argsort(-log_p, kind="stable")[:size]
-    order = order[log_p[order] > -np.inf]
-    return Audience(everyone.gather(order), log_p[order])
-
-
-def audience_table(audience: Audience, bid: float | None) -> pl.DataFrame:
-    """`rank`, `user_id`, `probability`, and with a bid `ecpm` = probability x bid x 1000."""
-    table = pl.DataFrame(
-        {
-            "rank": np.arange(1, len(audience.log_p) + 1, dtype=np.int32),
-            "user_id": audience.user_ids,
-            "probability": np.exp(audience.log_p.astype(np.float64)),
-        }
-    )
-    if bid is None:
-        return table
-    return table.with_columns((pl.col("probability") * bid * IMPRESSIONS).alias("ecpm"))

@@ -15,13 +15,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import graphs_tuple
 from jaxrec.data.packing import event_gaps, ranges
-from jaxrec.models.recommender import Events, ModelDef, Nodes, Params
+from jaxrec.models.recommender import Events, Model, Nodes
 from jaxrec.models.sequence.lstm import InterestState
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 
-CHUNK = 4  # slots folded at a time, or 1 where one is left, as it is of most live events
-ROUNDS = 8  # histories in a row, one behind another, where their vectors are asked for
-WORKERS = 3  # groups of rows in flight: some are folded while the events of others are gathered
+States = tuple[InterestState, ...]
+"""The states of B users, one part an expert."""
+CHUNK = 4  # time steps at a time; 1 where one is left, as for most live events
+ROUNDS = 8  # histories in a row, one behind another, where vectors inside histories are asked for
+WORKERS = 3  # groups of rows in flight: some are computed while the events of others are gathered
 
 
 @jax.tree_util.register_dataclass
@@ -31,20 +33,20 @@ class CatalogArrays:
 
     nodes: Nodes
     graph: jraph.GraphsTuple
-    valid: Bool[Array, " I"]  # rows that are items: neither the unknown one nor unused capacity
+    valid: Bool[Array, " I"]  # rows that are items: neither the unknown item nor padding
 
 
 def catalog_arrays(
     catalog: Catalog,
-    text: Float[np.ndarray, "n Dt"],
-    trained: Bool[np.ndarray, " n"],
+    text: Float[np.ndarray, "n text"],
+    has_id: Bool[np.ndarray, " n"],
     entities: Int[np.ndarray, " N-I"] | None = None,
 ) -> CatalogArrays:
-    """Arrays padded to capacity.
+    """Arrays of a catalogue, padded.
 
     Args:
         text: whitened text vector of every item, row 0 included.
-        trained: items whose own id was trained; the others go by the `unknown` id.
+        has_id: items whose own id was trained; the others use the `unknown` id.
         entities: rows of the entity table, where the catalogue is not that of training.
     """
     block = catalog.graph.types[0]
@@ -54,7 +56,7 @@ def catalog_arrays(
         entities = np.arange(catalog.graph.num_nodes - block.padded_size, dtype=np.int32)
     return CatalogArrays(
         nodes=Nodes(
-            items=jnp.asarray(np.where(np.pad(trained, (0, padding)), rows, 0)),
+            items=jnp.asarray(np.where(np.pad(has_id, (0, padding)), rows, 0)),
             entities=jnp.asarray(entities),
             text=jnp.asarray(np.pad(text, ((0, padding), (0, 0)))),
         ),
@@ -63,152 +65,177 @@ def catalog_arrays(
     )
 
 
-@partial(jax.jit, static_argnums=0)
-def encode_catalog(
-    definition: ModelDef, params: Params, arrays: CatalogArrays
-) -> Float[Array, "N 1+ED"]:
+@jax.jit
+def encode_catalog(model: Model, arrays: CatalogArrays) -> Float[Array, "N F"]:
     """Vectors of all nodes, items first."""
-    return definition.merge(params).encode_items(arrays.nodes, arrays.graph)
+    return model.merge().encode_items(arrays.nodes, arrays.graph)
 
 
-@partial(jax.jit, static_argnums=0)
-def read_states(
-    definition: ModelDef,
-    params: Params,
-    states: tuple[InterestState, ...],
+@jax.jit
+def user_vectors(
+    model: Model,
+    states: States,
     target_event_type: Int[Array, ""] | int,
     time_since_last: Int[Array | np.ndarray, " B"] | int = NO_GAP,
-) -> Float[Array, "B 1+ED"]:
-    """User vectors of states, for the event type that is asked for and the time since the last
-    (s), if that is to be told."""
+) -> Float[Array, "B F"]:
+    """User vectors of states.
+
+    Args:
+        target_event_type: the event type to predict, or ANY_EVENT_TYPE.
+        time_since_last: seconds since the last event, NO_GAP to leave it unknown.
+    """
     outputs = jnp.concatenate([state.output for state in states], -1)
-    wanted = jnp.full(len(outputs), target_event_type)
-    return definition.merge(params).read(outputs, wanted, jnp.asarray(time_since_last))
+    target_types = jnp.full(len(outputs), target_event_type)
+    return model.merge().read(outputs, target_types, jnp.asarray(time_since_last))
 
 
-def repeat_bias(
-    definition: ModelDef, params: Params, target_event_type: int
-) -> Float[np.ndarray, "event_types A"]:
+def repeat_bias(model: Model, target_event_type: int) -> Float[np.ndarray, "types A"]:
     """What an event adds to the score of its item; see `Recommender.repeat_bias`."""
-    return np.asarray(definition.merge(params).repeat_bias(target_event_type))
+    return np.asarray(model.merge().repeat_bias(target_event_type))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnames="users")
+def initial_states(model: Model, users: int) -> States:
+    """The states of users without events."""
+    return model.merge().initial_state(users)
+
+
+@jax.jit
 def update_chunk(
-    definition: ModelDef,
-    params: Params,
-    states: tuple[InterestState, ...],
-    items: Float[Array, "I 1+ED"],
+    model: Model,
+    states: States,
+    items: Float[Array, "I F"],
     events: Events,
     starts: Bool[Array | np.ndarray, "B T"],
     valid: Bool[Array | np.ndarray, "B T"],
     target_event_type: Int[Array, ""] | int,
-) -> tuple[Float[Array, "B T 1+ED"], tuple[InterestState, ...]]:
+) -> tuple[Float[Array, "B T F"], States]:
     """User vectors after each of T events a row, and the states after all of them."""
-    model = definition.merge(params)
-    outputs, states = model.fold(states, items, events, jnp.asarray(starts), jnp.asarray(valid))
-    return model.read(outputs, jnp.broadcast_to(target_event_type, valid.shape)), states
+    recommender = model.merge()
+    outputs, states = recommender.fold(
+        states, items, events, jnp.asarray(starts), jnp.asarray(valid)
+    )
+    target_types = jnp.broadcast_to(target_event_type, valid.shape)
+    return recommender.read(outputs, target_types), states
 
 
-def user_vectors(
-    definition: ModelDef,
-    params: Params,
-    items: Float[Array, "I 1+ED"],
+@dataclass(frozen=True)
+class HistoryReader:
+    """Reads the events of a log into states."""
+
+    model: Model
+    items: Float[Array, "I F"]
+    log: EventLog
+    gaps: Int[np.ndarray, " M"]
+    target_event_type: int = ANY_EVENT_TYPE
+
+    def update(
+        self, states: States, numbers: Int[np.ndarray, "B T"], starts: Bool[np.ndarray, "B T"]
+    ) -> tuple[Float[Array, "B T F"], States]:
+        """`update_chunk` with the events of these numbers in the log, -1 for none."""
+        valid = numbers >= 0
+        events = Events(
+            items=np.where(valid, self.log.items[numbers], 0),
+            event_types=np.where(valid, self.log.event_types[numbers], 0).astype(np.int32),
+            gaps=np.where(valid, self.gaps[numbers], NO_GAP),
+        )
+        return update_chunk(
+            self.model, states, self.items, events, starts, valid, self.target_event_type
+        )
+
+
+def encode_queries(
+    model: Model,
+    items: Float[Array, "I F"],
     log: EventLog,
     queries: Queries,
     *,
     history: int = 0,
     users: int = 512,
     target_event_type: int = ANY_EVENT_TYPE,
-) -> Float[np.ndarray, "Q 1+ED"]:
+) -> Float[np.ndarray, "Q F"]:
     """User vectors of queries, each from all events of its user before the queried position.
 
     A query at a user's first event gets the vector of a user without events.
 
     Args:
-        history: the newest events before a query to fold, 0 for all.
-        users: users folded at a time.
-        target_event_type: the event type that is asked for.
+        history: read only that many of the newest events before a query, 0 for all.
+        users: rows of a batch.
+        target_event_type: the event type to predict.
     """
-    newcomer = initial_states(definition, params, 1)
-    new_user = np.asarray(read_states(definition, params, newcomer, target_event_type))
+    new_user = np.asarray(user_vectors(model, initial_states(model, 1), target_event_type))
     result = np.tile(new_user, (len(queries), 1))
     order = np.argsort(queries.positions, kind="stable")
     owners, positions = queries.users[order], queries.positions[order]
     begins = log.offsets[owners]
-    # a fold from a user's first event on answers all queries that it is not too long for
+    # one pass from a user's first event on answers all queries that are within reach
     reach = history or len(log.items)
     alone = positions - begins > reach
     bounds = np.flatnonzero(alone | (np.diff(owners, prepend=-1) != 0))
     first, last = positions[bounds], positions[np.append(bounds[1:], len(order)) - 1]
     starts = np.maximum(begins[bounds], last - reach)
-    newcomers = initial_states(definition, params, users)
-    fold = partial(
-        _update_with_events, definition, params, items, log, event_gaps(log), target_event_type
-    )
+    new_users = initial_states(model, users)
+    reader = HistoryReader(model, items, log, event_gaps(log), target_event_type)
     # like lengths together, the longest first, so that rows of several histories end together
     by_length = np.argsort(starts - last, kind="stable")
 
     def answer(group: Int[np.ndarray, " g"]) -> None:
         numbers, histories = in_rows(starts[group], last[group], users)
         used, next_position = numbers >= 0, numbers + 1
-        # the vector after an event answers the query at the position behind it
+        # the vector after an event answers the query at the next position
         place = np.minimum(np.searchsorted(positions, next_position), len(order) - 1)
-        asked = used & (next_position >= first[group][histories])
-        asked &= positions[place] == next_position
+        queried = used & (next_position >= first[group][histories])
+        queried &= positions[place] == next_position
         firsts = used & (numbers == starts[group][histories])
-        states = newcomers
+        states = new_users
         for chunk in _chunks(numbers.shape[1]):
-            vectors, states = fold(states, numbers[:, chunk], firsts[:, chunk])
-            here = asked[:, chunk]
-            if here.any():
-                result[order[place[:, chunk][here]]] = np.asarray(vectors)[here]
+            vectors, states = reader.update(states, numbers[:, chunk], firsts[:, chunk])
+            inside = queried[:, chunk]
+            if inside.any():
+                result[order[place[:, chunk][inside]]] = np.asarray(vectors)[inside]
 
     with ThreadPoolExecutor(WORKERS) as workers:
         list(workers.map(answer, _groups(by_length, ROUNDS * users)))
     return result
 
 
-def user_states(
-    definition: ModelDef,
-    params: Params,
-    items: Float[Array, "I 1+ED"],
+def encode_users(
+    model: Model,
+    items: Float[Array, "I F"],
     log: EventLog,
     *,
     history: int = 0,
     users: int = 512,
-    before: tuple[InterestState, ...] | None = None,
+    before: States | None = None,
     last_times: Int[np.ndarray, " U"] | None = None,
-) -> tuple[InterestState, ...]:
-    """The state of every user of a log after all their events (of the last `history`, if not 0).
-
-    The arrays of the result are numpy's.
+) -> States:
+    """The state of every user of a log after all their events; NumPy arrays.
 
     Args:
-        users: users folded at a time.
-        before: their states before the events of the log; None if these are their first.
-        last_times: when the events came that `before` has folded; see `event_gaps`.
+        history: read only that many of the newest events, 0 for all.
+        users: rows of a batch.
+        before: the states before the events of the log; None if these are the users' first events.
+        last_times: times of the last events that `before` has seen; see `event_gaps`.
     """
     ends = log.offsets[1:]
     starts = np.maximum(log.offsets[:-1], ends - history) if history else log.offsets[:-1]
     if before is None:
-        newcomer = initial_states(definition, params, 1)
+        new_user = initial_states(model, 1)
         before = jax.tree.map(
-            lambda leaf: np.repeat(np.asarray(leaf), log.num_users, axis=0), newcomer
+            lambda leaf: np.repeat(np.asarray(leaf), log.num_users, axis=0), new_user
         )
-    gaps, result = event_gaps(log, last_times), jax.tree.map(np.array, before)
-    fold = partial(_update_with_events, definition, params, items, log, gaps, ANY_EVENT_TYPE)
-    # users of like length together waste the fewest slots
+    result = jax.tree.map(np.array, before)
+    reader = HistoryReader(model, items, log, event_gaps(log, last_times))
+    # users of like length together waste the fewest time steps
     for group in _groups(np.argsort(ends - starts, kind="stable"), users):
         rows = np.pad(group, (0, users - len(group)))
         states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
         begins, lengths = starts[rows], ends[rows] - starts[rows]
-        lengths[len(group) :] = 0  # the rows behind fold nothing
+        lengths[len(group) :] = 0  # rows of padding have no events
         for chunk in _chunks(lengths.max()):
-            slots = np.arange(chunk.start, chunk.stop)
-            events = np.where(slots < lengths[:, None], begins[:, None] + slots, -1)
-            nowhere = np.zeros(events.shape, bool)
-            _, states = fold(states, events, nowhere)
+            steps = np.arange(chunk.start, chunk.stop)
+            numbers = np.where(steps < lengths[:, None], begins[:, None] + steps, -1)
+            _, states = reader.update(states, numbers, np.zeros(numbers.shape, bool))
 
         def place(whole: np.ndarray, part: Array, group: np.ndarray = group) -> None:
             whole[group] = np.asarray(part)[: len(group)]
@@ -217,36 +244,34 @@ def user_states(
     return result
 
 
-def flat_states(states: tuple[InterestState, ...]) -> Float[np.ndarray, "B S"]:
+def flat_states(states: States) -> Float[np.ndarray, "B S"]:
     """The leaves of B users' states, one after another."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
     return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
-@partial(jax.jit, static_argnums=(0, 2))
-def initial_states(definition: ModelDef, params: Params, users: int) -> tuple[InterestState, ...]:
-    """The states of users without events."""
-    return definition.merge(params).initial_state(users)
-
-
 def in_rows(
     begins: Int[np.ndarray, " n"], ends: Int[np.ndarray, " n"], rows: int
 ) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
-    """Histories in rows, one behind another: the event in every slot, and whose history it is of.
+    """Histories laid in rows, one behind another.
 
-    Up to B histories have a row each, in their order. Behind the last event of a row is -1. Rows
-    are about equally long if longer histories come first.
+    Up to B histories have a row each, in their order. Rows are about equally long if longer
+    histories come first.
+
+    Returns:
+        The number of the event at every step, and the history it belongs to; -1 behind the last
+        event of a row.
     """
     lengths = ends - begins
-    row, slot = np.empty((2, len(lengths)), np.int64)
+    row, step = np.empty((2, len(lengths)), np.int64)
     filled = np.zeros(rows, np.int64)
     for begin in range(0, len(lengths), rows):
         part = slice(begin, begin + rows)
         emptiest = np.argsort(filled, kind="stable")[: len(lengths[part])]
-        row[part], slot[part] = emptiest, filled[emptiest]
+        row[part], step[part] = emptiest, filled[emptiest]
         filled[emptiest] += lengths[part]
     numbers, histories = np.full((2, rows, _whole_chunks(filled.max())), -1)
-    place = np.repeat(row, lengths), ranges(slot, lengths)
+    place = np.repeat(row, lengths), ranges(step, lengths)
     numbers[place] = ranges(begins, lengths)
     histories[place] = np.repeat(np.arange(len(lengths)), lengths)
     return numbers, histories
@@ -257,32 +282,11 @@ def _groups(members: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, "
     return np.array_split(members, -(-len(members) // size)) if len(members) else []
 
 
-def _whole_chunks(slots: int) -> int:
-    return slots if slots % CHUNK == 1 else slots + -slots % CHUNK
+def _whole_chunks(steps: int) -> int:
+    return steps if steps % CHUNK == 1 else steps + -steps % CHUNK
 
 
-def _chunks(slots: int) -> list[slice]:
-    """So many slots, or a few more, as chunks of the two sizes that are compiled."""
-    whole = _whole_chunks(slots)
+def _chunks(steps: int) -> list[slice]:
+    """Time steps, padded a little, as chunks of the two sizes that are compiled."""
+    whole = _whole_chunks(steps)
     return [slice(begin, min(begin + CHUNK, whole)) for begin in range(0, whole, CHUNK)]
-
-
-def _update_with_events(
-    definition: ModelDef,
-    params: Params,
-    items: Float[Array, "I 1+ED"],
-    log: EventLog,
-    gaps: Int[np.ndarray, " M"],
-    target_event_type: int,
-    states: tuple[InterestState, ...],
-    numbers: Int[np.ndarray, "B T"],
-    starts: Bool[np.ndarray, "B T"],
-) -> tuple[Float[Array, "B T 1+ED"], tuple[InterestState, ...]]:
-    """`update_chunk` of the events with these numbers in the log, -1 for none."""
-    valid = numbers >= 0
-    events = Events(
-        items=np.where(valid, log.items[numbers], 0),
-        event_types=np.where(valid, log.event_types[numbers], 0).astype(np.int32),
-        gaps=np.where(valid, gaps[numbers], NO_GAP),
-    )
-    return update_chunk(definition, params, states, items, events, starts, valid, target_event_type)

@@ -6,13 +6,14 @@ from typing import Any
 
 from flax import nnx
 
-from jaxrec.artifacts import run_directory as checkpoint
+from jaxrec.artifacts import run_directory
 from jaxrec.config import TextConfig
 from jaxrec.data.text import resolve_pretrained
 from jaxrec.errors import RunError
-from jaxrec.evaluation.calibration import Correction, with_prior
-from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.models.recommender import Recommender, split
+from jaxrec.evaluation.calibration import Correction
+from jaxrec.inference.catalog_index import CatalogIndex
+from jaxrec.inference.trained_model import TrainedModel, padded_bias
+from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.models.text.whitening import Whitening
@@ -27,29 +28,30 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
 
     Raises:
         RunError: not a run directory, one of another version, or one without a finished
-            checkpoint.
+            run_directory.
     """
     run = Path(run)
-    config, trained = checkpoint.read_config(run), checkpoint.read_artifacts(run)
+    config, artifacts = run_directory.read_config(run), run_directory.read_artifacts(run)
     model = nnx.eval_shape(
         lambda: Recommender(
-            config.model, trained.sizes, nnx.Rngs(0), _tower(config.text, trained.whitening)
+            config.model, artifacts.sizes, nnx.Rngs(0), _tower(config.text, artifacts.whitening)
         )
     )
     definition, shapes = split(model)
     mesh = make_mesh(item_shards)
-    vectors = checkpoint.vector_targets(config, trained.sizes, replicated(mesh))
-    step, saved = _best_checkpoint(run, laid_out(shapes, replicated(mesh)), vectors)
+    targets = run_directory.vector_targets(config, artifacts.sizes, replicated(mesh))
+    step, saved = _best_checkpoint(run, laid_out(shapes, replicated(mesh)), targets)
     inverse_temperature, correction = _calibration(run)
+    catalog, vectors = artifacts.catalog, saved["vectors"]
+    bias = padded_bias(correction, artifacts.counts, catalog.graph.types[0].padded_size)
+    index = CatalogIndex(catalog, vectors["nodes"], bias, vectors["text"], artifacts.counts)
+    # a plain dict of parameters: JAX takes it apart faster in small calls
     return TrainedModel(
         config=config,
         step=step,
-        trained=trained,
-        catalog=trained.catalog,
-        definition=definition,
-        params=nnx.to_pure_dict(saved["params"]),
-        vectors=with_prior(saved["vectors"]["nodes"], correction.prior(trained.counts)),
-        text=saved["vectors"]["text"],
+        artifacts=artifacts,
+        model=Model(definition, nnx.to_pure_dict(saved["params"])),
+        index=index,
         inverse_temperature=inverse_temperature,
         correction=correction,
         mesh=mesh,
@@ -58,12 +60,12 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
 
 def _best_checkpoint(run: Path, params: Any, vectors: Any) -> tuple[int, dict[str, Any]]:
     """The best step of a run, and what of it has the shapes and shardings of the arguments."""
-    with checkpoint.open_checkpoints(run, read_only=True) as manager:
+    with run_directory.open_checkpoints(run, read_only=True) as manager:
         best = manager.best_step()
         if best is None:
             raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
         try:
-            return best, checkpoint.restore(manager, best, params=params, vectors=vectors)
+            return best, run_directory.restore(manager, best, params=params, vectors=vectors)
         except (ValueError, OSError, KeyError) as error:
             raise RunError(
                 f"the checkpoint of step {best} in {run} cannot be read, as if it were incomplete "
@@ -73,7 +75,7 @@ def _best_checkpoint(run: Path, params: Any, vectors: Any) -> tuple[int, dict[st
 
 def _calibration(run: Path) -> tuple[float, Correction]:
     """The inverse temperature and the correction, once a run has been calibrated."""
-    path = run / checkpoint.CALIBRATION
+    path = run / run_directory.CALIBRATION
     if not path.exists():
         return 1.0, Correction()
     fitted = json.loads(path.read_text())

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from jaxrec.evaluation.calibration import Reliability
+from jaxrec.evaluation.reliability import Reliability
 
 DPI = 120
 MARKERS = "osD^vPX"  # seven, so that seventy lines differ from each other with ten colours

@@ -1,4 +1,8 @@
-"""What a trained model says of its users' interests, as tables and as plots."""
+"""What users are interested in, and how that changes: weights over the nodes of a type.
+
+A weight is the softmax of the calibrated scores over the nodes of a type, so those of a user add
+up to 1.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,59 +10,56 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
+from scipy.special import logsumexp
 
 from jaxrec.data.graph import ITEM
-from jaxrec.inference.interests import strongest, weights_over_time
-from jaxrec.ranking.top_k import AdjustmentBlocks, no_adjustments
+from jaxrec.inference.ranker import UserBatch
+from jaxrec.ranking.adjustments import AdjustmentBlocks, no_adjustments
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.top_k import best_items
 from jaxrec.types import EventLog, Queries
 
 if TYPE_CHECKING:
     from jaxrec.inference.trained_model import TrainedModel  # whose methods call these
 
 
-def profile_users(
-    model: "TrainedModel", log: EventLog, vectors: Float[np.ndarray, "U 1+ED"], last: int, top: int
-) -> pl.DataFrame:
-    """`TrainedModel.profile` for the users of a log whose vectors are known."""
+def profile_users(model: "TrainedModel", users: UserBatch, last: int, top: int) -> pl.DataFrame:
+    """`TrainedModel.profile` for users whose vectors are known."""
+    log = users.log
     earlier = np.maximum(log.offsets[1:] - last, log.offsets[:-1])
-    before = model.vectors_at(log, Queries(np.arange(log.num_users), earlier))
-    return profile_table(model, log.user_ids, vectors, before, top, model.masked(log))
+    before = model.encoder.vectors_at(log, Queries(np.arange(log.num_users), earlier))
+    masked = model.ranker.mask(log)
+    return profile_table(model, log.user_ids, (users.vectors, before), top, masked)
 
 
 def profile_table(
     model: "TrainedModel",
     user_ids: pl.Series,
-    vectors: Float[np.ndarray, "U 1+ED"],
-    before: Float[np.ndarray, "U 1+ED"],
+    vectors: tuple[Float[np.ndarray, "U F"], Float[np.ndarray, "U F"]],
     top: int,
     masked: AdjustmentBlocks,
 ) -> pl.DataFrame:
-    """`TrainedModel.profile` from vectors now and before, and the items not to be told."""
+    """`TrainedModel.profile` from user vectors now and before, and the items to leave out."""
     users = np.arange(len(user_ids))
-    scale = model.inverse_temperature
     tables = []
     for name in (*model.profiled_types, ITEM):
+        table = scaled_table(model, name)
         rows, weights, weights_before = strongest(
-            scale * vectors,
-            scale * before,
-            model.block(name),
-            model.valid(name),
-            top,
-            masked if name == ITEM else no_adjustments,
+            vectors[0], vectors[1], table, top, masked if name == ITEM else no_adjustments
         )
         count = rows.shape[1]
-        first, *title = model.names(name, rows.ravel()).iter_columns()
-        table = pl.DataFrame(
+        identity, *title = model.index.names(name, rows.ravel()).iter_columns()
+        columns = pl.DataFrame(
             {
                 "user_id": user_ids.gather(np.repeat(users, count)),
                 "type": np.repeat(name, rows.size),
                 "rank": np.tile(np.arange(1, count + 1, dtype=np.int32), len(users)),
-                "id": first,
+                "id": identity,
                 "weight": weights.ravel(),
                 "before": weights_before.ravel(),
             }
         ).with_columns((pl.col("weight") - pl.col("before")).alias("change"), *title)
-        tables.append(table.filter(rows.ravel() > 0))
+        tables.append(columns.filter(rows.ravel() > 0))
     return pl.concat(tables, how="diagonal").sort("user_id", maintain_order=True)
 
 
@@ -66,33 +67,72 @@ def plot_user(
     model: "TrainedModel", log: EventLog, path: Path, *, last: int = 20, top: int = 6
 ) -> None:
     """`TrainedModel.plot_profile` of the first user of a log."""
-    from jaxrec.inference.plots import (
-        plot_interest,  # matplotlib is slow to import, and seldom needed
-    )
+    from jaxrec.inference.plots import plot_interest  # matplotlib is slow to import
 
     positions = np.arange(max(log.offsets[1] - last, 0), log.offsets[1])
     moments = Queries(np.zeros(len(positions), np.int64), positions + 1)
-    name, rows, weights = interest_over_time(model, model.vectors_at(log, moments), top)
+    name, rows, weights = interest_over_time(model, model.encoder.vectors_at(log, moments), top)
     plot_interest(
         path,
         (positions + 1).tolist(),
         weights,
-        model.names(name, rows).to_series().to_list(),
-        model.labels(log.items[positions]).to_list(),
+        model.index.names(name, rows).to_series().to_list(),
+        model.index.labels(log.items[positions]).to_list(),
         f"Interest of user {log.user_ids[0]} by {name} over the last {len(positions)} events",
     )
 
 
 def interest_over_time(
-    model: "TrainedModel", vectors: Float[np.ndarray, "T 1+ED"], top: int
+    model: "TrainedModel", vectors: Float[np.ndarray, "T F"], top: int
 ) -> tuple[str, Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
-    """From one user's vectors at T moments: the first profiled type of node, the nodes of it
-    that matter most, and their weights at each moment."""
+    """From one user's vectors at T moments: the first profiled node type, its strongest nodes,
+    and their weights at each moment."""
     name = (*model.profiled_types, ITEM)[0]
-    rows, weights = weights_over_time(
-        model.inverse_temperature * vectors,
-        np.asarray(model.block(name)),
-        model.valid(name),
-        top,
-    )
+    rows, weights = weights_over_time(vectors, scaled_table(model, name), top)
     return name, rows, weights
+
+
+def scaled_table(model: "TrainedModel", type_name: str) -> ItemTable:
+    """The nodes of a type, so that scores are at the calibrated temperature."""
+    table, scale = model.index.table(type_name), model.inverse_temperature
+    return ItemTable(scale * table.vectors, table.valid, (scale * table.biases).astype(np.float32))
+
+
+def strongest(
+    now: Float[np.ndarray, "U F"],
+    before: Float[np.ndarray, "U F"],
+    nodes: ItemTable,
+    top: int,
+    adjustments: AdjustmentBlocks = no_adjustments,
+) -> tuple[Int[np.ndarray, "U K"], Float[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
+    """The nodes of largest weight for every user, their weights, and their weights before.
+
+    Node 0 stands where no node is left.
+
+    Args:
+        now, before: user vectors at two moments.
+        nodes: at the calibrated temperature.
+        adjustments: nodes to leave out.
+    """
+    top = min(top, int(nodes.valid.sum()))
+    best = best_items(now, nodes, top, adjustments, with_log_z=True)
+    earlier = best_items(before, nodes, 1, adjustments, with_log_z=True)
+    scores = np.einsum("uf,ukf->uk", before, np.asarray(nodes.vectors)[best.items])
+    scores += nodes.biases[best.items]
+    assert best.log_z is not None and earlier.log_z is not None
+
+    def weights(scores: Float[np.ndarray, "U K"], log_z: Float[np.ndarray, " U"]) -> np.ndarray:
+        return np.exp(np.where(best.items > 0, scores - log_z[:, None], -np.inf))
+
+    return best.items, weights(best.scores, best.log_z), weights(scores, earlier.log_z)
+
+
+def weights_over_time(
+    vectors: Float[np.ndarray, "T F"], nodes: ItemTable, top: int
+) -> tuple[Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
+    """The nodes of largest total weight for one user over T moments, and their weights at each."""
+    scores = vectors @ np.asarray(nodes.vectors).T + nodes.biases
+    scores = np.where(nodes.valid[None], scores, -np.inf)
+    weights = np.exp(scores - logsumexp(scores, axis=1, keepdims=True))
+    best = np.argsort(-weights.sum(0), kind="stable")[: min(top, int(nodes.valid.sum()))]
+    return best, weights[:, best]

@@ -6,7 +6,7 @@ concatenated vectors.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -191,10 +191,7 @@ class Expert(nnx.Module):
 
 
 class Recommender(nnx.Module):
-    """Experts side by side.
-
-    The first entry of a user vector is 1, and that of a node its prior: what is added to its score
-    whoever asks. It is 0 until validation has told how much popularity is to count.
+    """Experts side by side; the score of an item is the sum of the experts' scores.
 
     Args:
         text_tower: the layers of the text encoder that are trained as well, if any.
@@ -215,10 +212,9 @@ class Recommender(nnx.Module):
         )
         self.text_tower = text_tower
 
-    def encode_items(self, nodes: Nodes, graph: jraph.GraphsTuple) -> Float[Array, "N 1+ED"]:
+    def encode_items(self, nodes: Nodes, graph: jraph.GraphsTuple) -> Float[Array, "N F"]:
         """Concatenated vectors of all nodes, items first, for retrieval by dot product."""
-        vectors = [e.encode_nodes(nodes, graph) for e in self.experts]
-        return jnp.concatenate([jnp.zeros((len(vectors[0]), 1)), *vectors], -1)
+        return jnp.concatenate([e.encode_nodes(nodes, graph) for e in self.experts], -1)
 
     def initial_state(self, batch_size: int) -> tuple[InterestState, ...]:
         """The state of users without events, one part an expert."""
@@ -227,7 +223,7 @@ class Recommender(nnx.Module):
     def fold(
         self,
         state: tuple[InterestState, ...],
-        items: Float[Array, "I 1+ED"],
+        items: Float[Array, "I F"],
         events: Events,
         starts: Bool[Array, "B T"] | None = None,
         valid: Bool[Array, "B T"] | None = None,
@@ -237,7 +233,7 @@ class Recommender(nnx.Module):
         Masks as in `LSTMEncoder.fold`.
         """
         outputs, states = [], []
-        parts = jnp.split(items[:, 1:], len(self.experts), axis=-1)
+        parts = jnp.split(items, len(self.experts), axis=-1)
         for expert, before, vectors in zip(self.experts, state, parts, strict=True):
             x, after = expert.encoder.fold(
                 before, expert.event_vectors(vectors, events), starts, valid
@@ -251,14 +247,14 @@ class Recommender(nnx.Module):
         outputs: Float[Array, "*rows 2ED"],
         wanted: Int[Array, "*rows"],
         time_since_last: Int[Array, "*rows"] | int = NO_GAP,
-    ) -> Float[Array, "*rows 1+ED"]:
+    ) -> Float[Array, "*rows F"]:
         """User vectors; a dot product with `encode_items` is the sum of the experts' scores."""
         parts = jnp.split(outputs, len(self.experts), axis=-1)
         vectors = [
             e.read(part, wanted, time_since_last)
             for e, part in zip(self.experts, parts, strict=True)
         ]
-        return jnp.concatenate([jnp.ones((*wanted.shape, 1)), *vectors], -1)
+        return jnp.concatenate(vectors, -1)
 
     def repeat_bias(self, wanted: Int[Array, ""] | int) -> Float[Array, "event_types A"]:
         """What events add to the scores of their items, by event_type and by how many events ago they
@@ -291,6 +287,19 @@ class ModelDef:
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, ModelDef) and self.graphdef == other.graphdef)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Model:
+    """A model as jitted functions take it: the definition is static, the parameters are traced."""
+
+    definition: ModelDef = field(metadata={"static": True})
+    params: Params
+
+    def merge(self) -> Recommender:
+        """The module with its parameters."""
+        return self.definition.merge(self.params)
 
 
 def split(model: Recommender) -> tuple[ModelDef, nnx.State]:

@@ -1,6 +1,6 @@
-"""Ranking under a strategy: lists are filled up, however much a step takes out of them."""
+"""Ranking under the steps of a strategy: lists stay full, however much a step takes out of them."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxrec.data.graph import first_neighbours
+from jaxrec.ranking.adjustments import AdjustmentBlocks
+from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
+from jaxrec.ranking.shard import LEFT_OUT
 from jaxrec.ranking.steps import (
     Caps,
     Epsilon,
@@ -26,46 +29,39 @@ from jaxrec.ranking.steps import (
     Step,
     take,
 )
-from jaxrec.ranking.top_k import NEG_INF, AdjustmentBlocks, Candidates, at_least, best_items, padded
+from jaxrec.ranking.top_k import at_least, best_items, padded
 from jaxrec.types import Catalog, EventLog
 
-UserAdjustments = Callable[[Int[np.ndarray, " R"]], AdjustmentBlocks]
-"""What some of the queries change in the scores of items."""
-Moves = dict[int, dict[int, Float[np.ndarray, " I"]]]
-"""Number of a feedback step -> number of a query -> what is added to every item's score, as a
-share of the span of the query's scores."""
+UserAdjustments = Callable[[Int[np.ndarray, " q"]], AdjustmentBlocks]
+"""The score adjustments of selected queries."""
 SLICE = 256
 
 
 @dataclass(frozen=True)
 class RerankPipeline:
-    """Steps made ready for a catalogue."""
+    """The steps of a strategy, prepared for a catalogue."""
 
     steps: tuple[Step, ...]
-    shop: ItemContext
+    context: ItemContext
     biases: dict[int, Float[np.ndarray, " I"]]  # number of a scoring step -> what it adds
-    bias: Float[np.ndarray, " I"]  # all of them; -inf keeps an item out
+    bias: Float[np.ndarray, " I"]  # the sum over scoring steps; -inf leaves an item out
 
     @property
     def removed(self) -> dict[str, int]:
-        """Filters and the items that they keep out of every list."""
-        valid = self.shop.valid
+        """How many items each filter keeps out of every list, by the filter's name."""
         filters = {n: step.name for n, step in enumerate(self.steps) if isinstance(step, Filter)}
         return {
-            name: int((valid & np.isneginf(self.biases[n])).sum()) for n, name in filters.items()
+            name: int((self.context.valid & np.isneginf(self.biases[n])).sum())
+            for n, name in filters.items()
         }
-
-    def bits(self, event_type: type[Step]) -> int:
-        """The steps of a event_type as a bit set, as in `RankedLists.touched`."""
-        return sum(1 << n for n, step in enumerate(self.steps) if isinstance(step, event_type))
 
     @property
     def session(self) -> Session | None:
-        """The step that mixes the present session in."""
+        """The step that mixes the present session in, if there is one."""
         return next((step for step in self.steps if isinstance(step, Session)), None)
 
     @property
-    def explores(self) -> bool:
+    def is_random(self) -> bool:
         """Whether lists depend on chance."""
         return any(isinstance(step, Epsilon) for step in self.steps)
 
@@ -74,195 +70,266 @@ class RerankPipeline:
         """The steps that act on the best items, with their numbers."""
         return [(n, step) for n, step in enumerate(self.steps) if isinstance(step, Reordering)]
 
-    def names(self, touched: int) -> list[str]:
-        """The steps of a bit set, as in `RankedLists.touched`."""
-        return [step.name for n, step in enumerate(self.steps) if touched >> n & 1]
+    def is_step(self, step_type: type[Step]) -> Bool[np.ndarray, " steps"]:
+        """Which steps are of a type."""
+        return np.array([isinstance(step, step_type) for step in self.steps], bool)
 
-    def lengths(self, k: int, times: int) -> list[int]:
-        """Places that are fetched, then those that every step of `reordering` leaves.
+    def names(self, touched: Bool[np.ndarray, " steps"]) -> list[str]:
+        """The names of the steps that touched an item."""
+        return [
+            step.name for step, is_touched in zip(self.steps, touched, strict=True) if is_touched
+        ]
 
-        Caps get `times` as many as they are to leave.
+    def lengths(self, k: int, factor: int) -> list[int]:
+        """The length of the first ranking, then of the lists after each step of `reordering`.
+
+        Caps receive lists that are `factor` times as long as those they return.
         """
         lengths = [k]
         for _, step in reversed(self.reordering):
             if isinstance(step, Caps):
-                lengths.append(times * lengths[-1])
+                lengths.append(factor * lengths[-1])
             else:
-                pool = min(getattr(step, "pool", 0), int(self.shop.valid.sum()))
+                pool = min(getattr(step, "pool", 0), int(self.context.valid.sum()))
                 lengths.append(max(lengths[-1], pool))
         return lengths[::-1]
 
 
-class RerankResult(NamedTuple):
-    """A list a query, and what the steps did on the way."""
-
-    ranked: RankedLists
-    removed: dict[str, int]  # step -> entries passed over
-
-
-def plan(
+def build_pipeline(
     steps: Sequence[Step],
     catalog: Catalog,
     counts: Float[np.ndarray, " n"],
     valid: Bool[np.ndarray, " I"],
 ) -> RerankPipeline:
-    """Steps made ready for a catalogue.
+    """Prepare the steps of a strategy for a catalogue.
 
     Args:
-        counts: how often the items were chosen in training, row 0 included; later rows never.
+        counts: how often each item was chosen in training, row 0 included; new items may lack.
         valid: rows of the item block that are items.
 
     Raises:
         DataError: a condition or a list of ids cannot be used.
-        ValueError: a cap names no node type of the graph, a step that changes vectors or scores
-            stands behind one that reorders, or any step behind one that leaves places to chance.
+        ValueError: a cap names an unknown node type, a step that changes scores stands behind one
+            that reorders, or a step stands behind `epsilon`.
     """
     for before, after in pairwise(steps):
         if isinstance(before, Reordering) and not isinstance(after, Reordering):
             raise ValueError(f"{after.name} changes scores, so it must stand before {before.name}")
-        if isinstance(before, Epsilon):  # what it draws has the chances that it tells
+        if isinstance(before, Epsilon):  # a later step would change the reported propensities
             raise ValueError(f"epsilon must be the last step, so {after.name} must stand before it")
     entities = [name for step in steps if isinstance(step, Caps) for name in step.limits]
     groups = {name: first_neighbours(catalog.graph, name) for name in entities}
-    shop = ItemContext(catalog, np.pad(counts, (0, len(valid) - len(counts))), valid, groups)
-    biases = {n: step.bias(shop) for n, step in enumerate(steps) if isinstance(step, Scoring)}
+    counts = np.pad(counts, (0, len(valid) - len(counts)))
+    context = ItemContext(catalog, counts, valid, groups)
+    biases = {n: step.bias(context) for n, step in enumerate(steps) if isinstance(step, Scoring)}
     bias = np.where(valid, sum(biases.values()), -np.inf).astype(np.float32)
-    return RerankPipeline(tuple(steps), shop, biases, bias)
+    return RerankPipeline(tuple(steps), context, biases, bias)
 
 
-def rerank(
-    queries: Float[np.ndarray, "Q D"],
-    items: Float[Array, "I D"],
-    pairs: UserAdjustments,
-    k: int,
-    plan: RerankPipeline,
-    *,
-    histories: EventLog | None = None,
-    random: np.random.Generator | None = None,
-    ready: Candidates | None = None,
-    lengths: Sequence[int] = (),
-    batches: Sequence[int] = (),
-    approximate: bool = False,
-    mesh: Mesh | None = None,
-) -> RerankResult:
-    """The k best items of every query as the steps of a plan leave them.
+class RerankQueries(NamedTuple):
+    """Users to make lists for."""
 
-    Args:
-        histories: a user a query, for steps that read what users have done.
-        random: for steps that throw dice.
-        ready: the items with the plan's bias, for who ranks them again and again.
-        lengths, batches: of rankings, and of queries, that are compiled; what differs is cut from
-            the next larger one.
+    vectors: Float[np.ndarray, "Q F"]
+    adjustments: UserAdjustments
+    histories: EventLog | None = None  # one user a query, for steps that read feedback
+
+
+class RerankResult(NamedTuple):
+    """One list a query, and the number of entries that each step passed over."""
+
+    lists: RankedLists
+    removed: dict[str, int]
+
+
+class Shift(NamedTuple):
+    """What a feedback step adds to all scores of one query, as a share of their span."""
+
+    step: int
+    amounts: Float[np.ndarray, " I"]
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """Ranks one table of items under one pipeline.
+
+    Attributes:
+        pipeline: the steps.
+        items: the table without the bias of the steps.
+        prepared: the table with it.
+        lengths, batch_sizes: of the rankings that are compiled; others are cut from the next larger.
+        approximate: see `best_items`.
     """
 
-    feedback = {n: step for n, step in enumerate(plan.steps) if isinstance(step, Feedback)}
-    moves = {n: step.moves(histories, plan.shop) for n, step in feedback.items()}
+    pipeline: RerankPipeline
+    items: ItemTable
+    prepared: PreparedItems
+    lengths: Sequence[int] = ()
+    batch_sizes: Sequence[int] = ()
+    approximate: bool = False
 
-    def best(rows: Int[np.ndarray, " R"], size: int, bias: Float[np.ndarray, " I"]):
-        theirs = pairs(rows)
-        top = best_items(
-            padded(queries[rows], at_least(len(rows), batches)),
-            ready if ready is not None and bias is plan.bias else items,
-            theirs,
-            plan.shop.valid,
-            at_least(size, lengths),
-            bias=bias,
-            with_log_z=False,
-            approximate=approximate,
-            mesh=mesh,
+    def rank(
+        self, queries: RerankQueries, k: int, random: np.random.Generator | None = None
+    ) -> RerankResult:
+        """The k best items of every query, as the steps leave them.
+
+        Args:
+            random: for steps that depend on chance.
+        """
+        shifts = self._shifts(queries.histories)
+        context = RerankContext(
+            best=lambda rows, size, bias: self._best(queries, shifts, rows, size, bias),
+            vectors=self.items.vectors,
+            bias=self.pipeline.bias,
+            random=random or np.random.default_rng(0),
         )
-        ranked, scores = (np.array(part[: len(rows), :size]) for part in (top.items, top.scores))
+        # pools and their vectors are large, so they exist for a few users at a time
+        count = len(queries.vectors)
+        width = SLICE if self.pipeline.reordering else max(count, 1)
+        parts, removed = [], Counter[str]()
+        for start in range(0, max(count, 1), width):
+            rows = np.arange(start, min(start + width, count))
+            lists, passed = self._run_steps(context, shifts, rows, k)
+            parts.append(lists)
+            removed.update({name: int(counts.sum()) for name, counts in passed.items()})
+        lists = RankedLists(*map(np.concatenate, zip(*parts, strict=True)))
+        return RerankResult(lists, dict(removed))
+
+    def _shifts(self, histories: EventLog | None) -> dict[int, list[Shift]]:
+        """Shifts by query."""
+        shifts: dict[int, list[Shift]] = defaultdict(list)
+        for number, step in enumerate(self.pipeline.steps):
+            if isinstance(step, Feedback):
+                for query, amounts in step.moves(histories, self.pipeline.context).items():
+                    shifts[query].append(Shift(number, amounts))
+        return shifts
+
+    def _best(
+        self,
+        queries: RerankQueries,
+        shifts: dict[int, list[Shift]],
+        rows: Int[np.ndarray, " q"],
+        size: int,
+        bias: Float[np.ndarray, " I"],
+    ) -> tuple[Int[np.ndarray, "q P"], Float[np.ndarray, "q P"]]:
+        """The best items of some queries and their scores under the bias of the steps."""
+        is_default = bias is self.pipeline.bias
+        table = self.prepared
+        if not is_default:
+            table = prepare(self.items.add_bias(bias), self.prepared.mesh)
+        adjustments = queries.adjustments(rows)
+        top = best_items(
+            padded(queries.vectors[rows], at_least(len(rows), self.batch_sizes)),
+            table,
+            at_least(size, self.lengths),
+            adjustments,
+            approximate=self.approximate,
+        )
+        items, scores = (
+            np.array(top.items[: len(rows), :size]),
+            np.array(top.scores[: len(rows), :size]),
+        )
         for place, row in enumerate(rows.tolist()):
-            own = [of_user[row] for of_user in moves.values() if row in of_user]
-            if own:  # no two users have the same bias, so each is ranked alone
-                of_model = np.asarray(items) @ queries[row]
-                mine = theirs(place, place + 1)
-                is_pair = mine.rows == 0  # the rest is padding
-                np.add.at(of_model, mine.items[is_pair], mine.amounts[is_pair])
-                left = plan.shop.valid & (of_model > NEG_INF / 2)
-                span = np.ptp(of_model[left]) if left.any() else 0
-                all_scores = np.where(left, of_model + bias + span * sum(own), -np.inf)
-                ranked[place], scores[place] = _highest(all_scores, size)
-        return ranked, scores
+            if row in shifts:  # a bias of its own, so this query is ranked alone
+                scored = self._model_scores(queries.vectors[row], adjustments, place)
+                left = self.pipeline.context.valid & (scored > LEFT_OUT)
+                span = np.ptp(scored[left]) if left.any() else 0
+                shift = span * sum(shift.amounts for shift in shifts[row])
+                items[place], scores[place] = _highest(
+                    np.where(left, scored + bias + shift, -np.inf), size
+                )
+        return items, scores
 
-    asking = RerankContext(best, items, plan.bias, random or np.random.default_rng(0))
-    # over-fetched pools and their vectors are large, so few users have theirs at a time
-    width = SLICE if plan.reordering else max(len(queries), 1)
-    parts, removed = [], Counter[str]()
-    for start in range(0, max(len(queries), 1), width):
-        rows = np.arange(start, min(start + width, len(queries)))
-        ranked, passed = _walk(plan, asking, moves, rows, k)
-        parts.append(ranked)
-        removed.update({name: int(counts.sum()) for name, counts in passed.items()})
-    return RerankResult(RankedLists(*map(np.concatenate, zip(*parts, strict=True))), dict(removed))
+    def _model_scores(
+        self, vector: Float[np.ndarray, " F"], adjustments: AdjustmentBlocks, place: int
+    ) -> Float[np.ndarray, " I"]:
+        """All scores of one query before the bias of the steps."""
+        scores = np.asarray(self.items.vectors) @ vector + self.items.biases
+        own = adjustments(place, place + 1)
+        inside = own.rows == 0  # the rest is padding
+        np.add.at(scores, own.items[inside], own.amounts[inside])
+        return scores
+
+    def _run_steps(
+        self,
+        context: RerankContext,
+        shifts: dict[int, list[Shift]],
+        rows: Int[np.ndarray, " q"],
+        k: int,
+        factor: int = 1,
+    ) -> tuple[RankedLists, dict[str, Int[np.ndarray, " q"]]]:
+        """The lists of some queries after all steps, and the entries that steps passed over.
+
+        Lists that come out short although there are more items start again twice as long.
+        """
+        size, *lengths = self.pipeline.lengths(k, factor)
+        items, scores = context.best(rows, size, self.pipeline.bias)
+        touched = self._touched(shifts, rows, items)
+        lists = RankedLists(items, scores, touched, np.ones(scores.shape))
+        context = replace(context, rows=rows)
+        passed: dict[str, Int[np.ndarray, " q"]] = {}
+        short = np.zeros(len(rows), bool)
+        for (number, step), length in zip(self.pipeline.reordering, lengths, strict=True):
+            reordered = step.reorder(lists, context, self.pipeline.context, length)
+            passed[step.name] = passed.get(step.name, 0) + reordered.passed
+            lists = _after_step(lists, reordered, number)
+            short |= (lists.items > 0).sum(1) < length
+        again = np.flatnonzero(short & (items[:, -1] > 0))
+        if len(again):
+            longer, passed_again = self._run_steps(context, shifts, rows[again], k, 2 * factor)
+            for part, longer_part in zip(lists, longer, strict=True):
+                part[again] = longer_part
+            for name, counts in passed.items():
+                counts[again] = passed_again[name]
+        return lists, passed
+
+    def _touched(
+        self,
+        shifts: dict[int, list[Shift]],
+        rows: Int[np.ndarray, " q"],
+        items: Int[np.ndarray, "q P"],
+    ) -> Bool[np.ndarray, "q P steps"]:
+        """Which steps changed the scores of the items."""
+        touched = np.zeros((*items.shape, len(self.pipeline.steps)), bool)
+        for number, bias in self.pipeline.biases.items():
+            touched[..., number] = bias[items] != 0
+        for place, row in enumerate(rows.tolist()):
+            for shift in shifts.get(row, ()):
+                touched[place, :, shift.step] = shift.amounts[items[place]] != 0
+        return touched & (items > 0)[..., None]
 
 
-def _walk(
-    plan: RerankPipeline,
-    asking: RerankContext,
-    moves: Moves,
-    rows: Int[np.ndarray, " R"],
-    k: int,
-    times: int = 1,
-) -> tuple[RankedLists, dict[str, Int[np.ndarray, " R"]]]:
-    """Some queries' rankings after all steps, and the entries that steps have passed over.
-
-    Rankings that come out short although there are more items begin again with twice as many.
-    """
-    size, *lengths = plan.lengths(k, times)
-    items, scores = asking.best(rows, size, plan.bias)
-    touched = _touched_scores(plan, moves, rows, items)
-    ranked = RankedLists(items, scores, touched, np.ones(scores.shape))
-    asking = replace(asking, rows=rows)
-    passed: dict[str, Int[np.ndarray, " R"]] = {}
-    short = np.zeros(len(rows), bool)
-    for (number, step), length in zip(plan.reordering, lengths, strict=True):
-        made = step.reorder(ranked, asking, plan.shop, length)
-        passed[step.name] = passed.get(step.name, 0) + made.passed
-        ranked = _moved(ranked, made, 1 << number)
-        short |= (ranked.items > 0).sum(1) < length
-    again = np.flatnonzero(short & (items[:, -1] > 0))
-    if len(again):
-        fuller, passed_again = _walk(plan, asking, moves, rows[again], k, 2 * times)
-        for part, full in zip(ranked, fuller, strict=True):
-            part[again] = full
-        for name, counts in passed.items():
-            counts[again] = passed_again[name]
-    return ranked, passed
+def build_reranker(
+    pipeline: RerankPipeline,
+    items: ItemTable,
+    mesh: Mesh | None = None,
+    *,
+    lengths: Sequence[int] = (),
+    batch_sizes: Sequence[int] = (),
+    approximate: bool = False,
+) -> Reranker:
+    """A pipeline over a table of items; see `Reranker`."""
+    prepared = prepare(items.add_bias(pipeline.bias), mesh)
+    return Reranker(pipeline, items, prepared, lengths, batch_sizes, approximate)
 
 
 def _highest(
     scores: Float[np.ndarray, " I"], size: int
 ) -> tuple[Int[np.ndarray, " P"], Float[np.ndarray, " P"]]:
-    """The items of the highest scores; 0 and -inf behind them where there are fewer."""
+    """The items of the highest scores; 0 and -inf where there are fewer."""
     best = np.argsort(-scores, kind="stable")[:size]
-    found = np.where(np.isneginf(scores[best]), 0, best)
-    behind = (0, size - len(best))
-    return np.pad(found, behind), np.pad(scores[best], behind, constant_values=-np.inf)
+    items = np.where(np.isneginf(scores[best]), 0, best)
+    padding = (0, size - len(best))
+    return np.pad(items, padding), np.pad(scores[best], padding, constant_values=-np.inf)
 
 
-def _touched_scores(
-    plan: RerankPipeline, moves: Moves, rows: Int[np.ndarray, " R"], items: Int[np.ndarray, "R P"]
-) -> Int[np.ndarray, "R P"]:
-    """The steps that have changed the scores of items."""
-    touched = np.zeros(items.shape, np.int64)
-    for number, bias in plan.biases.items():
-        touched |= (bias[items] != 0).astype(np.int64) << number
-    for number, of_user in moves.items():
-        for place in np.flatnonzero([row in of_user for row in rows.tolist()]):
-            moved = of_user[int(rows[place])][items[place]] != 0
-            touched[place] |= moved.astype(np.int64) << number
-    return np.where(items > 0, touched, 0)
-
-
-def _moved(before: RankedLists, made: ReorderedLists, bit: int) -> RankedLists:
-    """Rankings after a step, with its bit where an item has come or has changed its place."""
-    items = made.items
+def _after_step(before: RankedLists, reordered: ReorderedLists, number: int) -> RankedLists:
+    """The lists after a step, which touches items that are new or have moved."""
+    items = reordered.items
     same = items[:, :, None] == before.items[:, None, :]
     places, known = same.argmax(2), same.any(2)
-    changed = ~known | (places != np.arange(items.shape[1]))
-    touched = np.where(known, take(before.touched, places), 0) | (bit * changed)
-    propensity = made.propensity
+    touched = np.take_along_axis(before.touched, places[..., None], axis=1) & known[..., None]
+    touched[..., number] |= ~known | (places != np.arange(items.shape[1]))
+    propensity = reordered.propensity
     if propensity is None:
         propensity = np.where(known, take(before.propensity, places), 1)
-    return RankedLists(items, made.scores, np.where(items > 0, touched, 0), propensity)
+    return RankedLists(items, reordered.scores, touched & (items > 0)[..., None], propensity)

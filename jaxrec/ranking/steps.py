@@ -60,7 +60,7 @@ class RankedLists(NamedTuple):
 
     items: Int[np.ndarray, "R P"]  # 0 where no item is left
     scores: Float[np.ndarray, "R P"]  # -inf where no item is left
-    touched: Int[np.ndarray, "R P"]  # bit n: step n changed the item's score or its place
+    touched: Bool[np.ndarray, "R P steps"]  # whether a step changed the item's score or its place
     propensity: Float[np.ndarray, "R P"]  # chance of the item at its place, given those before
 
 
@@ -78,7 +78,7 @@ class RerankContext:
     """What a step may know of the users whose rankings it changes."""
 
     best: Best
-    items: Float[Array, "I 1+D"]  # vectors behind a prior
+    vectors: Float[np.ndarray, "I F"] | Float[Array, "I F"]
     bias: Float[np.ndarray, " I"]  # of all scoring steps; -inf keeps an item out
     random: np.random.Generator
     rows: Int[np.ndarray, " R"] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -298,7 +298,7 @@ class Diversity:
         self, ranked: RankedLists, asking: RerankContext, shop: ItemContext, length: int
     ) -> ReorderedLists:
         """See `Reordering`."""
-        vectors = np.asarray(asking.items)[ranked.items][..., 1:]  # without the priors
+        vectors = np.asarray(asking.vectors)[ranked.items]
         places = rule.diversify(ranked.items, ranked.scores, vectors, length, self.strength)
         items, scores = take(ranked.items, places), take(ranked.scores, places)
         passed = (places >= length) & (items > 0)

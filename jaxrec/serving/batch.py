@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 from rich.console import Console
 
 from jaxrec.artifacts import run_directory as checkpoint
@@ -30,13 +29,14 @@ from jaxrec.data.files import read_table
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.errors import DataError, RunError
 from jaxrec.inference import loading
-from jaxrec.inference.audiences import audience_table, merge, nobody
+from jaxrec.inference.audiences import audience_table, empty_audience, merge_audience
 from jaxrec.inference.encoding import flat_states, initial_states
 from jaxrec.inference.profiles import plot_user, profile_users
+from jaxrec.inference.ranker import ListOptions, UserBatch
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.models.sequence.lstm import InterestState
 from jaxrec.ranking.filters import listed_ids
-from jaxrec.ranking.pipeline import plan
+from jaxrec.ranking.pipeline import build_pipeline
 from jaxrec.ranking.steps import Feedback, Only, Step, Without, feedback_types, read_strategy
 from jaxrec.serving.live.engine import LiveEngine, check_live_run
 from jaxrec.serving.options import ServeOptions, check, check_live
@@ -84,8 +84,8 @@ def serve(options: ServeOptions) -> None:
 def log_to_replay(model: TrainedModel, options: ServeOptions) -> EventLog:
     """The events of a file, or those that the run was trained on and held out."""
     if options.events is not None:
-        return model.event_log(read_table(options.events))
-    return model.valid_log(filtered(model.config).events)
+        return model.encoder.event_log(read_table(options.events))
+    return model.encoder.validated_log(filtered(model.config).events)
 
 
 def serve_live(options: ServeOptions) -> None:
@@ -102,7 +102,9 @@ def serve_live(options: ServeOptions) -> None:
     strategy = (Feedback(),) if options.strategy is None else read_strategy(options.strategy)
     trained = checkpoint.read_artifacts(options.run)
     items = trained.catalog.graph.types[0]
-    plan(strategy, trained.catalog, trained.counts, items.valid)  # or nobody would get an answer
+    build_pipeline(
+        strategy, trained.catalog, trained.counts, items.valid
+    )  # or nobody would get an answer
     if options.events is not None or options.live.load_states is not None:
         prepare_store(options, strategy)
     serve_http(options.run, options.live, strategy)
@@ -114,11 +116,11 @@ def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
     store = open_store(options.live.store_of(options.run))
     online = LiveEngine(model, store, window=options.live.window, strategy=strategy)
     if options.live.load_states is not None:
-        loaded = online.load_states(read_states_of(model, options.live.load_states))
+        loaded = online.recorder.load_states(read_states_of(model, options.live.load_states))
         console.print(f"{loaded:,} documents have the states of {options.live.load_states}")
     if options.events is not None:
         blocks = event_stream(model, options).blocks()
-        entered = sum(online.enter(block) for block in blocks)
+        entered = sum(online.recorder.import_users(block) for block in blocks)
         console.print(f"{entered:,} documents entered with their events")
     store.close()
 
@@ -143,10 +145,11 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     for number, block in enumerate(events.blocks()):
         if number < len(parts.done):
             continue
-        histories = model.valid_log(block, feedback_types(steps))
-        log = model.known_events(histories)
-        user_states = model.states(log)
-        table, facts = score(log, model.user_vectors(user_states), histories)
+        histories = model.encoder.validated_log(block, feedback_types(steps))
+        log = model.encoder.known_events(histories)
+        user_states = model.encoder.states(log)
+        users = UserBatch(log, model.encoder.vectors(user_states), histories)
+        table, facts = score(users)
         if number == 0:
             preview(model, log, table, options)
         name = f"part-{number:05}"
@@ -164,41 +167,22 @@ def stream(model: TrainedModel, options: ServeOptions) -> None:
     finish(parts, options, removed, events.notes)
 
 
-Score = Callable[
-    [EventLog, Float[np.ndarray, "U 1+ED"], EventLog], tuple[pl.DataFrame, dict[str, Any]]
-]
+Score = Callable[[UserBatch], tuple[pl.DataFrame, dict[str, Any]]]
 
 
 def make_scorer(
     model: TrainedModel, options: ServeOptions, steps: Sequence[Step]
 ) -> tuple[Score, dict[str, int]]:
-    """What makes a block's table and the facts to tell of it, from what the model reads and all
-    that was done; and the items that rules remove."""
+    """What makes a block's table and the facts to tell of it; and the items that rules remove."""
     if options.profile:
-        return (
-            lambda log, vectors, _: (
-                profile_users(model, log, vectors, options.last, options.k),
-                {},
-            ),
-            {},
-        )
-    ready = model.plan(steps, options.rules)
-    ruled = bool(ready.steps or options.rules.mask)
-    model.check_request(options.k, options.target, ruled=ruled)
+        return lambda users: (profile_users(model, users, options.last, options.k), {}), {}
+    ready = model.ranker.pipeline(steps, options.rules)
+    reranks = bool(ready.steps or options.rules.mask)
+    model.ranker.check_request(options.k, options.target, reranks=reranks)
+    list_options = ListOptions(options.k, options.target, options.rules.mask, options.approximate)
 
-    def recommend(
-        log: EventLog, vectors: Float[np.ndarray, "U 1+ED"], histories: EventLog
-    ) -> tuple[pl.DataFrame, dict[str, Any]]:
-        made = model.recommend_users(
-            log,
-            vectors,
-            options.k,
-            ready,
-            histories=histories,
-            mask=options.rules.mask,
-            target=options.target,
-            approximate=options.approximate,
-        )
+    def recommend(users: UserBatch) -> tuple[pl.DataFrame, dict[str, Any]]:
+        made = model.ranker.recommend(users, ready, list_options)
         facts = {"removed": made.removed, "users_with_fewer": len(made.short)}
         if made.short:
             facts["fewer"] = dict(list(made.short.items())[:TOLD_USERS])
@@ -209,16 +193,16 @@ def make_scorer(
 
 def stream_audience(model: TrainedModel, options: ServeOptions) -> pl.DataFrame:
     """The audience of an entity among all users of the events, in the memory of one block."""
-    model.find(options.audience)
+    model.index.find(options.audience)
     events = event_stream(model, options)
     for note in events.notes:
         console.print(f"note: {note}")
-    audience = nobody()
+    audience = empty_audience()
     for block in events.blocks():
-        log = model.valid_log(block)
-        vectors = model.user_vectors(model.states(log))
+        log = model.encoder.validated_log(block)
+        vectors = model.encoder.vectors(model.encoder.states(log))
         log_p = model.choice_log_probability(log, vectors, options.audience, options.rules.mask)
-        audience = merge(audience, log.user_ids, log_p, options.k)
+        audience = merge_audience(audience, log.user_ids, log_p, options.k)
     return audience_table(audience, options.bid)
 
 
@@ -226,7 +210,7 @@ def draw(model: TrainedModel, options: ServeOptions) -> None:
     """The plot of one user's interest."""
     assert options.out is not None
     events = pl.concat(event_stream(model, replace(options, users=(options.plot,))).blocks())
-    plot_user(model, model.valid_log(events), options.out, last=options.last)
+    plot_user(model, model.encoder.validated_log(events), options.out, last=options.last)
     console.print(f"drawn in {options.out}")
 
 
@@ -240,7 +224,7 @@ def event_stream(model: TrainedModel, options: ServeOptions) -> EventStream:
         options.events,
         options.block,
         time=model.config.data.time,
-        event_types=model.trained.event_type_names,
+        event_types=model.artifacts.event_type_names,
         keep=keep,
     )
     if not stream.num_rows:
@@ -292,7 +276,7 @@ def state_table(log: EventLog, states: tuple[InterestState, ...]) -> pl.DataFram
 def write_state_layout(model: TrainedModel, directory: Path) -> None:
     """Say in `layout.json` how `state` unfolds: its parts in order, with their shapes."""
     directory.mkdir(parents=True, exist_ok=True)
-    newcomer = initial_states(model.definition, model.params, 1)
+    newcomer = initial_states(model.model, 1)
     paths, _ = jax.tree_util.tree_flatten_with_path(newcomer)
     layout = {
         "step": model.step,
@@ -327,7 +311,7 @@ def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame, options: Se
         label = pl.format("{} {} %", label, (100 * pl.col("weight")).round(1))
     for user in range(min(PREVIEW_USERS, log.num_users)):
         recent = log.items[log.offsets[user] : log.offsets[user + 1]][-PREVIEW_ITEMS:]
-        history = model.labels(recent)
+        history = model.index.labels(recent)
         rows = table.filter(pl.col("user_id") == log.user_ids[user]).head(PREVIEW_ROWS)
         console.print(f"user {log.user_ids[user]}: after {_listed(history)}")
         console.print(f"    -> {_listed(rows.select(label).to_series())}")

@@ -1,105 +1,55 @@
 """What validation and test say of a trained state: metrics, corrections, ranks."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from jaxrec.data.dataset import Dataset
 from jaxrec.evaluation.calibration import (
-    QUERIES,
+    MAX_QUERIES,
     Calibration,
     Correction,
-    Reliability,
     fit_popularity,
     fit_repeat_bias,
     fit_temperature,
-    likely_items_reliability,
     usable_queries,
-    with_prior,
 )
 from jaxrec.evaluation.metrics import segments
-from jaxrec.evaluation.protocol import (
-    evaluate,
-    evaluate_baselines,
+from jaxrec.evaluation.protocol import evaluate, evaluate_baselines, segment_masks
+from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
+from jaxrec.inference.encoding import encode_queries, repeat_bias
+from jaxrec.models.recommender import Model
+from jaxrec.ranking.adjustments import (
+    AdjustmentBlocks,
     history_adjustments,
     masked_event_types,
-    segment_masks,
+    scale,
 )
-from jaxrec.inference.encoding import repeat_bias, user_vectors
-from jaxrec.ranking.top_k import AdjustmentBlocks, Ranking, scaled
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.top_k import EvalQueries, Ranking
 from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
 from jaxrec.types import Queries
 
 
 def validate(context: TrainContext, state: TrainState) -> dict[str, float]:
-    """Metrics on the validation queries."""
-    items, queries = item_vectors(context, state), context.dataset.split.validation
-    return _evaluate(context, state, items, queries, Correction())[0]
-
-
-def _evaluate(
-    context: TrainContext,
-    state: TrainState,
-    items: Float[Array, "I 1+ED"],
-    queries: Queries,
-    correction: Correction,
-) -> tuple[dict[str, float], Ranking]:
-    users = query_vectors(context, state, items, queries)
-    items = with_prior(items, correction.prior(context.counts))
-    targets = context.dataset.split.log.items[queries.positions]
-    pairs = corrected_adjustments(context, state, queries, correction, targets)
-    k = context.config.evaluation.k
-    return evaluate(targets, pairs, context.valid, context.counts, users, items, k, context.mesh)
-
-
-def corrected_adjustments(
-    context: TrainContext,
-    state: TrainState,
-    queries: Queries,
-    correction: Correction,
-    targets: Int[np.ndarray, " q"] | None,
-) -> AdjustmentBlocks:
-    """The `history_adjustments` of queries under a correction; given targets are not left out."""
-    log, mask = context.dataset.split.log, context.config.evaluation.mask
-    learned = repeat_bias(context.definition, state.params, context.dataset.target_event_type)
-    counted = ~masked_event_types(mask, log.event_type_names)
-    return history_adjustments(
-        log, queries, mask, correction.repeat_bias(learned, counted), targets
-    )
-
-
-def item_vectors(context: TrainContext, state: TrainState) -> Float[Array, "I 1+ED"]:
-    """Vectors of the items under a state."""
-    return catalog_vectors(context, state)[: len(context.valid)]
-
-
-def query_vectors(
-    context: TrainContext, state: TrainState, items: Float[Array, "I 1+ED"], queries: Queries
-) -> Float[np.ndarray, "Q 1+ED"]:
-    """Vectors of the users at the moments of queries."""
-    evaluation = context.config.evaluation
-    return user_vectors(
-        context.definition,
-        nnx.to_pure_dict(state.params),
-        items,
-        context.dataset.split.log,
-        queries,
-        history=evaluation.history,
-        users=evaluation.users,
-        target_event_type=context.dataset.target_event_type,
-    )
+    """Metrics on the validation queries, before any correction."""
+    evaluator = Evaluator(context, state)
+    return evaluator.metrics(context.dataset.split.validation, Correction())[0]
 
 
 def test(
     context: TrainContext, state: TrainState, correction: Correction
 ) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Everything that `metrics.json` and `ranks.parquet` hold, for the selected state."""
-    config, split, chosen = context.config, context.dataset.split, context.dataset.positives
-    items = item_vectors(context, state)
+    """The contents of `metrics.json` and `ranks.parquet` for the selected state."""
+    config, split = context.config, context.dataset.split
+    positives, counts = context.dataset.positives, context.counts
+    evaluator = Evaluator(context, state)
     names = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
     results: dict[str, Any] = {
         "protocol": {
@@ -107,24 +57,24 @@ def test(
             "mask": list(config.evaluation.mask),
             "history": config.evaluation.history or "all",
             "candidates": int(context.valid.sum()),
-            "queries": {name: len(q) for name, q in names.items()},
+            "queries": {name: len(queries) for name, queries in names.items()},
         },
-        "validation": _evaluate(context, state, items, split.validation, correction)[0],
+        "validation": evaluator.metrics(split.validation, correction)[0],
     }
     ranks = []
     for name, queries in names.items():
-        scores, ranking = _evaluate(context, state, items, queries, correction)
+        scores, ranking = evaluator.metrics(queries, correction)
         ranks.append(rank_table(name, context.dataset, queries, ranking))
-        masks = segment_masks(split.log, queries, chosen, context.counts)
+        masks = segment_masks(split.log, queries, positives, counts)
         baselines = evaluate_baselines(
-            split, queries, config.evaluation, context.valid, chosen, context.counts, masks
+            split, queries, config.evaluation, context.valid, positives, counts, masks
         )
         results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
     return results, pl.concat(ranks)
 
 
 def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) -> pl.DataFrame:
-    """A row a query: who chose what, and its rank (from 0) among all items."""
+    """A row a query: user, item, and the item's rank (from 0) among all items."""
     log = dataset.split.log
     return pl.DataFrame(
         {
@@ -137,40 +87,103 @@ def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) 
 
 
 def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Reliability]:
-    """What validation corrects, and how true the probabilities of test are then."""
-    split, valid = context.dataset.split, context.valid
-    targets, last = split.log.items[split.validation.positions], split.test["last"]
-    some = usable_queries(targets, valid, QUERIES)
-    queries, targets = split.validation[some], targets[some]
-    items = item_vectors(context, state)
-    users = query_vectors(context, state, items, queries)
-    of_last = query_vectors(context, state, items, last)
+    """Fit the corrections on validation, and measure how true the probabilities of test are."""
+    evaluator, split = Evaluator(context, state), context.dataset.split
+    items = evaluator.items
+    all_targets = split.log.items[split.validation.positions]
+    selected = usable_queries(all_targets, items.valid, MAX_QUERIES)
+    queries = split.validation[selected]
+    vectors, targets = evaluator.vectors(queries), all_targets[selected]
 
-    def adjustments_under(
-        correction: Correction, chosen: Int[np.ndarray, " q"]
-    ) -> AdjustmentBlocks:
-        return corrected_adjustments(context, state, queries[chosen], correction, targets[chosen])
+    def adjusted(correction: Correction) -> EvalQueries:
+        adjustments = evaluator.adjustments(queries, correction, targets)
+        return EvalQueries(vectors, targets, adjustments)
 
-    familiar = Correction()
+    repeat = Correction()
     if context.arrays.repeats:
-        familiar = fit_repeat_bias(users, items, targets, valid, adjustments_under)
-    pairs = corrected_adjustments(context, state, queries, familiar, targets)
-    fitted = fit_temperature(users, items, targets, valid, pairs)
+        repeat = fit_repeat_bias(
+            EvalQueries(vectors, targets),
+            items,
+            lambda correction, rows: evaluator.adjustments(
+                queries[rows], correction, targets[rows]
+            ),
+        )
+    fitted = fit_temperature(adjusted(repeat), items)
     popularity = fit_popularity(
-        users,
-        items,
-        targets,
-        valid,
-        context.counts,
-        pairs,
-        inverse_temperature=fitted.inverse_temperature,
+        adjusted(repeat), items, context.counts, inverse_temperature=fitted.inverse_temperature
     )
-    correction = replace(familiar, popularity=popularity)
-    items = with_prior(items, correction.prior(context.counts))
-    fitted = fit_temperature(users, items, targets, valid, pairs)
-    scale = fitted.inverse_temperature
-    # as lists are made: a target that the mask leaves out is none of the likely items
-    likely = scaled(corrected_adjustments(context, state, last, correction, None), scale)
-    targets = split.log.items[last.positions]
-    shown = likely_items_reliability(scale * of_last, items, targets, valid, pairs=likely)
-    return replace(fitted, correction=correction), shown
+    correction = replace(repeat, popularity=popularity)
+    items = items.add_bias(correction.popularity_bias(context.counts))
+    fitted = fit_temperature(adjusted(repeat), items)
+    reliability = evaluator.reliability(items, correction, fitted.inverse_temperature)
+    return replace(fitted, correction=correction), reliability
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Ranks held-out events with a trained state; the catalogue is encoded once."""
+
+    context: TrainContext
+    state: TrainState
+
+    @cached_property
+    def model(self) -> Model:
+        """The model with the parameters of the state."""
+        return Model(self.context.definition, nnx.to_pure_dict(self.state.params))
+
+    @cached_property
+    def items(self) -> ItemTable:
+        """The items, without a popularity bias."""
+        valid = self.context.valid
+        return ItemTable(catalog_vectors(self.context, self.state)[: len(valid)], valid)
+
+    def vectors(self, queries: Queries) -> Float[np.ndarray, "Q F"]:
+        """User vectors at the moments of queries."""
+        evaluation = self.context.config.evaluation
+        return encode_queries(
+            self.model,
+            jnp.asarray(self.items.vectors),
+            self.context.dataset.split.log,
+            queries,
+            history=evaluation.history,
+            users=evaluation.users,
+            target_event_type=self.context.dataset.target_event_type,
+        )
+
+    def adjustments(
+        self, queries: Queries, correction: Correction, targets: Int[np.ndarray, " Q"] | None
+    ) -> AdjustmentBlocks:
+        """What the queries' histories change in the scores; given targets are never left out."""
+        log, mask = self.context.dataset.split.log, self.context.config.evaluation.mask
+        counted = ~masked_event_types(mask, log.event_type_names)
+        bias = correction.repeat_bias(self._learned_repeat_bias, counted)
+        return history_adjustments(log, queries, mask, bias, targets)
+
+    def metrics(self, queries: Queries, correction: Correction) -> tuple[dict[str, float], Ranking]:
+        """Metrics of queries under a correction, and the ranking behind them."""
+        context = self.context
+        targets = context.dataset.split.log.items[queries.positions]
+        adjustments = self.adjustments(queries, correction, targets)
+        items = self.items.add_bias(correction.popularity_bias(context.counts))
+        eval_queries = EvalQueries(self.vectors(queries), targets, adjustments)
+        k = context.config.evaluation.k
+        return evaluate(eval_queries, items, context.counts, k, context.mesh)
+
+    def reliability(
+        self, items: ItemTable, correction: Correction, inverse_temperature: float
+    ) -> Reliability:
+        """How true the probabilities of the likeliest items are on the last test events."""
+        split = self.context.dataset.split
+        queries = split.test["last"]
+        # as lists are made: the mask may leave a target out
+        adjustments = scale(self.adjustments(queries, correction, None), inverse_temperature)
+        bias = (inverse_temperature * items.biases).astype(np.float32)
+        targets = split.log.items[queries.positions]
+        vectors = inverse_temperature * self.vectors(queries)
+        return likely_items_reliability(
+            EvalQueries(vectors, targets, adjustments), replace(items, bias=bias)
+        )
+
+    @cached_property
+    def _learned_repeat_bias(self) -> Float[np.ndarray, "types A"]:
+        return repeat_bias(self.model, self.context.dataset.target_event_type)

@@ -25,8 +25,9 @@ from tensorboardX import SummaryWriter
 from jaxrec.artifacts import run_directory as checkpoint
 from jaxrec.artifacts.partitions import write_table
 from jaxrec.data.dataset import Dataset
-from jaxrec.evaluation.calibration import Calibration, Reliability
-from jaxrec.evaluation.protocol import results_table
+from jaxrec.evaluation.calibration import Calibration
+from jaxrec.evaluation.reliability import Reliability
+from jaxrec.evaluation.tables import results_table
 from jaxrec.inference.plots import plot_reliability
 
 matplotlib.use("agg")

@@ -17,10 +17,11 @@ from jaxrec.data.dataset import Dataset
 from jaxrec.data.graph import first_neighbours
 from jaxrec.data.packing import Packing
 from jaxrec.errors import DataError
-from jaxrec.evaluation.protocol import item_counts, masked_event_types
+from jaxrec.evaluation.protocol import item_counts
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.text_features import ItemText, item_text
-from jaxrec.models.recommender import ModelDef, Recommender, Sizes, expert_sources
+from jaxrec.models.recommender import Model, ModelDef, Recommender, Sizes, expert_sources
+from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import make_mesh, replicated, state_shardings
 from jaxrec.training import logging as report
 from jaxrec.training.objective import Auxiliary, TrainArrays
@@ -208,12 +209,11 @@ def _new_state(context: TrainContext) -> TrainState:
     )
 
 
-def catalog_vectors(context: TrainContext, state: TrainState) -> Float[Array, "N 1+ED"]:
+def catalog_vectors(context: TrainContext, state: TrainState) -> Float[Array, "N F"]:
     """Vectors of all nodes under a state."""
     nodes = replace(context.arrays.catalog.nodes, text=state.text)
-    return encode_catalog(
-        context.definition, state.params, replace(context.arrays.catalog, nodes=nodes)
-    )
+    arrays = replace(context.arrays.catalog, nodes=nodes)
+    return encode_catalog(Model(context.definition, state.params), arrays)
 
 
 def _auxiliary(catalog: Catalog, name: str, padding: int) -> Auxiliary:

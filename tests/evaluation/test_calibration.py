@@ -9,24 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from jaxrec.evaluation import calibration as calibration_module
-from jaxrec.evaluation.calibration import (
-    Calibration,
-    Correction,
-    fit_popularity,
-    fit_repeat_bias,
-    fit_temperature,
-    likely_items_reliability,
-    log_probabilities,
-    reliability,
-)
-from jaxrec.ranking.top_k import (
+from jaxrec.evaluation import calibration
+from jaxrec.evaluation.calibration import Calibration, Correction
+from jaxrec.evaluation.reliability import likely_items_reliability, reliability
+from jaxrec.ranking import shard, top_k
+from jaxrec.ranking.adjustments import (
     ScoreAdjustments,
     as_blocks,
-    masked_items,
+    exclude,
     no_adjustments,
-    select_adjustments,
+    select_queries,
 )
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.top_k import EvalQueries
 
 WIDTH, NUM_ITEMS, CAPACITY = 4, 40, 48
 
@@ -35,6 +30,16 @@ def catalogue():
     """Row 0 is the unknown item, rows from NUM_ITEMS on are unused capacity."""
     rows = np.arange(CAPACITY)
     return (rows > 0) & (rows < NUM_ITEMS)
+
+
+def fit_temperature(queries, items, targets, valid, adjustments=no_adjustments, **options):
+    eval_queries = EvalQueries(queries, targets, adjustments)
+    return calibration.fit_temperature(eval_queries, ItemTable(items, valid), **options)
+
+
+def log_probabilities(queries, items, columns, valid, adjustments=no_adjustments, **options):
+    table = ItemTable(items, valid)
+    return top_k.log_probabilities(queries, table, columns, adjustments, **options)
 
 
 def vectors(seed, num_queries):
@@ -107,7 +112,7 @@ def test_the_fit_is_never_worse_than_no_fit(seed, true):
     fitted = fit_temperature(queries, items, targets, catalogue())
 
     assert fitted.loss_after <= fitted.loss_before
-    low, high = calibration_module.INVERSE_TEMPERATURES
+    low, high = calibration.INVERSE_TEMPERATURES
     assert low <= fitted.inverse_temperature <= high
 
 
@@ -144,7 +149,7 @@ def test_many_queries_are_thinned_evenly():
     queries, items = vectors(0, 100)
     targets = drawn_targets(1, queries, items)
 
-    fitted = fit_temperature(queries, items, targets, catalogue(), most=25)
+    fitted = fit_temperature(queries, items, targets, catalogue(), limit=25)
 
     assert fitted.queries == 25
     assert fitted == fit_temperature(queries[::4], items, targets[::4], catalogue())
@@ -166,29 +171,31 @@ def test_blocks_do_not_change_log_probabilities(block):
 def test_no_more_scores_exist_than_allowed(monkeypatch):
     rows = []
 
-    def recorded(queries, *rest, plain=calibration_module._block_log_probabilities):
-        rows.append(len(queries))
-        return plain(queries, *rest)
+    def recorded(vectors, size, plain=top_k._with_one):
+        rows.append(size)
+        return plain(vectors, size)
 
-    monkeypatch.setattr(calibration_module, "_block_log_probabilities", recorded)
-    monkeypatch.setattr(calibration_module, "MAX_BLOCK_SCORES", 10 * CAPACITY)
+    monkeypatch.setattr(top_k, "_with_one", recorded)
+    monkeypatch.setattr(top_k, "MAX_BLOCK_SCORES", 8 * CAPACITY)
     queries, items = vectors(0, 23)
     columns = np.ones((23, 1), int)
 
-    log_probabilities(queries, items, columns, catalogue(), inverse_temperature=1.0, block=16)
+    log_probabilities(queries, items, columns, catalogue(), inverse_temperature=1.0)
     log_probabilities(queries, items, columns, catalogue(), inverse_temperature=1.0, block=6)
 
-    assert rows == [10, 10, 10, 6, 6, 6, 6]
+    assert rows == [8, 8, 8, 6, 6, 6, 6]
 
 
 def test_every_temperature_and_block_share_one_compilation():
     queries, items = vectors(0, 50)
     targets = drawn_targets(1, queries, items)
-    calibration_module._block_log_probabilities.clear_cache()
+    shard.compiled_ranking.cache_clear()
 
     fit_temperature(queries, items, targets, catalogue(), block=16)
 
-    assert calibration_module._block_log_probabilities._cache_size() == 1
+    options = shard.RankOptions(0, with_log_z=True)
+    ranking = shard.compiled_ranking(top_k.single_device_mesh(), options)
+    assert ranking._cache_size() == 1
 
 
 def test_probabilities_of_all_valid_items_sum_to_one_and_others_are_zero():
@@ -226,7 +233,7 @@ def test_what_is_excluded_has_no_probability():
         items,
         columns,
         catalogue(),
-        as_blocks(masked_items(*excluded)),
+        as_blocks(exclude(*excluded)),
         inverse_temperature=1.0,
         block=2,
     )
@@ -263,39 +270,34 @@ def test_the_correction_that_drew_the_targets_is_found(shift, decay):
 
     def pairs(correction, chosen):
         amounts = correction.repeat_bias(learned, np.array([True]))[0, ages]
-        return select_adjustments(
-            as_blocks(ScoreAdjustments(rows, own, amounts)), chosen, len(queries)
-        )
+        return select_queries(as_blocks(ScoreAdjustments(rows, own, amounts)), chosen, len(queries))
 
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
     np.add.at(
         scores, (rows, own), pairs(Correction(0, shift, decay), np.arange(1500))(0, 1500).amounts
     )
     targets = np.argmax(0.8 * scores + random.gumbel(size=scores.shape), axis=1)
-    found = fit_repeat_bias(queries, items, targets, catalogue(), pairs, most=1200)
-    assert found.shift == pytest.approx(shift, abs=0.6)
-    assert found.decay == pytest.approx(decay, abs=0.2)
+    found = calibration.fit_repeat_bias(
+        EvalQueries(queries, targets), ItemTable(items, catalogue()), pairs, limit=1200
+    )
+    assert found.repeat_shift == pytest.approx(shift, abs=0.6)
+    assert found.repeat_decay == pytest.approx(decay, abs=0.2)
 
 
 @pytest.mark.parametrize("strength", [-0.6, 0.0, 0.4])
 def test_popularity_is_corrected_where_targets_ask_for_it(strength):
     """Least of what is as good as the best: towards the strength that drew the targets."""
-    queries, items = (np.pad(v, ((0, 0), (1, 0))) for v in vectors(0, 1500))
+    queries, items = vectors(0, 1500)
     random = np.random.default_rng(2)
     counts = random.geometric(0.01, len(items)).astype(np.float32)
-    scores = queries @ items.T + Correction(strength).prior(counts)
-    queries = 2 * queries  # at half the temperature
-    queries[:, 0] = 1
+    scores = queries @ items.T + Correction(strength).popularity_bias(counts)
     scores[:, ~catalogue()] = -np.inf
     targets = np.argmax(scores + random.gumbel(size=scores.shape), axis=1)
 
-    found = fit_popularity(
-        queries,
-        jnp.asarray(items),
-        targets,
-        catalogue(),
+    found = calibration.fit_popularity(
+        EvalQueries(2 * queries, targets),  # at half the temperature
+        ItemTable(items, catalogue()),
         counts,
-        no_adjustments,
         inverse_temperature=0.5,
     )
     assert found * 0.5 == pytest.approx(strength, abs=0.21)
@@ -317,7 +319,7 @@ def test_nothing_is_left_where_all_is_excluded():
         items,
         np.array([[1, 2]]),
         catalogue(),
-        as_blocks(masked_items(np.zeros_like(everything), everything)),
+        as_blocks(exclude(np.zeros_like(everything), everything)),
         inverse_temperature=1.0,
     )
     assert (log_p == -np.inf).all()
@@ -329,9 +331,9 @@ def test_a_temperature_is_fitted_to_what_is_not_excluded():
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
     targets = np.argsort(-scores, axis=1)[:, 2]
     higher = scores > scores[np.arange(6), targets][:, None]
-    above = as_blocks(masked_items(*np.nonzero(higher)))
+    above = as_blocks(exclude(*np.nonzero(higher)))
     with_all = fit_temperature(queries, items, targets, catalogue())
-    without = fit_temperature(queries, items, targets, catalogue(), above, most=4)
+    without = fit_temperature(queries, items, targets, catalogue(), above, limit=4)
     assert without.inverse_temperature > with_all.inverse_temperature
 
 
@@ -359,18 +361,18 @@ def test_arguments_that_do_not_fit_raise():
     queries, items = vectors(0, 3)
     valid = catalogue()
 
-    with pytest.raises(ValueError, match="3 queries and 2 rows"):
+    with pytest.raises(ValueError, match="3 queries and 2 targets"):
         fit_temperature(queries, items, np.ones(2, int), valid)
     with pytest.raises(ValueError, match=r"outside \[0, 48\)"):
         fit_temperature(queries, items, np.array([1, 2, CAPACITY]), valid)
     with pytest.raises(ValueError, match=r"outside \[0, 48\)"):
         fit_temperature(queries, items, np.array([1, 2, -1]), valid)
-    with pytest.raises(ValueError, match="none of 3 queries has a valid item"):
+    with pytest.raises(ValueError, match="none of 3 queries has a valid target"):
         fit_temperature(queries, items, np.zeros(3, int), valid)
-    with pytest.raises(ValueError, match="none of 0 queries has a valid item"):
+    with pytest.raises(ValueError, match="none of 0 queries has a valid target"):
         fit_temperature(queries[:0], items, np.zeros(0, int), valid)
-    with pytest.raises(ValueError, match="most must be at least 1, not 0"):
-        fit_temperature(queries, items, np.ones(3, int), valid, most=0)
+    with pytest.raises(ValueError, match="limit must be at least 1, not 0"):
+        fit_temperature(queries, items, np.ones(3, int), valid, limit=0)
     with pytest.raises(ValueError, match="block must be at least 1, not 0"):
         fit_temperature(queries, items, np.ones(3, int), valid, block=0)
     with pytest.raises(ValueError, match="no item is valid"):
@@ -482,7 +484,9 @@ def test_the_likeliest_items_are_compared_with_the_targets(k):
     targets = drawn_targets(1, queries, items)
     targets[:5] = 0
 
-    found = likely_items_reliability(queries, jnp.asarray(items), targets, catalogue(), k)
+    found = likely_items_reliability(
+        EvalQueries(queries, targets), ItemTable(jnp.asarray(items), catalogue()), k
+    )
 
     log_p = dense_log_probabilities(queries, items)
     best = np.argsort(-log_p, axis=1)[:, : min(k, NUM_ITEMS - 1)]

@@ -8,13 +8,13 @@ from jaxrec.evaluation.protocol import (
     evaluate,
     evaluate_baselines,
     item_counts,
-    mask_adjustments,
-    repeat_adjustments,
-    results_table,
     segment_masks,
 )
-from jaxrec.ranking.top_k import NEG_INF
-from jaxrec.types import Queries
+from jaxrec.evaluation.tables import results_table
+from jaxrec.ranking.adjustments import mask_adjustments, repeat_adjustments
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.top_k import EvalQueries
+from jaxrec.types import NEG_INF, Queries
 
 ITEMS = pl.Series([None, "a", "b", "c", "d"], dtype=pl.String)
 HISTORIES = {"u": "abcab", "v": "bcda"}
@@ -110,7 +110,8 @@ def test_a_model_that_knows_the_answer_ranks_it_first(split):
     answers = items[split.log.items[queries.positions]]
     pairs = mask_adjustments(split.log, queries, ("seen",))
     targets, counts = split.log.items[queries.positions], np.ones(5, np.float32)
-    scores, ranking = evaluate(targets, pairs, valid, counts, answers, items, 10)
+    eval_queries = EvalQueries(answers, targets, pairs)
+    scores, ranking = evaluate(eval_queries, ItemTable(items, valid), counts, 10)
     assert scores["ndcg@10"] == 1.0
     np.testing.assert_array_equal(ranking.ranks, [0, 0])
 

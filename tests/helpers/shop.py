@@ -8,8 +8,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.data.tables import Tables, validate
-from jaxrec.evaluation.calibration import with_prior
-from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.inference.trained_model import TrainedModel, padded_bias
 
 NUM_USERS, NUM_ITEMS, NUM_BRANDS = 40, 30, 5
 START = 1_704_067_200  # 2024-01-01, seconds
@@ -74,19 +73,19 @@ def make_shop() -> Tables:
 
 
 def corrected(model: TrainedModel, popularity: float = -0.5) -> TrainedModel:
-    """A model that masks nothing, has learned much of what users come back to and had its
-    popularity corrected."""
+    """A model that masks nothing, with a strong repeat bias and a corrected popularity."""
     random = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: leaf, model.params)
+    params = jax.tree.map(lambda leaf: leaf, model.model.model.params)
     for expert in params["experts"].values():
         table = expert["repeat_bias_table"]
         expert["repeat_bias_table"] = jnp.asarray(random.normal(size=table.shape), table.dtype)
     evaluation = replace(model.config.evaluation, mask=("none",))
     correction = replace(model.correction, popularity=popularity)
+    bias = padded_bias(correction, model.artifacts.counts, len(model.index.items))
     return replace(
         model,
-        params=params,
+        model=replace(model.model, params=params),
         correction=correction,
-        vectors=with_prior(model.vectors, correction.prior(model.trained.counts)),
+        index=replace(model.index, bias=bias),
         config=replace(model.config, evaluation=evaluation),
     )

@@ -7,11 +7,12 @@ from jaxrec.data.graph import build_graph
 from jaxrec.inference.audiences import (
     audience_table,
     choice_log_probability,
-    member_items,
-    merge,
-    nobody,
+    empty_audience,
+    entity_items,
+    merge_audience,
 )
-from jaxrec.ranking.top_k import as_blocks, masked_items
+from jaxrec.ranking.adjustments import as_blocks, exclude
+from jaxrec.ranking.item_table import ItemTable
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def graph():
 def members(graph, type_name, identity):
     node_type = graph.type(type_name)
     local = node_type.ids.to_list().index(identity)
-    return member_items(graph, node_type.offset + local).tolist()
+    return entity_items(graph, node_type.offset + local).tolist()
 
 
 def test_the_items_of_an_entity_are_those_below_it(graph):
@@ -57,8 +58,8 @@ def test_the_chance_of_an_entity_is_the_sum_over_its_items():
     chosen = np.array([1, 4, 6])
     excluded = random.random((5, 9)) < 0.3
     excluded[2, chosen] = True
-    pairs = as_blocks(masked_items(*np.nonzero(excluded)))
-    found = choice_log_probability(users, items, chosen, pairs, valid, 0.8)
+    pairs = as_blocks(exclude(*np.nonzero(excluded)))
+    found = choice_log_probability(users, ItemTable(items, valid), chosen, pairs, 0.8)
     log_p = log_softmax(np.where(valid & ~excluded, 0.8 * users @ items.T, -np.inf), axis=1)
     expected = np.exp(log_p[:, chosen]).sum(1)
     np.testing.assert_allclose(np.exp(found), expected, rtol=1e-4)
@@ -71,17 +72,19 @@ def test_blocks_of_users_do_not_show_in_an_audience(size):
     log_p = random.integers(-5, 0, 20).astype(np.float32)
     log_p[3] = -np.inf
     ids = pl.Series([f"u{user}" for user in range(20)])
-    parts = nobody()
+    parts = empty_audience()
     for start in range(0, 20, 7):
-        parts = merge(parts, ids[start : start + 7], log_p[start : start + 7], size)
+        parts = merge_audience(parts, ids[start : start + 7], log_p[start : start + 7], size)
     order = [u for u in np.argsort(-log_p, kind="stable") if log_p[u] > -np.inf][:size]
     assert parts.user_ids.to_list() == [f"u{user}" for user in order]
     np.testing.assert_array_equal(parts.log_p, log_p[order])
 
 
 def test_a_bid_gives_the_pay_of_a_thousand_impressions():
-    audience = merge(nobody(), pl.Series(["u", "v"]), np.log(np.array([0.1, 0.4])), 5)
+    audience = merge_audience(
+        empty_audience(), pl.Series(["u", "v"]), np.log(np.array([0.1, 0.4])), 5
+    )
     table = audience_table(audience, bid=0.5)
     assert table["user_id"].to_list() == ["v", "u"]
     np.testing.assert_allclose(table["ecpm"], [200, 50])
-    assert audience_table(nobody(), None).is_empty()
+    assert audience_table(empty_audience(), None).is_empty()

@@ -11,8 +11,8 @@ from flax import nnx
 from jaxrec.config import ModelConfig
 from jaxrec.data.graph import build_graph
 from jaxrec.data.packing import event_gaps
-from jaxrec.inference.encoding import CHUNK, catalog_arrays, encode_catalog, in_rows, user_vectors
-from jaxrec.models.recommender import Events, Recommender, Sizes, split
+from jaxrec.inference.encoding import CHUNK, catalog_arrays, encode_catalog, encode_queries, in_rows
+from jaxrec.models.recommender import Events, Model, Recommender, Sizes, split
 from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
 
 ITEMS, KINDS = 9, 2
@@ -31,9 +31,13 @@ def model():
     return model
 
 
+def bound(model):
+    return Model(*split(model))
+
+
 @pytest.fixture(scope="module")
 def items():
-    return jax.random.normal(jax.random.key(1), (ITEMS, 1 + 8))
+    return jax.random.normal(jax.random.key(1), (ITEMS, 8))
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +111,8 @@ def test_histories_lie_whole_in_rows_that_end_together(rows):
 def test_user_vectors_equal_one_user_and_one_event_at_a_time(
     model, items, log, queries, target_event_type
 ):
-    vectors = user_vectors(
-        *split(model), items, log, queries, users=2, target_event_type=target_event_type
+    vectors = encode_queries(
+        bound(model), items, log, queries, users=2, target_event_type=target_event_type
     )
     expected = one_by_one(
         model, items, log, queries, log.offsets[queries.users], target_event_type=target_event_type
@@ -120,32 +124,32 @@ def test_user_vectors_equal_one_user_and_one_event_at_a_time(
 def test_user_vectors_do_not_depend_on_how_many_are_folded_together(
     model, items, log, queries, users
 ):
-    vectors = user_vectors(*split(model), items, log, queries, users=users)
-    expected = user_vectors(*split(model), items, log, queries, users=2)
+    vectors = encode_queries(bound(model), items, log, queries, users=users)
+    expected = encode_queries(bound(model), items, log, queries, users=2)
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("history", [1, 2, CHUNK, CHUNK + 1])
 def test_history_limits_the_events_before_every_query(model, items, log, queries, history):
-    vectors = user_vectors(*split(model), items, log, queries, history=history, users=2)
+    vectors = encode_queries(bound(model), items, log, queries, history=history, users=2)
     starts = np.maximum(log.offsets[queries.users], queries.positions - history)
     np.testing.assert_allclose(vectors, one_by_one(model, items, log, queries, starts), atol=1e-4)
-    everything = user_vectors(*split(model), items, log, queries, users=2)
+    everything = encode_queries(bound(model), items, log, queries, users=2)
     assert np.abs(vectors - everything)[1].max() > 1e-3
 
 
 def test_the_future_of_a_query_does_not_count(model, items, log, queries):
     longest = make_queries(log, [(2, 3), (2, 2 * CHUNK)])
     alone = make_queries(log, [(2, 3)])
-    together = user_vectors(*split(model), items, log, longest, users=2)
+    together = encode_queries(bound(model), items, log, longest, users=2)
     np.testing.assert_allclose(
-        user_vectors(*split(model), items, log, alone, users=2)[0], together[0], atol=1e-4
+        encode_queries(bound(model), items, log, alone, users=2)[0], together[0], atol=1e-4
     )
 
 
 def test_a_user_without_events_gets_the_initial_vector(model, items, log):
     queries = make_queries(log, [(0, 0), (4, 0), (4, 2)])
-    vectors = user_vectors(*split(model), items, log, queries, users=2)
+    vectors = encode_queries(bound(model), items, log, queries, users=2)
     output = jnp.concatenate([state.output for state in model.initial_state(1)], -1)
     expected = model.read(output, jnp.array([ANY_EVENT_TYPE]))
     np.testing.assert_allclose(vectors[:2], np.tile(expected, (2, 1)), atol=1e-5)
@@ -160,7 +164,7 @@ def catalog():
 
 def test_catalog_arrays_are_padded_to_capacity(catalog):
     text = np.array([[0, 0], [1, 2], [3, 4], [5, 6]], np.float32)
-    arrays = catalog_arrays(catalog, text, trained=np.array([False, True, True, False]))
+    arrays = catalog_arrays(catalog, text, has_id=np.array([False, True, True, False]))
     item_capacity = catalog.graph.types[0].padded_size
     assert arrays.nodes.text.shape == (item_capacity, 2)
     np.testing.assert_array_equal(arrays.nodes.text[:4], text)
@@ -183,8 +187,8 @@ def test_encode_catalog_gives_every_node_a_vector(catalog):
     model = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
     arrays = catalog_arrays(catalog, np.ones((4, 1), np.float32), np.arange(4) > 0)
     assert isinstance(arrays.graph, jraph.GraphsTuple)
-    vectors = np.asarray(encode_catalog(*split(model), arrays))
-    assert vectors.shape == (graph.num_nodes, 1 + 8)
+    vectors = np.asarray(encode_catalog(bound(model), arrays))
+    assert vectors.shape == (graph.num_nodes, 8)
     np.testing.assert_allclose(np.linalg.norm(vectors[:4], axis=1), np.full(4, 2**0.5), rtol=1e-4)
     brand = graph.types[1]
     assert np.abs(vectors[brand.offset + 1]).max() > 0.1

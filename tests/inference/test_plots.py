@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from jaxrec.evaluation.calibration import reliability
+from jaxrec.evaluation.reliability import reliability
 from jaxrec.inference.plots import plot_interest, plot_reliability
 
 

@@ -11,9 +11,9 @@ from jaxrec.artifacts import run_directory as checkpoint
 from jaxrec.data.dataset import prepare
 from jaxrec.errors import DataError, RunError
 from jaxrec.evaluation.calibration import Correction
-from jaxrec.evaluation.protocol import mask_adjustments, repeat_adjustments
-from jaxrec.inference.encoding import user_vectors
-from jaxrec.ranking.top_k import rank_queries
+from jaxrec.inference.encoding import encode_queries
+from jaxrec.ranking.adjustments import mask_adjustments, repeat_adjustments
+from jaxrec.ranking.top_k import EvalQueries, best_items, rank_queries
 from jaxrec.training import loop as training
 from jaxrec.types import ANY_EVENT_TYPE
 
@@ -49,32 +49,31 @@ def test_a_run_that_masks_nothing_ranks_as_it_was_evaluated(model, known_shop, t
     )
     training.fit(config, tmp_path / "run", tables=known_shop)
     unmasked = jaxrec.load(tmp_path / "run")
-    repeat_bias = unmasked.repeat_bias(unmasked.target_event_type)
+    repeat_bias = unmasked.ranker.repeat_bias(unmasked.encoder.target_event_type)
     assert unmasked.correction != Correction() and repeat_bias.any()
     dataset = prepare(config, known_shop)
     log, queries = dataset.split.log, dataset.split.test["last"]
-    ranking = rank_queries(
-        unmasked.vectors_at(log, queries),
-        unmasked.items,
+    eval_queries = EvalQueries(
+        unmasked.encoder.vectors_at(log, queries),
         log.items[queries.positions],
         repeat_adjustments(log, queries, repeat_bias),
-        unmasked.valid(),
     )
+    ranking = rank_queries(eval_queries, unmasked.index.items)
     written = pl.read_parquet(tmp_path / "run" / "ranks.parquet").filter(queries="test")
     np.testing.assert_array_equal(ranking.ranks, written["rank"])
 
 
 def test_popularity_is_corrected_in_every_score(model, shop):
     """By a weight of log(1 + training events), which a new item has none of."""
-    known = model.catalog.num_items - 1
-    new = shop.items.filter(~pl.col("item_id").is_in(model.catalog.item_ids.to_list()))
+    known = model.index.catalog.num_items - 1
+    new = shop.items.filter(~pl.col("item_id").is_in(model.index.catalog.item_ids.to_list()))
     plain, less_popular = (corrected(model, weight).with_items(new) for weight in (0.0, -2.0))
-    expected = np.append(-2 * np.log1p(model.trained.counts[1:]), np.zeros(len(new)))
+    expected = np.append(-2 * np.log1p(model.artifacts.counts[1:]), np.zeros(len(new)))
     scores, moved = (
         m.recommend(fan(1), k=known + len(new), mask=("none",)).sort("item_id")["score"]
         for m in (plain, less_popular)
     )
-    ids = plain.catalog.item_ids.to_list()[1:]
+    ids = plain.index.catalog.item_ids.to_list()[1:]
     np.testing.assert_allclose(moved - scores, expected[np.argsort(ids)], atol=1e-4)
     assert plain.similar("item:i03").equals(less_popular.similar("item:i03"))
     assert plain.version == less_popular.version
@@ -84,25 +83,23 @@ def test_scores_are_those_of_the_evaluation_loop(model, known_shop):
     """The same histories, read from the events of the users alone, in another company."""
     dataset = prepare(model.config, known_shop)
     log, queries = dataset.split.log, dataset.split.test["last"]
-    vectors = user_vectors(
-        model.definition,
-        model.params,
-        model.items,
+    vectors = encode_queries(
+        model.model,
+        model.index.items.vectors,
         log,
         queries,
         users=16,
         target_event_type=ANY_EVENT_TYPE,
     )
     pairs = mask_adjustments(log, queries, ("seen",))
-    nobody = np.zeros(len(queries), np.int32)
-    expected = rank_queries(vectors, model.items, nobody, pairs, model.valid(), 5)
+    expected = best_items(vectors, model.index.items, 5, pairs)
 
     kept = np.ones(len(log.items), bool)
     kept[queries.positions] = False
     history = pl.DataFrame(
         {
             "user_id": log.user_ids.gather(np.repeat(np.arange(log.num_users), log.lengths)),
-            "item_id": model.catalog.item_ids.gather(log.items),
+            "item_id": model.index.catalog.item_ids.gather(log.items),
             "timestamp": log.times,
             "event": [log.event_type_names[event_type] for event_type in log.event_types],
         }
@@ -110,7 +107,7 @@ def test_scores_are_those_of_the_evaluation_loop(model, known_shop):
     found = model.recommend(history, k=5)
 
     assert found["user_id"].unique(maintain_order=True).to_list() == log.user_ids.to_list()
-    ids = model.catalog.item_ids.gather(expected.items.ravel())
+    ids = model.index.catalog.item_ids.gather(expected.items.ravel())
     assert found["item_id"].to_list() == ids.to_list()
     np.testing.assert_allclose(found["score"], expected.scores.ravel(), rtol=1e-6)
 
@@ -124,7 +121,7 @@ def test_somebody_new_is_offered_what_else_their_brand_has(model):
 def test_an_item_that_training_never_saw_is_found_by_those_who_went_on_to_choose_it(model, shop):
     is_new = pl.col("item_id") == HELD_OUT
     extended = model.with_items(shop.items.filter(is_new))
-    assert extended.catalog.num_items == model.catalog.num_items + 1
+    assert extended.index.catalog.num_items == model.index.catalog.num_items + 1
     when = shop.events.filter(is_new).select("user_id", pl.col("timestamp").alias("when"))
     before = shop.events.join(when, on="user_id").filter(pl.col("timestamp") < pl.col("when"))
     ranked = extended.recommend(before.drop("when"), k=40, mask=("none",))
@@ -138,17 +135,18 @@ def test_an_item_that_training_never_saw_is_found_by_those_who_went_on_to_choose
 
 def test_words_find_the_items_whose_texts_they_are_old_and_new(model, shop, events):
     extended = model.with_items(shop.items.filter(pl.col("item_id") == HELD_OUT))
-    users = model.user_vectors(model.states(model.event_log(events)))
-    ids, items = extended.catalog.item_ids.to_list(), extended.items_with_text
+    users = model.encoder.vectors(model.encoder.states(model.encoder.event_log(events)))
+    ids, items = extended.index.catalog.item_ids.to_list(), extended.words.items
     for item in ("i05", HELD_OUT):
         number = int(item[1:])
         words = f"brand {'wxyz'[number // 10]} item {'abcdefghij'[number % 10]}. "
         words += f"brand{number // 10}. Beauty > Shelf {number % 3}"
-        scores = extended.steered(users, words, 1.0) @ items.T
-        best = np.where(extended.valid(), scores, -np.inf).argmax(1)
+        scores = extended.words.steer(users, words, 1.0) @ items.vectors.T
+        best = np.where(items.valid, scores, -np.inf).argmax(1)
         assert {ids[row] for row in best} == {item}
-    unmoved = extended.steered(users, words, 0.0) @ items.T
-    np.testing.assert_allclose(unmoved, users @ extended.items.T, atol=1e-4)
+    unmoved = extended.words.steer(users, words, 0.0) @ items.vectors.T
+    table = extended.index.items
+    np.testing.assert_allclose(unmoved, users @ table.vectors.T + table.biases, atol=1e-4)
 
 
 def test_new_items_leave_the_others_where_they_were(model, shop, events):
@@ -170,7 +168,7 @@ def test_any_type_of_node_is_ranked(model):
     assert brands["score"].is_sorted(descending=True)
     with pytest.raises(ValueError, match="no node type 'shop'"):
         model.recommend(fan(2), k=1, target="shop")
-    with pytest.raises(ValueError, match="rules are for items"):
+    with pytest.raises(ValueError, match="rules act on items only"):
         model.recommend(fan(2), k=1, target="brand", where="brand = 'brand1'")
 
 
@@ -180,7 +178,7 @@ def test_rules_hold_in_full_lists(model, events):
     ranked = model.recommend(events, k=4, where=where, caps={"brand": 2})
     assert set(ranked.group_by("user_id").len()["len"]) == {4}
     assert not seen & set(ranked.select("user_id", "item_id").iter_rows())
-    known = ranked.join(model.catalog.items, on="item_id")
+    known = ranked.join(model.index.catalog.items, on="item_id")
     assert "brand0" not in known["brand"].to_list() and known["price"].max() < 50
     assert known.group_by("user_id", "brand").len()["len"].max() == 2
 
@@ -204,9 +202,9 @@ def test_similar_nodes_do_not_hold_the_node_itself(model):
     assert found.columns == ["rank", "item_id", "cosine", "title"]
     assert "i03" not in found["item_id"].to_list()
     assert found["cosine"].is_sorted(descending=True) and found["cosine"].max() <= 1 + 1e-6
-    units = np.asarray(model.items)[1:40, 1:]
+    units = np.asarray(model.index.items.vectors)[1:40]
     units = units / np.linalg.norm(units, axis=1, keepdims=True)
-    places = model.catalog.item_ids.to_list()
+    places = model.index.catalog.item_ids.to_list()
     cosine = units[places.index("i03") - 1] @ units[places.index(found["item_id"][0]) - 1]
     assert found["cosine"][0] == pytest.approx(cosine, abs=1e-5)
     assert model.similar("brand:brand1", k=2).columns == ["rank", "brand", "cosine"]

@@ -3,10 +3,11 @@ import polars as pl
 import pytest
 
 from jaxrec.data.graph import build_graph
+from jaxrec.ranking.adjustments import exclude, no_adjustments
 from jaxrec.ranking.filters import Rules
-from jaxrec.ranking.pipeline import plan, rerank
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.pipeline import RerankQueries, build_pipeline, build_reranker
 from jaxrec.ranking.steps import steps_of
-from jaxrec.ranking.top_k import masked_items, no_adjustments
 from jaxrec.types import Catalog
 
 ITEMS = 40
@@ -43,10 +44,12 @@ def nothing(rows):
     return no_adjustments
 
 
-def lists(catalog, valid, vectors, k=8, excluded=nothing, counts=None, **rules):
+def lists(catalog, valid, vectors, k=8, excluded=nothing, counts=None, prior=None, **rules):
     counts = np.arange(ITEMS, dtype=np.float32) if counts is None else counts
-    ready = plan(steps_of(Rules(**rules)), catalog, counts, valid)
-    return ready, rerank(*vectors, excluded, k, ready)
+    pipeline = build_pipeline(steps_of(Rules(**rules)), catalog, counts, valid)
+    queries, items = vectors
+    reranker = build_reranker(pipeline, ItemTable(items, valid, prior))
+    return pipeline, reranker.rank(RerankQueries(queries, excluded), k)
 
 
 def ordered(vectors, valid, bias=0.0):
@@ -56,7 +59,7 @@ def ordered(vectors, valid, bias=0.0):
 
 def test_without_rules_the_best_are_listed(catalog, valid, vectors):
     _, found = lists(catalog, valid, vectors)
-    np.testing.assert_array_equal(found.ranked.items, ordered(vectors, valid)[:, :8])
+    np.testing.assert_array_equal(found.lists.items, ordered(vectors, valid)[:, :8])
     assert found.removed == {}
 
 
@@ -65,7 +68,7 @@ def test_caps_fetch_until_the_lists_are_full(catalog, valid, vectors, limit):
     """Three brands leave room for 3 limit items, and four items have no brand."""
     k = min(8, 3 * limit + 4)
     _, found = lists(catalog, valid, vectors, k=k, caps={"brand": limit})
-    for row, order in zip(found.ranked.items, ordered(vectors, valid), strict=True):
+    for row, order in zip(found.lists.items, ordered(vectors, valid), strict=True):
         expected, taken = [], {}
         for item in order:
             brand = catalog.items["brand"][int(item)] if item < ITEMS and item else None
@@ -79,8 +82,8 @@ def test_caps_fetch_until_the_lists_are_full(catalog, valid, vectors, limit):
 
 def test_lists_that_caps_leave_short_stay_short(catalog, valid, vectors):
     _, found = lists(catalog, valid, vectors, k=20, caps={"brand": 1})
-    np.testing.assert_array_equal((found.ranked.items > 0).sum(1), np.full(QUERIES, 7))
-    assert not np.isfinite(found.ranked.scores[:, 7:]).any()
+    np.testing.assert_array_equal((found.lists.items > 0).sum(1), np.full(QUERIES, 7))
+    assert not np.isfinite(found.lists.scores[:, 7:]).any()
 
 
 def test_exclusions_follow_their_queries_through_fetching(catalog, valid, vectors):
@@ -88,12 +91,12 @@ def test_exclusions_follow_their_queries_through_fetching(catalog, valid, vector
     banned = ordered(vectors, valid)[:, :3]
 
     def excluded(rows):
-        return lambda start, stop: masked_items(
+        return lambda start, stop: exclude(
             np.repeat(np.arange(stop - start), 3), banned[rows[start:stop]].ravel()
         )
 
     _, found = lists(catalog, valid, vectors, k=6, excluded=excluded, caps={"brand": 1})
-    for row, out in zip(found.ranked.items, banned, strict=True):
+    for row, out in zip(found.lists.items, banned, strict=True):
         assert not set(row) & set(out)
         assert (row > 0).sum() >= 4
 
@@ -102,7 +105,7 @@ def test_filters_and_lists_of_ids_are_counted(catalog, valid, vectors):
     selection, found = lists(
         catalog, valid, vectors, where="price <= 20", only=("i5", "i6", "i30"), without=("i6",)
     )
-    assert set(found.ranked.items[found.ranked.items > 0]) == {5}
+    assert set(found.lists.items[found.lists.items > 0]) == {5}
     assert selection.removed == {"where": 19, "only": 36, "without": 1}
 
 
@@ -111,36 +114,35 @@ def test_the_popularity_correction_reorders(catalog, valid, vectors):
     _, found = lists(catalog, valid, vectors, popularity=0.7, counts=counts)
     bias = np.zeros(len(valid))
     bias[:ITEMS] = -0.7 * np.log((counts + 1) / (counts + 1).mean())
-    np.testing.assert_array_equal(found.ranked.items, ordered(vectors, valid, bias)[:, :8])
+    np.testing.assert_array_equal(found.lists.items, ordered(vectors, valid, bias)[:, :8])
 
 
 def test_diversity_chooses_from_the_pool(catalog, valid, vectors):
     _, found = lists(catalog, valid, vectors, diversity=0.8, pool=12)
     pool = ordered(vectors, valid)[:, :12]
-    assert all(set(row) <= set(best) for row, best in zip(found.ranked.items, pool, strict=True))
-    np.testing.assert_array_equal(found.ranked.items[:, 0], pool[:, 0])
+    assert all(set(row) <= set(best) for row, best in zip(found.lists.items, pool, strict=True))
+    np.testing.assert_array_equal(found.lists.items[:, 0], pool[:, 0])
     kept = [
-        len(set(row) & set(best[:8])) for row, best in zip(found.ranked.items, pool, strict=True)
+        len(set(row) & set(best[:8])) for row, best in zip(found.lists.items, pool, strict=True)
     ]
     assert found.removed["diversity"] == sum(8 - count for count in kept) > 0
 
 
 def test_a_prior_makes_no_items_alike(catalog, valid, vectors):
-    queries, items = vectors
-    queries[:, 0] = 0  # so that scores stay as they are
-    _, plain = lists(catalog, valid, (queries, items), diversity=0.8, pool=12)
-    items[:, 0] = np.random.default_rng(1).normal(scale=9, size=len(items))
-    _, found = lists(catalog, valid, (queries, items), diversity=0.8, pool=12)
-    np.testing.assert_array_equal(found.ranked.items, plain.ranked.items)
+    """One prior for all items changes no order and no similarity."""
+    _, plain = lists(catalog, valid, vectors, diversity=0.8, pool=12)
+    prior = np.full(len(valid), 9, np.float32)
+    _, found = lists(catalog, valid, vectors, prior=prior, diversity=0.8, pool=12)
+    np.testing.assert_array_equal(found.lists.items, plain.lists.items)
 
 
 def test_exploration_gives_new_items_their_share(catalog, valid, vectors):
     counts = np.full(ITEMS, 9, np.float32)
     counts[1:5] = 1
     _, found = lists(catalog, valid, vectors, k=6, explore=0.4, explore_events=1, counts=counts)
-    new = np.isin(found.ranked.items, np.arange(1, 5)).sum(1)
+    new = np.isin(found.lists.items, np.arange(1, 5)).sum(1)
     assert (new >= 2).all()
-    assert all(len(set(row)) == 6 for row in found.ranked.items)
+    assert all(len(set(row)) == 6 for row in found.lists.items)
 
 
 def test_a_cap_on_an_unknown_type_lists_the_types(catalog, valid, vectors):

@@ -7,25 +7,24 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxrec.ranking import top_k as ranking_module
-from jaxrec.ranking.top_k import (
-    NEG_INF,
+from jaxrec.ranking.adjustments import (
     ScoreAdjustments,
     as_blocks,
-    best_items,
-    combined,
-    masked_items,
+    combine,
+    exclude,
     no_adjustments,
-    rank_host_scores,
-    rank_queries,
-    scaled,
-    top_k,
+    scale,
 )
+from jaxrec.ranking.item_table import ItemTable, prepare
+from jaxrec.ranking.shard import top_k
+from jaxrec.ranking.top_k import EvalQueries, best_items, rank_host_scores, rank_queries
 from jaxrec.sharding import make_mesh
+from jaxrec.types import NEG_INF
 
 
-def select_adjustments(mask):
-    """The pairs of a dense [Q, I] mask, block by block."""
-    return lambda start, stop: masked_items(*np.nonzero(mask[start:stop]))
+def from_mask(mask):
+    """The exclusions of a dense [Q, I] mask, block by block."""
+    return lambda start, stop: exclude(*np.nonzero(mask[start:stop]))
 
 
 def catalogue(num_items, capacity):
@@ -67,9 +66,15 @@ def test_one_tie_gives_half_a_rank():
 
 def test_log_z_normalises_over_valid_items_that_are_not_excluded():
     scores = np.array([[50], [1], [2], [3], [50]], np.float32)
-    excluded = select_adjustments(np.array([[False, False, False, True, False]]))
+    excluded = from_mask(np.array([[False, False, False, True, False]]))
 
-    top = best_items(np.ones((1, 1), np.float32), scores, excluded, catalogue(4, 5), 2)
+    top = best_items(
+        np.ones((1, 1), np.float32),
+        ItemTable(scores, catalogue(4, 5)),
+        2,
+        excluded,
+        with_log_z=True,
+    )
 
     np.testing.assert_allclose(top.log_z, np.log(np.exp([1, 2]).sum()), rtol=1e-6)
 
@@ -97,7 +102,7 @@ def test_excluded_items_leave_the_ranking():
     mask[0, [5, 4]] = True
     scores = np.tile(np.arange(6), (2, 1))
 
-    ranking = rank_dense(scores, [2, 2], select_adjustments(mask), k=2)
+    ranking = rank_dense(scores, [2, 2], from_mask(mask), k=2)
 
     np.testing.assert_array_equal(ranking.ranks, [1, 3])
     np.testing.assert_array_equal(ranking.items, [[3, 2], [5, 4]])
@@ -114,7 +119,7 @@ def test_padding_of_the_pairs_excludes_nothing():
 def test_target_is_never_excluded():
     mask = np.ones((1, 6), bool)
 
-    ranking = rank_dense(np.arange(6)[None], [2], select_adjustments(mask), k=3)
+    ranking = rank_dense(np.arange(6)[None], [2], from_mask(mask), k=3)
 
     assert ranking.ranks == [0]
     np.testing.assert_array_equal(ranking.items, [[2, 0, 0]])
@@ -138,7 +143,7 @@ def test_agrees_with_sorting_on_scores_without_ties(seed):
     targets = generator.integers(1, num_items, num_queries)
 
     ranking = rank_dense(
-        scores, targets, select_adjustments(mask), catalogue(num_items, capacity), k=k, block=8
+        scores, targets, from_mask(mask), catalogue(num_items, capacity), k=k, block=8
     )
 
     for query, target in enumerate(targets):
@@ -157,10 +162,10 @@ def test_blocks_do_not_change_the_ranking(block):
     valid = catalogue(200, 256)
 
     ranking = rank_queries(
-        queries, items, targets, select_adjustments(mask), valid, k=5, block=block
+        EvalQueries(queries, targets, from_mask(mask)), ItemTable(items, valid), 5, block=block
     )
 
-    whole = rank_dense(queries @ items.T, targets, select_adjustments(mask), valid, k=5, block=37)
+    whole = rank_dense(queries @ items.T, targets, from_mask(mask), valid, k=5, block=37)
     np.testing.assert_array_equal(ranking.ranks, whole.ranks)
     np.testing.assert_array_equal(ranking.items, whole.items)
     np.testing.assert_array_equal(ranking.scores, whole.scores)
@@ -171,7 +176,9 @@ def test_vectors_in_bfloat16_are_ranked_by_float32_scores():
     queries = jnp.array([[1, 1]], jnp.bfloat16)
     items = jnp.array([[0, 0], [256, 0], [256, 1]], jnp.bfloat16)
 
-    ranking = rank_queries(queries, items, np.array([2]), no_adjustments, catalogue(3, 3), k=1)
+    ranking = rank_queries(
+        EvalQueries(queries, np.array([2])), ItemTable(items, catalogue(3, 3)), k=1
+    )
 
     assert ranking.ranks == [0]
     assert ranking.scores == [[257]]
@@ -223,7 +230,7 @@ def test_scores_that_are_not_finite_raise(value, allow_nan):
     queries = np.ones((12, 1), np.float32)
     queries[9] = value
     with pytest.raises(ValueError, match="query 9 are not finite"):
-        best_items(queries, items, no_adjustments, catalogue(6, 6), 2, with_log_z=False)
+        best_items(queries, ItemTable(items, catalogue(6, 6)), 2)
 
 
 def test_catalogue_without_valid_items_raises():
@@ -235,9 +242,9 @@ def test_arguments_that_do_not_fit_raise():
     vectors, valid = np.ones((6, 2), np.float32), catalogue(6, 6)
 
     with pytest.raises(ValueError, match="2 queries and 3 targets"):
-        rank_queries(vectors[:2], vectors, np.ones(3, int), no_adjustments, valid)
+        rank_queries(EvalQueries(vectors[:2], np.ones(3, int)), ItemTable(vectors, valid))
     with pytest.raises(ValueError, match="targets outside"):
-        rank_queries(vectors[:2], vectors, np.array([1, 6]), no_adjustments, valid)
+        rank_queries(EvalQueries(vectors[:2], np.array([1, 6])), ItemTable(vectors, valid))
     with pytest.raises(ValueError, match=r"\[0, 2\) have shape \(6,\)"):
         rank_host_scores(lambda start, stop: np.ones(6), np.ones(2, int), no_adjustments, valid)
 
@@ -275,17 +282,18 @@ def test_neither_blocks_nor_devices_show_in_a_ranking(block, item_shards):
     queries, items = small_integers(0, 37, 4), small_integers(1, 64, 4)
     valid, targets = catalogue(50, 64), np.random.default_rng(2).integers(0, 50, 37)
     mask = np.random.default_rng(3).random((37, 64)) < 0.2
-    excluded = select_adjustments(mask)
+    excluded = from_mask(mask)
     bias = np.where(np.arange(64) % 7, 0, -np.inf)
     mesh = make_mesh(item_shards)
 
-    ranking = rank_queries(queries, items, targets, excluded, valid, 20, block=block, mesh=mesh)
-    expected = rank_queries(queries, items, targets, excluded, valid, 20)
+    eval_queries, table = EvalQueries(queries, targets, excluded), ItemTable(items, valid)
+    ranking = rank_queries(eval_queries, table, 20, block=block, mesh=mesh)
+    expected = rank_queries(eval_queries, table, 20)
     for name, value in vars(ranking).items():
         np.testing.assert_array_equal(value, getattr(expected, name))
 
-    options = {"bias": bias, "block": block, "mesh": mesh}
-    top = best_items(queries, items, excluded, valid, 20, **options)
+    prepared = prepare(ItemTable(items, valid, bias), mesh)
+    top = best_items(queries, prepared, 20, excluded, block=block)
     allowed = valid & (bias == 0) & ~mask
     scores = np.where(allowed, queries @ items.T, -np.inf)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :20]
@@ -304,13 +312,15 @@ def test_amounts_are_added_to_scores_on_any_mesh(item_shards):
     columns[:8] = targets[rows[:8]]
     amounts = some.integers(-3, 4, 40).astype(np.float32)
     out = some.random((8, 64)) < 0.2
-    pairs = combined(select_adjustments(out), as_blocks(ScoreAdjustments(rows, columns, amounts)))
+    pairs = combine(from_mask(out), as_blocks(ScoreAdjustments(rows, columns, amounts)))
     scores = queries @ items.T
     np.add.at(scores, (rows, columns), amounts)
     out[np.arange(8), targets] = False
     expected = rank_dense(np.where(out, -np.inf, scores), targets, valid=valid, k=5)
     mesh = make_mesh(item_shards)
-    found = rank_queries(queries, items, targets, pairs, valid, 5, mesh=mesh)
+    found = rank_queries(
+        EvalQueries(queries, targets, pairs), ItemTable(items, valid), 5, mesh=mesh
+    )
     for name, value in vars(found).items():
         np.testing.assert_array_equal(value, getattr(expected, name))
 
@@ -319,7 +329,7 @@ def test_scaled_pairs_leave_out_what_they_did():
     pairs = as_blocks(
         ScoreAdjustments(np.array([0, 1, 1]), np.array([4, 5, 6]), np.float32([2, NEG_INF, -1]))
     )
-    found = scaled(pairs, 0.1)(1, 2)
+    found = scale(pairs, 0.1)(1, 2)
     assert found.rows.tolist() == [0, 0]
     np.testing.assert_allclose(found.amounts, [NEG_INF, -0.1])
 
@@ -328,8 +338,11 @@ def test_scaled_pairs_leave_out_what_they_did():
 def test_real_vectors_are_ranked_alike_on_any_mesh(item_shards):
     random = np.random.default_rng(0)
     queries, items = (random.normal(size=(n, 16)).astype(np.float32) for n in (30, 256))
-    arguments = (queries, items, no_adjustments, catalogue(250, 256), 10)
-    top, expected = best_items(*arguments, mesh=make_mesh(item_shards)), best_items(*arguments)
+    table = ItemTable(items, catalogue(250, 256))
+    top, expected = (
+        best_items(queries, prepare(table, mesh), 10, with_log_z=True)
+        for mesh in (make_mesh(item_shards), None)
+    )
     np.testing.assert_array_equal(top.items, expected.items)
     np.testing.assert_allclose(top.scores, expected.scores, atol=1e-5)
     np.testing.assert_allclose(top.log_z, expected.log_z, atol=1e-5)
@@ -338,14 +351,14 @@ def test_real_vectors_are_ranked_alike_on_any_mesh(item_shards):
 def test_approximate_search_finds_nearly_all_of_the_best():
     random = np.random.default_rng(0)
     queries, items = (random.normal(size=(n, 8)).astype(np.float32) for n in (20, 512))
-    arguments = (queries, items, no_adjustments, catalogue(512, 512), 20)
-    found = best_items(*arguments, approximate=True).items
-    exact = best_items(*arguments).items
+    table = ItemTable(items, catalogue(512, 512))
+    found = best_items(queries, table, 20, approximate=True).items
+    exact = best_items(queries, table, 20).items
     shared = [len(set(f) & set(e)) for f, e in zip(found, exact, strict=True)]
     assert np.mean(shared) >= 0.9 * 20
 
 
 def test_log_z_is_left_out_when_nobody_asks():
     vectors = small_integers(0, 8, 2)
-    top = best_items(vectors, vectors, no_adjustments, catalogue(8, 8), 3, with_log_z=False)
+    top = best_items(vectors, ItemTable(vectors, catalogue(8, 8)), 3)
     assert top.log_z is None

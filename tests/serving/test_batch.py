@@ -153,7 +153,7 @@ def test_states_are_those_of_the_model(serve, trained_run, known_shop, tmp_path)
     serve("--out", tmp_path / "out", "--states", tmp_path / "states", *BLOCK)
     states = read(tmp_path / "states").sort("user_id")
     model = jaxrec.load(trained_run)
-    log = model.event_log(known_shop.events)
+    log = model.encoder.event_log(known_shop.events)
     layout = json.loads((tmp_path / "states" / "layout.json").read_text())
     assert states["user_id"].to_list() == log.user_ids.to_list()
     np.testing.assert_array_equal(states["events"], log.lengths)
@@ -165,7 +165,7 @@ def test_states_are_those_of_the_model(serve, trained_run, known_shop, tmp_path)
         for part, told in zip(parts, layout["parts"], strict=True)
         if told["name"].endswith("output")
     ]
-    expected = [np.asarray(state.output) for state in model.states(log)]
+    expected = [np.asarray(state.output) for state in model.encoder.states(log)]
     np.testing.assert_allclose(np.stack(outputs), np.stack(expected), atol=1e-5)
     assert (tmp_path / "states" / "_SUCCESS").exists()
 

@@ -8,9 +8,9 @@ import pytest
 from helpers.shop import corrected
 
 from jaxrec.config import parse
-from jaxrec.evaluation.protocol import mask_adjustments, repeat_adjustments
 from jaxrec.inference import loading
-from jaxrec.ranking.top_k import combined, rank_queries
+from jaxrec.ranking.adjustments import combine, mask_adjustments, repeat_adjustments
+from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.serving.batch import log_to_replay, serve
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.options import ServeOptions
@@ -29,7 +29,7 @@ def model(trained_run):
 def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop, version):
     """And frozen ones those at the first event of the period."""
     model = version(model)
-    log = model.valid_log(known_shop.events)
+    log = model.encoder.validated_log(known_shop.events)
     found = replay(model, log, since=0.7)
     users = np.repeat(np.arange(log.num_users), log.lengths)
     begin = np.quantile(log.times, 0.7)
@@ -41,21 +41,14 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop,
     )
     expected = {}
     masked = mask_adjustments(log, Queries(users[order], order), model.config.evaluation.mask)
-    repeat_bias = model.repeat_bias(model.target_event_type)
+    repeat_bias = model.ranker.repeat_bias(model.encoder.target_event_type)
     for name, positions in (("live", order), ("frozen", at_begin)):
         pairs = np.stack([users[order], positions], axis=1)
         moments, which = np.unique(pairs, axis=0, return_inverse=True)
-        vectors = model.vectors_at(log, Queries(*moments.T))[which.ravel()]
-        expected[name] = rank_queries(
-            vectors,
-            model.items,
-            log.items[order],
-            combined(
-                masked, repeat_adjustments(log, Queries(users[order], positions), repeat_bias)
-            ),
-            model.valid(),
-            k=1,
-        ).ranks
+        vectors = model.encoder.vectors_at(log, Queries(*moments.T))[which.ravel()]
+        repeats = repeat_adjustments(log, Queries(users[order], positions), repeat_bias)
+        queries = EvalQueries(vectors, log.items[order], combine(masked, repeats))
+        expected[name] = rank_queries(queries, model.index.items, k=1).ranks
     for name, ranks in expected.items():
         np.testing.assert_array_equal(np.sort(found.ranks[name]), np.sort(ranks))
     np.testing.assert_array_equal(found.first.sum(), len(np.unique(users[order])))
@@ -66,7 +59,7 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop,
 
 def test_a_session_that_is_over_changes_no_rank(model, known_shop):
     """The shop's users come once a day or more rarely, so every event begins a session."""
-    log = model.valid_log(known_shop.events)
+    log = model.encoder.validated_log(known_shop.events)
     found = replay(model, log, since=0.7, weights=[1.0])
     whole = replay(model, log, since=0.7, weights=[0.0], gap_minutes=1e9)
     for name, ranks in (found.ranks | whole.ranks).items():
@@ -86,29 +79,29 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
     }
     training.fit(parse(layers=[options]), tmp_path / "run", tables=known_shop)
     model = loading.load(tmp_path / "run")
-    log = model.valid_log(known_shop.events)
+    log = model.encoder.validated_log(known_shop.events)
     found = replay(model, log, since=0.7, weights=[])
-    assert list(found.ranks) == ["frozen", "live", "live, told the time"]
-    assert (found.ranks["live"] != found.ranks["live, told the time"]).any()
+    assert list(found.ranks) == ["frozen", "live", "live, with time"]
+    assert (found.ranks["live"] != found.ranks["live, with time"]).any()
     online = LiveEngine(model, SQLiteStore(tmp_path / "store.db"))
-    online.enter(known_shop.events)
-    last = online.history("u001").last_time
+    online.recorder.import_users(known_shop.events)
+    last = online.document("u001").last_time
     untold, told, newcomer = (
-        online.recommend([user], k=5, now=now)[0].items["score"].to_list()
+        online.recommend([user], k=5, now=now)[0].table["score"].to_list()
         for user, now in (("u001", None), ("u001", last + 60), ("nobody", last + 60))
     )
     assert untold != told
-    assert newcomer == online.recommend(["nobody"], k=5)[0].items["score"].to_list()
+    assert newcomer == online.recommend(["nobody"], k=5)[0].table["score"].to_list()
 
 
 def test_a_period_without_an_event_to_rank_is_refused(model, known_shop):
     elsewhere = known_shop.events.with_columns(item_id=pl.lit("elsewhere"))
     with pytest.raises(ValueError, match="no event of a known item"):
-        replay(model, model.valid_log(elsewhere))
+        replay(model, model.encoder.validated_log(elsewhere))
 
 
 def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
-    user_events = in_time_order(model, model.valid_log(known_shop.events))
+    user_events = in_time_order(model, model.encoder.validated_log(known_shop.events))
     times = [report.event.time for report in user_events]
     assert times == sorted(times)
     split = list(rounds(user_events))
@@ -124,7 +117,7 @@ def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
 
 def test_a_period_without_events_is_refused(model, known_shop):
     with pytest.raises(ValueError, match="leaves no event"):
-        replay(model, model.valid_log(known_shop.events), since=1.0)
+        replay(model, model.encoder.validated_log(known_shop.events), since=1.0)
 
 
 def test_a_file_is_replayed_or_the_data_of_the_run(

@@ -297,7 +297,7 @@ def test_events_alone_are_enough(tables, tmp_path, capsys, experts, left):
     told = "the data hold nothing for the expert text+graph" in capsys.readouterr().out
     assert told == (len(left) < len(experts))
     # the one event_type there is, as in evaluation
-    assert model.target_event_type == prepare(model.config, bare).target_event_type == 0
+    assert model.encoder.target_event_type == prepare(model.config, bare).target_event_type == 0
     assert len(model.recommend(bare.events, k=2)) == 2 * bare.events["user_id"].n_unique()
 
 

@@ -47,8 +47,10 @@ from jaxrec.serving.http.schemas import (
     ServedModel,
     WordQuery,
 )
-from jaxrec.serving.live.engine import LiveEngine, Outcome, UserEvent
-from jaxrec.serving.live.recommendation_builder import LISTS, RecommendationList
+from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.live.lists import RecommendationList
+from jaxrec.serving.live.recommendation_builder import LISTS
+from jaxrec.serving.live.recorder import Outcome, UserEvent
 from jaxrec.serving.live.state_updater import BATCHES
 from jaxrec.serving.options import LiveOptions
 from jaxrec.serving.stores.sqlite import LiveEvent, open_store
@@ -333,10 +335,10 @@ def shopping(live: Live) -> APIRouter:
         """What is served."""
         online = live.ready
         served = online.model
-        event_types = served.trained.event_type_names
+        event_types = served.artifacts.event_type_names
         return ServedModel(
             step=served.step,
-            items=served.catalog.num_items - 1,
+            items=served.index.catalog.num_items - 1,
             event_types=list(event_types),
             feedback=[
                 event_type
@@ -393,7 +395,7 @@ def user_events_of(events: Sequence[EventIn], online: LiveEngine) -> list[UserEv
     """Events as the model takes them; raises an HTTPException for one that it cannot read."""
     if len(events) > MAX_EVENTS:
         raise HTTPException(413, f"{len(events):,} events; send up to {MAX_EVENTS:,} at a time")
-    known = online.model.trained.event_type_names
+    known = online.model.artifacts.event_type_names
     user_events = []
     for number, event in enumerate(events):
         event_type = event.event or (known[0] if len(known) == 1 else None)
@@ -414,7 +416,7 @@ def listed(online: LiveEngine, answer: RecommendationList) -> Recommendations:
     return Recommendations(
         user_id=answer.user_id,
         target=answer.target,
-        items=[Recommended(**place._asdict()) for place in answer.places],
+        items=[Recommended(**place._asdict()) for place in answer.items],
         events=answer.events,
         approximate=answer.approximate,
         model=str(online.model.step),
@@ -423,12 +425,12 @@ def listed(online: LiveEngine, answer: RecommendationList) -> Recommendations:
 
 def profile_of(online: LiveEngine, user_id: str, last: int, top: int) -> Profile:
     """A user's profile as it is sent."""
-    document = online.history(user_id)
+    document = online.document(user_id)
     kept = sorted((*document.events, *document.feedback), key=lambda event: event.time)
-    numbers = [online.updater.number_of.get(event.item_id, 0) for event in kept]
-    titles = online.model.labels(np.array(numbers, np.int64))
+    numbers = [online.updater.item_number.get(event.item_id, 0) for event in kept]
+    titles = online.model.index.labels(np.array(numbers, np.int64))
     interests = online.profile(document, last=last, top=top).drop("user_id", "before").to_dicts()
-    event_type, names, weights = online.movement(document)
+    event_type, names, weights = online.interest_history(document)
     return Profile(
         user_id=user_id,
         interests=[Interest(**row) for row in interests],

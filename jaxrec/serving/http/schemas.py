@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from jaxrec.serving.live.engine import Outcome
 from jaxrec.serving.live.recommendation_builder import LISTS
+from jaxrec.serving.live.recorder import Outcome
 
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 

@@ -1,304 +1,342 @@
-"""Lists for live documents: ranked under a strategy, with names and reasons."""
+"""Lists for live users: ranked under a strategy, with names and reasons."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
-from jaxrec.evaluation.protocol import repeat_adjustments
-from jaxrec.ranking.pipeline import RerankPipeline, rerank
-from jaxrec.ranking.steps import RankedLists, Session, Step, Where
-from jaxrec.ranking.top_k import (
+from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.ranking.adjustments import (
     AdjustmentBlocks,
-    Candidates,
     ScoreAdjustments,
     as_blocks,
-    at_least,
-    best_items,
-    candidates,
-    combined,
-    masked_items,
+    combine,
+    exclude,
     no_adjustments,
-    padded_adjustments,
-    select_adjustments,
+    repeat_adjustments,
+    scale,
+    select_queries,
 )
+from jaxrec.ranking.pipeline import (
+    Reranker,
+    RerankPipeline,
+    RerankQueries,
+    build_reranker,
+)
+from jaxrec.ranking.steps import RankedLists, Session, Step, Where
+from jaxrec.ranking.top_k import at_least, best_items, pad_adjustments
+from jaxrec.serving.live.lists import ListRequest, RecommendationList, RecommendedItem
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
 from jaxrec.serving.stores.sqlite import UserDocument
-from jaxrec.types import EventLog, Queries
+from jaxrec.types import MAX_GAP, NO_GAP, EventLog, Queries
 
-LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many
-PAIRS = (64, 1024, 65_536)  # own items with changed scores, of all users of a batch
+LISTS = (16, 64, 256)  # lengths of the rankings that are compiled
+ADJUSTMENTS = (64, 1024, 65_536)  # numbers of score adjustments that are compiled
 OUTSIDE = 2**30  # no row of a batch
-PLANS, PLAN_BYTES = 16, 2**30  # conditions that are kept ready, and what they may take
-
-
-ITEM_SCHEMA = pl.Schema(
-    {
-        "rank": pl.Int32(),
-        "id": pl.String(),
-        "score": pl.Float32(),
-        "title": pl.String(),
-        "because": pl.String(),
-        "rules": pl.List(pl.String()),
-        "propensity": pl.Float64(),
-    }
-)
-
-
-class RecommendedItem(NamedTuple):
-    """A place of a list."""
-
-    rank: int
-    id: str
-    score: float
-    title: str | None
-    because: str | None  # the user's item that is most like it
-    rules: list[str]  # the steps that touched it
-    propensity: float  # the chance that it was to stand there
-
-
-@dataclass(frozen=True)
-class RecommendationList:
-    """A list of recommendations, and what it rests on."""
-
-    user_id: str
-    target: str
-    places: list[RecommendedItem]
-    events: int  # that the state has seen
-    approximate: bool  # the state lacks events from before the model was replaced
-
-    @property
-    def items(self) -> pl.DataFrame:
-        """The places as a table, in which `id` goes by `item_id` or the target's name."""
-        name = "item_id" if self.target == ITEM else self.target
-        return pl.DataFrame(self.places, ITEM_SCHEMA, orient="row").rename({"id": name})
+MAX_RERANKERS, RERANKER_BYTES = 16, 2**30  # conditions that stay prepared, and their memory
 
 
 class RecommendationBuilder:
-    """Makes the lists of some documents at a time.
+    """Makes the lists of a batch of users.
 
     Args:
         updater: holds the model.
         strategy: steps that act on every list of items, in their order.
-        random: for steps that throw dice.
+        random: for steps that depend on chance.
     """
 
     def __init__(
         self, updater: StateUpdater, strategy: Sequence[Step], random: np.random.Generator
     ):
-        self.updater, self.model, self.strategy = updater, updater.model, tuple(strategy)
-        self.random = random
-        self.feedback_types = set(updater.feedback_types)
-        self.event_types = self.model.event_types_with(sorted(self.feedback_types))
-        self.labels = self.model.labels(np.arange(self.model.catalog.num_items))
-        # each holds the item table once more
-        plans = max(2, min(PLANS, PLAN_BYTES // self.updater.items.nbytes))
-        self.plan = lru_cache(maxsize=plans)(self._plan)
+        self.updater, self.strategy, self.random = updater, tuple(strategy), random
+        self.model: TrainedModel = updater.model
+        feedback_types = sorted(updater.feedback_types)
+        self.event_types = self.model.encoder.event_types_with(feedback_types)
+        index = self.model.index
+        self.labels = index.labels(np.arange(index.catalog.num_items))
+        # each prepared reranker holds the item table once more
+        size = max(2, min(MAX_RERANKERS, RERANKER_BYTES // updater.items.nbytes))
+        self.reranker = lru_cache(maxsize=size)(self._reranker)
         self.names = lru_cache(maxsize=16)(self._names)
-        self.units = lru_cache(maxsize=16)(self.model.unit_block)
+        self.unit_vectors = lru_cache(maxsize=16)(index.unit_vectors)
 
-    def warm_up(
-        self, documents: Sequence[UserDocument], vectors: Float[np.ndarray, "Q 1+ED"]
-    ) -> None:
-        """Compile every shape of list for so many documents; keep what names and reasons need."""
-        asking = [vectors]
-        if self.model.reads_text:
-            asking.append(self.model.steered(vectors, "anything", 0.5))
-        for target in (ITEM, *self.model.profiled_types):
-            self.names(target), self.units(target)
-        for length in LISTS:
-            for count in PAIRS:
-                for queries in asking:
-                    k = min(length, self.most(ITEM))
-                    self.ranked(documents, queries, unknown_items(count), k)
-            for target in self.model.profiled_types:
-                self.best_nodes(vectors, target, min(length, self.most(target)))
+    def check(self, request: ListRequest) -> None:
+        """Raise a ValueError for a list that cannot be made."""
+        if not 0 <= request.strength <= 1:
+            raise ValueError(f"strength={request.strength} is not between 0 and 1")
+        if request.words and request.target != ITEM:
+            raise ValueError(f"words steer lists of items, not of {request.target}")
+        reranks = bool(request.where or request.mask)
+        self.model.ranker.check_request(request.k, request.target, reranks=reranks)
+        self.model.ranker.check_mask(request.mask)
+        names = self.model.artifacts.event_type_names
+        if request.event_type and request.event_type not in names:
+            raise ValueError(
+                f"the model does not know the event type {request.event_type}; "
+                f"use one of {', '.join(names)}"
+            )
 
-    def pairs(
+    def build(
+        self, documents: Sequence[UserDocument], request: ListRequest, now: int | None = None
+    ) -> list[RecommendationList]:
+        """A list for every document.
+
+        Args:
+            now: seconds since the epoch; a session may be over by then, and a model that reads the
+                time since the last event needs it. By default the moment of each last event.
+
+        Raises:
+            DataError: the condition cannot be used.
+            ValueError: the model reads no text.
+        """
+        event_type = self._event_type(request)
+        vectors = self.user_vectors(documents, event_type, now)
+        reranker = None
+        if request.target == ITEM:
+            reranker = self.reranker(request.where, bool(request.words))
+            lists = self._item_lists(reranker, documents, vectors, request, now)
+        else:
+            lists = self.node_lists(vectors, request.target, request.k)
+        pipeline = None if reranker is None else reranker.pipeline
+        return [
+            RecommendationList(
+                document.user_id,
+                request.target,
+                self._entries(request.target, RankedLists(*row), pipeline, document),
+                events=document.truncated + len(document.events),
+                approximate=document.approximate,
+            )
+            for document, *row in zip(documents, *lists, strict=False)
+        ]
+
+    def user_vectors(
+        self,
+        documents: Sequence[UserDocument],
+        event_type: int | None = None,
+        now: Int[np.ndarray, " n"] | int | None = None,
+    ) -> Float[np.ndarray, "Q F"]:
+        """User vectors of documents, followed by rows of padding; `now` as in `build`."""
+        states = self.updater.stack([document.state for document in documents])
+        seconds = None
+        config = self.model.config
+        if now is not None and config.data.time == "timestamp" and config.model.time_since_last:
+            last = np.array([document.last_time for document in documents])
+            seconds = np.where(last < 0, NO_GAP, np.clip(now - last, 0, MAX_GAP))
+        return self.updater.user_vectors(states, event_type, seconds)
+
+    def _event_type(self, request: ListRequest) -> int | None:
+        names = self.model.artifacts.event_type_names
+        return names.index(request.event_type) if request.event_type else None
+
+    def _item_lists(
+        self,
+        reranker: Reranker,
+        documents: Sequence[UserDocument],
+        vectors: Float[np.ndarray, "Q F"],
+        request: ListRequest,
+        now: int | None,
+    ) -> RankedLists:
+        """Items under the strategy, with the present session and the words mixed in."""
+        count, event_type = len(documents), self._event_type(request)
+        session, mixed = reranker.pipeline.session, vectors
+        if session:
+            moments = None if now is None else np.full(count, now)
+            mixed = self.with_session(documents, vectors, session, moments, event_type)
+        moved = (mixed != vectors).any(1)[:count]
+        mask = request.mask or self.model.config.evaluation.mask
+        adjustments = self.adjustments(documents, mask, event_type)
+        if request.words:
+            mixed = self.model.words.steer(mixed, request.words, request.strength)
+            adjustments = scale(adjustments, 1 - request.strength)
+        lists = self.item_lists(reranker, documents, mixed, adjustments, request.k)
+        is_session = reranker.pipeline.is_step(Session)
+        touched = lists.touched | (moved[:, None, None] & is_session & (lists.items > 0)[..., None])
+        return lists._replace(touched=touched)
+
+    def item_lists(
+        self,
+        reranker: Reranker,
+        documents: Sequence[UserDocument],
+        vectors: Float[np.ndarray, "Q F"],
+        adjustments: AdjustmentBlocks,
+        k: int,
+    ) -> RankedLists:
+        """The k best items for documents with given vectors and adjustments."""
+
+        def of_users(users: Int[np.ndarray, " q"]) -> AdjustmentBlocks:
+            return padded_blocks(select_queries(adjustments, users, len(documents)))
+
+        histories = self._feedback_log(documents)
+        queries = RerankQueries(vectors[: len(documents)], of_users, histories)
+        return reranker.rank(queries, k, self.random).lists
+
+    def node_lists(self, vectors: Float[np.ndarray, "Q F"], target: str, k: int) -> RankedLists:
+        """The k best nodes of a type; no strategy acts on them."""
+        length = min(at_least(k, LISTS), self.count(target))
+        top = best_items(vectors, self.model.index.table(target), length)
+        items, scores = top.items[:, :k], top.scores[:, :k]
+        return RankedLists(items, scores, np.zeros((*items.shape, 0), bool), np.ones(items.shape))
+
+    def adjustments(
         self,
         documents: Sequence[UserDocument],
         mask: tuple[str, ...],
         event_type: int | None = None,
     ) -> AdjustmentBlocks:
-        """What users' histories change in the scores of items: what a mask leaves out, and what
-        is familiar where an event type is asked for."""
-        return combined(self.masked(documents, mask), self.familiar(documents, event_type))
+        """What the users' histories change in the scores: the mask and the repeat bias."""
+        return combine(self.mask(documents, mask), self.repeat_bias(documents, event_type))
 
-    def familiar(
+    def repeat_bias(
         self, documents: Sequence[UserDocument], event_type: int | None = None
     ) -> AdjustmentBlocks:
-        """What the kept events of users add to the scores of their items."""
-        repeat_bias = self.model.repeat_bias(
-            self.model.target_event_type if event_type is None else event_type
-        )
-        if not repeat_bias.any():  # to make the log takes time
+        """What the kept events add to the scores of their items."""
+        target = self.model.encoder.target_event_type if event_type is None else event_type
+        bias = self.model.ranker.repeat_bias(target)
+        if not bias.any():  # building the log takes time
             return no_adjustments
-        log = self.updater.log([document.events for document in documents])
-        return repeat_adjustments(
-            log, Queries(np.arange(log.num_users), log.offsets[1:]), repeat_bias
-        )
+        log = self.updater.event_log([document.events for document in documents])
+        return repeat_adjustments(log, Queries(np.arange(log.num_users), log.offsets[1:]), bias)
 
-    def masked(self, documents: Sequence[UserDocument], mask: tuple[str, ...]) -> AdjustmentBlocks:
-        """What users have chosen before, by the event_types that a mask names."""
-        number_of = self.updater.number_of
-        chosen = [
+    def mask(self, documents: Sequence[UserDocument], mask: tuple[str, ...]) -> AdjustmentBlocks:
+        """Leave out the items that users chose by an event type of the mask."""
+        item_number = self.updater.item_number
+        positives = [
             [
-                number_of[item]
+                item_number[item]
                 for event_type, items in document.positives.items()
                 if event_type in mask or "seen" in mask
                 for item in items
-                if item in number_of
+                if item in item_number
             ]
             for document in documents
         ]
-        rows = np.repeat(np.arange(len(chosen)), [len(items) for items in chosen])
-        return as_blocks(
-            masked_items(rows, np.fromiter(chain.from_iterable(chosen), np.int64, len(rows)))
-        )
+        rows = np.repeat(np.arange(len(positives)), [len(items) for items in positives])
+        items = np.fromiter(chain.from_iterable(positives), np.int64, len(rows))
+        return as_blocks(exclude(rows, items))
 
     def with_session(
         self,
         documents: Sequence[UserDocument],
-        vectors: Float[np.ndarray, "Q 1+ED"],
+        vectors: Float[np.ndarray, "Q F"],
         session: Session,
         now: Int[np.ndarray, " n"] | None = None,
         event_type: int | None = None,
-    ) -> Float[np.ndarray, "Q 1+ED"]:
-        """User vectors with the present session's mixed in.
+    ) -> Float[np.ndarray, "Q F"]:
+        """User vectors with the interest of the present session mixed in.
 
         Args:
-            now: when each document asks (s); a session that is over by then changes nothing. By
-                default at their last event, as where times are only positions.
+            now: when each user asks (s); a session that is over by then changes nothing. By default
+                the moment of each last event, as where times are only positions.
         """
-        log = session.events(self.updater.log([document.events for document in documents]))
-        alone = self.updater.read(self.updater.fold(log, None, None), event_type)
-        mixed = session.mixed(vectors, alone)
+        log = session.events(self.updater.event_log([document.events for document in documents]))
+        mixed = session.mixed(
+            vectors, self.updater.user_vectors(self.updater.update(log), event_type)
+        )
         if now is not None and log.has_time:
             last = np.array([document.last_time for document in documents])
             over = session.is_over(last, now)
             mixed[: len(documents)][over] = vectors[: len(documents)][over]
         return mixed
 
-    def ranked(
+    def warm_up(self, documents: Sequence[UserDocument], vectors: Float[np.ndarray, "Q F"]) -> None:
+        """Compile every length of list for a number of users; fill the caches."""
+        steered = [False, True] if self.model.words.available else [False]
+        for target in (ITEM, *self.model.profiled_types):
+            self.names(target), self.unit_vectors(target)
+        for with_words in steered:
+            queries = self.model.words.steer(vectors, "any", 0.5) if with_words else vectors
+            reranker = self.reranker("", with_words)
+            for length in LISTS:
+                k = min(length, self.count(ITEM))
+                for number in ADJUSTMENTS:
+                    self.item_lists(reranker, documents, queries, void_adjustments(number), k)
+        for length in LISTS:
+            for target in self.model.profiled_types:
+                self.node_lists(vectors, target, min(length, self.count(target)))
+
+    def count(self, target: str) -> int:
+        """The number of nodes of a type."""
+        return self.model.index.node_type(target).count - 1
+
+    def _entries(
         self,
-        documents: Sequence[UserDocument],
-        vectors: Float[np.ndarray, "Q D"],
-        pairs: AdjustmentBlocks,
-        k: int,
-        where: str = "",
-    ) -> RankedLists:
-        """Items under the strategy behind a condition.
-
-        Args:
-            vectors: of users, or of users that words have steered.
-        """
-        plan, ready = self.plan(where, vectors.shape[1])
-
-        def theirs(users: Int[np.ndarray, " R"]) -> AdjustmentBlocks:
-            return padded_blocks(select_adjustments(pairs, users, len(documents)))
-
-        ranked, _ = rerank(
-            vectors[: len(documents)],
-            self.items(vectors.shape[1]),
-            theirs,
-            k,
-            plan,
-            histories=self._judgements(documents),
-            random=self.random,
-            ready=ready,
-            lengths=[min(length, self.most(ITEM)) for length in LISTS],
-            batches=BATCHES,
-        )
-        return ranked
-
-    def best_nodes(self, vectors: Float[np.ndarray, "Q 1+ED"], target: str, k: int) -> RankedLists:
-        """The best of all nodes of a type, which no strategy acts on."""
-        block, valid = self.model.block(target), self.model.valid(target)
-        length = min(at_least(k, LISTS), self.most(target))
-        top = best_items(vectors, block, no_adjustments, valid, length, with_log_z=False)
-        items, scores = top.items[:, :k], top.scores[:, :k]
-        return RankedLists(items, scores, np.zeros(items.shape, np.int64), np.ones(items.shape))
-
-    def most(self, target: str) -> int:
-        """Nodes of a type that there are."""
-        return self.model.node_type(target).count - 1
-
-    def places(
-        self, target: str, ranked: RankedLists, plan: RerankPipeline | None, document: UserDocument
+        target: str,
+        lists: RankedLists,
+        pipeline: RerankPipeline | None,
+        document: UserDocument,
     ) -> list[RecommendedItem]:
-        """One document's list; `ranked` has that row alone."""
-        count = int((ranked.items > 0).sum())
-        items, scores, touched, propensity = (part[:count] for part in ranked)
+        """One user's list from one row of ranked lists."""
+        count = int((lists.items > 0).sum())
+        items, scores, touched, propensity = (part[:count] for part in lists)
         ids, titles = self.names(target)
-        because = self._reasons(target, items, document)
+        reasons = self._reasons(target, items, document)
         columns = (
             range(1, count + 1),
             ids.gather(items),
             scores.tolist(),
             titles.gather(items),
-            [None] * count if because is None else self.labels.gather(because),
-            [plan.names(steps) if plan else [] for steps in touched.tolist()],
+            [None] * count if reasons is None else self.labels.gather(reasons),
+            [pipeline.names(steps) if pipeline else [] for steps in touched],
             propensity.tolist(),
         )
         return [RecommendedItem(*row) for row in zip(*columns, strict=True)]
 
-    def _judgements(self, documents: Sequence[UserDocument]) -> EventLog | None:
-        """The kept events of users who have judged anything; None if nobody has."""
+    def _feedback_log(self, documents: Sequence[UserDocument]) -> EventLog | None:
+        """The kept events of users who gave feedback; None if none of them did."""
+        feedback_types = set(self.updater.feedback_types)
         histories = [
-            sorted((*s.events, *s.feedback), key=lambda event: event.time)
-            if s.feedback or self.feedback_types & s.positives.keys()
+            sorted((*d.events, *d.feedback), key=lambda event: event.time)
+            if d.feedback or feedback_types & d.positives.keys()
             else ()
-            for s in documents
+            for d in documents
         ]
-        return self.updater.log(histories, self.event_types) if any(histories) else None
+        return self.updater.event_log(histories, self.event_types) if any(histories) else None
 
     def _names(self, target: str) -> tuple[pl.Series, pl.Series]:
-        """Ids and titles of the nodes of a block."""
-        count = self.model.node_type(target).count
-        ids, *titles = self.model.names(target, np.arange(count)).iter_columns()
+        """Ids and titles of the nodes of a type."""
+        count = self.model.index.node_type(target).count
+        ids, *titles = self.model.index.names(target, np.arange(count)).iter_columns()
         untitled = pl.repeat(None, count, dtype=pl.String, eager=True)
         return ids, titles[0] if titles else untitled
 
     def _reasons(
         self, target: str, rows: Int[np.ndarray, " n"], document: UserDocument
     ) -> Int[np.ndarray, " n"] | None:
-        """For every recommended node the kept item of the user that is most like it, if any is."""
-        numbers = (self.updater.number_of.get(event.item_id, 0) for event in document.events)
-        theirs = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
-        if not len(theirs):
+        """The user's most similar kept item for every recommended node; None without one."""
+        numbers = (self.updater.item_number.get(event.item_id, 0) for event in document.events)
+        own = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
+        if not len(own):
             return None
-        likeness = self.units(target)[rows] @ self.units(ITEM)[theirs].T
-        return theirs[likeness.argmax(1)]
+        cosines = self.unit_vectors(target)[rows] @ self.unit_vectors(ITEM)[own].T
+        return own[cosines.argmax(1)]
 
-    def items(self, width: int) -> Float[Array, "I D"]:
-        """What user vectors of a width rank: items alone, or with their texts."""
-        items = self.updater.items
-        return items if items.shape[1] == width else self.model.items_with_text
-
-    def _plan(self, where: str, width: int) -> tuple[RerankPipeline, Candidates]:
-        """The strategy behind a condition, and the items ready to be ranked by it."""
+    def _reranker(self, where: str, with_words: bool) -> Reranker:
+        """The strategy behind a condition over the items, or over the items and their texts."""
         steps = (Where(where), *self.strategy) if where else self.strategy
-        plan = self.model.plan(steps)
-        valid = self.model.valid()
-        return plan, candidates(self.items(width), valid, plan.bias, self.model.mesh)
+        items = self.model.words.items if with_words else self.model.index.items
+        return build_reranker(
+            self.model.ranker.pipeline(steps),
+            items,
+            self.model.mesh,
+            lengths=[min(length, self.count(ITEM)) for length in LISTS],
+            batch_sizes=BATCHES,
+        )
 
 
-def unknown_items(count: int) -> AdjustmentBlocks:
-    """So many pairs of the first user that change nothing, for who compiles a program for them."""
-    return as_blocks(masked_items(np.zeros(count, np.int64), np.zeros(count, np.int64)))
+def void_adjustments(count: int) -> AdjustmentBlocks:
+    """A number of adjustments of the unknown item, to compile a program for that number."""
+    return as_blocks(exclude(np.zeros(count, np.int64), np.zeros(count, np.int64)))
 
 
-def padded_blocks(pairs: AdjustmentBlocks) -> AdjustmentBlocks:
-    """The same pairs, of few distinct numbers of them."""
+def padded_blocks(adjustments: AdjustmentBlocks) -> AdjustmentBlocks:
+    """The same adjustments, padded to one of the compiled numbers."""
 
-    def padded_block(start: int, stop: int) -> ScoreAdjustments:
-        some = pairs(start, stop)
-        return padded_adjustments(some, at_least(len(some.rows), PAIRS), OUTSIDE)
+    def block(start: int, stop: int) -> ScoreAdjustments:
+        unpadded = adjustments(start, stop)
+        return pad_adjustments(unpadded, at_least(len(unpadded.rows), ADJUSTMENTS), OUTSIDE)
 
-    return padded_block
+    return block

@@ -17,7 +17,9 @@ from jaxrec.errors import StoreError
 from jaxrec.inference import loading
 from jaxrec.ranking.steps import Boost, Caps, Diversity, Epsilon, Feedback, Session
 from jaxrec.serving.batch import state_table
-from jaxrec.serving.live.engine import LiveEngine, UserEvent
+from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.live.recorder import UserEvent
+from jaxrec.serving.live.state_updater import Update
 from jaxrec.serving.stores.sqlite import LiveEvent, SQLiteStore
 
 START = 1_704_067_200
@@ -32,6 +34,11 @@ def model(trained_run):
 @pytest.fixture
 def online(model, tmp_path):
     return LiveEngine(model, SQLiteStore(tmp_path / "store.db"), window=3)
+
+
+def rescaled(model):
+    """Another model over the same catalogue."""
+    return replace(model, index=replace(model.index, vectors=model.index.vectors * 1.5))
 
 
 def event(time, item="i01", event_type="view", event_id=None):
@@ -52,11 +59,11 @@ def table(user_events):
 def assert_as_in_batch(online, user_events):
     """States and lists of all users equal those of batch scoring over the same events."""
     model = online.model
-    log = model.event_log(table(user_events))
+    log = model.encoder.event_log(table(user_events))
     expected = np.concatenate(
         [
             np.asarray(leaf).reshape(log.num_users, -1)
-            for leaf in jax.tree.leaves(model.states(log))
+            for leaf in jax.tree.leaves(model.encoder.states(log))
         ],
         axis=1,
     )
@@ -67,8 +74,8 @@ def assert_as_in_batch(online, user_events):
     answers = online.recommend(log.user_ids.to_list(), k=5)
     for answer in answers:
         theirs = lists.filter(pl.col("user_id") == answer.user_id).drop("user_id")
-        np.testing.assert_allclose(answer.items["score"], theirs["score"], atol=1e-4)
-        assert answer.items["item_id"].to_list() == theirs["item_id"].to_list()
+        np.testing.assert_allclose(answer.table["score"], theirs["score"], atol=1e-4)
+        assert answer.table["item_id"].to_list() == theirs["item_id"].to_list()
         assert not answer.approximate
 
 
@@ -120,7 +127,7 @@ def test_what_is_familiar_counts_as_in_batch_scoring(model, tmp_path):
     lists = online.model.recommend(table(user_events), k=5)
     assert not lists.equals(model.recommend(table(user_events), k=5, mask=("none",)))
     buys, views = (
-        online.recommend(["u0"], k=5, event_type=event_type)[0].items
+        online.recommend(["u0"], k=5, event_type=event_type)[0].table
         for event_type in ("buy", "view")
     )
     assert buys["item_id"].to_list() != views["item_id"].to_list()
@@ -131,7 +138,7 @@ def test_words_outweigh_what_is_familiar_by_their_strength(model, tmp_path):
     online.record([UserEvent("u", event(0, "i07")), UserEvent("v", event(0, "i12", "buy"))])
 
     def listed(user, **options):
-        return online.recommend([user], k=5, **options)[0].items["item_id"].to_list()
+        return online.recommend([user], k=5, **options)[0].table["item_id"].to_list()
 
     assert listed("u") == listed("u", words="nails", strength=0.0) != listed("v")
     assert listed("u", words="nails", strength=1.0) == listed("v", words="nails", strength=1.0)
@@ -168,7 +175,7 @@ def test_an_event_id_counts_once_where_many_share_a_second(online):
     """Beyond what is kept: a batch that is sent again is known, and what is new is not refused."""
     user_events = [UserEvent("u", event(0, f"i{n:02}", event_id=f"e{n}")) for n in range(20)]
     assert set(online.record(user_events)) == {"accepted"}
-    assert len(online.history("u").events) <= 6
+    assert len(online.document("u").events) <= 6
     assert set(online.record(user_events)) == {"duplicate"}
     more = UserEvent("u", event(0, "i30", event_id="another"))
     assert online.record([more]) == ["accepted"]
@@ -185,8 +192,8 @@ def test_a_list_a_user_however_they_are_named(online):
 
 def test_newcomers_and_anonymous_users_get_recommendations(online):
     first, second = online.recommend(["nobody", "session:1"], k=4)
-    assert first.items["item_id"].to_list() == second.items["item_id"].to_list()
-    assert len(first.items) == 4
+    assert first.table["item_id"].to_list() == second.table["item_id"].to_list()
+    assert len(first.table) == 4
     assert first.events == 0
     assert online.store.count() == 0
 
@@ -195,7 +202,7 @@ def test_what_was_chosen_is_masked_long_after_its_event_is_forgotten(online):
     user_events = [UserEvent("u", event(n * DAY, f"i{n:02}")) for n in range(20)]
     online.record(user_events)
     answer = online.recommend(["u"], k=15)[0]
-    assert not set(answer.items["item_id"]) & {f"i{n:02}" for n in range(20)}
+    assert not set(answer.table["item_id"]) & {f"i{n:02}" for n in range(20)}
     assert answer.events == 20
     unmasked = online.recommend(["u"], k=30, mask=("none",))[0]
     assert set(unmasked.items["item_id"]) & {f"i{n:02}" for n in range(20)}
@@ -206,17 +213,17 @@ def test_every_event_moves_the_next_list(online):
     before = online.recommend(["u"], k=5)[0]
     online.record([UserEvent("u", event(2 * DAY, "i25", "buy"))])
     after = online.recommend(["u"], k=5)[0]
-    assert before.items["item_id"].to_list() != after.items["item_id"].to_list()
+    assert before.items["item_id"].to_list() != after.table["item_id"].to_list()
 
 
 def test_conditions_on_items_hold(online):
     answer = online.recommend(["u"], k=5, where="price < 10")[0]
-    prices = dict(online.model.catalog.items.select("item_id", "price").drop_nulls().rows())
-    assert all(prices[item] < 10 for item in answer.items["item_id"])
+    prices = dict(online.model.index.catalog.items.select("item_id", "price").drop_nulls().rows())
+    assert all(prices[item] < 10 for item in answer.table["item_id"])
 
 
 def test_a_kind_that_the_model_does_not_know_is_refused_with_its_batch(online):
-    with pytest.raises(ValueError, match="knows no event wish; give buy, view"):
+    with pytest.raises(ValueError, match="does not know the event type wish; use one of buy, view"):
         online.record([UserEvent("u", event(0)), UserEvent("u", event(1, event_type="wish"))])
     assert online.store.count() == 0
 
@@ -242,7 +249,7 @@ def test_another_model_rebuilds_states_and_says_what_they_lack(online, model):
     few = [UserEvent("few", event(n * DAY, f"i{n:02}")) for n in range(4)]
     many = [UserEvent("many", event(n * DAY, f"i{n:02}")) for n in range(20)]
     online.record([*few, *many])
-    other = replace(model, vectors=model.vectors * 1.5)
+    other = rescaled(model)
     renewed = LiveEngine(other, online.store, window=3)
     exact, rebuilt = renewed.recommend(["few", "many"], k=3)
     assert (exact.approximate, rebuilt.approximate) == (False, True)
@@ -257,14 +264,14 @@ def test_another_model_rebuilds_states_and_says_what_they_lack(online, model):
 
 def test_a_rebuilt_state_is_that_of_its_document_whatever_comes_late(online, model):
     online.record([UserEvent("u", event(n * DAY, f"i{n:02}")) for n in range(20)])
-    other = LiveEngine(replace(model, vectors=model.vectors * 1.5), online.store, window=3)
+    other = LiveEngine(rescaled(model), online.store, window=3)
     assert other.record([UserEvent("u", event(19 * DAY - 60, "i33"))]) == ["accepted"]
     for number in range(8):
-        document = other.history("u")
-        [expected] = other.updater.after([(*document.beginning, document.unfolded)])
+        document = other.document("u")
+        [expected] = other.updater.apply([Update(*document.beginning, document.unfolded)])
         np.testing.assert_allclose(document.state, expected, atol=1e-5)
         other.record([UserEvent("u", event((20 + number) * DAY, f"i{number:02}"))])
-    assert other.history("u").base is not None
+    assert other.document("u").base is not None
 
 
 def test_equal_times_are_in_the_order_that_the_run_knows(model, tmp_path):
@@ -279,8 +286,8 @@ def test_equal_times_are_in_the_order_that_the_run_knows(model, tmp_path):
 
 def test_forgetting_leaves_nothing(online):
     online.record([UserEvent("u", event(0)), UserEvent("v", event(0))])
-    assert online.forget("u")
-    assert not online.forget("u")
+    assert online.delete_user("u")
+    assert not online.delete_user("u")
     assert online.store.count() == 1
     assert online.recommend(["u"], k=3)[0].events == 0
 
@@ -298,7 +305,7 @@ def test_words_steer_the_list_to_the_items_that_they_describe(online):
     online.record([UserEvent("u", event(0, "i00")), UserEvent("u", event(DAY, "i03"))])
 
     def listed(**options):
-        return online.recommend(["u"], k=30, **options)[0].items["item_id"].to_list()
+        return online.recommend(["u"], k=30, **options)[0].table["item_id"].to_list()
 
     plain = listed()
     for brand in (1, 2, 3):
@@ -318,7 +325,7 @@ def test_a_profile_is_that_of_batch_scoring(online):
     user_events = [UserEvent("u", event(n * DAY, f"i{n:02}")) for n in range(6)]
     online.record(user_events)
     expected = online.model.profile(table(user_events), last=2, top=3)
-    found = online.profile(online.history("u"), last=2, top=3)
+    found = online.profile(online.document("u"), last=2, top=3)
     assert found.columns == expected.columns
     assert found["id"].to_list() == expected["id"].to_list()
     np.testing.assert_allclose(found["change"], expected["change"], atol=1e-5)
@@ -333,20 +340,20 @@ def test_shoppers_enter_with_their_histories_once(online, known_shop):
         item_id=pl.when(pl.col("user_id") == "u003").then(pl.lit("new")).otherwise("item_id"),
     )
     count = events["user_id"].n_unique()
-    assert online.enter(events) == count - 1
-    assert online.enter(events) == 0
+    assert online.recorder.import_users(events) == count - 1
+    assert online.recorder.import_users(events) == 0
     assert online.store.load(["u001"])["u001"].events == (mine.event,)
-    kept = online.history("u003").events
+    kept = online.document("u003").events
     assert {e.item_id for e in kept} == {"new"}  # which another model may know
     assert online.record([UserEvent("u003", kept[-1])]) == ["duplicate"]
     early = events[:1].with_columns(user_id=pl.lit("early"), timestamp=pl.lit(-5000))
     with pytest.raises(ValueError, match="before 1970"):
-        online.enter(early)
+        online.recorder.import_users(early)
     events = events.with_columns(pl.col("timestamp") // 1000)
     some = events.filter(pl.col("user_id").is_in(["u002", "u077"]))
     expected = online.model.recommend(some, k=5)
     found = online.recommend(["u002", "u077"], k=5)
-    assert [i for a in found for i in a.items["item_id"]] == expected["item_id"].to_list()
+    assert [i for a in found for i in a.table["item_id"]] == expected["item_id"].to_list()
 
 
 def test_a_strategy_makes_live_lists_as_it_makes_those_of_a_batch(model, tmp_path):
@@ -370,42 +377,42 @@ def test_a_strategy_makes_live_lists_as_it_makes_those_of_a_batch(model, tmp_pat
     assert expected["item_id"].to_list() != plain["item_id"].to_list()
     for answer in online.recommend(list("abc"), k=6):
         theirs = expected.filter(pl.col("user_id") == answer.user_id)
-        assert answer.items["item_id"].to_list() == theirs["item_id"].to_list()
-        np.testing.assert_allclose(answer.items["score"], theirs["score"], atol=1e-4)
-        named = {name for names in answer.items["rules"] for name in names}
+        assert answer.table["item_id"].to_list() == theirs["item_id"].to_list()
+        np.testing.assert_allclose(answer.table["score"], theirs["score"], atol=1e-4)
+        named = {name for names in answer.table["rules"] for name in names}
         assert {"session", "feedback"} <= named
-        assert answer.items["propensity"].to_list() == [1.0] * 6
+        assert answer.table["propensity"].to_list() == [1.0] * 6
 
 
 def test_what_is_disliked_goes_with_its_like_although_the_model_knows_no_dislike(online):
     online.record([UserEvent("u", event(0, "i00")), UserEvent("u", event(DAY, "i03"))])
     state = online.store.load(["u"])["u"].state
-    before = online.recommend(["u"], k=10)[0].items
+    before = online.recommend(["u"], k=10)[0].table
     worst = before["item_id"][0]
     assert online.record([UserEvent("u", event(2 * DAY, worst, "dislike", "d1"))]) == ["accepted"]
     assert online.record([UserEvent("u", event(2 * DAY, worst, "dislike", "d1"))]) == ["duplicate"]
     after = online.recommend(["u"], k=10)[0]
-    assert worst not in after.items["item_id"].to_list()
-    assert "feedback" in after.items["rules"].explode().to_list()
+    assert worst not in after.table["item_id"].to_list()
+    assert "feedback" in after.table["rules"].explode().to_list()
     assert after.events == 2
     np.testing.assert_array_equal(online.store.load(["u"])["u"].state, state)
-    brand = dict(online.model.catalog.items.select("item_id", "brand").rows())
+    brand = dict(online.model.index.catalog.items.select("item_id", "brand").rows())
     alike = [
-        sum(brand[item] == brand[worst] for item in t["item_id"]) for t in (before, after.items)
+        sum(brand[item] == brand[worst] for item in t["item_id"]) for t in (before, after.table)
     ]
     assert alike[1] < alike[0]
     online.record([UserEvent("u", event(3 * DAY, worst, "view"))])  # changed their mind
-    again = online.recommend(["u"], k=10, mask=("none",))[0].items
+    again = online.recommend(["u"], k=10, mask=("none",))[0].table
     assert "feedback" not in again["rules"].explode().to_list()
 
 
 def test_a_judgement_outlives_a_flood_of_impressions(online):
     online.record([UserEvent("u", event(0, "i00")), UserEvent("u", event(DAY, "i03"))])
-    worst = online.recommend(["u"], k=1)[0].items["item_id"][0]
+    worst = online.recommend(["u"], k=1)[0].table["item_id"][0]
     online.record([UserEvent("u", event(2 * DAY, worst, "hide"))])
     online.record([UserEvent("u", event(2 * DAY + n, "i39", "impression")) for n in range(1, 20)])
-    assert worst not in online.recommend(["u"], k=10)[0].items["item_id"].to_list()
-    assert len(online.history("u").feedback) <= 1 + 2 * 3
+    assert worst not in online.recommend(["u"], k=10)[0].table["item_id"].to_list()
+    assert len(online.document("u").feedback) <= 1 + 2 * 3
 
 
 def test_what_was_chosen_after_it_was_judged_stays_so(online):
@@ -415,7 +422,7 @@ def test_what_was_chosen_after_it_was_judged_stays_so(online):
     )
     online.record([UserEvent("u", event(n * DAY, f"i{n:02}")) for n in range(10, 20)])
     online.record([UserEvent("u", event(30 * DAY, "i08", "dislike"))])
-    document = online.history("u")
+    document = online.document("u")
     assert "i07" not in {e.item_id for e in document.events}
     assert [e.item_id for e in document.feedback] == ["i08"]
 
@@ -427,29 +434,29 @@ def test_judgements_that_the_model_knows_outlive_their_events(model, tmp_path):
         UserEvent("u", event(n * DAY, f"i{n:02}", "view" if n else "buy")) for n in range(9)
     ]
     online.record(user_events)
-    assert [e.item_id for e in online.history("u").feedback] == ["i00"]
+    assert [e.item_id for e in online.document("u").feedback] == ["i00"]
     expected = model.recommend(table(user_events), k=8, strategy=strategy, mask=("none",))
-    found = online.recommend(["u"], k=8, mask=("none",))[0].items
+    found = online.recommend(["u"], k=8, mask=("none",))[0].table
     assert found["item_id"].to_list() == expected["item_id"].to_list()
 
 
 def test_states_of_who_has_only_judged_are_a_newcomers(model):
     events = table([UserEvent("a", event(0)), UserEvent("b", event(9, event_type="hide"))])
-    log = model.known_events(model.event_log(events, ["hide"]))
-    states = state_table(log, model.states(log))
+    log = model.encoder.known_events(model.encoder.event_log(events, ["hide"]))
+    states = state_table(log, model.encoder.states(log))
     assert states.select("user_id", "events", "last_time").rows() == [("a", 1, START), ("b", 0, -1)]
     online = LiveEngine(model, SQLiteStore(":memory:"))
     online.record([UserEvent("b", event(5))])
-    assert online.load_states(states) == 0
-    nobody = model.known_events(model.event_log(events[1:], ["hide"]))
-    assert len(state_table(nobody, model.states(nobody))) == 1
+    assert online.recorder.load_states(states) == 0
+    nobody = model.encoder.known_events(model.encoder.event_log(events[1:], ["hide"]))
+    assert len(state_table(nobody, model.encoder.states(nobody))) == 1
 
 
 def test_batch_lists_hear_judgements_that_the_model_does_not_know(online):
     """As live ones do; who has only judged is a newcomer."""
     user_events = [UserEvent("u", event(n * DAY, f"i{n:02}")) for n in range(4)]
     online.record(user_events)
-    judged = online.recommend(["u"], k=1)[0].items["item_id"][0]
+    judged = online.recommend(["u"], k=1)[0].table["item_id"][0]
     more = [
         UserEvent("u", event(9 * DAY, judged, "dislike")),
         UserEvent("v", event(9 * DAY, "i05", "like")),
@@ -458,7 +465,7 @@ def test_batch_lists_hear_judgements_that_the_model_does_not_know(online):
     lists = online.model.recommend(table([*user_events, *more]), k=8, strategy=(Feedback(),))
     for answer in online.recommend(["u", "v"], k=8):
         theirs = lists.filter(pl.col("user_id") == answer.user_id)
-        assert theirs["item_id"].to_list() == answer.items["item_id"].to_list()
+        assert theirs["item_id"].to_list() == answer.table["item_id"].to_list()
     with pytest.raises(ValueError, match="does not know: dislike, like; it knows buy, view"):
         online.model.recommend(table([*user_events, *more]))
 
@@ -473,13 +480,13 @@ def test_what_chance_has_shown_is_kept_with_its_propensities_and_forgotten(model
     online.record([UserEvent("u", event(0, "i00"))])
     lists = [online.recommend(["u", "v"], k=5) for _ in range(4)]
     shown = online.store.shown("u")
-    assert [list(s.items) for s in shown] == [a[0].items["item_id"].to_list() for a in lists]
+    assert [list(s.items) for s in shown] == [a[0].table["item_id"].to_list() for a in lists]
     assert [list(s.propensities) for s in shown] == [
-        a[0].items["propensity"].to_list() for a in lists
+        a[0].table["propensity"].to_list() for a in lists
     ]
     assert len({s.items for s in shown}) > 1
     assert all(0 < p <= 1 for s in shown for p in s.propensities)
-    online.forget("u")
+    online.delete_user("u")
     assert online.store.shown("u") == []
     assert len(online.store.shown("v")) == 4
     online.store.expire(before=4e9, most=10)
@@ -490,37 +497,37 @@ def test_states_of_a_batch_job_replace_what_another_model_left(online, model, tr
     """Exactly, with the events that came after the job folded behind them."""
     user_events = [UserEvent("many", event(n * DAY, f"i{n:02}")) for n in range(20)]
     online.record(user_events)
-    other = replace(model, vectors=model.vectors * 1.5)
+    other = rescaled(model)
     renewed = LiveEngine(other, online.store, window=3)
-    log = other.event_log(table(user_events))
+    log = other.encoder.event_log(table(user_events))
     late = UserEvent("many", event(30 * DAY, "i22"))
     renewed.record([late])
     assert renewed.recommend(["many"], k=3)[0].approximate
-    kept = renewed.history("many").events
-    assert renewed.load_states(state_table(log, other.states(log))) == 1
+    kept = renewed.document("many").events
+    assert renewed.recorder.load_states(state_table(log, other.encoder.states(log))) == 1
     assert_as_in_batch(renewed, [*user_events, late])
-    assert renewed.history("many").events == kept
-    profile = renewed.profile(renewed.history("many"), last=1)
+    assert renewed.document("many").events == kept
+    profile = renewed.profile(renewed.document("many"), last=1)
     expected = other.profile(table([*user_events, late]), last=1)
     np.testing.assert_allclose(profile["before"], expected["before"], atol=1e-5)
     more = [UserEvent("many", event((31 + n) * DAY, f"i{23 + n}")) for n in range(9)]
     for report in more:  # until what the job has folded is no longer kept
         renewed.record([report])
         assert_as_in_batch(renewed, [*user_events, late, *more[: more.index(report) + 1]])
-    assert renewed.history("many").folded == 0
+    assert renewed.document("many").folded == 0
     assert renewed.record([UserEvent("many", event(0, "i01"))]) == ["too_late"]
 
 
 def test_a_state_too_old_for_the_kept_events_is_not_called_exact(model, tmp_path):
     user_events = [UserEvent("many", event(n * DAY, f"i{n:02}")) for n in range(20)]
-    log = model.event_log(table(user_events[:5]))
-    states = state_table(log, model.states(log))
+    log = model.encoder.event_log(table(user_events[:5]))
+    states = state_table(log, model.encoder.states(log))
     online = LiveEngine(model, SQLiteStore(tmp_path / "store.db"), window=2)
     online.record(user_events)
-    assert online.load_states(states) == 0
+    assert online.recorder.load_states(states) == 0
     assert_as_in_batch(online, user_events)
-    other = LiveEngine(replace(model, vectors=model.vectors * 1.5), online.store, window=2)
-    assert other.load_states(states) == 1
+    other = LiveEngine(rescaled(model), online.store, window=2)
+    assert other.recorder.load_states(states) == 1
     assert other.recommend(["many"], k=3)[0].approximate
 
 
@@ -563,7 +570,7 @@ def test_no_request_to_a_warm_model_waits_for_a_compilation(model, tmp_path):
             online.recommend(names, k, target=target)
         online.recommend(names, 5, event_type="buy", now=START)
         online.recommend(names, 5, words="a red lipstick")
-        document = online.history(names[0])
+        document = online.document(names[0])
         online.profile(document)
-        online.movement(document)
+        online.interest_history(document)
     assert not traced

@@ -8,7 +8,8 @@ from helpers.servers import START, Load, RedisServer, Service
 
 from jaxrec.errors import StoreError
 from jaxrec.inference import loading
-from jaxrec.serving.live.engine import LiveEngine, UserEvent
+from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.stores.sqlite import Impression, LiveEvent, UserDocument, open_store
 
 pytestmark = pytest.mark.skipif(

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from jaxrec.inference.interests import strongest, weights_over_time
-from jaxrec.ranking.top_k import as_blocks, masked_items
+from jaxrec.inference.profiles import strongest, weights_over_time
+from jaxrec.ranking.adjustments import as_blocks, exclude
+from jaxrec.ranking.item_table import ItemTable
 
 VALID = (np.arange(8) > 0) & (np.arange(8) < 6)
 
@@ -14,7 +15,7 @@ def vectors(seed, count):
 
 def test_weights_are_shares_of_the_valid_nodes_now_and_before():
     now, before, nodes = vectors(0, 7), vectors(1, 7), vectors(2, 8)
-    rows, weights, weights_before = strongest(now, before, nodes, VALID, 3)
+    rows, weights, weights_before = strongest(now, before, ItemTable(nodes, VALID), 3)
     shares = [
         softmax(np.where(VALID, moment @ nodes.T, -np.inf), axis=1) for moment in (now, before)
     ]
@@ -29,7 +30,7 @@ def test_what_is_excluded_has_no_share():
     out = np.zeros((2, 8), bool)
     out[0, [1, 4]], out[1, 1:] = True, True
     rows, weights, weights_before = strongest(
-        now, before, nodes, VALID, 3, as_blocks(masked_items(*np.nonzero(out)))
+        now, before, ItemTable(nodes, VALID), 3, as_blocks(exclude(*np.nonzero(out)))
     )
     shares = softmax(np.where(VALID & ~out[0], now[0] @ nodes.T, -np.inf))
     assert set(rows[0]) == {2, 3, 5} and not rows[1].any()
@@ -38,14 +39,14 @@ def test_what_is_excluded_has_no_share():
 
 
 def test_no_more_nodes_than_there_are():
-    rows, weights, _ = strongest(vectors(0, 2), vectors(1, 2), vectors(2, 8), VALID, 99)
+    rows, weights, _ = strongest(vectors(0, 2), vectors(1, 2), ItemTable(vectors(2, 8), VALID), 99)
     assert rows.shape == (2, 5)
     np.testing.assert_allclose(weights.sum(1), [1, 1], atol=1e-5)
 
 
 def test_the_nodes_of_a_plot_are_those_that_weigh_most_over_all_moments():
     moments, nodes = vectors(0, 6), vectors(2, 8)
-    rows, weights = weights_over_time(moments, nodes, VALID, 2)
+    rows, weights = weights_over_time(moments, ItemTable(nodes, VALID), 2)
     shares = softmax(np.where(VALID, moments @ nodes.T, -np.inf), axis=1)
     np.testing.assert_array_equal(rows, np.argsort(-shares.sum(0))[:2])
     np.testing.assert_allclose(weights, shares[:, rows], atol=1e-6)

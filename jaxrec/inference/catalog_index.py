@@ -1,0 +1,113 @@
+"""The nodes of a trained model by name: ids, titles, vectors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Float, Int
+
+from jaxrec.data.graph import ITEM
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.types import Catalog, NodeType
+
+
+@dataclass(frozen=True)
+class CatalogIndex:
+    """A catalogue and what the model knows of its nodes.
+
+    Attributes:
+        catalog: items, graph; that of training or a larger one.
+        vectors: of all nodes, items first.
+        bias: popularity bias of the items.
+        text: whitened text vectors of the items.
+        counts: how often each item was chosen in training; 0 for new items.
+    """
+
+    catalog: Catalog
+    vectors: Float[Array, "N F"]
+    bias: Float[np.ndarray, " I"]
+    text: Float[Array, "I text"]
+    counts: Float[np.ndarray, " n"]
+
+    @property
+    def items(self) -> ItemTable:
+        """The items as a ranking takes them."""
+        return self.table(ITEM)
+
+    def table(self, type_name: str) -> ItemTable:
+        """The nodes of a type as a ranking takes them; only items have a bias.
+
+        Raises:
+            ValueError: there is no such type.
+        """
+        node_type = self.node_type(type_name)
+        vectors = self.vectors[node_type.offset : node_type.offset + node_type.padded_size]
+        return ItemTable(vectors, node_type.valid, self.bias if type_name == ITEM else None)
+
+    def node_type(self, name: str) -> NodeType:
+        """A type of node; raises a ValueError that lists the types."""
+        return self.catalog.graph.type(name)
+
+    def unit_vectors(self, type_name: str) -> Float[np.ndarray, "n F"]:
+        """Vectors of a type at length 1: their products are cosines."""
+        return unit_rows(np.asarray(self.table(type_name).vectors))
+
+    def find(self, entity: str) -> tuple[str, int]:
+        """Type and local id of a node that is named as `brand:NAME`.
+
+        Raises:
+            ValueError: there is no such type or node.
+        """
+        name, separator, identity = entity.partition(":")
+        if not separator:
+            raise ValueError(f"{entity!r}: write TYPE:ID, such as item:42 or brand:NAME")
+        matches = (self.node_type(name).ids == identity).arg_true()
+        if not len(matches):
+            raise ValueError(f"there is no {name} {identity!r} in the catalogue")
+        return name, int(matches[0])
+
+    def names(self, type_name: str, rows: Int[np.ndarray, " n"]) -> pl.DataFrame:
+        """`item_id` and, where items have one, `title`; or the id under the type's name."""
+        if type_name != ITEM:
+            return pl.DataFrame({type_name: self.node_type(type_name).ids.gather(rows)})
+        items = self.catalog.items[rows]
+        if "title" not in items.columns:
+            return items.select("item_id")
+        title = pl.col("title")
+        if isinstance(items.schema["title"], pl.List):
+            title = title.cast(pl.List(pl.String)).list.join(" ")
+        return items.select("item_id", title.cast(pl.String))
+
+    def labels(self, items: Int[np.ndarray, " n"]) -> pl.Series:
+        """The title of each item, else its id, for display."""
+        names = self.names(ITEM, items)
+        return names.select(
+            pl.coalesce(*reversed(names.columns), pl.lit("unknown item")).alias("label")
+        ).to_series()
+
+    def list_table(
+        self,
+        user_ids: pl.Series,
+        ranked: Int[np.ndarray, "U K"],
+        scores: Float[np.ndarray, "U K"],
+        type_name: str,
+    ) -> pl.DataFrame:
+        """Lists as a table: `user_id`, `rank` (from 1), the id, `score`, and `title` of items."""
+        users, places = np.nonzero(ranked > 0)
+        table = pl.DataFrame(
+            {
+                "user_id": user_ids.gather(users),
+                "rank": (places + 1).astype(np.int32),
+                "score": scores[users, places].astype(np.float32),
+            }
+        )
+        names = self.names(type_name, ranked[users, places])
+        identity, *title = names.columns
+        return pl.concat([table, names], how="horizontal").select(
+            "user_id", "rank", identity, "score", *title
+        )
+
+
+def unit_rows(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
+    """Vectors divided by their lengths; zero vectors stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

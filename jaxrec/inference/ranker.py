@@ -1,0 +1,196 @@
+"""User vectors in, lists of recommendations out."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from jaxrec.config import Config
+from jaxrec.data.graph import ITEM
+from jaxrec.evaluation.calibration import Correction
+from jaxrec.inference.catalog_index import CatalogIndex
+from jaxrec.inference.encoding import repeat_bias
+from jaxrec.inference.user_encoder import UserEncoder
+from jaxrec.ranking.adjustments import (
+    AdjustmentBlocks,
+    exclude,
+    history_adjustments,
+    mask_adjustments,
+    masked_event_types,
+)
+from jaxrec.ranking.filters import Rules
+from jaxrec.ranking.item_table import ItemTable, prepare
+from jaxrec.ranking.pipeline import (
+    RerankPipeline,
+    RerankQueries,
+    UserAdjustments,
+    build_pipeline,
+    build_reranker,
+)
+from jaxrec.ranking.steps import Step, steps_of
+from jaxrec.ranking.top_k import best_items
+from jaxrec.types import ANY_EVENT_TYPE, EventLog, Queries
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """Users to rank for.
+
+    Attributes:
+        log: the events that the model reads.
+        vectors: user vectors after them.
+        histories: the log with the feedback that only a strategy reads; None if there is none.
+    """
+
+    log: EventLog
+    vectors: Float[np.ndarray, "U F"]
+    histories: EventLog | None = None
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """How to rank.
+
+    Attributes:
+        k: length of the lists.
+        target: the type of node to rank.
+        mask: what of a user's history to leave out; empty: as in the run's evaluation.
+        approximate: search approximately; see `best_items`.
+    """
+
+    k: int = 10
+    target: str = ITEM
+    mask: tuple[str, ...] = ()
+    approximate: bool = False
+
+
+@dataclass(frozen=True)
+class RecommendationTable:
+    """Lists of recommendations as a table, and what the rules removed."""
+
+    table: pl.DataFrame  # user_id, rank, item_id, score, title
+    removed: dict[str, int]  # rule -> list entries that it passed over
+    short: dict[str, int]  # users with fewer than k items left -> number of items
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Ranks the nodes of a catalogue for users."""
+
+    config: Config
+    index: CatalogIndex
+    encoder: UserEncoder
+    correction: Correction
+    mesh: Mesh
+
+    def pipeline(self, strategy: Sequence[Step] = (), rules: Rules | None = None) -> RerankPipeline:
+        """The steps of a strategy or of rules, prepared for the catalogue.
+
+        Raises:
+            ValueError: both are given, or see `build_pipeline`.
+        """
+        steps = steps_of(rules or Rules())
+        if strategy and steps:
+            raise ValueError(f"a strategy names its own steps; make {steps[0].name} one of them")
+        index = self.index
+        return build_pipeline(
+            strategy or steps, index.catalog, index.counts, index.node_type(ITEM).valid
+        )
+
+    def check_request(self, k: int, target: str, *, reranks: bool = False) -> None:
+        """Raise a ValueError for a list that cannot be made.
+
+        Args:
+            reranks: whether rules or a mask act on the list.
+        """
+        count = self.index.node_type(target).count - 1
+        if not 1 <= k <= count:
+            raise ValueError(f"k={k}: give a number from 1 to {count:,}, the number of {target}s")
+        if target != ITEM and reranks:
+            raise ValueError(f"rules act on items only; leave them out to rank {target}s")
+
+    def check_mask(self, mask: tuple[str, ...]) -> None:
+        """Raise a ValueError for a mask with an unknown event type."""
+        masked_event_types(mask, self.encoder.event_type_names)
+
+    def recommend(
+        self, users: UserBatch, pipeline: RerankPipeline, options: ListOptions
+    ) -> RecommendationTable:
+        """The k best nodes for every user of a batch."""
+        if options.target == ITEM:
+            ranked, scores, removed = self._rank_items(users, pipeline, options)
+        else:
+            nodes = prepare(self.index.table(options.target), self.mesh)
+            top = best_items(users.vectors, nodes, options.k, approximate=options.approximate)
+            ranked, scores, removed = top.items, top.scores, {}
+        user_ids, counts = users.log.user_ids, (ranked > 0).sum(1)
+        rows = np.flatnonzero(counts < options.k)
+        short = dict(zip(user_ids.gather(rows).to_list(), counts[rows].tolist(), strict=True))
+        table = self.index.list_table(user_ids, ranked, scores, options.target)
+        return RecommendationTable(table, removed, short)
+
+    def _rank_items(
+        self, users: UserBatch, pipeline: RerankPipeline, options: ListOptions
+    ) -> tuple[Int[np.ndarray, "U K"], Float[np.ndarray, "U K"], dict[str, int]]:
+        log, vectors = users.log, users.vectors
+        if pipeline.session:
+            session = self.encoder.states(pipeline.session.events(log))
+            vectors = pipeline.session.mixed(vectors, self.encoder.vectors(session))
+        reranker = build_reranker(
+            pipeline, self.index.items, self.mesh, approximate=options.approximate
+        )
+        queries = RerankQueries(
+            vectors, self.adjustments(log, options.mask), users.histories or log
+        )
+        random = np.random.default_rng(zlib.crc32("\n".join(log.user_ids).encode()))
+        result = reranker.rank(queries, options.k, random)
+        masked = self.mask(log, options.mask)(0, log.num_users)
+        pairs = masked.rows * len(self.index.items) + masked.items
+        distinct = np.unique(pairs[masked.items > 0])
+        removed = {"mask": len(distinct), **result.removed}
+        return result.lists.items, result.lists.scores, removed
+
+    def mask(self, log: EventLog, mask: tuple[str, ...] = ()) -> AdjustmentBlocks:
+        """The items that a mask, by default the run's, leaves out for the users of a log."""
+        queries = Queries(np.arange(log.num_users), log.offsets[1:])
+        return mask_adjustments(log, queries, mask or self.config.evaluation.mask)
+
+    def adjustments(self, log: EventLog, mask: tuple[str, ...] = ()) -> UserAdjustments:
+        """How the histories of a log's users change scores: the mask and the repeat bias."""
+        mask = mask or self.config.evaluation.mask
+        bias = self.repeat_bias(self.encoder.target_event_type)
+
+        def of_users(users: Int[np.ndarray, " q"]) -> AdjustmentBlocks:
+            return history_adjustments(log, Queries(users, log.offsets[users + 1]), mask, bias)
+
+        return of_users
+
+    def repeat_bias(self, target_event_type: int) -> Float[np.ndarray, "types A"]:
+        """What events add to the scores of their items when an event type is predicted."""
+        return self._repeat_bias[target_event_type + 1]
+
+    @cached_property
+    def _repeat_bias(self) -> Float[np.ndarray, "targets types A"]:
+        names = self.encoder.event_type_names
+        targets = range(ANY_EVENT_TYPE, len(names))
+        learned = [repeat_bias(self.encoder.model, target) for target in targets]
+        counted = ~masked_event_types(self.config.evaluation.mask, names)
+        return self.correction.repeat_bias(np.stack(learned), counted)
+
+    def similar(self, entity: str, k: int = 10) -> pl.DataFrame:
+        """The nodes of the same type that are most like one; see `TrainedModel.similar`."""
+        name, node = self.index.find(entity)
+        count = self.index.node_type(name).count - 2
+        if not 1 <= k <= count:
+            raise ValueError(f"k={k}: give a number from 1 to {count:,}, the other {name}s")
+        units = self.index.unit_vectors(name)
+        itself = exclude(np.zeros(1, np.int64), np.array([node]))
+        table = ItemTable(units, self.index.node_type(name).valid)
+        top = best_items(units[[node]], table, k, lambda *_: itself)
+        lists = self.index.list_table(pl.Series([entity]), top.items, top.scores, name)
+        return lists.drop("user_id").rename({"score": "cosine"})

@@ -1,0 +1,172 @@
+"""Changes of single scores: items of a user that a ranking leaves out or raises.
+
+A ranking asks for the adjustments of a block of queries at a time, so that those of all queries
+never exist together.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxrec.data.packing import ranges
+from jaxrec.types import NEG_INF, EventLog, Queries
+
+
+class ScoreAdjustments(NamedTuple):
+    """Amounts to add to the scores of some (query, item) pairs."""
+
+    rows: Int[np.ndarray, " X"]  # number of the query
+    items: Int[np.ndarray, " X"]
+    amounts: Float[np.ndarray, " X"]  # NEG_INF leaves the item out
+
+
+AdjustmentBlocks = Callable[[int, int], ScoreAdjustments]
+"""The adjustments of queries [start, stop). Rows count from `start` and ascend."""
+
+
+def exclude(rows: Int[np.ndarray, " X"], items: Int[np.ndarray, " X"]) -> ScoreAdjustments:
+    """Adjustments that leave items out."""
+    return ScoreAdjustments(rows, items, np.full(len(rows), NEG_INF, np.float32))
+
+
+def no_adjustments(start: int, stop: int) -> ScoreAdjustments:
+    """`AdjustmentBlocks` that change nothing."""
+    return exclude(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def as_blocks(adjustments: ScoreAdjustments) -> AdjustmentBlocks:
+    """`AdjustmentBlocks` from the adjustments of all queries, whose rows ascend."""
+
+    def block(start: int, stop: int) -> ScoreAdjustments:
+        inside = slice(*np.searchsorted(adjustments.rows, [start, stop]))
+        rows, items, amounts = (part[inside] for part in adjustments)
+        return ScoreAdjustments(rows - start, items, amounts)
+
+    return block
+
+
+def select_queries(
+    adjustments: AdjustmentBlocks, selected: Int[np.ndarray, " q"], num_queries: int
+) -> AdjustmentBlocks:
+    """The adjustments of selected queries (in ascending order) out of `num_queries`."""
+    rows, items, amounts = adjustments(0, num_queries)
+    new_row = np.full(num_queries, -1)
+    new_row[selected] = np.arange(len(selected))
+    kept = new_row[rows] >= 0
+    return as_blocks(ScoreAdjustments(new_row[rows[kept]], items[kept], amounts[kept]))
+
+
+def combine(*parts: AdjustmentBlocks) -> AdjustmentBlocks:
+    """The adjustments of several sources, with ascending rows."""
+
+    def block(start: int, stop: int) -> ScoreAdjustments:
+        fields = zip(*(part(start, stop) for part in parts), strict=True)
+        rows, items, amounts = map(np.concatenate, fields)
+        order = np.argsort(rows, kind="stable")
+        return ScoreAdjustments(rows[order], items[order], amounts[order])
+
+    return block
+
+
+def scale(adjustments: AdjustmentBlocks, factor: float) -> AdjustmentBlocks:
+    """Adjustments for scores that are multiplied by a factor; excluded items stay excluded."""
+
+    def block(start: int, stop: int) -> ScoreAdjustments:
+        unscaled = adjustments(start, stop)
+        excluded = unscaled.amounts == NEG_INF
+        amounts = np.where(excluded, NEG_INF, factor * unscaled.amounts).astype(np.float32)
+        return unscaled._replace(amounts=amounts)
+
+    return block
+
+
+def masked_event_types(
+    mask: tuple[str, ...], event_type_names: Sequence[str]
+) -> Bool[np.ndarray, " types"]:
+    """Which event types a mask covers.
+
+    Args:
+        mask: `("none",)`, `("seen",)` for all event types, or a list of event types.
+
+    Raises:
+        ValueError: the mask names an unknown event type.
+    """
+    unknown = [name for name in mask if name not in ("none", "seen", *event_type_names)]
+    if unknown:
+        raise ValueError(
+            f"evaluation.mask names {unknown}; use none, seen, or event types among "
+            f"{', '.join(event_type_names)}"
+        )
+    return np.array(["seen" in mask or name in mask for name in event_type_names])
+
+
+def mask_adjustments(
+    log: EventLog,
+    queries: Queries,
+    mask: tuple[str, ...],
+    targets: Int[np.ndarray, " Q"] | None = None,
+) -> AdjustmentBlocks:
+    """Leave out the items of a query's history whose event type a mask covers.
+
+    Args:
+        mask: as in `masked_event_types`, which documents the errors.
+        targets: one item a query that stays in.
+    """
+    is_masked_type = masked_event_types(mask, log.event_type_names)
+
+    def block(start: int, stop: int) -> ScoreAdjustments:
+        rows, events = history_events(log, queries, start, stop)
+        masked = is_masked_type[log.event_types[events]]
+        if targets is not None:
+            masked &= log.items[events] != targets[start:stop][rows]
+        return exclude(rows[masked], log.items[events[masked]])
+
+    return block
+
+
+def repeat_adjustments(
+    log: EventLog, queries: Queries, repeat_bias: Float[np.ndarray, "types A"]
+) -> AdjustmentBlocks:
+    """Add the repeat bias of every recent event to the score of its item.
+
+    Args:
+        repeat_bias: by type and age of the event; see `Recommender.repeat_bias`.
+    """
+    if not repeat_bias.any():
+        return no_adjustments
+
+    def block(start: int, stop: int) -> ScoreAdjustments:
+        rows, events = history_events(log, queries, start, stop, repeat_bias.shape[1])
+        ages = queries.positions[start:stop][rows] - 1 - events
+        return ScoreAdjustments(rows, log.items[events], repeat_bias[log.event_types[events], ages])
+
+    return block
+
+
+def history_adjustments(
+    log: EventLog,
+    queries: Queries,
+    mask: tuple[str, ...],
+    repeat_bias: Float[np.ndarray, "types A"],
+    targets: Int[np.ndarray, " Q"] | None = None,
+) -> AdjustmentBlocks:
+    """Everything that a query's history changes: `mask_adjustments` and `repeat_adjustments`."""
+    masked = mask_adjustments(log, queries, mask, targets)
+    return combine(masked, repeat_adjustments(log, queries, repeat_bias))
+
+
+def history_events(
+    log: EventLog, queries: Queries, start: int, stop: int, newest: int | None = None
+) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
+    """Row in the block and event number of every event in the histories of queries [start, stop).
+
+    Args:
+        newest: use only that many of the newest events of a history.
+    """
+    ends = queries.positions[start:stop]
+    lengths = ends - log.offsets[queries.users[start:stop]]
+    if newest is not None:
+        lengths = np.minimum(lengths, newest)
+    return np.repeat(np.arange(len(lengths)), lengths), ranges(ends - lengths, lengths)
