@@ -1,7 +1,7 @@
-"""Baselines to beat: popularity, recent popularity, personal frequency and item-kNN.
+"""Baselines: popularity, recent popularity, personal frequency and item-kNN.
 
-Scores mean nothing beyond the order they give. Item 0 is the unknown item: it is no neighbour of
-any item, and callers keep it out of rankings.
+Only the order of the scores has a meaning. Item 0 is the unknown item: it is no neighbour of any
+item, and callers leave it out of rankings.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from scipy import sparse
 WEEK_SECONDS = 7 * 24 * 3600
 MAX_BLOCK_SIMILARITIES = 2**22
 
-Scorer = Callable[[int, int], Float[np.ndarray, "b I"]]
+Scorer = Callable[[int, int], Float[np.ndarray, "Q I"]]
 """Scores of the queries [start, stop) for every item."""
 Histories = Callable[[int, int], tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]]
-"""Of the queries [start, stop): the row and the item of every event, a row's in time order."""
+"""Row and item of every event in the histories of queries [start, stop), in time order."""
 
 
 def popularity(train_items: Int[np.ndarray, " M"], num_items: int) -> Float[np.ndarray, " I"]:
@@ -30,10 +30,10 @@ def recent_popularity(
     num_items: int,
     window_seconds: int | None = WEEK_SECONDS,
 ) -> Float[np.ndarray, " I"]:
-    """Items ordered by their events in the last window of training time, equals by popularity.
+    """Items ranked by their events in the last window of training time, equals by popularity.
 
-    Where times are only positions (`window_seconds=None`), the window is the last tenth of them:
-    those above their 0.9 quantile. Returns the place in ascending order, the same for equals.
+    Where times are only positions (`window_seconds=None`), the window holds those above their 0.9
+    quantile. Returns the position in ascending order; equal items share one.
     """
     if window_seconds is None:
         start = np.quantile(train_times, 0.9)
@@ -51,14 +51,14 @@ def personal_frequency(
     items: Int[np.ndarray, " X"],
     num_rows: int,
     popularity: Float[np.ndarray, " I"],
-) -> Float[np.ndarray, "b I"]:
-    """Every query's own items by how often they were chosen, equals by the later last choice.
+) -> Float[np.ndarray, "Q I"]:
+    """The items of the query's history by number of choices, equals by the later last choice.
 
-    All other items follow by popularity, so that the ranking goes on beyond the history.
+    All other items follow by popularity, so that the ranking does not end with the history.
 
     Args:
-        rows, items: of the events of the queries' histories; see `Histories`.
-        num_rows: queries, b.
+        rows, items: the events of the queries' histories; see `Histories`.
+        num_rows: number of queries.
     """
     scores = np.tile(popularity / (popularity.max() + 1), (num_rows, 1))
     cells = rows * len(popularity) + items
@@ -100,7 +100,7 @@ def item_knn(
     items: Int[np.ndarray, " X"],
     num_rows: int,
     similarity: sparse.csr_array,
-) -> Float[np.ndarray, "b I"]:
+) -> Float[np.ndarray, "Q I"]:
     """Sum of the similarities to the distinct items of every query's history.
 
     Arguments as in `personal_frequency`.
@@ -117,9 +117,11 @@ def baseline_scorers(
     *,
     has_time: bool = True,
 ) -> dict[str, Scorer]:
-    """The four baselines by name, fitted to the training events, scoring blocks of queries.
+    """The baselines by name, fitted to the training events.
 
-    `has_time` is false where times are only positions.
+    Args:
+        histories: events of the queries to score.
+        has_time: false where times are only positions.
     """
     popular = popularity(train_items, num_items)
     window = WEEK_SECONDS if has_time else None
@@ -139,7 +141,7 @@ def baseline_scorers(
 def _binary(
     rows: Int[np.ndarray, " X"], columns: Int[np.ndarray, " X"], shape: tuple[int, int]
 ) -> sparse.csr_array:
-    """1 where a pair occurs, however often."""
+    """A matrix of ones where a pair occurs."""
     matrix = sparse.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
     matrix.data[:] = 1
     return matrix

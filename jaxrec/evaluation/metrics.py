@@ -1,6 +1,6 @@
-"""Ranking metrics: per-query values from ranks, properties of recommendation lists, intervals.
+"""Ranking metrics: values of queries from ranks, properties of lists, confidence intervals.
 
-A rank counts from 0 and is half-integer when the target shares its score with others.
+A rank counts from 0. It may end in .5 where the target shares its score with other items.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ CUTOFFS = (5, 10, 20, 50)
 
 
 def recall(ranks: Float[np.ndarray, " Q"], k: int) -> Float[np.ndarray, " Q"]:
-    """1 where the target is among the first k, else 0 (one target: recall is the hit rate)."""
+    """1 where the target is among the first k, else 0. With one target, recall is the hit rate."""
     return (ranks < k).astype(np.float64)
 
 
@@ -30,7 +30,7 @@ def mrr(ranks: Float[np.ndarray, " Q"], k: int) -> Float[np.ndarray, " Q"]:
 
 
 def summarise(ranks: Float[np.ndarray, " Q"], cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
-    """Means over the queries: `ndcg@10`, `recall@10`, `mrr@10`, ..., and their `count`.
+    """Means over the queries: `ndcg@10`, `recall@10`, `mrr@10`, ..., and the `count` of queries.
 
     Without queries every mean is 0.
     """
@@ -52,7 +52,7 @@ def segments(
 
 
 def coverage(top_items: Int[np.ndarray, "Q K"], num_items: int) -> float:
-    """Share of the catalogue recommended to anybody.
+    """Share of the catalogue that appears in at least one list.
 
     Item 0 marks an empty place in a list; `num_items` counts it, as `Catalog.num_items` does.
     """
@@ -60,7 +60,7 @@ def coverage(top_items: Int[np.ndarray, "Q K"], num_items: int) -> float:
 
 
 def gini(top_items: Int[np.ndarray, "Q K"], num_items: int) -> float:
-    """Gini index of the recommendations per item: 0 when spread evenly, near 1 when on one item.
+    """Gini index of the recommendations per item: 0 if spread evenly, near 1 if on one item.
 
     Item 0 marks an empty place in a list; `num_items` counts it. Without recommendations it is 0.
     """

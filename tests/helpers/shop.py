@@ -75,7 +75,7 @@ def make_shop() -> Tables:
 def corrected(model: TrainedModel, popularity: float = -0.5) -> TrainedModel:
     """A model that masks nothing, with a strong repeat bias and a corrected popularity."""
     random = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: leaf, model.model.model.params)
+    params = jax.tree.map(lambda leaf: leaf, model.model.params)
     for expert in params["experts"].values():
         table = expert["repeat_bias_table"]
         expert["repeat_bias_table"] = jnp.asarray(random.normal(size=table.shape), table.dtype)
