@@ -43,9 +43,10 @@ from jaxrec.inference.text_features import new_item_text
 from jaxrec.models.recommender import ModelDef, Params
 from jaxrec.models.sequence.lstm import InterestState
 from jaxrec.models.text.bert import Bert, load_bert
-from jaxrec.ranking.filters import Rules
+from jaxrec.ranking.context import Step
 from jaxrec.ranking.pipeline import RerankPipeline, UserAdjustments, plan, rerank
-from jaxrec.ranking.steps import Step, feedback_types, steps_of
+from jaxrec.ranking.steps import feedback_types
+from jaxrec.ranking.strategy import Rules, steps_of
 from jaxrec.ranking.top_k import AdjustmentBlocks, best_items, masked_items, no_adjustments
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, NodeType, Queries
 
@@ -226,7 +227,7 @@ class TrainedModel:
             target: any type of node of the graph, such as `brand`, in place of items.
             approximate: search as TPUs do best; see `best_items`.
             strategy: steps in their order, such as `read_strategy` returns, in place of rules.
-            rules: fields of `jaxrec.ranking.filters.Rules`, such as `where="price < 50"`.
+            rules: fields of `jaxrec.ranking.strategy.Rules`, such as `where="price < 50"`.
 
         Returns:
             `user_id`, `rank` (from 1), `item_id` (or the type's name), `score`, and `title` where

@@ -11,21 +11,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import first_neighbours
-from jaxrec.ranking.steps import (
-    Caps,
-    Epsilon,
-    Feedback,
-    Filter,
+from jaxrec.ranking.context import (
     ItemContext,
     RankedLists,
     ReorderedLists,
     Reordering,
     RerankContext,
     Scoring,
-    Session,
     Step,
-    take,
 )
+from jaxrec.ranking.steps import Caps, Epsilon, Feedback, Filter, Session, take
 from jaxrec.ranking.top_k import NEG_INF, AdjustmentBlocks, Candidates, at_least, best_items, padded
 from jaxrec.types import Catalog, EventLog
 

@@ -3,9 +3,8 @@ import polars as pl
 import pytest
 
 from jaxrec.data.graph import build_graph
-from jaxrec.ranking.filters import Rules
 from jaxrec.ranking.pipeline import plan, rerank
-from jaxrec.ranking.steps import steps_of
+from jaxrec.ranking.strategy import Rules, steps_of
 from jaxrec.ranking.top_k import masked_items, no_adjustments
 from jaxrec.types import Catalog
 

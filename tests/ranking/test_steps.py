@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from jaxrec.data.events import last_sessions
 from jaxrec.data.graph import build_graph, neighbourhoods
-from jaxrec.ranking.filters import Rules, epsilon_greedy
 from jaxrec.ranking.pipeline import plan, rerank
 from jaxrec.ranking.steps import (
     Boost,
@@ -16,13 +15,8 @@ from jaxrec.ranking.steps import (
     Epsilon,
     Explore,
     Feedback,
-    Only,
-    Popularity,
-    Session,
-    Where,
-    read_strategy,
-    steps_of,
 )
+from jaxrec.ranking.strategy import read_strategy
 from jaxrec.ranking.top_k import no_adjustments
 from jaxrec.types import Catalog, EventLog
 
@@ -85,75 +79,11 @@ def names_of(ready, ranked, row):
     return [ready.names(touched) for touched in ranked.touched[row].tolist()]
 
 
-def test_a_file_of_steps_is_read_in_its_order(tmp_path):
-    file = tmp_path / "strategy.yaml"
-    file.write_text(
-        """
-        - feedback
-        - session: {weight: 0.5}
-        - where: price < 5
-        - only: [i1, i2]
-        - boost: {where: brand = 'b1', by: -1}
-        - popularity: 0.5
-        - caps: {brand: 2}
-        - diversity: {strength: 0.3}
-        - explore: {share: 0.1}
-        - epsilon: {rate: 0.1}
-        """
-    )
-    assert read_strategy(file) == (
-        Feedback(),
-        Session(0.5),
-        Where("price < 5"),
-        Only(["i1", "i2"]),
-        Boost("brand = 'b1'", -1),
-        Popularity(0.5),
-        Caps({"brand": 2}),
-        Diversity(0.3),
-        Explore(0.1),
-        Epsilon(0.1),
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("caps: {brand: 2}", "write a list of steps"),
-        ("- [", "not valid YAML"),
-        ("- capss: {brand: 2}", "no step 'capss'; give one of where, only"),
-        ("- {caps: {brand: 2}, where: x}", "write one `name: options`"),
-        ("- caps: {brand: 0}", "lets no item pass"),
-        ("- epsilon: {rate: 2}", "rate: 2 is not between 0 and 1"),
-        ("- session: {weigth: 1}", "with the options weight, gap_minutes"),
-        ("- feedback: {half_life_days: 0}", "half_life_days: 0 is not above 0"),
-        ("- explore", "step 1"),
-        ("- where: 5", "condition"),
-        ("- boost: {where: price > 1, by: much}", "by"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_told_where_and_why(tmp_path, text, told):
-    file = tmp_path / "strategy.yaml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=r"strategy\.yaml") as error:
-        read_strategy(file)
-    assert told in str(error.value)
-
-
 @pytest.mark.parametrize("file", STRATEGIES, ids=lambda file: file.stem)
 def test_the_shipped_strategies_are_read_and_planned(catalog, vectors, file):
     ready, found = lists(catalog, vectors, *read_strategy(file), histories=log_of([], [], [], []))
     assert (found.ranked.items > 0).all()
     assert ready.names(2 ** len(ready.steps) - 1) == [step.name for step in ready.steps]
-
-
-def test_rules_given_as_options_are_steps_in_the_order_of_batch_scoring():
-    rules = Rules(where="price < 9", caps={"brand": 1}, diversity=0.5, pool=7, explore=0.2)
-    assert steps_of(rules) == (
-        Where("price < 9"),
-        Caps({"brand": 1}),
-        Diversity(0.5, 7),
-        Explore(0.2),
-    )
 
 
 def test_the_order_of_steps_is_the_order_they_act_in(catalog, vectors):
@@ -298,31 +228,6 @@ def test_without_dice_the_best_are_shown_for_certain(catalog, vectors):
     _, found = lists(catalog, vectors, Epsilon(0.0))
     np.testing.assert_array_equal(found.ranked.items, plain.ranked.items)
     np.testing.assert_array_equal(found.ranked.propensity, 1)
-
-
-def test_dice_show_what_their_propensities_say():
-    """The share of every first entry equals its chance; inverse weights recover any policy."""
-    ranked = np.tile(np.arange(1, 6), (20_000, 1))
-    ranked[:, 4] = 0  # four are left
-    places, chances = epsilon_greedy(ranked, 3, 0.4, np.random.default_rng(0))
-    assert all(len(set(row)) == 3 for row in places[:200].tolist())
-    assert not (np.take_along_axis(ranked, places, 1) == 0).any()
-    shares = np.bincount(places[:, 0], minlength=4) / len(places)
-    np.testing.assert_allclose(shares, [0.7, 0.1, 0.1, 0.1], atol=0.01)
-    for place, share in enumerate([0.7, 0.1, 0.1, 0.1]):
-        np.testing.assert_allclose(chances[places[:, 0] == place, 0], share)
-    worth = np.array([1.0, 5.0, 2.0, 0.0])
-    uniform = (worth[places[:, 0]] / chances[:, 0] / 4).mean()
-    assert uniform == pytest.approx(worth.mean(), abs=0.05)
-    second = 1 / chances[:, 1]  # the expected weight is the number of entries left
-    assert second.mean() == pytest.approx(3, abs=0.05)
-
-
-def test_lists_that_run_out_stay_short_under_dice():
-    places, chances = epsilon_greedy(np.array([[7, 0, 0]]), 3, 0.5, np.random.default_rng(0))
-    assert sorted(places[0].tolist()) == [0, 1, 2]
-    assert places[0, 0] == 0
-    np.testing.assert_array_equal(chances, 1)
 
 
 def test_exploring_steps_say_what_they_moved(catalog, vectors):

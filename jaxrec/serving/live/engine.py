@@ -20,7 +20,8 @@ from jaxrec.inference.encoding import CHUNK
 from jaxrec.inference.profiles import interest_over_time, profile_table
 from jaxrec.inference.text_features import LENGTH_BUCKETS
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.ranking.steps import Feedback, RankedLists, Session, Step, feedback_types
+from jaxrec.ranking.context import RankedLists, Step
+from jaxrec.ranking.steps import Feedback, Session, feedback_types
 from jaxrec.ranking.top_k import AdjustmentBlocks, at_least, scaled
 from jaxrec.serving.live.recommendation_builder import (
     LISTS,
@@ -232,7 +233,7 @@ class LiveEngine:
 
         Args:
             target: any type of node of the graph, such as `brand`, in place of items.
-            where: a condition on the items, as in `jaxrec.ranking.filters.where`, first.
+            where: a condition on the items, as in `jaxrec.ranking.conditions.where`, first.
             mask: what of a user's own events to leave out; by default as in the run's evaluation.
             event_type: of event that is asked for; by default the one that the run was to predict.
             words: what the users look for, if they said so.

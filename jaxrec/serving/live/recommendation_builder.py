@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxrec.data.graph import ITEM
 from jaxrec.evaluation.protocol import repeat_adjustments
+from jaxrec.ranking.context import RankedLists, Step
 from jaxrec.ranking.pipeline import RerankPipeline, rerank
-from jaxrec.ranking.steps import RankedLists, Session, Step, Where
+from jaxrec.ranking.steps import Session, Where
 from jaxrec.ranking.top_k import (
     AdjustmentBlocks,
     Candidates,
