@@ -348,35 +348,19 @@ def between(operands):
     return f"{value} between {low} and {high}", evaluate
 
 
-def truth(text):
-    known = {
-        "ok": lambda row: row["ok"],
-        "ok is true": lambda row: row["ok"] is True,
-        "price is null": lambda row: row["price"] is None,
-        "price is not null": lambda row: row["price"] is not None,
-        "category like 'N%'": lambda row: row["category"] and row["category"].startswith("N"),
-        "category not like '%s'": lambda row: row["category"] and not row["category"].endswith("s"),
-        "n in (1, 2)": lambda row: None if row["n"] is None else row["n"] in (1, 2),
-        "n not in (1, null)": lambda row: False if row["n"] == 1 else None,
-        "true": lambda row: True,
-    }
-    return text, known[text]
-
-
+TRUTHS = {
+    "ok": lambda row: row["ok"],
+    "ok is true": lambda row: row["ok"] is True,
+    "price is null": lambda row: row["price"] is None,
+    "price is not null": lambda row: row["price"] is not None,
+    "category like 'N%'": lambda row: row["category"] and row["category"].startswith("N"),
+    "category not like '%s'": lambda row: row["category"] and not row["category"].endswith("s"),
+    "n in (1, 2)": lambda row: None if row["n"] is None else row["n"] in (1, 2),
+    "n not in (1, null)": lambda row: False if row["n"] == 1 else None,
+    "true": lambda row: True,
+}
 atoms = (
-    st.sampled_from(
-        [
-            "ok",
-            "ok is true",
-            "price is null",
-            "price is not null",
-            "category like 'N%'",
-            "category not like '%s'",
-            "n in (1, 2)",
-            "n not in (1, null)",
-            "true",
-        ]
-    ).map(truth)
+    st.sampled_from(list(TRUTHS.items()))
     | st.tuples(
         st.sampled_from(VALUES),
         st.sampled_from(["=", "<>", "<", "<=", ">", ">="]),
