@@ -140,7 +140,9 @@ def drift(online: LiveEngine, items: np.ndarray, users: int = 200) -> None:
         )
         cosine = (unit_rows(exact[:, 1:]) * unit_rows(rebuilt[:, 1:])).sum(1)  # without priors
         ranked = [
-            best_items(v, online.updater.items, no_adjustments, online.model.index.items.valid, 10).items
+            best_items(
+                v, online.updater.items, no_adjustments, online.model.index.items.valid, 10
+            ).items
             for v in (exact, rebuilt)
         ]
         same = np.mean([len(set(a) & set(b)) for a, b in zip(*ranked, strict=True)])

@@ -23,7 +23,7 @@ from jaxrec.ranking.adjustments import (
     mask_adjustments,
     masked_event_types,
 )
-from jaxrec.ranking.filters import Rules
+from jaxrec.ranking.context import Step
 from jaxrec.ranking.item_table import ItemTable, prepare
 from jaxrec.ranking.pipeline import (
     RerankPipeline,
@@ -32,7 +32,7 @@ from jaxrec.ranking.pipeline import (
     build_pipeline,
     build_reranker,
 )
-from jaxrec.ranking.steps import Step, steps_of
+from jaxrec.ranking.strategy import Rules, steps_of
 from jaxrec.ranking.top_k import best_items
 from jaxrec.types import ANY_EVENT_TYPE, EventLog, Queries
 

@@ -33,8 +33,9 @@ from jaxrec.inference.text_features import new_item_text
 from jaxrec.inference.user_encoder import UserEncoder
 from jaxrec.inference.word_search import WordSearch
 from jaxrec.models.recommender import Model
-from jaxrec.ranking.filters import Rules
-from jaxrec.ranking.steps import Step, feedback_types
+from jaxrec.ranking.context import Step
+from jaxrec.ranking.steps import feedback_types
+from jaxrec.ranking.strategy import Rules
 from jaxrec.types import EventLog
 
 

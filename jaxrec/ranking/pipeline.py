@@ -12,23 +12,18 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrec.data.graph import first_neighbours
 from jaxrec.ranking.adjustments import AdjustmentBlocks
-from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
-from jaxrec.ranking.shard import LEFT_OUT
-from jaxrec.ranking.steps import (
-    Caps,
-    Epsilon,
-    Feedback,
-    Filter,
+from jaxrec.ranking.context import (
     ItemContext,
     RankedLists,
     ReorderedLists,
     Reordering,
     RerankContext,
     Scoring,
-    Session,
     Step,
-    take,
 )
+from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
+from jaxrec.ranking.shard import LEFT_OUT
+from jaxrec.ranking.steps import Caps, Epsilon, Feedback, Filter, Session, take
 from jaxrec.ranking.top_k import at_least, best_items, padded
 from jaxrec.types import Catalog, EventLog
 

@@ -35,9 +35,11 @@ from jaxrec.inference.profiles import plot_user, profile_users
 from jaxrec.inference.ranker import ListOptions, UserBatch
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.models.sequence.lstm import InterestState
+from jaxrec.ranking.context import Step
 from jaxrec.ranking.filters import listed_ids
 from jaxrec.ranking.pipeline import build_pipeline
-from jaxrec.ranking.steps import Feedback, Only, Step, Without, feedback_types, read_strategy
+from jaxrec.ranking.steps import Feedback, Only, Without, feedback_types
+from jaxrec.ranking.strategy import read_strategy
 from jaxrec.serving.live.engine import LiveEngine, check_live_run
 from jaxrec.serving.options import ServeOptions, check, check_live
 from jaxrec.serving.replay import replay

@@ -11,7 +11,7 @@ from jaxrec.artifacts.partitions import WRITERS, Format
 from jaxrec.config import AMOUNT, COUNT, POSITIVE, check_ranges
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import RunError
-from jaxrec.ranking.filters import Rules
+from jaxrec.ranking.strategy import Rules
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ import pytest
 
 from jaxrec.data.graph import build_graph
 from jaxrec.ranking.adjustments import exclude, no_adjustments
-from jaxrec.ranking.filters import Rules
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.pipeline import RerankQueries, build_pipeline, build_reranker
-from jaxrec.ranking.steps import steps_of
+from jaxrec.ranking.strategy import Rules, steps_of
 from jaxrec.types import Catalog
 
 ITEMS = 40

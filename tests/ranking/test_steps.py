@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from jaxrec.data.events import last_sessions
 from jaxrec.data.graph import build_graph, neighbourhoods
-from jaxrec.ranking.filters import Rules, epsilon_greedy
-from jaxrec.ranking.pipeline import plan, rerank
+from jaxrec.ranking.adjustments import no_adjustments
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.pipeline import RerankQueries, build_pipeline, build_reranker
 from jaxrec.ranking.steps import (
     Boost,
     Caps,
@@ -16,14 +17,8 @@ from jaxrec.ranking.steps import (
     Epsilon,
     Explore,
     Feedback,
-    Only,
-    Popularity,
-    Session,
-    Where,
-    read_strategy,
-    steps_of,
 )
-from jaxrec.ranking.top_k import no_adjustments
+from jaxrec.ranking.strategy import read_strategy
 from jaxrec.types import Catalog, EventLog
 
 ITEMS, USERS, WIDTH = 60, 4, 6
@@ -76,84 +71,23 @@ def nothing(rows):
 def lists(catalog, vectors, *steps, k=10, histories=None, counts=None, seed=0):
     valid = catalog.graph.types[0].valid
     counts = np.arange(ITEMS, dtype=np.float32) if counts is None else counts
-    ready = plan(steps, catalog, counts, valid)
+    pipeline = build_pipeline(steps, catalog, counts, valid)
+    queries, items = vectors
+    reranker = build_reranker(pipeline, ItemTable(items, valid))
     random = np.random.default_rng(seed)
-    return ready, rerank(*vectors, nothing, k, ready, histories=histories, random=random)
+    return pipeline, reranker.rank(RerankQueries(queries, nothing, histories), k, random)
 
 
 def names_of(ready, ranked, row):
-    return [ready.names(touched) for touched in ranked.touched[row].tolist()]
-
-
-def test_a_file_of_steps_is_read_in_its_order(tmp_path):
-    file = tmp_path / "strategy.yaml"
-    file.write_text(
-        """
-        - feedback
-        - session: {weight: 0.5}
-        - where: price < 5
-        - only: [i1, i2]
-        - boost: {where: brand = 'b1', by: -1}
-        - popularity: 0.5
-        - caps: {brand: 2}
-        - diversity: {strength: 0.3}
-        - explore: {share: 0.1}
-        - epsilon: {rate: 0.1}
-        """
-    )
-    assert read_strategy(file) == (
-        Feedback(),
-        Session(0.5),
-        Where("price < 5"),
-        Only(["i1", "i2"]),
-        Boost("brand = 'b1'", -1),
-        Popularity(0.5),
-        Caps({"brand": 2}),
-        Diversity(0.3),
-        Explore(0.1),
-        Epsilon(0.1),
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("caps: {brand: 2}", "write a list of steps"),
-        ("- [", "not valid YAML"),
-        ("- capss: {brand: 2}", "no step 'capss'; give one of where, only"),
-        ("- {caps: {brand: 2}, where: x}", "write one `name: options`"),
-        ("- caps: {brand: 0}", "lets no item pass"),
-        ("- epsilon: {rate: 2}", "rate: 2 is not between 0 and 1"),
-        ("- session: {weigth: 1}", "with the options weight, gap_minutes"),
-        ("- feedback: {half_life_days: 0}", "half_life_days: 0 is not above 0"),
-        ("- explore", "step 1"),
-        ("- where: 5", "condition"),
-        ("- boost: {where: price > 1, by: much}", "by"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_told_where_and_why(tmp_path, text, told):
-    file = tmp_path / "strategy.yaml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=r"strategy\.yaml") as error:
-        read_strategy(file)
-    assert told in str(error.value)
+    return [ready.names(touched) for touched in ranked.touched[row]]
 
 
 @pytest.mark.parametrize("file", STRATEGIES, ids=lambda file: file.stem)
 def test_the_shipped_strategies_are_read_and_planned(catalog, vectors, file):
     ready, found = lists(catalog, vectors, *read_strategy(file), histories=log_of([], [], [], []))
-    assert (found.ranked.items > 0).all()
-    assert ready.names(2 ** len(ready.steps) - 1) == [step.name for step in ready.steps]
-
-
-def test_rules_given_as_options_are_steps_in_the_order_of_batch_scoring():
-    rules = Rules(where="price < 9", caps={"brand": 1}, diversity=0.5, pool=7, explore=0.2)
-    assert steps_of(rules) == (
-        Where("price < 9"),
-        Caps({"brand": 1}),
-        Diversity(0.5, 7),
-        Explore(0.2),
-    )
+    assert (found.lists.items > 0).all()
+    everything = np.ones(len(ready.steps), bool)
+    assert ready.names(everything) == [step.name for step in ready.steps]
 
 
 def test_the_order_of_steps_is_the_order_they_act_in(catalog, vectors):
@@ -161,9 +95,9 @@ def test_the_order_of_steps_is_the_order_they_act_in(catalog, vectors):
     _, capped_first = lists(catalog, vectors, caps, diversity, k=5)
     _, diverse_first = lists(catalog, vectors, diversity, caps, k=5)
     for found in (capped_first, diverse_first):
-        for row in found.ranked.items:
+        for row in found.lists.items:
             assert len({int(item) % 5 for item in row}) == 5
-    assert (capped_first.ranked.items != diverse_first.ranked.items).any()
+    assert (capped_first.lists.items != diverse_first.lists.items).any()
 
 
 def test_a_step_that_changes_scores_stands_before_those_that_reorder(catalog, vectors):
@@ -174,15 +108,15 @@ def test_a_step_that_changes_scores_stands_before_those_that_reorder(catalog, ve
 def test_a_boost_raises_what_it_names_and_says_so(catalog, vectors):
     _, plain = lists(catalog, vectors)
     ready, found = lists(catalog, vectors, Boost("brand = 'b1'", by=1.5))
-    scores = dict(zip(plain.ranked.items[0], plain.ranked.scores[0], strict=True))
+    scores = dict(zip(plain.lists.items[0], plain.lists.scores[0], strict=True))
     for item, score, names in zip(
-        found.ranked.items[0], found.ranked.scores[0], names_of(ready, found.ranked, 0), strict=True
+        found.lists.items[0], found.lists.scores[0], names_of(ready, found.lists, 0), strict=True
     ):
         boosted = item % 5 == 1
         assert names == (["boost"] if boosted else [])
         if item in scores:
             assert score == pytest.approx(scores[item] + 1.5 * boosted, abs=1e-5)
-    assert (found.ranked.items % 5 == 1).sum() > (plain.ranked.items % 5 == 1).sum()
+    assert (found.lists.items % 5 == 1).sum() > (plain.lists.items % 5 == 1).sum()
 
 
 def test_neighbourhoods_are_alike_by_what_is_shared_and_rare(catalog):
@@ -220,27 +154,27 @@ def test_feedback_gives_the_list_that_ranking_everything_anew_would(catalog, vec
         scores = (vectors[1] @ vectors[0][user])[:ITEMS]
         scores = scores + np.ptp(scores[1:]) * moves
         best = np.sort(scores[1:])[::-1][:k]
-        np.testing.assert_allclose(found.ranked.scores[user], best, atol=1e-4)
-        np.testing.assert_allclose(scores[found.ranked.items[user]], best, atol=1e-4)
+        np.testing.assert_allclose(found.lists.scores[user], best, atol=1e-4)
+        np.testing.assert_allclose(scores[found.lists.items[user]], best, atol=1e-4)
 
 
 def test_a_dislike_lowers_the_item_and_its_neighbours_and_says_so(catalog, vectors):
     _, plain = lists(catalog, vectors, k=20)
-    disliked = int(plain.ranked.items[0, 0])
+    disliked = int(plain.lists.items[0, 0])
     log = log_of([(disliked, "dislike", 0)], [], [], [])
     ready, found = lists(catalog, vectors, Feedback(), k=20, histories=log)
-    assert disliked not in found.ranked.items[0]
-    np.testing.assert_array_equal(found.ranked.items[1:], plain.ranked.items[1:])
-    before = dict(zip(plain.ranked.items[0], plain.ranked.scores[0], strict=True))
-    touched = names_of(ready, found.ranked, 0)
+    assert disliked not in found.lists.items[0]
+    np.testing.assert_array_equal(found.lists.items[1:], plain.lists.items[1:])
+    before = dict(zip(plain.lists.items[0], plain.lists.scores[0], strict=True))
+    touched = names_of(ready, found.lists, 0)
     for item, score, names in zip(
-        found.ranked.items[0], found.ranked.scores[0], touched, strict=True
+        found.lists.items[0], found.lists.scores[0], touched, strict=True
     ):
         alike = item % 5 == disliked % 5 or item % 2 == disliked % 2
         assert names == (["feedback"] if alike else [])
         if item in before:
             assert (score < before[item] - 1e-6) == alike
-    assert not ready.names(int(found.ranked.touched[1].max()))
+    assert not found.lists.touched[1].any()
 
 
 def test_what_was_judged_wears_off_and_a_later_choice_makes_it_void():
@@ -296,33 +230,8 @@ def test_nothing_reorders_what_was_drawn(catalog, vectors, after):
 def test_without_dice_the_best_are_shown_for_certain(catalog, vectors):
     _, plain = lists(catalog, vectors)
     _, found = lists(catalog, vectors, Epsilon(0.0))
-    np.testing.assert_array_equal(found.ranked.items, plain.ranked.items)
-    np.testing.assert_array_equal(found.ranked.propensity, 1)
-
-
-def test_dice_show_what_their_propensities_say():
-    """The share of every first entry equals its chance; inverse weights recover any policy."""
-    ranked = np.tile(np.arange(1, 6), (20_000, 1))
-    ranked[:, 4] = 0  # four are left
-    places, chances = epsilon_greedy(ranked, 3, 0.4, np.random.default_rng(0))
-    assert all(len(set(row)) == 3 for row in places[:200].tolist())
-    assert not (np.take_along_axis(ranked, places, 1) == 0).any()
-    shares = np.bincount(places[:, 0], minlength=4) / len(places)
-    np.testing.assert_allclose(shares, [0.7, 0.1, 0.1, 0.1], atol=0.01)
-    for place, share in enumerate([0.7, 0.1, 0.1, 0.1]):
-        np.testing.assert_allclose(chances[places[:, 0] == place, 0], share)
-    worth = np.array([1.0, 5.0, 2.0, 0.0])
-    uniform = (worth[places[:, 0]] / chances[:, 0] / 4).mean()
-    assert uniform == pytest.approx(worth.mean(), abs=0.05)
-    second = 1 / chances[:, 1]  # the expected weight is the number of entries left
-    assert second.mean() == pytest.approx(3, abs=0.05)
-
-
-def test_lists_that_run_out_stay_short_under_dice():
-    places, chances = epsilon_greedy(np.array([[7, 0, 0]]), 3, 0.5, np.random.default_rng(0))
-    assert sorted(places[0].tolist()) == [0, 1, 2]
-    assert places[0, 0] == 0
-    np.testing.assert_array_equal(chances, 1)
+    np.testing.assert_array_equal(found.lists.items, plain.lists.items)
+    np.testing.assert_array_equal(found.lists.propensity, 1)
 
 
 def test_exploring_steps_say_what_they_moved(catalog, vectors):
@@ -331,8 +240,8 @@ def test_exploring_steps_say_what_they_moved(catalog, vectors):
     ready, found = lists(catalog, vectors, Explore(0.4), counts=counts)
     _, plain = lists(catalog, vectors, counts=counts)
     for row in range(USERS):
-        names = names_of(ready, found.ranked, row)
-        came = set(found.ranked.items[row]) - set(plain.ranked.items[row])
-        for item, name in zip(found.ranked.items[row], names, strict=True):
+        names = names_of(ready, found.lists, row)
+        came = set(found.lists.items[row]) - set(plain.lists.items[row])
+        for item, name in zip(found.lists.items[row], names, strict=True):
             assert item not in came or name == ["explore"]
-        assert names[0] == [] or found.ranked.items[row, 0] != plain.ranked.items[row, 0]
+        assert names[0] == [] or found.lists.items[row, 0] != plain.lists.items[row, 0]

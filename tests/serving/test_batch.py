@@ -13,7 +13,8 @@ import jaxrec
 from jaxrec import cli
 from jaxrec.artifacts.partitions import Partitions
 from jaxrec.errors import RunError
-from jaxrec.ranking.steps import Feedback, read_strategy
+from jaxrec.ranking.steps import Feedback
+from jaxrec.ranking.strategy import read_strategy
 from jaxrec.serving import batch
 from jaxrec.serving.options import LiveOptions, ServeOptions
 

@@ -32,7 +32,8 @@ from prometheus_client import (
 from jaxrec.artifacts import run_directory as checkpoint
 from jaxrec.data.graph import ITEM
 from jaxrec.inference import loading
-from jaxrec.ranking.steps import Feedback, Step
+from jaxrec.ranking.context import Step
+from jaxrec.ranking.steps import Feedback
 from jaxrec.serving.http.middleware import BodyLimit, Observed, guard, problems
 from jaxrec.serving.http.schemas import (
     EventIn,

@@ -16,7 +16,8 @@ from jaxrec.inference.profiles import interest_over_time, profile_table
 from jaxrec.inference.text_features import LENGTH_BUCKETS
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import AdjustmentBlocks
-from jaxrec.ranking.steps import Feedback, Step, feedback_types
+from jaxrec.ranking.context import Step
+from jaxrec.ranking.steps import Feedback, feedback_types
 from jaxrec.ranking.top_k import at_least
 from jaxrec.serving.live.lists import ListRequest, RecommendationList
 from jaxrec.serving.live.recommendation_builder import (

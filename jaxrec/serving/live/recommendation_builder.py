@@ -21,13 +21,14 @@ from jaxrec.ranking.adjustments import (
     scale,
     select_queries,
 )
+from jaxrec.ranking.context import RankedLists, Step
 from jaxrec.ranking.pipeline import (
     Reranker,
     RerankPipeline,
     RerankQueries,
     build_reranker,
 )
-from jaxrec.ranking.steps import RankedLists, Session, Step, Where
+from jaxrec.ranking.steps import Session, Where
 from jaxrec.ranking.top_k import at_least, best_items, pad_adjustments
 from jaxrec.serving.live.lists import ListRequest, RecommendationList, RecommendedItem
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater

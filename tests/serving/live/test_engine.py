@@ -360,7 +360,7 @@ def test_a_strategy_makes_live_lists_as_it_makes_those_of_a_batch(model, tmp_pat
     """Sessions, feedback, boosts, caps and diversity, for histories of several sessions."""
     strategy = (
         Session(weight=0.4, gap_minutes=30),
-        Feedback(item=0.3, neighbours=0.1, event_types={"buy": -1}),
+        Feedback(item=0.3, neighbours=0.1, event_weights={"buy": -1}),
         Boost("brand = 'brand2'", by=0.5),
         Caps({"brand": 3}),
         Diversity(0.3, pool=12),
@@ -428,7 +428,7 @@ def test_what_was_chosen_after_it_was_judged_stays_so(online):
 
 
 def test_judgements_that_the_model_knows_outlive_their_events(model, tmp_path):
-    strategy = (Feedback(event_types={"buy": -1.0}),)
+    strategy = (Feedback(event_weights={"buy": -1.0}),)
     online = LiveEngine(model, SQLiteStore(tmp_path / "store.db"), window=2, strategy=strategy)
     user_events = [
         UserEvent("u", event(n * DAY, f"i{n:02}", "view" if n else "buy")) for n in range(9)

@@ -1,0 +1,95 @@
+"""Data that the steps of a strategy share, and the protocols of steps.
+
+Letters: Q queries, P places of a list before a step, K places after it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from scipy.sparse import csr_array
+
+from jaxrec.data.graph import neighbourhoods
+from jaxrec.types import Catalog
+
+Best = Callable[
+    [Int[np.ndarray, " Q"], int, Float[np.ndarray, " I"]],
+    tuple[Int[np.ndarray, "Q P"], Float[np.ndarray, "Q P"]],
+]
+"""(numbers of queries, P, bias of every item's score) -> the P best items and their scores."""
+
+
+@dataclass(frozen=True)
+class ItemContext:
+    """Data about the items that steps may use."""
+
+    catalog: Catalog
+    counts: Float[np.ndarray, " I"]  # how often an item was chosen in training
+    valid: Bool[np.ndarray, " I"]  # rows that are items
+    groups: Mapping[str, Int[np.ndarray, " n"]]  # node type -> each item's node, 0: none
+
+    @cached_property
+    def neighbourhoods(self) -> csr_array:
+        """See `jaxrec.data.graph.neighbourhoods`."""
+        return neighbourhoods(self.catalog.graph)
+
+    def padded(self, values: np.ndarray) -> Float[np.ndarray, " I"]:
+        """Values of the catalogue's items, then zeros for the unused rows of the item block."""
+        return np.pad(values, (0, len(self.valid) - self.catalog.num_items))
+
+
+class RankedLists(NamedTuple):
+    """Ranked lists between two steps, best first."""
+
+    items: Int[np.ndarray, "Q P"]  # 0 where no item is left
+    scores: Float[np.ndarray, "Q P"]  # -inf where no item is left
+    touched: Bool[np.ndarray, "Q P steps"]  # whether a step changed the item's score or place
+    propensity: Float[np.ndarray, "Q P"]  # probability of the item, given those before
+
+
+class ReorderedLists(NamedTuple):
+    """Ranked lists after a step, and how many entries of each list the step has passed over."""
+
+    items: Int[np.ndarray, "Q K"]
+    scores: Float[np.ndarray, "Q K"]
+    passed: Int[np.ndarray, " Q"]
+    propensity: Float[np.ndarray, "Q K"] | None = None  # of a step that draws at random
+
+
+@dataclass(frozen=True)
+class RerankContext:
+    """Data about the queries whose lists a step reorders."""
+
+    best: Best
+    vectors: Float[np.ndarray, "I F"] | Float[Array, "I F"]  # of the items
+    bias: Float[np.ndarray, " I"]  # of all scoring steps; -inf keeps an item out
+    random: np.random.Generator
+    rows: Int[np.ndarray, " Q"] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@runtime_checkable
+class Step(Protocol):
+    """A step of a strategy: a frozen dataclass whose fields are the options of the step."""
+
+    name: ClassVar[str]
+
+
+@runtime_checkable
+class Scoring(Step, Protocol):
+    """A step that changes the scores of items, equally for all users."""
+
+    def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
+        """Addition to every item's score; -inf keeps an item out of all lists."""
+
+
+@runtime_checkable
+class Reordering(Step, Protocol):
+    """A step that chooses and orders items of ranked lists."""
+
+    def reorder(
+        self, ranked: RankedLists, context: RerankContext, items: ItemContext, length: int
+    ) -> ReorderedLists:
+        """Lists of `length` places."""
