@@ -21,7 +21,8 @@ from jaxrec.ranking.steps import Session
 from jaxrec.ranking.top_k import combined, rank_queries
 from jaxrec.serving.live.engine import LiveEngine, UserEvent, user_events_of
 from jaxrec.serving.live.state_updater import BATCHES
-from jaxrec.serving.stores.sqlite import SQLiteStore, UserDocument
+from jaxrec.serving.stores.base import UserDocument
+from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.types import EventLog
 
 FROZEN = "frozen"  # states as when the period began

@@ -31,16 +31,9 @@ from jaxrec.serving.live.recommendation_builder import (
     unknown_items,
 )
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
-from jaxrec.serving.stores.sqlite import (
-    Impression,
-    LiveEvent,
-    SQLiteStore,
-    Store,
-    UserDocument,
-    merged,
-    newest_of_each_type,
-    with_events,
-)
+from jaxrec.serving.stores.base import Impression, LiveEvent, Store, UserDocument
+from jaxrec.serving.stores.documents import merge_events, newest_of_each_type, with_events
+from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.types import MAX_GAP, NO_GAP, EventLog
 
 BULK = 4096  # states that are loaded at a time
@@ -205,7 +198,7 @@ class LiveEngine:
                     base=np.array(row["state"], np.float32),
                     base_time=last_time,
                     base_ids=document.base_ids if document.base_time == last_time else frozenset(),
-                    folded=folded,
+                    num_in_base=folded,
                     truncated=max(row["events"] - folded, 0),
                     approximate=not reaches_back,
                     model=self.model.version,
@@ -289,7 +282,7 @@ class LiveEngine:
             for document, *row in zip(documents, *ranked, strict=False)
         ]
         if plan and plan.explores:
-            self.store.show(shown(answers, self.model.version))
+            self.store.add_impressions(shown(answers, self.model.version))
         by_user = {answer.user_id: answer for answer in answers}
         return [by_user[user_id] for user_id in user_ids]
 
@@ -357,7 +350,7 @@ class LiveEngine:
 
     def forget(self, user_id: str) -> bool:
         """Delete all that is kept of a user; whether there was anything."""
-        return self.store.forget(user_id)
+        return self.store.delete(user_id)
 
     def _refuse_unknown(self, event_types: Iterable[str]) -> None:
         unknown = set(event_types) - set(self.builder.event_types)
@@ -384,7 +377,9 @@ class LiveEngine:
                 outcomes.append("accepted")
                 known.add(event.event_id)
                 (read if event.event_type in event_types else judged).append(event)
-        feedback = newest_of_each_type(merged(document.feedback, judged), 2 * self.updater.window)
+        feedback = newest_of_each_type(
+            merge_events(document.feedback, judged), 2 * self.updater.window
+        )
         after = replace(document, feedback=feedback)
         return with_events(after, read, self.updater.place), outcomes
 

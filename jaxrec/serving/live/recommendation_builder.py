@@ -29,7 +29,7 @@ from jaxrec.ranking.top_k import (
     select_adjustments,
 )
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
-from jaxrec.serving.stores.sqlite import UserDocument
+from jaxrec.serving.stores.base import UserDocument
 from jaxrec.types import EventLog, Queries
 
 LISTS = (16, 64, 256)  # items that are ranked for a list of at most so many

@@ -12,7 +12,8 @@ from jaxrec.inference.encoding import flat_states, initial_states, user_states
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.models.sequence.lstm import InterestState
 from jaxrec.ranking.top_k import at_least, padded
-from jaxrec.serving.stores.sqlite import NEVER, LiveEvent, UserDocument, merged, newest_of_each_type
+from jaxrec.serving.stores.base import NEVER, LiveEvent, UserDocument
+from jaxrec.serving.stores.documents import merge_events, newest_of_each_type
 from jaxrec.types import NO_GAP, EventLog
 
 BATCHES = (1, 8, 64, 512)  # documents folded or ranked at a time: the shapes that are compiled
@@ -46,12 +47,12 @@ class StateUpdater:
         for before, after in changes:
             count = len(before.events)
             if before.model != self.model.version:
-                after = replace(after, base=None, folded=0, approximate=after.truncated > 0)
-                jobs.append((*after.beginning, after.events))
+                after = replace(after, base=None, num_in_base=0, approximate=after.truncated > 0)
+                jobs.append((*after.base_state, after.events))
             elif after.events[:count] == before.events and before.state is not None:
                 jobs.append((before.state, before.last_time, after.events[count:]))
             else:
-                jobs.append((*after.beginning, after.unfolded))
+                jobs.append((*after.base_state, after.events_after_base))
             kept.append(after)
         documents = [
             replace(after, state=state, model=self.model.version)
@@ -63,7 +64,9 @@ class StateUpdater:
         """Documents in which the events beyond two windows are folded into the base."""
         full = [s for s in documents if len(s.events) > 2 * self.window]
         old = [s.events[: -self.window] for s in full]
-        jobs = [(*s.beginning, events[s.folded :]) for s, events in zip(full, old, strict=True)]
+        jobs = [
+            (*s.base_state, events[s.num_in_base :]) for s, events in zip(full, old, strict=True)
+        ]
         trimmed = {
             s.user_id: self._without(s, events, base)
             for s, events, base in zip(full, old, self.after(jobs), strict=True)
@@ -81,7 +84,9 @@ class StateUpdater:
         later = {e.item_id: e.time for e in old if e.event_type not in self.feedback_types}
         judged = [e for e in old if e.event_type in self.feedback_types]
         standing = [  # what was chosen after it was judged is judged no more
-            e for e in merged(document.feedback, judged) if later.get(e.item_id, NEVER) <= e.time
+            e
+            for e in merge_events(document.feedback, judged)
+            if later.get(e.item_id, NEVER) <= e.time
         ]
         return replace(
             document,
@@ -89,7 +94,7 @@ class StateUpdater:
             base=base,
             base_time=base_time,
             base_ids=frozenset(ids),
-            folded=max(document.folded - len(old), 0),
+            num_in_base=max(document.num_in_base - len(old), 0),
             truncated=document.truncated + len(old),
             feedback=newest_of_each_type(standing, 2 * self.window),
         )
@@ -104,10 +109,10 @@ class StateUpdater:
     ) -> tuple[Float[np.ndarray, " S"] | None, int, tuple[LiveEvent, ...]]:
         """A state some `last` kept events ago, or as near to that as is kept; the time of its last
         event, and the events since."""
-        since = max(len(document.events) - last, document.folded)
-        old, new = document.events[document.folded : since], document.events[since:]
-        [state] = self.after([(*document.beginning, old)])
-        return state, old[-1].time if old else document.beginning[1], new
+        since = max(len(document.events) - last, document.num_in_base)
+        old, new = document.events[document.num_in_base : since], document.events[since:]
+        [state] = self.after([(*document.base_state, old)])
+        return state, old[-1].time if old else document.base_state[1], new
 
     def after(self, jobs: Sequence[Job]) -> list[Float[np.ndarray, " S"]]:
         """The state after every job, some hundreds of jobs at a time."""
