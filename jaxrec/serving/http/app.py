@@ -49,8 +49,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 413, 422, 4
 
 UserId = Annotated[str, PathParameter(min_length=1, max_length=256, examples=["A1YJEY40YUW4SE"])]
 
-user_routes = APIRouter()  # need the API key and count for the rate limit
-operation_routes = APIRouter()  # are open
+user_routes = APIRouter()  # behind the API key and the rate limit
+operation_routes = APIRouter()  # open to everyone
 
 
 def create_app(

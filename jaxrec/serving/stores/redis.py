@@ -46,18 +46,18 @@ class RedisStore:
 
     Args:
         address: such as `redis://localhost:6379/0`.
-        patience: seconds to wait for an answer.
+        timeout: seconds to wait for an answer.
 
     Raises:
         StoreError: the server cannot be reached.
     """
 
-    def __init__(self, address: str, *, patience: float = 5.0):
+    def __init__(self, address: str, *, timeout: float = 5.0):
         # no retries: a repeated save would find its own version in the store and be refused
         self.client = redis.Redis.from_url(
             address,
-            socket_timeout=patience,
-            socket_connect_timeout=patience,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
             health_check_interval=1,
             retry=None,
         )

@@ -35,22 +35,22 @@ class SQLiteStore:
 
     Args:
         path: of the file, created if missing.
-        patience: seconds to wait for a lock.
+        timeout: seconds to wait for a lock.
 
     Raises:
         StoreError: the file cannot be opened.
     """
 
-    def __init__(self, path: str | Path, *, patience: float = 5.0):
+    def __init__(self, path: str | Path, *, timeout: float = 5.0):
         try:
-            self._open(path, patience)
+            self._open(path, timeout)
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be used as a store: {error}") from error
 
-    def _open(self, path: str | Path, patience: float) -> None:
+    def _open(self, path: str | Path, timeout: float) -> None:
         # one thread at a time uses the connection, but not always the same thread
         self.connection = sqlite3.connect(
-            path, timeout=patience, isolation_level=None, check_same_thread=False
+            path, timeout=timeout, isolation_level=None, check_same_thread=False
         )
         weakref.finalize(self, self.connection.close)
         self.connection.execute("PRAGMA journal_mode = WAL")

@@ -527,7 +527,7 @@ def test_a_state_too_old_for_the_kept_events_is_not_called_exact(model, tmp_path
 
 def test_a_store_that_others_hold_or_that_is_full_takes_nothing_and_says_so(model, tmp_path):
     path = tmp_path / "store.db"
-    online = LiveEngine(model, SQLiteStore(path, patience=0.1))
+    online = LiveEngine(model, SQLiteStore(path, timeout=0.1))
     online.record([UserEvent("u", event(0))])
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
