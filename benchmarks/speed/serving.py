@@ -33,7 +33,8 @@ from jaxrec.inference.trained_model import unit_rows
 from jaxrec.ranking.top_k import best_items, no_adjustments
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
-from jaxrec.serving.stores.sqlite import NEVER, LiveEvent, SQLiteStore
+from jaxrec.serving.stores.base import NEVER, LiveEvent
+from jaxrec.serving.stores.sqlite import SQLiteStore
 
 SERVE = Path(__file__).parents[2] / "serve.py"
 START, HOUR = 1_700_000_000, 3600

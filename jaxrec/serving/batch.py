@@ -43,7 +43,8 @@ from jaxrec.ranking.strategy import read_strategy
 from jaxrec.serving.live.engine import LiveEngine, check_live_run
 from jaxrec.serving.options import ServeOptions, check, check_live
 from jaxrec.serving.replay import replay
-from jaxrec.serving.stores.sqlite import NEVER, open_store
+from jaxrec.serving.stores.base import NEVER
+from jaxrec.serving.stores.opening import open_store
 from jaxrec.types import EventLog
 
 PREVIEW_USERS, PREVIEW_ITEMS, PREVIEW_ROWS = 3, 5, 6

@@ -22,7 +22,7 @@ class LiveOptions:
     """Instead: serve live on HOST:PORT, such as `:8080`."""
     store: str = ""
     """With --http: where live documents are kept, a SQLite file or redis://HOST:PORT/DB (by default
-    `documents.db` in the run)."""
+    `shoppers.db` in the run)."""
     load_states: Path | None = None
     """With --http: states that a batch job wrote (--states), for the documents of the store."""
     window: int = 64
@@ -51,7 +51,7 @@ class LiveOptions:
 
     def store_of(self, run: Path) -> str:
         """Where the live documents of a run are kept."""
-        return self.store or str(run / "documents.db")
+        return self.store or str(run / "shoppers.db")
 
 
 @dataclass(frozen=True)

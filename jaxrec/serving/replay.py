@@ -24,7 +24,8 @@ from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.serving.live.engine import LiveEngine, user_events_of
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.live.state_updater import BATCHES
-from jaxrec.serving.stores.sqlite import SQLiteStore, UserDocument
+from jaxrec.serving.stores.base import UserDocument
+from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.types import EventLog
 
 FROZEN = "frozen"  # states from the moment when the period began

@@ -1,4 +1,4 @@
-"""Real servers that tests start and kill, and the load that they are under meanwhile."""
+"""Servers that tests start and kill, and clients that send them events meanwhile."""
 
 import os
 import signal
@@ -26,9 +26,9 @@ def payload(user, number, item=None, event_type="view"):
     }
 
 
-def wait(until, seconds=60):
+def wait(condition, seconds=60):
     for _ in range(100 * seconds):
-        if until():
+        if condition():
             return
         time.sleep(0.01)
     raise TimeoutError(f"waited for {seconds} s")
@@ -45,7 +45,7 @@ def wait_until_ready(client):
 
 
 class Service:
-    """`python serve.py RUN --http` in a process of its own."""
+    """`python serve.py RUN --http` in a separate process."""
 
     def __init__(self, run, store):
         with socket.socket() as free:
@@ -64,12 +64,12 @@ class Service:
 
 
 class Load:
-    """Four documents, each with some service, who send events one after another all the time."""
+    """Four users who send events to the services, one after another, until the block ends."""
 
     def __init__(self, services):
         self.acknowledged = set()
         self.refusals = 0
-        self.over = threading.Event()
+        self.stopped = threading.Event()
         self.senders = [
             threading.Thread(target=self.send, args=(services[n % len(services)], f"user{n}"))
             for n in range(4)
@@ -81,58 +81,58 @@ class Load:
         return self
 
     def __exit__(self, *_):
-        self.over.set()
+        self.stopped.set()
         for sender in self.senders:
             sender.join()
 
     def send(self, service, user):
         number = 0
-        while not self.over.is_set():
+        while not self.stopped.is_set():
             event = payload(user, number)
             try:
-                answer = service.client.post("/events", json=event)
+                response = service.client.post("/events", json=event)
             except httpx.TransportError:
-                return  # it was killed
-            if answer.status_code == 200:
+                return  # the service was killed
+            if response.status_code == 200:
                 self.acknowledged.add((user, event["event_id"]))
                 number += 1
             else:
-                assert answer.status_code == 503
+                assert response.status_code == 503
                 self.refusals += 1
 
     def wait_for(self, count):
-        """Until so many more events are acknowledged."""
-        enough = len(self.acknowledged) + count
-        wait(lambda: len(self.acknowledged) >= enough)
+        """Wait until `count` more events are acknowledged."""
+        total = len(self.acknowledged) + count
+        wait(lambda: len(self.acknowledged) >= total)
 
     def wait_for_refusals(self, count):
         wait(lambda: self.refusals >= count)
 
     def lost(self, store):
-        """Acknowledged events that a store lacks, neither kept nor folded long ago."""
-        kept = store.load([f"user{n}" for n in range(4)])
-        there = {(user, e.event_id) for user, found in kept.items() for e in found.events}
+        """Acknowledged events that a store neither keeps nor has truncated."""
+        documents = store.load([f"user{n}" for n in range(4)])
+        kept = {(user, e.event_id) for user, d in documents.items() for e in d.events}
         return {
             (user, event_id)
-            for user, event_id in self.acknowledged - there
-            if int(event_id.split("-")[1]) >= kept[user].truncated
+            for user, event_id in self.acknowledged - kept
+            if int(event_id.split("-")[1]) >= documents[user].truncated
         }
 
 
 class RedisServer:
     """A Redis server that writes every change to disk before it answers."""
 
-    def __init__(self, updater):
+    def __init__(self, directory):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.updater = updater
+        self.directory = directory
         self.address = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 
     def start(self, fsync="always"):
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        command += ["--appendonly", "yes", "--appendfsync", fsync, "--dir", str(self.updater)]
+        command += ["--appendonly", "yes", "--appendfsync", fsync, "--dir", str(self.directory)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with redis.Redis(port=self.port) as client:
 

@@ -1,4 +1,4 @@
-"""What every request of the HTTP service passes: key and rate, size, errors, and the clock."""
+"""What every request passes: API key, rate limit, size limit, error responses, timing."""
 
 import logging
 import time
@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jaxrec.errors import StoreError
 from jaxrec.serving.options import LiveOptions
 
-logger = logging.getLogger("uvicorn.error")  # whose format and level the server sets
+logger = logging.getLogger("uvicorn.error")  # the server sets its format and level
 
 
-def problems(app: FastAPI) -> None:
-    """Errors as problem+json (RFC 9457)."""
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer errors as application/problem+json (RFC 9457)."""
 
     def problem(
         status: int, title: str, detail: Any, headers: Any = None, **more: Any
@@ -33,34 +33,34 @@ def problems(app: FastAPI) -> None:
 
     @app.exception_handler(AnyHTTPException)
     async def refused(_: Request, error: AnyHTTPException) -> JSONResponse:
-        return problem(error.status_code, "refused", error.detail, error.headers)
+        return problem(error.status_code, "request refused", error.detail, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         errors = [
             {"where": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()
         ]
-        return problem(422, "the request is not valid", errors[0]["problem"], errors=errors)
+        return problem(422, "invalid request", errors[0]["problem"], errors=errors)
 
     @app.exception_handler(StoreError)
-    async def unavailable(request: Request, error: StoreError) -> JSONResponse:
+    async def store_failed(request: Request, error: StoreError) -> JSONResponse:
         logger.error("%s %s failed: %s", request.method, request.url.path, error)
-        advice = "some of it may be recorded; send it again, with the same event_id"
+        advice = "send the request again; events with an event_id count once"
         return problem(503, "the store fails", advice, {"Retry-After": "1"})
 
     @app.exception_handler(ValueError)
     async def unusable(request: Request, error: ValueError) -> JSONResponse:
         logger.warning("%s %s refused: %s", request.method, request.url.path, error)
-        return problem(422, "the request cannot be met", str(error))
+        return problem(422, "invalid request", str(error))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem(500, "internal error", "the cause is in the log")
+        return problem(500, "internal error", "see the log of the server")
 
 
-def guard(options: LiveOptions) -> Callable:
-    """What a request has to pass: the key and the rate."""
+def admission(options: LiveOptions) -> Callable:
+    """Make the dependency that checks rate and API key."""
     limiter = MovingWindowRateLimiter(MemoryStorage())
     limit = RateLimitItemPerSecond(options.rate)
     key = options.key
@@ -68,55 +68,55 @@ def guard(options: LiveOptions) -> Callable:
     async def admit(request: Request, x_api_key: Annotated[str | None, Header()] = None) -> None:
         client = request.client.host if request.client else ""
         if options.rate and not await limiter.hit(limit, client):
-            raise HTTPException(429, f"more than {options.rate} requests a second")
-        sent = (x_api_key or "").encode("latin-1")  # the bytes that came
+            raise HTTPException(429, f"send at most {options.rate} requests per second")
+        sent = (x_api_key or "").encode("latin-1")  # the bytes as received
         if key and not compare_digest(sent, key.encode()):
-            raise HTTPException(401, "send the API key as X-API-Key")
+            raise HTTPException(401, "send the API key in the header X-API-Key")
 
     return admit
 
 
 class BodyLimit:
-    """Refuses bodies of more than `most` bytes, announced or not."""
+    """Refuses bodies of more than `max_bytes`, whatever their Content-Length says."""
 
-    def __init__(self, app: ASGIApp, most: int):
-        self.app, self.most = app, most
+    def __init__(self, app: ASGIApp, max_bytes: int):
+        self.app, self.max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle a connection (ASGI)."""
         size = 0
 
-        async def counted() -> Message:
+        async def limited_receive() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self.most:
-                raise HTTPException(413, f"the body is larger than {self.most:,} bytes")
+            if size > self.max_bytes:
+                raise HTTPException(413, f"the body is larger than {self.max_bytes:,} bytes")
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, limited_receive, send)
 
 
-class Observed:
-    """Notes how long every request took, by route and status."""
+class RequestTimer:
+    """Records the seconds of every request by method, route and status."""
 
     def __init__(self, app: ASGIApp, seconds: Histogram):
         self.app, self.seconds = app, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle a connection (ASGI)."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        began, status = time.perf_counter(), 500
+        start, status = time.perf_counter(), 500
 
-        async def noted(message: Message) -> None:
+        async def observed_send(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, receive, observed_send)
         finally:
             route = getattr(scope.get("route"), "path_format", "none")
             labels = (scope["method"], route, str(status))
-            self.seconds.labels(*labels).observe(time.perf_counter() - began)
+            self.seconds.labels(*labels).observe(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""What the HTTP service takes and gives; its OpenAPI document is made of these."""
+"""Requests and responses of the HTTP service; FastAPI makes the OpenAPI document of them."""
 
 from typing import Annotated
 
@@ -10,112 +10,118 @@ from jaxrec.serving.live.recorder import Outcome
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class EventIn(BaseModel):
-    """Something that a document did."""
+class EventRequest(BaseModel):
+    """An event of a user."""
 
     user_id: Text = Field(examples=["A1YJEY40YUW4SE"])
     item_id: Text = Field(examples=["B00IJ9"])
     event: Text | None = Field(
-        None, description="its event_type; may be left out if there is but one"
+        None, description="event type; optional if the model knows only one", examples=["view"]
     )
     timestamp: Annotated[int, Field(ge=0, lt=2**33)] | AwareDatetime | None = Field(
-        None, description="seconds since 1970 or ISO 8601; now, if left out"
+        None, description="seconds since 1970, or ISO 8601; by default now"
     )
-    event_id: Text | None = Field(None, description="an event sent twice counts once by it")
+    event_id: Text | None = Field(
+        None, description="unique id; an event sent again with the same id counts once"
+    )
 
 
-class Recorded(BaseModel):
-    """What became of every event, in their order."""
+class RecordedResponse(BaseModel):
+    """The outcome of each event, in the order of the request."""
 
     outcomes: list[Outcome]
 
 
-class Recommended(BaseModel):
-    """A place of a list."""
+class RecommendedItemResponse(BaseModel):
+    """One entry of a list."""
 
     rank: int
     id: str
     score: float
     title: str | None = None
-    because: str | None = Field(None, description="the user's own item that is most like it")
-    rules: list[str] = Field(description="steps of the strategy that moved it")
-    propensity: float = Field(description="chance that it was to stand here, given those before")
+    because: str | None = Field(None, description="the item of the user's history most like it")
+    rules: list[str] = Field(description="strategy steps that moved it")
+    propensity: float = Field(
+        description="probability of this item at this rank, given the items above it"
+    )
 
 
-class Recommendations(BaseModel):
-    """A list, and what it rests on."""
+class RecommendationsResponse(BaseModel):
+    """A list of recommendations for a user."""
 
     user_id: str
     target: str
-    items: list[Recommended]
-    events: int = Field(description="events of the user that the model has read")
-    approximate: bool = Field(description="events from before a change of the model are missing")
-    model: str = Field(description="step of the checkpoint")
+    items: list[RecommendedItemResponse]
+    events: int = Field(description="number of the user's events that the model has read")
+    approximate: bool = Field(
+        description="true if older events are missing after a change of the model"
+    )
+    model: str = Field(description="training step of the model")
 
 
 class Interest(BaseModel):
-    """A user's interest in one node of the graph."""
+    """A user's interest in an item, a brand, a category or another node of the graph."""
 
     type: str
     rank: int
     id: str
     title: str | None = None
     weight: float
-    change: float = Field(description="over the last events")
+    change: float = Field(description="change of the weight over the last events")
 
 
-class Seen(BaseModel):
-    """An event that is kept."""
+class ProfileEvent(BaseModel):
+    """A kept event of the user."""
 
-    time: int
+    time: int = Field(description="seconds since 1970")
     item_id: str
     event_type: str
     title: str | None = None
 
 
-class Movement(BaseModel):
-    """The weights of the strongest interests after each of the last events."""
+class InterestMovement(BaseModel):
+    """Weights of the strongest interests after each of the last events."""
 
     type: str
     names: list[str]
-    weights: list[list[float]]
+    weights: list[list[float]] = Field(description="one row per event, one column per name")
 
 
-class Profile(BaseModel):
-    """What a user is interested in, and the events that are kept, newest last."""
+class ProfileResponse(BaseModel):
+    """A user's interests and kept events, newest last."""
 
     user_id: str
     interests: list[Interest]
-    movement: Movement
-    events: list[Seen]
-    truncated: int = Field(description="events that are no longer kept")
+    movement: InterestMovement
+    events: list[ProfileEvent]
+    truncated: int = Field(description="number of older events, which are no longer kept")
 
 
-class ServedModel(BaseModel):
-    """What a client may ask of the model."""
+class ModelResponse(BaseModel):
+    """The served model and what it accepts."""
 
     step: int
     items: int
-    event_types: list[str] = Field(description="of event, that the model reads")
-    feedback: list[str] = Field(description="other event types, that the strategy reads")
-    strategy: list[str] = Field(description="steps, in their order")
-    targets: list[str] = Field(description="types of node that can be recommended")
+    event_types: list[str] = Field(description="event types that the model reads")
+    feedback: list[str] = Field(description="event types that only the strategy reads")
+    strategy: list[str] = Field(description="names of the strategy's steps, in order")
+    targets: list[str] = Field(description="node types that can be recommended")
 
 
-class WordQuery(BaseModel):
-    """What a user looks for."""
+class SearchRequest(BaseModel):
+    """A search in words."""
 
     user_id: Text
     words: Annotated[str, Field(min_length=1, max_length=500)] = Field(examples=["red lipstick"])
     k: Annotated[int, Field(ge=1, le=LISTS[-1])] = 10
     strength: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="of the words in the scores; 0: interest alone, 1: the words alone"
+        0.5, description="share of the words in the scores: 0 is interest alone, 1 words alone"
     )
-    where: Annotated[str, Field(max_length=4000)] = ""
+    where: Annotated[str, Field(max_length=4000)] = Field("", description="condition on the items")
 
 
 class Problem(BaseModel):
-    """Why a request was not met (RFC 9457)."""
+    """Why a request failed (RFC 9457)."""
 
     type: str
     title: str

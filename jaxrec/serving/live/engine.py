@@ -29,13 +29,8 @@ from jaxrec.serving.live.recommendation_builder import (
 )
 from jaxrec.serving.live.recorder import EventRecorder, Outcome, UserEvent
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater, Update
-from jaxrec.serving.stores.sqlite import (
-    Impression,
-    LiveEvent,
-    SQLiteStore,
-    Store,
-    UserDocument,
-)
+from jaxrec.serving.stores.base import Impression, LiveEvent, Store, UserDocument
+from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.types import EventLog
 
 
@@ -103,7 +98,7 @@ class LiveEngine:
         if request.target == ITEM:
             pipeline = self.builder.reranker(request.where, bool(request.words)).pipeline
             if pipeline.is_random:
-                self.store.show(impressions(lists, self.model.version))
+                self.store.add_impressions(impressions(lists, self.model.version))
         by_user = {made.user_id: made for made in lists}
         return [by_user[user_id] for user_id in user_ids]
 
@@ -113,7 +108,7 @@ class LiveEngine:
 
     def delete_user(self, user_id: str) -> bool:
         """Delete everything that is kept of a user; False if there was nothing."""
-        return self.store.forget(user_id)
+        return self.store.delete(user_id)
 
     def profile(self, document: UserDocument, *, last: int = 10, top: int = 5) -> pl.DataFrame:
         """What a user is interested in now, and how that changed; columns as in batch scoring.

@@ -32,7 +32,7 @@ from jaxrec.ranking.steps import Session, Where
 from jaxrec.ranking.top_k import at_least, best_items, pad_adjustments
 from jaxrec.serving.live.lists import ListRequest, RecommendationList, RecommendedItem
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
-from jaxrec.serving.stores.sqlite import UserDocument
+from jaxrec.serving.stores.base import UserDocument
 from jaxrec.types import MAX_GAP, NO_GAP, EventLog, Queries
 
 LISTS = (16, 64, 256)  # lengths of the rankings that are compiled

@@ -11,14 +11,8 @@ import polars as pl
 
 from jaxrec.errors import StoreError
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
-from jaxrec.serving.stores.sqlite import (
-    LiveEvent,
-    Store,
-    UserDocument,
-    merged,
-    newest_of_each_type,
-    with_events,
-)
+from jaxrec.serving.stores.base import LiveEvent, Store, UserDocument
+from jaxrec.serving.stores.documents import merge_events, newest_of_each_type, with_events
 
 BULK = 4096  # states to load at a time
 MAX_CONFLICTS = 20  # attempts to save documents that other processes change at the same time
@@ -155,7 +149,7 @@ class EventRecorder:
             base=np.array(row["state"], np.float32),
             base_time=last_time,
             base_ids=document.base_ids if document.base_time == last_time else frozenset(),
-            folded=folded,
+            num_in_base=folded,
             truncated=max(row["events"] - folded, 0),
             approximate=not reaches_back,
             model=self.model.version,
@@ -178,7 +172,9 @@ class EventRecorder:
                 outcomes.append("accepted")
                 known_ids.add(event.event_id)
                 (accepted if event.event_type in model_types else feedback).append(event)
-        kept = newest_of_each_type(merged(document.feedback, feedback), 2 * self.updater.window)
+        kept = newest_of_each_type(
+            merge_events(document.feedback, feedback), 2 * self.updater.window
+        )
         after = replace(document, feedback=kept)
         return with_events(after, accepted, self.updater.sort_key), outcomes
 

@@ -13,13 +13,8 @@ from jaxtyping import Float, Int
 from jaxrec.inference.encoding import States, encode_users, flat_states, initial_states
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.top_k import at_least, padded
-from jaxrec.serving.stores.sqlite import (
-    NEVER,
-    LiveEvent,
-    UserDocument,
-    merged,
-    newest_of_each_type,
-)
+from jaxrec.serving.stores.base import NEVER, LiveEvent, UserDocument
+from jaxrec.serving.stores.documents import merge_events, newest_of_each_type
 from jaxrec.types import NO_GAP, EventLog
 
 BATCHES = (1, 8, 64, 512)  # users at a time: the shapes that are compiled
@@ -61,12 +56,12 @@ class StateUpdater:
         for before, after in changes:
             count = len(before.events)
             if before.model != self.model.version:
-                after = replace(after, base=None, folded=0, approximate=after.truncated > 0)
-                updates.append(Update(*after.beginning, after.events))
+                after = replace(after, base=None, num_in_base=0, approximate=after.truncated > 0)
+                updates.append(Update(*after.base_state, after.events))
             elif after.events[:count] == before.events and before.state is not None:
                 updates.append(Update(before.state, before.last_time, after.events[count:]))
             else:
-                updates.append(Update(*after.beginning, after.unfolded))
+                updates.append(Update(*after.base_state, after.events_after_base))
             documents.append(after)
         return self._truncate(
             [
@@ -80,7 +75,8 @@ class StateUpdater:
         full = [d for d in documents if len(d.events) > 2 * self.window]
         oldest = [d.events[: -self.window] for d in full]
         updates = [
-            Update(*d.beginning, events[d.folded :]) for d, events in zip(full, oldest, strict=True)
+            Update(*d.base_state, events[d.num_in_base :])
+            for d, events in zip(full, oldest, strict=True)
         ]
         truncated = {
             d.user_id: self._without(d, events, base)
@@ -100,7 +96,7 @@ class StateUpdater:
         last_choice = {e.item_id: e.time for e in oldest if e.event_type not in self.feedback_types}
         valid_feedback = [  # a later choice of the item makes feedback void
             e
-            for e in merged(document.feedback, feedback)
+            for e in merge_events(document.feedback, feedback)
             if last_choice.get(e.item_id, NEVER) <= e.time
         ]
         return replace(
@@ -109,7 +105,7 @@ class StateUpdater:
             base=base,
             base_time=base_time,
             base_ids=frozenset(ids),
-            folded=max(document.folded - len(oldest), 0),
+            num_in_base=max(document.num_in_base - len(oldest), 0),
             truncated=document.truncated + len(oldest),
             feedback=newest_of_each_type(valid_feedback, 2 * self.window),
         )
@@ -121,10 +117,10 @@ class StateUpdater:
 
     def earlier_state(self, document: UserDocument, last: int) -> Update:
         """A state about `last` kept events ago, as far back as is kept, and the events since."""
-        since = max(len(document.events) - last, document.folded)
-        older, newer = document.events[document.folded : since], document.events[since:]
-        [state] = self.apply([Update(*document.beginning, older)])
-        return Update(state, older[-1].time if older else document.beginning[1], newer)
+        since = max(len(document.events) - last, document.num_in_base)
+        older, newer = document.events[document.num_in_base : since], document.events[since:]
+        [state] = self.apply([Update(*document.base_state, older)])
+        return Update(state, older[-1].time if older else document.base_state[1], newer)
 
     def apply(self, updates: Sequence[Update]) -> list[Float[np.ndarray, " S"]]:
         """The state after each update, a batch of updates at a time."""

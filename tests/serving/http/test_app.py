@@ -1,8 +1,10 @@
-"""The HTTP service, in process and as a real server that is killed."""
+"""The HTTP service, in this process and as a real server that is killed."""
 
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, suppress
@@ -11,12 +13,13 @@ from urllib.parse import quote
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
+from helpers.paths import ROOT
 from helpers.servers import Load, Service, payload, wait_until_ready
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
 from jaxrec.inference import loading
-from jaxrec.serving.http import app as service
+from jaxrec.serving.http import batching
 from jaxrec.serving.http.app import create_app, serve_http
 from jaxrec.serving.options import LiveOptions
 from jaxrec.serving.stores.sqlite import SQLiteStore
@@ -30,7 +33,7 @@ def client(trained_run, tmp_path_factory):
         yield client
 
 
-def test_events_move_the_next_list_which_is_that_of_batch_scoring(client, trained_run):
+def test_events_change_the_next_list_which_equals_batch_scoring(client, trained_run):
     before = client.get("/users/ann/recommendations", params={"k": 5}).json()
     events = [payload("ann", n) for n in range(4)]
     assert client.post("/events", json=events).json() == {"outcomes": ["accepted"] * 4}
@@ -54,8 +57,8 @@ def test_other_targets_conditions_and_words(client):
     assert {item["id"] for item in cheap["items"]} <= {f"i{n:02}" for n in range(7)}
     bought = client.get("/users/bob/recommendations", params={"context": "buy"})
     assert bought.status_code == 200
-    asked = {"user_id": "bob", "words": "brand x item f. brand1. Beauty > Shelf 0", "strength": 1}
-    found = client.post("/query", json=asked).json()["items"]
+    query = {"user_id": "bob", "words": "brand x item f. brand1. Beauty > Shelf 0", "strength": 1}
+    found = client.post("/query", json=query).json()["items"]
     plain = client.get("/users/bob/recommendations").json()["items"]
     assert sum(i["id"][1] == "1" for i in found) > sum(i["id"][1] == "1" for i in plain)
 
@@ -68,7 +71,7 @@ def test_a_profile_holds_interests_and_the_events_behind_them(client):
     assert {interest["type"] for interest in profile["interests"]} >= {"brand", "item"}
 
 
-def test_deleting_a_user_forgets_everything(client):
+def test_deleting_a_user_leaves_nothing(client):
     client.post("/events", json=payload("dan", 0))
     assert client.delete("/users/dan").status_code == 204
     profile = client.get("/users/dan/profile").json()
@@ -77,7 +80,7 @@ def test_deleting_a_user_forgets_everything(client):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "content", "status", "told"),
+    ("method", "path", "content", "status", "reason"),
     [
         ("POST", "/events", {"user_id": "u", "item_id": "i", "event": "wish"}, 422, "buy, view"),
         ("POST", "/events", {"user_id": "", "item_id": "i"}, 422, "at least 1"),
@@ -93,7 +96,7 @@ def test_deleting_a_user_forgets_everything(client):
             "/events",
             {"user_id": "u", "item_id": "i", "event": "buy", "timestamp": 2**33 - 1},
             422,
-            "to come",
+            "not in the future",
         ),
         ("POST", "/events", [payload("u", 0)] * 1001, 413, "1,001 events"),
         ("POST", "/events", {"user_id": "u" * 2**21, "item_id": "i"}, 413, "larger than"),
@@ -106,47 +109,47 @@ def test_deleting_a_user_forgets_everything(client):
         ("GET", "/nowhere", None, 404, "Not Found"),
     ],
 )
-def test_errors_are_problems_that_say_why(client, method, path, content, status, told):
+def test_errors_are_problems_that_give_the_reason(client, method, path, content, status, reason):
     answer = client.request(method, path, json=content)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
     assert problem["status"] == status
-    assert told in str(problem)
+    assert reason in str(problem)
 
 
-def test_one_bad_request_spoils_no_other_of_its_batch(client):
+def test_a_bad_request_does_not_affect_others_of_its_batch(client):
     answers = {}
 
     def ask(name, where):
         params = {"where": where, "k": 3}
         answers[name] = client.get("/users/eve/recommendations", params=params).status_code
 
-    asking = [
+    threads = [
         threading.Thread(target=ask, args=(n, "price < 30" if n % 2 else "bad ( condition"))
         for n in range(8)
     ]
-    for thread in asking:
+    for thread in threads:
         thread.start()
-    for thread in asking:
+    for thread in threads:
         thread.join()
     assert answers == {n: 200 if n % 2 else 422 for n in range(8)}
 
 
-def test_a_condition_that_panics_stops_nobody(client):
+def test_the_service_survives_a_panic_in_a_rust_library(client):
     path = "/users/eve/recommendations"
     for _ in range(2):
         assert client.get(path, params={"where": "least() > 1"}).status_code == 422
     assert client.get(path).status_code == 200
 
 
-def test_a_queue_that_grows_without_end_is_refused(client, monkeypatch):
-    monkeypatch.setattr(service, "MOST_WAITING", 0)
+def test_requests_beyond_the_queue_limit_are_refused(client, monkeypatch):
+    monkeypatch.setattr(batching, "MAX_WAITING", 0)
     answer = client.post("/events", json=payload("eve", 0))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
-def test_ids_with_slashes_are_read_and_forgotten(client):
+def test_user_ids_may_hold_slashes(client):
     user = "shop/eve #1"
     path = f"/users/{quote(user, safe='')}"
     client.post("/events", json=[payload(user, 0)])
@@ -156,7 +159,7 @@ def test_ids_with_slashes_are_read_and_forgotten(client):
     assert client.get(f"{path}/recommendations").json()["events"] == 0
 
 
-def test_thumbs_move_the_list_and_the_answer_says_so(client):
+def test_feedback_changes_the_list_and_the_response_says_so(client):
     client.post("/events", json=[payload("ian", n) for n in range(3)])
     path = "/users/ian/recommendations"
     before = client.get(path).json()["items"]
@@ -171,10 +174,10 @@ def test_thumbs_move_the_list_and_the_answer_says_so(client):
     assert [event["event_type"] for event in events] == ["view", "view", "view", "dislike"]
 
 
-def test_a_store_that_fails_is_told_as_503_and_logged(trained_run, tmp_path, caplog):
+def test_a_failing_store_is_answered_with_503_and_logged(trained_run, tmp_path, caplog):
     path = tmp_path / "store.db"
     app = create_app(trained_run, LiveOptions(store=str(path)))
-    app.state.live.store.connection.execute("PRAGMA busy_timeout = 50")
+    app.state.service.store.connection.execute("PRAGMA busy_timeout = 50")
     other = sqlite3.connect(path, isolation_level=None)
     with closing(other), TestClient(app) as client:
         wait_until_ready(client)
@@ -184,12 +187,12 @@ def test_a_store_that_fails_is_told_as_503_and_logged(trained_run, tmp_path, cap
         assert answer.headers["retry-after"] == "1"
         assert answer.json()["title"] == "the store fails"
         assert "locked" in caplog.text
-        assert client.get("/users/u/recommendations").status_code == 200  # readers go on
+        assert client.get("/users/u/recommendations").status_code == 200  # reading does not wait
         other.execute("ROLLBACK")
         assert client.post("/events", json=payload("u", 0)).json() == {"outcomes": ["accepted"]}
 
 
-def test_metrics_count_what_was_done(client):
+def test_metrics_count_events_and_requests_without_user_ids(client):
     client.post("/events", json=payload("fay", 0))
     client.get("/users/fay/recommendations")
     text = client.get("/metrics").text
@@ -198,38 +201,36 @@ def test_metrics_count_what_was_done(client):
     assert "fay" not in text
 
 
-def test_a_key_and_a_rate_guard_what_concerns_users(trained_run, tmp_path):
+def test_api_key_and_rate_limit_protect_user_routes(trained_run, tmp_path):
     options = LiveOptions(store=str(tmp_path / "s.db"), api_key="sécret", rate=3)
     with TestClient(create_app(trained_run, options)) as client:
         wait_until_ready(client)
         path, key = "/users/u/recommendations", {"X-API-Key": "sécret".encode()}
         assert client.get(path).status_code == 401
         assert client.get(path, headers={"X-API-Key": "guess"}).status_code == 401
-        time.sleep(1)  # guesses count as well
+        time.sleep(1)  # refused requests count for the rate as well
         codes = [client.get(path, headers=key).status_code for _ in range(8)]
         assert codes[0] == 200
         assert 429 in codes
 
 
-def test_a_new_checkpoint_is_picked_up_while_requests_are_served(
-    trained_run, tmp_path, monkeypatch
-):
+def test_a_new_checkpoint_is_loaded_while_requests_are_answered(trained_run, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     app = create_app(run, LiveOptions(refresh=0.2))
     with TestClient(app) as client:
         wait_until_ready(client)
-        live = app.state.live
-        first = live.online
-        live.served = -1, True  # as if another had been the best until now
+        service = app.state.service
+        first = service.engine
+        service.served = -1, True  # as if another checkpoint had been the best
         (run / "checkpoints" / "finished").touch()
         for _ in range(600):
             assert client.get("/users/u/recommendations").status_code == 200
-            if live.online is not first:
+            if service.engine is not first:
                 break
             time.sleep(0.1)
-        assert live.online is not first
-        assert live.load_better() is live.online
+        assert service.engine is not first
+        assert service.load_best() is service.engine
 
         def load(run):
             raise InterruptedError
@@ -237,52 +238,52 @@ def test_a_new_checkpoint_is_picked_up_while_requests_are_served(
         monkeypatch.setattr(loading, "load", load)
         (run / "calibration.json").unlink()
         with pytest.raises(InterruptedError):
-            live.load_better()
+            service.load_best()
 
 
-def test_kill_9_loses_no_acknowledged_event(trained_run, tmp_path):
+def test_killing_the_service_loses_no_acknowledged_event(trained_run, tmp_path):
     store = tmp_path / "store.db"
     server = Service(trained_run, store)
     with Load([server]) as load:
         load.wait_for(60)
         assert server.stop(signal.SIGKILL) == -signal.SIGKILL
     assert load.lost(SQLiteStore(store)) == set()
-    again = Service(trained_run, store)
-    answer = again.client.get("/users/user0/recommendations").json()
+    restarted = Service(trained_run, store)
+    answer = restarted.client.get("/users/user0/recommendations").json()
     assert answer["events"] >= sum(user == "user0" for user, _ in load.acknowledged)
-    assert again.stop() in (0, -signal.SIGTERM)  # uvicorn raises it again once all is answered
+    assert restarted.stop() in (0, -signal.SIGTERM)  # uvicorn raises the signal again at its end
 
 
-def test_whatever_is_sent_the_service_answers_as_its_document_says(trained_run, tmp_path):
-    """Requests made from the OpenAPI document, valid and not, by schemathesis."""
+def test_all_responses_fit_the_openapi_document(trained_run, tmp_path):
+    """For valid and invalid requests that schemathesis generates from the document."""
     schemathesis = pytest.importorskip("schemathesis")
-    # event types and columns are the model's, so that 422 may answer what the document allows
+    # event types and columns depend on the model, so 422 may answer a request that fits
     checks = pytest.importorskip("schemathesis.specs.openapi.checks")
     server = Service(trained_run, tmp_path / "store.db")
     document = schemathesis.openapi.from_url(f"{server.client.base_url}/openapi.json")
-    calm = settings(
+    unhurried = settings(
         max_examples=12,
         deadline=None,
         database=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    for found in document.get_all_operations():
+    for operation in document.get_all_operations():
         for mode in schemathesis.GenerationMode:
 
-            @calm
-            @given(case=found.ok().as_strategy(generation_mode=mode))
+            @unhurried
+            @given(case=operation.ok().as_strategy(generation_mode=mode))
             def check(case):
                 case.call_and_validate(excluded_checks=[checks.positive_data_acceptance])
 
-            with suppress(Unsatisfiable):  # what takes nothing cannot be asked wrongly
+            with suppress(Unsatisfiable):  # an operation without input has no invalid request
                 check()
     assert server.stop() in (0, -signal.SIGTERM)
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium (Debian: chromium)")
 def test_the_page_shows_the_list_change_after_a_click(trained_run, tmp_path):
-    """In a real browser: look a document up, buy something, search, all by labels."""
+    """In a real browser: look up a user, buy an item, search; all by labels."""
     playwright = pytest.importorskip("playwright.sync_api")
     server = Service(trained_run, tmp_path / "store.db")
     server.client.post("/events", json=[payload("gus", n) for n in range(3)])
@@ -295,7 +296,7 @@ def test_the_page_shows_the_list_change_after_a_click(trained_run, tmp_path):
         failures = []
         page.on("pageerror", lambda error: failures.append(str(error)))
         page.goto(str(server.client.base_url))
-        page.get_by_label("UserDocument").fill("gus")
+        page.get_by_label("Shopper").fill("gus")
         page.get_by_role("button", name="Show").click()
         page.wait_for_selector("#list li")
         items = page.locator("#list li")
@@ -324,6 +325,12 @@ def test_the_page_shows_the_list_change_after_a_click(trained_run, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["8080", "host:", ":http"])
-def test_addresses_that_are_none_are_refused(trained_run, address):
+def test_invalid_addresses_are_refused(trained_run, address):
     with pytest.raises(ValueError, match="HOST:PORT"):
         serve_http(trained_run, LiveOptions(http=address))
+
+
+def test_batch_scoring_imports_no_web_framework():
+    code = "import sys, jaxrec.serving.batch; print({'fastapi', 'uvicorn'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.strip() == "set()", run.stderr

@@ -20,7 +20,8 @@ from jaxrec.serving.batch import state_table
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.live.state_updater import Update
-from jaxrec.serving.stores.sqlite import LiveEvent, SQLiteStore
+from jaxrec.serving.stores.base import LiveEvent
+from jaxrec.serving.stores.sqlite import SQLiteStore
 
 START = 1_704_067_200
 DAY = 86_400
@@ -268,7 +269,7 @@ def test_a_rebuilt_state_is_that_of_its_document_whatever_comes_late(online, mod
     assert other.record([UserEvent("u", event(19 * DAY - 60, "i33"))]) == ["accepted"]
     for number in range(8):
         document = other.document("u")
-        [expected] = other.updater.apply([Update(*document.beginning, document.unfolded)])
+        [expected] = other.updater.apply([Update(*document.base_state, document.events_after_base)])
         np.testing.assert_allclose(document.state, expected, atol=1e-5)
         other.record([UserEvent("u", event((20 + number) * DAY, f"i{number:02}"))])
     assert other.document("u").base is not None
@@ -296,9 +297,9 @@ def test_old_and_surplus_shoppers_expire(online):
     by_user = defaultdict(list)
     for user in "abcd":
         by_user[user] = online.record([UserEvent(user, event(0))])
-    assert online.store.expire(before=0, most=3) == 1
+    assert online.store.expire(before=0, max_users=3) == 1
     assert set(online.store.load("abcd")) == set("bcd")
-    assert online.store.expire(before=4e9, most=3) == 3
+    assert online.store.expire(before=4e9, max_users=3) == 3
 
 
 def test_words_steer_the_list_to_the_items_that_they_describe(online):
@@ -479,7 +480,7 @@ def test_what_chance_has_shown_is_kept_with_its_propensities_and_forgotten(model
     )
     online.record([UserEvent("u", event(0, "i00"))])
     lists = [online.recommend(["u", "v"], k=5) for _ in range(4)]
-    shown = online.store.shown("u")
+    shown = online.store.impressions("u")
     assert [list(s.items) for s in shown] == [a[0].table["item_id"].to_list() for a in lists]
     assert [list(s.propensities) for s in shown] == [
         a[0].table["propensity"].to_list() for a in lists
@@ -487,10 +488,10 @@ def test_what_chance_has_shown_is_kept_with_its_propensities_and_forgotten(model
     assert len({s.items for s in shown}) > 1
     assert all(0 < p <= 1 for s in shown for p in s.propensities)
     online.delete_user("u")
-    assert online.store.shown("u") == []
-    assert len(online.store.shown("v")) == 4
-    online.store.expire(before=4e9, most=10)
-    assert online.store.shown("v") == []
+    assert online.store.impressions("u") == []
+    assert len(online.store.impressions("v")) == 4
+    online.store.expire(before=4e9, max_users=10)
+    assert online.store.impressions("v") == []
 
 
 def test_states_of_a_batch_job_replace_what_another_model_left(online, model, trained_run):
@@ -514,7 +515,7 @@ def test_states_of_a_batch_job_replace_what_another_model_left(online, model, tr
     for report in more:  # until what the job has folded is no longer kept
         renewed.record([report])
         assert_as_in_batch(renewed, [*user_events, late, *more[: more.index(report) + 1]])
-    assert renewed.document("many").folded == 0
+    assert renewed.document("many").num_in_base == 0
     assert renewed.record([UserEvent("many", event(0, "i01"))]) == ["too_late"]
 
 
@@ -533,7 +534,7 @@ def test_a_state_too_old_for_the_kept_events_is_not_called_exact(model, tmp_path
 
 def test_a_store_that_others_hold_or_that_is_full_takes_nothing_and_says_so(model, tmp_path):
     path = tmp_path / "store.db"
-    online = LiveEngine(model, SQLiteStore(path, patience=0.1))
+    online = LiveEngine(model, SQLiteStore(path, timeout=0.1))
     online.record([UserEvent("u", event(0))])
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

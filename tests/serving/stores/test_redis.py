@@ -1,4 +1,4 @@
-"""Shoppers in a real Redis server, which the tests start, stop and kill."""
+"""What only a Redis store does, with a real server that the tests start and kill."""
 
 import shutil
 import signal
@@ -10,7 +10,8 @@ from jaxrec.errors import StoreError
 from jaxrec.inference import loading
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
-from jaxrec.serving.stores.sqlite import Impression, LiveEvent, UserDocument, open_store
+from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
+from jaxrec.serving.stores.opening import open_store
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="needs a Redis server (Debian: redis-server)"
@@ -31,60 +32,30 @@ def store(server):
     store.close()
 
 
-def document(user, version=0, **more):
-    return UserDocument(user, (LiveEvent(START, "i01", "view", "e1"),), version=version, **more)
-
-
-def test_documents_are_replaced_only_by_whoever_read_them_last(store):
-    assert store.save([document("a"), document("b")]) == []
-    found = store.load(["a", "b", "c"])
-    assert set(found) == {"a", "b"}
-    assert found["a"].events == document("a").events
-    version = found["a"].version
-    assert store.save([document("a")]) == ["a"]  # as if it were new
-    assert store.save([document("a", version, truncated=5), document("b", 7)]) == ["b"]
-    assert store.load(["a"])["a"].version == version + 1
-    store.forget("a")
-    assert store.save([document("a")]) == []
-    assert store.save([document("a", version, truncated=9)]) == [
-        "a"
-    ]  # read before it was truncated
-    assert store.save([document("a", store.load(["a"])["a"].version, truncated=5)]) == []
-    assert store.load(["a"])["a"].truncated == 5
-    assert store.count() == 2
-
-
-def test_old_and_surplus_shoppers_expire_and_the_forgotten_leave_nothing(store):
-    for user in "abcd":
-        store.save([document(user)])
-    store.show([Impression("a", START, "m", ("i1", "i2"), (0.9, 0.1))])
-    assert store.shown("a") == [Impression("a", START, "m", ("i1", "i2"), (0.9, 0.1))]
-    assert store.expire(before=0, most=3) == 1
-    assert set(store.load("abcd")) == set("bcd")
-    assert store.count() == 3
-    store.expire(before=START + 1, most=3)
-    assert store.shown("a") == []
-    assert store.forget("b")
-    assert not store.forget("b")
-    assert store.expire(before=4e9, most=3) == 2
+def test_nothing_remains_of_a_deleted_and_of_an_expired_user(store):
+    store.save([UserDocument("a"), UserDocument("b")])
+    store.add_impressions([Impression(user, START, "m", ("i1",), (1.0,)) for user in "ab"])
+    assert len(store.client.keys("*")) == 6  # two per user, and the two sorted sets
+    store.delete("a")
+    store.expire(before=4e9, max_users=3)
     assert store.client.keys("*") == []
 
 
-def test_who_is_written_while_others_expire_stays(store, monkeypatch):
-    store.save([document("a"), document("b")])
-    expire = store._expire_users
+def test_a_user_written_during_expiry_stays(store, monkeypatch):
+    store.save([UserDocument("a"), UserDocument("b")])
+    delete_unchanged = store._delete_unchanged
 
-    def meanwhile(index, key_of, found):
-        if found:
-            store.save([document("a", store.load(["a"])["a"].version)])
-        return expire(index, key_of, found)
+    def write_then_delete(index, key_of, users):
+        if users:
+            store.save([UserDocument("a", version=store.load(["a"])["a"].version)])
+        return delete_unchanged(index, key_of, users)
 
-    monkeypatch.setattr(store, "_expire_users", meanwhile)
-    assert store.expire(before=4e9, most=5) == 1
+    monkeypatch.setattr(store, "_delete_unchanged", write_then_delete)
+    assert store.expire(before=4e9, max_users=5) == 1
     assert set(store.load("ab")) == {"a"}
 
 
-def test_workers_on_one_server_fold_behind_each_other(trained_run, server):
+def test_workers_that_share_a_server_see_all_events(trained_run, server):
     model = loading.load(trained_run)
     first, second = (LiveEngine(model, open_store(server.address), window=3) for _ in range(2))
     for number in range(6):
@@ -96,18 +67,19 @@ def test_workers_on_one_server_fold_behind_each_other(trained_run, server):
     assert answers[0].items.equals(answers[1].items)
 
 
-def test_a_server_that_dies_and_comes_back_has_lost_nothing(server, store):
-    assert store.save([document("a")]) == []
+def test_a_killed_server_has_lost_nothing_when_it_is_back(server, store):
+    a, b = UserDocument("a"), UserDocument("b")
+    assert store.save([a]) == []
     server.kill()
-    for call in (lambda: store.load(["a"]), lambda: store.save([document("b")]), store.count):
+    for call in (lambda: store.load(["a"]), lambda: store.save([b]), store.count):
         with pytest.raises(StoreError, match="the store fails"):
             call()
     server.start()
     assert set(store.load(["a", "b"])) == {"a"}
-    assert store.save([document("b")]) == []
+    assert store.save([b]) == []
 
 
-def test_a_server_that_may_lose_events_is_told_of(server, store, caplog):
+def test_a_server_that_may_lose_events_causes_a_warning(server, store, caplog):
     assert not caplog.records
     server.kill()
     server.start(fsync="everysec")
@@ -115,12 +87,12 @@ def test_a_server_that_may_lose_events_is_told_of(server, store, caplog):
     assert "appendfsync always" in caplog.text
 
 
-def test_no_server_is_said_at_once():
+def test_a_missing_server_is_reported_at_once():
     with pytest.raises(StoreError, match="the store fails"):
         open_store("redis://127.0.0.1:1/0")
 
 
-def test_kill_9_of_a_worker_and_of_the_server_loses_no_acknowledged_event(trained_run, server):
+def test_killing_a_worker_and_the_server_loses_no_acknowledged_event(trained_run, server):
     workers = [Service(trained_run, server.address) for _ in range(2)]
     with Load(workers) as load:
         load.wait_for(60)

@@ -1,0 +1,25 @@
+"""Opens the store at an address."""
+
+from pathlib import Path
+
+from jaxrec.serving.stores.base import Store
+from jaxrec.serving.stores.sqlite import SQLiteStore
+
+
+def open_store(address: str | Path) -> Store:
+    """Open the SQLite file or the Redis server at an address.
+
+    Args:
+        address: a path, or `redis://HOST:PORT/DB` (also `rediss://`, `unix://`).
+
+    Raises:
+        ValueError: the package `redis` is not installed.
+        StoreError: the store cannot be opened.
+    """
+    if not str(address).startswith(("redis://", "rediss://", "unix://")):
+        return SQLiteStore(address)
+    try:
+        from jaxrec.serving.stores.redis import RedisStore
+    except ImportError as error:
+        raise ValueError(f"{address}: pip install 'jaxrec[redis]' first ({error})") from error
+    return RedisStore(str(address))
