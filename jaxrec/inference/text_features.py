@@ -26,7 +26,7 @@ from jaxrec.models.text.whitening import Whitening, fit_whitening
 from jaxrec.runtime import cache_dir
 
 BATCH_SIZE = 128
-SHELF_TEXTS = 4096  # texts whose vectors lie in one file of the cache
+TEXTS_PER_FILE = 4096  # of the cache
 # Few shapes, so few compilations, and little padding (about a tenth for product titles).
 LENGTH_BUCKETS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
 CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", "vocab.txt")
@@ -35,29 +35,36 @@ CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", "vocab
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FinetunedText:
-    """What finetuned layers read: outputs of the frozen ones, and the whitening behind them."""
+    """Input of the fine-tuned layers (outputs of the frozen ones) and the whitening after them."""
 
-    hidden: Float16[Array, "I L Dh"]
+    hidden: Float16[Array, "I L bert"]
     mask: Bool[Array, "I L"]
-    mean: Float[Array, " Dh"]
-    projection: Float[Array, "Dh Dt"]
+    mean: Float[Array, " bert"]
+    projection: Float[Array, "bert text"]
 
 
 @dataclass(frozen=True)
 class ItemText:
-    """The text of a catalogue as the model takes it; the last two only to finetune."""
+    """The text of a catalogue, as the model takes it.
 
-    vectors: Float[np.ndarray, "I Dt"]  # whitened
-    whitening: Whitening | None  # None where no text is known or wanted
+    Attributes:
+        vectors: whitened text vectors.
+        whitening: None if the model reads no text.
+        tower: the layers to fine-tune, if any.
+        finetuned: their input.
+    """
+
+    vectors: Float[np.ndarray, "I text"]
+    whitening: Whitening | None
     tower: TextTower | None = None
-    live: FinetunedText | None = None
+    finetuned: FinetunedText | None = None
 
 
 def item_text(items: pl.DataFrame, config: Config) -> ItemText:
-    """Text of an item table (row 0 the unknown item), encoded as `config` says.
+    """The text of an item table, whose row 0 is the unknown item.
 
-    Without a text expert, or without two items whose texts differ to the encoder, all vectors are
-    zero and of width 1.
+    Without a text expert, or without two items of different text vectors, all vectors are zero and
+    of width 1.
     """
     if not any("text" in expert_sources(name) for name in config.model.experts):
         return _no_text(len(items))
@@ -84,13 +91,13 @@ def new_item_text(
     whitening: Whitening | None,
     tower: TextTower | None,
     bert: Bert | None = None,
-) -> Float[np.ndarray, "n Dt"]:
-    """Text vectors of items that come after training, whitened as the trained catalogue was.
+) -> Float[np.ndarray, "n text"]:
+    """Text vectors of items that come after training, whitened like the trained catalogue.
 
     Args:
-        whitening: that of training; None if the model reads no text.
-        tower: the finetuned layers, if there are any.
-        bert: the pretrained encoder, if it is in memory; the cache on disk is left alone then.
+        whitening: of training; None if the model reads no text.
+        tower: the fine-tuned layers, if any.
+        bert: the pretrained encoder, if it is in memory; the cache on disk is then not used.
     """
     if whitening is None:
         return _no_text(len(items)).vectors
@@ -103,14 +110,14 @@ def new_item_text(
             tokens = tokenize(texts, directory, config.text.max_tokens)
             vectors = encode_texts(bert, tokens, min(len(texts), BATCH_SIZE))
         return whitening.apply(vectors, known).astype(np.float32)
-    live = _finetuned_text(
+    finetuned = _finetuned_text(
         texts, known, config, whitening, bert or load_bert(directory), bert is None
     )
-    return np.asarray(encode_finetuned_text(tower, live))
+    return np.asarray(encode_finetuned_text(tower, finetuned))
 
 
 def _texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np.ndarray, " I"]]:
-    """The text of every item, and which items have any."""
+    """The text of every item, and which items have a text."""
     columns = [name for name in config.data.text_columns if name in items.columns]
     texts = item_texts(items, tuple(columns)) if columns else [""] * len(items)
     return texts, np.array([bool(text) for text in texts])
@@ -140,28 +147,28 @@ def _finetuned_text(
 
 
 def encode_finetuned_rows(
-    tower: TextTower, live: FinetunedText, rows: Int[Array, " K"]
-) -> Float[Array, "K Dt"]:
-    """Whitened vectors of some items through the finetuned layers; zero without text."""
-    mask = live.mask[rows]
-    hidden = live.hidden[rows].astype(live.mean.dtype)
-    vectors = (tower(hidden, mask) - live.mean[None]) @ live.projection
+    tower: TextTower, text: FinetunedText, rows: Int[Array, " K"]
+) -> Float[Array, "K text"]:
+    """Whitened vectors of selected items through the fine-tuned layers; zero without text."""
+    mask = text.mask[rows]
+    hidden = text.hidden[rows].astype(text.mean.dtype)
+    vectors = (tower(hidden, mask) - text.mean[None]) @ text.projection
     return jnp.where(mask.any(1, keepdims=True), vectors, 0)
 
 
-def encode_finetuned_text(tower: TextTower, live: FinetunedText) -> Float[Array, "I Dt"]:
+def encode_finetuned_text(tower: TextTower, text: FinetunedText) -> Float[Array, "I text"]:
     """`encode_finetuned_rows` of the whole catalogue, a batch at a time."""
     graphdef, params = nnx.split(tower)
-    rows = np.resize(np.arange(len(live.mask)), -(-len(live.mask) // BATCH_SIZE) * BATCH_SIZE)
+    rows = np.resize(np.arange(len(text.mask)), -(-len(text.mask) // BATCH_SIZE) * BATCH_SIZE)
     batches = [
-        _finetuned_batch(graphdef, params, live, part) for part in rows.reshape(-1, BATCH_SIZE)
+        _finetuned_batch(graphdef, params, text, part) for part in rows.reshape(-1, BATCH_SIZE)
     ]
-    return jnp.concatenate(batches)[: len(live.mask)]
+    return jnp.concatenate(batches)[: len(text.mask)]
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def _finetuned_batch(graphdef, params, live, rows):
-    return encode_finetuned_rows(nnx.merge(graphdef, params), live, rows)
+def _finetuned_batch(graphdef, params, text, rows):
+    return encode_finetuned_rows(nnx.merge(graphdef, params), text, rows)
 
 
 def _no_text(num_items: int) -> ItemText:
@@ -171,7 +178,7 @@ def _no_text(num_items: int) -> ItemText:
 def text_vectors(
     texts: Sequence[str], pretrained: str, max_tokens: int
 ) -> Float[np.ndarray, "I D"]:
-    """Mean-pooled BERT vector of each text, from the cache or encoded now and kept there.
+    """Mean-pooled BERT vector of each text, from the cache or encoded now and cached.
 
     Args:
         texts: I texts; equal ones are encoded once.
@@ -188,7 +195,7 @@ def text_vectors(
     unique = column.unique().sort().to_list()
     bert = cache(lambda: load_bert(directory))  # read only if something is to be encoded
 
-    def on_shelf(members: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n D"]:
+    def cached_vectors(members: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n D"]:
         kept = [unique[member] for member in members]
         path = _cache_path("vectors", encoder, json.dumps(kept).encode())
         if not path.exists():
@@ -196,24 +203,26 @@ def text_vectors(
                 np.save(unfinished, encode_texts(bert(), tokenize(kept, directory, max_tokens)))
         return np.load(path, allow_pickle=False)
 
-    shelves = _shelves(unique)
-    vectors = np.concatenate([on_shelf(members) for members in shelves])
-    place = np.argsort(np.concatenate(shelves))
+    files = _cache_files(unique)
+    vectors = np.concatenate([cached_vectors(members) for members in files])
+    place = np.argsort(np.concatenate(files))
     return vectors[place[column.rank("dense").to_numpy() - 1]]
 
 
-def _shelves(texts: Sequence[str]) -> list[Int[np.ndarray, " n"]]:
-    """Numbers of the texts in parts that are kept apart, so that a text more or less has only its
-    part encoded anew, and an interruption loses one."""
+def _cache_files(texts: Sequence[str]) -> list[Int[np.ndarray, " n"]]:
+    """Numbers of the texts, split into the files of the cache.
+
+    A changed text has only its own file encoded again, and an interruption loses at most one.
+    """
     hashes = np.array([zlib.crc32(text.encode()) for text in texts])
-    shelf = hashes % (1 << (len(texts) // SHELF_TEXTS).bit_length())
-    return [np.flatnonzero(shelf == number) for number in np.unique(shelf)]
+    file_number = hashes % (1 << (len(texts) // TEXTS_PER_FILE).bit_length())
+    return [np.flatnonzero(file_number == number) for number in np.unique(file_number)]
 
 
 def encode_texts(
     bert: Bert, tokens: Tokens, batch_size: int = BATCH_SIZE
 ) -> Float[np.ndarray, "I D"]:
-    """Mean of a text's last hidden states, in float32."""
+    """Mean of each text's last hidden states, in float32."""
     graphdef, params = nnx.split(bert)
     vectors = np.empty((len(tokens.ids), bert.config.hidden_size), np.float32)
     for rows, ids, mask in _batches(tokens, batch_size):
@@ -224,10 +233,9 @@ def encode_texts(
 def hidden_states(
     bert: Bert, tokens: Tokens, stop_layer: int, batch_size: int = BATCH_SIZE
 ) -> Float16[np.ndarray, "I L D"]:
-    """Inputs of layer `stop_layer`: what the frozen layers below a fine-tuned one give.
+    """Inputs of layer `stop_layer`: the outputs of the frozen layers below it.
 
-    Memory-mapped from the cache, where they are kept under the weights and tokens that made
-    them. Padding is zero.
+    They are memory-mapped from the cache, whose key holds the weights and tokens. Padding is zero.
     """
     lower = (bert.word, bert.position, bert.token_type, bert.norm, *bert.blocks[:stop_layer])
     arrays = [tokens.ids, tokens.mask, *jax.tree.leaves([nnx.state(module) for module in lower])]
@@ -282,8 +290,7 @@ def _batches(
 ) -> Iterator[tuple[Int[np.ndarray, " rows"], Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]]:
     """Row numbers, ids and mask of batches of texts of similar length, the longest first.
 
-    Every batch has the same number of rows: the last, which is the cheapest, is filled up by
-    repeating its rows.
+    Every batch has the same number of rows; the last one repeats its rows.
     """
     batch_size = min(batch_size, len(tokens.ids))
     lengths = tokens.lengths
@@ -303,7 +310,7 @@ def _cache_path(event_type: str, *contents: bytes) -> Path:
 
 
 def _files_digest(directory: Path) -> list[tuple[str, str]]:
-    """Names and contents of a checkpoint's files, wherever they lie."""
+    """Names and hashes of a checkpoint's files, independent of their directory."""
     paths = sorted(p for pattern in CHECKPOINT_PATTERNS for p in directory.glob(pattern))
     return [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths]
 

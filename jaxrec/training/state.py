@@ -183,7 +183,7 @@ def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArray
             if name in present
         },
         masked_event_types=jnp.asarray(masked),
-        finetuned_text=text.live,
+        finetuned_text=text.finetuned,
         repeats=not masked.all(),
     )
 

@@ -101,7 +101,7 @@ def test_equal_texts_are_encoded_once(cache, monkeypatch):
 
 
 def test_a_new_text_has_only_its_part_of_the_others_encoded_anew(cache, monkeypatch):
-    monkeypatch.setattr(text_features, "SHELF_TEXTS", 4)
+    monkeypatch.setattr(text_features, "TEXTS_PER_FILE", 4)
     texts = [f"soap {number}" for number in range(28)]
     first = text_vectors(texts, str(TINY), 8)
     encoded = []
@@ -248,7 +248,7 @@ def test_texts_that_are_one_to_the_encoder_are_no_text(cache):
 
 def test_untrained_live_text_equals_frozen_text(cache):
     text = item_text(*items_and_config("finetune"))
-    assert text.tower is not None and text.live is not None
+    assert text.tower is not None and text.finetuned is not None
     np.testing.assert_allclose(
-        encode_finetuned_text(text.tower, text.live), text.vectors, atol=0.02
+        encode_finetuned_text(text.tower, text.finetuned), text.vectors, atol=0.02
     )

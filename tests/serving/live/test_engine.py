@@ -206,7 +206,7 @@ def test_what_was_chosen_is_masked_long_after_its_event_is_forgotten(online):
     assert not set(answer.table["item_id"]) & {f"i{n:02}" for n in range(20)}
     assert answer.events == 20
     unmasked = online.recommend(["u"], k=30, mask=("none",))[0]
-    assert set(unmasked.items["item_id"]) & {f"i{n:02}" for n in range(20)}
+    assert set(unmasked.table["item_id"]) & {f"i{n:02}" for n in range(20)}
 
 
 def test_every_event_moves_the_next_list(online):
@@ -214,7 +214,7 @@ def test_every_event_moves_the_next_list(online):
     before = online.recommend(["u"], k=5)[0]
     online.record([UserEvent("u", event(2 * DAY, "i25", "buy"))])
     after = online.recommend(["u"], k=5)[0]
-    assert before.items["item_id"].to_list() != after.table["item_id"].to_list()
+    assert before.table["item_id"].to_list() != after.table["item_id"].to_list()
 
 
 def test_conditions_on_items_hold(online):
