@@ -19,6 +19,9 @@ PADDING_MULTIPLE = 256
 NO_GAP = -1
 MAX_GAP = 2**31 - 1  # seconds
 ANY_EVENT_TYPE = -1
+# The score of a masked item. It is finite because -inf - (-inf) is NaN: a softmax over masked items
+# only, or the gradient of a masked score, would spread NaN.
+NEG_INF = -1e30
 
 
 def padded_size(count: int) -> int:

@@ -120,8 +120,9 @@ class TrainedModel:
         )
         text = np.concatenate([np.asarray(self.text)[: extension.num_old], fresh])
         new = (0, len(text) - len(self.trained.counts))
-        counts, with_ids = np.pad(self.trained.counts, new), np.pad(self.trained.with_ids, new)
-        arrays = catalog_arrays(catalog, text, with_ids, extension.entities)
+        counts = np.pad(self.trained.counts, new)
+        has_trained_id = np.pad(self.trained.has_trained_id, new)
+        arrays = catalog_arrays(catalog, text, has_trained_id, extension.entities)
         vectors = encode_catalog(self.definition, self.params, arrays)
         return replace(
             self,

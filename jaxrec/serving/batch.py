@@ -15,6 +15,7 @@ from jaxtyping import Float
 from rich.console import Console
 
 from jaxrec.artifacts import run_directory as checkpoint
+from jaxrec.artifacts.files import write_table
 from jaxrec.artifacts.partitions import (
     SUCCESS,
     Partitions,
@@ -22,7 +23,6 @@ from jaxrec.artifacts.partitions import (
     open_partitions,
     refuse_files,
     remove_drafts,
-    write_table,
 )
 from jaxrec.config import to_yaml
 from jaxrec.data.dataset import filtered
