@@ -1,4 +1,4 @@
-"""The device mesh and the one table of how values lie on it."""
+"""The device mesh, and the one table of rules for placing arrays on it."""
 
 import re
 
@@ -6,7 +6,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 USERS, ITEMS = "users", "items"
-# the first pattern that a parameter's path matches decides; optimiser state repeats these paths
+# The first pattern found in a parameter's path decides. The optimizer state has the same paths.
 PARTITION_RULES = (
     (re.compile(r"item_table|entity_table"), PartitionSpec(ITEMS)),
     (re.compile(r""), PartitionSpec()),
@@ -14,7 +14,7 @@ PARTITION_RULES = (
 
 
 def make_mesh(item_shards: int = 1) -> Mesh:
-    """All devices as [users, items]; `item_shards` of them along `items`.
+    """A mesh of all devices, [users, items], with `item_shards` devices along `items`.
 
     Raises:
         ValueError: the number of devices is not a multiple of `item_shards`.
@@ -22,14 +22,14 @@ def make_mesh(item_shards: int = 1) -> Mesh:
     devices = jax.device_count()
     if item_shards < 1 or devices % item_shards:
         raise ValueError(f"item_shards={item_shards} does not divide {devices} devices")
-    # jax makes Explicit axes by default, under which look-ups and segment sums raise
+    # the default, Explicit axes, makes embedding look-ups and segment sums raise
     return jax.make_mesh(
         (devices // item_shards, item_shards), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2
     )
 
 
 def single_device_mesh() -> Mesh:
-    """The first device of this process as a mesh."""
+    """A mesh of this process's first device."""
     return jax.make_mesh(
         (1, 1), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
     )
@@ -47,36 +47,37 @@ def state_shardings(tree, mesh: Mesh):
 
 
 def laid_out(shapes, shardings):
-    """Shapes and dtypes of a tree under shardings: one a leaf, or one for a whole part of it."""
+    """Shapes and dtypes of a tree with shardings; `shardings` is a tree or a prefix of one."""
 
-    def under(sharding, part):
+    def with_sharding(sharding, part):
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part
         )
 
-    return jax.tree.map(under, shardings, shapes)
+    return jax.tree.map(with_sharding, shardings, shapes)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of values that every device holds whole."""
+    """The sharding of an array that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def shard_batch(batch, mesh: Mesh):
-    """A host's rows of a batch as global arrays, rows along `users`."""
+    """Global arrays made of every process's rows of a batch, sharded along `users`."""
     sharding = NamedSharding(mesh, PartitionSpec(USERS))
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
 
 
-def host_rows(rows: int) -> slice:
-    """The rows of a global batch that this process makes.
+def host_rows(batch_size: int) -> slice:
+    """The rows of a global batch that this process provides.
 
     Raises:
-        ValueError: the processes do not divide the batch.
+        ValueError: the number of processes does not divide the batch size.
     """
-    if rows % jax.process_count():
+    processes = jax.process_count()
+    if batch_size % processes:
         raise ValueError(
-            f"train.batch_size={rows} must be a multiple of {jax.process_count()} processes"
+            f"train.batch_size={batch_size} must be a multiple of {processes} processes"
         )
-    share = rows // jax.process_count()
+    share = batch_size // processes
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

@@ -19,8 +19,8 @@ PADDING_MULTIPLE = 256
 NO_GAP = -1
 MAX_GAP = 2**31 - 1  # seconds
 ANY_EVENT_TYPE = -1
-# the score of an item that is left out; finite, as full precision on a TPU is made of parts of a
-# number, and infinity less infinity is not a number
+# The score of a masked item. It is finite because -inf - (-inf) is NaN: a softmax over masked items
+# only, or the gradient of a masked score, would spread NaN.
 NEG_INF = -1e30
 
 

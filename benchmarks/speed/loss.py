@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.training.losses import blocked_cross_entropy, cross_entropy
+from jaxrec.training.losses.full_softmax import blocked_cross_entropy, cross_entropy
 
 ROWS = 32
 

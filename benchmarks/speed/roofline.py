@@ -43,8 +43,9 @@ from jaxrec.models.recommender import Events, Expert, Nodes, cast_products
 from jaxrec.models.sequence.lstm import LSTM
 from jaxrec.training import loop as training
 from jaxrec.training.logging import console
-from jaxrec.training.losses import blocked_cross_entropy, positions_at_a_time
+from jaxrec.training.losses.full_softmax import blocked_cross_entropy, positions_per_block
 from jaxrec.training.state import TrainContext, TrainState, initial_state, make_context
+from jaxrec.training.tasks.next_entity import NextEntity
 from jaxrec.types import Batch
 
 WARM_UP = 3  # repetitions until the allocator keeps what all parts need
@@ -299,14 +300,14 @@ def loss_work(
     labels = (batch.targets, batch.weights)
 
     def of_items(_, users, items, targets, weights, valid):
-        block = positions_at_a_time(len(items), logits)
+        block = positions_per_block(len(items), logits)
         total = blocked_cross_entropy(users, items, targets, weights, valid, block)
         return total / jnp.maximum(weights.sum(), 1e-9)
 
-    def of_entities(_, users, vectors, targets, weights, auxiliary):
-        entities = auxiliary.of_item[targets]
-        rows, weights = vectors[auxiliary.nodes], weights * (entities > 0)
-        return of_items(None, users, rows, entities, weights, auxiliary.valid)
+    def of_entities(_, users, vectors, targets, weights, task):
+        entities = task.entity_of_item[targets]
+        rows, weights = vectors[task.nodes], weights * (entities > 0)
+        return of_items(None, users, rows, entities, weights, task.valid)
 
     def work(part: str, call: Callable, vectors: Array, constant, candidates: int) -> Work:
         counts = {
@@ -319,8 +320,9 @@ def loss_work(
 
     count = len(arrays.candidates)
     yield work(LOSS, of_items, vectors[:count], arrays.candidates, count)
-    for auxiliary in arrays.auxiliary.values():
-        yield work(AUXILIARY, of_entities, vectors, auxiliary, len(auxiliary.nodes))
+    for task in arrays.tasks:
+        if isinstance(task, NextEntity):
+            yield work(AUXILIARY, of_entities, vectors, task, len(task.nodes))
 
 
 def optimiser_work(context: TrainContext, state: TrainState) -> Work:

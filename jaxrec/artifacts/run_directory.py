@@ -1,16 +1,14 @@
-"""What a run leaves behind: Orbax checkpoints, its configuration and its vocabularies.
+"""The directory of a run: create it, read it, save and restore its Orbax checkpoints.
 
 run/config.yaml            the resolved configuration
-run/catalog/               items and how often they were chosen, node types, edges, event types and
-                           the whitening of text (Parquet, JSON, NumPy)
-run/checkpoints/STEP/      params; rest: optimiser state; vectors: of all nodes, and of the
-                           items' text; progress: data position and validation history (JSON)
+run/catalog/               items, training counts, node types, edges, event types and the whitening
+                           of text vectors (Parquet, JSON, NumPy)
+run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of all nodes, and of
+                           the items' text; progress: data position and validation history (JSON)
 """
 
 import json
 import logging
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,90 +22,91 @@ from jax.sharding import Sharding
 from jaxtyping import Bool, Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jaxrec.artifacts.files import atomic_path
 from jaxrec.config import Config, parse, to_yaml
 from jaxrec.errors import RunError
 from jaxrec.models.recommender import Sizes
 from jaxrec.models.text.whitening import Whitening
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
-FORMAT = 4
-CALIBRATION = "calibration.json"  # what validation corrects; written when training ends
+FORMAT = 5  # of the files in `catalog`
+CALIBRATION = "calibration.json"  # corrections fitted on validation; written when training ends
 SELECTED_BY = "ndcg@10"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where in the data a checkpoint stands; `history` holds a row a validated epoch."""
+    """The position of a training run in its data, and its validation results so far."""
 
-    epoch: int = 0
-    step: int = 0  # batches of the epoch that are done
-    history: tuple[dict[str, float], ...] = ()
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished batches of the current epoch
+    history: tuple[dict[str, float], ...] = ()  # validation metrics, one entry per finished epoch
 
     @property
     def epochs_since_best(self) -> int:
-        """Validated epochs after the best one: of equals the last, which Orbax keeps."""
-        scores = [row[SELECTED_BY] for row in self.history]
+        """Epochs after the best one. Among equal epochs the last counts, as in Orbax."""
+        scores = [metrics[SELECTED_BY] for metrics in self.history]
         return int(np.argmax(scores[::-1])) if scores else 0
 
 
+@dataclass(frozen=True)
+class RunArtifacts:
+    """What a trained model needs beside its parameters: the `catalog` directory of a run."""
+
+    catalog: Catalog
+    counts: Float[np.ndarray, " I"]  # positive training events of every item
+    has_trained_id: Bool[np.ndarray, " I"]  # items with a training event, of any event type
+    event_type_names: tuple[str, ...]
+    sizes: Sizes
+    whitening: Whitening | None  # None if the model reads no text
+
+
 def refuse_existing(run: Path) -> None:
-    """Raise RunError if there is something at `run` already."""
+    """Raise a RunError if the path `run` exists."""
     if run.exists():
         raise RunError(
             f"{run} exists; continue it with --resume {run}, or name another --run directory"
         )
 
 
-@dataclass(frozen=True)
-class RunArtifacts:
-    """What a run knows beside its parameters."""
-
-    catalog: Catalog
-    counts: Float[np.ndarray, " I"]  # how often every item was chosen in training
-    with_ids: Bool[np.ndarray, " I"]  # items whose own id was trained, by events of any event_type
-    event_type_names: tuple[str, ...]
-    sizes: Sizes
-    whitening: Whitening | None  # None where the model reads no text
-
-
-def create_run(run: Path, config: Config, trained: RunArtifacts) -> None:
+def create_run(run: Path, config: Config, artifacts: RunArtifacts) -> None:
     """Write the files of a new run; the directory appears whole or not at all.
 
     Raises:
-        RunError: it exists already.
+        RunError: `run` exists.
     """
     refuse_existing(run)
-    run.parent.mkdir(parents=True, exist_ok=True)
-    draft = run.with_name(f".{run.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    (draft / "catalog").mkdir(parents=True)
-    (draft / "config.yaml").write_text(to_yaml(config))
-    _write_artifacts(draft / "catalog", trained)
-    draft.rename(run)
+    with atomic_path(run) as draft:
+        (draft / "catalog").mkdir(parents=True)
+        (draft / "config.yaml").write_text(to_yaml(config))
+        _write_artifacts(draft / "catalog", artifacts)
 
 
-def refuse_other_data(run: Path, trained: RunArtifacts) -> None:
-    """Raise RunError if a run was begun with other data: its numbers would mean other things."""
-    begun = read_artifacts(run)
-    before, now = begun.catalog.graph, trained.catalog.graph
-    alike = {
-        "nodes": [(t.name, t.ids.to_list()) for t in before.types]
-        == [(t.name, t.ids.to_list()) for t in now.types],
-        "relations": before.relations == now.relations,
+def refuse_other_data(run: Path, artifacts: RunArtifacts) -> None:
+    """Raise a RunError unless a run was trained on the data that `artifacts` describe.
+
+    Item numbers and counts depend on the data, so a checkpoint fits no other data.
+    """
+    old = read_artifacts(run)
+    old_graph, graph = old.catalog.graph, artifacts.catalog.graph
+    equal = {
+        "nodes": [(t.name, t.ids.to_list()) for t in old_graph.types]
+        == [(t.name, t.ids.to_list()) for t in graph.types],
+        "relations": old_graph.relations == graph.relations,
         "edges": all(
-            np.array_equal(getattr(before, part), getattr(now, part))
-            for part in ("heads", "edge_relations", "tails")
+            np.array_equal(getattr(old_graph, name), getattr(graph, name))
+            for name in ("heads", "edge_relations", "tails")
         ),
-        "event types": begun.event_type_names == trained.event_type_names,
-        "training events": np.array_equal(begun.counts, trained.counts)
-        and np.array_equal(begun.with_ids, trained.with_ids),
-        "width of text": begun.sizes.text_width == trained.sizes.text_width,
+        "event types": old.event_type_names == artifacts.event_type_names,
+        "training events": np.array_equal(old.counts, artifacts.counts)
+        and np.array_equal(old.has_trained_id, artifacts.has_trained_id),
+        "text vector size": old.sizes.text_width == artifacts.sizes.text_width,
     }
-    if not all(alike.values()):
-        other = ", ".join(name for name, same in alike.items() if not same)
+    if not all(equal.values()):
+        different = ", ".join(name for name, same in equal.items() if not same)
         raise RunError(
-            f"{run} was begun with other data (they differ in {other}); resume it with those, or "
-            "begin a new run"
+            f"{run} was trained on other data (they differ in {different}); resume it with its own "
+            "data, or start a new run"
         )
 
 
@@ -115,52 +114,82 @@ def read_config(run: Path) -> Config:
     """The configuration of a run.
 
     Raises:
-        RunError: it is not a run directory.
+        RunError: not a run directory, or one that another version wrote.
     """
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run} is not a run directory: it holds no config.yaml")
+    _read_layout(run)  # first, because the options of another version have other names
     return parse(layers=[yaml.safe_load(path.read_text())])
 
 
 def read_artifacts(run: Path) -> RunArtifacts:
-    """The catalogue of a run and what belongs to it.
+    """The contents of a run's `catalog` directory.
 
     Raises:
-        RunError: they are missing, or were written by another version.
+        RunError: the directory is missing, or another version wrote it.
     """
-    updater = run / "catalog"
-    if not (updater / "layout.json").is_file():
-        raise RunError(f"{run} is not a whole run directory: it holds no catalog/layout.json")
-    layout = json.loads((updater / "layout.json").read_text())
-    if layout["format"] != FORMAT:
-        raise RunError(
-            f"{run} has format {layout['format']}; this version reads {FORMAT}. Train it anew, or "
-            "use the version of jaxrec that wrote it"
-        )
-    names = pl.read_parquet(updater / "nodes.parquet").partition_by("type", as_dict=True)
-    edges = pl.read_parquet(updater / "edges.parquet")
+    layout, directory = _read_layout(run), run / "catalog"
+    ids = pl.read_parquet(directory / "nodes.parquet").partition_by("type", as_dict=True)
+    edges = pl.read_parquet(directory / "edges.parquet")
     types = tuple(
-        NodeType(name, names[(name,)]["id"], offset) for name, offset in layout["types"].items()
+        NodeType(name, ids[(name,)]["id"], offset) for name, offset in layout["node_types"].items()
     )
     graph = KnowledgeGraph(
         types,
         tuple(layout["relations"]),
         *(edges[column].to_numpy() for column in ("head", "relation", "tail")),
     )
-    whitening = updater / "whitening.npz"
+    whitening = directory / "whitening.npz"
     return RunArtifacts(
-        catalog=Catalog(pl.read_parquet(updater / "items.parquet"), graph),
-        counts=np.load(updater / "counts.npy", allow_pickle=False),
-        with_ids=np.load(updater / "with_ids.npy", allow_pickle=False),
+        catalog=Catalog(pl.read_parquet(directory / "items.parquet"), graph),
+        counts=np.load(directory / "counts.npy", allow_pickle=False),
+        has_trained_id=np.load(directory / "has_trained_id.npy", allow_pickle=False),
         event_type_names=tuple(layout["event_types"]),
         sizes=Sizes(**layout["sizes"]),
         whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
     )
 
 
+def _read_layout(run: Path) -> dict[str, Any]:
+    path = run / "catalog" / "layout.json"
+    if not path.is_file():
+        raise RunError(f"{run} is not a complete run directory: it holds no catalog/layout.json")
+    layout = json.loads(path.read_text())
+    if layout["format"] != FORMAT:
+        raise RunError(
+            f"{run} has format {layout['format']}; this version reads format {FORMAT}. Train the "
+            "run again, or use the version of jaxrec that wrote it"
+        )
+    return layout
+
+
+def _write_artifacts(directory: Path, artifacts: RunArtifacts) -> None:
+    graph = artifacts.catalog.graph
+    layout = {
+        "format": FORMAT,
+        "node_types": {node_type.name: node_type.offset for node_type in graph.types},
+        "relations": graph.relations,
+        "event_types": artifacts.event_type_names,
+        "sizes": asdict(artifacts.sizes),
+    }
+    (directory / "layout.json").write_text(json.dumps(layout, indent=2))
+    artifacts.catalog.items.write_parquet(directory / "items.parquet")
+    np.save(directory / "counts.npy", artifacts.counts)
+    np.save(directory / "has_trained_id.npy", artifacts.has_trained_id)
+    if artifacts.whitening is not None:
+        np.savez(directory / "whitening.npz", **vars(artifacts.whitening))
+    pl.concat(
+        pl.DataFrame({"id": node_type.ids}).select(pl.lit(node_type.name).alias("type"), "id")
+        for node_type in graph.types
+    ).write_parquet(directory / "nodes.parquet")
+    pl.DataFrame(
+        {"head": graph.heads, "relation": graph.edge_relations, "tail": graph.tails}
+    ).write_parquet(directory / "edges.parquet")
+
+
 def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
-    """The manager that keeps a run's best and last checkpoints."""
+    """An Orbax manager that keeps the best and the last checkpoint of a run."""
     policies = [
         preservation_policy.LatestN(1),
         preservation_policy.BestN(
@@ -175,13 +204,13 @@ def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointMan
         save_interval_steps=0 if read_only else 1,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         best_fn=lambda metrics: metrics[SELECTED_BY],
-        # the arrays of a step are donated to the next one, so a save must have read them all
+        # the next step is given the memory of these arrays, so they must be saved before it
         enable_async_checkpointing=False,
         cleanup_tmp_directories=not read_only,
     )
     logger = logging.getLogger("absl")
     level = logger.level
-    if read_only:  # Orbax warns that it will only read
+    if read_only:  # Orbax would warn that it cannot write
         logger.setLevel(logging.ERROR)
     try:
         return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
@@ -198,7 +227,7 @@ def save(
     progress: Progress,
     metrics: dict[str, float] | None = None,
 ) -> None:
-    """Save atomically, unless this step is saved already."""
+    """Save a checkpoint atomically, unless its step is saved already."""
     if manager.latest_step() == step:
         return
     manager.save(
@@ -218,7 +247,7 @@ def save(
 def vector_targets(
     config: Config, sizes: Sizes, sharding: Sharding
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """What to restore the part `vectors` of a checkpoint to."""
+    """Shapes and sharding of a checkpoint's `vectors`, as `restore` takes them."""
     shapes = {
         "nodes": (sizes.num_nodes, config.model.hidden_size * len(config.model.experts)),
         "text": (sizes.num_items, sizes.text_width),
@@ -230,38 +259,14 @@ def vector_targets(
 
 
 def restore(manager: ocp.CheckpointManager, step: int, **targets: Any) -> dict[str, Any]:
-    """Partitions of a checkpoint by name, each laid out like its target (shapes with shardings)."""
-    parts = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
-    restored = manager.restore(step, args=ocp.args.Composite(**parts))
+    """Parts of a checkpoint by name, each with the shapes and shardings of its target."""
+    arguments = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
+    restored = manager.restore(step, args=ocp.args.Composite(**arguments))
     return {name: restored[name] for name in targets}
 
 
 def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
-    """The data position of a checkpoint and the validation history up to it."""
+    """The data position and the validation history of a checkpoint."""
     args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-    place = manager.restore(step, args=args).progress
-    return Progress(place["epoch"], place["step"], tuple(place["history"]))
-
-
-def _write_artifacts(updater: Path, trained: RunArtifacts) -> None:
-    graph = trained.catalog.graph
-    layout = {
-        "format": FORMAT,
-        "types": {node_type.name: node_type.offset for node_type in graph.types},
-        "relations": graph.relations,
-        "event_types": trained.event_type_names,
-        "sizes": asdict(trained.sizes),
-    }
-    (updater / "layout.json").write_text(json.dumps(layout, indent=2))
-    trained.catalog.items.write_parquet(updater / "items.parquet")
-    np.save(updater / "counts.npy", trained.counts)
-    np.save(updater / "with_ids.npy", trained.with_ids)
-    if trained.whitening is not None:
-        np.savez(updater / "whitening.npz", **vars(trained.whitening))
-    pl.concat(
-        pl.DataFrame({"id": node_type.ids}).select(pl.lit(node_type.name).alias("type"), "id")
-        for node_type in graph.types
-    ).write_parquet(updater / "nodes.parquet")
-    pl.DataFrame(
-        {"head": graph.heads, "relation": graph.edge_relations, "tail": graph.tails}
-    ).write_parquet(updater / "edges.parquet")
+    saved = manager.restore(step, args=args).progress
+    return Progress(saved["epoch"], saved["step"], tuple(saved["history"]))

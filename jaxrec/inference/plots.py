@@ -1,6 +1,5 @@
 """Plots of a trained model: how true its probabilities are, how a user's interest moves."""
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from jaxrec.artifacts.files import atomic_path
 from jaxrec.evaluation.reliability import Reliability
 
 DPI = 120
@@ -179,6 +179,5 @@ def _wrapped(text: str, characters: int) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     """Write a PNG file that is never seen half written."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(draft, format="png")
-    draft.replace(path)
+    with atomic_path(path) as draft:
+        figure.savefig(draft, format="png")

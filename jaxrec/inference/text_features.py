@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +15,7 @@ import polars as pl
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float16, Int
 
+from jaxrec.artifacts.files import atomic_path
 from jaxrec.config import Config
 from jaxrec.data.text import Tokens, item_texts, resolve_pretrained, tokenize
 from jaxrec.models.recommender import expert_sources
@@ -199,8 +198,8 @@ def text_vectors(
         kept = [unique[member] for member in members]
         path = _cache_path("vectors", encoder, json.dumps(kept).encode())
         if not path.exists():
-            with _written_atomically(path) as unfinished:
-                np.save(unfinished, encode_texts(bert(), tokenize(kept, directory, max_tokens)))
+            with atomic_path(path) as draft:
+                np.save(draft, encode_texts(bert(), tokenize(kept, directory, max_tokens)))
         return np.load(path, allow_pickle=False)
 
     files = _cache_files(unique)
@@ -243,8 +242,8 @@ def hidden_states(
     path = _cache_path("hidden", described.encode(), *(np.asarray(a).tobytes() for a in arrays))
     if not path.exists():
         shape = (*tokens.ids.shape, bert.config.hidden_size)
-        with _written_atomically(path) as unfinished:
-            hidden = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+        with atomic_path(path) as draft:
+            hidden = np.lib.format.open_memmap(draft, "w+", np.float16, shape)
             _fill_hidden(hidden, bert, tokens, stop_layer, batch_size)
             hidden.flush()
     return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -313,13 +312,3 @@ def _files_digest(directory: Path) -> list[tuple[str, str]]:
     """Names and hashes of a checkpoint's files, independent of their directory."""
     paths = sorted(p for pattern in CHECKPOINT_PATTERNS for p in directory.glob(pattern))
     return [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths]
-
-
-@contextmanager
-def _written_atomically(path: Path) -> Iterator[Path]:
-    """A place to write to, moved to `path` at the end: nobody reads an unfinished file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
-        unfinished = Path(scratch, path.name)
-        yield unfinished
-        unfinished.replace(path)

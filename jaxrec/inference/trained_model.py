@@ -115,7 +115,7 @@ class TrainedModel:
         new_text = new_item_text(catalog.items[num_old:], self.config, trained.whitening, tower)
         text = np.concatenate([np.asarray(self.index.text)[:num_old], new_text])
         padding = (0, len(text) - len(trained.counts))
-        counts, has_id = np.pad(trained.counts, padding), np.pad(trained.with_ids, padding)
+        counts, has_id = np.pad(trained.counts, padding), np.pad(trained.has_trained_id, padding)
         arrays = catalog_arrays(catalog, text, has_id, extension.entities)
         vectors = encode_catalog(self.model, arrays)
         bias = padded_bias(self.correction, counts, len(arrays.valid))

@@ -14,6 +14,7 @@ import polars as pl
 from rich.console import Console
 
 from jaxrec.artifacts import run_directory as checkpoint
+from jaxrec.artifacts.files import write_table
 from jaxrec.artifacts.partitions import (
     SUCCESS,
     Partitions,
@@ -21,7 +22,6 @@ from jaxrec.artifacts.partitions import (
     open_partitions,
     refuse_files,
     remove_drafts,
-    write_table,
 )
 from jaxrec.config import to_yaml
 from jaxrec.data.dataset import filtered

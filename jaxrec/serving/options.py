@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxrec.artifacts.partitions import WRITERS, Format
+from jaxrec.artifacts.files import WRITERS, Format
 from jaxrec.config import AMOUNT, COUNT, POSITIVE, check_ranges
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import RunError

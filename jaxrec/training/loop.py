@@ -1,4 +1,4 @@
-"""Training told as one story: `fit` prepares a run, trains it, selects by validation, user_events."""
+"""A training run from data to results: prepare, train, select by validation, calibrate, test."""
 
 import signal
 import threading
@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array
 from orbax.checkpoint import CheckpointManager
 
-from jaxrec.artifacts import run_directory as checkpoint
+from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
@@ -30,7 +30,7 @@ from jaxrec.models.recommender import cast_products
 from jaxrec.sharding import host_rows, laid_out, replicated, shard_batch
 from jaxrec.training import logging as report
 from jaxrec.training.evaluator import calibrate, test, validate
-from jaxrec.training.objective import TrainArrays, objective
+from jaxrec.training.objective import objective
 from jaxrec.training.state import (
     TrainContext,
     TrainState,
@@ -41,37 +41,40 @@ from jaxrec.training.state import (
     run_artifacts,
     state_layout,
 )
+from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
 
 
 def fit(
     config: Config, run: Path, *, tables: Tables | None = None, resume: bool = False
 ) -> dict[str, Any]:
-    """Train a recommender into the directory `run`; returns what its `metrics.json` holds.
+    """Train a recommender into the directory `run`; returns the content of `metrics.json`.
 
-    `selected` is validation as it selected the epoch; `validation` is after what it corrects then.
+    Its `selected` are the validation metrics that selected the epoch; its `validation` are those
+    after calibration.
 
     Args:
-        config: every option; to resume, that of the run.
+        config: all options; to resume, the run's own.
         tables: data in memory, in place of `config.data.source`.
         resume: continue the run from its last checkpoint.
 
     Raises:
-        RunError: `run` exists, or, to resume, does not or was begun with other data.
+        RunError: `run` exists; or, to resume, it does not exist or was trained on other data.
         DataError: the data are not usable.
-        Interrupted: SIGTERM came; the run was saved and can be resumed.
+        Interrupted: SIGTERM came; the run is saved and can be resumed.
         Diverged: the loss is not finite.
     """
     if not resume:
-        checkpoint.refuse_existing(run)
+        run_directory.refuse_existing(run)
     dataset = prepare(config, tables)
     report.describe(dataset)
     context = make_context(config, dataset)
+    report.print_notes(context.notes)
     if resume:
-        checkpoint.refuse_other_data(run, run_artifacts(context))
+        run_directory.refuse_other_data(run, run_artifacts(context))
     else:
-        checkpoint.create_run(run, context.config, run_artifacts(context))
-    with checkpoint.open_checkpoints(run) as manager:
+        run_directory.create_run(run, context.config, run_artifacts(context))
+    with run_directory.open_checkpoints(run) as manager:
         state, progress = begin(context, manager)
         with report.RunLog(run, int(state.step)) as log:
             train(context, state, progress, manager, log)
@@ -85,7 +88,7 @@ def fit(
 
 
 def begin(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState, Progress]:
-    """The state to train from: the last checkpoint's, or a new one."""
+    """The state to train from: that of the last checkpoint, or a new one."""
     last = manager.latest_step()
     if last is not None:
         return load(context, manager, last)
@@ -95,26 +98,26 @@ def begin(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState
 def load(
     context: TrainContext, manager: CheckpointManager, step: int
 ) -> tuple[TrainState, Progress]:
-    """The state of a checkpoint, on this mesh whatever mesh it was saved from."""
+    """The state and the position of a checkpoint, which any other mesh may have saved."""
     target = laid_out(*state_layout(context))
     sizes = model_sizes(context.dataset, context.text)
-    saved = checkpoint.restore(
+    saved = run_directory.restore(
         manager,
         step,
         params=target.params,
         rest={"step": target.step, "opt_state": target.opt_state},
-        vectors=checkpoint.vector_targets(context.config, sizes, replicated(context.mesh)),
+        vectors=run_directory.vector_targets(context.config, sizes, replicated(context.mesh)),
     )
     state = TrainState(params=saved["params"], text=saved["vectors"]["text"], **saved["rest"])
-    return state, checkpoint.restore_progress(manager, step)
+    return state, run_directory.restore_progress(manager, step)
 
 
 def make_train_step(context: TrainContext) -> Callable[[TrainState, TrainArrays, Batch], Any]:
     """The jitted step `(state, arrays, batch) -> (state, metrics)`; it donates the state.
 
-    The batch and the number of the step decide all randomness.
+    All randomness depends on the seed and the number of the step.
     """
-    config = context.config.train
+    config, finetune_items = context.config.train, context.config.text.finetune_items
     dtype = jnp.bfloat16 if config.bf16 else jnp.float32
 
     def step(state: TrainState, arrays: TrainArrays, batch: Batch):
@@ -122,7 +125,7 @@ def make_train_step(context: TrainContext) -> Callable[[TrainState, TrainArrays,
 
         def loss_of(params: nnx.State):
             model = context.definition.merge(cast_products(params, dtype))
-            return objective(model, arrays, state.text, batch, context.config, key)
+            return objective(model, arrays, state.text, batch, finetune_items, key)
 
         (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = context.optimizer.update(gradients, state.opt_state, state.params)
@@ -130,7 +133,7 @@ def make_train_step(context: TrainContext) -> Callable[[TrainState, TrainArrays,
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
         return TrainState(state.step + 1, params, opt_state, state.text), metrics
 
-    # outputs that lie as the inputs do, or the second step would be compiled anew
+    # without the layout of the inputs, the second step would be compiled again
     return jax.jit(step, donate_argnums=0, out_shardings=(state_layout(context)[1], None))
 
 
@@ -141,7 +144,7 @@ def train(
     manager: CheckpointManager,
     log: report.RunLog,
 ) -> None:
-    """Train to the last epoch, or until validation no longer improves; every epoch is saved."""
+    """Train to the last epoch, or until validation no longer improves; save after every epoch."""
     config = context.config.train
     step = make_train_step(context)
     with stop_signal() as stop:
@@ -156,7 +159,7 @@ def train(
             log.write(int(state.step), {f"validation/{name}": v for name, v in scores.items()})
             save(context, manager, state, progress, scores)
             report.epoch_line(progress, speed)
-            if stop.is_set():  # whole epochs are validated first, as a step is saved only once
+            if stop.is_set():  # after the validation, because a step is saved only once
                 raise Interrupted(128 + signal.SIGTERM)
 
 
@@ -168,39 +171,39 @@ def train_epoch(
     log: report.RunLog,
     stop: threading.Event,
 ) -> tuple[TrainState, Progress, float]:
-    """The rest of an epoch, or what of it passes before `stop` is set; also its events/s."""
+    """Train the remaining steps of an epoch, or until `stop` is set; also returns events/s."""
     steps = range(progress.step, context.packing.steps_per_epoch)
     first = number = int(state.step)
-    events, began = 0, time.perf_counter()
-    computed: dict[str, Array] = {}
+    events, start = 0, time.perf_counter()
+    metrics: dict[str, Array] = {}
     with report.epoch_bar(progress.epoch, len(steps)) as bar:
 
-        def note(number: int, events: int, metrics: dict[str, Array]) -> None:
+        def log_step(number: int, events: int, metrics: dict[str, Array]) -> None:
             scalars = {name: float(value) for name, value in metrics.items()}
             if not np.isfinite(scalars["loss"]):
                 raise Diverged(
                     f"the loss is {scalars['loss']} at step {number}; the last checkpoint is kept. "
                     "Lower train.learning_rate"
                 )
-            speed = events / (time.perf_counter() - began)
+            speed = events / (time.perf_counter() - start)
             log.write(number, {"epoch": progress.epoch, "events_per_second": speed, **scalars})
             bar.advance(scalars["loss"], speed)
 
         for batch, targets in prefetch(context, progress.epoch, steps):
-            state, metrics = step(state, context.arrays, batch)
-            if number > first:  # the step before is noted while the device computes this one
-                note(number, events, computed)
-            number, events, computed = number + 1, events + targets, metrics
+            state, new_metrics = step(state, context.arrays, batch)
+            if number > first:  # log the last step while the device computes this one
+                log_step(number, events, metrics)
+            number, events, metrics = number + 1, events + targets, new_metrics
             if stop.is_set():
                 break
         if number > first:
-            note(number, events, computed)
+            log_step(number, events, metrics)
     done = progress.step + number - first
-    return state, replace(progress, step=done), events / (time.perf_counter() - began)
+    return state, replace(progress, step=done), events / (time.perf_counter() - start)
 
 
 def prefetch(context: TrainContext, epoch: int, steps: range) -> Iterator[tuple[Batch, int]]:
-    """Batches on the devices and their numbers of targets; the next is made while one is used."""
+    """Batches on the devices, with their numbers of targets; a thread makes the next one."""
     rows = host_rows(context.config.train.batch_size)
 
     def make(step: int) -> tuple[Batch, int]:
@@ -217,10 +220,10 @@ def prefetch(context: TrainContext, epoch: int, steps: range) -> Iterator[tuple[
 
 @contextmanager
 def stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the loop can save before it exits."""
+    """An event that SIGTERM sets, so that training can save before it exits."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread alone
+        yield stop  # Python handles signals in the main thread only
         return
     previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
@@ -230,15 +233,14 @@ def stop_signal() -> Iterator[threading.Event]:
 
 
 def refresh_text(context: TrainContext, state: TrainState) -> TrainState:
-    """The state with all text vectors encoded by the finetuned layers, if there are any."""
-    live = context.arrays.finetuned_text
+    """The state with all text vectors encoded again, if the text encoder trains."""
+    finetuned = context.arrays.finetuned_text
     tower = context.definition.merge(state.params).text_tower
-    if live is None or tower is None:
+    if finetuned is None or tower is None:
         return state
-    fresh = encode_finetuned_text(tower, live)
-    return replace(
-        state, text=jax.device_put(state.text.at[: len(fresh)].set(fresh), state.text.sharding)
-    )
+    vectors = encode_finetuned_text(tower, finetuned)
+    text = state.text.at[: len(vectors)].set(vectors)
+    return replace(state, text=jax.device_put(text, state.text.sharding))
 
 
 def save(
@@ -248,7 +250,7 @@ def save(
     progress: Progress,
     scores: dict[str, float] | None = None,
 ) -> None:
-    """Save the state, its place in the data and the vectors of all nodes."""
+    """Save the state, its position in the data and the vectors of all nodes."""
     rest = {"step": state.step, "opt_state": state.opt_state}
     vectors = {"nodes": catalog_vectors(context, state), "text": state.text}
-    checkpoint.save(manager, int(state.step), state.params, rest, vectors, progress, scores)
+    run_directory.save(manager, int(state.step), state.params, rest, vectors, progress, scores)

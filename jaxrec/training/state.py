@@ -1,4 +1,4 @@
-"""What training changes, and what it does not: made from a configuration and its data."""
+"""What training changes (TrainState) and what stays constant (TrainContext)."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.artifacts.run_directory import RunArtifacts
-from jaxrec.config import Config, TrainConfig
+from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
-from jaxrec.data.graph import first_neighbours
 from jaxrec.data.packing import Packing
 from jaxrec.errors import DataError
 from jaxrec.evaluation.protocol import item_counts
@@ -23,9 +22,9 @@ from jaxrec.inference.text_features import ItemText, item_text
 from jaxrec.models.recommender import Model, ModelDef, Recommender, Sizes, expert_sources
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import make_mesh, replicated, state_shardings
-from jaxrec.training import logging as report
-from jaxrec.training.objective import Auxiliary, TrainArrays
-from jaxrec.types import Catalog
+from jaxrec.training.optimizer import make_optimizer
+from jaxrec.training.tasks.base import TrainArrays
+from jaxrec.training.tasks.build import build_tasks
 
 
 @jax.tree_util.register_dataclass
@@ -33,75 +32,85 @@ from jaxrec.types import Catalog
 class TrainState:
     """Everything that training changes."""
 
-    step: Int[Array, ""]
+    step: Int[Array, ""]  # finished steps of the whole run
     params: nnx.State
     opt_state: optax.OptState
-    text: Float[Array, "I Dt"]  # whitened vectors of the items
+    text: Float[Array, "I text"]  # whitened text vectors of the items
 
 
 @dataclass(frozen=True)
 class TrainContext:
     """Everything that training does not change."""
 
-    config: Config
+    config: Config  # `model.experts` holds only the experts that the data have a source for
     dataset: Dataset
-    text: ItemText
+    text: ItemText  # item texts as the pretrained encoder sees them
     mesh: Mesh
-    packing: Packing
+    packing: Packing  # the batches of an epoch
     definition: ModelDef
     optimizer: optax.GradientTransformation
-    arrays: TrainArrays
+    arrays: TrainArrays  # on the devices, an argument of every step
+    notes: tuple[str, ...]  # what the user should know, such as an expert that is left out
 
     @property
     def valid(self) -> Bool[np.ndarray, " I"]:
-        """Rows of the item block that are items."""
+        """Rows of the item block that are items, not padding."""
         return np.asarray(self.arrays.catalog.valid)
 
     @cached_property
     def counts(self) -> Float[np.ndarray, " I"]:
-        """How often the rows of the item block were chosen in training."""
+        """Positive training events of every row of the item block."""
         split = self.dataset.split
         return item_counts(split.log, split.in_training & self.dataset.positives, len(self.valid))
 
 
 def make_context(config: Config, dataset: Dataset) -> TrainContext:
-    """Everything that follows from the configuration and the data."""
-    train = config.train
-    mesh = make_mesh(train.item_shards)
+    """Everything that follows from the configuration and the data.
+
+    Raises:
+        DataError: the data have no source for any expert.
+    """
+    mesh = make_mesh(config.train.item_shards)
     text = item_text(dataset.catalog.items, config)
-    experts = live_experts(config, dataset, text)
+    experts = usable_experts(config, dataset, text)
+    missing = [name for name in config.model.experts if name not in experts]
     config = replace(config, model=replace(config.model, experts=experts))
     packing = make_packing(config, dataset)
     model = nnx.eval_shape(lambda: build_model(config, dataset, text))
-    arrays = jax.device_put(train_arrays(config, dataset, text), replicated(mesh))
-    optimizer = make_optimizer(train, packing.steps_per_epoch)
     return TrainContext(
-        config, dataset, text, mesh, packing, ModelDef(nnx.graphdef(model)), optimizer, arrays
+        config=config,
+        dataset=dataset,
+        text=text,
+        mesh=mesh,
+        packing=packing,
+        definition=ModelDef(nnx.graphdef(model)),
+        optimizer=make_optimizer(config.train, packing.steps_per_epoch),
+        arrays=jax.device_put(train_arrays(config, dataset, text), replicated(mesh)),
+        notes=tuple(
+            f"the data have no source for the expert {name}, so it is left out" for name in missing
+        ),
     )
 
 
-def live_experts(config: Config, dataset: Dataset, text: ItemText) -> tuple[str, ...]:
-    """The experts that the data have a source for; others would give every item the same score.
+def usable_experts(config: Config, dataset: Dataset, text: ItemText) -> tuple[str, ...]:
+    """The experts with a source in the data; any other would give all items the same score.
 
     Raises:
         DataError: there are none.
     """
-    known = {"id"}
+    sources = {"id"}
     if len(dataset.catalog.graph.heads):
-        known.add("graph")
+        sources.add("graph")
     if text.whitening is not None:
-        known.add("text")
+        sources.add("text")
     experts = config.model.experts
-    live = tuple(name for name in experts if known & set(expert_sources(name)))
-    if not live:
+    usable = tuple(name for name in experts if sources & set(expert_sources(name)))
+    if not usable:
         raise DataError(
-            f"the data hold nothing for the experts {', '.join(experts)}; give items a text or "
+            f"the data have no source for the experts {', '.join(experts)}; give items a text or "
             "columns for the graph, or add id to model.experts"
         )
-    for name in experts:
-        if name not in live:
-            report.note(f"the data hold nothing for the expert {name}, so it is left out")
-    return live
+    return usable
 
 
 def make_packing(config: Config, dataset: Dataset) -> Packing:
@@ -119,7 +128,7 @@ def make_packing(config: Config, dataset: Dataset) -> Packing:
 
 
 def model_sizes(dataset: Dataset, text: ItemText) -> Sizes:
-    """What the data decide of the model's shapes."""
+    """The shapes of the model that depend on the data."""
     graph = dataset.catalog.graph
     return Sizes(
         num_items=graph.types[0].padded_size,
@@ -131,12 +140,12 @@ def model_sizes(dataset: Dataset, text: ItemText) -> Sizes:
 
 
 def run_artifacts(context: TrainContext) -> RunArtifacts:
-    """What a run keeps beside its parameters."""
+    """What the run directory keeps beside the checkpoints."""
     dataset = context.dataset
     return RunArtifacts(
         catalog=dataset.catalog,
         counts=context.counts[: dataset.catalog.num_items],
-        with_ids=np.asarray(context.arrays.candidates)[: dataset.catalog.num_items],
+        has_trained_id=np.asarray(context.arrays.candidates)[: dataset.catalog.num_items],
         event_type_names=dataset.split.log.event_type_names,
         sizes=model_sizes(dataset, context.text),
         whitening=context.text.whitening,
@@ -149,39 +158,17 @@ def build_model(config: Config, dataset: Dataset, text: ItemText) -> Recommender
     return Recommender(config.model, model_sizes(dataset, text), rngs, text.tower)
 
 
-def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and cosine decay to the last epoch."""
-    total = config.epochs * steps_per_epoch
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=min(config.warmup_steps, total // 2),
-        decay_steps=total,
-        end_value=config.learning_rate * config.final_rate,
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.adamw(schedule, weight_decay=config.weight_decay),
-    )
-
-
 def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArrays:
-    """What a training step reads and does not change."""
+    """The arrays that a training step reads and does not change."""
     catalog, split = dataset.catalog, dataset.split
     trained = item_counts(split.log, split.in_training, catalog.num_items) > 0
     trained[0] = False
-    arrays = catalog_arrays(catalog, text.vectors, trained)
     padding = catalog.graph.types[0].padded_size - len(trained)
-    present = {node_type.name for node_type in catalog.graph.types}
-    masked = masked_event_types(config.evaluation.mask, dataset.split.log.event_type_names)
+    masked = masked_event_types(config.evaluation.mask, split.log.event_type_names)
     return TrainArrays(
-        catalog=arrays,
+        catalog=catalog_arrays(catalog, text.vectors, trained),
         candidates=jnp.asarray(np.pad(trained, (0, padding))),
-        auxiliary={
-            name: _auxiliary(catalog, name, padding)
-            for name in config.train.auxiliary
-            if name in present
-        },
+        tasks=build_tasks(config.train, catalog.graph),
         masked_event_types=jnp.asarray(masked),
         finetuned_text=text.finetuned,
         repeats=not masked.all(),
@@ -189,7 +176,7 @@ def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArray
 
 
 def initial_state(context: TrainContext) -> TrainState:
-    """A new state, laid out on the mesh."""
+    """The state before the first step, laid out on the mesh."""
     return jax.jit(lambda: _new_state(context), out_shardings=state_layout(context)[1])()
 
 
@@ -214,12 +201,3 @@ def catalog_vectors(context: TrainContext, state: TrainState) -> Float[Array, "N
     nodes = replace(context.arrays.catalog.nodes, text=state.text)
     arrays = replace(context.arrays.catalog, nodes=nodes)
     return encode_catalog(Model(context.definition, state.params), arrays)
-
-
-def _auxiliary(catalog: Catalog, name: str, padding: int) -> Auxiliary:
-    node_type = catalog.graph.type(name)
-    return Auxiliary(
-        of_item=jnp.asarray(np.pad(first_neighbours(catalog.graph, name), (0, padding))),
-        nodes=jnp.asarray(node_type.offset + np.arange(node_type.padded_size)),
-        valid=jnp.asarray(node_type.valid),
-    )

@@ -15,7 +15,7 @@ from flax import nnx
 from helpers.paths import GOLDEN, ROOT
 
 import jaxrec
-from jaxrec.artifacts import run_directory as checkpoint
+from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
@@ -45,7 +45,7 @@ def config(**options):
 
 
 def scalars(run):
-    """Logged scalars without those that tell of time."""
+    """Logged scalars without the speed."""
     return [
         {k: v for k, v in row.items() if k != "events_per_second"} for row in report.read_log(run)
     ]
@@ -64,14 +64,14 @@ def first_steps(context, count=3):
 
 @pytest.fixture(scope="module")
 def whole_run(tables, tmp_path_factory):
-    """A run from its beginning to its end, and no test changes it."""
+    """A complete run; no test changes it."""
     run = tmp_path_factory.mktemp("training") / "whole"
     results = training.fit(config(), run, tables=tables)
     assert json.loads((run / "metrics.json").read_text()) == results
     return run
 
 
-def test_a_run_leaves_everything_that_it_promises(tables, whole_run):
+def test_a_run_writes_all_its_files(tables, whole_run):
     run = whole_run
     results = json.loads((run / "metrics.json").read_text())
     assert results["protocol"]["candidates"] == len(tables.items)
@@ -81,10 +81,10 @@ def test_a_run_leaves_everything_that_it_promises(tables, whole_run):
     assert set(results["test"]) == {"model", "segments"} | baselines
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
     assert list((run / "tensorboard").glob("events*"))
-    assert checkpoint.read_config(run) == config()
+    assert run_directory.read_config(run) == config()
     assert not [p for p in run.rglob("*") if p.suffix in (".pkl", ".pickle")]
-    with checkpoint.open_checkpoints(run, read_only=True) as manager:
-        history = checkpoint.restore_progress(manager, manager.latest_step()).history
+    with run_directory.open_checkpoints(run, read_only=True) as manager:
+        history = run_directory.restore_progress(manager, manager.latest_step()).history
         assert len(manager.all_steps()) <= 2
         selected = results["selected"]
         assert selected["ndcg@10"] == max(row["ndcg@10"] for row in history)
@@ -107,7 +107,7 @@ def test_an_existing_directory_is_not_touched(tables, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["precious"]
 
 
-def test_bad_data_leave_no_run_behind(tables, tmp_path):
+def test_bad_data_create_no_run(tables, tmp_path):
     with pytest.raises(ValueError, match="left"):
         training.fit(config(**{"data.min_item_events": 10**6}), tmp_path / "run", tables=tables)
     assert not (tmp_path / "run").exists()
@@ -142,8 +142,8 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert parts == whole
 
 
-def test_a_run_does_not_go_on_with_other_data(tables, whole_run):
-    """An item whose number is new, or more events of the same items."""
+def test_a_run_does_not_resume_with_other_data(tables, whole_run):
+    """Other data: an item with another id, or more events of the same items."""
     named = pl.col("item_id").replace(tables.items["item_id"][0], "newly named")
     renamed = replace(
         tables,
@@ -152,7 +152,7 @@ def test_a_run_does_not_go_on_with_other_data(tables, whole_run):
         triples=None,
     )
     log_before = (whole_run / "log.jsonl").read_text()
-    with pytest.raises(RunError, match=r"other data \(they differ in nodes"):
+    with pytest.raises(RunError, match=r"trained on other data \(they differ in nodes"):
         jaxrec.fit(data=renamed, resume=whole_run)
     grown = replace(tables, events=pl.concat([tables.events[:1], tables.events]))
     with pytest.raises(RunError, match=r"differ in training events\)"):
@@ -205,7 +205,7 @@ def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
 
 def test_a_checkpoint_restores_on_another_mesh(tables, whole_run):
     context = make_context(config(**{"train.item_shards": 4}), prepare(config(), tables))
-    with checkpoint.open_checkpoints(whole_run, read_only=True) as manager:
+    with run_directory.open_checkpoints(whole_run, read_only=True) as manager:
         state, progress = training.load(context, manager, manager.best_step())
     assert isinstance(progress, Progress)
     trained = jaxrec.load(whole_run).params
@@ -217,7 +217,7 @@ def test_the_step_is_compiled_once(tables):
     assert step._cache_size() == 1
 
 
-def test_a_batch_can_be_learned_by_heart(tables):
+def test_training_overfits_one_batch(tables):
     options = {"model.dropout": 0.0, "model.id_dropout": 0.0, "train.learning_rate": 0.02}
     context = make_context(config(**options), prepare(config(), tables))
     state = initial_state(context)
@@ -238,7 +238,7 @@ def test_bf16_trains_close_to_float32(tables):
     np.testing.assert_allclose(half, full, rtol=0.02)
 
 
-def test_divergence_is_an_error_and_not_a_result(tables, tmp_path):
+def test_divergence_is_an_error(tables, tmp_path):
     broken = replace(config(), train=replace(config().train, learning_rate=1e30, clip=1e30))
     with jax.debug_nans(False), pytest.raises(training.Diverged, match="learning_rate"):
         training.fit(broken, tmp_path / "run", tables=tables)
@@ -286,23 +286,24 @@ def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tm
 
 
 @pytest.mark.parametrize(
-    ("experts", "left"), [(["id+graph+text"], ("id+graph+text",)), (["text+graph", "id"], ("id",))]
+    ("experts", "usable"),
+    [(["id+graph+text"], ("id+graph+text",)), (["text+graph", "id"], ("id",))],
 )
-def test_events_alone_are_enough(tables, tmp_path, capsys, experts, left):
+def test_events_alone_are_enough(tables, tmp_path, capsys, experts, usable):
     bare = validate(tables.events.drop("event"), None, None)
     results = training.fit(config(**{"model.experts": experts}), tmp_path / "run", tables=bare)
     assert results["test"]["model"]["count"] > 0
     model = jaxrec.load(tmp_path / "run")
-    assert model.config.model.experts == left
-    told = "the data hold nothing for the expert text+graph" in capsys.readouterr().out
-    assert told == (len(left) < len(experts))
-    # the one event_type there is, as in evaluation
+    assert model.config.model.experts == usable
+    noted = "the data have no source for the expert text+graph" in capsys.readouterr().out
+    assert noted == (len(usable) < len(experts))
+    # the only event type of the data, as in evaluation
     assert model.encoder.target_event_type == prepare(model.config, bare).target_event_type == 0
     assert len(model.recommend(bare.events, k=2)) == 2 * bare.events["user_id"].n_unique()
 
 
-def test_experts_without_a_source_are_an_error_if_there_are_no_others(tables, tmp_path):
+def test_no_expert_with_a_source_is_an_error(tables, tmp_path):
     bare = validate(tables.events, None, None)
-    with pytest.raises(DataError, match="nothing for the experts text; give items a text"):
+    with pytest.raises(DataError, match="no source for the experts text; give items a text"):
         training.fit(config(**{"model.experts": ["text"]}), tmp_path / "run", tables=bare)
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,51 @@
+"""What a loss is, and the one way to average over weighted positions."""
+
+from typing import NamedTuple, Protocol
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+MIN_WEIGHT = 1e-9  # divides a sum without any weight, which is 0
+
+
+class LogitAdjustments(NamedTuple):
+    """Amounts that are added to the logits of some candidates, different at every position."""
+
+    candidates: Int[Array, "B T X"]
+    amounts: Float[Array, "B T X"] | None  # NEG_INF masks a candidate; None masks all of them
+
+
+class Loss(Protocol):
+    """A loss of ranking: how far the targets are from the top of all candidates.
+
+    A loss is a static part of a jitted step, so it must be hashable.
+    """
+
+    def __call__(
+        self,
+        queries: Float[Array, "B T D"],
+        candidates: Float[Array, "K D"],
+        targets: Int[Array, "B T"],
+        weights: Float[Array, "B T"],
+        valid: Bool[Array, " K"],
+        adjustments: LogitAdjustments | None = None,
+    ) -> Float[Array, ""]:
+        """The sum over all positions of weight * loss, in float32.
+
+        Args:
+            targets: positions in `candidates`.
+            weights: 0 at a position without a target; weights get no gradient.
+            valid: the candidates that can be predicted.
+        """
+
+
+def weighted_mean(
+    values: Float[Array, "*shape"], weights: Float[Array, "*shape"]
+) -> Float[Array, ""]:
+    """Sum of weight * value over the sum of weights; 0 if all weights are 0."""
+    return mean_of_sum((values * weights).sum(), weights)
+
+
+def mean_of_sum(total: Float[Array, ""], weights: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """The weighted mean, given the weighted sum."""
+    return total / jnp.maximum(weights.sum(), MIN_WEIGHT)

@@ -1,0 +1,166 @@
+"""Softmax cross entropy over all candidates, dense and without ever holding all logits."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.training.losses.base import LogitAdjustments
+from jaxrec.types import NEG_INF
+
+MIN_BLOCK = 256  # positions; with fewer, most time goes into reading and writing candidates
+
+
+@dataclass(frozen=True)
+class FullSoftmax:
+    """`blocked_cross_entropy` as a `Loss` that holds about `max_logits` logits at a time."""
+
+    max_logits: int
+
+    def __call__(
+        self,
+        queries: Float[Array, "B T D"],
+        candidates: Float[Array, "K D"],
+        targets: Int[Array, "B T"],
+        weights: Float[Array, "B T"],
+        valid: Bool[Array, " K"],
+        adjustments: LogitAdjustments | None = None,
+    ) -> Float[Array, ""]:
+        """The weighted sum of the cross entropy at all positions."""
+        block = positions_per_block(len(candidates), self.max_logits)
+        return blocked_cross_entropy(
+            queries, candidates, targets, weights, valid, block, adjustments
+        )
+
+
+def cross_entropy(
+    queries: Float[Array, "*positions D"],
+    candidates: Float[Array, "K D"],
+    targets: Int[Array, "*positions"],
+    valid: Bool[Array, " K"],
+) -> Float[Array, "*positions"]:
+    """-log softmax(queries . candidates)[target] over the valid candidates, in float32."""
+    logits = jnp.einsum("...d,kd->...k", queries, candidates, preferred_element_type=jnp.float32)
+    logits = jnp.where(valid.reshape((1,) * targets.ndim + (-1,)), logits, NEG_INF)
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - target_logits
+
+
+def blocked_cross_entropy(
+    queries: Float[Array, "B T D"],
+    candidates: Float[Array, "K D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    valid: Bool[Array, " K"],
+    block: int,
+    adjustments: LogitAdjustments | None = None,
+) -> Float[Array, ""]:
+    """The weighted sum of `cross_entropy`, about `block` positions at a time.
+
+    Products have the dtype of the queries; sums are float32. Memory is [block, K] for any T.
+    Blocks are cut along T, so a batch that is sharded along B stays sharded; a block holds B
+    positions at least. Weights get no gradient.
+    """
+    weights = jax.lax.stop_gradient(weights)
+    no_adjustments = LogitAdjustments(jnp.zeros((*weights.shape, 0), jnp.int32), None)
+    adjusted, amounts = adjustments or no_adjustments
+    target_logits = jnp.sum(queries * candidates[targets], -1, dtype=jnp.float32)
+    if amounts is not None:
+        target_logits += jnp.where(adjusted == targets[..., None], amounts, 0).sum(-1)
+    rounded = candidates.astype(queries.dtype)
+    log_z = _weighted_log_z(queries, rounded, amounts, weights, valid, adjusted, block)
+    return log_z - (target_logits * weights).sum()
+
+
+def positions_per_block(num_candidates: int, max_logits: int) -> int:
+    """Positions per block for a budget of logits, MIN_BLOCK at least."""
+    return max(max_logits // num_candidates, MIN_BLOCK)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _weighted_log_z(
+    queries: Float[Array, "B T D"],
+    candidates: Float[Array, "K D"],
+    amounts: Float[Array, "B T X"] | None,
+    weights: Float[Array, "B T"],
+    valid: Bool[Array, " K"],
+    adjusted: Int[Array, "B T X"],
+    block: int,
+) -> Float[Array, ""]:
+    """The weighted sum of log Z = log sum of exp(queries . candidates).
+
+    The weights are known in the forward pass, so each block forms its gradient while its logits
+    are in memory, and the backward pass recomputes nothing (arXiv:2410.10989).
+    """
+    return _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted, block)[0]
+
+
+def _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted, block):
+    bias = jnp.where(valid, 0, NEG_INF)[None, None]
+
+    @jax.vmap
+    @jax.vmap
+    def adjust(logits, adjusted, amounts):
+        entries = logits.at[adjusted]
+        return entries.set(NEG_INF) if amounts is None else entries.add(amounts)
+
+    def one_block(grad_candidates, inputs):
+        queries, weights, adjusted, amounts = inputs
+        logits = bias + jnp.einsum(
+            "btd,kd->btk", queries, candidates, preferred_element_type=jnp.float32
+        )
+        logits = adjust(logits, adjusted, amounts)
+        highest = logits.max(-1, keepdims=True)
+        powers = jnp.exp(logits - highest)
+        sums = powers.sum(-1, keepdims=True)
+        powers = powers.astype(candidates.dtype)
+        scale = (weights[..., None] / sums).astype(candidates.dtype)
+        # scale the products, because there are K / D times as many powers
+        grad_queries = scale * jnp.einsum("btk,kd->btd", powers, candidates)
+        # [D, K], because [K, D] would transpose the powers
+        grad_candidates += jnp.einsum(
+            "btd,btk->dk", scale * queries, powers, preferred_element_type=jnp.float32
+        )
+        grad_amounts = None
+        if amounts is not None:
+            grad_amounts = (scale * jnp.take_along_axis(powers, adjusted, -1)).astype(amounts.dtype)
+        log_z = (highest + jnp.log(sums))[..., 0]
+        gradients = grad_queries.astype(queries.dtype), grad_amounts
+        # one sum per batch row, because the rows may lie on several devices
+        return grad_candidates, ((log_z * weights).sum(-1), gradients)
+
+    grad_candidates, (log_z, gradients) = jax.lax.scan(
+        one_block,
+        jnp.zeros(candidates.shape[::-1]),
+        _cut((queries, weights, adjusted, amounts), block),
+    )
+    grad_queries, grad_amounts = jax.tree.map(
+        lambda blocks, whole: jnp.moveaxis(blocks, 0, 1).reshape(whole.shape),
+        gradients,
+        (queries, amounts),
+    )
+    return log_z.sum(), (grad_queries, grad_candidates.T.astype(candidates.dtype), grad_amounts)
+
+
+def _scale_gradients(block, gradients, cotangent):
+    scaled = jax.tree.map(lambda g: g * cotangent.astype(g.dtype), gradients)
+    return (*scaled, None, None, None)
+
+
+_weighted_log_z.defvjp(_log_z_and_gradients, _scale_gradients)
+
+
+def _cut(arrays: tuple[Array | None, ...], block: int) -> tuple[Array | None, ...]:
+    """[B, T, ...] arrays as blocks [n, B, t, ...] of about `block` positions each."""
+    batch_size, length = jax.tree.leaves(arrays)[0].shape[:2]
+    steps = _largest_divisor(length, max(1, block // batch_size))
+    return jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(batch_size, length // steps, steps, *x.shape[2:]), 1, 0),
+        arrays,
+    )
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)

@@ -1,0 +1,66 @@
+"""What a task is, and what it is given."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.inference.encoding import CatalogArrays
+from jaxrec.inference.text_features import FinetunedText
+from jaxrec.models.recommender import Expert
+from jaxrec.types import Batch
+
+STATIC = {"static": True}  # a dataclass field that jit compares instead of tracing
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainArrays:
+    """The arrays that a training step reads and does not change."""
+
+    catalog: CatalogArrays
+    candidates: Bool[Array, " I"]  # items that occur in training
+    tasks: tuple["Task", ...]
+    masked_event_types: Bool[Array, " types"]  # a ranking masks the items of these events
+    finetuned_text: FinetunedText | None
+    repeats: bool = field(metadata=STATIC)  # whether a ranking keeps some items of the history
+
+
+@dataclass(frozen=True)
+class ExpertBatch:
+    """What one expert makes of a batch; all tasks share it."""
+
+    expert: Expert
+    arrays: TrainArrays
+    batch: Batch
+    node_vectors: Float[Array, "N D"]  # items first
+    user_vectors: Float[Array, "B T D"]  # after every event
+    target_event_types: Int[Array, "B T"]  # as the user vectors know them: ANY_EVENT_TYPE or one
+    key: Array  # of the task `first_item`; another random task folds in a number of its own
+
+    @property
+    def item_vectors(self) -> Float[Array, "I D"]:
+        """Vectors of the item block."""
+        return self.node_vectors[: len(self.arrays.candidates)]
+
+
+class Task(Protocol):
+    """Something that an expert learns to predict. A task is a pytree: it holds its own arrays."""
+
+    @property
+    def name(self) -> str:
+        """The name of the loss in the log, before `/` and the number of the expert."""
+
+    @property
+    def weight(self) -> float:
+        """The factor of the loss in the training objective."""
+
+    def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
+        """The mean loss of a batch."""
+
+
+def half_hidden(key: Array, values: Int[Array, "B T"], hidden: int) -> Int[Array, "B T"]:
+    """The values, half of them replaced by `hidden` at random."""
+    return jnp.where(jax.random.bernoulli(key, 0.5, values.shape), values, hidden)

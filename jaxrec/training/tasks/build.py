@@ -1,0 +1,20 @@
+"""The tasks of a run: a new task is one file beside this one, and one line here."""
+
+from jaxrec.config import TrainConfig
+from jaxrec.training.losses.full_softmax import FullSoftmax
+from jaxrec.training.tasks.base import Task
+from jaxrec.training.tasks.first_item import FirstItem
+from jaxrec.training.tasks.next_entity import next_entity
+from jaxrec.training.tasks.next_item import NextItem
+from jaxrec.types import KnowledgeGraph
+
+
+def build_tasks(config: TrainConfig, graph: KnowledgeGraph) -> tuple[Task, ...]:
+    """All that an expert learns to predict; node types that the graph lacks are skipped."""
+    criterion, weight = FullSoftmax(config.loss_logits), config.auxiliary_weight
+    known = {node_type.name for node_type in graph.types}
+    return (
+        NextItem(criterion),
+        FirstItem(weight),
+        *(next_entity(graph, n, criterion, weight) for n in config.auxiliary if n in known),
+    )

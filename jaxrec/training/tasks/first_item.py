@@ -1,0 +1,35 @@
+"""Predict a user's first item, from no history at all."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrec.training.losses.base import weighted_mean
+from jaxrec.training.tasks.base import STATIC, ExpertBatch, half_hidden
+from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FirstItem:
+    """The first item of a user, from the initial state and, half of the time, the event type."""
+
+    name: ClassVar[str] = "first_item"
+    weight: float = field(metadata=STATIC)
+
+    def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
+        """The mean over the weighted first events."""
+        expert, arrays, batch = inputs.expert, inputs.arrays, inputs.batch
+        # all users start alike, so there is one user vector per event type
+        output = expert.encoder.initial_state(1).output
+        event_types = jnp.arange(ANY_EVENT_TYPE, len(arrays.masked_event_types))
+        users = expert.read(jnp.repeat(output, len(event_types), 0), event_types)
+        logits = jnp.where(arrays.candidates, users @ inputs.item_vectors.T, NEG_INF)
+        losses = -jax.nn.log_softmax(logits.astype(jnp.float32))
+        targets = half_hidden(inputs.key, jnp.asarray(batch.event_types), ANY_EVENT_TYPE)
+        return weighted_mean(
+            losses[targets - ANY_EVENT_TYPE, batch.items], jnp.asarray(batch.firsts)
+        )

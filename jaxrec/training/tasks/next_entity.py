@@ -1,0 +1,50 @@
+"""Predict the brand, category or another entity of the next item."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.data.graph import first_neighbours
+from jaxrec.training.losses.base import Loss, mean_of_sum
+from jaxrec.training.tasks.base import STATIC, ExpertBatch
+from jaxrec.types import KnowledgeGraph
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NextEntity:
+    """The entity of the next item, among all entities of one node type."""
+
+    name: str = field(metadata=STATIC)  # next_brand, for example
+    criterion: Loss = field(metadata=STATIC)
+    weight: float = field(metadata=STATIC)
+    entity_of_item: Int[Array, " I"]  # positions in `nodes`; 0 for an item without an entity
+    nodes: Int[Array, " K"]  # node ids of the type's block
+    valid: Bool[Array, " K"]  # which of them are entities
+
+    def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
+        """The mean over the weighted targets that have an entity."""
+        entities = self.entity_of_item[jnp.asarray(inputs.batch.targets)]
+        weights = jnp.asarray(inputs.batch.weights) * (entities > 0)
+        vectors = inputs.node_vectors[self.nodes]
+        total = self.criterion(inputs.user_vectors, vectors, entities, weights, self.valid)
+        return mean_of_sum(total, weights)
+
+
+def next_entity(
+    graph: KnowledgeGraph, type_name: str, criterion: Loss, weight: float
+) -> NextEntity:
+    """The task of predicting the next item's entity of a node type."""
+    items, block = graph.types[0], graph.type(type_name)
+    entities = first_neighbours(graph, type_name)
+    return NextEntity(
+        name=f"next_{type_name}",
+        criterion=criterion,
+        weight=weight,
+        entity_of_item=jnp.asarray(np.pad(entities, (0, items.padded_size - len(entities)))),
+        nodes=jnp.asarray(block.offset + np.arange(block.padded_size)),
+        valid=jnp.asarray(block.valid),
+    )
