@@ -46,7 +46,7 @@ class DataConfig:
 
     source: str = "ml-100k"
     """`ml-100k`, `ml-1m`, a directory with the tables events, items and triples, a file of events,
-    or an invoice file in the columns of UCI LiveEngine Retail. `--data X` is short for
+    or an invoice file in the columns of UCI Online Retail. `--data X` is short for
     `--data.source X`."""
     time: Literal["timestamp", "order"] = "timestamp"
     """`order`: timestamps are only positions; no time gaps, no split by time."""

@@ -51,7 +51,7 @@ def main() -> None:
     reporter, progress, never = Reporter(options), Progress(), threading.Event()
     targets = int((context.packing.weights > 0)[context.dataset.split.in_training].sum())
     targets -= int((context.dataset.split.train_lengths > 0).sum())  # first events have no state
-    with TemporaryDirectory() as updater, report.RunLog(Path(updater), 0) as log:
+    with TemporaryDirectory() as folder, report.RunLog(Path(folder), 0) as log:
         while reporter.wants_more():
 
             def epoch(state=state, progress=progress):

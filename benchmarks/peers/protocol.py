@@ -76,7 +76,7 @@ def ndcg(ranked: np.ndarray, targets: np.ndarray) -> float:
 
 
 def ranks(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """RecommendedItem of the right item in [U, 10] lists, 10 where it is missing."""
+    """Place of the right item in [U, 10] lists, 10 where it is missing."""
     found = ranked == targets[:, None]
     return np.where(found.any(1), found.argmax(1), K)
 

@@ -23,9 +23,9 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model
 
 
-def prepare(options: Options, histories: Histories, updater: str):
+def prepare(options: Options, histories: Histories, folder: str):
     """RecBole's model and batches of the training events (its own files, its own numbering)."""
-    path = Path(updater, "shop")
+    path = Path(folder, "shop")
     path.mkdir()
     with (path / "shop.inter").open("w") as file:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")
@@ -37,7 +37,7 @@ def prepare(options: Options, histories: Histories, updater: str):
         model="GRU4Rec",
         dataset="shop",
         config_dict={
-            "data_path": updater,
+            "data_path": folder,
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
             "embedding_size": options.width,
             "hidden_size": options.width,
@@ -49,7 +49,7 @@ def prepare(options: Options, histories: Histories, updater: str):
             "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"},
             "use_gpu": False,
             "show_progress": False,
-            "checkpoint_dir": updater,
+            "checkpoint_dir": folder,
         },
     )
     dataset = create_dataset(config)
@@ -61,7 +61,7 @@ def prepare(options: Options, histories: Histories, updater: str):
 def top_items(
     model, dataset, options: Options, histories: Histories
 ) -> tuple[np.ndarray, np.ndarray]:
-    """RankedLists items of every user and the item to find, both in RecBole's numbering."""
+    """Ranked items of every user and the item to find, both in RecBole's numbering."""
     number = dataset.field2token_id["item_id"]
     to_own = np.zeros(histories.num_items + 1, np.int64)
     for token, index in number.items():
@@ -85,8 +85,8 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     options = read_options()
     histories = read_histories(options)
-    with TemporaryDirectory() as updater:
-        model, batches, dataset = prepare(options, histories, updater)
+    with TemporaryDirectory() as folder:
+        model, batches, dataset = prepare(options, histories, folder)
     optimizer, reporter = torch.optim.Adam(model.parameters(), lr=1e-3), Reporter(options)
 
     def epoch() -> int:

@@ -1,11 +1,11 @@
 """Ranking quality of the recipes over seeds, beside published figures and peers on the same split.
 
-    python benchmarks/quality.py beauty ml-100k --updater path/to/data --seeds 0 1 2
-    python benchmarks/quality.py scientific --updater path/to/data --ablation --segments
-    python benchmarks/quality.py taobao online_retail --updater path/to/data --event_types --segments
-    python benchmarks/quality.py scientific --updater path/to/data --peers --python python3.11
+    python benchmarks/quality.py beauty ml-100k --folder path/to/data --seeds 0 1 2
+    python benchmarks/quality.py scientific --folder path/to/data --ablation --segments
+    python benchmarks/quality.py taobao online_retail --folder path/to/data --event_types --segments
+    python benchmarks/quality.py scientific --folder path/to/data --peers --python python3.11
 
-`--updater` holds the data sets that jaxrec does not fetch, under the names that `CASES` gives. Every
+`--folder` holds the data sets that jaxrec does not fetch, under the names that `CASES` gives. Every
 finished run is a row of `results/quality.jsonl` and a run directory under `runs/quality`; a run
 whose configuration has a row already is not repeated, and one that was stopped is resumed. Models
 are selected on validation; the table gives the mean over seeds and, from three seeds on, the
@@ -159,7 +159,7 @@ CASES = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cases", nargs="*", default=["ml-100k"], choices=CASES, metavar="CASE")
-    parser.add_argument("--updater", type=Path, default=Path(), help="where the data sets are")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ablation", action="store_true", help="leave out a part at a time")
     parser.add_argument(
@@ -175,7 +175,7 @@ def main() -> None:
     console = Console(width=120)
     for name in options.cases:
         case = CASES[name]
-        data = case.source if case.source in FETCHED else str(options.updater / case.source)
+        data = case.source if case.source in FETCHED else str(options.folder / case.source)
         wanted = {"full": Variant()}
         if options.ablation:
             wanted |= ablations(configuration(case, data, Variant(), 0)) | case.extra
@@ -362,9 +362,9 @@ def peer_table(case: str, config: Config, options: argparse.Namespace) -> Table:
     own = pl.read_parquet(ranks)
     own = own.filter(pl.col("queries") == "test").select("user_id", "rank")
     for system in (s for s in SYSTEMS if s.name.startswith("RecTools")):
-        with tempfile.TemporaryDirectory() as updater:
-            export(config, Path(updater))
-            theirs = peer_ranks(system, Path(updater), case, config, options)
+        with tempfile.TemporaryDirectory() as folder:
+            export(config, Path(folder))
+            theirs = peer_ranks(system, Path(folder), case, config, options)
         both = own.join(theirs, on="user_id", suffix="_peer", validate="1:1")
         assert len(both) == len(own), "the peer ranks other users"
         a, b = both["rank"].to_numpy(), both["rank_peer"].to_numpy()
@@ -380,7 +380,7 @@ def peer_table(case: str, config: Config, options: argparse.Namespace) -> Table:
 
 
 def peer_ranks(
-    system, updater: Path, case: str, config: Config, options: argparse.Namespace
+    system, folder: Path, case: str, config: Config, options: argparse.Namespace
 ) -> pl.DataFrame:
     """Ranks of the test items in the peer's lists of ten, at its best validation epoch."""
     sizes = {
@@ -394,13 +394,13 @@ def peer_ranks(
         "seconds": 7200,
         "batches": 0,
     }
-    command = [str(python_of(system, options)), str(PEERS / system.script), "--data", str(updater)]
+    command = [str(python_of(system, options)), str(PEERS / system.script), "--data", str(folder)]
     command += [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
-    command += ["--ranks", str(updater / "ranks.npz")]
+    command += ["--ranks", str(folder / "ranks.npz")]
     done = subprocess.run([*command, *system.arguments], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{system.name} failed:\n{done.stderr[-3000:]}")
-    with np.load(updater / "ranks.npz") as found:
+    with np.load(folder / "ranks.npz") as found:
         return pl.DataFrame({"user_id": found["user_ids"], "rank": found["ranks"]})
 
 

@@ -32,8 +32,8 @@ def main() -> None:
     if options.file:
         load(options.file)
         return
-    with tempfile.TemporaryDirectory() as updater:
-        path = Path(updater, "events.parquet")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "events.parquet")
         write_events(path, options)
         # a process of its own, whose peak does not hold what made the file
         subprocess.run([sys.executable, __file__, "--file", str(path)], check=True)

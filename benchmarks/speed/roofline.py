@@ -359,7 +359,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def rows_of(works: list[Work], seconds: dict[str, list[float]], step: float) -> list[Row]:
-    """Partitions, their sum and the whole step, whose FLOPs and bytes are those of the parts."""
+    """Parts, their sum and the whole step, whose FLOPs and bytes are those of the parts."""
     rows = []
     for part, times in seconds.items():
         own = [work for work in works if work.part == part]

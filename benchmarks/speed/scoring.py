@@ -33,8 +33,8 @@ import numpy as np
 import torch
 from rectools.models.rank import Distance, ImplicitRanker, TorchRanker
 
-updater, k = sys.argv[1], int(sys.argv[2])
-users, items = np.load(updater + "/users.npy"), np.load(updater + "/items.npy")
+folder, k = sys.argv[1], int(sys.argv[2])
+users, items = np.load(folder + "/users.npy"), np.load(folder + "/items.npy")
 ids = np.arange(len(users))
 rankers = {
     "RecTools, implicit": ImplicitRanker(Distance.DOT, users, items),
@@ -132,11 +132,11 @@ def make_faiss(users: np.ndarray, items: np.ndarray, k: int) -> Callable[[], obj
 def rank_with_rectools(
     users: np.ndarray, items: np.ndarray, options: argparse.Namespace
 ) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as updater:
-        np.save(Path(updater, "users.npy"), users)
-        np.save(Path(updater, "items.npy"), items)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder, "users.npy"), users)
+        np.save(Path(folder, "items.npy"), items)
         shown = subprocess.run(
-            [str(options.rectools), "-c", RECTOOLS, updater, str(options.k)],
+            [str(options.rectools), "-c", RECTOOLS, folder, str(options.k)],
             capture_output=True,
             text=True,
             check=True,

@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
     enable_compilation_cache()
-    with tempfile.TemporaryDirectory() as updater:
-        path = Path(updater) / "store.db"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store.db"
         store = SQLiteStore(path)
         online = LiveEngine(jaxrec.load(options.run), store)
         online.warm_up()
@@ -124,7 +124,7 @@ def by_length(online: LiveEngine, items: np.ndarray, repeats: int = 50) -> None:
 
 def drift(online: LiveEngine, items: np.ndarray, users: int = 200) -> None:
     """How far states that a new model rebuilds from the kept events are from exact ones."""
-    event_type, window = online.model.artifacts.event_type_names[0], online.updater.window
+    event_type, window = online.model.artifacts.event_type_names[0], online.folder.window
     for length in (2 * window, 4 * window, 16 * window):
         histories = [
             tuple(
@@ -135,14 +135,14 @@ def drift(online: LiveEngine, items: np.ndarray, users: int = 200) -> None:
         ]
         exact, rebuilt = (
             online.model.encoder.vectors(
-                online.updater.states(online.updater.after([(None, NEVER, h) for h in kept]))
+                online.folder.states(online.folder.after([(None, NEVER, h) for h in kept]))
             )
             for kept in (histories, [h[-window:] for h in histories])
         )
         cosine = (unit_rows(exact[:, 1:]) * unit_rows(rebuilt[:, 1:])).sum(1)  # without priors
         ranked = [
             best_items(
-                v, online.updater.items, no_adjustments, online.model.index.items.valid, 10
+                v, online.folder.items, no_adjustments, online.model.index.items.valid, 10
             ).items
             for v in (exact, rebuilt)
         ]

@@ -27,8 +27,8 @@ def main() -> None:
 
 def seconds_to_first_step(arguments: list[str]) -> float:
     """From the start of the process until its log tells of a step; it is stopped then."""
-    with tempfile.TemporaryDirectory() as updater:
-        run = Path(updater, "run")
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "run")
         command = [sys.executable, str(TRAIN), "--run", str(run), *arguments]
         began = time.perf_counter()
         with subprocess.Popen(

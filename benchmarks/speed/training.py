@@ -79,17 +79,17 @@ def main() -> None:
     wanted = ("jaxrec", *options.systems)
     systems = [s for s in SYSTEMS if s.name.startswith(wanted)]
     results: dict[str, list[list[dict]]] = {system.name: [] for system in systems}
-    with tempfile.TemporaryDirectory() as updater:
+    with tempfile.TemporaryDirectory() as folder:
         known = {"ml-100k": "ml100k", "ml-1m": "ml1m"}.get(options.data, "beauty")
         held_out = {"split.scheme": "leave_one_out"}
-        export(configure(known, data=options.data, overrides=held_out), Path(updater))
+        export(configure(known, data=options.data, overrides=held_out), Path(folder))
         for _ in range(options.rounds):
             for system in systems:
-                results[system.name].append(run(system, Path(updater), options))
+                results[system.name].append(run(system, Path(folder), options))
     Console(width=120).print(table(results, options))
 
 
-def export(config: Config, updater: Path) -> None:
+def export(config: Config, folder: Path) -> None:
     """Histories of users with three events or more, as arrays and as jaxrec's tables."""
     dataset = prepare(config)
     log = dataset.split.log
@@ -99,7 +99,7 @@ def export(config: Config, updater: Path) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     num_items = dataset.catalog.num_items - 1
     np.savez(
-        updater / "histories.npz",
+        folder / "histories.npz",
         user_ids=log.user_ids.filter(log.lengths >= 3).to_numpy().astype(str),
         offsets=offsets,
         items=items,
@@ -108,14 +108,14 @@ def export(config: Config, updater: Path) -> None:
     moments = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
     users = np.repeat(np.arange(len(lengths)), lengths)
     events = {"user_id": users.astype(str), "item_id": items.astype(str), "timestamp": moments}
-    pl.DataFrame(events).write_parquet(updater / "events.parquet")
+    pl.DataFrame(events).write_parquet(folder / "events.parquet")
     ids = np.arange(1, num_items + 1).astype(str)
-    pl.DataFrame({"item_id": ids}).write_parquet(updater / "items.parquet")
+    pl.DataFrame({"item_id": ids}).write_parquet(folder / "items.parquet")
 
 
-def run(system: System, updater: Path, options: argparse.Namespace) -> list[dict]:
+def run(system: System, folder: Path, options: argparse.Namespace) -> list[dict]:
     """What a system user_events, an entry an epoch."""
-    command = [str(python_of(system, options)), str(PEERS / system.script), "--data", str(updater)]
+    command = [str(python_of(system, options)), str(PEERS / system.script), "--data", str(folder)]
     for name in SHARED:
         command += [f"--{name}", str(getattr(options, name))]
     done = subprocess.run([*command, *system.arguments], capture_output=True, text=True)
@@ -133,11 +133,11 @@ def python_of(system: System, options: argparse.Namespace) -> Path:
     """The Python of a system's environment, which is made if it is not there."""
     if not system.environment:
         return Path(sys.executable)
-    updater = options.environments / system.environment
-    python = updater / "bin" / "python"
+    folder = options.environments / system.environment
+    python = folder / "bin" / "python"
     if not python.exists():
-        print(f"installing {system.name} into {updater}", flush=True)
-        subprocess.run([options.python, "-m", "venv", str(updater)], check=True)
+        print(f"installing {system.name} into {folder}", flush=True)
+        subprocess.run([options.python, "-m", "venv", str(folder)], check=True)
         for packages in system.packages:
             subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
     return python
