@@ -81,9 +81,10 @@ def read_states(
 ) -> Float[Array, "B 1+ED"]:
     """User vectors of states, for the event type that is asked for and the time since the last
     (s), if that is to be told."""
-    outputs = jnp.concatenate([state.output for state in states], -1)
-    wanted = jnp.full(len(outputs), target_event_type)
-    return definition.merge(params).read(outputs, wanted, jnp.asarray(time_since_last))
+    model = definition.merge(params)
+    outputs = model.last_outputs(states)
+    target_event_types = jnp.full(len(outputs), target_event_type)
+    return model.user_vectors(outputs, target_event_types, jnp.asarray(time_since_last))
 
 
 def repeat_bias(
@@ -106,8 +107,8 @@ def update_chunk(
 ) -> tuple[Float[Array, "B T 1+ED"], tuple[InterestState, ...]]:
     """User vectors after each of T events a row, and the states after all of them."""
     model = definition.merge(params)
-    outputs, states = model.fold(states, items, events, jnp.asarray(starts), jnp.asarray(valid))
-    return model.read(outputs, jnp.broadcast_to(target_event_type, valid.shape)), states
+    outputs, states = model.update(states, items, events, jnp.asarray(starts), jnp.asarray(valid))
+    return model.user_vectors(outputs, jnp.broadcast_to(target_event_type, valid.shape)), states
 
 
 def user_vectors(

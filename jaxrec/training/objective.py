@@ -86,14 +86,14 @@ def expert_losses(
     events = expert.event_vectors(
         items, Events(batch.items, batch.event_types, batch.gaps), event_key
     )
-    state = expert.encoder.initial_state(len(batch.items))
-    outputs, _ = expert.encoder.fold(state, events, starts=starts, key=block_key)
+    state = expert.sequence.initial_state(len(batch.items))
+    outputs, _ = expert.sequence.scan(state, events, starts=starts, key=block_key)
     # half of the slots are asked for the event_type that came, half for any: both are served
     first_key = jax.random.fold_in(wanted_key, 2)
     asked = jax.random.bernoulli(wanted_key, 0.5, targets.shape)
     told = jax.random.bernoulli(jax.random.fold_in(wanted_key, 1), 0.5, targets.shape)
     wanted = jnp.where(asked, batch.target_event_types, ANY_EVENT_TYPE)
-    users = expert.read(outputs, wanted, jnp.where(told, batch.target_gaps, NO_GAP))
+    users = expert.user_vectors(outputs, wanted, jnp.where(told, batch.target_gaps, NO_GAP))
 
     def mean_loss(
         vectors: Float[Array, "K D"],
@@ -125,9 +125,9 @@ def first_item_loss(
 
     Half of them are asked for the event_type that came, half for any, as the next items are.
     """
-    newcomer = expert.encoder.initial_state(1).output
+    newcomer = expert.sequence.last_output(expert.sequence.initial_state(1))
     event_types = jnp.arange(ANY_EVENT_TYPE, len(arrays.masked_event_types))
-    users = expert.read(jnp.repeat(newcomer, len(event_types), 0), event_types)
+    users = expert.user_vectors(jnp.repeat(newcomer, len(event_types), 0), event_types)
     logits = jnp.where(arrays.candidates, users @ items.T, NEG_INF).astype(jnp.float32)
     losses = -jax.nn.log_softmax(logits)
     asked = jax.random.bernoulli(key, 0.5, batch.items.shape)

@@ -20,7 +20,8 @@ from jaxrec.errors import DataError
 from jaxrec.evaluation.protocol import item_counts, masked_event_types
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.text_features import ItemText, item_text
-from jaxrec.models.recommender import ModelDef, Recommender, Sizes, expert_sources
+from jaxrec.models.items.build import expert_sources
+from jaxrec.models.recommender import ModelDef, Recommender, Sizes
 from jaxrec.sharding import make_mesh, replicated, state_shardings
 from jaxrec.training import logging as report
 from jaxrec.training.objective import Auxiliary, TrainArrays

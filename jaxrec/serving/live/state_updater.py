@@ -150,7 +150,7 @@ class StateUpdater:
             event_type: of event that is asked for; by default the one that the run was to predict.
             time_since_last: seconds since the last event, for a model that is told it.
         """
-        size = at_least(len(states[0].output), BATCHES)
+        size = at_least(len(jax.tree.leaves(states)[0]), BATCHES)
         seconds = padded(np.array(time_since_last, np.int32), size, fill=NO_GAP)
         whole = jax.tree.map(lambda leaf: padded(leaf, size), states)
         return self.model.user_vectors(whole, event_type, seconds)
