@@ -115,8 +115,8 @@ def _backward(residuals, cotangents):
     (grad_first, grad_weights), grad_inputs = jax.lax.scan(
         step, (grad_last, zeros), (tuple(inputs), grad_readouts), reverse=True
     )
-    grad_weights = jnp.stack([grad.sum(0) for grad in grad_weights]).astype(weights.dtype)
-    return grad_weights, *grad_inputs, jnp.stack(grad_first, 1)
+    total = jnp.stack([grad.sum(0) for grad in grad_weights]).astype(weights.dtype)
+    return total, *grad_inputs, jnp.stack(grad_first, 1)
 
 
 scan_memory.defvjp(partial(_forward, keep_residuals=True), _backward)

@@ -120,7 +120,8 @@ class LSTMEncoder(nnx.Module):
         self, layer: type[LSTMBlock] | type[BareLSTM], config: ModelConfig, rngs: nnx.Rngs
     ):
         width = config.hidden_size
-        self.layers = nnx.List([layer(width, config.dropout, rngs) for _ in range(config.num_layers)])
+        layers = [layer(width, config.dropout, rngs) for _ in range(config.num_layers)]
+        self.layers = nnx.List(layers)
         self.initial_output = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
         self.num_decays = config.memory_decays
         self.memory = ItemMemory(width, self.num_decays, rngs) if self.num_decays else None
