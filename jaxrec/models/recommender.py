@@ -61,7 +61,7 @@ class Expert(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of the matrix products. Item vectors are float32, as sums over many of them are."""
+        """The dtype of the matrix products; item vectors are float32 in any case."""
         return self.user_output.kernel[...].dtype
 
     def encode_nodes(
@@ -89,9 +89,9 @@ class Expert(nnx.Module):
     ) -> Float[Array, "*rows D"]:
         """u = scale (Norm(W h) + exp(g h) readout) with h = Norm(interest) + context.
 
-        The context is the target event type and the time since the last event. So the weight of
-        the memory depends on it: an item in the cart is likely to be bought, but not to be put
-        there again.
+        The context is the sum of the vectors of the target event type and of the time since the
+        last event. It decides the weight of the memory readout as well: users often buy an item
+        that is in their cart, but rarely add it to the cart again.
 
         Args:
             outputs: outputs of the sequence encoder: interest [D] and memory readout [D].
@@ -118,13 +118,13 @@ class Expert(nnx.Module):
     ) -> Float[Array, "*shape"]:
         """What a past event adds to the score of its own item (RepeatNet, arXiv:1812.02646).
 
-        People come back to items. Vectors of some hundred entries cannot raise one item as far
-        above similar ones as this needs, so a table does.
+        Users come back to items. A dot product of short vectors cannot score one item far enough
+        above the items similar to it, so the amounts come from a table.
 
         Args:
             event_types: the types of the past events.
             target_event_types: the event types to predict, or ANY_EVENT_TYPE.
-            ages: how many events ago it was, 0 for the last one.
+            ages: how many events ago the past events were, 0 for the last one.
         """
         buckets = 32 - jax.lax.clz(jnp.maximum(ages, 0))
         table = jnp.pad(self.repeat_bias_table[...], ((0, 0), (0, 0), (0, 1)))  # 0 beyond AGES

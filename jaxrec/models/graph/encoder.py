@@ -1,4 +1,4 @@
-"""Node features -> node features that know the graph around them."""
+"""Node features -> node features that hold their surroundings in the graph."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""A graph layer that adds what the neighbourhoods of the neighbours are on average."""
+"""A graph layer that adds averages over the neighbourhoods of the neighbours."""
 
 from functools import partial
 

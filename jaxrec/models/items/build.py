@@ -46,6 +46,6 @@ def build_item_encoder(
                 sources.append(IdSource(sizes.num_items, width, config.id_dropout, rngs))
             case "text":
                 sources.append(TextSource(sizes.text_width, width, rngs))
-            case "graph":  # no source of items: it passes the sum of sources along the edges
+            case "graph":  # not an ItemSource: it takes the features of all nodes
                 graph_encoder = build_graph_encoder(config, sizes.num_relations, rngs)
     return ItemEncoder(width, entity_table, sources, graph_encoder)

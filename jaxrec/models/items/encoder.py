@@ -16,16 +16,16 @@ from jaxrec.models.layers import Table, unit_norm
 class ItemSource(Protocol):
     """Something known about items, such as an id or a text, as vectors.
 
-    To add a source, write an `nnx.Module` with this method in a file beside this one, then name it
-    in `jaxrec/models/items/build.py`. Give it the name `image`, and `--model.experts image+graph`
-    selects it. What it reads is a field of `Nodes`.
+    To add a source, write an `nnx.Module` with this method in a file beside this one, then add its
+    name and its case to `jaxrec/models/items/build.py`. A source named `image` is selected by
+    `--model.experts image+graph`. The raw features that it reads are a field of `Nodes`.
     """
 
     def __call__(self, nodes: Nodes, key: Array | None) -> Float[Array, "I D"]:
         """The source's part of the items' features; the features are the sum over the sources.
 
-        Row i depends on item i alone. Row 0 is the unknown item, and the last rows are unused:
-        they need values, but nothing depends on them.
+        Row i depends on item i alone. Row 0 is the unknown item. The last rows are padding: they
+        hold any finite values.
 
         Args:
             nodes: ids and raw features of the items.
@@ -36,11 +36,13 @@ class ItemSource(Protocol):
 
 
 class ItemEncoder(nnx.Module):
-    """v = Norm(h + GraphEncoder(h)), where h is the sum of an item's sources or an entity's id.
+    """v = Norm(h + GraphEncoder(h)).
+
+    h is the sum of the sources for an item, and a learned vector for every other node.
 
     Args:
         width: D.
-        entity_table: ids of the nodes that are not items; None if all nodes are items.
+        entity_table: vectors of the nodes that are not items; None if all nodes are items.
         sources: sources of the items' features.
         graph_encoder: message passing over all nodes; None leaves the graph out.
     """

@@ -33,8 +33,9 @@ class SequenceEncoder(Protocol):
     ) -> tuple[Float[Array, "B T 2*D"], State]:
         """The outputs after each of T events, and the state after all of them.
 
-        An output is the interest [D] and, behind it, a memory readout [D], which is added to the
-        user vector as it is. An encoder without a memory returns zeros there.
+        An output is an interest vector [D], which the user head transforms, and then a memory
+        readout [D], a weighted sum of event vectors that the user head only scales. An encoder
+        without a memory returns zeros as readout.
 
         Args:
             state: the state before the events.
