@@ -122,6 +122,8 @@ class ModelConfig:
     """Width D of every vector of an expert."""
     num_layers: int = 2
     """LSTM blocks."""
+    sequence: Literal["lstm", "bare_lstm"] = "lstm"
+    """Sequence encoder: LSTMs in residual blocks with a feed-forward layer, or LSTMs alone."""
     memory_decays: int = 4
     """Sums of past events that fade at so many learned rates, beside the blocks (0: none)."""
     dropout: float = 0.3

@@ -113,9 +113,10 @@ def measure_jax(options: argparse.Namespace) -> None:
         def slot(state, inputs):
             hidden, cell = state
             gates = inputs + hidden @ layer.recurrent[...]
-            write, keep, candidate, show = jnp.split(gates, 4, axis=-1)
-            cell = jax.nn.sigmoid(keep) * cell + jax.nn.sigmoid(write) * jnp.tanh(candidate)
-            hidden = jax.nn.sigmoid(show) * jnp.tanh(cell)
+            input_gate, forget_gate, cell_gate, output_gate = jnp.split(gates, 4, axis=-1)
+            cell = jax.nn.sigmoid(forget_gate) * cell
+            cell += jax.nn.sigmoid(input_gate) * jnp.tanh(cell_gate)
+            hidden = jax.nn.sigmoid(output_gate) * jnp.tanh(cell)
             return (hidden, cell), hidden
 
         inputs = jnp.swapaxes(layer.input(x), 0, 1)

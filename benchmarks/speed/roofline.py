@@ -39,7 +39,10 @@ from rich.table import Table
 
 from jaxrec.config import parse, read_recipe
 from jaxrec.data.dataset import prepare
-from jaxrec.models.recommender import Events, Expert, Nodes, cast_products
+from jaxrec.models.inputs import Events, Nodes
+from jaxrec.models.items.encoder import ItemEncoder
+from jaxrec.models.items.text import TextSource
+from jaxrec.models.recommender import Expert, cast_products
 from jaxrec.models.sequence.lstm import LSTM
 from jaxrec.training import loop as training
 from jaxrec.training.logging import console
@@ -185,9 +188,9 @@ def step_work(context: TrainContext, state: TrainState) -> list[Work]:
         vectors = expert.encode_nodes(nodes, context.arrays.catalog.graph, key)
         items = vectors[: len(nodes.items)]
         events = expert.event_vectors(items, events_of(batch), key)
-        before = expert.encoder.initial_state(len(events))
-        outputs, _ = expert.encoder.fold(before, events, starts=batch.starts, key=key)
-        users = expert.read(outputs, batch.target_event_types)
+        before = expert.sequence.initial_state(len(events))
+        outputs, _ = expert.sequence.scan(before, events, starts=batch.starts, key=key)
+        users = expert.user_vectors(outputs, batch.target_event_types)
         works += [
             *node_work(context, expert, nodes, vectors, key),
             *event_work(expert, items, events, batch, key),
@@ -238,24 +241,26 @@ def node_work(
 ) -> Iterator[Work]:
     """Item encoding without the graph, and the graph."""
     rows, graph = len(nodes.items), context.arrays.catalog.graph
-    alone = nnx.clone(expert)
-    alone.sources = tuple(source for source in expert.sources if source != "graph")
-    own = ("item_table", "entity_table", "text_hidden", "text_output")
+    encoder = expert.item_encoder
+    alone = nnx.clone(encoder)
+    alone.graph_encoder = None
+    own = ("sources", "entity_table")
     # the vectors of texts get no gradient
-    spared = 2 * rows * expert.text_hidden.kernel[...].size if "text" in expert.sources else 0
+    texts = [source for source in encoder.sources if isinstance(source, TextSource)]
+    spared = sum(2 * rows * source.hidden.kernel[...].size for source in texts)
     known = nodes if spared else replace(nodes, text=nodes.text[:, :0])
 
-    def encode(expert: Expert, nodes: Nodes, key: Array) -> Array:
-        return expert.encode_nodes(nodes, graph, key)
+    def encode(encoder: ItemEncoder, nodes: Nodes, key: Array) -> Array:
+        return encoder(nodes, graph, key)
 
-    def pass_messages(expert: Expert, features: Array, graph) -> Array:
-        return expert.graph_encoder(features, graph)
+    def pass_messages(encoder: ItemEncoder, features: Array, graph) -> Array:
+        return encoder.graph_encoder(features, graph)
 
     constants = (known, key)
     yield gradient_work(ENCODING, encode, alone, own, (), constants, rows=rows, flops=-spared)
-    if "graph" in expert.sources:
+    if encoder.graph_encoder is not None:
         own, inputs, rows = ("graph_encoder",), (vectors,), len(vectors)
-        yield gradient_work(GRAPH, pass_messages, expert, own, inputs, (graph,), rows=rows)
+        yield gradient_work(GRAPH, pass_messages, encoder, own, inputs, (graph,), rows=rows)
 
 
 def event_work(
@@ -275,21 +280,21 @@ def event_work(
         return lstm.scan(x, starts, None, zeros, zeros)[0]
 
     own, constants, rows = ("input", "recurrent"), (batch.starts,), batch.items.size
-    for block in expert.encoder.blocks:
+    for block in expert.sequence.layers:
         inputs = (block.lstm_norm(events),)
         yield gradient_work(RECURRENCE, scan, block.lstm, own, inputs, constants, rows=rows)
 
-    def fold_and_read(expert: Expert, events: Array, starts: Array, wanted: Array, key: Array):
-        before = expert.encoder.initial_state(len(events))
-        outputs, _ = expert.encoder.fold(before, events, starts=starts, key=key)
-        return expert.read(outputs, wanted)
+    def encode_users(expert: Expert, events: Array, starts: Array, targets: Array, key: Array):
+        before = expert.sequence.initial_state(len(events))
+        outputs, _ = expert.sequence.scan(before, events, starts=starts, key=key)
+        return expert.user_vectors(outputs, targets)
 
     rest = nnx.clone(expert)
-    for block in rest.encoder.blocks:
+    for block in rest.sequence.layers:
         block.lstm = NoLSTM()
-    own = ("encoder", "target_type_table", "read_norm", "read_output", "log_scale")
+    own = ("sequence", "target_type_table", "user_norm", "user_output", "log_scale")
     constants = (batch.starts, batch.target_event_types, key)
-    yield gradient_work(BLOCKS, fold_and_read, rest, own, (events,), constants, rows=rows)
+    yield gradient_work(BLOCKS, encode_users, rest, own, (events,), constants, rows=rows)
 
 
 def loss_work(

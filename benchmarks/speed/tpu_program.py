@@ -31,7 +31,8 @@ from rich.table import Table
 import jaxrec
 from jaxrec.api import configure
 from jaxrec.data.dataset import prepare
-from jaxrec.models.graph import layers as gnn
+from jaxrec.models.graph import message_passing
+from jaxrec.models.graph.message_passing import edges_at_a_time
 from jaxrec.sharding import ITEMS, USERS, laid_out, replicated, state_shardings
 from jaxrec.training import loop as training
 from jaxrec.training.logging import console
@@ -136,7 +137,7 @@ def lower(context: TrainContext) -> jax.stages.Lowered:
     state = jax.eval_shape(lambda: initial_state(context))
     batch = context.packing.batch(0, 0, slice(0, context.config.train.batch_size))
     by_user = NamedSharding(context.mesh, PartitionSpec(USERS))
-    with patch.object(gnn, "edges_at_a_time", partial(gnn.edges_at_a_time, "tpu")):
+    with patch.object(message_passing, "edges_at_a_time", partial(edges_at_a_time, "tpu")):
         return training.make_train_step(context).lower(
             laid_out(state, state_shardings(state, context.mesh)),
             laid_out(context.arrays, replicated(context.mesh)),

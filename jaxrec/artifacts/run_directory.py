@@ -25,7 +25,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from jaxrec.artifacts.files import atomic_path
 from jaxrec.config import Config, parse, to_yaml
 from jaxrec.errors import RunError
-from jaxrec.models.recommender import Sizes
+from jaxrec.models.inputs import Sizes
 from jaxrec.models.text.whitening import Whitening
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 

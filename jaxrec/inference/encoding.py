@@ -15,11 +15,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import graphs_tuple
 from jaxrec.data.packing import event_gaps, ranges
-from jaxrec.models.recommender import Events, Model, Nodes
-from jaxrec.models.sequence.lstm import InterestState
+from jaxrec.models.inputs import Events, Nodes
+from jaxrec.models.recommender import Model
+from jaxrec.models.sequence.encoder import State
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 
-States = tuple[InterestState, ...]
+States = tuple[State, ...]
 """The states of B users, one part an expert."""
 CHUNK = 4  # time steps at a time; 1 where one is left, as for most live events
 ROUNDS = 8  # histories in a row, one behind another, where vectors inside histories are asked for
@@ -84,9 +85,10 @@ def user_vectors(
         target_event_type: the event type to predict, or ANY_EVENT_TYPE.
         time_since_last: seconds since the last event, NO_GAP to leave it unknown.
     """
-    outputs = jnp.concatenate([state.output for state in states], -1)
+    recommender = model.merge()
+    outputs = recommender.last_outputs(states)
     target_types = jnp.full(len(outputs), target_event_type)
-    return model.merge().read(outputs, target_types, jnp.asarray(time_since_last))
+    return recommender.user_vectors(outputs, target_types, jnp.asarray(time_since_last))
 
 
 def repeat_bias(model: Model, target_event_type: int) -> Float[np.ndarray, "types A"]:
@@ -112,11 +114,11 @@ def update_chunk(
 ) -> tuple[Float[Array, "B T F"], States]:
     """User vectors after each of T events a row, and the states after all of them."""
     recommender = model.merge()
-    outputs, states = recommender.fold(
+    outputs, states = recommender.update(
         states, items, events, jnp.asarray(starts), jnp.asarray(valid)
     )
     target_types = jnp.broadcast_to(target_event_type, valid.shape)
-    return recommender.read(outputs, target_types), states
+    return recommender.user_vectors(outputs, target_types), states
 
 
 @dataclass(frozen=True)

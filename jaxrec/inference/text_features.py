@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Float16, Int
 from jaxrec.artifacts.files import atomic_path
 from jaxrec.config import Config
 from jaxrec.data.text import Tokens, item_texts, resolve_pretrained, tokenize
-from jaxrec.models.recommender import expert_sources
+from jaxrec.models.items.build import expert_sources
 from jaxrec.models.text.bert import Bert, load_bert, mean_pool
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.models.text.whitening import Whitening, fit_whitening

@@ -16,7 +16,7 @@ Activation = Callable[[Array], Array]
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x Φ(x) with the exact error function (Hendrycks and Gimpel, arXiv:1606.08415)."""
-    # jax.nn.gelu asks for erfc, which costs twice as much on a CPU and differs by 1e-6
+    # jax.nn.gelu computes erfc, which costs twice as much on a CPU and differs by 1e-6
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
@@ -24,7 +24,7 @@ class Attention(nnx.Module):
     """Multi-head scaled dot-product self-attention (Vaswani et al., arXiv:1706.03762).
 
     Raises:
-        ValueError: the width is not a multiple of the number of heads.
+        ValueError: the number of heads does not divide the width.
     """
 
     def __init__(
@@ -41,22 +41,22 @@ class Attention(nnx.Module):
     def __call__(
         self, hidden: Float[Array, "B L D"], mask: Bool[Array, "#B #H #L L"]
     ) -> Float[Array, "B L D"]:
-        """Every position's mixture of the positions that `mask` lets it see."""
-        rows, length, width = hidden.shape
-        by_head = (rows, length, self.heads, width // self.heads)
-        mixed = jax.nn.dot_product_attention(
+        """Attention of every position over the positions that it sees by `mask`."""
+        batch_size, length, width = hidden.shape
+        by_head = (batch_size, length, self.heads, width // self.heads)
+        attended = jax.nn.dot_product_attention(
             self.query(hidden).reshape(by_head),
             self.key(hidden).reshape(by_head),
             self.value(hidden).reshape(by_head),
             mask=mask,
         )
-        return self.out(mixed.reshape(hidden.shape))
+        return self.out(attended.reshape(hidden.shape))
 
 
 class MLP(nnx.Module):
-    """Two dense layers around a non-linearity, applied to every position alone.
+    """Two dense layers around a non-linearity, at every position on its own.
 
-    Without a dtype it computes in that of its operands.
+    With dtype None it computes in the dtype of its operands.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class MLP(nnx.Module):
         return self.down(self.activation(self.up(hidden)))
 
 
-class Block(nnx.Module):
+class TransformerBlock(nnx.Module):
     """Attention and an MLP, each with a residual connection and a LayerNorm.
 
     Args:
         width: D, the width of the residual stream.
-        heads: attention heads; they divide the width.
+        heads: H, the number of attention heads; it divides the width.
         inner_width: width inside the MLP.
         norm: "post" normalises after adding, as in BERT; "pre" normalises the input of
             attention and MLP, as in GPT-2 (Xiong et al., arXiv:2002.04745, compare them).

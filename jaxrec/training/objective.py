@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrec.inference.text_features import FinetunedText, encode_finetuned_rows
-from jaxrec.models.recommender import Events, Expert, Nodes, Recommender
+from jaxrec.models.inputs import Events, Nodes
+from jaxrec.models.recommender import Expert, Recommender
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.training.tasks.base import ExpertBatch, TrainArrays, half_hidden
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Batch
@@ -57,13 +58,13 @@ def expert_batch(
         Events(batch.items, batch.event_types, batch.gaps),
         event_key,
     )
-    state = expert.encoder.initial_state(len(batch.items))
+    state = expert.sequence.initial_state(len(batch.items))
     starts = jnp.asarray(batch.starts)
-    outputs, _ = expert.encoder.fold(state, events, starts=starts, key=layer_key)
+    outputs, _ = expert.sequence.scan(state, events, starts=starts, key=layer_key)
     event_types = half_hidden(target_key, jnp.asarray(batch.target_event_types), ANY_EVENT_TYPE)
     gap_key, task_key = (jax.random.fold_in(target_key, number) for number in (1, 2))
     gaps = half_hidden(gap_key, jnp.asarray(batch.target_gaps), NO_GAP)
-    users = expert.read(outputs, event_types, gaps)
+    users = expert.user_vectors(outputs, event_types, gaps)
     return ExpertBatch(expert, arrays, batch, vectors, users, event_types, task_key)
 
 

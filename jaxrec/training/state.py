@@ -19,7 +19,9 @@ from jaxrec.errors import DataError
 from jaxrec.evaluation.protocol import item_counts
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.text_features import ItemText, item_text
-from jaxrec.models.recommender import Model, ModelDef, Recommender, Sizes, expert_sources
+from jaxrec.models.inputs import Sizes
+from jaxrec.models.items.build import expert_sources
+from jaxrec.models.recommender import Model, ModelDef, Recommender
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import make_mesh, replicated, state_shardings
 from jaxrec.training.optimizer import make_optimizer

@@ -13,7 +13,9 @@ from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.graph import build_graph
 from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
-from jaxrec.models.recommender import Recommender, Sizes, split
+from jaxrec.models.items.id import IdSource
+from jaxrec.models.inputs import Sizes
+from jaxrec.models.recommender import Recommender, split
 from jaxrec.types import PADDING_MULTIPLE, Catalog, KnowledgeGraph
 
 ITEMS = pl.DataFrame(
@@ -330,10 +332,8 @@ def model(catalog) -> tuple[nnx.GraphDef, nnx.State]:
     sizes = Sizes(items, graph.num_nodes, len(graph.relations), num_event_types=1, text_width=2)
     model = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
     for expert in model.experts:  # every row of the tables tells
-        for table in (
-            expert.entity_table,
-            *([expert.item_table] if "id" in expert.sources else []),
-        ):
+        ids = (source for source in expert.item_encoder.sources if isinstance(source, IdSource))
+        for table in (expert.item_encoder.entity_table, *(source.item_table for source in ids)):
             table[...] = 50 * table[...]
     return split(model)
 

@@ -12,7 +12,8 @@ from jaxrec.config import ModelConfig
 from jaxrec.data.graph import build_graph
 from jaxrec.data.packing import event_gaps
 from jaxrec.inference.encoding import CHUNK, catalog_arrays, encode_catalog, encode_queries, in_rows
-from jaxrec.models.recommender import Events, Model, Recommender, Sizes, split
+from jaxrec.models.inputs import Events, Sizes
+from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
 
 ITEMS, KINDS = 9, 2
@@ -72,8 +73,8 @@ def queries(log):
 @partial(jax.jit, static_argnums=0)
 def read_event(definition, params, state, items, event, target_event_type):
     model = definition.merge(params)
-    output, state = model.fold(state, items, event)
-    return model.read(output[:, 0], target_event_type), state
+    output, state = model.update(state, items, event)
+    return model.user_vectors(output[:, 0], target_event_type), state
 
 
 def one_by_one(
@@ -150,8 +151,8 @@ def test_the_future_of_a_query_does_not_count(model, items, log, queries):
 def test_a_user_without_events_gets_the_initial_vector(model, items, log):
     queries = make_queries(log, [(0, 0), (4, 0), (4, 2)])
     vectors = encode_queries(bound(model), items, log, queries, users=2)
-    output = jnp.concatenate([state.output for state in model.initial_state(1)], -1)
-    expected = model.read(output, jnp.array([ANY_EVENT_TYPE]))
+    output = model.last_outputs(model.initial_state(1))
+    expected = model.user_vectors(output, jnp.array([ANY_EVENT_TYPE]))
     np.testing.assert_allclose(vectors[:2], np.tile(expected, (2, 1)), atol=1e-5)
     assert np.abs(vectors[2] - vectors[0]).max() > 0.01
 

@@ -22,6 +22,7 @@ from jaxrec.inference.text_features import (
     item_text,
     text_vectors,
 )
+from jaxrec.models.text import whitening
 from jaxrec.models.text.bert import load_bert, mean_pool
 
 TINY = GOLDEN / "tiny_bert"
@@ -220,7 +221,7 @@ def test_there_is_no_whitening_of_texts_that_do_not_differ(known):
 def test_whitening_takes_its_moments_by_blocks(monkeypatch):
     vectors, known = correlated(50, 6, 6) + 10, np.arange(50) % 5 != 0
     whole = fit_whitening(vectors, known, 4).apply(vectors, known)
-    monkeypatch.setattr(text_features, "MOMENT_ROWS", 7)
+    monkeypatch.setattr(whitening, "BLOCK_SIZE", 7)
     by_blocks = fit_whitening(vectors, known, 4).apply(vectors, known)
     np.testing.assert_allclose(np.abs(by_blocks), np.abs(whole), atol=1e-4)
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import combinations
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +9,10 @@ import pytest
 from flax import nnx
 
 from jaxrec.config import ModelConfig
-from jaxrec.models.recommender import (
-    GAP_BUCKETS,
-    Events,
-    Nodes,
-    Recommender,
-    Sizes,
-    cast_products,
-    expert_sources,
-    gap_buckets,
-)
+from jaxrec.models.inputs import Events, Nodes, Sizes
+from jaxrec.models.items.build import expert_sources
+from jaxrec.models.recommender import GAP_BUCKETS, Recommender, cast_products, gap_buckets
+from jaxrec.models.sequence.lstm import BareLSTM
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP
 
 # items 0-5, of which 0 is unknown; entities 6-9, of which 9 is there for padding edges
@@ -68,13 +63,13 @@ def make_model(config: ModelConfig = CONFIG) -> Recommender:
 
 
 def user_vectors(model: Recommender, items: jax.Array, events: Events = EVENTS) -> jax.Array:
-    outputs, _ = model.fold(model.initial_state(len(events.items)), items, events)
-    return model.read(outputs, jnp.full(events.items.shape, ANY_EVENT_TYPE))
+    outputs, _ = model.update(model.initial_state(len(events.items)), items, events)
+    return model.user_vectors(outputs, jnp.full(events.items.shape, ANY_EVENT_TYPE))
 
 
 def test_an_unknown_source_is_named_with_the_known_ones():
     assert expert_sources("text+id") == ("text", "id")
-    with pytest.raises(ValueError, match=r"'id\+picture' names \['picture'\].*id, graph, text"):
+    with pytest.raises(ValueError, match=r"'id\+picture' names \['picture'\].*id, text, graph"):
         Recommender(replace(CONFIG, experts=("id", "id+picture")), SIZES, nnx.Rngs(0))
 
 
@@ -84,17 +79,17 @@ def test_one_dot_product_is_the_sum_of_the_experts_scores():
     scores = user_vectors(model, items) @ items.T
     expected = jnp.zeros_like(scores)
     for expert in model.experts:
-        history_mask = expert.encode_nodes(nodes, graph)[: SIZES.num_items]
-        outputs, _ = expert.encoder.fold(
-            expert.encoder.initial_state(2), expert.event_vectors(history_mask, EVENTS)
+        vectors = expert.encode_nodes(nodes, graph)[: SIZES.num_items]
+        outputs, _ = expert.sequence.scan(
+            expert.sequence.initial_state(2), expert.event_vectors(vectors, EVENTS)
         )
-        users = expert.read(outputs, jnp.full(EVENTS.items.shape, ANY_EVENT_TYPE))
-        expected += users @ history_mask.T
+        users = expert.user_vectors(outputs, jnp.full(EVENTS.items.shape, ANY_EVENT_TYPE))
+        expected += users @ vectors.T
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 def test_every_node_has_a_unit_vector_in_every_expert():
-    """Save that an item of which nothing is known has the zero vector without ids."""
+    """Without ids, an item without any feature has the zero vector."""
     model = make_model()
     vectors = model.encode_items(make_nodes(), make_graph())
     assert (
@@ -108,7 +103,7 @@ def test_every_node_has_a_unit_vector_in_every_expert():
     np.testing.assert_allclose(lengths, expected, atol=1e-5)
 
 
-def test_a_user_vector_is_as_long_as_the_inverse_temperature_while_nothing_is_recalled():
+def test_a_user_vector_has_the_length_of_the_inverse_temperature_without_a_readout():
     model = make_model()
     items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
     users = user_vectors(model, items)
@@ -117,41 +112,41 @@ def test_a_user_vector_is_as_long_as_the_inverse_temperature_while_nothing_is_re
     np.testing.assert_allclose(lengths, np.full((2, 3, 2), 4), rtol=1e-4)
 
 
-def test_what_is_recalled_adds_similarities_to_what_was_touched():
-    """One trace of weight 2 that forgets all but the last event; plain vectors of events."""
+def test_the_readout_adds_similarities_to_past_items():
+    """One memory of weight 2 that forgets all but the last event; plain vectors of events."""
     plain = Recommender(replace(CONFIG, memory_decays=1, time_gaps=False), SIZES, nnx.Rngs(0))
-    recalling = nnx.clone(plain)
-    for expert in recalling.experts:
-        expert.encoder.memory.decay_logits[...] = jnp.full(1, -100.0)
-        expert.encoder.memory.weights[...] = jnp.full((1, CONFIG.hidden_size), 2.0)
+    with_memory = nnx.clone(plain)
+    for expert in with_memory.experts:
+        expert.sequence.memory.decay_logits[...] = jnp.full(1, -100.0)
+        expert.sequence.memory.weights[...] = jnp.full((1, CONFIG.hidden_size), 2.0)
     items = plain.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
-    before, after = (user_vectors(model, items) @ items.T for model in (plain, recalling))
+    before, after = (user_vectors(model, items) @ items.T for model in (plain, with_memory))
     similarity = items @ items.T  # of both experts together
-    gained = (after - before) * CONFIG.temperature / 2
-    np.testing.assert_allclose(gained, similarity[EVENTS.items], atol=1e-5)
+    added = (after - before) * CONFIG.temperature / 2
+    np.testing.assert_allclose(added, similarity[EVENTS.items], atol=1e-5)
 
 
-def test_how_much_is_recalled_is_learned_of_the_wanted_kind():
+def test_the_weight_of_the_memory_depends_on_the_target_event_type():
     expert = make_model().experts[0]
     width = CONFIG.hidden_size
-    interest, recalled = jax.random.normal(jax.random.key(0), (2, width))
-    output = jnp.concatenate([interest, recalled])
-    forgetful = jnp.concatenate([interest, jnp.zeros(width)])
+    interest, readout = jax.random.normal(jax.random.key(0), (2, width))
+    output = jnp.concatenate([interest, readout])
+    without_readout = jnp.concatenate([interest, jnp.zeros(width)])
 
     def added(event_type):
-        wanted = jnp.asarray(event_type)
-        return expert.read(output, wanted) - expert.read(forgetful, wanted)
+        target = jnp.asarray(event_type)
+        return expert.user_vectors(output, target) - expert.user_vectors(without_readout, target)
 
     before = added(0)
     np.testing.assert_allclose(added(1), before, atol=1e-5)
-    heard = [
-        expert.read_norm(interest) + expert.target_type_table[...][event_type + 1]
+    hidden = [
+        expert.user_norm(interest) + expert.target_type_table[...][event_type + 1]
         for event_type in (0, 1)
     ]
     expert.memory_gate.kernel[...] = jax.random.normal(jax.random.key(1), (width, 1)) / width
     for event_type in (0, 1):
-        gain = jnp.exp(heard[event_type] @ expert.memory_gate.kernel[...])
-        np.testing.assert_allclose(added(event_type), gain * before, rtol=1e-3, atol=1e-5)
+        weight = jnp.exp(hidden[event_type] @ expert.memory_gate.kernel[...])
+        np.testing.assert_allclose(added(event_type), weight * before, rtol=1e-3, atol=1e-5)
     assert jnp.abs(added(1) - added(0)).max() > 1e-3
 
 
@@ -205,7 +200,7 @@ def test_an_expert_without_ids_treats_new_and_old_items_alike():
 
 
 @pytest.mark.parametrize("field", ["items", "event_types", "gaps"])
-def test_what_happened_how_and_when_all_count(field):
+def test_item_event_type_and_gap_all_count(field):
     model = make_model()
     items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
     changed = np.array(getattr(EVENTS, field))
@@ -222,36 +217,45 @@ def test_gaps_count_only_where_time_is_known():
     np.testing.assert_array_equal(user_vectors(model, items, other), user_vectors(model, items))
 
 
-def test_the_wanted_kind_moves_the_user_vector():
+def test_the_target_event_type_moves_the_user_vector():
     model = make_model()
     output = jax.random.normal(jax.random.key(0), (1, 4 * CONFIG.hidden_size))
-    answers = [
-        model.read(output, jnp.array([event_type])) for event_type in (ANY_EVENT_TYPE, 0, 1, 2)
+    vectors = [
+        model.user_vectors(output, jnp.array([event_type]))
+        for event_type in (ANY_EVENT_TYPE, 0, 1, 2)
     ]
-    for number, answer in enumerate(answers):
-        for other in answers[:number]:
-            assert jnp.abs(answer - other).max() > 0.01
+    assert_all_differ(vectors)
 
 
-def test_the_time_since_the_last_event_moves_the_user_vector_where_the_model_has_learned_it():
+def test_the_time_since_the_last_event_moves_the_user_vector_of_models_that_use_it():
     output = jax.random.normal(jax.random.key(0), (1, 4 * CONFIG.hidden_size))
-    anything = jnp.array([ANY_EVENT_TYPE])
-    told = make_model(replace(CONFIG, time_since_last=True))
-    answers = [
-        told.read(output, anything, jnp.array([time_since_last]))
-        for time_since_last in (NO_GAP, 60, 10**6)
+    any_type = jnp.array([ANY_EVENT_TYPE])
+    model = make_model(replace(CONFIG, time_since_last=True))
+    vectors = [
+        model.user_vectors(output, any_type, jnp.array([seconds]))
+        for seconds in (NO_GAP, 60, 10**6)
     ]
-    for number, answer in enumerate(answers):
-        for other in answers[:number]:
-            assert jnp.abs(answer - other).max() > 0.01
+    assert_all_differ(vectors)
     plain = make_model()
     assert not hasattr(plain.experts[0], "time_since_last_table")
     np.testing.assert_array_equal(
-        plain.read(output, anything, jnp.array([60])), plain.read(output, anything)
+        plain.user_vectors(output, any_type, jnp.array([60])), plain.user_vectors(output, any_type)
     )
 
 
-def test_in_bfloat16_what_many_look_up_gets_the_sum_of_all_their_gradients():
+def assert_all_differ(vectors: list[jax.Array]) -> None:
+    for vector, other in combinations(vectors, 2):
+        assert jnp.abs(vector - other).max() > 0.01
+
+
+def test_a_bare_lstm_is_a_model_too():
+    model = make_model(replace(CONFIG, sequence="bare_lstm"))
+    items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
+    assert {type(layer) for e in model.experts for layer in e.sequence.layers} == {BareLSTM}
+    assert user_vectors(model, items).shape == (2, 3, 1 + 2 * CONFIG.hidden_size)
+
+
+def test_in_bfloat16_the_gradient_of_a_table_is_the_sum_over_its_look_ups():
     graphdef, params = nnx.split(make_model(replace(CONFIG, experts=("id+graph",))))
     graph = make_graph()
     shape = (8, 512)
@@ -269,6 +273,6 @@ def test_in_bfloat16_what_many_look_up_gets_the_sum_of_all_their_gradients():
     items = jnp.ones((6, 8))
     exact = gradient(params, items, jnp.dtype("float32"))
     half = gradient(params, items, jnp.dtype("bfloat16"))
-    for got, wanted in zip(jax.tree.leaves(half), jax.tree.leaves(exact), strict=True):
-        assert got.dtype == jnp.float32
-        np.testing.assert_allclose(got, wanted, atol=0.05 * np.abs(wanted).max() + 1e-6)
+    for value, expected in zip(jax.tree.leaves(half), jax.tree.leaves(exact), strict=True):
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, expected, atol=0.05 * np.abs(expected).max() + 1e-6)

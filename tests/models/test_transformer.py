@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxrec.models.transformer import Attention, Block, gelu
+from jaxrec.models.transformer import Attention, TransformerBlock, gelu
 
-ROWS, LENGTH, WIDTH, HEADS = 2, 5, 8, 2
+BATCH, LENGTH, WIDTH, HEADS = 2, 5, 8, 2
 EVERYTHING = jnp.ones((1, 1, LENGTH, LENGTH), bool)
 CAUSAL = jnp.tril(EVERYTHING)
 
 
 def random_hidden(seed: int = 0) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), (ROWS, LENGTH, WIDTH))
+    return jax.random.normal(jax.random.key(seed), (BATCH, LENGTH, WIDTH))
 
 
 def layer_norm(x: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_attention_equals_its_formula_head_by_head():
         for name in ("query", "key", "value")
     }
     expected = np.zeros_like(hidden)
-    for row in range(ROWS):
+    for row in range(BATCH):
         for head in np.split(np.arange(WIDTH), HEADS):
             query, key, value = (dense[name][row][:, head] for name in ("query", "key", "value"))
             scores = query @ key.T / math.sqrt(WIDTH // HEADS)
@@ -50,7 +50,7 @@ def test_attention_equals_its_formula_head_by_head():
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_norm_placement(norm):
     """Silencing both sub-layers leaves the residual path: bare in "pre", normalised in "post"."""
-    block = Block(WIDTH, HEADS, 16, norm=norm, rngs=nnx.Rngs(0))
+    block = TransformerBlock(WIDTH, HEADS, 16, norm=norm, rngs=nnx.Rngs(0))
     for silenced in (block.attention.out, block.mlp.down):
         silenced.kernel = nnx.Param(jnp.zeros_like(silenced.kernel[...]))
     hidden = random_hidden()
@@ -59,7 +59,7 @@ def test_norm_placement(norm):
 
 
 def test_causal_pre_norm_block_has_no_gradient_from_the_future():
-    block = Block(WIDTH, HEADS, 16, norm="pre", rngs=nnx.Rngs(0))
+    block = TransformerBlock(WIDTH, HEADS, 16, norm="pre", rngs=nnx.Rngs(0))
 
     def outputs(hidden):  # [L], one number a position
         return jnp.sum(jnp.sin(block(hidden[None], CAUSAL)[0]), -1)
@@ -71,7 +71,7 @@ def test_causal_pre_norm_block_has_no_gradient_from_the_future():
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_masked_positions_have_no_influence(norm):
-    block = Block(WIDTH, HEADS, 16, norm=norm, rngs=nnx.Rngs(0))
+    block = TransformerBlock(WIDTH, HEADS, 16, norm=norm, rngs=nnx.Rngs(0))
     mask = (jnp.arange(LENGTH) < 3)[None, None, None, :]
     hidden = random_hidden()
     changed = hidden.at[:, 3:].set(random_hidden(1)[:, 3:])
@@ -79,13 +79,13 @@ def test_masked_positions_have_no_influence(norm):
 
 
 def test_a_row_without_any_visible_position_stays_finite():
-    block = Block(WIDTH, HEADS, 16, norm="post", rngs=nnx.Rngs(0))
+    block = TransformerBlock(WIDTH, HEADS, 16, norm="post", rngs=nnx.Rngs(0))
     assert jnp.isfinite(block(random_hidden(), jnp.zeros((1, 1, 1, LENGTH), bool))).all()
 
 
 def test_bfloat16_computes_near_float32_with_float32_parameters():
-    half = Block(WIDTH, HEADS, 16, norm="pre", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    full = Block(WIDTH, HEADS, 16, norm="pre", rngs=nnx.Rngs(0))
+    half = TransformerBlock(WIDTH, HEADS, 16, norm="pre", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    full = TransformerBlock(WIDTH, HEADS, 16, norm="pre", rngs=nnx.Rngs(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(half))} == {jnp.dtype(jnp.float32)}
     output = half(random_hidden().astype(jnp.bfloat16), EVERYTHING)
     assert output.dtype == jnp.bfloat16
@@ -95,4 +95,4 @@ def test_bfloat16_computes_near_float32_with_float32_parameters():
 
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match=r"width of 8 .* 3 attention heads"):
-        Block(WIDTH, 3, 16, norm="pre", rngs=nnx.Rngs(0))
+        TransformerBlock(WIDTH, 3, 16, norm="pre", rngs=nnx.Rngs(0))

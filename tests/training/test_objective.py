@@ -11,12 +11,11 @@ from flax import nnx
 from jaxrec.config import Config, ModelConfig, TextConfig, TrainConfig
 from jaxrec.inference.encoding import CatalogArrays
 from jaxrec.inference.text_features import FinetunedText
+from jaxrec.models.inputs import Nodes, Sizes
 from jaxrec.models.recommender import (
     AGES,
     REPEAT_EVENTS,
-    Nodes,
     Recommender,
-    Sizes,
     cast_products,
     gap_buckets,
 )

@@ -1,4 +1,4 @@
-"""Sums of past events that fade, beside what the LSTM blocks remember of them."""
+"""The item memory: decayed sums of past event vectors, beside the state of the LSTM."""
 
 from functools import partial
 
@@ -9,16 +9,17 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrec.models.layers import Linear
 
-SPAN_RATIO = 4  # of the initial spans: 1, 4, 16, 64 events
+SPAN_RATIO = 4  # an initial decay rate remembers 1, 4, 16, 64 ... events
 MIN_DECAY = 0.01
 
 
 class ItemMemory(nnx.Module):
-    """memory <- decay * memory + gate(x) x, at H learned rates; scan_memory = sum of weight * memory.
+    """m_c <- decay_c m_c + gate_c(x) x for C learned decay rates;  readout = sum of w_c * m_c.
 
-    Retention (Sun et al. 2023, arXiv:2307.08621) without queries and keys. As events are item
-    vectors, the product of scan_memory and an item is a sum of its similarities to what was touched,
-    the newest first: a learned item-kNN, in which an item is most similar to itself.
+    This is retention (Sun et al. 2023, arXiv:2307.08621) without queries and keys. Events are item
+    vectors, so the product of the readout and an item vector sums the item's similarities to past
+    items, with the largest weights on the latest. It is a learned item-kNN, in which an item is
+    most similar to itself.
     """
 
     def __init__(self, width: int, num_decays: int, rngs: nnx.Rngs):
@@ -33,9 +34,12 @@ class ItemMemory(nnx.Module):
         x: Float[Array, "B T D"],
         starts: Bool[Array, "B T"],
         valid: Bool[Array, "B T"] | None,
-        memory: Float[Array, "B H D"],
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B H D"]]:
-        """What is readout at every slot and the memory after the last; masks as in `LSTM.scan`."""
+        memory: Float[Array, "B C D"],
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B C D"]]:
+        """The readout after every step and the memory after the last.
+
+        Masks as in `SequenceEncoder.scan`.
+        """
         decay = jnp.where(starts[..., None], 0, jax.nn.sigmoid(self.decay_logits[...])[None, None])
         gates = 2 * jax.nn.sigmoid(self.gates(x))
         if valid is not None:
@@ -50,64 +54,69 @@ class ItemMemory(nnx.Module):
 
 @jax.custom_vjp
 def scan_memory(
-    weights: Float[Array, "H D"],
-    decay: Float[Array, "T H B"],
-    gates: Float[Array, "T H B"],
+    weights: Float[Array, "C D"],
+    decay: Float[Array, "T C B"],
+    gates: Float[Array, "T C B"],
     x: Float[Array, "T B D"],
-    memory: Float[Array, "B H D"],
-) -> tuple[Float[Array, "T B D"], Float[Array, "B H D"]]:
-    """The weighted sum of memory at every step, and the memory after the last.
+    memory: Float[Array, "B C D"],
+) -> tuple[Float[Array, "T B D"], Float[Array, "B C D"]]:
+    """The readout after every step and the memory after the last.
 
-    Inside, every memory is an array of its own, and the gradient is written by hand: together they
-    halve the time of a scan over [B, H, D] with the automatic gradient.
+    The scan carries C arrays [B, D], one for each decay rate, and the gradient is written by hand.
+    Together they take half the time of a scan over [B, C, D] with the automatic gradient.
     """
     return _forward(weights, decay, gates, x, memory, keep_residuals=False)[0]
 
 
 def _forward(weights, decay, gates, x, memory, *, keep_residuals):
     def step(before: tuple[Array, ...], inputs: tuple[Array, ...]) -> tuple[tuple, tuple]:
-        after = _after(before, *inputs)
-        readout = sum(w * memory for w, memory in zip(by_trace, after, strict=True))
+        after = _update(before, *inputs)
+        readout = sum(w * m for w, m in zip(weight_of_rate, after, strict=True))
         return after, (readout, before if keep_residuals else None)
 
-    by_trace = tuple(weights[:, None])
-    memory, (readout, befores) = jax.lax.scan(
+    weight_of_rate = tuple(weights[:, None])
+    memory, (readouts, befores) = jax.lax.scan(
         step, tuple(jnp.moveaxis(memory, 1, 0)), (decay, gates, x)
     )
-    return (readout, jnp.stack(memory, 1)), (weights, decay, gates, x, befores)
+    return (readouts, jnp.stack(memory, 1)), (weights, decay, gates, x, befores)
 
 
-def _after(before, decay, gates, x):
-    kept = zip(before, decay[..., None], gates[..., None], strict=True)
-    return tuple(decay * memory + gate * x for memory, decay, gate in kept)
+def _update(before, decay, gates, x):
+    """decay * m + gate * x for every decay rate."""
+    rates = zip(before, decay[..., None], gates[..., None], strict=True)
+    return tuple(decay * m + gate * x for m, decay, gate in rates)
 
 
 def _backward(residuals, cotangents):
     weights, *inputs = residuals
-    grad_readout, grad_memory = cotangents
-    by_trace = tuple(weights[:, None])
+    grad_readouts, grad_memory = cotangents
+    weight_of_rate = tuple(weights[:, None])
 
     def step(carry: tuple[tuple, tuple], inputs: tuple) -> tuple[tuple, tuple]:
         grad_memory, grad_weights = carry
         (decay, gates, x, before), grad_readout = inputs
-        after = _after(before, decay, gates, x)
-        grad_after = [t + w * grad_readout for t, w in zip(grad_memory, by_trace, strict=True)]
+        after = _update(before, decay, gates, x)
+        grad_after = [
+            grad + w * grad_readout for grad, w in zip(grad_memory, weight_of_rate, strict=True)
+        ]
         grad_weights = tuple(
-            w + memory * grad_readout for w, memory in zip(grad_weights, after, strict=True)
+            grad + m * grad_readout for grad, m in zip(grad_weights, after, strict=True)
         )
-        grad_x = sum(g * t for g, t in zip(gates[..., None], grad_after, strict=True))
-        grad_gates = jnp.stack([(t * x).sum(-1) for t in grad_after])
-        grad_decay = jnp.stack([(t * b).sum(-1) for t, b in zip(grad_after, before, strict=True)])
-        grad_before = tuple(k * t for k, t in zip(decay[..., None], grad_after, strict=True))
+        grad_x = sum(g * grad for g, grad in zip(gates[..., None], grad_after, strict=True))
+        grad_gates = jnp.stack([(grad * x).sum(-1) for grad in grad_after])
+        grad_decay = jnp.stack(
+            [(grad * m).sum(-1) for grad, m in zip(grad_after, before, strict=True)]
+        )
+        grad_before = tuple(d * grad for d, grad in zip(decay[..., None], grad_after, strict=True))
         return (grad_before, grad_weights), (grad_decay, grad_gates, grad_x)
 
-    last = tuple(jnp.moveaxis(grad_memory, 1, 0))
-    zeros = tuple(jnp.zeros(memory.shape, jnp.float32) for memory in last)
-    (first, grad_weights), grad_inputs = jax.lax.scan(
-        step, (last, zeros), (tuple(inputs), grad_readout), reverse=True
+    grad_last = tuple(jnp.moveaxis(grad_memory, 1, 0))
+    zeros = tuple(jnp.zeros(grad.shape, jnp.float32) for grad in grad_last)
+    (grad_first, grad_weights), grad_inputs = jax.lax.scan(
+        step, (grad_last, zeros), (tuple(inputs), grad_readouts), reverse=True
     )
-    total = jnp.stack([w.sum(0) for w in grad_weights]).astype(weights.dtype)
-    return total, *grad_inputs, jnp.stack(first, 1)
+    total = jnp.stack([grad.sum(0) for grad in grad_weights]).astype(weights.dtype)
+    return total, *grad_inputs, jnp.stack(grad_first, 1)
 
 
 scan_memory.defvjp(partial(_forward, keep_residuals=True), _backward)

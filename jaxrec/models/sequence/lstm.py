@@ -1,4 +1,4 @@
-"""LSTM blocks over packed sequences; their state after a user's events is the user's interest."""
+"""A stack of LSTM layers over packed sequences; its state is the interest of a user."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jaxrec.config import ModelConfig
 from jaxrec.models.layers import Linear, dropout
 from jaxrec.models.sequence.item_memory import ItemMemory
-from jaxrec.models.sequence.lstm_scan import Masks, Weights, recur
+from jaxrec.models.sequence.lstm_scan import Masks, Weights, scan_lstm
 from jaxrec.models.transformer import MLP
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class InterestState:
-    """What an encoder of L blocks and H memory remembers of B users."""
+    """The state of `LSTMEncoder` for B users: G layers and an item memory with C decay rates."""
 
-    hidden: Float[Array, "B L D"]
-    cell: Float[Array, "B L D"]
-    memory: Float[Array, "B H D"]
-    output: Float[Array, "B 2D"]  # after the last event; see `LSTMEncoder.fold`
+    hidden: Float[Array, "B G D"]
+    cell: Float[Array, "B G D"]
+    memory: Float[Array, "B C D"]
+    output: Float[Array, "B out"]  # after the last event
 
 
 class LSTM(nnx.Module):
@@ -41,23 +42,23 @@ class LSTM(nnx.Module):
         hidden: Float[Array, "B D"],
         cell: Float[Array, "B D"],
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"], Float[Array, "B D"]]:
-        """Outputs at every slot and the state after the last.
+        """Hidden states after every step, and the hidden and cell state after the last.
 
-        The state returns to zero before a slot where a sequence starts; slots that are not
-        `valid` leave it alone (None: every slot is).
+        Masks as in `SequenceEncoder.scan`.
         """
         bias = self.input.bias
         assert bias is not None
-        combined = jnp.concatenate([self.input.kernel[...], self.recurrent[...]])
-        weights = Weights(combined, bias[...])
-        masks = Masks(starts.T, None if valid is None else valid.T)
-        outputs, (hidden, cell) = recur(
-            weights, jnp.transpose(x, (1, 2, 0)), masks, (hidden.T, cell.T)
+        kernels = jnp.concatenate([self.input.kernel[...], self.recurrent[...]])
+        outputs, (hidden, cell) = scan_lstm(
+            Weights(kernels, bias[...]),
+            jnp.transpose(x, (1, 2, 0)),
+            Masks(starts.T, None if valid is None else valid.T),
+            (hidden.T, cell.T),
         )
         return jnp.transpose(outputs, (2, 0, 1)), hidden.T, cell.T
 
 
-class Block(nnx.Module):
+class LSTMBlock(nnx.Module):
     """x <- x + Drop(W LSTM(Norm x));  x <- x + Drop(FFN(Norm x))."""
 
     def __init__(self, width: int, rate: float, rngs: nnx.Rngs):
@@ -77,7 +78,7 @@ class Block(nnx.Module):
         cell: Float[Array, "B D"],
         key: Array | None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"], Float[Array, "B D"]]:
-        """The residual stream after the block, and the LSTM's state after the last slot."""
+        """The residual stream after the block, and the LSTM's state after the last step."""
         keys = (None, None) if key is None else jax.random.split(key)
         outputs, hidden, cell = self.lstm.scan(self.lstm_norm(x), starts, valid, hidden, cell)
         x = x + dropout(self.output(outputs), self.rate, keys[0])
@@ -85,66 +86,89 @@ class Block(nnx.Module):
         return x, hidden, cell
 
 
+class BareLSTM(nnx.Module):
+    """x <- Drop(LSTM(x)): an `LSTMBlock` without residuals, norms and FFN, for comparison."""
+
+    def __init__(self, width: int, rate: float, rngs: nnx.Rngs):
+        self.lstm = LSTM(width, rngs)
+        self.rate = rate
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        starts: Bool[Array, "B T"],
+        valid: Bool[Array, "B T"] | None,
+        hidden: Float[Array, "B D"],
+        cell: Float[Array, "B D"],
+        key: Array | None,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"], Float[Array, "B D"]]:
+        """The LSTM's outputs after dropout, and its state after the last step."""
+        outputs, hidden, cell = self.lstm.scan(x, starts, valid, hidden, cell)
+        return dropout(outputs, self.rate, key), hidden, cell
+
+
 class LSTMEncoder(nnx.Module):
-    """A stack of LSTM blocks, and memory beside it, that fold events into an InterestState."""
+    """A stack of layers that hold an LSTM, and an item memory that reads the same events.
+
+    Args:
+        layer: the class of the layers.
+        config: sizes and dropout.
+        rngs: source of the initial parameters.
+    """
 
     def __init__(
-        self, width: int, num_layers: int, rate: float, rngs: nnx.Rngs, num_decays: int = 0
+        self, layer: type[LSTMBlock] | type[BareLSTM], config: ModelConfig, rngs: nnx.Rngs
     ):
-        self.blocks = nnx.List([Block(width, rate, rngs) for _ in range(num_layers)])
+        width = config.hidden_size
+        layers = [layer(width, config.dropout, rngs) for _ in range(config.num_layers)]
+        self.layers = nnx.List(layers)
         self.initial_output = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
-        self.num_decays = num_decays
-        self.memory = ItemMemory(width, num_decays, rngs) if num_decays else None
+        self.num_decays = config.memory_decays
+        self.memory = ItemMemory(width, self.num_decays, rngs) if self.num_decays else None
 
     def initial_state(self, batch_size: int) -> InterestState:
-        """The state of users without events; what it recommends is learned."""
+        """The empty state of users without events; their output is learned."""
         output = self.initial_output[...]
-        zeros = jnp.zeros((batch_size, len(self.blocks), len(output)), output.dtype)
+        zeros = jnp.zeros((batch_size, len(self.layers), len(output)), output.dtype)
         memory = jnp.zeros((batch_size, self.num_decays, len(output)), output.dtype)
         output = jnp.concatenate([output, jnp.zeros_like(output)])
         return InterestState(zeros, zeros, memory, jnp.tile(output, (batch_size, 1)))
 
-    def fold(
+    def scan(
         self,
         state: InterestState,
         events: Float[Array, "B T D"],
         starts: Bool[Array, "B T"] | None = None,
         valid: Bool[Array, "B T"] | None = None,
         key: Array | None = None,
-    ) -> tuple[Float[Array, "B T 2D"], InterestState]:
-        """Read T events a row: outputs after each of them, and the state after all.
-
-        An output is that of the last block and, behind it, what the memory recall. Folding T
-        events at once or one by one gives the same state.
-
-        Args:
-            starts: slots before which the state is truncated (packed sequences).
-            valid: slots that hold an event; the valid ones of a row come first.
-            key: for dropout; None at inference.
-        """
+    ) -> tuple[Float[Array, "B T 2*D"], InterestState]:
+        """The output of the last layer and the memory readout; see `SequenceEncoder.scan`."""
         if starts is None:
             starts = jnp.zeros(events.shape[:2], bool)
-        keys: list[Array | None] = [None] * len(self.blocks)
+        keys: list[Array | None] = [None] * len(self.layers)
         if key is not None:
-            keys = list(jax.random.split(key, len(self.blocks)))
-        x, hidden, cell = events, [], []
-        for number, (block, block_key) in enumerate(zip(self.blocks, keys, strict=True)):
-            x, h, c = block(
-                x, starts, valid, state.hidden[:, number], state.cell[:, number], block_key
-            )
-            hidden.append(h)
-            cell.append(c)
+            keys = list(jax.random.split(key, len(self.layers)))
+        x, hiddens, cells = events, [], []
+        for number, (layer, layer_key) in enumerate(zip(self.layers, keys, strict=True)):
+            before = state.hidden[:, number], state.cell[:, number]
+            x, hidden, cell = layer(x, starts, valid, *before, layer_key)
+            hiddens.append(hidden)
+            cells.append(cell)
         readout, memory = jnp.zeros_like(x), state.memory
         if self.memory is not None:
             readout, memory = self.memory.scan(events, starts, valid, memory)
         outputs = jnp.concatenate([x, readout], -1)
         last = outputs[:, -1] if valid is None else _last_valid(outputs, valid, state.output)
-        return outputs, InterestState(jnp.stack(hidden, 1), jnp.stack(cell, 1), memory, last)
+        return outputs, InterestState(jnp.stack(hiddens, 1), jnp.stack(cells, 1), memory, last)
+
+    def last_output(self, state: InterestState) -> Float[Array, "B out"]:
+        """The output after the last event; the learned one if there was no event."""
+        return state.output
 
 
 def _last_valid(
-    x: Float[Array, "B T D"], valid: Bool[Array, "B T"], default: Float[Array, "B D"]
-) -> Float[Array, "B D"]:
+    x: Float[Array, "B T out"], valid: Bool[Array, "B T"], default: Float[Array, "B out"]
+) -> Float[Array, "B out"]:
     count = valid.sum(1)
     last = jnp.take_along_axis(x, jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
     return jnp.where(count[:, None] > 0, last, default)

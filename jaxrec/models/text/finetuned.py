@@ -3,22 +3,24 @@
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from jaxrec.models.text.bert import Bert, mean_pool
+from jaxrec.models.text.bert import mean_pool
+from jaxrec.models.text.encoder import TextEncoder
 
 
 class TextTower(nnx.Module):
-    """The last `num_layers` layers of a BERT and the pooling behind them.
+    """The last `num_layers` layers of a text encoder, and mean pooling after them.
 
     Raises:
-        ValueError: the BERT has fewer layers.
+        ValueError: the encoder has fewer layers.
     """
 
-    def __init__(self, bert: Bert, num_layers: int):
-        if not 0 < num_layers <= len(bert.blocks):
+    def __init__(self, encoder: TextEncoder, num_layers: int):
+        available = len(encoder.blocks)
+        if not 0 < num_layers <= available:
             raise ValueError(
-                f"text.finetune_layers={num_layers}, but the encoder has {len(bert.blocks)} layers"
+                f"text.finetune_layers={num_layers}, but the encoder has {available} layers"
             )
-        self.blocks = nnx.List(list(bert.blocks)[-num_layers:])
+        self.blocks = nnx.List(list(encoder.blocks)[-num_layers:])
 
     def __call__(
         self, hidden: Float[Array, "K L D"], mask: Bool[Array, "K L"]

@@ -6,25 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-MOMENT_ROWS = 16384  # vectors whose moments are taken at a time
+BLOCK_SIZE = 16384  # vectors in float64 at a time
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """The affine map that makes a catalogue's vectors uncorrelated with unit variance."""
+    """The affine map after which the vectors of a catalogue are uncorrelated, of unit variance."""
 
-    mean: Float[np.ndarray, " Dt"]
-    projection: Float[np.ndarray, "Dt D"]
+    mean: Float[np.ndarray, " text"]
+    projection: Float[np.ndarray, "text D"]
 
     def apply(
-        self, vectors: Float[np.ndarray, "I Dt"], known: Bool[np.ndarray, " I"]
+        self, vectors: Float[np.ndarray, "I text"], known: Bool[np.ndarray, " I"]
     ) -> Float[np.ndarray, "I D"]:
-        """Whitened vectors; the zero vector, which is the mean, where `known` is false."""
+        """Whitened vectors; the zero vector, which is their mean, where `known` is False."""
         return np.where(known[:, None], (vectors - self.mean) @ self.projection, 0)
 
 
 def fit_whitening(
-    vectors: Float[np.ndarray, "I Dt"],
+    vectors: Float[np.ndarray, "I text"],
     known: Bool[np.ndarray, " I"],
     width: int,
     floor: float = 1e-3,
@@ -33,13 +33,13 @@ def fit_whitening(
 
     Args:
         vectors: text vectors of the catalogue.
-        known: false for items without text.
-        width: principal components to keep: D is this, or the vectors' rank if that is less.
-        floor: standard deviations below this share of the largest count as this much, so that
-            noise is not blown up.
+        known: False for items without text.
+        width: principal components to keep; D is the smaller of this and the vectors' rank.
+        floor: lower bound of the standard deviations, as a share of the largest one. It keeps the
+            division from amplifying noise.
 
     Returns:
-        None if the known rows are all equal, or fewer than two.
+        None if there are fewer than two known rows, or if all known rows are equal.
     """
     rows = np.flatnonzero(known)
     if len(rows) < 2 or all((block == vectors[rows[0]]).all() for block in _blocks(vectors, rows)):
@@ -56,8 +56,8 @@ def fit_whitening(
 
 
 def _blocks(
-    vectors: Float[np.ndarray, "I Dt"], rows: Int[np.ndarray, " n"]
-) -> Iterator[Float[np.ndarray, "b Dt"]]:
-    """Some of the vectors in float64, a few at a time: all of them may be gigabytes."""
-    for start in range(0, len(rows), MOMENT_ROWS):
-        yield vectors[rows[start : start + MOMENT_ROWS]].astype(np.float64)
+    vectors: Float[np.ndarray, "I text"], rows: Int[np.ndarray, " n"]
+) -> Iterator[Float[np.ndarray, "b text"]]:
+    """The given rows in float64, one block at a time: all of them may be gigabytes."""
+    for start in range(0, len(rows), BLOCK_SIZE):
+        yield vectors[rows[start : start + BLOCK_SIZE]].astype(np.float64)

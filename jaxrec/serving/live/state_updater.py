@@ -161,7 +161,7 @@ class StateUpdater:
             event_type: the event type to predict; by default the run's.
             time_since_last: seconds since the last event, for a model that reads it.
         """
-        size = at_least(len(states[0].output), BATCHES)
+        size = at_least(len(jax.tree.leaves(states)[0]), BATCHES)
         seconds = np.zeros(0, np.int32) if time_since_last is None else time_since_last
         padded_states = jax.tree.map(lambda leaf: padded(leaf, size), states)
         return self.model.encoder.vectors(

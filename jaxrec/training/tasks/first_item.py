@@ -24,9 +24,9 @@ class FirstItem:
         """The mean over the weighted first events."""
         expert, arrays, batch = inputs.expert, inputs.arrays, inputs.batch
         # all users start alike, so there is one user vector per event type
-        output = expert.encoder.initial_state(1).output
+        output = expert.sequence.last_output(expert.sequence.initial_state(1))
         event_types = jnp.arange(ANY_EVENT_TYPE, len(arrays.masked_event_types))
-        users = expert.read(jnp.repeat(output, len(event_types), 0), event_types)
+        users = expert.user_vectors(jnp.repeat(output, len(event_types), 0), event_types)
         logits = jnp.where(arrays.candidates, users @ inputs.item_vectors.T, NEG_INF)
         losses = -jax.nn.log_softmax(logits.astype(jnp.float32))
         targets = half_hidden(inputs.key, jnp.asarray(batch.event_types), ANY_EVENT_TYPE)

@@ -4,25 +4,25 @@ import numpy as np
 
 from jaxrec.models.sequence.item_memory import scan_memory
 
-ROWS, SLOTS, WIDTH, TRACES = 3, 5, 4, 2
+BATCH, STEPS, WIDTH, DECAYS = 3, 5, 4, 2
 
 
 def plain(weights, decay, gates, x, memory):
-    """The sums as their equations read; jax differentiates them."""
+    """The equations of the memory; JAX differentiates them."""
     readout = []
-    for slot in range(SLOTS):
-        memory = decay[slot].T[..., None] * memory + gates[slot].T[..., None] * x[slot][:, None]
+    for step in range(STEPS):
+        memory = decay[step].T[..., None] * memory + gates[step].T[..., None] * x[step][:, None]
         readout.append((weights[None] * memory).sum(1))
     return jnp.stack(readout), memory
 
 
 def problem(dtype=jnp.float32):
     shapes = {
-        "weights": (TRACES, WIDTH),
-        "decay": (SLOTS, TRACES, ROWS),
-        "gates": (SLOTS, TRACES, ROWS),
-        "x": (SLOTS, ROWS, WIDTH),
-        "memory": (ROWS, TRACES, WIDTH),
+        "weights": (DECAYS, WIDTH),
+        "decay": (STEPS, DECAYS, BATCH),
+        "gates": (STEPS, DECAYS, BATCH),
+        "x": (STEPS, BATCH, WIDTH),
+        "memory": (BATCH, DECAYS, WIDTH),
     }
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return [
@@ -40,14 +40,14 @@ def gradients(function, arguments):
     return jax.grad(loss, range(5))(*arguments)
 
 
-def test_values_and_every_gradient_equal_those_of_the_plain_sums():
+def test_values_and_gradients_equal_those_of_the_equations():
     arguments = problem()
-    found, expected = (
+    actual, expected = (
         (*function(*arguments), *gradients(function, arguments))
         for function in (scan_memory, plain)
     )
-    for got, wanted in zip(found, expected, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    for value, reference in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_goes_in_and_comes_out():
@@ -58,9 +58,9 @@ def test_half_precision_goes_in_and_comes_out():
     def total(*arguments):
         return scan_memory(*arguments)[0].astype(jnp.float32).sum()
 
-    found, expected = (jax.grad(total, range(5))(*given) for given in (arguments, exact))
-    for got, wanted in zip(found, expected, strict=True):
-        assert got.dtype == jnp.bfloat16
+    actual, expected = (jax.grad(total, range(5))(*given) for given in (arguments, exact))
+    for value, reference in zip(actual, expected, strict=True):
+        assert value.dtype == jnp.bfloat16
         np.testing.assert_allclose(
-            np.asarray(got, np.float32), wanted, atol=0.05 * np.abs(wanted).max()
+            np.asarray(value, np.float32), reference, atol=0.05 * np.abs(reference).max()
         )

@@ -1,0 +1,50 @@
+"""Node features -> node features that hold their surroundings in the graph."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax.numpy as jnp
+import jraph
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class GraphLayer(Protocol):
+    """One layer of a graph network.
+
+    To add a layer, write an `nnx.Module` with this method in a file beside this one, then name it
+    in `jaxrec/models/graph/build.py` and in `graph_layer` of `ModelConfig`. Most layers are a
+    `message` along an edge and an `update` of a node, and return
+    `message_passing(nodes, graph, message=..., update=..., aggregate=...)`; see `gin.py`.
+    """
+
+    def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:
+        """New vectors of all nodes, in the dtype of the old ones.
+
+        A permuted graph gives permuted vectors. A node depends on its incoming edges only, so that
+        the padding edges of the last node reach no other node.
+
+        Args:
+            nodes: vectors of the nodes.
+            graph: edges sorted by receiver; `graph.edges` holds relation numbers.
+        """
+        ...
+
+
+class GraphEncoder(nnx.Module):
+    """h_1 = Layer_1(h_0), h_2 = Layer_2(h_1), ...; the result is the sum h_1 + h_2 + ...
+
+    The sum is the jumping-knowledge read-out of GIN (arXiv:1810.00826, section 4.2): a further
+    layer never hides what the layers before it have found.
+    """
+
+    def __init__(self, layers: Sequence[GraphLayer]):
+        self.layers = nnx.List(layers)
+
+    def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:
+        """Vectors of all nodes from their features."""
+        total = jnp.zeros_like(nodes)
+        for layer in self.layers:
+            nodes = layer(nodes, graph)
+            total = total + nodes
+        return total

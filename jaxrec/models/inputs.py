@@ -1,0 +1,41 @@
+"""What a model is built for and what it is given: sizes, nodes of the graph, events."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes that the data set decides."""
+
+    num_items: int  # padded rows of the item block
+    num_nodes: int  # padded rows of all node types
+    num_relations: int  # without their reverses
+    num_event_types: int
+    text_width: int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of a graph, items first; it may be larger than the graph of training.
+
+    An id is a row of a learned table: the node's own row, or the row of its type's `unknown`.
+    """
+
+    items: Int[Array, " I"]  # ids of the items
+    entities: Int[Array, " N-I"]  # ids of all other nodes
+    text: Float[Array, "I text"]  # whitened text vectors of the items; zero where unknown
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Events:
+    """B sequences of T events."""
+
+    items: Int[Array | np.ndarray, "B T"]
+    event_types: Int[Array | np.ndarray, "B T"]
+    gaps: Int[Array | np.ndarray, "B T"]  # seconds since the previous event; negative if unknown

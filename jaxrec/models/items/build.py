@@ -1,0 +1,51 @@
+"""Sources by name -> the item encoder of an expert."""
+
+from flax import nnx
+
+from jaxrec.config import ModelConfig
+from jaxrec.models.graph.build import build_graph_encoder
+from jaxrec.models.inputs import Sizes
+from jaxrec.models.items.encoder import ItemEncoder, ItemSource
+from jaxrec.models.items.id import IdSource
+from jaxrec.models.items.text import TextSource
+from jaxrec.models.layers import normal_table
+
+SOURCES = ("id", "text", "graph")  # parameters are drawn in this order
+
+
+def expert_sources(name: str) -> tuple[str, ...]:
+    """The sources of an expert, such as ("id", "graph") of `id+graph`.
+
+    Raises:
+        ValueError: the name holds an unknown source.
+    """
+    sources = tuple(name.split("+"))
+    unknown = [source for source in sources if source not in SOURCES]
+    if unknown:
+        raise ValueError(f"expert {name!r} names {unknown}; the sources are {', '.join(SOURCES)}")
+    return sources
+
+
+def build_item_encoder(
+    expert: str, config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs
+) -> ItemEncoder:
+    """The item encoder of an expert such as `id+graph`.
+
+    Raises:
+        ValueError: the expert names an unknown source.
+    """
+    names = expert_sources(expert)
+    width = config.hidden_size
+    num_entities = sizes.num_nodes - sizes.num_items
+    entity_table = normal_table(num_entities, width, rngs) if num_entities else None
+    sources: list[ItemSource] = []
+    graph_encoder = None
+    for name in (source for source in SOURCES if source in names):
+        match name:
+            case "id":
+                sources.append(IdSource(sizes.num_items, width, config.id_dropout, rngs))
+            case "text":
+                sources.append(TextSource(sizes.text_width, width, rngs))
+            case "graph":  # not an ItemSource: it takes the features of all nodes
+                graph_encoder = build_graph_encoder(config, sizes.num_relations, rngs)
+    return ItemEncoder(width, entity_table, sources, graph_encoder)

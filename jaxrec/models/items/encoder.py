@@ -1,0 +1,73 @@
+"""Items and the other nodes of the graph -> vectors."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax.numpy as jnp
+import jraph
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxrec.models.graph.encoder import GraphEncoder
+from jaxrec.models.inputs import Nodes
+from jaxrec.models.layers import Table, unit_norm
+
+
+class ItemSource(Protocol):
+    """Something known about items, such as an id or a text, as vectors.
+
+    To add a source, write an `nnx.Module` with this method in a file beside this one, then add its
+    name and its case to `jaxrec/models/items/build.py`. A source named `image` is selected by
+    `--model.experts image+graph`. The raw features that it reads are a field of `Nodes`.
+    """
+
+    def __call__(self, nodes: Nodes, key: Array | None) -> Float[Array, "I D"]:
+        """The source's part of the items' features; the features are the sum over the sources.
+
+        Row i depends on item i alone. Row 0 is the unknown item. The last rows are padding: they
+        hold any finite values.
+
+        Args:
+            nodes: ids and raw features of the items.
+            key: a random key in training, None at inference. All sources get the same key: pass it
+                through `jax.random.fold_in` with a number that no other source uses.
+        """
+        ...
+
+
+class ItemEncoder(nnx.Module):
+    """v = Norm(h + GraphEncoder(h)).
+
+    h is the sum of the sources for an item, and a learned vector for every other node.
+
+    Args:
+        width: D.
+        entity_table: vectors of the nodes that are not items; None if all nodes are items.
+        sources: sources of the items' features.
+        graph_encoder: message passing over all nodes; None leaves the graph out.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        entity_table: Table | None,
+        sources: Sequence[ItemSource],
+        graph_encoder: GraphEncoder | None,
+    ):
+        self.width = width
+        self.entity_table = entity_table
+        self.sources = nnx.List(sources)
+        self.graph_encoder = graph_encoder
+
+    def __call__(
+        self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
+    ) -> Float[Array, "N D"]:
+        """Unit vectors of all nodes, items first, in float32; `key` as in `ItemSource`."""
+        features = jnp.zeros((len(nodes.items), self.width))
+        for source in self.sources:
+            features += source(nodes, key)
+        if self.entity_table is not None:
+            features = jnp.concatenate([features, self.entity_table[...][nodes.entities]])
+        if self.graph_encoder is not None:
+            features += self.graph_encoder(features, graph)
+        return unit_norm(features)
