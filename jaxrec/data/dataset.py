@@ -8,9 +8,10 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from jaxrec.config import Config
-from jaxrec.data.events import Split, build_event_log, split_log, subsampled
+from jaxrec.data.events import build_event_log
 from jaxrec.data.graph import build_graph
 from jaxrec.data.sources import load_source
+from jaxrec.data.splits import Split, split_log, subsampled
 from jaxrec.data.tables import Tables, filter_tables
 from jaxrec.errors import DataError
 from jaxrec.types import ANY_EVENT_TYPE, Catalog

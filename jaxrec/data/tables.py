@@ -52,7 +52,7 @@ def read_tables(directory: Path, *, time: TimeKind = "timestamp", strict: bool =
     and `.kg` with its `.link`). Without items, the items are those of the events.
 
     Raises:
-        DataError: see `validate`; also a missing directory, a file that is missing, ambiguous
+        DataError: see `validate_tables`; also a missing directory, a file that is missing, ambiguous
             or unreadable.
     """
     if not directory.is_dir():
@@ -74,7 +74,7 @@ def read_tables(directory: Path, *, time: TimeKind = "timestamp", strict: bool =
     elif triples_path is not None:
         triples = read_table(triples_path)
     origin = (str(events_path), str(items_path), str(triples_path))
-    return validate(events, items, triples, origin=origin, time=time, strict=strict)
+    return validate_tables(events, items, triples, origin=origin, time=time, strict=strict)
 
 
 def find_table(directory: Path, name: str) -> Path | None:
@@ -88,7 +88,7 @@ def find_table(directory: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
-def validate(
+def validate_tables(
     events: pl.DataFrame,
     items: pl.DataFrame | None,
     triples: pl.DataFrame | None,
@@ -155,7 +155,7 @@ def _check_events(
 
 
 def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
-    """An item table in normal form, and notes; arguments and errors as in `validate`."""
+    """An item table in normal form, and notes; arguments and errors as in `validate_tables`."""
     reject_same_names(items.columns, table)
     ids = as_ids(require(items, "item_id", table), table)
     items = ids.to_frame().hstack([as_known(column) for column in items.drop("item_id")])
@@ -192,7 +192,7 @@ def _add_unknown_items(
 def validate_triples(
     triples: pl.DataFrame, item_ids: pl.Series, table: str, strict: bool
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Triples in normal form without unknown tails, and notes; as in `validate`."""
+    """Triples in normal form without unknown tails, and notes; as in `validate_tables`."""
     columns = [as_ids(require(triples, name, table), table) for name in TRIPLE_COLUMNS]
     triples = pl.DataFrame(columns)
     unknown = {

@@ -10,8 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.events import Split, user_of_event
+from jaxrec.data.events import user_of_event
 from jaxrec.data.packing import ranges
+from jaxrec.data.splits import Split
 from jaxrec.evaluation import metrics
 from jaxrec.evaluation.baselines import baseline_scorers
 from jaxrec.ranking.top_k import (

@@ -19,7 +19,7 @@ from jaxrec.data.dataset import predicted_event_types, target_event_type
 from jaxrec.data.events import build_event_log, some_events
 from jaxrec.data.extend import extend_catalog
 from jaxrec.data.graph import ITEM
-from jaxrec.data.tables import validate, without_consecutive_repeats
+from jaxrec.data.tables import validate_tables, without_consecutive_repeats
 from jaxrec.data.text import resolve_pretrained
 from jaxrec.evaluation.calibration import Correction, with_prior
 from jaxrec.evaluation.protocol import history_adjustments, mask_adjustments, masked_event_types
@@ -142,7 +142,7 @@ class TrainedModel:
         """
         if "event" not in events.columns and len(self.trained.event_type_names) == 1:
             events = events.with_columns(pl.lit(self.trained.event_type_names[0]).alias("event"))
-        table = validate(events, None, None, time=self.config.data.time).events
+        table = validate_tables(events, None, None, time=self.config.data.time).events
         return self.valid_log(table, judged)
 
     def valid_log(self, events: pl.DataFrame, judged: Sequence[str] = ()) -> EventLog:

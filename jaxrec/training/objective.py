@@ -132,7 +132,9 @@ def first_item_loss(
     losses = -jax.nn.log_softmax(logits)
     asked = jax.random.bernoulli(key, 0.5, batch.items.shape)
     wanted = jnp.where(asked, batch.event_types, ANY_EVENT_TYPE)
-    return weighted_mean(losses[wanted - ANY_EVENT_TYPE, batch.items], jnp.asarray(batch.firsts))
+    return weighted_mean(
+        losses[wanted - ANY_EVENT_TYPE, batch.items], jnp.asarray(batch.first_weights)
+    )
 
 
 def history_mask(

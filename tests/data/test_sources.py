@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from jaxrec.data.sources import load_source
-from jaxrec.data.tables import Tables, filter_tables, validate
+from jaxrec.data.tables import Tables, filter_tables, validate_tables
 from jaxrec.errors import DataError
 
 
@@ -225,7 +225,7 @@ def test_directory_with_tables_may_hold_other_files(tmp_path):
     events.write_csv(tmp_path / "events.csv")
     tables = load_source(str(tmp_path), time="order", strict=True)
     assert tables.events["timestamp"].to_list() == [5]
-    assert tables.items.equals(validate(events, None, None, time="order").items)
+    assert tables.items.equals(validate_tables(events, None, None, time="order").items)
 
 
 def test_source_that_does_not_exist():

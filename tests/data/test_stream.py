@@ -15,7 +15,7 @@ from jaxrec.data import stream as stream_module
 from jaxrec.data.files import read_table
 from jaxrec.data.sources import load_source
 from jaxrec.data.stream import _stable_hash, open_events
-from jaxrec.data.tables import validate
+from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError
 
 SECOND = 1_700_000_000
@@ -76,7 +76,7 @@ def users_of(block):
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])
 def test_every_format_gives_the_events_that_reading_it_at_once_gives(tmp_path, suffix, users):
     path = written(tmp_path, users, suffix)
-    whole = validate(read_table(path), None, None).events
+    whole = validate_tables(read_table(path), None, None).events
     blocks = as_blocks(path, 2, rows=3)
     assert [block.schema for block in blocks] == [whole.schema] * len(blocks)
     assert sum(map(len, blocks)) == len(whole)
@@ -192,7 +192,7 @@ def test_repeats_of_an_event_id_are_dropped_across_batches(tmp_path, users):
     keyless = frame.head(2).with_columns(event_id=pl.lit(None, pl.String))
     repeated = pl.concat([frame, keyless, keyless, frame]).sort("user_id", maintain_order=True)
     path = write(repeated, tmp_path / "events.parquet")
-    whole = validate(read_table(path), None, None).events
+    whole = validate_tables(read_table(path), None, None).events
     assert len(whole) == len(frame) + 4
     assert_frame_equal(pl.concat(as_blocks(path, 2, rows=3)), whole)
 
@@ -264,7 +264,7 @@ def record_lengths(monkeypatch, name, argument=0):
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_no_batch_is_larger_than_asked_for(tmp_path, monkeypatch, suffix):
     path = written(tmp_path, [str(number // 3) for number in range(100)], suffix)
-    batches = record_lengths(monkeypatch, "validate")
+    batches = record_lengths(monkeypatch, "validate_tables")
     blocks = as_blocks(path, 2, rows=8)
     assert sum(batches) == 100
     assert max(batches) == 8
@@ -282,7 +282,7 @@ def test_buckets_are_about_as_large_as_batches(tmp_path, monkeypatch):
 
 def test_blocks_come_before_the_file_is_read_to_its_end(tmp_path, monkeypatch):
     path = written(tmp_path, [str(number // 3) for number in range(100)])
-    batches = record_lengths(monkeypatch, "validate")
+    batches = record_lengths(monkeypatch, "validate_tables")
     next(open_events(path, 2, rows=8).blocks())
     assert batches == [8]
 

@@ -19,7 +19,7 @@ from jaxrec.artifacts import run_directory as checkpoint
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
-from jaxrec.data.tables import validate
+from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError, RunError
 from jaxrec.evaluation import metrics
 from jaxrec.training import logging as report
@@ -289,7 +289,7 @@ def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tm
     ("experts", "left"), [(["id+graph+text"], ("id+graph+text",)), (["text+graph", "id"], ("id",))]
 )
 def test_events_alone_are_enough(tables, tmp_path, capsys, experts, left):
-    bare = validate(tables.events.drop("event"), None, None)
+    bare = validate_tables(tables.events.drop("event"), None, None)
     results = training.fit(config(**{"model.experts": experts}), tmp_path / "run", tables=bare)
     assert results["test"]["model"]["count"] > 0
     model = jaxrec.load(tmp_path / "run")
@@ -302,7 +302,7 @@ def test_events_alone_are_enough(tables, tmp_path, capsys, experts, left):
 
 
 def test_experts_without_a_source_are_an_error_if_there_are_no_others(tables, tmp_path):
-    bare = validate(tables.events, None, None)
+    bare = validate_tables(tables.events, None, None)
     with pytest.raises(DataError, match="nothing for the experts text; give items a text"):
         training.fit(config(**{"model.experts": ["text"]}), tmp_path / "run", tables=bare)
     assert not (tmp_path / "run").exists()
