@@ -34,7 +34,7 @@ def read_table(path: Path) -> pl.DataFrame:
                 return pl.read_ndjson(path, infer_schema_length=None)
             case ".inter" | ".item" | ".kg" | ".link":
                 return _read_atomic(path)
-    raise DataError(f"{path}: not a file of a known event_type; use .parquet, .csv or .jsonl")
+    raise DataError(f"{path}: unknown file format; use .parquet, .csv or .jsonl")
 
 
 @contextmanager
