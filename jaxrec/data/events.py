@@ -122,8 +122,8 @@ def _checked_event_types(events: pl.Series, names: tuple[str, ...] | None) -> tu
     if unknown := present - set(names):
         raise DataError(
             "events have types that the model does not know: "
-            f"{', '.join(sorted(unknown))}; it knows {', '.join(names)}. Remove these events, or use "
-            "a strategy whose feedback reads them"
+            f"{', '.join(sorted(unknown))}; it knows {', '.join(names)}. Remove these events, or "
+            "use a strategy whose feedback reads them"
         )
     return names
 

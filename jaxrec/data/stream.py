@@ -22,8 +22,8 @@ from jaxrec.errors import DataError
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED_COLUMNS, "event", "event_id", "session_id")
 ROW = "row"  # column with the file order, while events are sorted
-# DuckDB sorts on disk what needs more memory. Every thread needs a part of the limit.
-DUCKDB_LIMITS = {"memory_limit": "512MB", "threads": 2}
+MEMORY_LIMIT = "512MB"  # of DuckDB, which sorts larger files on disk
+THREADS = 2  # of DuckDB; each thread needs its part of the memory
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class EventStream:
         The events of a user keep their file order. Users of a grouped file keep their file order;
         otherwise they are sorted by the bytes of their ids. Blocks do not depend on
         `rows_per_batch`. Memory holds one batch (of a Parquet file: at least one row group), one
-        block and, while a file is sorted, `DUCKDB_LIMITS`; the rest is on disk.
+        block and, while a file is sorted, `MEMORY_LIMIT`; the rest is on disk.
 
         Timestamps are milliseconds or positions: do not validate them again. A repeated event_id
         is dropped as in `validate_tables`, if both events are in one batch or one block.
@@ -154,8 +154,13 @@ def _workspace(scratch: Path | None) -> Iterator[_Workspace]:
     if scratch is not None:
         scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="jaxrec-", dir=scratch) as directory:
-        config = {**DUCKDB_LIMITS, "temp_directory": f"{directory}/spill"}
-        with duckdb.connect(config=config) as database:
+        with duckdb.connect(
+            config={
+                "memory_limit": MEMORY_LIMIT,
+                "threads": THREADS,
+                "temp_directory": f"{directory}/spill",
+            }
+        ) as database:
             yield _Workspace(Path(directory), database)
 
 

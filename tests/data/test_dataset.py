@@ -94,7 +94,7 @@ def test_of_many_queries_evenly_spaced_ones_are_ranked(tables):
     positions = few.split.test["every"].positions
     assert set(positions) <= set(every.positions)
     assert positions[0] == every.positions[0] and positions[-1] == every.positions[-1]
-    assert few.notes[-1] == f"every: of {len(every):,} events 5, evenly spaced, are ranked."
+    assert few.notes[-1] == f"every: 5 of {len(every):,} events, evenly spaced, are ranked."
     np.testing.assert_array_equal(few.split.train_lengths, whole.split.train_lengths)
 
 
@@ -105,8 +105,8 @@ def test_of_many_queries_evenly_spaced_ones_are_ranked(tables):
         {"data": DataConfig(event_weights={"buy": 2.0, "purchase": 3.0})},
     ],
 )
-def test_kinds_that_do_not_occur_are_an_error(tables, option):
-    with pytest.raises(DataError, match=r"event_type.* names \['purchase'\].*buy, view"):
+def test_event_types_that_do_not_occur_are_an_error(tables, option):
+    with pytest.raises(DataError, match=r"event_(types|weights) names \['purchase'\].*buy, view"):
         prepare(Config(**option), tables)
 
 

@@ -259,7 +259,8 @@ def test_an_ungrouped_file_is_sorted_within_the_memory_limit(tmp_path, monkeypat
         }
     )
     path = write(frame, tmp_path / "events.parquet")
-    monkeypatch.setattr(stream_module, "DUCKDB_LIMITS", {"memory_limit": "48MB", "threads": 1})
+    monkeypatch.setattr(stream_module, "MEMORY_LIMIT", "48MB")
+    monkeypatch.setattr(stream_module, "THREADS", 1)
     frames = record_lengths(monkeypatch, "_whole_users")
     events = pl.concat(as_blocks(path, 1000, rows_per_batch=50_000))
     assert max(frames) <= 50_000
