@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Int
 
 from jaxrec.data.columns import SHOWN_ROWS
-from jaxrec.data.graph import ITEM, item_triples, node_ids
+from jaxrec.data.graph import item_triples, node_ids, node_types
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.errors import DataError
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
@@ -115,7 +115,7 @@ def _representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataF
 
 def _grown(graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame) -> KnowledgeGraph:
     """The graph with all items of a longer list, new edges, and the entities at their ends."""
-    types = _grown_types(graph, item_ids, edges)
+    types = node_types(item_ids, edges, graph.types)
     renumbered = _new_node_ids(graph.types, types)
     old = _edge_table(renumbered[graph.heads], graph.edge_relations, renumbered[graph.tails])
     numbers = {name: number for number, name in enumerate(graph.relations)}
@@ -127,25 +127,6 @@ def _grown(graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame) -> K
     added = new.join(old, on=new.columns, how="anti", maintain_order="left")
     heads, relations, tails = (column.to_numpy() for column in pl.concat([old, added]))
     return KnowledgeGraph(types, graph.relations, heads, relations, tails)
-
-
-def _grown_types(
-    graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame
-) -> tuple[NodeType, ...]:
-    """The node types with all items of a longer list and, behind old entities, those of edges."""
-    ends = pl.concat(
-        edges.select(pl.col(f"{end}_type").alias("type"), pl.col(end).alias("id"))
-        for end in ("head", "tail")
-    ).unique(maintain_order=True)
-    types: list[NodeType] = []
-    for old in graph.types:
-        ids = item_ids
-        if old.name != ITEM:
-            named = ends.filter(pl.col("type") == old.name)["id"]
-            ids = pl.concat([old.ids, named.filter(~named.is_in(old.ids.drop_nulls().implode()))])
-        offset = types[-1].offset + types[-1].padded_size if types else 0
-        types.append(NodeType(old.name, ids, offset))
-    return tuple(types)
 
 
 def _new_node_ids(old: Sequence[NodeType], new: Sequence[NodeType]) -> Int[np.ndarray, " N"]:

@@ -70,7 +70,7 @@ def build_graph(
             f"they have {', '.join(names) or 'none'}"
         )
     edges = edges.filter(pl.col("relation").is_in(list(relations or names)))
-    types = _node_types(items["item_id"], edges)
+    types = node_types(items["item_id"], edges)
     relation_names = tuple(dict.fromkeys(edges["relation"].to_list()))
     relation_ids = {name: number for number, name in enumerate(relation_names)}
     return KnowledgeGraph(
@@ -80,6 +80,27 @@ def build_graph(
         edge_relations=np.array([relation_ids[r] for r in edges["relation"]], np.int32),
         tails=node_ids(types, edges["tail_type"], edges["tail"]),
     )
+
+
+def node_types(
+    item_ids: pl.Series, edges: pl.DataFrame, known: Sequence[NodeType] = ()
+) -> tuple[NodeType, ...]:
+    """Node types of items and of the ends of edges; known types and their nodes come first."""
+    ends = pl.concat(
+        edges.select(pl.col(f"{end}_type").alias("type"), pl.col(end).alias("id"))
+        for end in ("head", "tail")
+    ).unique(maintain_order=True)
+    known_ids = {node_type.name: node_type.ids for node_type in known}
+    types: list[NodeType] = []
+    for name in dict.fromkeys([ITEM, *known_ids, *ends["type"]]):
+        ids = item_ids
+        if name != ITEM:
+            old = known_ids.get(name, pl.Series([None], dtype=pl.String))
+            new = ends.filter(pl.col("type") == name)["id"]
+            ids = pl.concat([old, new.filter(~new.is_in(old.drop_nulls().implode()))])
+        offset = types[-1].offset + types[-1].padded_size if types else 0
+        types.append(NodeType(name, ids, offset))
+    return tuple(types)
 
 
 def node_ids(
@@ -209,21 +230,6 @@ def _triples(pairs: pl.DataFrame, head_type: str, relation: str, tail_type: str)
 
 def _no_triples() -> pl.DataFrame:
     return pl.DataFrame(schema=dict.fromkeys(TRIPLE_COLUMNS, pl.String))
-
-
-def _node_types(item_ids: pl.Series, edges: pl.DataFrame) -> tuple[NodeType, ...]:
-    ends = pl.concat(
-        edges.select(pl.col(f"{end}_type").alias("type"), pl.col(end).alias("id"))
-        for end in ("head", "tail")
-    ).unique(maintain_order=True)
-    types = [NodeType(ITEM, item_ids, 0)]
-    for name in ends["type"].unique(maintain_order=True).to_list():
-        if name == ITEM:
-            continue
-        names = ends.filter(pl.col("type") == name)["id"]
-        ids = pl.concat([pl.Series([None], dtype=pl.String), names])
-        types.append(NodeType(name, ids, types[-1].offset + types[-1].padded_size))
-    return tuple(types)
 
 
 def _padded(values: Int[np.ndarray, " E"], padding: int, fill: int) -> Int[np.ndarray, " padded"]:

@@ -39,7 +39,6 @@ class EventStream:
             column `event`.
         keep: ids (unique strings) of the users to read; None: all users.
         rows_per_batch: number of rows to read at a time.
-        scratch: directory for temporary files; None: the system's directory.
         grouped: whether the rows of every user to read are contiguous.
         num_rows: number of rows of the users to read.
         notes: sentences about sorting and about users in `keep` without events.
@@ -52,7 +51,6 @@ class EventStream:
     event_types: tuple[str, ...]
     keep: pl.Series | None
     rows_per_batch: int
-    scratch: Path | None
     grouped: bool
     num_rows: int
     notes: tuple[str, ...]
@@ -63,7 +61,7 @@ class EventStream:
         The events of a user keep their file order. Users of a grouped file keep their file order;
         otherwise they are sorted by the bytes of their ids. Blocks do not depend on
         `rows_per_batch`. Memory holds one batch (of a Parquet file: at least one row group), one
-        block and, while a file is sorted, `MEMORY_LIMIT`; the rest is on disk.
+        block and, while a file is sorted, `MEMORY_LIMIT`; the rest lies in a temporary directory.
 
         Timestamps are milliseconds or positions: do not validate them again. A repeated event_id
         is dropped as in `validate_tables`, if both events are in one batch or one block.
@@ -72,12 +70,10 @@ class EventStream:
             DataError: as `validate_tables`, with the first row of the batch; the file is
                 unreadable.
         """
-        if self.grouped:
-            yield from _distinct_blocks(self, _validated(self))
-            return
-        with _workspace(self.scratch) as workspace:
-            events = _sorted_by_user(_validated(self), workspace, self.rows_per_batch)
-            yield from _distinct_blocks(self, events)
+        events = _validated(self)
+        if not self.grouped:
+            events = _sorted_by_user(events, self.rows_per_batch)
+        yield from _distinct_blocks(self, events)
 
 
 def open_events(
@@ -88,7 +84,6 @@ def open_events(
     event_types: tuple[str, ...] = (),
     keep: pl.Series | None = None,
     rows_per_batch: int = 1_000_000,
-    scratch: Path | None = None,
 ) -> EventStream:
     """Read the user ids of an events file and decide how to stream its events.
 
@@ -96,7 +91,7 @@ def open_events(
     `load_source`) are read as a whole.
 
     Args:
-        path, users_per_block, time, event_types, rows_per_batch, scratch: see `EventStream`.
+        path, users_per_block, time, event_types, rows_per_batch: see `EventStream`.
         keep: ids (text or integers) of the users to read. Events of other users are validated,
             then dropped.
 
@@ -122,91 +117,59 @@ def open_events(
     missing = [name for name in REQUIRED_COLUMNS if name not in schema]
     if missing:
         require(schema.to_frame(), missing[0], str(path))
-    with _workspace(scratch) as workspace:
-        survey = _survey(_batches(source, path, ("user_id",), rows_per_batch), keep, workspace)
+    grouped, num_rows, num_absent = _survey(
+        _batches(source, path, ("user_id",), rows_per_batch), keep
+    )
+    notes = []
+    if not grouped:
+        notes.append(f"{path}: not grouped by user, so sorted on disk first ({num_rows:,} rows).")
+    if keep is not None and num_absent:
+        notes.append(f"{path}: users without events: {num_absent:,} of {len(keep):,}.")
     return EventStream(
-        *(path, source, users_per_block, time, event_types, keep, rows_per_batch, scratch),
-        grouped=survey.grouped,
-        num_rows=survey.num_rows,
-        notes=_notes(survey, path, keep),
+        *(path, source, users_per_block, time, event_types, keep, rows_per_batch),
+        *(grouped, num_rows, tuple(notes)),
     )
 
 
-@dataclass(frozen=True)
-class _Workspace:
-    """A temporary directory, and a DuckDB connection that spills into it."""
-
-    directory: Path
-    database: duckdb.DuckDBPyConnection
-
-    def write(self, frame: pl.DataFrame, number: int) -> None:
-        """Write a frame as one of many files, to be read together."""
-        path = self.directory / f"{number:09}.parquet"
-        frame.write_parquet(path, compression="lz4", statistics=False)
-
-    def read(self) -> duckdb.DuckDBPyRelation:
-        """All written frames, in no particular order."""
-        return self.database.read_parquet(f"{escape(str(self.directory))}/*.parquet")
-
-
 @contextmanager
-def _workspace(scratch: Path | None) -> Iterator[_Workspace]:
-    if scratch is not None:
-        scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="jaxrec-", dir=scratch) as directory:
-        with duckdb.connect(
-            config={
-                "memory_limit": MEMORY_LIMIT,
-                "threads": THREADS,
-                "temp_directory": f"{directory}/spill",
-            }
-        ) as database:
-            yield _Workspace(Path(directory), database)
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What one pass over the user ids shows about the users to read."""
-
-    grouped: bool
-    num_rows: int
-    num_absent: int
+def _duckdb() -> Iterator[tuple[Path, duckdb.DuckDBPyConnection]]:
+    """A temporary directory, and a DuckDB connection that spills into it."""
+    limits = {"memory_limit": MEMORY_LIMIT, "threads": str(THREADS)}
+    with (
+        tempfile.TemporaryDirectory(prefix="jaxrec-") as directory,
+        duckdb.connect(config={**limits, "temp_directory": f"{directory}/spill"}) as database,
+    ):
+        yield Path(directory), database
 
 
 def _survey(
-    batches: Iterable[tuple[str, pl.DataFrame]], keep: pl.Series | None, workspace: _Workspace
-) -> _Survey:
-    """Compare the number of runs of equal user ids with the number of distinct user ids."""
+    batches: Iterable[tuple[str, pl.DataFrame]], keep: pl.Series | None
+) -> tuple[bool, int, int]:
+    """Whether the file is grouped, its number of rows, and the number of users without rows.
+
+    All of it is about the users to read. A file is grouped if every user id has one run of rows.
+    """
     absent = pl.Series([], dtype=pl.String) if keep is None else keep
     grouped, num_rows, num_runs, last = True, 0, 0, None
-    for number, (origin, batch) in enumerate(batches):
-        frame = _of_users(as_ids(batch["user_id"], origin).to_frame(), keep)
-        if frame.is_empty():
-            continue
-        ids = frame["user_id"]
-        num_rows += len(ids)
-        absent = absent.filter(~absent.is_in(ids.implode()))
-        if grouped:
-            runs = frame[_run_starts(ids, last)]
-            grouped = not runs.is_duplicated().any()  # most ungrouped files show it at once
-            workspace.write(runs, number)
-            num_runs += len(runs)
-        last = ids[-1]
-    if grouped and num_runs:
-        [[num_users]] = workspace.read().aggregate("count(DISTINCT user_id)").fetchall()
-        grouped = num_users == num_runs
-    return _Survey(grouped, num_rows, len(absent))
-
-
-def _notes(survey: _Survey, path: Path, keep: pl.Series | None) -> tuple[str, ...]:
-    notes = []
-    if not survey.grouped:
-        notes.append(
-            f"{path}: not grouped by user, so sorted on disk first ({survey.num_rows:,} rows)."
-        )
-    if keep is not None and survey.num_absent:
-        notes.append(f"{path}: users without events: {survey.num_absent:,} of {len(keep):,}.")
-    return tuple(notes)
+    with _duckdb() as (directory, database):
+        for number, (origin, batch) in enumerate(batches):
+            frame = _of_users(as_ids(batch["user_id"], origin).to_frame(), keep)
+            if frame.is_empty():
+                continue
+            ids = frame["user_id"]
+            num_rows += len(ids)
+            absent = absent.filter(~absent.is_in(ids.implode()))
+            if grouped:
+                runs = frame[_run_starts(ids, last)]
+                grouped = not runs.is_duplicated().any()  # most ungrouped files show it at once
+                runs.write_parquet(directory / f"{number}.parquet")
+                num_runs += len(runs)
+            last = ids[-1]
+        if grouped and num_runs:
+            runs_of_file = database.read_parquet(f"{escape(str(directory))}/*.parquet")
+            [[num_users]] = runs_of_file.aggregate("count(DISTINCT user_id)").fetchall()
+            grouped = num_users == num_runs
+    return grouped, num_rows, len(absent)
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -300,20 +263,23 @@ def _run_starts(ids: pl.Series, previous: str | None) -> Int[np.ndarray, " runs"
     return ids.ne_missing(ids.shift(fill_value=previous)).arg_true().to_numpy()
 
 
-def _sorted_by_user(
-    frames: Iterable[pl.DataFrame], workspace: _Workspace, rows_per_batch: int
-) -> Iterator[pl.DataFrame]:
+def _sorted_by_user(frames: Iterable[pl.DataFrame], rows_per_batch: int) -> Iterator[pl.DataFrame]:
     """All rows sorted by user id; the rows of a user keep their order."""
     num_rows = 0
-    for number, frame in enumerate(frames):
-        rows = pl.int_range(num_rows, num_rows + len(frame), dtype=pl.Int64)
-        workspace.write(frame.with_columns(rows.alias(ROW)), number)
-        num_rows += len(frame)
-    if num_rows:
-        path = workspace.directory / "sorted"
-        ordered = workspace.read().order(f"user_id, {ROW}").project(f"* EXCLUDE {ROW}")
-        ordered.write_parquet(str(path), compression="lz4")
-        yield from _in_batches(pl.scan_parquet(path, glob=False), rows_per_batch)
+    with _duckdb() as (directory, database):
+        for number, frame in enumerate(frames):
+            rows = pl.int_range(num_rows, num_rows + len(frame), dtype=pl.Int64)
+            frame = frame.with_columns(rows.alias(ROW))
+            frame.write_parquet(
+                directory / f"{number}.parquet", compression="lz4", statistics=False
+            )
+            num_rows += len(frame)
+        if num_rows:
+            ordered = database.read_parquet(f"{escape(str(directory))}/*.parquet")
+            ordered = ordered.order(f"user_id, {ROW}").project(f"* EXCLUDE {ROW}")
+            ordered.write_parquet(str(directory / "sorted"), compression="lz4")
+            ordered_file = pl.scan_parquet(directory / "sorted", glob=False)
+            yield from _in_batches(ordered_file, rows_per_batch)
 
 
 def _distinct_blocks(stream: EventStream, frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -233,7 +233,7 @@ def test_source_that_does_not_exist():
         load_source("ml-10k")
 
 
-def test_file_of_another_kind(tmp_path):
+def test_file_of_an_unknown_format(tmp_path):
     (tmp_path / "retail.xlsx").touch()
     with pytest.raises(DataError, match=r"retail\.xlsx: unknown file format; use .parquet"):
         load_source(str(tmp_path / "retail.xlsx"))

@@ -320,33 +320,37 @@ def test_a_note_tells_of_sorting_on_disk(tmp_path):
     assert "sorted on disk first (12 rows)" in note
 
 
-def test_the_scratch_directory_is_emptied_at_the_end(tmp_path):
-    scratch = tmp_path / "new" / "scratch"
+@pytest.fixture
+def scratch(tmp_path, monkeypatch) -> Path:
+    """The directory for temporary files; its name has characters of a glob pattern."""
+    directory = tmp_path / "scratch [1] *"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    return directory
+
+
+def test_temporary_files_are_deleted_at_the_end(tmp_path, scratch):
     seen = []
-    for _ in open_events(
-        written(tmp_path, SCATTERED), 2, rows_per_batch=3, scratch=scratch
-    ).blocks():
+    for _ in open_events(written(tmp_path, SCATTERED), 2, rows_per_batch=3).blocks():
         seen.append(len(list(scratch.rglob("*"))))
     assert min(seen) > 1
     assert list(scratch.iterdir()) == []
 
 
-def test_the_scratch_directory_is_emptied_when_reading_stops_early(tmp_path):
-    blocks = open_events(
-        written(tmp_path, SCATTERED), 2, rows_per_batch=3, scratch=tmp_path / "s"
-    ).blocks()
+def test_temporary_files_are_deleted_when_reading_stops_early(tmp_path, scratch):
+    blocks = open_events(written(tmp_path, SCATTERED), 2, rows_per_batch=3).blocks()
     assert len(list(islice(blocks, 1))) == 1
-    assert list((tmp_path / "s").iterdir())
+    assert list(scratch.iterdir())
     blocks.close()
-    assert list((tmp_path / "s").iterdir()) == []
+    assert list(scratch.iterdir()) == []
 
 
-def test_the_scratch_directory_is_emptied_after_an_error(tmp_path):
+def test_temporary_files_are_deleted_after_an_error(tmp_path, scratch):
     frame = events_of(SCATTERED).with_columns(pl.col("timestamp").replace(SECOND + 10, None))
     path = write(frame, tmp_path / "events.parquet")
     with pytest.raises(DataError, match="are not timestamps"):
-        as_blocks(path, 2, rows_per_batch=3, scratch=tmp_path / "s")
-    assert list((tmp_path / "s").iterdir()) == []
+        as_blocks(path, 2, rows_per_batch=3)
+    assert list(scratch.iterdir()) == []
 
 
 # ---- what is wrong with a file

@@ -130,7 +130,7 @@ def test_a_category_path_of_paths_is_refused():
         validate_items(items, "items")
 
 
-def test_item_columns_have_one_way_to_say_nothing():
+def test_null_is_the_only_missing_value_of_item_columns():
     """As pandas writes them: NaN, categories, arrays, lists without a value."""
     items = pl.DataFrame(
         [
@@ -168,7 +168,7 @@ def test_other_columns_follow_the_known_ones():
     assert validate_tables(events, ITEMS, None).events.columns == [*EVENTS.columns, "rating"]
 
 
-def test_without_items_they_are_those_of_the_events(tmp_path):
+def test_without_an_items_table_the_events_give_the_items(tmp_path):
     EVENTS.write_csv(tmp_path / "events.csv")
     tables = read_tables(tmp_path, strict=True)
     assert tables.items["item_id"].to_list() == ["007", "b"]
