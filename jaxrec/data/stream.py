@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
 from itertools import pairwise
@@ -22,8 +21,10 @@ from jaxrec.errors import DataError
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED_COLUMNS, "event", "event_id", "session_id")
 ROW = "row"  # column with the file order, while events are sorted
-MEMORY_LIMIT = "512MB"  # of DuckDB, which sorts larger files on disk
-THREADS = 2  # of DuckDB; each thread needs its part of the memory
+# Memory of DuckDB. Merging on disk needs more of it the longer a file is.
+MIN_MEMORY = 512 * 1024**2  # bytes
+BYTES_PER_ROW = 16
+THREADS = 2  # each one needs its part of the memory
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class EventStream:
         The events of a user keep their file order. Users of a grouped file keep their file order;
         otherwise they are sorted by the bytes of their ids. Blocks do not depend on
         `rows_per_batch`. Memory holds one batch (of a Parquet file: at least one row group), one
-        block and, while a file is sorted, `MEMORY_LIMIT`; the rest lies in a temporary directory.
+        block and, while an ungrouped file is sorted, the larger of `MIN_MEMORY` and `BYTES_PER_ROW`
+        times its rows. The rest lies in a temporary directory (see TMPDIR).
 
         Timestamps are milliseconds or positions: do not validate them again. A repeated event_id
         is dropped as in `validate_tables`, if both events are in one batch or one block.
@@ -131,15 +133,11 @@ def open_events(
     )
 
 
-@contextmanager
-def _duckdb() -> Iterator[tuple[Path, duckdb.DuckDBPyConnection]]:
-    """A temporary directory, and a DuckDB connection that spills into it."""
-    limits = {"memory_limit": MEMORY_LIMIT, "threads": str(THREADS)}
-    with (
-        tempfile.TemporaryDirectory(prefix="jaxrec-") as directory,
-        duckdb.connect(config={**limits, "temp_directory": f"{directory}/spill"}) as database,
-    ):
-        yield Path(directory), database
+def _connect(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection for tables of `num_rows` rows, with a directory for temporary files."""
+    memory = max(MIN_MEMORY, BYTES_PER_ROW * num_rows)
+    limits = {"memory_limit": f"{memory}B", "threads": str(THREADS)}
+    return duckdb.connect(config={**limits, "temp_directory": f"{directory}/spill"})
 
 
 def _survey(
@@ -151,7 +149,7 @@ def _survey(
     """
     absent = pl.Series([], dtype=pl.String) if keep is None else keep
     grouped, num_rows, num_runs, last = True, 0, 0, None
-    with _duckdb() as (directory, database):
+    with tempfile.TemporaryDirectory(prefix="jaxrec-") as directory:
         for number, (origin, batch) in enumerate(batches):
             frame = _of_users(as_ids(batch["user_id"], origin).to_frame(), keep)
             if frame.is_empty():
@@ -162,12 +160,13 @@ def _survey(
             if grouped:
                 runs = frame[_run_starts(ids, last)]
                 grouped = not runs.is_duplicated().any()  # most ungrouped files show it at once
-                runs.write_parquet(directory / f"{number}.parquet")
+                runs.write_parquet(f"{directory}/{number}.parquet")
                 num_runs += len(runs)
             last = ids[-1]
         if grouped and num_runs:
-            runs_of_file = database.read_parquet(f"{escape(str(directory))}/*.parquet")
-            [[num_users]] = runs_of_file.aggregate("count(DISTINCT user_id)").fetchall()
+            with _connect(directory, num_runs) as database:
+                all_runs = database.read_parquet(f"{escape(directory)}/*.parquet")
+                [[num_users]] = all_runs.aggregate("count(DISTINCT user_id)").fetchall()
             grouped = num_users == num_runs
     return grouped, num_rows, len(absent)
 
@@ -266,19 +265,18 @@ def _run_starts(ids: pl.Series, previous: str | None) -> Int[np.ndarray, " runs"
 def _sorted_by_user(frames: Iterable[pl.DataFrame], rows_per_batch: int) -> Iterator[pl.DataFrame]:
     """All rows sorted by user id; the rows of a user keep their order."""
     num_rows = 0
-    with _duckdb() as (directory, database):
+    with tempfile.TemporaryDirectory(prefix="jaxrec-") as directory:
         for number, frame in enumerate(frames):
             rows = pl.int_range(num_rows, num_rows + len(frame), dtype=pl.Int64)
-            frame = frame.with_columns(rows.alias(ROW))
-            frame.write_parquet(
-                directory / f"{number}.parquet", compression="lz4", statistics=False
-            )
+            path = f"{directory}/{number}.parquet"
+            frame.with_columns(rows.alias(ROW)).write_parquet(path, compression="lz4")
             num_rows += len(frame)
         if num_rows:
-            ordered = database.read_parquet(f"{escape(str(directory))}/*.parquet")
-            ordered = ordered.order(f"user_id, {ROW}").project(f"* EXCLUDE {ROW}")
-            ordered.write_parquet(str(directory / "sorted"), compression="lz4")
-            ordered_file = pl.scan_parquet(directory / "sorted", glob=False)
+            with _connect(directory, num_rows) as database:
+                ordered = database.read_parquet(f"{escape(directory)}/*.parquet")
+                ordered = ordered.order(f"user_id, {ROW}").project(f"* EXCLUDE {ROW}")
+                ordered.write_parquet(f"{directory}/sorted", compression="lz4")
+            ordered_file = pl.scan_parquet(f"{directory}/sorted", glob=False)
             yield from _in_batches(ordered_file, rows_per_batch)
 
 
