@@ -1,10 +1,17 @@
-"""The values that modules hand to each other, and the dimension key.
+"""Data types that the rooms exchange, and the letters of array shapes.
 
-Letters in annotations, einsum strings and partition specs:
+Each letter means one thing, in annotations, einsum strings and partition specs:
 
-    B rows    T time slots   D width       U users    M events
-    I items   N nodes        E edges       R relations
-    L text tokens            V word pieces H heads    K candidates
+    B batch rows            T time steps         Q queries (rows to rank)
+    D hidden size of one expert                  F width of the concatenated expert vectors
+    I items, padded rows    N graph nodes        E edges                R relations
+    U users                 M events             W packing windows
+    L text tokens           V word pieces        H attention heads
+    K candidates or top-k   P pool to choose from, longer than the list
+    G sequence layers       C decay rates of the item memory            A ages of events
+    S flattened state size  X entries of score adjustments
+
+`text` is the width of a text vector, `types` the number of event types.
 """
 
 from dataclasses import dataclass
@@ -16,24 +23,25 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 PADDING_MULTIPLE = 256
-NO_GAP = -1
+NO_GAP = -1  # the time since the last event is unknown
 MAX_GAP = 2**31 - 1  # seconds
-ANY_EVENT_TYPE = -1
+ANY_EVENT_TYPE = -1  # as a target event type: the next event may be of any type
 # The score of a masked item. It is finite because -inf - (-inf) is NaN: a softmax over masked items
 # only, or the gradient of a masked score, would spread NaN.
 NEG_INF = -1e30
 
 
 def padded_size(count: int) -> int:
-    """Rows to allocate for `count` rows, so that any mesh divides every table."""
+    """Round up a table's number of rows, so that every mesh divides it."""
     return -(-count // PADDING_MULTIPLE) * PADDING_MULTIPLE
 
 
 @dataclass(frozen=True)
 class EventLog:
-    """Every user's events in time order, users one after another (CSR).
+    """All events, sorted by user and then by time (compressed sparse rows).
 
-    Item 0 stands for an item that the catalogue does not know.
+    The events of user u are `offsets[u] : offsets[u + 1]`. Item 0 is an item that is not in the
+    catalogue.
     """
 
     user_ids: pl.Series  # U strings
@@ -41,48 +49,57 @@ class EventLog:
     offsets: Int[np.ndarray, "U+1"]
     items: Int[np.ndarray, " M"]
     event_types: Int[np.ndarray, " M"]  # positions in event_type_names
-    times: Int[np.ndarray, " M"]  # seconds since the epoch, or positions
-    has_time: bool  # False: times are positions; no gaps, no time split
+    times: Int[np.ndarray, " M"]  # seconds since 1970, or positions
+    has_time: bool  # False: times are positions, so there are no gaps and no split by time
 
     @property
     def num_users(self) -> int:
-        """Users, with or without events."""
+        """Number of users, including those without events."""
         return len(self.offsets) - 1
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " U"]:
-        """Events of every user."""
+        """Number of events of every user."""
         return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """A block of graph nodes: node id = offset + local id; local id 0 is `unknown`."""
+    """The nodes of one type, such as brands, as a block of consecutive node ids.
+
+    A node id is `offset` plus the local id. Local id 0 is the unknown node of the type. Rows from
+    `count` to `padded_size` are unused.
+    """
 
     name: str
-    ids: pl.Series  # strings; the first is null
+    ids: pl.Series  # strings in the order of local ids; the first is null
     offset: int
 
     @property
     def count(self) -> int:
-        """Nodes including `unknown`, without the unused capacity."""
+        """Number of nodes, including the unknown node, without padding."""
         return len(self.ids)
 
     @property
     def padded_size(self) -> int:
-        """Rows of the block; the last one is never a real node, so that padding can use it."""
+        """Number of rows of the block. The last row is always unused: padding refers to it."""
         return padded_size(self.count + 1)
 
     @property
-    def valid(self) -> Bool[np.ndarray, " n"]:
-        """Rows of the block that are nodes: neither `unknown` nor unused capacity."""
+    def valid(self) -> Bool[np.ndarray, " N"]:
+        """True for rows of the block that hold a known node: neither row 0 nor padding."""
         rows = np.arange(self.padded_size)
         return (rows > 0) & (rows < self.count)
 
 
 @dataclass(frozen=True)
 class KnowledgeGraph:
-    """Typed nodes and forward edges. The first type is `item`, at offset 0."""
+    """A graph of typed nodes and typed, directed edges.
+
+    Edge e goes from node `heads[e]` to node `tails[e]`; its relation is
+    `relations[edge_relations[e]]`. The first node type is `item`, at offset 0. Reverse edges are
+    not stored.
+    """
 
     types: tuple[NodeType, ...]
     relations: tuple[str, ...]
@@ -92,11 +109,15 @@ class KnowledgeGraph:
 
     @property
     def num_nodes(self) -> int:
-        """Nodes including the unused capacity of every type."""
+        """Number of rows of the node table, including the padding of every type."""
         return self.types[-1].offset + self.types[-1].padded_size
 
     def type(self, name: str) -> NodeType:
-        """The block of nodes of that name; raises a ValueError that lists the types."""
+        """The node type of that name.
+
+        Raises:
+            ValueError: the graph has no such type; the message lists its types.
+        """
         for node_type in self.types:
             if node_type.name == name:
                 return node_type
@@ -106,49 +127,54 @@ class KnowledgeGraph:
 
 @dataclass(frozen=True)
 class Catalog:
-    """What is known of the items: their table, their graph and their text."""
+    """The items: their table, with all text columns, and their knowledge graph."""
 
     items: pl.DataFrame  # I rows in index order; row 0 is all null
     graph: KnowledgeGraph
 
     @property
     def item_ids(self) -> pl.Series:
-        """Ids in index order; the first is null."""
+        """Item ids in index order; the first is null."""
         return self.items["item_id"]
 
     @property
     def num_items(self) -> int:
-        """Items including row 0, without the unused capacity."""
+        """Number of items, including row 0, without padding."""
         return len(self.items)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Packed sequences: every row holds several, one after another."""
+    """Packed training sequences: a row holds several histories, one after another.
+
+    Each time step reads one event and predicts the user's next event.
+    """
 
     users: Int[np.ndarray, "B T"]  # user numbers of the log
-    items: Int[np.ndarray, "B T"]  # the event that is read; 0 in unused slots
+    items: Int[np.ndarray, "B T"]  # item of the event; 0 at unused time steps
     event_types: Int[np.ndarray, "B T"]
-    gaps: Int[np.ndarray, "B T"]  # seconds since the event before; NO_GAP if none is known
-    starts: Bool[np.ndarray, "B T"]  # the state is reset before this slot
-    firsts: Float[np.ndarray, "B T"]  # weight of a user's first event as a target, else 0
-    targets: Int[np.ndarray, "B T"]  # the item of the event after
+    gaps: Int[np.ndarray, "B T"]  # seconds since the user's previous event, or NO_GAP
+    starts: Bool[np.ndarray, "B T"]  # the state is reset before this time step
+    first_weights: Float[np.ndarray, "B T"]  # target weight of a user's first event, else 0
+    targets: Int[np.ndarray, "B T"]  # item of the next event
     target_event_types: Int[np.ndarray, "B T"]
-    target_gaps: Int[np.ndarray, "B T"]  # seconds from the event that is read to its target
-    weights: Float[np.ndarray, "B T"]  # 0: the slot has no target
+    target_gaps: Int[np.ndarray, "B T"]  # seconds from the event to the next event, or NO_GAP
+    weights: Float[np.ndarray, "B T"]  # target weights; 0: the time step predicts nothing
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Positions of a log to predict: the target is event `positions[q]`,
-    the history all events of the same user before it."""
+    """Moments of users to rank at: user `users[q]` after the events before `positions[q]`.
 
-    users: Int[np.ndarray, " Q"]
-    positions: Int[np.ndarray, " Q"]
+    In evaluation the event at that position is the target. The end of a history is a position too.
+    """
+
+    users: Int[np.ndarray, " Q"]  # user numbers of the log
+    positions: Int[np.ndarray, " Q"]  # event numbers of the log
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, chosen: Int[np.ndarray, " q"]) -> "Queries":
-        return Queries(self.users[chosen], self.positions[chosen])
+    def __getitem__(self, selected: Int[np.ndarray, " selected"]) -> "Queries":
+        return Queries(self.users[selected], self.positions[selected])

@@ -19,7 +19,7 @@ from helpers.paths import GOLDEN
 from helpers.shop import HELD_OUT, make_shop, make_tables
 
 from jaxrec.config import parse
-from jaxrec.data.tables import Tables, validate
+from jaxrec.data.tables import Tables, validate_tables
 from jaxrec.runtime import cache_dir
 from jaxrec.training import loop
 
@@ -46,7 +46,7 @@ def shop() -> Tables:
 def known_shop(shop) -> Tables:
     """The shop before one of its items is on sale."""
     known = pl.col("item_id") != HELD_OUT
-    return validate(shop.events.filter(known), shop.items.filter(known), None)
+    return validate_tables(shop.events.filter(known), shop.items.filter(known), None)
 
 
 @pytest.fixture(scope="session")

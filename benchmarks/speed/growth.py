@@ -27,7 +27,7 @@ from loading import MIB, peak
 
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
-from jaxrec.data.tables import validate
+from jaxrec.data.tables import validate_tables
 from jaxrec.training import loop as training
 from jaxrec.training.state import (
     TrainContext,
@@ -134,7 +134,9 @@ def build(shop: ItemContext) -> TrainContext:
             }
         ]
     )
-    return make_context(config, prepare(config, validate(events, items, triples, time="order")))
+    return make_context(
+        config, prepare(config, validate_tables(events, items, triples, time="order"))
+    )
 
 
 def step_cost(context: TrainContext, repeats: int) -> tuple[float, float]:

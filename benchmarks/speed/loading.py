@@ -17,7 +17,7 @@ import polars as pl
 
 from jaxrec.data.events import build_event_log
 from jaxrec.data.files import read_table
-from jaxrec.data.tables import validate
+from jaxrec.data.tables import validate_tables
 
 MIB = 2**20
 PART = 5_000_000
@@ -61,7 +61,7 @@ def write_events(path: Path, options: argparse.Namespace) -> None:
 def load(path: Path) -> None:
     before = peak()
     start = time.perf_counter()
-    tables = validate(read_table(path), None, None)
+    tables = validate_tables(read_table(path), None, None)
     item_ids = pl.concat([pl.Series([None], dtype=pl.String), tables.items["item_id"]])
     log = build_event_log(tables.events, item_ids)
     taken = time.perf_counter() - start

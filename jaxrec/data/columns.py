@@ -1,4 +1,4 @@
-"""One column of a user's data at a time: ids and times in one form, or the rows that are wrong."""
+"""Checks and normal forms of single columns: ids, labels, timestamps."""
 
 import polars as pl
 
@@ -17,10 +17,10 @@ MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 19
 
 
 def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
-    """A column of a table that may not lack it, nor be empty.
+    """A required column of a table that has rows.
 
     Raises:
-        DataError: it lacks the column, or has no rows.
+        DataError: the column is missing, or the table has no rows.
     """
     if name not in frame.columns:
         has = ", ".join(frame.columns)
@@ -31,10 +31,11 @@ def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
 
 
 def reject(bad: pl.Series, column: pl.Series, table: str, problem: str, fix: str) -> None:
-    """Do nothing if no row is bad.
+    """Check that no row is bad.
 
     Raises:
-        DataError: shows the first bad rows (counted from 1) and their values.
+        DataError: a row is bad; the message shows the first bad rows (counted from 1) and their
+            values.
     """
     rows = bad.arg_true()
     if len(rows):
@@ -46,19 +47,19 @@ def reject(bad: pl.Series, column: pl.Series, table: str, problem: str, fix: str
 
 
 def reject_same_names(names: list[str], table: str) -> None:
-    """Raise a DataError if two columns differ in case and outer spaces at most."""
-    folded = pl.Series(names).str.strip_chars().str.to_lowercase()
-    clashes = [name for name, clash in zip(names, folded.is_duplicated(), strict=True) if clash]
+    """Raise a DataError if two names differ only in case or in spaces at their ends."""
+    normal = pl.Series(names).str.strip_chars().str.to_lowercase()
+    clashes = [name for name, clash in zip(names, normal.is_duplicated(), strict=True) if clash]
     if clashes:
         listed = ", ".join(map(repr, clashes))
         raise DataError(f"{table}: columns of the same name ({listed}); rename all but one")
 
 
 def as_text(column: pl.Series, table: str) -> pl.Series:
-    """Text or whole numbers as strings; nulls stay.
+    """Text or whole numbers as strings; nulls stay null.
 
     Raises:
-        DataError: the type is neither, or a number has a fraction.
+        DataError: the column has another type, or a number has a fraction.
     """
     if column.dtype.is_float():
         fix = "Write ids as text or integers"
@@ -70,7 +71,7 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
 
 
 def as_ids(column: pl.Series, table: str) -> pl.Series:
-    """Text or whole numbers as strings.
+    """Text or whole numbers as strings, without missing values.
 
     Raises:
         DataError: as `as_text`; or a value is null, empty or blank.
@@ -81,10 +82,11 @@ def as_ids(column: pl.Series, table: str) -> pl.Series:
     return text
 
 
-def as_known(column: pl.Series) -> pl.Series:
-    """A column of anything, with one way to say nothing: NaN and all-null lists are null.
+def with_simple_type(column: pl.Series) -> pl.Series:
+    """A column with null as its only missing value and with simple types.
 
-    Fixed-size arrays become lists, and categories become text.
+    NaN and lists without a type become null, fixed-size arrays become lists, and categories become
+    text.
     """
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
@@ -102,7 +104,7 @@ def as_labels(column: pl.Series, table: str) -> pl.Series:
     """One value or a list of them in every row, as strings.
 
     Raises:
-        DataError: the values have parts of their own.
+        DataError: the values are structures, nested lists or binary.
     """
     inner = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
     if inner.is_nested() or inner in (pl.Binary, pl.Object):
@@ -111,7 +113,7 @@ def as_labels(column: pl.Series, table: str) -> pl.Series:
 
 
 def as_positions(column: pl.Series, table: str) -> pl.Series:
-    """Whole numbers as int64; raises a DataError for anything else."""
+    """Whole numbers as int64; raises a DataError for other values."""
     numbers = _numbers(column, table, "integers")
     fix = "Positions are integers: 0, 1, 2 ..."
     reject(~_is_whole(numbers), column, table, "are not whole numbers", fix)
@@ -119,13 +121,13 @@ def as_positions(column: pl.Series, table: str) -> pl.Series:
 
 
 def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
-    """Times as int64 milliseconds since the epoch.
+    """Timestamps as int64 milliseconds since 1970.
 
-    Dates and datetimes (UTC unless they have a zone), ISO 8601 text, or numbers that are all in
-    seconds or all in milliseconds, which the largest of them decides.
+    The column holds dates, datetimes (UTC unless they have a zone), ISO 8601 text or numbers.
+    Numbers are all seconds or all milliseconds; the largest one decides which.
 
     Raises:
-        DataError: another type; a value is null, not understood, or in another unit.
+        DataError: the column has another type; a value is null, no timestamp, or in another unit.
     """
     if column.dtype in (pl.Date, pl.Datetime):
         times = column
@@ -140,10 +142,10 @@ def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
     return _from_epoch(times, column, table)
 
 
-def _wrong_type(column: pl.Series, table: str, wanted: str) -> DataError:
+def _wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
     return DataError(
         f"{table}, column {column.name!r}: wrong type {column.dtype} (row 1: {column[0]!r}). "
-        f"Convert it to {wanted}"
+        f"Convert it to {expected}"
     )
 
 
@@ -151,31 +153,32 @@ def _is_whole(numbers: pl.Series) -> pl.Series:
     return (numbers == numbers.cast(pl.Int64, strict=False)).fill_null(False)
 
 
-def _numbers(column: pl.Series, table: str, wanted: str) -> pl.Series:
-    """Integers as int64, other numbers and numerals in text as float64; null if not finite."""
+def _numbers(column: pl.Series, table: str, expected: str) -> pl.Series:
+    """Integers as int64; other numbers, also in text, as float64. Values without a number: null."""
     if column.dtype.is_integer():
         return column.cast(pl.Int64, strict=False)
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
-        raise _wrong_type(column, table, wanted)
+        raise _wrong_type(column, table, expected)
     numbers = column.cast(pl.Float64, strict=False)
     return numbers.set(~numbers.is_finite(), None)
 
 
 def _dates(column: pl.Series) -> pl.Series:
-    """UTC instants of ISO 8601 text; null where it is none."""
+    """ISO 8601 text as UTC datetimes; null for other text."""
     text = column.str.strip_chars().str.replace(" ", "T")
     utc = [
-        text.str.to_datetime(form, time_unit="ms", time_zone="UTC", strict=False)
-        for form in ISO_FORMATS
+        text.str.to_datetime(iso_format, time_unit="ms", time_zone="UTC", strict=False)
+        for iso_format in ISO_FORMATS
     ]
     return pl.select(pl.coalesce(utc)).to_series()
 
 
 def _from_epoch(times: pl.Series, column: pl.Series, table: str) -> pl.Series:
-    size = times.abs()
-    reject(size >= 1e14, column, table, "are beyond the year 5138", TIME_FIX)
-    if not (size >= MILLISECONDS_FROM).any():
+    """Numbers in seconds or milliseconds as milliseconds."""
+    sizes = times.abs()
+    reject(sizes >= 1e14, column, table, "are beyond the year 5138", TIME_FIX)
+    if not (sizes >= MILLISECONDS_FROM).any():
         return (times * 1000).round().cast(pl.Int64)
     problem = "look like seconds among milliseconds"
-    reject(size < MILLISECONDS_FROM, column, table, problem, "Use one unit in the whole column")
+    reject(sizes < MILLISECONDS_FROM, column, table, problem, "Use one unit in the whole column")
     return times.round().cast(pl.Int64)

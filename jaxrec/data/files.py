@@ -1,4 +1,4 @@
-"""One file of a user's data to a data frame: Parquet, CSV, JSON lines or RecBole's atomic files."""
+"""Readers of one file: Parquet, CSV, JSON lines and RecBole's atomic files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from jaxrec.data.columns import reject, reject_same_names, require
 from jaxrec.errors import DataError
 
 TRIPLE_COLUMNS = ("head_type", "head", "relation", "tail_type", "tail")
-# CSV has no types: these columns are text even if every value looks like a number ("007").
+# CSV has no types: these columns stay text even if all values look like numbers ("007").
 TEXT_COLUMNS = (
     *("user_id", "item_id", "event", "event_id", "session_id", *TRIPLE_COLUMNS),
     *("title", "description", "brand", "category", "categories", "merchant"),
@@ -18,11 +18,11 @@ TEXT_COLUMNS = (
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """Read one file by its suffix: .parquet, .csv, .jsonl or one of RecBole's atomic files.
+    """Read one file; its suffix decides how: .parquet, .csv, .jsonl or a RecBole atomic file.
 
     Raises:
-        DataError: the file is missing, empty, corrupt or of another event_type, or two columns have
-            one name.
+        DataError: the file is missing, empty, corrupt or of an unknown format, or two columns have
+            the same name.
     """
     with unreadable(path):
         match path.suffix:
@@ -34,12 +34,12 @@ def read_table(path: Path) -> pl.DataFrame:
                 return pl.read_ndjson(path, infer_schema_length=None)
             case ".inter" | ".item" | ".kg" | ".link":
                 return _read_atomic(path)
-    raise DataError(f"{path}: not a file of a known event_type; use .parquet, .csv or .jsonl")
+    raise DataError(f"{path}: unknown file format; use .parquet, .csv or .jsonl")
 
 
 @contextmanager
 def unreadable(path: Path) -> Iterator[None]:
-    """Turn what a reader of a file raises into a DataError that names the file."""
+    """Turn the errors of a file reader into a DataError that names the file."""
     try:
         yield
     except pl.exceptions.NoDataError:
@@ -59,18 +59,18 @@ def _read_csv(path: Path) -> pl.DataFrame:
 
 
 def _read_atomic(path: Path) -> pl.DataFrame:
-    """Tab-separated; the header's `field:type` says token, float, token_seq or float_seq."""
+    """Tab-separated values; a header `name:type` gives token, float, token_seq or float_seq."""
     frame = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False)
     fields = [column.partition(":") for column in frame.columns]
     reject_same_names([name for name, _, _ in fields], str(path))
     return pl.DataFrame(
-        _atomic_values(column, event_type, str(path)).alias(name)
-        for column, (name, _, event_type) in zip(frame, fields, strict=True)
+        _atomic_values(column, field_type, str(path)).alias(name)
+        for column, (name, _, field_type) in zip(frame, fields, strict=True)
     )
 
 
-def _atomic_values(column: pl.Series, event_type: str, table: str) -> pl.Series:
-    match event_type:
+def _atomic_values(column: pl.Series, field_type: str, table: str) -> pl.Series:
+    match field_type:
         case "float":
             numbers = column.cast(pl.Float64, strict=False)
             lost = numbers.is_null() & column.is_not_null()
@@ -85,7 +85,7 @@ def _atomic_values(column: pl.Series, event_type: str, table: str) -> pl.Series:
 
 
 def read_linked_triples(kg_path: Path, item_ids: pl.Series) -> pl.DataFrame:
-    """Triples of a RecBole `.kg` whose `.link` names the entities of these items.
+    """Triples of a RecBole `.kg` file, with the given items linked by the `.link` file beside it.
 
     Raises:
         DataError: a file is missing, unreadable or lacks a column.
@@ -101,21 +101,24 @@ def read_linked_triples(kg_path: Path, item_ids: pl.Series) -> pl.DataFrame:
 
 
 def link_entities(kg: pl.DataFrame, link: pl.DataFrame) -> pl.DataFrame:
-    """Triples of a RecBole knowledge graph.
+    """Replace the linked entities of a RecBole knowledge graph by their items.
 
     Args:
         kg: head_id, relation_id, tail_id.
-        link: item_id, entity_id. A linked entity becomes the node of its item (of each, if it
-            has several); all others are of type `entity`.
+        link: item_id, entity_id. An entity that is linked to several items gives a triple for
+            each of them. Entities without a link get the type `entity`.
+
+    Returns:
+        Triples with the columns `TRIPLE_COLUMNS`.
     """
     for end in ("head", "tail"):
-        number, event_type = f"{end}_id", f"{end}_type"
+        entity_id, end_type = f"{end}_id", f"{end}_type"
         items = link.select(
-            pl.col("entity_id").alias(number),
+            pl.col("entity_id").alias(entity_id),
             pl.col("item_id").alias(end),
-            pl.lit("item").alias(event_type),
+            pl.lit("item").alias(end_type),
         )
-        kg = kg.join(items, on=number, how="left", maintain_order="left").with_columns(
-            pl.col(end).fill_null(pl.col(number)), pl.col(event_type).fill_null("entity")
+        kg = kg.join(items, on=entity_id, how="left", maintain_order="left").with_columns(
+            pl.col(end).fill_null(pl.col(entity_id)), pl.col(end_type).fill_null("entity")
         )
     return kg.rename({"relation_id": "relation"}).select(TRIPLE_COLUMNS)

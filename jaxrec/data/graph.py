@@ -1,4 +1,4 @@
-"""From item columns and triples to a typed knowledge graph, and to a padded jraph.GraphsTuple."""
+"""The typed knowledge graph of item columns and triples, also as a padded jraph.GraphsTuple."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from jaxrec.errors import DataError
 from jaxrec.types import KnowledgeGraph, NodeType, padded_size
 
 ITEM = "item"
-# column of the item table -> (relation, node type); list columns link to each of their values
+# column of the items table -> (relation, node type); a list column links to each of its values
 COLUMN_RELATIONS = {
     "brand": ("has_brand", "brand"),
     "merchant": ("sold_by", "merchant"),
@@ -25,13 +25,13 @@ COLUMN_RELATIONS = {
 
 
 def item_triples(items: pl.DataFrame) -> pl.DataFrame:
-    """Triples that the graph columns of an item table imply.
+    """Triples that follow from the graph columns of an items table.
 
-    `categories` holds a path from the root; the item is linked to its leaf, and every prefix
-    of the path to the prefix before it, so that the root does not touch every item.
+    `categories` holds a path from the root. The item is linked to the leaf, and every category to
+    its parent, so that the root is not linked to every item.
 
     Raises:
-        DataError: a graph column holds neither single values nor lists of them.
+        DataError: a graph column holds neither single values nor lists of single values.
     """
     items = items.select(column for column in items if column.dtype != pl.Null)
     parts = [
@@ -47,12 +47,13 @@ def item_triples(items: pl.DataFrame) -> pl.DataFrame:
 def build_graph(
     items: pl.DataFrame, triples: pl.DataFrame | None, relations: Sequence[str] = ()
 ) -> KnowledgeGraph:
-    """The knowledge graph of an item table (row 0 unknown) and its triples.
+    """The knowledge graph of an items table and triples.
 
-    A relation that the item columns imply replaces that of the same name in `triples`.
+    Triples of a relation that also follows from the item columns are ignored.
 
     Args:
-        relations: names to keep; all if empty.
+        items: in index order; row 0 is the unknown item.
+        relations: names of the relations to keep; all if empty.
 
     Raises:
         DataError: a name in `relations` does not occur.
@@ -69,7 +70,7 @@ def build_graph(
             f"they have {', '.join(names) or 'none'}"
         )
     edges = edges.filter(pl.col("relation").is_in(list(relations or names)))
-    types = _node_types(items["item_id"], edges)
+    types = node_types(items["item_id"], edges)
     relation_names = tuple(dict.fromkeys(edges["relation"].to_list()))
     relation_ids = {name: number for number, name in enumerate(relation_names)}
     return KnowledgeGraph(
@@ -81,10 +82,31 @@ def build_graph(
     )
 
 
+def node_types(
+    item_ids: pl.Series, edges: pl.DataFrame, known: Sequence[NodeType] = ()
+) -> tuple[NodeType, ...]:
+    """Node types of items and of the ends of edges; known types and their nodes come first."""
+    ends = pl.concat(
+        edges.select(pl.col(f"{end}_type").alias("type"), pl.col(end).alias("id"))
+        for end in ("head", "tail")
+    ).unique(maintain_order=True)
+    known_ids = {node_type.name: node_type.ids for node_type in known}
+    types: list[NodeType] = []
+    for name in dict.fromkeys([ITEM, *known_ids, *ends["type"]]):
+        ids = item_ids
+        if name != ITEM:
+            old = known_ids.get(name, pl.Series([None], dtype=pl.String))
+            new = ends.filter(pl.col("type") == name)["id"]
+            ids = pl.concat([old, new.filter(~new.is_in(old.drop_nulls().implode()))])
+        offset = types[-1].offset + types[-1].padded_size if types else 0
+        types.append(NodeType(name, ids, offset))
+    return tuple(types)
+
+
 def node_ids(
     types: Sequence[NodeType], type_names: pl.Series, ids: pl.Series
 ) -> Int[np.ndarray, " E"]:
-    """Node ids of named entities; an entity that the graph lacks becomes its type's `unknown`."""
+    """Node ids of named entities; an unknown entity gets the unknown node of its type."""
     index = pl.concat(
         pl.DataFrame(
             {"id": t.ids[1:], "node": np.arange(t.offset + 1, t.offset + t.count, dtype=np.int32)}
@@ -105,11 +127,11 @@ def node_ids(
 
 
 def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
-    """Edges in both directions, sorted by receiver and padded to capacity.
+    """Edges in both directions, sorted by receiver and padded.
 
     `edges` holds relation ids: r for a forward edge, R + r for its reverse, 2 R for padding.
-    Padding edges run between the last node, which is never a real one, and itself. `nodes` is
-    None: features are the model's.
+    Padding edges go from the last node, which is always unused, to itself. `nodes` is None, as the
+    model computes the features.
     """
     forward, backward = graph.edge_relations, graph.edge_relations + len(graph.relations)
     senders = np.concatenate([graph.heads, graph.tails])
@@ -130,33 +152,33 @@ def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
 
 
 def first_neighbours(graph: KnowledgeGraph, type_name: str) -> Int[np.ndarray, " I"]:
-    """For every item the local id of its first neighbour of a type, 0 where it has none."""
+    """The local id of every item's first neighbour of a node type; 0 if there is none."""
     node_type = graph.type(type_name)
     ends = np.stack([graph.heads, graph.tails], 1)
     items, entities = ends.ravel(), ends[:, ::-1].ravel()  # either end may be the item
-    chosen = (
+    selected = (
         (items < graph.types[0].count)
         & (entities >= node_type.offset)
         & (entities < node_type.offset + node_type.count)
     )
     neighbours = np.zeros(graph.types[0].count, np.int32)
-    # the last assignment wins, so go backwards
-    neighbours[items[chosen][::-1]] = entities[chosen][::-1] - node_type.offset
+    # Backwards, because the last assignment wins.
+    neighbours[items[selected][::-1]] = entities[selected][::-1] - node_type.offset
     return neighbours
 
 
 def neighbourhoods(graph: KnowledgeGraph) -> csr_array:
-    """What every item is linked to, as unit rows over all nodes [I, N].
+    """The neighbours of every item as weights over all nodes [I, N], with rows of length 1.
 
-    A node that d others are linked to weighs 1 / sqrt(log(1 + d)), so that the product of two
-    rows is the index of Adamic & Adar ("Friends and neighbors on the web", 2003), normed: 1 for
-    the same neighbours, 0 for none in common.
+    A neighbour of degree d has the weight 1 / sqrt(log(1 + d)). So the product of two rows is the
+    normalised index of Adamic & Adar ("Friends and neighbors on the web", 2003): 1 for items with
+    the same neighbours, 0 for items without common neighbours.
     """
     ends = np.stack([graph.heads, graph.tails], 1)
     items, nodes = ends.ravel(), ends[:, ::-1].ravel()  # either end may be the item
     degrees = np.bincount(nodes, minlength=graph.num_nodes)
-    chosen = items < graph.types[0].count
-    items, nodes = np.unique(np.stack([items[chosen], nodes[chosen]]), axis=1)
+    selected = items < graph.types[0].count
+    items, nodes = np.unique(np.stack([items[selected], nodes[selected]]), axis=1)
     weights = 1 / np.sqrt(np.log1p(degrees[nodes]))
     lengths = np.sqrt(np.bincount(items, weights**2, minlength=graph.types[0].count))
     shape = (graph.types[0].count, graph.num_nodes)
@@ -169,8 +191,8 @@ def _column_triples(
     frame = items.select("item_id", as_labels(items[column], "items"))
     if isinstance(frame.schema[column], pl.List):
         frame = frame.explode(column, empty_as_null=False)
-    named = pl.col(column).str.strip_chars() != ""
-    return _triples(frame.drop_nulls().filter(named), ITEM, relation, tail_type)
+    not_blank = pl.col(column).str.strip_chars() != ""
+    return _triples(frame.drop_nulls().filter(not_blank), ITEM, relation, tail_type)
 
 
 def _path_triples(items: pl.DataFrame) -> list[pl.DataFrame]:
@@ -210,20 +232,5 @@ def _no_triples() -> pl.DataFrame:
     return pl.DataFrame(schema=dict.fromkeys(TRIPLE_COLUMNS, pl.String))
 
 
-def _node_types(item_ids: pl.Series, edges: pl.DataFrame) -> tuple[NodeType, ...]:
-    ends = pl.concat(
-        edges.select(pl.col(f"{end}_type").alias("type"), pl.col(end).alias("id"))
-        for end in ("head", "tail")
-    ).unique(maintain_order=True)
-    types = [NodeType(ITEM, item_ids, 0)]
-    for name in ends["type"].unique(maintain_order=True).to_list():
-        if name == ITEM:
-            continue
-        names = ends.filter(pl.col("type") == name)["id"]
-        ids = pl.concat([pl.Series([None], dtype=pl.String), names])
-        types.append(NodeType(name, ids, types[-1].offset + types[-1].padded_size))
-    return tuple(types)
-
-
-def _padded(values: Int[np.ndarray, " E"], padding: int, fill: int) -> Int[np.ndarray, " F"]:
+def _padded(values: Int[np.ndarray, " E"], padding: int, fill: int) -> Int[np.ndarray, " padded"]:
     return np.pad(values.astype(np.int32), (0, padding), constant_values=fill)

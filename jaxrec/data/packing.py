@@ -1,8 +1,8 @@
 """Packed training batches as a pure function of (log, seed, epoch, step).
 
-Histories are cut into windows and windows are packed into rows by best fit over the histogram
-of their lengths (arXiv:2107.02027). The packing is made once; an epoch only permutes the windows
-of equal length among themselves and the rows, so every epoch has the same number of steps.
+Histories are cut into windows. Windows are packed into rows by best fit over the histogram of
+their lengths (arXiv:2107.02027). Packing happens once. An epoch only permutes the rows and the
+windows of equal length, so every epoch has the same number of steps.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from jaxrec.types import MAX_GAP, NO_GAP, Batch, EventLog
 
 @dataclass(frozen=True)
 class Windows:
-    """Stretches of histories: events `starts[w] : starts[w] + lengths[w]` of the log are read.
+    """Parts of histories: window w holds the events `starts[w] : starts[w] + lengths[w]`.
 
-    The first `burn_ins[w]` of them only warm the state up.
+    Its first `burn_ins[w]` events only warm up the state: nothing is predicted from them.
     """
 
     starts: Int[np.ndarray, " W"]
@@ -29,28 +29,30 @@ class Windows:
 def cut_windows(
     offsets: Int[np.ndarray, "U+1"],
     train_lengths: Int[np.ndarray, " U"],
-    slots: int,
+    sequence_length: int,
     burn_in: int = 0,
 ) -> Windows:
-    """Cut every user's training events into windows of at most `slots` events.
+    """Cut every user's training events into windows of at most `sequence_length` events.
 
-    The last event of a user is only a target, so n events fill n - 1 slots. Windows are laid
-    from the end, so that the newest always fills its slots; each predicts `slots - burn_in`
-    events that no other window predicts.
+    The last event of a user is only a target, so n events give n - 1 inputs. Windows are cut from
+    the end, so the newest window is full if the history is long enough. Consecutive windows overlap
+    by `burn_in` events, so that every target is predicted once.
 
     Raises:
-        ValueError: `burn_in` leaves no slot to predict from.
+        ValueError: `burn_in` leaves no event to predict from.
     """
-    if not 0 <= burn_in < slots:
-        raise ValueError(f"burn_in must be at least 0 and below slots={slots}, not {burn_in}")
+    if not 0 <= burn_in < sequence_length:
+        raise ValueError(
+            f"burn_in must be at least 0 and below sequence_length={sequence_length}, not {burn_in}"
+        )
     inputs = np.maximum(train_lengths - 1, 0)
-    stride = slots - burn_in
-    extra = np.maximum(inputs - slots, 0)
+    stride = sequence_length - burn_in
+    extra = np.maximum(inputs - sequence_length, 0)
     counts = np.where(inputs > 0, 1 + -(-extra // stride), 0)
     users = np.repeat(np.arange(len(inputs)), counts)
     from_end = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     ends = inputs[users] - from_end * stride
-    starts = np.maximum(ends - slots, 0)
+    starts = np.maximum(ends - sequence_length, 0)
     return Windows(
         starts=offsets[:-1][users] + starts,
         lengths=ends - starts,
@@ -59,43 +61,52 @@ def cut_windows(
 
 
 def pack(
-    lengths: Int[np.ndarray, " W"], slots: int
+    lengths: Int[np.ndarray, " W"], sequence_length: int
 ) -> tuple[Int[np.ndarray, " W"], Int[np.ndarray, " W"]]:
-    """Row and first slot of every window, given that lengths do not increase.
+    """Place windows into rows of `sequence_length` time steps.
 
-    Windows of equal length are placed together: into the fullest rows that still hold them,
-    else into just as many new rows as they fill.
+    Windows of equal length are placed together: into the fullest rows that can hold them, or else
+    into as many new rows as they fill.
+
+    Args:
+        lengths: of the windows, in descending order.
+
+    Returns:
+        Row and first time step of every window.
     """
-    placed_row, placed_slot = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.int64)
-    open_rows: dict[int, Int[np.ndarray, " R"]] = {}  # free slots -> rows
+    row_of_window = np.empty(len(lengths), np.int64)
+    first_steps = np.empty(len(lengths), np.int64)
+    open_rows: dict[int, Int[np.ndarray, " rows"]] = {}  # free time steps -> rows
     num_rows = done = 0
     while done < len(lengths):
         length = int(lengths[done])
         waiting = int(np.searchsorted(-lengths, -length, side="right")) - done
         free = min((space for space in open_rows if space >= length), default=None)
         if free is None:
-            opened = -(-waiting // (slots // length))
-            free, open_rows[slots] = slots, np.arange(num_rows, num_rows + opened)
-            num_rows += opened
-        rows, rest = np.split(open_rows.pop(free), [waiting])
-        if len(rest):
-            open_rows[free] = rest
-        placed_row[done : done + len(rows)] = rows
-        placed_slot[done : done + len(rows)] = slots - free
+            num_new = -(-waiting // (sequence_length // length))
+            free = sequence_length
+            open_rows[free] = np.arange(num_rows, num_rows + num_new)
+            num_rows += num_new
+        rows, other_rows = np.split(open_rows.pop(free), [waiting])
+        if len(other_rows):
+            open_rows[free] = other_rows
+        row_of_window[done : done + len(rows)] = rows
+        first_steps[done : done + len(rows)] = sequence_length - free
         left = free - length
         if left:
             open_rows[left] = np.append(open_rows.get(left, rows[:0]), rows)
         done += len(rows)
-    return placed_row, placed_slot
+    return row_of_window, first_steps
 
 
 class Packing:
-    """The batches of a training log: `batch(epoch, step)` depends on nothing but its arguments.
+    """The batches of a training log; `batch(epoch, step)` depends on its arguments only.
 
     Args:
-        train_lengths: events of each user that may be used.
-        weights: weight of every event of the log as a target.
-        rows, slots: shape [B, T] of a batch.
+        train_lengths: number of events of each user that may be used.
+        weights: target weight of every event of the log.
+        batch_size, sequence_length: shape [B, T] of a batch.
+        burn_in: events that only warm up the state of a window inside a history.
     """
 
     def __init__(
@@ -104,79 +115,80 @@ class Packing:
         train_lengths: Int[np.ndarray, " U"],
         weights: Float[np.ndarray, " M"],
         *,
-        rows: int,
-        slots: int,
+        batch_size: int,
+        sequence_length: int,
         burn_in: int = 0,
         seed: int = 0,
     ):
-        windows = cut_windows(log.offsets, train_lengths, slots, burn_in)
+        windows = cut_windows(log.offsets, train_lengths, sequence_length, burn_in)
         order = np.argsort(-windows.lengths, kind="stable")
         self.windows = Windows(
             windows.starts[order], windows.lengths[order], windows.burn_ins[order]
         )
         self.log, self.weights, self.seed = log, weights, seed
-        self.shape = (rows, slots)
-        placed_row, self.slot_of_place = pack(self.windows.lengths, slots)
-        self.places_by_row = np.argsort(placed_row, kind="stable")
-        self.row_offsets = np.concatenate([[0], np.cumsum(np.bincount(placed_row))])
+        self.shape = (batch_size, sequence_length)
+        # A place is where a window of a certain length lies: a row and a first time step.
+        row_of_place, self.first_steps = pack(self.windows.lengths, sequence_length)
+        self.places_by_row = np.argsort(row_of_place, kind="stable")
+        self.row_offsets = np.concatenate([[0], np.cumsum(np.bincount(row_of_place))])
         self.gaps = event_gaps(log)
         self.epoch_order = lru_cache(maxsize=2)(self._epoch_order)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch; the last one may be partly empty."""
+        """Number of batches of an epoch; the last one may have empty rows."""
         return -(-self.num_rows // self.shape[0])
 
     @property
     def num_rows(self) -> int:
-        """Packed rows of an epoch."""
+        """Number of packed rows of an epoch."""
         return len(self.row_offsets) - 1
 
     @property
     def fill(self) -> float:
-        """Share of the slots of all rows that hold an event."""
+        """Share of all time steps that hold an event."""
         return float(self.windows.lengths.sum() / (self.num_rows * self.shape[1]))
 
     def batch(self, epoch: int, step: int, part: slice = slice(None)) -> Batch:
-        """Rows `part` of the batch number `step` of an epoch."""
+        """The rows `part` of the batch at a step of an epoch."""
+        batch_size, sequence_length = self.shape
         row_order, window_of_place = self.epoch_order(epoch)
-        rows, slots = self.shape
-        chosen = row_order[step * rows : (step + 1) * rows][part]
-        count = len(range(rows)[part])
-        first, last = self.row_offsets[chosen], self.row_offsets[chosen + 1]
+        rows = row_order[step * batch_size : (step + 1) * batch_size][part]
+        num_rows = len(range(batch_size)[part])
+        first, last = self.row_offsets[rows], self.row_offsets[rows + 1]
         places = self.places_by_row[ranges(first, last - first)]
         windows = window_of_place[places]
         lengths = self.windows.lengths[windows]
-        inner = ranges(np.zeros_like(lengths), lengths)  # position inside the window
-        events = np.repeat(self.windows.starts[windows], lengths) + inner
-        where = (
-            np.repeat(np.repeat(np.arange(len(chosen)), last - first), lengths),
-            np.repeat(self.slot_of_place[places], lengths) + inner,
+        in_window = ranges(np.zeros_like(lengths), lengths)  # position inside the window
+        events = np.repeat(self.windows.starts[windows], lengths) + in_window
+        cells = (
+            np.repeat(np.repeat(np.arange(len(rows)), last - first), lengths),
+            np.repeat(self.first_steps[places], lengths) + in_window,
         )
 
         def spread(values: np.ndarray, fill: int = 0) -> np.ndarray:
-            grid = np.full((count, slots), fill, values.dtype)
-            grid[where] = values
+            grid = np.full((num_rows, sequence_length), fill, values.dtype)
+            grid[cells] = values
             return grid
 
         users = np.searchsorted(self.log.offsets, events, side="right") - 1
         is_first = events == self.log.offsets[users]
-        predicted = inner >= np.repeat(self.windows.burn_ins[windows], lengths)
+        predicted = in_window >= np.repeat(self.windows.burn_ins[windows], lengths)
         return Batch(
             users=spread(users.astype(np.int32)),
             items=spread(self.log.items[events]),
             event_types=spread(self.log.event_types[events].astype(np.int32)),
             gaps=spread(self.gaps[events], NO_GAP),
-            starts=spread(inner == 0),
-            firsts=spread(is_first * self.weights[events].astype(np.float32)),
+            starts=spread(in_window == 0),
+            first_weights=spread(is_first * self.weights[events].astype(np.float32)),
             targets=spread(self.log.items[events + 1]),
             target_event_types=spread(self.log.event_types[events + 1].astype(np.int32)),
             target_gaps=spread(self.gaps[events + 1], NO_GAP),
             weights=spread(np.where(predicted, self.weights[events + 1], 0).astype(np.float32)),
         )
 
-    def _epoch_order(self, epoch: int) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " W"]]:
-        """A permutation of the rows, and the window at every place: one of the place's length."""
+    def _epoch_order(self, epoch: int) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " W"]]:
+        """A permutation of the rows, and for every place a window of the place's length."""
         random = np.random.default_rng([self.seed, epoch])
         row_order = random.permutation(self.num_rows)
         lengths = self.windows.lengths
@@ -187,25 +199,25 @@ class Packing:
 def event_gaps(
     log: EventLog, last_times: Int[np.ndarray, " U"] | None = None
 ) -> Int[np.ndarray, " M"]:
-    """Seconds since the event before of the same user; NO_GAP where none is known.
+    """Seconds since the user's previous event; NO_GAP where it is unknown.
 
     Args:
-        last_times: times of the events before those of the log, negative where there are none.
+        last_times: time of every user's last event before the log, negative if there is none.
     """
     gaps = np.full(len(log.items), NO_GAP, np.int32)
     if log.has_time and len(gaps):
         gaps[1:] = np.clip(np.diff(log.times), 0, MAX_GAP)
         active = log.lengths > 0
-        firsts = log.offsets[:-1][active]
-        gaps[firsts] = NO_GAP
+        first_events = log.offsets[:-1][active]
+        gaps[first_events] = NO_GAP
         if last_times is not None:
-            before = last_times[active]
-            since = np.clip(log.times[firsts] - before, 0, MAX_GAP)
-            gaps[firsts] = np.where(before < 0, NO_GAP, since)
+            previous = last_times[active]
+            since = np.clip(log.times[first_events] - previous, 0, MAX_GAP)
+            gaps[first_events] = np.where(previous < 0, NO_GAP, since)
     return gaps
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """`starts[0] ... starts[0] + lengths[0] - 1, starts[1], ...`, one after another."""
+    """The ranges `start, start + 1, ..., start + length - 1`, concatenated."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)

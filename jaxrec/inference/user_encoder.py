@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxrec.config import Config
 from jaxrec.data.dataset import predicted_event_types, target_event_type
 from jaxrec.data.events import build_event_log, some_events
-from jaxrec.data.tables import validate, without_consecutive_repeats
+from jaxrec.data.tables import validate_tables, without_consecutive_repeats
 from jaxrec.inference.encoding import States, encode_queries, encode_users, user_vectors
 from jaxrec.models.recommender import Model
 from jaxrec.types import NO_GAP, EventLog, Queries
@@ -43,7 +43,7 @@ class UserEncoder:
         """
         if "event" not in events.columns and len(self.event_type_names) == 1:
             events = events.with_columns(pl.lit(self.event_type_names[0]).alias("event"))
-        table = validate(events, None, None, time=self.config.data.time).events
+        table = validate_tables(events, None, None, time=self.config.data.time).events
         return self.validated_log(table, feedback_types)
 
     def validated_log(self, events: pl.DataFrame, feedback_types: Sequence[str] = ()) -> EventLog:

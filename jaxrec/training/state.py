@@ -122,8 +122,8 @@ def make_packing(config: Config, dataset: Dataset) -> Packing:
         split.log,
         split.train_lengths,
         dataset.target_weights,
-        rows=train.batch_size,
-        slots=train.sequence_length,
+        batch_size=train.batch_size,
+        sequence_length=train.sequence_length,
         burn_in=train.burn_in,
         seed=train.seed,
     )

@@ -59,7 +59,7 @@ def test_k_core_counts_users_items_and_nodes_again(tables):
     assert dataset.notes[-1].startswith("Filtered to")
 
 
-def test_kinds_weigh_as_configured_and_negative_ones_nothing(tables):
+def test_event_types_weigh_as_configured_and_negative_ones_nothing(tables):
     data = DataConfig(event_weights={"buy": 3.0}, negative_event_types=("view",))
     dataset = prepare(Config(data=data), tables)
     events = named_events(dataset)
@@ -67,7 +67,7 @@ def test_kinds_weigh_as_configured_and_negative_ones_nothing(tables):
     assert dataset.target_weights.tolist() == expected
 
 
-def test_negative_kinds_are_not_predicted_but_read(tables):
+def test_negative_event_types_are_read_but_not_predicted(tables):
     dataset = prepare(Config(data=DataConfig(negative_event_types=("view",))), tables)
     event_types = named_events(dataset)["event"].to_numpy()
     queries = (dataset.split.validation, *dataset.split.test.values())
@@ -76,7 +76,7 @@ def test_negative_kinds_are_not_predicted_but_read(tables):
     assert len(event_types) == len(tables.events)
 
 
-def test_target_kinds_choose_what_is_asked(tables):
+def test_target_event_types_select_the_queries(tables):
     dataset = prepare(Config(split=SplitConfig(target_event_types=("buy",))), tables)
     event_types = named_events(dataset)["event"].to_numpy()
     assert (event_types[dataset.split.test["every"].positions] == "buy").all()
@@ -85,7 +85,7 @@ def test_target_kinds_choose_what_is_asked(tables):
     assert prepare(Config(), tables).target_event_type == ANY_EVENT_TYPE
 
 
-def test_of_many_queries_evenly_spaced_ones_are_ranked(tables):
+def test_many_queries_are_subsampled_evenly(tables):
     whole = prepare(Config(), tables)
     every = whole.split.test["every"]
     few = prepare(Config(evaluation=EvaluationConfig(queries=5)), tables)
@@ -94,7 +94,7 @@ def test_of_many_queries_evenly_spaced_ones_are_ranked(tables):
     positions = few.split.test["every"].positions
     assert set(positions) <= set(every.positions)
     assert positions[0] == every.positions[0] and positions[-1] == every.positions[-1]
-    assert few.notes[-1] == f"every: of {len(every):,} events 5, evenly spaced, are ranked."
+    assert few.notes[-1] == f"every: 5 of {len(every):,} events, evenly spaced, are ranked."
     np.testing.assert_array_equal(few.split.train_lengths, whole.split.train_lengths)
 
 
@@ -105,8 +105,8 @@ def test_of_many_queries_evenly_spaced_ones_are_ranked(tables):
         {"data": DataConfig(event_weights={"buy": 2.0, "purchase": 3.0})},
     ],
 )
-def test_kinds_that_do_not_occur_are_an_error(tables, option):
-    with pytest.raises(DataError, match=r"event_type.* names \['purchase'\].*buy, view"):
+def test_event_types_that_do_not_occur_are_an_error(tables, option):
+    with pytest.raises(DataError, match=r"event_(types|weights) names \['purchase'\].*buy, view"):
         prepare(Config(**option), tables)
 
 
@@ -118,7 +118,7 @@ def test_order_data_have_no_gaps_and_no_split_by_time(tables):
     assert not prepare(config, tables).split.log.has_time
 
 
-def test_ties_follow_the_item_table_if_asked(tables):
+def test_ties_follow_the_item_table_if_configured(tables):
     events = tables.events.with_columns(timestamp=pl.lit(1_704_067_200_000))
     data = DataConfig(ties="item_id")
     config = Config(data=data, split=SplitConfig(scheme="leave_one_out"))

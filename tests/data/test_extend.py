@@ -13,8 +13,8 @@ from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.graph import build_graph
 from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
-from jaxrec.models.items.id import IdSource
 from jaxrec.models.inputs import Sizes
+from jaxrec.models.items.id import IdSource
 from jaxrec.models.recommender import Recommender, split
 from jaxrec.types import PADDING_MULTIPLE, Catalog, KnowledgeGraph
 
@@ -201,7 +201,7 @@ def test_edges_that_the_model_has_no_parameters_for_are_left_out_and_counted(cat
     assert extension.catalog.graph.num_nodes == catalog.graph.num_nodes
 
 
-def test_triples_of_items_that_nobody_knows(catalog):
+def test_triples_of_unknown_items(catalog):
     new = pl.DataFrame({"item_id": ["d"]})
     extension = extend_catalog(
         catalog, new, table_of_triples(("item", "d", "goes_with", "item", "gone"))
@@ -406,7 +406,7 @@ def test_tables_that_cannot_be_used(catalog, items, message):
         extend_catalog(catalog, pl.DataFrame(items))
 
 
-def test_prices_are_not_cut_to_whole_numbers_in_silence():
+def test_prices_with_a_fraction_are_not_truncated():
     whole = make_catalog(ITEMS.with_columns(pl.col("price").cast(pl.Int64)))
     new = pl.DataFrame({"item_id": ["d", "e"], "price": [9.99, 3.0]})
     with pytest.raises(DataError, match=r"column 'price'.*fraction \(9\.99\).*Int64.*Round"):

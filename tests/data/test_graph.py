@@ -158,7 +158,7 @@ def test_a_full_block_still_has_a_node_for_padding(num_items):
     assert graphs_tuple(graph).receivers.min() >= graph.types[0].count
 
 
-def test_node_ids_and_entities_that_the_graph_lacks():
+def test_unknown_entities_get_the_unknown_node_of_their_type():
     graph = build_graph(ITEMS, TRIPLES)
     brand = graph.type("brand")
     types, ids = pl.Series(["brand", "item", "brand", "item"]), pl.Series(["zeta", "c", "?", "?"])
@@ -201,7 +201,7 @@ def test_paths_that_are_not_there_make_no_edges():
 
 
 @pytest.mark.parametrize("brand", [[["acme"]], {"name": "acme"}, b"acme"])
-def test_values_with_parts_of_their_own_link_to_nothing_and_say_so(brand):
+def test_nested_values_are_refused(brand):
     items = pl.DataFrame({"item_id": ["a"], "brand": [brand]})
     with pytest.raises(DataError, match=r"items, column 'brand': wrong type"):
         item_triples(items)

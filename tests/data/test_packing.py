@@ -1,4 +1,4 @@
-"""Packed batches: nothing lost, nothing twice, and a function of (seed, epoch, step) alone."""
+"""Packed batches hold every target once and depend on (seed, epoch, step) alone."""
 
 from collections import Counter
 
@@ -30,11 +30,14 @@ def make_log(lengths, has_time: bool = True) -> EventLog:
     )
 
 
-def make_packing(lengths, *, slots=8, burn_in=0, rows=3, seed=0, train_lengths=None) -> Packing:
+def make_packing(
+    lengths, *, sequence_length=8, burn_in=0, batch_size=3, seed=0, train_lengths=None
+) -> Packing:
     log = make_log(lengths)
     train_lengths = log.lengths if train_lengths is None else np.array(train_lengths)
     weights = (1 + np.arange(len(log.items)) % 5).astype(np.float32)
-    return Packing(log, train_lengths, weights, rows=rows, slots=slots, burn_in=burn_in, seed=seed)
+    shape = {"batch_size": batch_size, "sequence_length": sequence_length}
+    return Packing(log, train_lengths, weights, **shape, burn_in=burn_in, seed=seed)
 
 
 def epoch_batches(packing: Packing, epoch: int = 0) -> list[Batch]:
@@ -52,12 +55,12 @@ def assert_equal(left: Batch, right: Batch) -> None:
 @st.composite
 def packings(draw) -> Packing:
     lengths = draw(LENGTHS)
-    slots = draw(st.integers(1, 12))
+    sequence_length = draw(st.integers(1, 12))
     return make_packing(
         lengths,
-        slots=slots,
-        burn_in=draw(st.integers(0, slots - 1)),
-        rows=draw(st.integers(1, 5)),
+        sequence_length=sequence_length,
+        burn_in=draw(st.integers(0, sequence_length - 1)),
+        batch_size=draw(st.integers(1, 5)),
         seed=draw(st.integers(0, 3)),
     )
 
@@ -72,7 +75,7 @@ def test_an_epoch_predicts_every_target_once(packing, epoch):
 
 @FEW
 @given(packings(), st.integers(0, 3))
-def test_slots_hold_the_events_of_one_history_in_order(packing, epoch):
+def test_time_steps_hold_the_events_of_one_history_in_order(packing, epoch):
     log = packing.log
     for batch in epoch_batches(packing, epoch):
         assert batch.items.shape == packing.shape
@@ -91,47 +94,47 @@ def test_slots_hold_the_events_of_one_history_in_order(packing, epoch):
         follows[:, 1:] = (
             used[:, :-1] & (events[:, 1:] == events[:, :-1] + 1) & (users[:, 1:] == users[:, :-1])
         )
-        # unless a state is reset, the slot before holds the event before
+        # unless the state is reset, the previous time step holds the previous event
         assert (follows | batch.starts)[used].all()
 
 
 @FEW
 @given(packings())
-def test_a_packed_slot_is_read_with_burn_in_or_from_the_beginning(packing):
-    slots, burn_in = packing.shape[1], int(packing.windows.burn_ins.max(initial=0))
+def test_a_window_is_read_with_burn_in_or_from_the_beginning(packing):
+    sequence_length, burn_in = packing.shape[1], int(packing.windows.burn_ins.max(initial=0))
     first_items = set(packing.log.items[packing.log.offsets[:-1][packing.log.lengths > 0]].tolist())
     for batch in epoch_batches(packing):
-        for row, slot in zip(*np.nonzero(batch.starts), strict=True):
-            warm = batch.weights[row, slot : min(slot + burn_in, slots)]
-            assert batch.items[row, slot] in first_items or not warm.any()
+        for row, step in zip(*np.nonzero(batch.starts), strict=True):
+            warm = batch.weights[row, step : min(step + burn_in, sequence_length)]
+            assert batch.items[row, step] in first_items or not warm.any()
 
 
 @FEW
 @given(st.lists(st.integers(1, 20), max_size=60), st.integers(20, 30))
-def test_packed_windows_neither_overlap_nor_exceed_the_row(lengths, slots):
+def test_packed_windows_neither_overlap_nor_exceed_the_row(lengths, sequence_length):
     lengths = -np.sort(-np.array(lengths, int))
-    rows, first_slots = pack(lengths, slots)
-    taken = np.zeros((int(rows.max(initial=-1)) + 1, slots), int)
-    for row, slot, length in zip(rows, first_slots, lengths, strict=True):
-        assert slot + length <= slots
-        taken[row, slot : slot + length] += 1
+    rows, first_steps = pack(lengths, sequence_length)
+    taken = np.zeros((int(rows.max(initial=-1)) + 1, sequence_length), int)
+    for row, step, length in zip(rows, first_steps, lengths, strict=True):
+        assert step + length <= sequence_length
+        taken[row, step : step + length] += 1
     assert taken.max(initial=0) <= 1
     assert taken.any(axis=1).all()
 
 
 def test_a_window_goes_to_the_fullest_row_that_holds_it():
-    rows, first_slots = pack(np.array([6, 5, 4]), 10)
+    rows, first_steps = pack(np.array([6, 5, 4]), 10)
     assert rows.tolist() == [0, 1, 0]
-    assert first_slots.tolist() == [0, 0, 6]
+    assert first_steps.tolist() == [0, 0, 6]
 
 
 @FEW
 @given(packings(), st.integers(0, 2), st.data())
 def test_parts_of_hosts_make_up_the_whole_batch(packing, epoch, data):
-    rows = packing.shape[0]
-    cut = data.draw(st.integers(0, rows))
+    batch_size = packing.shape[0]
+    cut = data.draw(st.integers(0, batch_size))
     step = data.draw(st.integers(0, packing.steps_per_epoch - 1))
-    parts = [packing.batch(epoch, step, part) for part in (slice(0, cut), slice(cut, rows))]
+    parts = [packing.batch(epoch, step, part) for part in (slice(0, cut), slice(cut, batch_size))]
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     assert_equal(whole, packing.batch(epoch, step))
 
@@ -155,14 +158,15 @@ def test_epochs_hold_the_same_targets_in_another_order():
 
 
 def test_rows_change_their_order_between_epochs():
-    packing = make_packing(range(2, 30), slots=64, rows=1)  # no two windows of one length
+    lengths = range(2, 30)  # no two windows of equal length
+    packing = make_packing(lengths, sequence_length=64, batch_size=1)
     first, second = ([b.items.tobytes() for b in epoch_batches(packing, e)] for e in (0, 1))
     assert first != second
     assert sorted(first) == sorted(second)
 
 
 def test_windows_of_one_length_change_places_between_epochs():
-    packing = make_packing([4] * 40, slots=6, rows=10)
+    packing = make_packing([4] * 40, sequence_length=6, batch_size=10)
 
     def neighbours(epoch: int) -> set[frozenset[int]]:
         return {
@@ -179,7 +183,7 @@ def test_windows_of_one_length_change_places_between_epochs():
 def test_rows_of_a_shop_are_nearly_full(burn_in):
     random = np.random.default_rng(0)
     lengths = np.clip(random.lognormal(2.0, 1.0, 5000), 2, 2000).astype(int)
-    assert make_packing(lengths, slots=64, burn_in=burn_in).fill >= 0.97
+    assert make_packing(lengths, sequence_length=64, burn_in=burn_in).fill >= 0.97
 
 
 def test_only_training_events_are_read_or_predicted():
@@ -190,7 +194,7 @@ def test_only_training_events_are_read_or_predicted():
 
 
 def test_windows_are_laid_from_the_end_with_their_burn_in():
-    windows = cut_windows(np.array([0, 12]), np.array([12]), slots=5, burn_in=2)
+    windows = cut_windows(np.array([0, 12]), np.array([12]), sequence_length=5, burn_in=2)
     ends = windows.starts + windows.lengths
     assert windows.starts.tolist() == [6, 3, 0]
     assert ends.tolist() == [11, 8, 5]
@@ -198,9 +202,9 @@ def test_windows_are_laid_from_the_end_with_their_burn_in():
 
 
 @pytest.mark.parametrize("burn_in", [-1, 8, 9])
-def test_burn_in_must_leave_a_slot(burn_in):
-    with pytest.raises(ValueError, match=f"below slots=8, not {burn_in}"):
-        make_packing([5], slots=8, burn_in=burn_in)
+def test_burn_in_must_leave_a_time_step(burn_in):
+    with pytest.raises(ValueError, match=f"below sequence_length=8, not {burn_in}"):
+        make_packing([5], sequence_length=8, burn_in=burn_in)
 
 
 def test_gaps_are_seconds_since_the_users_event_before():
@@ -210,7 +214,7 @@ def test_gaps_are_seconds_since_the_users_event_before():
 
 
 def test_a_window_inside_a_history_keeps_the_gap_before_it():
-    packing = make_packing([9], slots=4, rows=2)
+    packing = make_packing([9], sequence_length=4, batch_size=2)
     (batch,) = epoch_batches(packing)
     used = batch.items > 0
     np.testing.assert_array_equal(batch.gaps[used], event_gaps(packing.log)[batch.items[used] - 1])
@@ -229,7 +233,8 @@ def test_gaps_beyond_the_largest_integer_are_cut():
 
 def test_only_the_first_event_of_a_user_counts_as_first_with_its_weight():
     lengths = [20, 3, 9]  # the first and the last are cut into windows of 4
-    (batch,) = epoch_batches(make_packing(lengths, slots=4, rows=40))
+    (batch,) = epoch_batches(make_packing(lengths, sequence_length=4, batch_size=40))
     assert batch.starts.sum() > len(lengths)
-    found = dict(zip(batch.items[batch.firsts > 0], batch.firsts[batch.firsts > 0], strict=True))
+    is_first = batch.first_weights > 0
+    found = dict(zip(batch.items[is_first], batch.first_weights[is_first], strict=True))
     assert found == {1: 1, 21: 1, 24: 4}

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from jaxrec.data.sources import load_source
-from jaxrec.data.tables import Tables, filter_tables, validate
+from jaxrec.data.tables import Tables, filter_tables, validate_tables
 from jaxrec.errors import DataError
 
 
@@ -225,7 +225,7 @@ def test_directory_with_tables_may_hold_other_files(tmp_path):
     events.write_csv(tmp_path / "events.csv")
     tables = load_source(str(tmp_path), time="order", strict=True)
     assert tables.events["timestamp"].to_list() == [5]
-    assert tables.items.equals(validate(events, None, None, time="order").items)
+    assert tables.items.equals(validate_tables(events, None, None, time="order").items)
 
 
 def test_source_that_does_not_exist():
@@ -233,11 +233,9 @@ def test_source_that_does_not_exist():
         load_source("ml-10k")
 
 
-def test_file_of_another_kind(tmp_path):
+def test_file_of_an_unknown_format(tmp_path):
     (tmp_path / "retail.xlsx").touch()
-    with pytest.raises(
-        DataError, match=r"retail\.xlsx: not a file of a known event_type; use .parquet"
-    ):
+    with pytest.raises(DataError, match=r"retail\.xlsx: unknown file format; use .parquet"):
         load_source(str(tmp_path / "retail.xlsx"))
 
 

@@ -4,7 +4,6 @@ import tempfile
 from itertools import groupby, islice
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -14,8 +13,8 @@ from polars.testing import assert_frame_equal
 from jaxrec.data import stream as stream_module
 from jaxrec.data.files import read_table
 from jaxrec.data.sources import load_source
-from jaxrec.data.stream import _stable_hash, open_events
-from jaxrec.data.tables import validate
+from jaxrec.data.stream import open_events
+from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError
 
 SECOND = 1_700_000_000
@@ -76,8 +75,8 @@ def users_of(block):
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])
 def test_every_format_gives_the_events_that_reading_it_at_once_gives(tmp_path, suffix, users):
     path = written(tmp_path, users, suffix)
-    whole = validate(read_table(path), None, None).events
-    blocks = as_blocks(path, 2, rows=3)
+    whole = validate_tables(read_table(path), None, None).events
+    blocks = as_blocks(path, 2, rows_per_batch=3)
     assert [block.schema for block in blocks] == [whole.schema] * len(blocks)
     assert sum(map(len, blocks)) == len(whole)
     assert rows_by_user(pl.concat(blocks)) == rows_by_user(whole)
@@ -93,7 +92,7 @@ def test_blocks_hold_every_event_once_and_all_of_a_user_together(runs, users, ro
     ids = [user for user, length in runs for _ in range(length)]
     order = [user for user, _ in groupby(ids)]
     with tempfile.TemporaryDirectory() as directory:
-        stream = open_events(written(Path(directory), ids), users, rows=rows)
+        stream = open_events(written(Path(directory), ids), users, rows_per_batch=rows)
         blocks = list(stream.blocks())
     members = [users_of(block) for block in blocks]
     listed = [user for member in members for user in member]
@@ -109,14 +108,14 @@ def test_blocks_hold_every_event_once_and_all_of_a_user_together(runs, users, ro
 
 
 def test_a_block_ends_where_its_last_user_does(tmp_path):
-    blocks = as_blocks(written(tmp_path, GROUPED), 2, rows=4)
+    blocks = as_blocks(written(tmp_path, GROUPED), 2, rows_per_batch=4)
     assert [users_of(block) for block in blocks] == [["07", "b"], ["é", "c"], ["007", "d"]]
     assert [len(block) for block in blocks] == [3, 6, 3]
 
 
 @pytest.mark.parametrize("users", [["a"] * 10 + ["b"], ["b", *["a"] * 10, "b"]])
 def test_a_user_with_more_events_than_a_batch_stays_whole(tmp_path, users):
-    blocks = as_blocks(written(tmp_path, users), 1, rows=2)
+    blocks = as_blocks(written(tmp_path, users), 1, rows_per_batch=2)
     assert {users_of(block)[0]: len(block) for block in blocks} == {
         user: users.count(user) for user in users
     }
@@ -154,7 +153,7 @@ def test_a_late_row_of_another_type_is_read_as_text(tmp_path):
     path = tmp_path / "events.jsonl"
     line = f'{{"user_id": USER, "item_id": 1, "timestamp": {SECOND}}}\n'
     path.write_text(line.replace("USER", "7") * 2000 + line.replace("USER", '"x"'))
-    blocks = as_blocks(path, 1, rows=500)
+    blocks = as_blocks(path, 1, rows_per_batch=500)
     assert [(users_of(block), len(block)) for block in blocks] == [(["7"], 2000), (["x"], 1)]
     assert blocks[0]["item_id"][0] == "1"
 
@@ -171,7 +170,7 @@ def test_timestamps_of_a_csv_mean_the_same_in_every_batch(tmp_path, stamps, mill
     path = tmp_path / "events.csv"
     rows = "".join(f"{number},i,{stamp}\n" for number, stamp in enumerate(stamps))
     path.write_text("user_id,item_id,timestamp\n" + rows)
-    assert pl.concat(as_blocks(path, 5, rows=1))["timestamp"].to_list() == milliseconds
+    assert pl.concat(as_blocks(path, 5, rows_per_batch=1))["timestamp"].to_list() == milliseconds
 
 
 def test_positions_stay_exact(tmp_path):
@@ -180,7 +179,7 @@ def test_positions_stay_exact(tmp_path):
     assert as_blocks(path, 1, time="order")[0]["timestamp"].to_list() == [2**60 + 1, 5]
 
 
-def test_the_only_known_kind_fills_in_for_a_missing_column(tmp_path):
+def test_the_only_known_event_type_fills_in_for_a_missing_column(tmp_path):
     path = write(events_of(GROUPED).drop("event"), tmp_path / "events.csv")
     assert set(as_blocks(path, 9, event_types=("buy",))[0]["event"]) == {"buy"}
     assert set(as_blocks(path, 9, event_types=("buy", "view"))[0]["event"]) == {"event"}
@@ -192,9 +191,9 @@ def test_repeats_of_an_event_id_are_dropped_across_batches(tmp_path, users):
     keyless = frame.head(2).with_columns(event_id=pl.lit(None, pl.String))
     repeated = pl.concat([frame, keyless, keyless, frame]).sort("user_id", maintain_order=True)
     path = write(repeated, tmp_path / "events.parquet")
-    whole = validate(read_table(path), None, None).events
+    whole = validate_tables(read_table(path), None, None).events
     assert len(whole) == len(frame) + 4
-    assert_frame_equal(pl.concat(as_blocks(path, 2, rows=3)), whole)
+    assert_frame_equal(pl.concat(as_blocks(path, 2, rows_per_batch=3)), whole)
 
 
 # ---- the same blocks every time
@@ -203,44 +202,22 @@ def test_repeats_of_an_event_id_are_dropped_across_batches(tmp_path, users):
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
 def test_blocks_do_not_depend_on_the_run_or_on_the_batches(tmp_path, users):
     path = written(tmp_path, users)
-    first, *others = (as_blocks(path, 2, rows=rows) for rows in (3, 3, 1, 5, 100))
+    first, *others = (as_blocks(path, 2, rows_per_batch=rows) for rows in (3, 3, 1, 5, 100))
     for blocks in others:
         assert len(blocks) == len(first)
         for block, expected in zip(blocks, first, strict=True):
             assert_frame_equal(block, expected)
 
 
-def hash_of(text):
-    """`_stable_hash` of one id, in Python's integers."""
-    data = text.encode()
-    bits = len(data)
-    for start in range(0, len(data) + 1, 8):
-        bits ^= int.from_bytes(data[start : start + 8], "little")
-        for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-            bits = (bits ^ (bits >> 33)) * factor % 2**64
-        bits ^= bits >> 33
-    return bits
-
-
-@given(st.lists(st.text(max_size=30), min_size=1))
-def test_the_hash_is_computed_from_the_bytes_alone(texts):
-    hashes = _stable_hash(pl.Series(texts, dtype=pl.String))
-    assert hashes.tolist() == [hash_of(text) for text in texts]
-
-
-def test_the_hash_never_changes():
-    # A job that is restarted with a newer version continues with the blocks of the older one.
-    hashes = _stable_hash(pl.Series(["", "7", "user-00001"]))
-    assert hashes.tolist() == [0, 17322081355905051379, 18243666948851342402]
-
-
-def test_the_hash_spreads_numbered_ids_evenly():
-    ids = pl.Series([f"user{number:06}" for number in range(64_000)])
-    hashes = _stable_hash(ids)
-    counts = np.bincount((hashes >> np.uint64(58)).astype(np.int64), minlength=64)
-    assert len(np.unique(hashes)) == len(ids)
-    assert counts.min() > 850
-    assert counts.max() < 1150
+@given(st.lists(st.text(max_size=12).filter(lambda text: text.strip()), min_size=1, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_users_of_an_ungrouped_file_are_sorted_by_the_bytes_of_their_ids(users):
+    with tempfile.TemporaryDirectory() as directory:
+        path = written(Path(directory), [*users, "other", *users, "other"])
+        stream = open_events(path, 3, rows_per_batch=7)
+        listed = [user for block in stream.blocks() for user in users_of(block)]
+    assert not stream.grouped
+    assert listed == sorted({*users, "other"}, key=str.encode)
 
 
 # ---- memory
@@ -262,38 +239,50 @@ def record_lengths(monkeypatch, name, argument=0):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_no_batch_is_larger_than_asked_for(tmp_path, monkeypatch, suffix):
+def test_no_batch_is_larger_than_rows_per_batch(tmp_path, monkeypatch, suffix):
     path = written(tmp_path, [str(number // 3) for number in range(100)], suffix)
-    batches = record_lengths(monkeypatch, "validate")
-    blocks = as_blocks(path, 2, rows=8)
+    batches = record_lengths(monkeypatch, "validate_tables")
+    blocks = as_blocks(path, 2, rows_per_batch=8)
     assert sum(batches) == 100
     assert max(batches) == 8
     assert max(len(block) for block in blocks) == 6
 
 
-def test_buckets_are_about_as_large_as_batches(tmp_path, monkeypatch):
-    path = written(tmp_path, [str(number % 1000) for number in range(3000)])
-    buckets = record_lengths(monkeypatch, "_whole_users")
-    assert len(pl.concat(as_blocks(path, 10, rows=300))) == 3000
-    assert sum(buckets) == 3000
-    assert len(buckets) == 10
-    assert max(buckets) < 2 * 300
+def test_an_ungrouped_file_is_sorted_within_the_memory_limit(tmp_path, monkeypatch):
+    count = 600_000
+    numbers = pl.Series(range(count)) * 7919 % 50_021
+    frame = pl.DataFrame(
+        {
+            "user_id": pl.select(pl.format("a-user-with-a-long-id-{}", numbers)).to_series(),
+            "item_id": pl.select(pl.format("an-item-with-a-long-id-{}", numbers)).to_series(),
+            "timestamp": range(SECOND, SECOND + count),
+        }
+    )
+    path = write(frame, tmp_path / "events.parquet")
+    monkeypatch.setattr(stream_module, "MIN_MEMORY", 48 * 1000**2)
+    monkeypatch.setattr(stream_module, "THREADS", 1)
+    frames = record_lengths(monkeypatch, "_whole_users")
+    events = pl.concat(as_blocks(path, 1000, rows_per_batch=50_000))
+    assert max(frames) <= 50_000
+    expected = frame.sort("user_id", maintain_order=True)
+    assert events["user_id"].equals(expected["user_id"])
+    assert (events["timestamp"] // 1000).equals(expected["timestamp"])
 
 
 def test_blocks_come_before_the_file_is_read_to_its_end(tmp_path, monkeypatch):
     path = written(tmp_path, [str(number // 3) for number in range(100)])
-    batches = record_lengths(monkeypatch, "validate")
-    next(open_events(path, 2, rows=8).blocks())
+    batches = record_lengths(monkeypatch, "validate_tables")
+    next(open_events(path, 2, rows_per_batch=8).blocks())
     assert batches == [8]
 
 
-# ---- some users only
+# ---- selected users
 
 
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
 def test_users_that_are_not_to_be_kept_are_left_out(tmp_path, users):
     keep = pl.Series(["é", "007", "never seen", "é"])
-    stream = open_events(written(tmp_path, users), 5, keep=keep, rows=3)
+    stream = open_events(written(tmp_path, users), 5, keep=keep, rows_per_batch=3)
     (block,) = stream.blocks()
     expected = events_of(users).filter(pl.col("user_id").is_in(["é", "007"]))
     expected = expected.with_columns(pl.col("timestamp") * 1000)
@@ -309,7 +298,7 @@ def test_kept_ids_may_be_numbers(tmp_path):
 
 def test_a_file_is_grouped_if_its_kept_users_are(tmp_path):
     path = written(tmp_path, ["x", "a", "x", "a", "x", "b", "x"])
-    stream = open_events(path, 1, keep=pl.Series(["a", "b"]), rows=2)
+    stream = open_events(path, 1, keep=pl.Series(["a", "b"]), rows_per_batch=2)
     assert stream.grouped
     assert stream.notes == ()
     assert [len(block) for block in stream.blocks()] == [2, 1]
@@ -318,42 +307,50 @@ def test_a_file_is_grouped_if_its_kept_users_are(tmp_path):
 @pytest.mark.parametrize("keep", [["nobody"], []])
 def test_without_a_kept_user_there_are_no_blocks(tmp_path, keep):
     path = written(tmp_path, SCATTERED)
-    assert as_blocks(path, 1, keep=pl.Series(keep, dtype=pl.String), rows=3) == []
+    assert as_blocks(path, 1, keep=pl.Series(keep, dtype=pl.String), rows_per_batch=3) == []
 
 
 # ---- sorting on disk
 
 
 def test_a_note_tells_of_sorting_on_disk(tmp_path):
-    assert open_events(written(tmp_path, GROUPED), 2, rows=5).notes == ()
-    (note,) = open_events(written(tmp_path, SCATTERED, ".csv"), 2, rows=5).notes
+    assert open_events(written(tmp_path, GROUPED), 2, rows_per_batch=5).notes == ()
+    (note,) = open_events(written(tmp_path, SCATTERED, ".csv"), 2, rows_per_batch=5).notes
     assert "events.csv: not grouped by user" in note
-    assert "12 rows, 3 buckets" in note
+    assert "sorted on disk first (12 rows)" in note
 
 
-def test_the_scratch_directory_is_emptied_at_the_end(tmp_path):
-    scratch = tmp_path / "new" / "scratch"
+@pytest.fixture
+def scratch(tmp_path, monkeypatch) -> Path:
+    """The directory for temporary files; its name has characters of a glob pattern."""
+    directory = tmp_path / "scratch [1] *"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    return directory
+
+
+def test_temporary_files_are_deleted_at_the_end(tmp_path, scratch):
     seen = []
-    for _ in open_events(written(tmp_path, SCATTERED), 2, rows=3, scratch=scratch).blocks():
+    for _ in open_events(written(tmp_path, SCATTERED), 2, rows_per_batch=3).blocks():
         seen.append(len(list(scratch.rglob("*"))))
-    assert min(seen) > 1
+    assert seen[0] > 1
     assert list(scratch.iterdir()) == []
 
 
-def test_the_scratch_directory_is_emptied_when_nobody_reads_on(tmp_path):
-    blocks = open_events(written(tmp_path, SCATTERED), 2, rows=3, scratch=tmp_path / "s").blocks()
+def test_temporary_files_are_deleted_when_reading_stops_early(tmp_path, scratch):
+    blocks = open_events(written(tmp_path, SCATTERED), 2, rows_per_batch=3).blocks()
     assert len(list(islice(blocks, 1))) == 1
-    assert list((tmp_path / "s").iterdir())
+    assert list(scratch.iterdir())
     blocks.close()
-    assert list((tmp_path / "s").iterdir()) == []
+    assert list(scratch.iterdir()) == []
 
 
-def test_the_scratch_directory_is_emptied_after_an_error(tmp_path):
+def test_temporary_files_are_deleted_after_an_error(tmp_path, scratch):
     frame = events_of(SCATTERED).with_columns(pl.col("timestamp").replace(SECOND + 10, None))
     path = write(frame, tmp_path / "events.parquet")
     with pytest.raises(DataError, match="are not timestamps"):
-        as_blocks(path, 2, rows=3, scratch=tmp_path / "s")
-    assert list((tmp_path / "s").iterdir()) == []
+        as_blocks(path, 2, rows_per_batch=3)
+    assert list(scratch.iterdir()) == []
 
 
 # ---- what is wrong with a file
@@ -393,8 +390,8 @@ def test_a_corrupt_file_is_named(tmp_path, name, text):
         as_blocks(tmp_path / name, 1)
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"events\.txt: not a file of a known event_type"):
+def test_a_file_of_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"events\.txt: unknown file format"):
         open_events(tmp_path / "events.txt", 1)
 
 
@@ -425,7 +422,7 @@ def test_a_null_id_is_found_by_its_batch_and_row(tmp_path, suffix, column):
     place = rf"events{suffix}, batch from row 9, column '{column}'"
     message = rf"{place}: 1 of 4 values are null or empty \(row 2: None\)"
     with pytest.raises(DataError, match=message):
-        as_blocks(path, 1, rows=4)
+        as_blocks(path, 1, rows_per_batch=4)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -437,14 +434,14 @@ def test_batches_in_two_units_are_refused(tmp_path, suffix, first, second):
     path = write(events_of(GROUPED).with_columns(stamps), tmp_path / f"events{suffix}")
     message = rf"events{suffix}, batch from row 5, column 'timestamp': \w*seconds after rows of"
     with pytest.raises(DataError, match=message):
-        as_blocks(path, 1, rows=4)
+        as_blocks(path, 1, rows_per_batch=4)
 
 
 def test_dates_and_numbers_in_two_batches_are_refused(tmp_path):
     path = tmp_path / "events.csv"
     path.write_text(f"user_id,item_id,timestamp\na,i,2024-01-01\na,j,{SECOND}\n")
     with pytest.raises(DataError, match="seconds after rows of dates"):
-        as_blocks(path, 1, rows=1)
+        as_blocks(path, 1, rows_per_batch=1)
 
 
 def test_an_event_id_of_two_events_of_a_user_is_refused(tmp_path):
@@ -452,11 +449,11 @@ def test_an_event_id_of_two_events_of_a_user_is_refused(tmp_path):
     clash = pl.Series("event_id", ["x" if row in (3, 7) else None for row in range(12)])
     path = write(frame.with_columns(clash), tmp_path / "events.parquet")
     with pytest.raises(DataError, match=r"block from user 'é'.*several different rows"):
-        as_blocks(path, 1, rows=2)
+        as_blocks(path, 1, rows_per_batch=2)
 
 
 def test_sizes_must_be_positive(tmp_path):
     path = written(tmp_path, GROUPED)
-    for sizes in ({"users": 0}, {"users": 1, "rows": 0}):
+    for sizes in ({"users_per_block": 0}, {"users_per_block": 1, "rows_per_batch": 0}):
         with pytest.raises(ValueError, match="at least 1"):
             open_events(path, **sizes)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from jaxrec.data.tables import Tables, filter_tables, read_tables, validate, validate_items
+from jaxrec.data.tables import Tables, filter_tables, read_tables, validate_items, validate_tables
 from jaxrec.errors import DataError
 
 SECOND = 1_700_000_000
@@ -130,7 +130,7 @@ def test_a_category_path_of_paths_is_refused():
         validate_items(items, "items")
 
 
-def test_item_columns_have_one_way_to_say_nothing():
+def test_null_is_the_only_missing_value_of_item_columns():
     """As pandas writes them: NaN, categories, arrays, lists without a value."""
     items = pl.DataFrame(
         [
@@ -156,7 +156,7 @@ def test_item_columns_have_one_way_to_say_nothing():
 
 def test_numeric_ids_become_strings_and_event_is_filled_in():
     events = pl.DataFrame({"user_id": [7, 8], "item_id": [1.0, 2.0], "timestamp": [SECOND] * 2})
-    tables = validate(events, pl.DataFrame({"item_id": [2, 1]}), None)
+    tables = validate_tables(events, pl.DataFrame({"item_id": [2, 1]}), None)
     assert tables.events["user_id"].to_list() == ["7", "8"]
     assert tables.events["item_id"].to_list() == ["1", "2"]
     assert tables.events["event"].to_list() == ["event", "event"]
@@ -165,10 +165,10 @@ def test_numeric_ids_become_strings_and_event_is_filled_in():
 
 def test_other_columns_follow_the_known_ones():
     events = EVENTS.select(pl.lit(4).alias("rating"), pl.all().reverse())
-    assert validate(events, ITEMS, None).events.columns == [*EVENTS.columns, "rating"]
+    assert validate_tables(events, ITEMS, None).events.columns == [*EVENTS.columns, "rating"]
 
 
-def test_without_items_they_are_those_of_the_events(tmp_path):
+def test_without_an_items_table_the_events_give_the_items(tmp_path):
     EVENTS.write_csv(tmp_path / "events.csv")
     tables = read_tables(tmp_path, strict=True)
     assert tables.items["item_id"].to_list() == ["007", "b"]
@@ -202,7 +202,7 @@ def test_without_items_they_are_those_of_the_events(tmp_path):
 )
 def test_timestamps_become_milliseconds(timestamps, milliseconds):
     events = EVENTS.head(2).with_columns(pl.Series("timestamp", timestamps, strict=False))
-    found = validate(events, ITEMS, None).events["timestamp"]
+    found = validate_tables(events, ITEMS, None).events["timestamp"]
     assert found.dtype == pl.Int64
     expected = zip(found, milliseconds, strict=True)
     assert all(want is None or value == want for value, want in expected)
@@ -210,20 +210,22 @@ def test_timestamps_become_milliseconds(timestamps, milliseconds):
 
 def test_time_zones_of_datetime_columns_count():
     local = pl.Series("timestamp", [datetime(1970, 1, 1, 9)]).dt.replace_time_zone("Asia/Tokyo")
-    assert validate(EVENTS.head(1).with_columns(local), ITEMS, None).events["timestamp"][0] == 0
+    assert (
+        validate_tables(EVENTS.head(1).with_columns(local), ITEMS, None).events["timestamp"][0] == 0
+    )
 
 
 @pytest.mark.parametrize("positions", [[0, 1, 2], [0.0, 1.0, 2.0], ["0", "1", "2"]])
 def test_order_keeps_positions(positions):
     events = EVENTS.with_columns(pl.Series("timestamp", positions))
-    tables = validate(events, ITEMS, None, time="order")
+    tables = validate_tables(events, ITEMS, None, time="order")
     assert tables.events["timestamp"].to_list() == [0, 1, 2]
     assert tables.events["timestamp"].dtype == pl.Int64
     assert tables.notes == ()
 
 
 def test_positions_taken_for_seconds_are_noted():
-    tables = validate(EVENTS.with_columns(timestamp=pl.Series([0, 1, 2])), ITEMS, None)
+    tables = validate_tables(EVENTS.with_columns(timestamp=pl.Series([0, 1, 2])), ITEMS, None)
     assert "time: order" in tables.notes[0]
 
 
@@ -337,7 +339,7 @@ def test_item_id_with_two_contents(tmp_path):
 
 
 def test_exact_repeats_of_items_are_dropped_and_noted():
-    tables = validate(EVENTS, pl.concat([ITEMS, ITEMS.head(2)]), None)
+    tables = validate_tables(EVENTS, pl.concat([ITEMS, ITEMS.head(2)]), None)
     assert_frame_equal(tables.items, ITEMS)
     assert tables.notes == ("items: rows dropped because they repeat an item_id exactly: 2.",)
 
@@ -352,14 +354,14 @@ def test_event_id_with_two_contents(tmp_path):
 def test_exact_repeats_of_an_event_id_are_dropped_and_noted():
     unnamed = EVENTS.tail(1).with_columns(event_id=pl.lit(None, pl.String))
     events = pl.concat([EVENTS, EVENTS.head(1), unnamed, unnamed])
-    tables = validate(events, ITEMS, None)
+    tables = validate_tables(events, ITEMS, None)
     assert_frame_equal(tables.events, pl.concat([EVENTS, unnamed, unnamed]))
     assert tables.notes == ("events: rows dropped because they repeat an event_id exactly: 1.",)
 
 
 def test_equal_events_without_event_id_all_stay():
     events = pl.concat([EVENTS, EVENTS]).drop("event_id")
-    assert_frame_equal(validate(events, ITEMS, None).events, events)
+    assert_frame_equal(validate_tables(events, ITEMS, None).events, events)
 
 
 @pytest.mark.parametrize("clash", ["Title", " title", "TITLE "])
@@ -485,7 +487,7 @@ def log(*events: str, triples: pl.DataFrame | None = None) -> Tables:
             "timestamp": range(len(events)),
         }
     )
-    return validate(frame, pl.DataFrame({"item_id": list("abcd")}), triples, time="order")
+    return validate_tables(frame, pl.DataFrame({"item_id": list("abcd")}), triples, time="order")
 
 
 def pairs(tables: Tables) -> list[str]:
@@ -547,7 +549,7 @@ def test_consecutive_repeats_are_found_in_time_order():
 
     shuffled = tables.events.with_columns(timestamp=pl.Series([0, 0, 2, 1, 3, 1, 1]))
     # user 1 in time order: rows 0 (a), 3 (b), 2 (a), 4 (a); user 2: rows 1 (a), 5 (b), 6 (b)
-    kept = filter_tables(validate(shuffled, None, None, time="order"), drop_repeats=True)
+    kept = filter_tables(validate_tables(shuffled, None, None, time="order"), drop_repeats=True)
     assert_frame_equal(kept.events, shuffled[[0, 1, 2, 3, 5]])
 
 

@@ -51,12 +51,12 @@ def test_item_texts_write_numbers_and_cut_long_columns():
     assert found == "x" * 400 + ". 7. 1.5"
 
 
-def test_item_texts_without_any_of_the_columns_name_those_there_are():
+def test_item_texts_without_any_of_the_columns_are_refused():
     with pytest.raises(ValueError, match=r"title, brand.*item_id, price"):
         item_texts(pl.DataFrame({"item_id": ["a"], "price": [1.0]}), ("title", "brand"))
 
 
-def test_item_texts_of_values_with_parts_of_their_own_are_refused():
+def test_item_texts_of_nested_values_are_refused():
     items = pl.DataFrame({"item_id": ["a"], "title": [{"en": "Soap"}]})
     with pytest.raises(DataError, match="items, column 'title': wrong type Struct"):
         item_texts(items, ("title",))
@@ -87,7 +87,7 @@ def test_long_texts_are_cut_to_max_tokens_with_the_last_token_kept():
     assert word_pieces(tokens.ids[0]) == ["[CLS]", *["red"] * 9, "[SEP]"]
 
 
-def test_chunks_do_not_show(monkeypatch):
+def test_token_ids_do_not_depend_on_chunks(monkeypatch):
     texts = ["red", "blue nails", "", "soap tool red", "a"]
     whole = tokenize(texts, TINY, 16)
     monkeypatch.setattr(text, "TOKENIZER_CHUNK", 2)

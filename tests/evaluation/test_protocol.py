@@ -3,7 +3,8 @@ import polars as pl
 import pytest
 
 from jaxrec.config import EvaluationConfig, SplitConfig
-from jaxrec.data.events import Split, build_event_log, split_log
+from jaxrec.data.events import build_event_log
+from jaxrec.data.splits import Split, split_log
 from jaxrec.evaluation.protocol import (
     evaluate,
     evaluate_baselines,

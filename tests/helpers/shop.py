@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from jaxrec.data.tables import Tables, validate
+from jaxrec.data.tables import Tables, validate_tables
 from jaxrec.inference.trained_model import TrainedModel, padded_bias
 
 NUM_USERS, NUM_ITEMS, NUM_BRANDS = 40, 30, 5
@@ -44,7 +44,7 @@ def make_tables() -> Tables:
             "categories": [["Beauty", shelves[item % 3], f"Kind {item % 6}"] for item in numbers],
         }
     )
-    return validate(events, catalogue, None)
+    return validate_tables(events, catalogue, None)
 
 
 def make_shop() -> Tables:
@@ -69,7 +69,7 @@ def make_shop() -> Tables:
             "price": [1.5 * item for item in range(40)],
         }
     )
-    return validate(events, catalogue, None)
+    return validate_tables(events, catalogue, None)
 
 
 def corrected(model: TrainedModel, popularity: float = -0.5) -> TrainedModel:

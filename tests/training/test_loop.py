@@ -19,7 +19,7 @@ from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
-from jaxrec.data.tables import validate
+from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError, RunError
 from jaxrec.evaluation import metrics
 from jaxrec.training import logging as report
@@ -290,7 +290,7 @@ def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tm
     [(["id+graph+text"], ("id+graph+text",)), (["text+graph", "id"], ("id",))],
 )
 def test_events_alone_are_enough(tables, tmp_path, capsys, experts, usable):
-    bare = validate(tables.events.drop("event"), None, None)
+    bare = validate_tables(tables.events.drop("event"), None, None)
     results = training.fit(config(**{"model.experts": experts}), tmp_path / "run", tables=bare)
     assert results["test"]["model"]["count"] > 0
     model = jaxrec.load(tmp_path / "run")
@@ -303,7 +303,7 @@ def test_events_alone_are_enough(tables, tmp_path, capsys, experts, usable):
 
 
 def test_no_expert_with_a_source_is_an_error(tables, tmp_path):
-    bare = validate(tables.events, None, None)
+    bare = validate_tables(tables.events, None, None)
     with pytest.raises(DataError, match="no source for the experts text; give items a text"):
         training.fit(config(**{"model.experts": ["text"]}), tmp_path / "run", tables=bare)
     assert not (tmp_path / "run").exists()

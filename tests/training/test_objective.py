@@ -85,7 +85,7 @@ def make_batch() -> Batch:
         event_types=np.array([[0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]]),
         gaps=np.where(used, 60, NO_GAP),
         starts=np.array([[1, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
-        firsts=np.array([[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], np.float32),
+        first_weights=np.array([[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], np.float32),
         targets=np.array([[2, 3, 6, 5, 1, 0], [1, 5, 2, 4, 0, 0]]),
         target_event_types=np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]),
         target_gaps=np.full((2, 6), 60),
@@ -150,7 +150,7 @@ def test_first_items_train_the_vectors_of_their_event_type_and_of_any(model):
     """Requests may name an event type or none, so the gradient reaches both vectors."""
     batch, arrays = make_batch(), make_arrays()
     second = np.ones_like(batch.event_types)
-    batch = replace(batch, firsts=(batch.items > 0).astype(np.float32), event_types=second)
+    batch = replace(batch, first_weights=(batch.items > 0).astype(np.float32), event_types=second)
     expert = model.experts[0]
     graphdef, params = nnx.split(expert)
     items = jax.random.normal(KEY, (8, CONFIG.model.hidden_size))

@@ -31,5 +31,5 @@ class FirstItem:
         losses = -jax.nn.log_softmax(logits.astype(jnp.float32))
         targets = half_hidden(inputs.key, jnp.asarray(batch.event_types), ANY_EVENT_TYPE)
         return weighted_mean(
-            losses[targets - ANY_EVENT_TYPE, batch.items], jnp.asarray(batch.firsts)
+            losses[targets - ANY_EVENT_TYPE, batch.items], jnp.asarray(batch.first_weights)
         )

@@ -1,0 +1,126 @@
+"""Splits of an event log into training events, validation targets and test targets."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxrec.config import SplitConfig
+from jaxrec.data.events import position_in_history, user_of_event
+from jaxrec.errors import DataError
+from jaxrec.types import EventLog, Queries
+
+
+@dataclass(frozen=True)
+class Split:
+    """A log and its three parts: events to train on, to validate on and to test on.
+
+    Attributes:
+        log: all events.
+        train_lengths: the first `train_lengths[u]` events of user u train the model.
+        validation: queries that select the model.
+        test: named sets of queries to report.
+    """
+
+    log: EventLog
+    train_lengths: Int[np.ndarray, " U"]
+    validation: Queries
+    test: dict[str, Queries]
+
+    @property
+    def in_training(self) -> Bool[np.ndarray, " M"]:
+        """True for the events that train the model."""
+        return position_in_history(self.log) < np.repeat(self.train_lengths, self.log.lengths)
+
+
+def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"]) -> Split:
+    """Split a log by the scheme of the configuration.
+
+    Args:
+        targets: True for the events that evaluation may predict.
+
+    Raises:
+        DataError: the training, validation or test part is empty, or the scheme needs times and
+            the log has only positions.
+    """
+    if config.scheme == "leave_one_out":
+        split = _leave_one_out(log, targets)
+    elif log.has_time:
+        split = _global_time(log, config, targets)
+    else:
+        raise DataError(
+            "data.time is `order`: timestamps are only positions, so there is no split by time; "
+            "use --split.scheme leave_one_out"
+        )
+    sizes = {"validation": len(split.validation), **{k: len(q) for k, q in split.test.items()}}
+    empty = [name for name, size in sizes.items() if not size]
+    if empty or not (split.train_lengths > 1).any():
+        fix = "give more events or loosen filters"
+        if config.scheme == "global_time":
+            fix += ", or hold out each user's last events with --split.scheme leave_one_out"
+        raise DataError(
+            f"the {config.scheme} split leaves nothing for {', '.join(empty) or 'training'} "
+            f"({log.num_users} users, {len(log.items)} events); {fix}"
+        )
+    return split
+
+
+def subsampled(split: Split, limit: int) -> Split:
+    """The split with at most `limit` queries in each set, evenly spaced over the whole set."""
+
+    def subsample(queries: Queries) -> Queries:
+        if len(queries) <= limit:
+            return queries
+        return queries[np.linspace(0, len(queries) - 1, limit).astype(int)]
+
+    test = {name: subsample(queries) for name, queries in split.test.items()}
+    return replace(split, validation=subsample(split.validation), test=test)
+
+
+def _leave_one_out(log: EventLog, targets: Bool[np.ndarray, " M"]) -> Split:
+    """Test on each user's last target and validate on the target before it.
+
+    A user's first event is never a target, as it has no history.
+    """
+    targets = targets & (position_in_history(log) > 0)
+    test = _last_of_user(log, targets)
+    test_positions = _per_user(test, log.offsets[1:])
+    before_test = np.arange(len(log.items)) < np.repeat(test_positions, log.lengths)
+    validation = _last_of_user(log, targets & before_test)
+    train_ends = _per_user(validation, test_positions)
+    return Split(log, train_ends - log.offsets[:-1], validation, {"last": test})
+
+
+def _global_time(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"]) -> Split:
+    """Train up to one moment, validate up to a second, test after it (arXiv:2507.16289)."""
+    test_start = np.quantile(log.times, config.test_quantile)
+    validation_start = np.quantile(log.times[log.times <= test_start], config.validation_quantile)
+    targets = targets & (position_in_history(log) > 0)
+    in_test = targets & (log.times > test_start)
+    in_validation = targets & (log.times > validation_start) & (log.times <= test_start)
+    num_before = np.concatenate([[0], np.cumsum(log.times <= validation_start)])
+    every = np.flatnonzero(in_test)
+    return Split(
+        log,
+        np.diff(num_before[log.offsets]),
+        _last_of_user(log, in_validation),
+        {
+            "last": _last_of_user(log, in_test),
+            "every": Queries(user_of_event(log)[every], every),
+        },
+    )
+
+
+def _last_of_user(log: EventLog, selected: Bool[np.ndarray, " M"]) -> Queries:
+    """The last selected event of every user who has one."""
+    positions = np.flatnonzero(selected)
+    users = user_of_event(log)[positions]
+    last = np.append(users[1:] != users[:-1], True) if len(users) else np.zeros(0, bool)
+    return Queries(users[last], positions[last])
+
+
+def _per_user(queries: Queries, default: Int[np.ndarray, " U"]) -> Int[np.ndarray, " U"]:
+    """The query position of every user; the default of users without a query."""
+    positions = default.copy()
+    positions[queries.users] = queries.positions
+    return positions
