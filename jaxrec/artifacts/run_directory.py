@@ -19,12 +19,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import polars as pl
-import yaml
 from jax.sharding import Sharding
 from jaxtyping import Bool, Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jaxrec.config import Config, parse, to_yaml
+from jaxrec.config import Config, parse, read_recipe, to_yaml
 from jaxrec.errors import RunError
 from jaxrec.models.recommender import Sizes
 from jaxrec.models.text.whitening import Whitening
@@ -120,7 +119,7 @@ def read_config(run: Path) -> Config:
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run} is not a run directory: it holds no config.yaml")
-    return parse(layers=[yaml.safe_load(path.read_text())])
+    return parse(layers=[read_recipe(path)])
 
 
 def read_artifacts(run: Path) -> RunArtifacts:

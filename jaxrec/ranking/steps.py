@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import yaml
 from jaxtyping import Array, Bool, Float, Int
 from scipy.sparse import csr_array
 
+from jaxrec.config import read_yaml
+from jaxrec.config.renamed import refuse_renamed
 from jaxrec.data.events import last_sessions, user_of_event
 from jaxrec.data.graph import neighbourhoods
 from jaxrec.ranking import filters as rule
@@ -378,10 +379,7 @@ def read_strategy(path: Path) -> tuple[Step, ...]:
     Raises:
         ValueError: the file is not a list of known steps with their options.
     """
-    try:
-        entries = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    entries = read_yaml(path)
     if not isinstance(entries, list):
         raise ValueError(f"{path}: write a list of steps, such as `- caps: {{brand: 2}}`")
     return tuple(_step(entry, f"{path}, step {n}") for n, entry in enumerate(entries, 1))
@@ -400,6 +398,8 @@ def _step(entry: Any, place: str) -> Step:
     options_of_step = [option.name for option in fields(step)]
     if len(options_of_step) == 1:
         options = {options_of_step[0]: options}
+    elif isinstance(options, dict):
+        refuse_renamed((f"{name}.{option}" for option in options), place)
     try:
         made = step(**options)
         for option in fields(step):

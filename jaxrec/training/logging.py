@@ -32,6 +32,7 @@ from jaxrec.inference.plots import plot_reliability
 matplotlib.use("agg")
 # names and paths of users may look like markup
 console = Console(width=None if sys.stdout.isatty() else 100, markup=False)
+notes = Console(width=None if sys.stderr.isatty() else 100, markup=False, stderr=True)
 
 
 def describe(dataset: Dataset) -> None:
@@ -53,7 +54,7 @@ def describe(dataset: Dataset) -> None:
 
 def note(message: str) -> None:
     """Print what a user should know and need not act on."""
-    console.print(f"note: {message}")
+    notes.print(f"note: {message}")
 
 
 class EpochBar:

@@ -47,7 +47,7 @@ def test_yaml_reads_back_to_the_same_configuration(config):
 def test_arguments_override_later_layers_and_those_override_earlier_ones():
     layers: list[dict] = [
         {"model": {"hidden_size": 8, "num_layers": 3}, "train": {"batch_size": 1}},
-        {"model.hidden_size": 16, "train": {"rows": 2}},
+        {"model.hidden_size": 16, "train": {"batch_size": 2}},
     ]
     config = parse(["--model.hidden_size", "32"], layers)
     assert (config.model.hidden_size, config.train.batch_size, config.model.num_layers) == (
