@@ -134,9 +134,10 @@ def _read_recipe(recipe: str | Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise ConfigError(f"{path} must hold `section: {{option: value}}` entries")
     base = entries.pop("base", None)
+    inherited = _read_recipe(base, chain) if base else {}
     flat = dict(_flatten(entries))
     refuse_renamed(flat, str(path))
-    return {**(_read_recipe(base, chain) if base else {}), **flat}
+    return {**inherited, **flat}
 
 
 def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -157,9 +158,11 @@ def _flag(name: str, value: Any) -> list[str]:
 
 def _plain_text(message: str) -> str:
     """A message of tyro in one line, without its frame, its title and the help of the option."""
-    lines = [line.strip("│ ") for line in message.splitlines() if line.startswith("│")]
-    parts = [part.strip(" .") for part in re.split(r"─{3,}", " ".join(lines))]
-    shown = [part for part in parts if not part.startswith(("Argument helptext", "For full"))]
+    lines = [line.strip("│╰╯ ") for line in message.splitlines()[1:]]
+    # rules are hyphens where the console has only ASCII
+    parts = [part.strip(" .") for part in re.split("[─-]{9,}", " ".join(lines))]
+    hidden = ("Argument helptext", "For full")
+    shown = [part for part in parts if part and not part.startswith(hidden)]
     return re.sub(r"^Error parsing (?!-)\S+: ", "", ". ".join(shown))
 
 

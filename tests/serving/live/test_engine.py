@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from jaxrec.errors import StoreError
 from jaxrec.inference import loading
 from jaxrec.ranking.steps import Boost, Caps, Diversity, Epsilon, Feedback, Session
-from jaxrec.serving.batch import state_table
 from jaxrec.serving.live.engine import LiveEngine, UserEvent
+from jaxrec.serving.states import state_table
 from jaxrec.serving.stores.sqlite import LiveEvent, SQLiteStore
 
 START = 1_704_067_200
