@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -35,12 +36,9 @@ def data(tables, tmp_path_factory):
 def run(data, tmp_path_factory):
     """A run that `train.py` made, with a relative path of its data."""
     directory = tmp_path_factory.mktemp("runs") / "tiny"
-    before = os.getcwd()
-    os.chdir(data.parent)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(data.parent)
         scripts.train(["--data", data.name, "--run", str(directory), *TINY])
-    finally:
-        os.chdir(before)
     return directory
 
 
@@ -233,7 +231,7 @@ def test_neither_a_closed_pipe_nor_an_ascii_console_stops_a_job(run, data, tmp_p
 
 
 def test_results_that_do_not_fit_on_the_disk_are_an_error(run, tmp_path):
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         process = start(
             ["-m", "jaxrec"],
             *("similar", run, "item:i01", "--out", tmp_path / "similar.csv"),
