@@ -1,13 +1,13 @@
-"""jaxrec: dynamic user-interest evolution with a graph, text and event sequences, in JAX.
+"""jaxrec: recommend from where a user's interest is now, by a graph, text and event sequences.
 
-`fit` trains a recipe, `load` brings a run back, `Config` holds every option; the parts stand in
+`fit` trains a recipe, `load` loads a run, `Config` holds every option. Parts to use alone:
 `jaxrec.models`, `jaxrec.training.losses`, `jaxrec.evaluation.metrics` and `jaxrec.ranking.top_k`.
 """
 
 from importlib import import_module
 from typing import Any
 
-# loaded when first used (PEP 562): `import jaxrec` is quick, and serving never loads training
+# imported when first used (PEP 562): `import jaxrec` is quick, and serving never loads training
 _HOMES = {
     "fit": "jaxrec.api",
     "configure": "jaxrec.api",

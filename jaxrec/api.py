@@ -1,16 +1,21 @@
-"""What notebooks, services and the command line call: `fit` a recipe to data, `load` a run."""
+"""The entry points of notebooks, services and the command line: `configure`, `fit`; `load` is in
+`jaxrec.inference.loading`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config, parse, read_recipe
 from jaxrec.data.tables import Tables
-from jaxrec.runtime import cache_dir
+from jaxrec.errors import Interrupted
+from jaxrec.runtime import enable_compilation_cache
 
 OWN_DATA_RECIPE = "shopping"
 DEFAULT_RECIPE = "ml100k"
+NAMED_SOURCES = ("ml-100k", "ml-1m")
+IN_MEMORY = "memory"
 
 
 def configure(
@@ -19,12 +24,17 @@ def configure(
     overrides: Mapping[str, Any] | None = None,
     arguments: Sequence[str] = (),
 ) -> Config:
-    """The configuration of a recipe, with a data source and options put over it.
+    """The configuration of a recipe, with a data source and options in place of its own.
+
+    >>> import jaxrec
+    >>> config = jaxrec.configure("ml100k", overrides={"model.hidden_size": 32})
+    >>> config.model.hidden_size, config.data.source
+    (32, 'ml-100k')
 
     Args:
         recipe: a YAML file or the name of a shipped one; by default `ml100k`, or `shopping` if
             `data` is given.
-        data: over `data.source`.
+        data: replaces `data.source`.
         overrides: dotted or nested options, such as `{"model.hidden_size": 128}`.
         arguments: the same as command-line flags; they win.
 
@@ -33,7 +43,13 @@ def configure(
     """
     recipe = recipe or (OWN_DATA_RECIPE if data else DEFAULT_RECIPE)
     source = {"data.source": str(data)} if data else {}
-    return parse(arguments, [read_recipe(recipe), source, overrides or {}])
+    config = parse(arguments, [read_recipe(recipe), source, overrides or {}])
+    pretrained = _absolute(config.text.pretrained)
+    return replace(
+        config,
+        data=replace(config.data, source=_absolute(config.data.source)),
+        text=replace(config.text, pretrained=pretrained),
+    )
 
 
 def fit(
@@ -47,25 +63,54 @@ def fit(
 ) -> dict[str, Any]:
     """Train as `python train.py` does and return what `metrics.json` holds.
 
+    >>> import jaxrec, polars
+    >>> from jaxrec.data.tables import validate
+    >>> pairs = [(user, day) for user in range(20) for day in range(6)]
+    >>> events = polars.DataFrame(
+    ...     {
+    ...         "user_id": [f"user{user}" for user, day in pairs],
+    ...         "item_id": [f"item{(user + day) % 8}" for user, day in pairs],
+    ...         "timestamp": [86_400 * (20_000 + day) for user, day in pairs],
+    ...     }
+    ... )
+    >>> options = {"model.experts": ["id"], "model.hidden_size": 8, "train.epochs": 1}
+    >>> options["split.scheme"] = "leave_one_out"
+    >>> results = jaxrec.fit(data=validate(events, None, None), run="runs/tiny", overrides=options)
+    20 users, 8 items, 120 events...
+    >>> 0 <= results["test"]["model"]["ndcg@10"] <= 1
+    True
+    >>> jaxrec.load("runs/tiny").recommend(events, k=1, mask=("none",)).columns
+    ['user_id', 'rank', 'item_id', 'score']
+
     Args:
-        recipe, data, overrides, arguments: as `configure` takes them; `data` may also be tables
-            in memory.
+        recipe, overrides, arguments: as in `configure`.
+        data: as in `configure`, or tables in memory.
         run: the directory to write, by default `runs/` and the name of the data.
-        resume: a run directory to continue instead; its own configuration holds, and `data` is
-            needed only for tables in memory.
+        resume: a run directory to continue instead, with the options that it has. `data` is needed
+            only for tables in memory, or if the files have moved.
 
     Raises:
-        ConfigError, DataError, RunError: what was given cannot be used; the message says why.
+        ConfigError, DataError, RunError: the options, the data or the directory cannot be used.
+        Interrupted: Ctrl-C or SIGTERM; the run is saved and can be resumed.
     """
-    from jaxrec.training.loop import fit as train  # brings in the whole training stack
+    from jaxrec.training.loop import fit as train  # imports the whole training stack
 
     enable_compilation_cache()
     tables = data if isinstance(data, Tables) else None
+    source = IN_MEMORY if isinstance(data, Tables) else data
     if resume is not None:
-        return train(read_config(Path(resume)), Path(resume), tables=tables, resume=True)
-    config = configure(recipe, "memory" if isinstance(data, Tables) else data, overrides, arguments)
-    target = Path(run) if run else Path("runs", run_name(config.data.source))
-    return train(config, target, tables=tables)
+        target, config = Path(resume), read_config(Path(resume))
+        if source is not None and tables is None:
+            config = replace(config, data=replace(config.data, source=_absolute(str(source))))
+    else:
+        config = configure(recipe, source, overrides, arguments)
+        target = Path(run) if run else Path("runs", run_name(config.data.source))
+    try:
+        return train(config, target, tables=tables, resume=resume is not None)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        if (target / "config.yaml").is_file():
+            stop.add_note(f"continue with --resume {target}")
+        raise
 
 
 def run_name(source: str) -> str:
@@ -74,8 +119,8 @@ def run_name(source: str) -> str:
     return path.stem if path.is_file() else path.name
 
 
-def enable_compilation_cache() -> None:
-    """Keep compiled programs across processes, so that only the first run waits for them."""
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+def _absolute(source: str) -> str:
+    """The absolute path of a file or directory, so that a run does not depend on where it began;
+    other names stay as they are."""
+    path = Path(source)
+    return str(path.absolute()) if source not in NAMED_SOURCES and path.exists() else source

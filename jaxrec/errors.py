@@ -1,32 +1,32 @@
-"""Everything that jaxrec raises by itself; each message names the place and the fix."""
+"""Every error that jaxrec raises; each message says what is wrong, where, and the fix."""
 
 
 class DataError(ValueError):
-    """The user's data cannot be used; the message names the place and the fix."""
+    """The user's data cannot be used."""
 
 
 class FetchError(OSError):
-    """A file could not be downloaded, or is not the file that was expected."""
+    """A file could not be downloaded, or its content is not the expected one."""
 
 
 class ConfigError(ValueError):
-    """An option that does not exist, or a value that does not fit it."""
+    """An option does not exist, or its value does not fit."""
 
 
 class RunError(ValueError):
-    """A run directory that is missing, incomplete, in the way, or of another version."""
+    """A run or output directory is missing, incomplete, in the way, or of another version."""
 
 
 class StoreError(OSError):
-    """The store cannot be reached, is held by others for too long, or is full."""
+    """The store cannot be reached, is locked for too long, or is full."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not a BERT, or whose weights are not those that its config promises."""
+    """A checkpoint is not a BERT, or its weights do not fit its configuration."""
 
 
 class Interrupted(SystemExit):
-    """Training was asked to stop and has saved its state."""
+    """Ctrl-C or SIGTERM stopped the process; the exit code is 128 + the signal's number."""
 
 
 class Diverged(ValueError):

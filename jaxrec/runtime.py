@@ -1,21 +1,24 @@
-"""What a process asks of the operating system before it computes."""
+"""What a process asks of the operating system: memory, a console, a cache directory."""
 
+import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 # parameters of glibc's mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Have freed memory kept for the next step, where the C library is glibc.
+    """Keep freed memory for the next step, where the C library is glibc.
 
-    By default arrays of 32 MiB and more go back to the kernel and come anew, zeroed page by page:
-    without that a training step on two CPU cores takes .75 of the time. Call it before other
-    imports, as it does not reach what threads use that have begun. The process stays as large as
-    it ever was, so this is for programs of their own, not for `import jaxrec`.
+    By default glibc returns arrays of 32 MiB and more to the kernel, which zeroes them page by page
+    when they are allocated again. Without that, a training step on two CPU cores takes 0.75 of the
+    time. Call this before other imports: it does not reach threads that run already. The process
+    stays at its largest size, so this is for programs, not for `import jaxrec`.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -26,8 +29,67 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+class SafeStream:
+    """A text stream that never fails: the console must not stop a job.
+
+    Characters that its encoding lacks are replaced. When its reader has gone (`| head -1`), what
+    follows is discarded.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        self.failure: OSError | None = None  # why output was discarded
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+    def write(self, text: str) -> int:
+        """Write text, or discard it."""
+        with self._discard_on_failure():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, or discard what it holds."""
+        with self._discard_on_failure():
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    @contextlib.contextmanager
+    def _discard_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = self.failure or error
+            # the interpreter flushes the stream again when it exits
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+
+
+@contextlib.contextmanager
+def safe_console() -> Iterator[SafeStream]:
+    """Make stdout and stderr `SafeStream`s; gives that of stdout."""
+    before = sys.stdout, sys.stderr
+    # a stream that was closed before the process began is None
+    streams: list[Any] = [SafeStream(stream or Path(os.devnull).open("w")) for stream in before]  # noqa: SIM115
+    sys.stdout, sys.stderr = streams
+    try:
+        yield streams[0]
+    finally:
+        streams[0].flush()
+        sys.stdout, sys.stderr = before
+
+
 def cache_dir() -> Path:
-    """Where downloads stay: `$JAXREC_CACHE`, `$XDG_CACHE_HOME/jaxrec` or `~/.cache/jaxrec`."""
+    """Directory of downloads: `$JAXREC_CACHE`, `$XDG_CACHE_HOME/jaxrec` or `~/.cache/jaxrec`."""
     if own := os.environ.get("JAXREC_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrec"
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs on disk, so that later processes need not compile them again."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))

@@ -1,9 +1,13 @@
+import doctest
 import os
 
 import nbformat
 import pytest
 from helpers.paths import ROOT
 from nbclient import NotebookClient
+
+from jaxrec import api
+from jaxrec.inference import loading
 
 NOTEBOOKS = ROOT / "examples"
 
@@ -23,3 +27,18 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(name, tmp_path):
     ]
     shown = notebook.cells[-1]["outputs"][0]["data"]
     assert "image/png" in shown
+
+
+@pytest.mark.parametrize("entry", [api.configure, api.fit, loading.load])
+def test_the_example_of_an_entry_point_runs(entry, known_shop, trained_run, tmp_path, monkeypatch):
+    """In a directory with the run `runs/shop`, and with the shop's events as `events`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "shop").symlink_to(trained_run)
+    [example] = doctest.DocTestFinder(recurse=False).find(
+        entry, globs={"events": known_shop.events}
+    )
+    report: list[str] = []
+    results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)
+    assert results.attempted
+    assert not results.failed, "".join(report)

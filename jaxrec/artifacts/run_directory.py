@@ -17,13 +17,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import polars as pl
-import yaml
 from jax.sharding import Sharding
 from jaxtyping import Bool, Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxrec.artifacts.files import atomic_path
-from jaxrec.config import Config, parse, to_yaml
+from jaxrec.config import Config, parse, read_recipe, to_yaml
 from jaxrec.errors import RunError
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.text.whitening import Whitening
@@ -120,7 +119,7 @@ def read_config(run: Path) -> Config:
     if not path.is_file():
         raise RunError(f"{run} is not a run directory: it holds no config.yaml")
     _read_layout(run)  # first, because the options of another version have other names
-    return parse(layers=[yaml.safe_load(path.read_text())])
+    return parse(layers=[read_recipe(path)])
 
 
 def read_artifacts(run: Path) -> RunArtifacts:

@@ -44,11 +44,22 @@ def unreadable(path: Path) -> Iterator[None]:
         yield
     except pl.exceptions.NoDataError:
         raise DataError(f"{path}: the file is empty; it needs a header and rows") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file{_neighbours(path)}") from None
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
             f"{path}: cannot be read ({reason}); write it again as valid {path.suffix} in UTF-8"
         ) from error
+
+
+def _neighbours(path: Path) -> str:
+    """What the directory of a missing file holds, in brackets."""
+    if not path.parent.is_dir():
+        return f" (there is no directory {path.parent})"
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix)
+    more = ", ..." if len(names) > 10 else ""
+    return f" ({path.parent} holds {', '.join(names[:10])}{more})" if names else ""
 
 
 def _read_csv(path: Path) -> pl.DataFrame:

@@ -23,6 +23,11 @@ from jaxrec.sharding import laid_out, make_mesh, replicated
 def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
     """The best checkpoint of a run directory.
 
+    >>> import jaxrec
+    >>> model = jaxrec.load("runs/shop")
+    >>> model.recommend(events, k=3).columns
+    ['user_id', 'rank', 'item_id', 'score', 'title']
+
     Args:
         item_shards: devices along the `items` axis of the mesh; the others go along `users`.
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from jaxrec.config import read_yaml
+from jaxrec.config.renamed import refuse_renamed
 from jaxrec.ranking.steps import (
     STEPS,
     Caps,
@@ -17,8 +17,6 @@ from jaxrec.ranking.steps import (
     Where,
     Without,
 )
-
-RENAMED_OPTIONS = {"feedback": {"kinds": "event_weights"}}
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,7 @@ def read_strategy(path: Path) -> tuple[Step, ...]:
     Raises:
         ValueError: the file is not a list of known steps with their options.
     """
-    try:
-        entries = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    entries = read_yaml(path)
     if not isinstance(entries, list):
         raise ValueError(f"{path}: write a list of steps, such as `- caps: {{brand: 2}}`")
     return tuple(_step(entry, f"{path}, step {n}") for n, entry in enumerate(entries, 1))
@@ -100,10 +95,9 @@ def _step(entry: Any, place: str) -> Step:
     known = {option.name: option.type for option in fields(STEPS[name])}
     if len(known) == 1:
         options = dict.fromkeys(known, options)
+    if isinstance(options, dict):
+        refuse_renamed((f"{name}.{option}" for option in options), place)
     try:
-        for old, new in RENAMED_OPTIONS.get(name, {}).items():
-            if old in options:
-                raise ValueError(f"the option {old!r} is now called {new!r}; rename it")
         step = STEPS[name](**options)
         for option, option_type in known.items():
             _check_type(option, getattr(step, option), option_type)

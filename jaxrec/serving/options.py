@@ -1,164 +1,225 @@
-"""What serve.py can be asked for."""
+"""Options of the commands that use a trained model."""
 
 import os
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from jaxrec.artifacts.files import WRITERS, Format
-from jaxrec.config import AMOUNT, COUNT, POSITIVE, check_ranges
+from jaxrec.config.ranges import Bounded, Count, NonNegative, Positive
 from jaxrec.data.graph import ITEM
-from jaxrec.errors import RunError
+from jaxrec.errors import ConfigError, RunError
 from jaxrec.ranking.strategy import Rules
 
 
-@dataclass(frozen=True)
-class LiveOptions:
-    """How to serve live."""
-
-    http: str = ""
-    """Instead: serve live on HOST:PORT, such as `:8080`."""
-    store: str = ""
-    """With --http: where live documents are kept, a SQLite file or redis://HOST:PORT/DB (by default
-    `shoppers.db` in the run)."""
-    load_states: Path | None = None
-    """With --http: states that a batch job wrote (--states), for the documents of the store."""
-    window: int = 64
-    """With --http: newest events of a document to keep; older ones live on in the state alone."""
-    keep_days: float = 365.0
-    """With --http: documents without an event for so long are deleted."""
-    keep_users: int = 1_000_000
-    """With --http: the most documents to keep; the stalest are deleted first."""
-    rate: int = 0
-    """With --http: requests a second that a client may make (0: any number)."""
-    api_key: str = ""
-    """With --http: what clients must send as X-API-Key (by default what JAXREC_API_KEY holds)."""
-    refresh: float = 10.0
-    """With --http: seconds between looks for a new checkpoint."""
-
-    def __post_init__(self) -> None:
-        """Raise a ValueError for a number that is out of range."""
-        check_ranges(self, COUNT, "window", "keep_users")
-        check_ranges(self, POSITIVE, "keep_days", "refresh")
-        check_ranges(self, AMOUNT, "rate")
-
-    @property
-    def key(self) -> str:
-        """What clients must send; empty if nothing."""
-        return self.api_key or os.environ.get("JAXREC_API_KEY", "")
-
-    def store_of(self, run: Path) -> str:
-        """Where the live documents of a run are kept."""
-        return self.store or str(run / "shoppers.db")
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """Recommend to every user of an events file, seen in training or not, from the best
-    checkpoint of a run; or serve it live (--http)."""
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Bounded):
+    """The model to use."""
 
     run: tyro.conf.Positional[Path]
-    """A run directory of train.py."""
-    events: Path | None = None
-    """Events: .parquet, .csv or .jsonl; they need not fit in memory."""
-    out: Path | None = None
-    """Directory to write, new or empty, or one of the same job that was stopped. For --similar
-    and --audience a file, for --plot a .png file."""
-    k: int = 10
-    """Items a user; users of an audience; entities of a type in a profile."""
-    target: str = ITEM
-    """Recommend nodes of this type: item, or brand, category and so on."""
-    format: Format = "parquet"
-    """Format of the part files."""
+    """A run directory of `jaxrec train`."""
+    items: Path | None = None
+    """New items that training has not seen, to use beside the others."""
+    triples: Path | None = None
+    """Graph edges of the new items."""
+    item_shards: Count = 1
+    """Devices that share the item table; the others share the users."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for triples without items."""
+        super().__post_init__()
+        if self.triples is not None and self.items is None:
+            raise ConfigError("--triples needs --items, the table of the new items")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventsOptions(ModelOptions):
+    """The users to read."""
+
+    events: Path
+    """Events: .parquet, .csv or .jsonl. They need not fit in memory."""
     users: Path | tuple[str, ...] | None = None
     """Only these users: a file with a column user_id, or ids."""
-    items: Path | None = None
-    """Items that training has not seen, to rank beside the others."""
-    triples: Path | None = None
-    """Graph edges of these items."""
+    block: Count = 4096
+    """Users to read, score and write at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions(EventsOptions):
+    """The part files to write."""
+
+    out: Path
+    """Directory to write: new, empty, or that of the same job when it was stopped."""
+    format: Format = "parquet"
+    """Format of the part files."""
     states: Path | None = None
-    """Directory to write every user's state to as well, for a live store."""
-    similar: str = ""
-    """Instead: the nodes most like one, such as item:ID or brand:NAME."""
-    audience: str = ""
-    """Instead: the k users most likely to choose item:ID, or an item of brand:NAME, next."""
-    bid: float | None = None
-    """With --audience: pay for a choice, for the expected pay of a thousand impressions."""
-    profile: bool = False
-    """Instead: every user's interest in entities and items, and how it moved."""
-    last: int = 10
-    """With --profile and --plot: over so many events."""
-    plot: str = ""
-    """Instead: draw how the interest of this user moved."""
-    replay: bool = False
-    """Instead: rank every event of a period before it is folded, and tell what folding gains;
-    of --events, or of the data that the run was trained on."""
-    since: float = 0.9
-    """With --replay: quantile of the times at which the period begins."""
-    block: int = 4096
-    """Users read, scored and written at a time."""
+    """Directory for the state of every user, which `jaxrec serve --load-states` reads."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for directories that cannot be written."""
+        super().__post_init__()
+        for name, path in (("out", self.out), ("states", self.states)):
+            if path is not None and path.is_file():
+                raise ConfigError(f"--{name} {path} is a file; name a directory")
+        if self.states and self.states.resolve() == self.out.resolve():
+            raise ConfigError("--states and --out are the same directory; name two")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendOptions(BatchOptions):
+    """Recommend to every user of an events file, seen in training or not, from the best checkpoint
+    of a run. A job that was stopped continues. `jaxrec serve` answers over HTTP instead."""
+
+    k: Count = 10
+    """Items in a list."""
+    target: str = ITEM
+    """Recommend nodes of this type: item, or brand, category and so on."""
     approximate: bool = False
-    """Search approximately, which TPUs do faster."""
-    item_shards: int = 1
-    """Devices that share the item table; the others share the users."""
+    """Search approximately, which is faster on TPUs."""
     strategy: Path | None = None
     """A YAML list of steps that act on the ranking in their order, in place of the rules below."""
     rules: Annotated[Rules, tyro.conf.OmitArgPrefixes] = field(default_factory=Rules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions(BatchOptions):
+    """Write what every user of an events file is interested in, and how that changed."""
+
+    k: Count = 10
+    """Nodes of each type."""
+    last: Count = 10
+    """Number of events over which to report the change."""
+
+
+def _check_file(out: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Raise an error for a file that cannot be written."""
+    if out is None:
+        return
+    if out.suffix not in suffixes:
+        raise ConfigError(f"--out {out}: name a file ending in {', '.join(suffixes)}")
+    if out.exists():
+        raise RunError(f"{out} exists and is not overwritten; name another file")
+
+
+TABLES = tuple(f".{name}" for name in WRITERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudienceOptions(EventsOptions):
+    """Find the users who most likely choose an item, or an item of a brand and so on, next."""
+
+    entity: tyro.conf.Positional[str]
+    """item:ID, brand:NAME and so on."""
+    k: Count = 10
+    """Users to find."""
+    bid: float | None = None
+    """Pay for a choice; adds the expected pay of a thousand impressions."""
+    mask: tuple[str, ...] = ()
+    """Items of a user's own history to leave out: `none`, `seen`, or event types such as `buy`
+    (empty: as in the run's evaluation)."""
+    out: Path | None = None
+    """Also write the table to this .parquet, .csv or .jsonl file."""
+
+    def __post_init__(self) -> None:
+        """Raise an error for a file that cannot be written."""
+        super().__post_init__()
+        _check_file(self.out, TABLES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarOptions(ModelOptions):
+    """Show the nodes of the same type that are most similar to a node."""
+
+    entity: tyro.conf.Positional[str]
+    """item:ID, brand:NAME and so on."""
+    k: Count = 10
+    """Nodes to show."""
+    out: Path | None = None
+    """Also write the table to this .parquet, .csv or .jsonl file."""
+
+    def __post_init__(self) -> None:
+        """Raise an error for a file that cannot be written."""
+        super().__post_init__()
+        _check_file(self.out, TABLES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions(ModelOptions):
+    """Draw how the interest of a user changed."""
+
+    user: tyro.conf.Positional[str]
+    """Id of the user."""
+    events: Path
+    """Events: .parquet, .csv or .jsonl. They need not fit in memory."""
+    out: Path
+    """The .png file to write."""
+    last: Count = 10
+    """Number of events to draw."""
+
+    def __post_init__(self) -> None:
+        """Raise an error for a file that cannot be written."""
+        super().__post_init__()
+        _check_file(self.out, (".png",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(ModelOptions):
+    """Rank every event of a period before the state takes it in, and report what live updates
+    gain."""
+
+    events: Path | None = None
+    """Events: .parquet, .csv or .jsonl (by default the data that the run was trained on)."""
+    since: float = 0.9
+    """Quantile of the times at which the period begins."""
+
+
+@dataclass(frozen=True)
+class LiveOptions(Bounded):
+    """How to serve over HTTP."""
+
+    http: str = "127.0.0.1:8080"
+    """Address HOST:PORT; `:8080` listens on all interfaces."""
+    store: str = ""
+    """Where users' documents are kept: a SQLite file or redis://HOST:PORT/DB (by default
+    `shoppers.db` in the run)."""
+    load_states: Path | None = None
+    """States that `jaxrec recommend --states` wrote, for the users of the store."""
+    window: Count = 64
+    """Newest events of a user to keep; older ones remain in the state only."""
+    keep_days: Positive = 365.0
+    """Delete users without an event in this number of days."""
+    keep_users: Count = 1_000_000
+    """Most users to keep; those inactive for longest are deleted first."""
+    rate: NonNegative = 0
+    """Requests per second allowed for a client (0: no limit)."""
+    api_key: str = ""
+    """Key that clients must send as X-API-Key (by default the value of JAXREC_API_KEY)."""
+    refresh: Positive = 10.0
+    """Seconds between checks for a new checkpoint."""
+
+    @property
+    def key(self) -> str:
+        """Key that clients must send; empty if none."""
+        return self.api_key or os.environ.get("JAXREC_API_KEY", "")
+
+    def store_of(self, run: Path) -> str:
+        """Address of the store of a run."""
+        return self.store or str(run / "shoppers.db")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(Bounded):
+    """Serve recommendations over HTTP, from the best checkpoint of a run. Every event updates its
+    user's state, so the next list takes it into account."""
+
+    run: tyro.conf.Positional[Path]
+    """A run directory of `jaxrec train`."""
+    events: Path | None = None
+    """Events (.parquet, .csv or .jsonl) of users whom the store does not have yet."""
+    block: Count = 4096
+    """Users of these events to read at a time."""
+    strategy: Path | None = None
+    """A YAML list of steps that act on the ranking in their order (by default feedback alone)."""
     live: Annotated[LiveOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=LiveOptions)
-
-
-def check_live(options: ServeOptions) -> None:
-    """Raise a ValueError for options that say nothing to --http."""
-    told = ("run", "events", "block", "strategy", "live")
-    plain = ServeOptions(options.run)
-    for name in (option.name for option in fields(ServeOptions)):
-        if name not in told and getattr(options, name) != getattr(plain, name):
-            instead = "; write a --strategy" if name == "rules" else ""
-            raise ValueError(f"--{name} does not go with --http{instead}")
-
-
-def check(options: ServeOptions) -> None:
-    """Raise a ValueError for options that do not go together."""
-    for option in fields(LiveOptions):
-        if getattr(options.live, option.name) != getattr(LiveOptions(), option.name):
-            raise ValueError(f"--{option.name} belongs to --http")
-    names = ("similar", "audience", "plot", "profile", "replay")
-    modes = [m for m in names if getattr(options, m)]
-    if len(modes) > 1:
-        raise ValueError(f"--{' and --'.join(modes)} are different jobs; give one of them")
-    if options.events is None and not (options.similar or options.replay):
-        raise ValueError("--events FILE is missing: whose recommendations?")
-    single = options.similar or options.audience or options.plot or options.replay
-    if options.out is None and not (options.similar or options.audience or options.replay):
-        raise ValueError("--out is missing: where to write?")
-    for name in ("block", "k", "last"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: give 1 or more")
-    if modes and replace(options.rules, mask=()) != Rules():
-        raise ValueError(
-            f"--{modes[0]} takes no rules; leave them out (--mask goes with --audience)"
-        )
-    if options.strategy is not None and modes:
-        raise ValueError(f"--strategy does not go with --{modes[0]}")
-    if options.rules.mask and modes and not options.audience:
-        raise ValueError(f"--mask does not go with --{modes[0]}")
-    if options.users is not None and (options.similar or options.replay):
-        raise ValueError(f"--users does not go with --{modes[0]}")
-    if options.triples is not None and options.items is None:
-        raise ValueError("--triples belongs to --items, the table of the new items")
-    if options.states and options.out and options.states.resolve() == options.out.resolve():
-        raise ValueError("--states and --out are the same directory; give two")
-    if options.target != ITEM and modes:
-        raise ValueError(f"--target does not go with --{modes[0]}")
-    if options.states is not None and single:
-        raise ValueError("--states is written with recommendations or profiles of all users")
-    if options.bid is not None and not options.audience:
-        raise ValueError("--bid belongs to --audience")
-    if single and options.out is not None:
-        suffixes = [".png"] if options.plot else [f".{name}" for name in WRITERS]
-        if options.out.suffix not in suffixes:
-            raise ValueError(f"--out {options.out}: name a file ending in {', '.join(suffixes)}")
-        if options.out.exists():
-            raise RunError(f"{options.out} exists and is not overwritten; name another file")

@@ -30,6 +30,7 @@ from jaxrec.evaluation.tables import results_table
 
 # no markup, because names and paths of users may look like it
 console = Console(width=None if sys.stdout.isatty() else 100, markup=False)
+notes = Console(width=None if sys.stderr.isatty() else 100, markup=False, stderr=True)
 
 
 def describe(dataset: Dataset) -> None:
@@ -47,10 +48,10 @@ def describe(dataset: Dataset) -> None:
     print_notes(dataset.notes)
 
 
-def print_notes(notes: tuple[str, ...]) -> None:
+def print_notes(messages: tuple[str, ...]) -> None:
     """Print facts that the user should know; they need no action."""
-    for note in notes:
-        console.print(f"note: {note}")
+    for message in messages:
+        notes.print(f"note: {message}")
 
 
 class EpochBar:

@@ -61,7 +61,7 @@ def fit(
     Raises:
         RunError: `run` exists; or, to resume, it does not exist or was trained on other data.
         DataError: the data are not usable.
-        Interrupted: SIGTERM came; the run is saved and can be resumed.
+        Interrupted: Ctrl-C or SIGTERM came; the run is saved and can be resumed.
         Diverged: the loss is not finite.
     """
     if not resume:
@@ -152,7 +152,7 @@ def train(
             state, progress, speed = train_epoch(context, step, state, progress, log, stop)
             if progress.step < context.packing.steps_per_epoch:
                 save(context, manager, state, progress)
-                raise Interrupted(128 + signal.SIGTERM)
+                raise Interrupted(128 + stop.number)
             state = refresh_text(context, state)
             scores = validate(context, state)
             progress = Progress(progress.epoch + 1, 0, (*progress.history, scores))
@@ -160,7 +160,7 @@ def train(
             save(context, manager, state, progress, scores)
             report.epoch_line(progress, speed)
             if stop.is_set():  # after the validation, because a step is saved only once
-                raise Interrupted(128 + signal.SIGTERM)
+                raise Interrupted(128 + stop.number)
 
 
 def train_epoch(
@@ -218,18 +218,31 @@ def prefetch(context: TrainContext, epoch: int, steps: range) -> Iterator[tuple[
             yield ahead.popleft().result()
 
 
+class StopSignal(threading.Event):
+    """Set by Ctrl-C (SIGINT) or SIGTERM; `number` is that of the signal."""
+
+    number: int = signal.SIGTERM
+
+    def receive(self, number: int, frame: object) -> None:
+        """Handle a signal."""
+        self.number = number
+        self.set()
+
+
 @contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that training can save before it exits."""
-    stop = threading.Event()
+def stop_signal() -> Iterator[StopSignal]:
+    """An event that Ctrl-C or SIGTERM sets, so that the loop can save before it exits."""
+    stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # Python handles signals in the main thread only
+        yield stop  # only the main thread receives signals
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, stop.receive) for number in numbers}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def refresh_text(context: TrainContext, state: TrainState) -> TrainState:

@@ -16,7 +16,9 @@ from jaxrec.config import (
     recipes,
     to_yaml,
 )
+from jaxrec.config.renamed import OPTIONS
 from jaxrec.errors import ConfigError
+from jaxrec.ranking.strategy import read_strategy
 
 SHIPPED = sorted(path.stem for path in recipes().glob("*.yaml"))
 
@@ -47,7 +49,7 @@ def test_yaml_reads_back_to_the_same_configuration(config):
 def test_arguments_override_later_layers_and_those_override_earlier_ones():
     layers: list[dict] = [
         {"model": {"hidden_size": 8, "num_layers": 3}, "train": {"batch_size": 1}},
-        {"model.hidden_size": 16, "train": {"rows": 2}},
+        {"model.hidden_size": 16, "train": {"batch_size": 2}},
     ]
     config = parse(["--model.hidden_size", "32"], layers)
     assert (config.model.hidden_size, config.train.batch_size, config.model.num_layers) == (
@@ -108,11 +110,11 @@ def test_a_value_of_the_wrong_type_names_the_option_and_the_value(name, value):
     ],
 )
 def test_a_value_out_of_range_names_the_option(name, value):
-    with pytest.raises(ConfigError, match=name.split(".")[1]):
+    with pytest.raises(ConfigError, match=rf"^{name.split('.')[1]}\b.*[^.]$"):
         parse(layers=[{name: value}])
 
 
-def test_a_kind_weighs_nothing_or_something_but_not_both():
+def test_an_event_type_is_weighted_or_negative_but_not_both():
     with pytest.raises(ConfigError, match="return is among negative_event_types"):
         DataConfig(event_weights={"return": 2.0})
     with pytest.raises(ConfigError, match="buy must be 0 or more"):
@@ -165,3 +167,43 @@ def test_a_broken_recipe_is_named(tmp_path, text, message):
 def test_a_missing_recipe_lists_those_there_are():
     with pytest.raises(ConfigError, match=r"'ml100'.*ml100k"):
         read_recipe("ml100")
+
+
+@pytest.mark.parametrize(("old", "new"), [item for item in OPTIONS.items() if item[0][0] != "f"])
+def test_an_old_name_of_an_option_is_refused_with_the_new_one(tmp_path, old, new):
+    section, option = new.split(".")
+    assert hasattr(getattr(Config(), section), option)
+    told = f"{old} is now {new}"
+    for arguments in [f"--{old}", "3"], [f"--{old}=3"], [f"--{old.replace('_', '-')}", "3"]:
+        with pytest.raises(ConfigError, match=f"^{told}$"):
+            parse(arguments)
+    recipe = tmp_path / "config.yaml"
+    section, option = old.split(".")
+    recipe.write_text(f"{section}: {{{option}: 3}}\n")
+    with pytest.raises(ConfigError, match=rf"config\.yaml: {told}$"):
+        read_recipe(recipe)
+
+
+def test_an_old_name_of_an_option_of_a_step_is_refused_with_the_new_one(tmp_path):
+    strategy = tmp_path / "strategy.yaml"
+    strategy.write_text("- feedback: {kinds: {like: 1}}\n")
+    with pytest.raises(ConfigError, match=r"feedback\.kinds is now feedback\.event_types"):
+        read_strategy(strategy)
+
+
+def test_a_recipe_that_is_its_own_base_is_named(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(f"base: {first}\n")
+    with pytest.raises(ConfigError, match=r"first\.yaml is its own base"):
+        read_recipe(first)
+    first.write_text(f"base: {second}\n")
+    second.write_text(f"base: {first}\n")
+    with pytest.raises(ConfigError, match=r"own base: .*first.* -> .*second.* -> .*first"):
+        read_recipe(first)
+
+
+def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "shop.yaml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"shop\.yaml is not UTF-8 text"):
+        read_recipe(path)

@@ -11,10 +11,11 @@ from jaxrec.config import parse
 from jaxrec.inference import loading
 from jaxrec.ranking.adjustments import combine, mask_adjustments, repeat_adjustments
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
-from jaxrec.serving.batch import log_to_replay, serve
 from jaxrec.serving.live.engine import LiveEngine
-from jaxrec.serving.options import ServeOptions
+from jaxrec.serving.options import ReplayOptions
 from jaxrec.serving.replay import in_time_order, replay, rounds
+from jaxrec.serving.reports import log_to_replay
+from jaxrec.serving.reports import replay as replay_run
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.training import loop as training
 from jaxrec.types import Queries
@@ -127,9 +128,9 @@ def test_a_file_is_replayed_or_the_data_of_the_run(
     known_shop.items.write_parquet(tmp_path / "items.parquet")
     data = replace(model.config.data, source=str(tmp_path))
     moved = replace(model, config=replace(model.config, data=data))
-    options = ServeOptions(trained_run, replay=True)
+    options = ReplayOptions(run=trained_run)
     with_file = replace(options, events=tmp_path / "events.parquet")
     for name, values in vars(log_to_replay(moved, options)).items():
         np.testing.assert_array_equal(values, getattr(log_to_replay(model, with_file), name))
-    serve(with_file)
+    replay_run(with_file)
     assert "rank of the next event" in capsys.readouterr().out

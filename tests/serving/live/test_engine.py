@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from jaxrec.errors import StoreError
 from jaxrec.inference import loading
 from jaxrec.ranking.steps import Boost, Caps, Diversity, Epsilon, Feedback, Session
-from jaxrec.serving.batch import state_table
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.live.state_updater import Update
+from jaxrec.serving.states import state_table
 from jaxrec.serving.stores.base import LiveEvent
 from jaxrec.serving.stores.sqlite import SQLiteStore
 

@@ -1,0 +1,103 @@
+"""The command line: `jaxrec COMMAND ...`, one module for each command.
+
+Exit codes: 0 success; 1 an internal error, with its traceback; 2 bad input, with a message; 130
+after Ctrl-C; 143 after SIGTERM. Results go to stdout, errors and notes to stderr.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+
+from jaxrec.errors import ConfigError, Interrupted
+from jaxrec.runtime import keep_freed_memory, safe_console
+
+COMMANDS = {
+    "train": "train a recommender, evaluate it, and leave a run directory",
+    "recommend": "write recommendations for every user of an events file",
+    "serve": "serve recommendations over HTTP and learn from each event",
+    "audience": "find the users most likely to choose an item next",
+    "profile": "write every user's interests and how they changed",
+    "similar": "show the nodes most similar to an item, a brand and so on",
+    "replay": "measure what live updates gain on held-out events",
+    "plot": "draw how a user's interest changed",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `jaxrec COMMAND ...`."""
+    with _process():
+        match sys.argv[1:] if arguments is None else list(arguments):
+            case [command, *rest] if command in COMMANDS:
+                _call(command, rest)
+            case ["--help" | "-h"]:
+                print(_usage())
+            case ["--version"]:
+                from importlib.metadata import version  # slow to import
+
+                print(version("jaxrec"))
+            case []:
+                raise ConfigError(f"a command is missing\n{_usage()}")
+            case [unknown, *_]:
+                known = ", ".join(COMMANDS)
+                raise ConfigError(f"there is no command {unknown!r}; give one of {known}")
+
+
+def run(command: str, arguments: Sequence[str] | None = None) -> None:
+    """Run one command with the given arguments, or with those of the process."""
+    with _process():
+        _call(command, sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _call(command: str, arguments: Sequence[str]) -> None:
+    keep_freed_memory()  # before the libraries of the command start threads
+    import_module(f"jaxrec.cli.{command}").run(arguments)
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:<11}{does}" for name, does in COMMANDS.items())
+    return (
+        f"usage: jaxrec COMMAND [options]\n\n{rows}\n\n"
+        "jaxrec COMMAND --help shows the options of a command; jaxrec --version the version."
+    )
+
+
+@contextmanager
+def _process() -> Iterator[None]:
+    """Give the process the exit codes above, and a console that cannot stop it."""
+    with safe_console() as console, _signals():
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            sys.stderr.write(f"error: {_message(error)}\n")
+            sys.exit(2)
+        except Interrupted as stop:
+            sys.stderr.write("; ".join(["interrupted", *getattr(stop, "__notes__", ())]) + "\n")
+            raise
+        console.flush()
+        if console.failure and not isinstance(console.failure, BrokenPipeError):
+            sys.stderr.write(f"error: stdout: {_message(console.failure)}\n")
+            sys.exit(2)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM raise `Interrupted`."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted(128 + number)
+
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}"
+    return str(error)

@@ -1,0 +1,43 @@
+"""`jaxrec train`: a recipe and data to a run directory."""
+
+import argparse
+from collections.abc import Sequence
+
+from jaxrec import api
+from jaxrec.config import parse
+from jaxrec.errors import ConfigError
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train as the arguments say."""
+    options, overrides = _parser().parse_known_args(arguments)
+    if options.help:
+        _parser().print_help()
+        parse(["--help"])
+    if options.resume and (overrides or options.config or options.run):
+        raise ConfigError(
+            "--resume continues a run with the options it has; only --data goes with it"
+        )
+    api.fit(
+        options.config,
+        data=options.data,
+        run=options.run,
+        resume=options.resume,
+        arguments=overrides,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "jaxrec train",
+        description="Train a recommender, evaluate it, and leave a run directory. "
+        "--section.option VALUE overrides an option of the recipe.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("--config", help="a YAML recipe, or the name of a shipped one")
+    parser.add_argument("--data", help="short for --data.source")
+    parser.add_argument("--run", help="directory to write; it must not exist")
+    parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
+    parser.add_argument("-h", "--help", action="store_true", help="show every option")
+    return parser

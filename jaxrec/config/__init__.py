@@ -1,0 +1,28 @@
+"""Options, recipes and the command line that overrides them."""
+
+from jaxrec.config.options import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    SplitConfig,
+    TextConfig,
+    TrainConfig,
+)
+from jaxrec.config.parsing import parse, parse_options, read_recipe, read_yaml, recipes, to_yaml
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "ModelConfig",
+    "SplitConfig",
+    "TextConfig",
+    "TrainConfig",
+    "parse",
+    "parse_options",
+    "read_recipe",
+    "read_yaml",
+    "recipes",
+    "to_yaml",
+]

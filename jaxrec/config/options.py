@@ -1,0 +1,212 @@
+"""Every option of a run: one frozen dataclass for each section, `Config` for all of them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxrec.config.ranges import (
+    Amount,
+    Bounded,
+    Count,
+    NonNegative,
+    Positive,
+    Quantile,
+    Share,
+)
+from jaxrec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DataConfig(Bounded):
+    """Where the events come from and which of them to use."""
+
+    source: str = "ml-100k"
+    """`ml-100k`, `ml-1m`, a directory with the tables events, items and triples, a file of events,
+    or an invoice file in the columns of UCI Online Retail. `--data X` is short for
+    `--data.source X`."""
+    time: Literal["timestamp", "order"] = "timestamp"
+    """`order`: timestamps are only positions, so there are no time gaps and no split by time."""
+    ties: Literal["file", "item_id"] = "file"
+    """Order of a user's events with equal timestamps: as in the file, or as in the item table."""
+    strict: bool = False
+    """Raise an error for events of unknown items and the like, instead of repairing them."""
+    min_user_events: NonNegative = 0
+    """k-core: leave out users with fewer events (0: keep all)."""
+    min_item_events: NonNegative = 0
+    """k-core: leave out items with fewer events (0: keep all)."""
+    drop_repeats: bool = False
+    """Leave out an event of the same item as the user's previous event."""
+    negative_event_types: tuple[str, ...] = ("cancel", "return", "dislike", "hide", "impression")
+    """Event types that update the user's state and are never predicted."""
+    event_weights: dict[str, Amount] = field(default_factory=dict)
+    """Weight of each event type as a training target; 1 for types that are not named."""
+    relations: tuple[str, ...] = ()
+    """Relations of the graph to keep (empty: all)."""
+    text_columns: tuple[str, ...] = (
+        "title",
+        "brand",
+        "genres",
+        "category",
+        "categories",
+        "merchant",
+        "description",
+    )
+    """Item columns that form an item's text, in this order."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for a value out of its bounds, or a weight that is never used."""
+        super().__post_init__()
+        for event_type, weight in self.event_weights.items():
+            if weight and event_type in self.negative_event_types:
+                raise ConfigError(
+                    f"event_weights: {event_type} is among negative_event_types, which are never "
+                    "predicted; name it in only one of the two"
+                )
+
+
+@dataclass(frozen=True)
+class SplitConfig(Bounded):
+    """Which events are held out for validation and test."""
+
+    scheme: Literal["leave_one_out", "global_time"] = "global_time"
+    """`leave_one_out`: a user's last event tests, the one before validates. `global_time`: all
+    events after a point in time test."""
+    test_quantile: Quantile = 0.9
+    """`global_time`: the test period begins after this quantile of all timestamps."""
+    validation_quantile: Quantile = 0.9
+    """`global_time`: the validation period begins after this quantile of the remaining
+    timestamps."""
+    target_event_types: tuple[str, ...] = ()
+    """Event types to predict in evaluation (empty: all that training predicts)."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(Bounded):
+    """The experts and their layers."""
+
+    experts: tuple[str, ...] = ("id+graph", "text+graph")
+    """Each expert has its own item encoder, LSTM and loss; their scores are added. Sources of an
+    expert, combined by `+`: id, graph, text."""
+    hidden_size: Count = 64
+    """Width of every vector of an expert."""
+    sequence: Literal["lstm", "bare_lstm"] = "lstm"
+    """Sequence encoder: LSTMs in residual blocks with a feed-forward layer, or LSTMs alone."""
+    num_layers: Count = 2
+    """LSTM blocks."""
+    memory_decays: NonNegative = 4
+    """Decayed sums of past item vectors, each with its own learned decay rate, beside the LSTM
+    blocks (0: none)."""
+    dropout: Share = 0.3
+    """Dropout of event vectors and inside the blocks."""
+    id_dropout: Share = 0.1
+    """Probability that a training step hides an item's id, both as input and as candidate."""
+    graph_layer: Literal["gin", "residual"] = "gin"
+    """Update rule of the graph network: GIN, or H + alpha A D^-1 A H."""
+    aggregate: Literal["sum", "mean"] = "mean"
+    """How a node aggregates its messages."""
+    num_graph_layers: NonNegative = 1
+    """Message-passing steps."""
+    time_gaps: bool = True
+    """Give the LSTM the time between consecutive events."""
+    time_since_last: bool = False
+    """Train the user vector to take the time since the last event into account. Half of the
+    training positions get it and live requests always do; evaluation and batch scoring never do."""
+    temperature: Positive = 0.07
+    """Initial temperature of the cosine scores; it is learned."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for a value out of its bounds, or no expert."""
+        super().__post_init__()
+        if not self.experts:
+            raise ConfigError("experts must name one or more, such as id+graph")
+
+
+@dataclass(frozen=True)
+class TextConfig(Bounded):
+    """The text encoder."""
+
+    pretrained: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """A BERT checkpoint: a directory or a Hugging Face name."""
+    mode: Literal["frozen", "finetune"] = "frozen"
+    """`frozen`: text vectors are computed once. `finetune`: the last BERT layers train as well."""
+    max_tokens: Count = 64
+    """Longer texts are cut to this length."""
+    whiten: Count = 192
+    """Principal components to keep when text vectors are whitened."""
+    finetune_layers: Count = 1
+    """`finetune`: number of last layers that train."""
+    finetune_items: Count = 512
+    """`finetune`: items encoded with gradient in a step, the targets first, then random ones."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(Bounded):
+    """Optimisation."""
+
+    seed: int = 0
+    """Seed of parameters, dropout and batches."""
+    epochs: Count = 30
+    """Most epochs to train; the learning rate reaches its final value at the last one."""
+    patience: Count = 5
+    """Stop after this number of epochs without a better validation NDCG@10."""
+    batch_size: Count = 32
+    """Rows of a packed batch, over all devices."""
+    sequence_length: Count = 64
+    """Time steps of a packed row; longer histories are cut into windows."""
+    burn_in: NonNegative = 0
+    """Events before a window that warm up the state and are not predicted."""
+    learning_rate: Positive = 2e-3
+    """Peak learning rate of AdamW."""
+    warmup_steps: NonNegative = 100
+    """Steps of linear warm-up; cosine decay follows."""
+    final_rate: Amount = 0.1
+    """Learning rate at the last epoch, as a share of the peak."""
+    weight_decay: Amount = 0.01
+    """Decoupled weight decay."""
+    clip: Positive = 1.0
+    """Largest global norm of the gradient."""
+    bf16: bool = False
+    """Compute the blocks, the graph network and the matrix products of the loss in bfloat16."""
+    auxiliary: tuple[str, ...] = ("category", "brand", "merchant", "genre")
+    """Node types to predict beside the next item, where the graph has them."""
+    auxiliary_weight: Amount = 0.1
+    """Weight of each auxiliary loss, and of the loss of users' first items."""
+    loss_logits: Count = 2**21
+    """Number of logits that the loss holds at a time, but at least those of 256 positions."""
+    item_shards: Count = 1
+    """Devices along the `items` axis of the mesh; the others go along `users`."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for a value out of its bounds, or items as an auxiliary target."""
+        super().__post_init__()
+        if "item" in self.auxiliary:
+            raise ConfigError("auxiliary: the next item is always predicted; name other node types")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Bounded):
+    """Full ranking of the held-out events."""
+
+    mask: tuple[str, ...] = ("seen",)
+    """Items to leave out of a user's ranking: `seen`, `none`, or event types such as `buy`.
+    Training leaves them out of its softmax too, so their scores mean nothing. Where users often
+    repeat items, choose a mask that keeps those: the model learns how much to repeat."""
+    history: NonNegative = 0
+    """Events before a query that its state is computed from (0: all)."""
+    queries: Count = 200_000
+    """Most events to rank in validation and in each test set; larger sets are subsampled evenly."""
+    users: Count = 512
+    """Users to encode at a time."""
+    k: Count = 10
+    """Length of the lists for coverage, Gini index and mean popularity."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a recommender: graph + text + event sequences."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -1,0 +1,172 @@
+"""YAML recipes and command-line arguments to a `Config`.
+
+A recipe is read as if its entries stood on the command line before the user's own arguments, so
+that types, unknown names and suggestions are handled in one place (tyro).
+"""
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from jaxrec.config.options import Config
+from jaxrec.config.renamed import refuse_renamed
+from jaxrec.errors import ConfigError
+
+Options = TypeVar("Options")
+
+
+def recipes() -> Path:
+    """The directory of recipes: in the wheel, or beside the package in a checkout."""
+    packaged = Path(str(resources.files("jaxrec"))) / "configs"
+    return packaged if packaged.is_dir() else packaged.parent.parent / "configs"
+
+
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """The entries of a YAML recipe, given as a file or by the name of a shipped one.
+
+    A recipe may name another one as its `base` and hold only what differs.
+
+    Raises:
+        ConfigError: the recipe does not exist, is not a mapping, is its own base, or holds an
+            option by its old name.
+    """
+    return _read_recipe(recipe, ())
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ConfigError: the file does not exist, or is not YAML in UTF-8.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def parse(arguments: Sequence[str] = (), layers: Sequence[Mapping[str, Any]] = ()) -> Config:
+    """The configuration of `layers` of entries (nested or dotted), command-line `arguments` on top.
+
+    Prints the help and exits if the arguments ask for it.
+
+    Raises:
+        ConfigError: an unknown option (the message suggests the nearest ones), an old name of an
+            option, or a value of the wrong type.
+    """
+    entries = dict(entry for layer in layers for entry in _flatten(layer))
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    names = [flag[2:].partition("=")[0].replace("-", "_") for flag in flags]
+    refuse_renamed([*entries, *names])
+    tokens = [token for name, value in entries.items() for token in _flag(name, value)]
+    markers = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+    return parse_options(
+        Config, [*tokens, *arguments], "jaxrec train", markers, use_underscores=True
+    )
+
+
+def parse_options(
+    options_type: type[Options],
+    arguments: Sequence[str],
+    program: str,
+    markers: Sequence[Any] = (
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.PositionalMetavarFromFieldName,
+    ),
+    *,
+    use_underscores: bool = False,
+) -> Options:
+    """Command-line arguments as a dataclass of options.
+
+    Args:
+        program: name of the command, for the help.
+        markers: of tyro, such as `tyro.conf.FlagConversionOff`.
+        use_underscores: show options as `--item_shards`, not `--item-shards`; both are read.
+
+    Raises:
+        ConfigError: the arguments do not fit the options.
+    """
+    console = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(console):
+            return tyro.cli(
+                options_type,
+                args=arguments,
+                prog=program,
+                config=tuple(markers),
+                use_underscores=use_underscores,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ConfigError(_plain_text(console.getvalue())) from None
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML that `parse` reads back."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+
+
+def _read_recipe(recipe: str | Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """`read_recipe` of a recipe that those in `seen` have as their base."""
+    path = Path(recipe)
+    if not path.suffix:
+        path = recipes() / f"{recipe}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in recipes().glob("*.yaml")))
+        raise ConfigError(f"there is no recipe {str(recipe)!r}; give a YAML file or one of {known}")
+    chain = (*seen, path)
+    if path.resolve() in [earlier.resolve() for earlier in seen]:
+        raise ConfigError(f"{path} is its own base: {' -> '.join(map(str, chain))}")
+    entries = read_yaml(path)
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{path} must hold `section: {{option: value}}` entries")
+    base = entries.pop("base", None)
+    inherited = _read_recipe(base, chain) if base else {}
+    flat = dict(_flatten(entries))
+    refuse_renamed(flat, str(path))
+    return {**inherited, **flat}
+
+
+def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in entries.items():
+        dotted = f"{prefix}{name}"
+        if isinstance(value, Mapping) and "." not in dotted:
+            yield from _flatten(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"--{name}", *(str(part) for pair in value.items() for part in pair)]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [f"--{name}", *map(str, values)]
+
+
+def _plain_text(message: str) -> str:
+    """A message of tyro in one line, without its frame, its title and the help of the option."""
+    lines = [line.strip("│╰╯ ") for line in message.splitlines()[1:]]
+    # rules are hyphens where the console has only ASCII
+    parts = [part.strip(" .") for part in re.split("[─-]{9,}", " ".join(lines))]
+    hidden = ("Argument helptext", "For full")
+    shown = [part for part in parts if part and not part.startswith(hidden)]
+    return re.sub(r"^Error parsing (?!-)\S+: ", "", ". ".join(shown))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

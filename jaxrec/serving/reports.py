@@ -1,0 +1,66 @@
+"""Single results: an audience, similar nodes, a plot of one user, a replay."""
+
+import polars as pl
+
+from jaxrec.data.dataset import filtered
+from jaxrec.data.files import read_table
+from jaxrec.inference.audiences import audience_table, empty_audience, merge_audience
+from jaxrec.inference.profiles import plot_user
+from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.serving import replay as replaying
+from jaxrec.serving.console import console, note, show_table
+from jaxrec.serving.inputs import load_model, open_user_events
+from jaxrec.serving.options import AudienceOptions, PlotOptions, ReplayOptions, SimilarOptions
+from jaxrec.types import EventLog
+
+
+def audience(options: AudienceOptions) -> None:
+    """Find the audience of an entity among all users of the events, in the memory of one block.
+
+    Raises:
+        RunError, DataError, ValueError: the run, the events or an option cannot be used.
+    """
+    model = load_model(options)
+    model.index.find(options.entity)
+    events = open_user_events(model, options.events, options.block, options.users)
+    for message in events.notes:
+        note(message)
+    likeliest = empty_audience()
+    for block in events.blocks():
+        log = model.encoder.validated_log(block)
+        vectors = model.encoder.vectors(model.encoder.states(log))
+        log_p = model.choice_log_probability(log, vectors, options.entity, options.mask)
+        likeliest = merge_audience(likeliest, log.user_ids, log_p, options.k)
+    show_table(audience_table(likeliest, options.bid), options.out)
+
+
+def similar(options: SimilarOptions) -> None:
+    """Show the nodes most similar to one; raises as `TrainedModel.similar`."""
+    show_table(load_model(options).similar(options.entity, options.k), options.out)
+
+
+def plot(options: PlotOptions) -> None:
+    """Draw how a user's interest changed.
+
+    Raises:
+        RunError, DataError: the run or the events cannot be used.
+    """
+    model = load_model(options)
+    events = pl.concat(open_user_events(model, options.events, users=(options.user,)).blocks())
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    plot_user(model, model.encoder.validated_log(events), options.out, last=options.last)
+    console.print(f"drawn in {options.out}")
+
+
+def replay(options: ReplayOptions) -> None:
+    """Print what live updates gain; raises as `jaxrec.serving.replay.replay`."""
+    model = load_model(options)
+    result = replaying.replay(model, log_to_replay(model, options), options.since)
+    console.print(result.table())
+
+
+def log_to_replay(model: TrainedModel, options: ReplayOptions) -> EventLog:
+    """The events of a file, or those that the run was trained on and held out."""
+    if options.events is not None:
+        return model.encoder.event_log(read_table(options.events))
+    return model.encoder.validated_log(filtered(model.config).events)

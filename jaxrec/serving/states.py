@@ -1,0 +1,61 @@
+"""Users' states as files: batch scoring writes them, a live store loads them."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import polars as pl
+
+from jaxrec.artifacts.partitions import SUCCESS
+from jaxrec.errors import RunError
+from jaxrec.inference.encoding import States, flat_states, initial_states
+from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.serving.stores.base import NEVER
+from jaxrec.types import EventLog
+
+LAYOUT = "layout.json"
+
+
+def state_table(log: EventLog, states: States) -> pl.DataFrame:
+    """One row per user: `user_id`, `events`, `last_time` (s; `NEVER` without events) and `state`,
+    flattened as layout.json describes."""
+    flat = flat_states(states).astype(np.float32)
+    last_times = np.full(log.num_users, NEVER)
+    last_times[log.lengths > 0] = log.times[log.offsets[1:][log.lengths > 0] - 1]
+    return pl.DataFrame(
+        {
+            "user_id": log.user_ids,
+            "events": log.lengths,
+            "last_time": last_times,
+            "state": pl.Series(flat, dtype=pl.Array(pl.Float32, flat.shape[1])),
+        }
+    )
+
+
+def write_layout(model: TrainedModel, directory: Path) -> None:
+    """Write `layout.json`: the parts of a flattened state in their order, with their shapes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    state = initial_states(model.model, 1)
+    paths, _ = jax.tree_util.tree_flatten_with_path(state)
+    layout = {
+        "step": model.step,
+        "model": model.version,
+        "parts": [
+            {"name": jax.tree_util.keystr(path), "shape": leaf.shape[1:]} for path, leaf in paths
+        ],
+    }
+    (directory / LAYOUT).write_text(json.dumps(layout, indent=2))
+
+
+def read_states(model: TrainedModel, directory: Path) -> pl.DataFrame:
+    """The states that a finished job has written with --states.
+
+    Raises:
+        RunError: the job has not finished, or another model wrote them.
+    """
+    if not (directory / SUCCESS).exists():
+        raise RunError(f"{directory} holds no states of a finished job (--states)")
+    if json.loads((directory / LAYOUT).read_text())["model"] != model.version:
+        raise RunError(f"the states in {directory} are those of another checkpoint")
+    return pl.read_parquet(directory / "*.parquet")
