@@ -1,6 +1,7 @@
 """The page of the HTTP API, from the OpenAPI document of the service."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _default(schema: dict[str, Any], required: bool) -> str:
     return "" if default in (None, "") else f"`{default}`"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     if not rows:
         return []
     return [
