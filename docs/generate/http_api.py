@@ -1,11 +1,11 @@
 """The page of the HTTP API, from the OpenAPI document of the service."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxrec.serving.http.app import create_app
+from jaxrec.serving.options import LiveOptions
 
 METHODS = ("get", "post", "delete")
 INTRODUCTION = """# HTTP API
@@ -42,15 +42,11 @@ def page() -> str:
 
 def openapi() -> dict[str, Any]:
     """The OpenAPI document of the service, made without a trained run."""
-    with tempfile.TemporaryDirectory() as directory:
-        app = create_app(Path(directory))
-        document = app.openapi()
-        app.state.live.store.close()
-    return document
+    return create_app(Path("run"), LiveOptions(store=":memory:")).openapi()
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> list[str]:
-    lines = [f"## {method.upper()} {path.replace(':path', '')}", "", operation["description"], ""]
+    lines = [f"## {method.upper()} {path}", "", operation["description"], ""]
     if parameters := operation.get("parameters", []):
         lines += _table(
             ("parameter", "in", "type", "default", "meaning"),
