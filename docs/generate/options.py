@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 import typing
 from typing import Any
@@ -44,12 +45,13 @@ def page() -> str:
 def _section(name: str, config: type) -> str:
     lines = [f"## `{name}`", "", _one_line(inspect.getdoc(config) or ""), ""]
     documentation = field_docstrings(config)
+    types = typing.get_type_hints(config, include_extras=True)
     for option in dataclasses.fields(config):
-        kind = _code(_type_name(option.type))
+        default = f"default `{_default(option)}`" if _default(option) else "empty by default"
         lines += [
             f"### `{name}.{option.name}`",
             "",
-            f"{kind}, default {_code(_default(option))}",
+            f"{_type_name(types[option.name])}, {default}",
             "",
             _one_line(documentation[option.name]),
             "",
@@ -75,31 +77,46 @@ def field_docstrings(config: type) -> dict[str, str]:
 def _default(option: dataclasses.Field) -> str:
     factory = option.default_factory
     value: Any = option.default if factory is dataclasses.MISSING else factory()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(str, value)) + "]"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return (
-        f'"{value}"'
-        if value == ""
-        else str(value).lower()
-        if value in (True, False) and isinstance(value, bool)
-        else str(value)
-    )
+    match value:
+        case tuple():
+            return ", ".join(map(str, value))
+        case dict():
+            return ", ".join(f"{key} {entry}" for key, entry in value.items())
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
 
 
 def _type_name(kind: Any) -> str:
-    if isinstance(kind, str):
-        return kind
+    """A type in words, with its bounds where it is annotated with some."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Annotated:
+        bounds = [words for bound in arguments[1:] for words in _bounds(bound)]
+        return " ".join([_type_name(arguments[0]), " and ".join(bounds)]).strip()
     if typing.get_origin(kind) is typing.Literal:
-        return " | ".join(typing.get_args(kind))
+        return " or ".join(f"`{value}`" for value in arguments)
     if typing.get_origin(kind) is tuple:
-        return f"list of {_type_name(typing.get_args(kind)[0])}"
-    return str(kind) if typing.get_origin(kind) else kind.__name__
+        return f"list of {_type_name(arguments[0])}"
+    if typing.get_origin(kind) is dict:
+        return f"{_type_name(arguments[0])} and {_type_name(arguments[1])}, for each entry"
+    return {str: "text", int: "integer", float: "number", bool: "`True` or `False`"}[kind]
 
 
-def _code(text: str) -> str:
-    return f"`{text}`"
+def _bounds(bound: Any) -> list[str]:
+    """The limits of an `annotated_types` bound in words."""
+    words = {
+        "ge": "of {:g} or more",
+        "gt": "above {:g}",
+        "le": "of {:g} or less",
+        "lt": "below {:g}",
+    }
+    limits = {name: getattr(bound, name, None) for name in words}
+    return [
+        words[name].format(limit)
+        for name, limit in limits.items()
+        if limit is not None and limit != math.inf
+    ]
 
 
 def _one_line(text: str) -> str:
