@@ -5,12 +5,14 @@ import io
 import os
 import re
 import sys
+import textwrap
 from unittest.mock import patch
 
 from jaxrec.cli import main
 
 COMMANDS = {
-    "train": "Train a recipe on a data set. `python train.py` is the same command.",
+    "train": "Train a recipe on a data set. `python train.py` is the same command. "
+    "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
     "recommend": "Recommend to every user of an events file. "
     "`python serve.py RUN --events FILE --out DIRECTORY` is the same command.",
     "serve": "Serve a run over HTTP. `python serve.py RUN --http :8080` is the same command.",
@@ -28,6 +30,7 @@ when it is done, with 2 when its input cannot be used (the message names the pla
 
 This page is generated from the `--help` of every command.
 """
+WIDTH = 88  # characters
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -43,7 +46,7 @@ def page() -> str:
 def help_of(command: str) -> str:
     """What `jaxrec COMMAND --help` prints on a narrow, colourless terminal."""
     console = io.StringIO()
-    environment = {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
     with (
         patch.object(sys, "argv", ["jaxrec", command, "--help"]),
         patch.dict(os.environ, environment),
@@ -54,5 +57,9 @@ def help_of(command: str) -> str:
         except SystemExit as stop:
             if stop.code not in (0, None):
                 raise ValueError(f"jaxrec {command} --help exits with {stop.code}") from None
-    text = ESCAPE.sub("", console.getvalue())
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    # `train` also prints the options of recipes, which have a page of their own
+    text = ESCAPE.sub("", console.getvalue()).strip().split("\nusage:")[0]
+    return "\n".join(
+        textwrap.fill(line, WIDTH) if line[:1].strip() else line.rstrip()
+        for line in text.splitlines()
+    )
