@@ -24,13 +24,18 @@ COMMANDS = {
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with eight sub-commands. A command exits with 0
-when it is done, with 2 when its input cannot be used (the message names the place and the fix), and
-`jaxrec train` exits with 143 after SIGTERM, when its state is saved.
+`pip install -e .` installs one command, `jaxrec`, with eight sub-commands.
+
+| exit code | means |
+|---|---|
+| 0 | done |
+| 1 | an internal error; the traceback is on stderr |
+| 2 | the input cannot be used; the message names the place and the fix |
+| 130, 143 | stopped by Ctrl-C or SIGTERM; `jaxrec train` has saved its state |
 
 This page is generated from the `--help` of every command.
 """
-WIDTH = 88  # characters
+WIDTH = 76  # characters
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
