@@ -13,7 +13,7 @@ from jaxrec import cli
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"<!-- run -->\n\n```(python|bash)\n(.*?)```", re.DOTALL)
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "<!-- run -->" in page.read_text())
-EXTERNAL = re.compile(r"<(?:script|link|img)[^>]*(?:src|href)=\"?(?:https?:)?//(?!jaxrec)[^>]*>")
+EXTERNAL = re.compile(r"<(?:script|link|img)[^>]*(?:src|href)=\"?(?:https?:)?//[^>]*>")
 
 
 @pytest.fixture
