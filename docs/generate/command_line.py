@@ -1,0 +1,70 @@
+"""The page of the command line, from the `--help` of every command."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import textwrap
+from unittest.mock import patch
+
+from jaxrec.cli import main
+
+COMMANDS = {
+    "train": "Train a recipe on a data set. `python train.py` is the same command. "
+    "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
+    "recommend": "Recommend to every user of an events file. "
+    "`python serve.py RUN --events FILE --out DIRECTORY` is the same command.",
+    "serve": "Serve a run over HTTP. `python serve.py RUN --http :8080` is the same command.",
+    "audience": "Find the users who most likely choose an item, or an item of a brand, next.",
+    "profile": "Write what every user is interested in, and how that changed.",
+    "similar": "List the items (or brands ...) most like one.",
+    "replay": "Measure what live updates are worth on a held-out period.",
+    "plot": "Draw how the interest of one user moved.",
+}
+INTRODUCTION = """# Command line
+
+`pip install -e .` installs one command, `jaxrec`, with eight sub-commands.
+
+| exit code | means |
+|---|---|
+| 0 | done |
+| 1 | an internal error; the traceback is on stderr |
+| 2 | the input cannot be used; the message names the place and the fix |
+| 130, 143 | stopped by Ctrl-C or SIGTERM; `jaxrec train` has saved its state |
+
+This page is generated from the `--help` of every command.
+"""
+WIDTH = 76  # characters
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def page() -> str:
+    """The page as Markdown."""
+    sections = [
+        f"## jaxrec {name}\n\n{summary}\n\n```text\n{help_of(name)}\n```\n"
+        for name, summary in COMMANDS.items()
+    ]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def help_of(command: str) -> str:
+    """What `jaxrec COMMAND --help` prints on a narrow, colourless terminal."""
+    console = io.StringIO()
+    environment = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
+    with (
+        patch.object(sys, "argv", ["jaxrec", command, "--help"]),
+        patch.dict(os.environ, environment),
+        contextlib.redirect_stdout(console),
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            if stop.code not in (0, None):
+                raise ValueError(f"jaxrec {command} --help exits with {stop.code}") from None
+    # `train` also prints the options of recipes, which have a page of their own
+    text = ESCAPE.sub("", console.getvalue()).strip().split("\nusage:")[0]
+    return "\n".join(
+        textwrap.fill(line, WIDTH) if line[:1].strip() else line.rstrip()
+        for line in text.splitlines()
+    )

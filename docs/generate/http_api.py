@@ -1,0 +1,128 @@
+"""The page of the HTTP API, from the OpenAPI document of the service."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxrec.serving.http.app import create_app
+from jaxrec.serving.options import LiveOptions
+
+METHODS = ("get", "post", "delete")
+INTRODUCTION = """# HTTP API
+
+`jaxrec serve RUN --http :8080` serves a run. The service documents itself too: open `/docs` for an
+interactive page and `/openapi.json` for the OpenAPI document, of which this page is generated.
+
+* **Key**: where `JAXREC_API_KEY` (or `--api-key`) is set, requests for users and events must send
+  it as `X-API-Key`. Health checks and metrics need no key.
+* **Errors** are `application/problem+json` (RFC 9457): `type`, `title`, `status`, `detail`, and
+  `errors` for a request whose fields are wrong.
+* **Status 503** means that the store failed, that the model is still being loaded, or that too many
+  requests wait. Send the request again after `Retry-After` seconds. Events with an `event_id` count
+  once, however often they are sent.
+* **Size**: a body has at most 1 MiB and 1,000 events.
+"""
+
+
+def page() -> str:
+    """The page as Markdown."""
+    document = openapi()
+    schemas = document["components"]["schemas"]
+    lines = [INTRODUCTION]
+    for path, operations in document["paths"].items():
+        for method in METHODS:
+            if method in operations:
+                lines += _operation(method, path, operations[method])
+    lines += ["## Data types", ""]
+    for name in sorted(schemas):
+        if not name.startswith("HTTPValidation") and name != "ValidationError":
+            lines += _schema(name, schemas[name])
+    return "\n".join(lines)
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document of the service, made without a trained run."""
+    return create_app(Path("run"), LiveOptions(store=":memory:")).openapi()
+
+
+def _operation(method: str, path: str, operation: dict[str, Any]) -> list[str]:
+    lines = [f"## {method.upper()} {path}", "", operation["description"], ""]
+    if parameters := operation.get("parameters", []):
+        lines += _table(
+            ("parameter", "in", "type", "default", "meaning"),
+            [
+                (
+                    f"`{p['name']}`",
+                    p["in"],
+                    _type(p["schema"]),
+                    _default(p["schema"], p.get("required", False)),
+                    p["schema"].get("description", p.get("description", "")),
+                )
+                for p in parameters
+                if p["in"] != "header"
+            ],
+        )
+    if body := operation.get("requestBody"):
+        lines += [f"Body: {_type(body['content']['application/json']['schema'])}", ""]
+    for status, response in operation["responses"].items():
+        if status.startswith("2"):
+            content = response.get("content", {}).get("application/json", {})
+            kind = _type(content["schema"]) if content.get("schema") else "no JSON"
+            lines += [f"Response {status}: {kind}", ""]
+    return lines
+
+
+def _schema(name: str, schema: dict[str, Any]) -> list[str]:
+    required = schema.get("required", [])
+    rows = [
+        (
+            f"`{field}`",
+            _type(about),
+            _default(about, field in required),
+            about.get("description", ""),
+        )
+        for field, about in schema.get("properties", {}).items()
+    ]
+    description = " ".join(schema.get("description", "").split())
+    return [
+        f"### {name}",
+        "",
+        description,
+        "",
+        *_table(("field", "type", "default", "meaning"), rows),
+    ]
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A short name of a JSON schema."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        kinds = dict.fromkeys(_type(part) for part in schema["anyOf"] if part.get("type") != "null")
+        return " or ".join(kinds)
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}"
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "integer" and "minimum" in schema and "maximum" in schema:
+        return f"integer, {schema['minimum']} to {schema['maximum']}"
+    return schema.get("format", schema.get("type", "any"))
+
+
+def _default(schema: dict[str, Any], required: bool) -> str:
+    if required:
+        return "required"
+    default = schema.get("default")
+    return "" if default in (None, "") else f"`{default}`"
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    return [
+        f"| {' | '.join(header)} |",
+        f"|{'---|' * len(header)}",
+        *(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |" for row in rows),
+        "",
+    ]
