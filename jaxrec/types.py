@@ -46,7 +46,7 @@ class EventLog:
 
     user_ids: pl.Series  # U strings
     event_type_names: tuple[str, ...]
-    offsets: Int[np.ndarray, "U+1"]
+    offsets: Int[np.ndarray, " offsets"]  # U + 1
     items: Int[np.ndarray, " M"]
     event_types: Int[np.ndarray, " M"]  # positions in event_type_names
     times: Int[np.ndarray, " M"]  # seconds since 1970, or positions

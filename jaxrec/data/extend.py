@@ -77,15 +77,15 @@ def extend_catalog(
 def _cast_alike(items: pl.DataFrame, known_items: pl.DataFrame) -> pl.DataFrame:
     """New items with the column types of the known items, except for columns without values."""
     return items.with_columns(
-        _cast(items[name], known_items.schema[name])
+        _cast_like(items[name], known_items[name])
         for name in items.columns
         if name in known_items.columns and known_items.schema[name] != pl.Null
     )
 
 
-def _cast(column: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """A column in another type; raises a DataError if a value or its fraction would be lost."""
-    place = f"new items, column {column.name!r}"
+def _cast_like(column: pl.Series, known: pl.Series) -> pl.Series:
+    """A column in the type of a known one; raises a DataError if it loses values or fractions."""
+    place, dtype = f"new items, column {column.name!r}", known.dtype
     try:
         cast = column.cast(dtype)
     except pl.exceptions.PolarsError as error:

@@ -357,7 +357,7 @@ def test_no_queries_have_no_log_probabilities():
     assert log_p.shape == (0, 3)
 
 
-def test_arguments_that_do_not_fit_raise():
+def test_arguments_that_do_not_fit_raise(unchecked):
     queries, items = vectors(0, 3)
     valid = catalogue()
 
@@ -528,7 +528,7 @@ def test_a_ratio_to_no_hits_is_infinite_and_none_in_json():
     json.dumps(found.as_dict(), allow_nan=False)
 
 
-def test_outcomes_that_do_not_fit_raise():
+def test_outcomes_that_do_not_fit_raise(unchecked):
     p, hits = np.array([[0.1, 0.2]]), np.array([[True, False]])
 
     with pytest.raises(ValueError, match=r"shape \(1, 2\) and hits of shape \(1, 1\)"):
