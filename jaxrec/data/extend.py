@@ -19,7 +19,9 @@ class Extension:
     """A catalogue with new items, and the rows of its nodes in the tables of the model."""
 
     catalog: Catalog
-    entities: Int[np.ndarray, " N-I"]  # rows of the entity table; new nodes: the unknown node's
+    entities: Int[
+        np.ndarray, " entities"
+    ]  # rows of the entity table; new nodes: the unknown node's
     num_old: int  # number of trained items, including row 0; new items follow them
     notes: tuple[str, ...]
 
@@ -146,7 +148,7 @@ def _edge_table(
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Int32))
 
 
-def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " N-I"]:
+def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " entities"]:
     """Rows of the old graph's entity table, for every node of the new graph behind its items."""
     old_items, new_items = old.types[0].padded_size, new.types[0].padded_size
     rows = np.zeros(new.num_nodes - new_items, np.int32)

@@ -41,7 +41,7 @@ def catalog_arrays(
     catalog: Catalog,
     text: Float[np.ndarray, "n text"],
     has_id: Bool[np.ndarray, " n"],
-    entities: Int[np.ndarray, " N-I"] | None = None,
+    entities: Int[np.ndarray, " entities"] | None = None,
 ) -> CatalogArrays:
     """Arrays of a catalogue, padded.
 
