@@ -113,9 +113,9 @@ class Expert(nnx.Module):
 
     def repeat_bias(
         self,
-        event_types: Int[Array, "*shape"],
-        target_event_types: Int[Array, "*shape"],
-        ages: Int[Array, "*shape"],
+        event_types: Int[Array, "*#shape"],
+        target_event_types: Int[Array, "*#shape"],
+        ages: Int[Array, "*#shape"],
     ) -> Float[Array, "*shape"]:
         """What a past event adds to the score of its own item (RepeatNet, arXiv:1812.02646).
 
