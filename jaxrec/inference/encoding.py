@@ -239,7 +239,7 @@ def encode_users(
             numbers = np.where(steps < lengths[:, None], begins[:, None] + steps, -1)
             _, states = reader.update(states, numbers, np.zeros(numbers.shape, bool))
 
-        def place(whole: np.ndarray, part: Array, group: np.ndarray = group) -> None:
+        def place(whole: np.ndarray, part: Array | np.ndarray, group: np.ndarray = group) -> None:
             whole[group] = np.asarray(part)[: len(group)]
 
         jax.tree.map(place, result, states)

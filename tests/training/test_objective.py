@@ -93,11 +93,12 @@ def make_batch() -> Batch:
     )
 
 
-def expert_batch(expert, arrays, batch, items=None, target_event_types=None) -> ExpertBatch:
+def expert_batch(expert, arrays, batch, items=None, event_types=None) -> ExpertBatch:
     """Inputs of a task that reads no user vectors."""
     vectors = jnp.zeros((8, CONFIG.model.hidden_size)) if items is None else items
     users = jnp.zeros((*batch.items.shape, CONFIG.model.hidden_size))
-    return ExpertBatch(expert, arrays, batch, vectors, users, target_event_types, KEY)
+    event_types = jnp.asarray(batch.target_event_types) if event_types is None else event_types
+    return ExpertBatch(expert, arrays, batch, vectors, users, event_types, KEY)
 
 
 @pytest.fixture(scope="module")
@@ -331,7 +332,7 @@ def make_finetuned_text() -> FinetunedText:
 def test_only_some_rows_are_encoded_again(tower, count):
     text = make_arrays().catalog.nodes.text
     # targets are 1 and 2, and the row of the unknown item at padding
-    batch = replace(make_batch(), targets=np.array([[1, 2, 2, 0], [2, 1, 0, 0]]))
+    batch = replace(make_batch(), targets=np.array([[1, 2, 2, 0, 0, 0], [2, 1, 0, 0, 0, 0]]))
     changed = jnp.any(
         finetuned_rows(tower, make_finetuned_text(), text, batch, count, KEY) != text, axis=1
     )
