@@ -15,7 +15,7 @@ from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.id import IdSource
-from jaxrec.models.recommender import Recommender, split
+from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.types import PADDING_MULTIPLE, Catalog, KnowledgeGraph
 
 ITEMS = pl.DataFrame(
@@ -335,7 +335,7 @@ def model(catalog) -> tuple[nnx.GraphDef, nnx.State]:
         ids = (source for source in expert.item_encoder.sources if isinstance(source, IdSource))
         for table in (expert.item_encoder.entity_table, *(source.item_table for source in ids)):
             table[...] = 50 * table[...]
-    return split(model)
+    return Model(*split(model))
 
 
 TEXT = np.array([[0, 0], [1, 0], [0, 1], [-1, 2]], np.float32)
@@ -346,7 +346,7 @@ def vectors_by_name(model, catalog, text=(), entities=None) -> dict[tuple, np.nd
     """The vector of every node; `text` is that of the new items, whose ids are unknown."""
     text = np.concatenate([TEXT, np.reshape(text, (-1, 2))]).astype(np.float32)
     trained = np.pad(TRAINED, (0, len(text) - len(TEXT)))
-    vectors = np.asarray(encode_catalog(*model, catalog_arrays(catalog, text, trained, entities)))
+    vectors = np.asarray(encode_catalog(model, catalog_arrays(catalog, text, trained, entities)))
     return {name: vectors[node] for node, name in node_names(catalog.graph).items()}
 
 

@@ -358,7 +358,7 @@ def test_temporary_files_are_deleted_after_an_error(tmp_path, scratch):
 
 @pytest.mark.parametrize("name", ["none.parquet", "none.csv", "none.jsonl", "none.inter"])
 def test_a_missing_file_is_named(tmp_path, name):
-    with pytest.raises(DataError, match=rf"{name}: cannot be read"):
+    with pytest.raises(DataError, match=rf"{name}: no such file"):
         open_events(tmp_path / name, 1)
 
 
