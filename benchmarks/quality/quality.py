@@ -3,7 +3,7 @@
     python benchmarks/quality/quality.py beauty ml-100k --folder path/to/data --seeds 0 1 2
     python benchmarks/quality/quality.py scientific --folder path/to/data --ablation --segments
     python benchmarks/quality/quality.py taobao --folder path/to/data --event-types --segments
-    python benchmarks/quality/quality.py scientific --folder path/to/data --peers --python python3.11
+    python benchmarks/quality/quality.py scientific --folder path/to/data --peers
 
 `--folder` holds the data sets that jaxrec does not download, under the names in `cases.py`. Every
 finished run is a row of `benchmarks/results/quality.jsonl` and a directory in `runs/quality`. A

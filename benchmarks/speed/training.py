@@ -138,7 +138,7 @@ def median(runs: list[list[dict]], value) -> float:
 
 
 def time_to(runs: list[list[dict]], score: float) -> float:
-    """Median seconds of training, compilation included, to reach an NDCG; infinite if not reached."""
+    """Median seconds of training, with compilation, to reach an NDCG; infinite if not reached."""
     times = [
         min((e["trained"] for e in epochs if e["ndcg"] >= score), default=np.inf) for epochs in runs
     ]
