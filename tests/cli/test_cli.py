@@ -243,39 +243,3 @@ def test_results_that_do_not_fit_on_the_disk_are_an_error(run, tmp_path):
     assert shown == "error: stdout: No space left on device\n"
     assert process.returncode == 2
     assert len(pl.read_csv(tmp_path / "similar.csv")) == 10
-
-
-def test_public_names_are_lazy_and_real():
-    assert {"fit", "load", "configure"} <= set(jaxrec.__all__)
-    for name in jaxrec.__all__:
-        assert getattr(jaxrec, name)
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = jaxrec.nothing
-
-
-@pytest.mark.parametrize(
-    ("module", "absent"),
-    [
-        ("jaxrec", ("jax", "polars", "jaxrec.training.loop")),
-        (
-            "jaxrec.inference.loading",
-            ("jaxrec.training.loop", "jaxrec.training.objective", "matplotlib"),
-        ),
-        ("jaxrec.serving.batch", ("uvicorn", "fastapi", "jaxrec.serving.http", "jaxrec.training")),
-        (
-            "jaxrec.training.losses.full_softmax",
-            ("jaxrec.data", "jaxrec.models", "jaxrec.training.loop"),
-        ),
-        ("jaxrec.data.dataset", ("jaxrec.models", "jaxrec.training.loop")),
-        (
-            "jaxrec.models.recommender",
-            ("jaxrec.data", "jaxrec.training.losses", "jaxrec.training.loop"),
-        ),
-    ],
-)
-def test_imports_flow_down_only(module, absent):
-    program = f"import sys, {module}; print(*[m for m in {absent!r} if m in sys.modules])"
-    shown = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert shown.stdout.split() == []

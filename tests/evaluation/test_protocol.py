@@ -1,10 +1,8 @@
 import numpy as np
-import polars as pl
 import pytest
+from helpers.splits import ITEMS, make_split
 
-from jaxrec.config import EvaluationConfig, SplitConfig
-from jaxrec.data.events import build_event_log
-from jaxrec.data.splits import Split, split_log
+from jaxrec.config import EvaluationConfig
 from jaxrec.evaluation.protocol import (
     evaluate,
     evaluate_baselines,
@@ -12,68 +10,15 @@ from jaxrec.evaluation.protocol import (
     segment_masks,
 )
 from jaxrec.evaluation.tables import results_table
-from jaxrec.ranking.adjustments import mask_adjustments, repeat_adjustments
+from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries
-from jaxrec.types import NEG_INF, Queries
-
-ITEMS = pl.Series([None, "a", "b", "c", "d"], dtype=pl.String)
-HISTORIES = {"u": "abcab", "v": "bcda"}
-KINDS = {"u": ["view", "buy", "view", "view", "buy"], "v": ["buy", "view", "view", "view"]}
+from jaxrec.types import Queries
 
 
 @pytest.fixture
-def split() -> Split:
-    rows = [
-        (user, item, step * 1000, event_type)
-        for user, items in HISTORIES.items()
-        for step, (item, event_type) in enumerate(zip(items, KINDS[user], strict=True))
-    ]
-    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "event"], orient="row")
-    log = build_event_log(events, ITEMS)
-    return split_log(log, SplitConfig(scheme="leave_one_out"), np.ones(len(log.items), bool))
-
-
-def masked(split, mask):
-    rows, items, amounts = mask_adjustments(split.log, split.test["last"], mask)(0, 2)
-    assert (amounts == NEG_INF).all()
-    return {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
-
-
-def test_masks_hold_the_history_and_no_more(split):
-    seen = {(0, "a"), (0, "b"), (0, "c"), (1, "b"), (1, "c"), (1, "d")}
-    assert masked(split, ("seen",)) == seen
-    assert masked(split, ("none",)) == set()
-    assert masked(split, ("buy",)) == {(0, "b"), (1, "b")}
-    with pytest.raises(ValueError, match="cart"):
-        mask_adjustments(split.log, split.test["last"], ("cart",))
-
-
-def test_a_mask_spares_the_target(split):
-    queries = split.test["last"]
-    spared = np.array([ITEMS.to_list().index(item) for item in ("b", "a")])
-    rows, items, _ = mask_adjustments(split.log, queries, ("seen",), spared)(0, 2)
-    found = {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
-    assert found == masked(split, ("seen",)) - {(0, "b")}
-    rows, items, _ = mask_adjustments(split.log, queries, ("seen",), spared)(1, 2)
-    assert set(rows) == {0} and len(items) == 3
-
-
-def test_events_add_to_their_items_by_kind_and_age(split):
-    """The second of u's five events is 2 before the last of the history, and of event_type buy."""
-    view, buy = (split.log.event_type_names.index(event_type) for event_type in ("view", "buy"))
-    repeat_bias = np.zeros((2, 3), np.float32)
-    repeat_bias[view], repeat_bias[buy] = [1, 2, 3], [10, 20, 30]
-    rows, items, amounts = repeat_adjustments(split.log, split.test["last"], repeat_bias)(0, 2)
-    found = [
-        (int(row), ITEMS[int(item)], float(amount))
-        for row, item, amount in zip(rows, items, amounts, strict=True)
-    ]
-    assert found == [(0, "b", 30), (0, "c", 2), (0, "a", 1), (1, "b", 30), (1, "c", 2), (1, "d", 1)]
-    second = repeat_adjustments(split.log, split.test["last"], repeat_bias)(1, 2)
-    assert second.rows.tolist() == [0, 0, 0]
-    untrained = repeat_adjustments(split.log, split.test["last"], np.zeros((2, 3), np.float32))
-    assert not len(untrained(0, 2).rows)
+def split():
+    return make_split()
 
 
 def test_segments_tell_repeats_novelties_and_cold_items(split):

@@ -11,18 +11,15 @@ from helpers.paths import GOLDEN
 from safetensors.numpy import load_file, save_file
 
 from jaxrec.config import Config, ModelConfig, TextConfig
-from jaxrec.data.text import MINILM, Tokens, resolve_pretrained, tokenize
-from jaxrec.errors import FetchError
+from jaxrec.data.text import Tokens, tokenize
 from jaxrec.inference import text_features
 from jaxrec.inference.text_features import (
     encode_finetuned_text,
     encode_texts,
-    fit_whitening,
     hidden_states,
     item_text,
     text_vectors,
 )
-from jaxrec.models.text import whitening
 from jaxrec.models.text.bert import load_bert, mean_pool
 
 TINY = GOLDEN / "tiny_bert"
@@ -66,17 +63,6 @@ def test_batches_do_not_show_in_the_vectors(expected, batch_size):
     vectors = encode_texts(load_bert(TINY), tokenize(TEXTS, TINY, 40), batch_size)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
-
-
-def test_real_texts_get_the_reference_vectors():
-    try:
-        directory = resolve_pretrained(MINILM)
-    except FetchError as error:
-        pytest.skip(f"the real weights are not here: {error}")
-    record = np.load(GOLDEN / "bert_minilm.npz")
-    tokens = tokenize(record["texts"].tolist(), directory, 64)
-    vectors = encode_texts(load_bert(directory), tokens, batch_size=2)
-    np.testing.assert_allclose(vectors, record["pooled"], atol=1e-5)
 
 
 def test_text_vectors_come_in_order_and_from_the_cache_at_the_second_time(
@@ -174,56 +160,6 @@ def test_hidden_states_depend_on_the_lower_weights_alone(cache, no_encoding):
     bert.blocks[0].mlp.up.bias = nnx.Param(jnp.ones(48))
     with pytest.raises(AssertionError, match="encoded again"):
         hidden_states(bert, tokens, 1)
-
-
-def correlated(rows: int, rank: int, width: int) -> np.ndarray:
-    generator = np.random.default_rng(0)
-    factors = generator.normal(size=(rows, rank)) * np.geomspace(1, 0.05, rank)
-    return (factors @ generator.normal(size=(rank, width)) + 3).astype(np.float32)
-
-
-def test_whitened_vectors_have_identity_covariance_over_the_known_rows():
-    vectors = correlated(200, 10, 10)
-    known = np.arange(200) % 4 != 0
-    vectors[~known] = 1000
-    whitened = fit_whitening(vectors, known, 6).apply(vectors, known)
-    assert whitened.shape == (200, 6)
-    np.testing.assert_allclose(np.cov(whitened[known], rowvar=False), np.eye(6), atol=1e-4)
-    np.testing.assert_allclose(whitened[known].mean(0), np.zeros(6), atol=1e-4)
-    assert not whitened[~known].any()
-
-
-def test_whitening_keeps_the_directions_of_largest_variance():
-    vectors = np.random.default_rng(0).normal(size=(500, 4)) * [0.1, 5.0, 1.0, 0.2]
-    projection = fit_whitening(vectors, np.ones(500, bool), 2).projection
-    np.testing.assert_array_equal(np.abs(projection).argmax(axis=0), [1, 2])
-
-
-@pytest.mark.parametrize(("rows", "rank", "width"), [(200, 3, 3), (5, 8, 4)])
-def test_width_is_at_most_the_rank(rows, rank, width):
-    vectors = correlated(rows, rank, 8).astype(np.float64)
-    known = np.ones(rows, bool)
-    assert fit_whitening(vectors, known, 8).projection.shape == (8, width)
-
-
-def test_directions_of_noise_are_not_blown_up():
-    generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(500, 3)) * [1.0, 1e-1, 1e-6]
-    whitened = fit_whitening(vectors, np.ones(500, bool), 3).apply(vectors, np.ones(500, bool))
-    np.testing.assert_allclose(whitened.std(0), [1, 1, 1e-3], rtol=0.1)
-
-
-@pytest.mark.parametrize("known", [[False] * 4, [True, False, False, False], [True] * 4])
-def test_there_is_no_whitening_of_texts_that_do_not_differ(known):
-    assert fit_whitening(np.ones((4, 3)), np.array(known), 2) is None
-
-
-def test_whitening_takes_its_moments_by_blocks(monkeypatch):
-    vectors, known = correlated(50, 6, 6) + 10, np.arange(50) % 5 != 0
-    whole = fit_whitening(vectors, known, 4).apply(vectors, known)
-    monkeypatch.setattr(whitening, "BLOCK_SIZE", 7)
-    by_blocks = fit_whitening(vectors, known, 4).apply(vectors, known)
-    np.testing.assert_allclose(np.abs(by_blocks), np.abs(whole), atol=1e-4)
 
 
 def items_and_config(mode: str) -> tuple[pl.DataFrame, Config]:

@@ -1,11 +1,11 @@
 import numpy as np
 import polars as pl
 import pytest
+from helpers.histories import log_of
 from helpers.paths import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.events import last_sessions
 from jaxrec.data.graph import build_graph, neighbourhoods
 from jaxrec.ranking.adjustments import no_adjustments
 from jaxrec.ranking.item_table import ItemTable
@@ -19,7 +19,7 @@ from jaxrec.ranking.steps import (
     Feedback,
 )
 from jaxrec.ranking.strategy import read_strategy
-from jaxrec.types import Catalog, EventLog
+from jaxrec.types import Catalog
 
 ITEMS, USERS, WIDTH = 60, 4, 6
 DAY, MINUTE = 86_400, 60
@@ -46,22 +46,6 @@ def vectors(catalog):
     rows = catalog.graph.types[0].padded_size
     queries = random.normal(size=(USERS, WIDTH)).astype(np.float32)
     return queries, random.normal(size=(rows, WIDTH)).astype(np.float32)
-
-
-def log_of(*histories, event_types=("view", "buy", "dislike", "like"), has_time=True):
-    """Histories of (item, event_type, time in s)."""
-    events = [event for history in histories for event in history]
-    return EventLog(
-        user_ids=pl.Series([f"u{n}" for n in range(len(histories))]),
-        event_type_names=event_types,
-        offsets=np.cumsum([0, *map(len, histories)]),
-        items=np.array([item for item, _, _ in events], np.int32),
-        event_types=np.array(
-            [event_types.index(event_type) for _, event_type, _ in events], np.int32
-        ),
-        times=np.array([time for _, _, time in events], np.int64),
-        has_time=has_time,
-    )
 
 
 def nothing(rows):
@@ -197,27 +181,6 @@ def test_ignored_impressions_add_up():
     found, weights = Feedback().judged(log_of(seen, event_types=event_types), 0)
     assert found.tolist() == [3]
     assert weights == pytest.approx([-0.2], abs=1e-4)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 200), max_size=8), min_size=1, max_size=5))
-def test_the_last_session_begins_after_the_last_pause(minutes):
-    histories = [[(n + 1, "view", MINUTE * m) for n, m in enumerate(sorted(h))] for h in minutes]
-    sessions = last_sessions(log_of(*histories), gap=30 * MINUTE)
-    for user, history in enumerate(histories):
-        expected = []
-        for event in reversed(history):
-            if expected and expected[-1][2] - event[2] > 30 * MINUTE:
-                break
-            expected.append(event)
-        part = slice(sessions.offsets[user], sessions.offsets[user + 1])
-        assert sessions.items[part].tolist() == [item for item, _, _ in reversed(expected)]
-        assert sessions.times[part].tolist() == [time for _, _, time in reversed(expected)]
-
-
-def test_positions_have_no_pauses():
-    log = log_of([(1, "view", 0), (2, "view", 10**6)], has_time=False)
-    assert last_sessions(log, 1).items.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("after", [Diversity(0.5), Caps({"brand": 1}), Epsilon(0.1)])

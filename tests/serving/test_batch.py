@@ -7,62 +7,13 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from helpers.jobs import BLOCK, contents, read
 from helpers.shop import HELD_OUT
 
 import jaxrec
 from jaxrec.artifacts.partitions import Partitions
-from jaxrec.cli import main, scripts
-from jaxrec.errors import RunError
-from jaxrec.ranking.steps import Feedback
+from jaxrec.cli import scripts
 from jaxrec.ranking.strategy import read_strategy
-from jaxrec.serving import server, states
-from jaxrec.serving.options import LiveOptions, ServeOptions
-
-BLOCK = ["--block", "50"]
-
-
-@pytest.fixture(scope="module")
-def events_file(known_shop, tmp_path_factory):
-    path = tmp_path_factory.mktemp("events") / "events.parquet"
-    known_shop.events.write_parquet(path)
-    return path
-
-
-@pytest.fixture
-def serve(trained_run, events_file):
-    def command(*arguments, events=events_file):
-        scripts.serve([str(trained_run), "--events", str(events), *map(str, arguments)])
-
-    return command
-
-
-@pytest.fixture
-def ask(trained_run, events_file):
-    """Another command on the same run and events."""
-
-    def command(name, *arguments):
-        main([name, str(trained_run), *map(str, arguments), "--events", str(events_file)])
-
-    return command
-
-
-@pytest.fixture
-def refused(capsys):
-    def message(command, *arguments, **options):
-        with pytest.raises(SystemExit) as stop:
-            command(*arguments, **options)
-        assert stop.value.code == 2
-        return " ".join(capsys.readouterr().err.split())
-
-    return message
-
-
-def read(directory):
-    return pl.concat(pl.read_parquet(path) for path in sorted(directory.glob("part-*.parquet")))
-
-
-def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.glob("part-*")}
 
 
 def test_every_user_of_the_file_gets_a_list(serve, trained_run, known_shop, tmp_path, capsys):
@@ -162,47 +113,6 @@ def test_kill_9_leaves_a_job_that_goes_on(serve, trained_run, events_file, tmp_p
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_states_are_those_of_the_model(serve, trained_run, known_shop, tmp_path):
-    serve("--out", tmp_path / "out", "--states", tmp_path / "states", *BLOCK)
-    table = read(tmp_path / "states").sort("user_id")
-    model = jaxrec.load(trained_run)
-    log = model.encoder.event_log(known_shop.events)
-    layout = json.loads((tmp_path / "states" / "layout.json").read_text())
-    assert table["user_id"].to_list() == log.user_ids.to_list()
-    np.testing.assert_array_equal(table["events"], log.lengths)
-    np.testing.assert_array_equal(table["last_time"], log.times[log.offsets[1:] - 1])
-    sizes = [int(np.prod(part["shape"])) for part in layout["parts"]]
-    parts = np.split(table["state"].to_numpy(), np.cumsum(sizes)[:-1], axis=1)
-    outputs = [
-        part
-        for part, described in zip(parts, layout["parts"], strict=True)
-        if described["name"].endswith("output")
-    ]
-    expected = [np.asarray(state.output) for state in model.encoder.states(log)]
-    np.testing.assert_allclose(np.stack(outputs), np.stack(expected), atol=1e-5)
-    assert (tmp_path / "states" / "_SUCCESS").exists()
-
-
-def test_states_of_a_finished_job_go_into_a_live_store(
-    serve, trained_run, events_file, known_shop, tmp_path, capsys
-):
-    directory, address = tmp_path / "states", str(tmp_path / "store.db")
-    serve("--out", tmp_path / "out", "--states", directory, *BLOCK)
-    live = LiveOptions(store=address, load_states=directory)
-    options = ServeOptions(run=trained_run, events=events_file, live=live)
-    server.prepare_store(options, (Feedback(),))
-    shown = capsys.readouterr().err
-    assert "0 users of the store have the states" in shown  # the store was empty
-    server.prepare_store(options, (Feedback(),))
-    shown = capsys.readouterr().err
-    count = known_shop.events["user_id"].n_unique()
-    assert f"{count} users of the store have the states" in shown
-    assert "0 users were added" in shown
-    (directory / "_SUCCESS").unlink()
-    with pytest.raises(RunError, match="no states of a finished job"):
-        states.read_states(jaxrec.load(trained_run), directory)
-
-
 def test_a_strategy_orders_the_lists_of_a_batch(
     serve, ask, refused, trained_run, known_shop, tmp_path
 ):
@@ -224,29 +134,6 @@ def test_a_strategy_orders_the_lists_of_a_batch(
     assert "there is no step 'cap'" in refused(serve, "--out", tmp_path / "o4", "--strategy", file)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (["--profile"], "use: jaxrec profile RUN"),
-        (["--where", "price < 5"], "Unrecognized options: --where"),
-        (["--k", "3"], "Unrecognized options: --k"),
-        (["--window", "0"], "window must be 1 or more"),
-        (["--keep-users", "-1"], "keep_users must be 1 or more"),
-        (["--store", "nowhere/store.db"], "nowhere/store.db cannot be used as a store"),
-    ],
-)
-def test_options_of_other_jobs_are_refused_live(serve, refused, wrong, message):
-    assert message in refused(serve, "--http", "127.0.0.1:0", *wrong)
-
-
-def test_a_strategy_that_does_not_fit_is_refused_before_anybody_asks(serve, refused, tmp_path):
-    file = tmp_path / "strategy.yaml"
-    file.write_text("- where: colour > 3")
-    store = tmp_path / "store.db"
-    live = ("--http", "127.0.0.1:0", "--store", store, "--strategy", file)
-    assert "colour" in refused(serve, *live)
-
-
 def test_live_options_are_refused_in_batches(serve, refused, tmp_path):
     shown = refused(serve, "--out", tmp_path / "out", "--window", "8")
     assert "Unrecognized options: --window" in shown
@@ -261,24 +148,6 @@ def test_a_job_takes_no_states_of_another(serve, refused, tmp_path):
     (out / "manifest.json").write_text('{"job": {}, "parts": []}')
     assert "states" in refused(serve, "--out", out, "--states", directory, *BLOCK)
     assert contents(directory) == before
-
-
-def test_profiles_audiences_similar_nodes_and_plots(ask, trained_run, tmp_path, capsys):
-    ask("profile", "--out", tmp_path / "profiles", "--k", 2, *BLOCK)
-    assert set(read(tmp_path / "profiles")["type"]) == {"brand", "category", "item"}
-    assert " %; " in capsys.readouterr().out
-    brand = ["audience", "brand:brand1", "--k", 5]
-    ask(*brand, "--bid", 0.5, "--out", tmp_path / "who.csv", *BLOCK)
-    audience = pl.read_csv(tmp_path / "who.csv")
-    assert audience.columns == ["rank", "user_id", "probability", "ecpm"]
-    assert len(audience) == 5
-    ask(*brand, "--out", tmp_path / "all.csv", "--block", 999)
-    whole = pl.read_csv(tmp_path / "all.csv")
-    assert whole["user_id"].to_list() == audience["user_id"].to_list()
-    main(["similar", str(trained_run), "item:i03", "--k", "3"])
-    assert "cosine" in capsys.readouterr().out
-    ask("plot", "u003", "--out", tmp_path / "u03.png")
-    assert (tmp_path / "u03.png").stat().st_size > 5000
 
 
 def test_bad_input_exits_with_2_and_overwrites_nothing(

@@ -1,61 +1,20 @@
 """The replay of a held-out period, against batch evaluation of the same events."""
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
-from helpers.shop import corrected
 
 from jaxrec.config import parse
 from jaxrec.inference import loading
-from jaxrec.ranking.adjustments import combine, mask_adjustments, repeat_adjustments
-from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.serving.live.engine import LiveEngine
-from jaxrec.serving.options import ReplayOptions
 from jaxrec.serving.replay import in_time_order, replay, rounds
-from jaxrec.serving.reports import log_to_replay
-from jaxrec.serving.reports import replay as replay_run
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.training import loop as training
-from jaxrec.types import Queries
 
 
 @pytest.fixture(scope="module")
 def model(trained_run):
     return loading.load(trained_run)
-
-
-@pytest.mark.parametrize("version", [lambda model: model, corrected])
-def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop, version):
-    """And frozen ones those at the first event of the period."""
-    model = version(model)
-    log = model.encoder.validated_log(known_shop.events)
-    found = replay(model, log, since=0.7)
-    users = np.repeat(np.arange(log.num_users), log.lengths)
-    begin = np.quantile(log.times, 0.7)
-    held_out = np.flatnonzero(log.times > begin)
-    order = held_out[np.argsort(log.times[held_out], kind="stable")]
-    starts = log.offsets[users[order]]
-    at_begin = np.array(
-        [s + (log.times[s:p] <= begin).sum() for s, p in zip(starts, order, strict=True)]
-    )
-    expected = {}
-    masked = mask_adjustments(log, Queries(users[order], order), model.config.evaluation.mask)
-    repeat_bias = model.ranker.repeat_bias(model.encoder.target_event_type)
-    for name, positions in (("live", order), ("frozen", at_begin)):
-        pairs = np.stack([users[order], positions], axis=1)
-        moments, which = np.unique(pairs, axis=0, return_inverse=True)
-        vectors = model.encoder.vectors_at(log, Queries(*moments.T))[which.ravel()]
-        repeats = repeat_adjustments(log, Queries(users[order], positions), repeat_bias)
-        queries = EvalQueries(vectors, log.items[order], combine(masked, repeats))
-        expected[name] = rank_queries(queries, model.index.items, k=1).ranks
-    for name, ranks in expected.items():
-        np.testing.assert_array_equal(np.sort(found.ranks[name]), np.sort(ranks))
-    np.testing.assert_array_equal(found.first.sum(), len(np.unique(users[order])))
-    live, frozen = found.ranks["live"], found.ranks["frozen"]
-    np.testing.assert_array_equal(live[found.first], frozen[found.first])
-    assert found.table().row_count == 2 * (1 + len(found.ranks)) == 12
 
 
 def test_a_session_that_is_over_changes_no_rank(model, known_shop):
@@ -119,18 +78,3 @@ def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
 def test_a_period_without_events_is_refused(model, known_shop):
     with pytest.raises(ValueError, match="leaves no event"):
         replay(model, model.encoder.validated_log(known_shop.events), since=1.0)
-
-
-def test_a_file_is_replayed_or_the_data_of_the_run(
-    model, trained_run, known_shop, tmp_path, capsys
-):
-    known_shop.events.write_parquet(tmp_path / "events.parquet")
-    known_shop.items.write_parquet(tmp_path / "items.parquet")
-    data = replace(model.config.data, source=str(tmp_path))
-    moved = replace(model, config=replace(model.config, data=data))
-    options = ReplayOptions(run=trained_run)
-    with_file = replace(options, events=tmp_path / "events.parquet")
-    for name, values in vars(log_to_replay(moved, options)).items():
-        np.testing.assert_array_equal(values, getattr(log_to_replay(model, with_file), name))
-    replay_run(with_file)
-    assert "rank of the next event" in capsys.readouterr().out
