@@ -44,7 +44,7 @@ def run(data, tmp_path_factory):
 
 @pytest.fixture
 def refusal(capsys):
-    """The message of a command that exits with 2, on stderr alone."""
+    """The message of a command that exits with 2; it is on stderr only."""
 
     def message(*arguments, command=cli.main):
         capsys.readouterr()
@@ -109,14 +109,14 @@ def test_files_that_are_missing_are_named(run, data, tmp_path, refusal):
     )
     events = ["--events", data / "events.parquet"]
     missing = tmp_path / "strategy.yaml"
-    told = refusal("recommend", run, *events, "--out", tmp_path / "out", "--strategy", missing)
-    assert told == f"error: {missing}: no such file\n"
+    message = refusal("recommend", run, *events, "--out", tmp_path / "out", "--strategy", missing)
+    assert message == f"error: {missing}: no such file\n"
     wrong.touch()
     assert "is a file; name a directory" in refusal("recommend", run, *events, "--out", wrong)
     wrong.unlink()
 
 
-def test_each_command_has_a_help_of_its_own(capsys):
+def test_each_command_has_its_own_help(capsys):
     options = {
         "train": {"--config", "--resume", "--data.ties", "--model.experts", "--train.bf16"},
         "recommend": {"--events", "--states", "--strategy", "--caps", "--explore-events"},
@@ -160,7 +160,7 @@ def test_the_tool_describes_itself(refusal, capsys):
         (["--http", ":80", "--profile"], "jaxrec profile RUN"),
     ],
 )
-def test_what_serve_py_did_with_options_is_told_as_a_command(refusal, arguments, command):
+def test_old_options_of_serve_py_are_refused_with_the_new_command(refusal, arguments, command):
     assert f"use: {command}" in refusal("run", *arguments, command=scripts.serve)
     assert "jaxrec recommend RUN" in refusal("serve", "run", "--events", "f", "--out", "d")
 

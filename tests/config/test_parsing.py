@@ -128,7 +128,7 @@ def test_a_broken_recipe_is_named(tmp_path, text, message):
         read_recipe(path)
 
 
-def test_a_missing_recipe_lists_those_there_are():
+def test_a_missing_recipe_lists_the_available_ones():
     with pytest.raises(ConfigError, match=r"'ml100'.*ml100k"):
         read_recipe("ml100")
 

@@ -17,8 +17,8 @@ from jaxrec.errors import DataError
 )
 def test_blank_names_are_not_part_of_a_category_path(categories):
     items = pl.DataFrame({"item_id": ["a", "b", "c", "d"], "categories": categories})
-    found, _ = validate_items(items, "items")
-    assert found["categories"].to_list() == [
+    result, _ = validate_items(items, "items")
+    assert result["categories"].to_list() == [
         ["Care", "Hair"],
         ["Care"],
         [],
@@ -33,7 +33,7 @@ def test_a_category_path_of_paths_is_refused():
 
 
 def test_null_is_the_only_missing_value_of_item_columns():
-    """As pandas writes them: NaN, categories, arrays, lists without a value."""
+    """Columns as pandas writes them: NaN, categories, arrays, lists without a value."""
     items = pl.DataFrame(
         [
             pl.Series("item_id", ["a", "b"]),
@@ -44,8 +44,8 @@ def test_null_is_the_only_missing_value_of_item_columns():
             pl.Series("merchant", [[], None], dtype=pl.List(pl.Null)),
         ]
     )
-    found, _ = validate_items(items, "items")
-    assert found.to_dict(as_series=False) == {
+    result, _ = validate_items(items, "items")
+    assert result.to_dict(as_series=False) == {
         "item_id": ["a", "b"],
         "price": [1.0, None],
         "brand": ["acme", None],
@@ -53,7 +53,7 @@ def test_null_is_the_only_missing_value_of_item_columns():
         "tags": [["new"], []],
         "merchant": [None, None],
     }
-    assert found.schema["brand"] == pl.String and found.schema["tags"] == pl.List(pl.String)
+    assert result.schema["brand"] == pl.String and result.schema["tags"] == pl.List(pl.String)
 
 
 def test_numeric_ids_become_strings_and_event_is_filled_in():
@@ -88,10 +88,10 @@ def test_numeric_ids_become_strings_and_event_is_filled_in():
 )
 def test_timestamps_become_milliseconds(timestamps, milliseconds):
     events = EVENTS.head(2).with_columns(pl.Series("timestamp", timestamps, strict=False))
-    found = validate_tables(events, ITEMS, None).events["timestamp"]
-    assert found.dtype == pl.Int64
-    expected = zip(found, milliseconds, strict=True)
-    assert all(want is None or value == want for value, want in expected)
+    result = validate_tables(events, ITEMS, None).events["timestamp"]
+    assert result.dtype == pl.Int64
+    expected = zip(result, milliseconds, strict=True)
+    assert all(time is None or value == time for value, time in expected)
 
 
 def test_time_zones_of_datetime_columns_count():

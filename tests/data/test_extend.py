@@ -1,4 +1,4 @@
-"""A catalogue with new items: equal to one built at once, and to the model the same where old."""
+"""A catalogue with new items: equal to one built at once, and unchanged for old items."""
 
 import polars as pl
 import pytest
@@ -28,14 +28,14 @@ def named_edges(graph: KnowledgeGraph) -> list[tuple]:
 
 
 def added_edges(catalog: Catalog, extension: Extension) -> list[tuple]:
-    """The edges behind those of the old catalogue, which have to be there unchanged."""
+    """The new edges, after checking that those of the old catalogue are unchanged."""
     before, after = named_edges(catalog.graph), named_edges(extension.catalog.graph)
     assert after[: len(before)] == before
     return after[len(before) :]
 
 
 def entity_rows(catalog: Catalog, extension: Extension) -> dict[tuple, tuple]:
-    """For every named entity of the extension the name of the row it has in the old table."""
+    """Names of extended entities and of their rows in the old table."""
     old, new = catalog.graph, extension.catalog.graph
     names = node_names(old)
     return {
@@ -152,7 +152,7 @@ def test_triples_may_start_at_old_and_new_items_and_entities(catalog):
     assert extension.notes == ()
 
 
-def test_edges_that_the_model_has_no_parameters_for_are_left_out_and_counted(catalog):
+def test_edges_of_unknown_relations_are_dropped_and_counted(catalog):
     triples = table_of_triples(
         ("item", "d", "made_in", "entity", "Oslo"),
         ("item", "d", "goes_with", "bundle", "gift"),
@@ -252,9 +252,7 @@ def item_table(rows: list[dict], first: int) -> pl.DataFrame:
 
 @given(old=item_rows, new=item_rows, old_pairs=pairs, new_pairs=pairs)
 @settings(deadline=None, max_examples=30)
-def test_extending_gives_the_edges_of_the_whole_graph_that_training_had_names_for(
-    old, new, old_pairs, new_pairs
-):
+def test_extending_gives_the_known_relations_of_the_whole_graph(old, new, old_pairs, new_pairs):
     def triples(pairs, items):
         return table_of_triples(
             *(
@@ -274,9 +272,9 @@ def test_extending_gives_the_edges_of_the_whole_graph_that_training_had_names_fo
     assert extension.catalog.items.equals(whole)
     expected = named_edges(build_graph(whole, pl.concat([given_before, given_after])))
     relations, types = catalog.graph.relations, [t.name for t in catalog.graph.types]
-    found = named_edges(extension.catalog.graph)
-    assert len(found) == len(set(found))
-    assert set(found) == {
+    result = named_edges(extension.catalog.graph)
+    assert len(result) == len(set(result))
+    assert set(result) == {
         edge for edge in expected if edge[2] in relations and {edge[0], edge[3]} <= set(types)
     }
     added_edges(catalog, extension)

@@ -26,7 +26,7 @@ def model(catalog) -> tuple[nnx.GraphDef, nnx.State]:
     items = graph.types[0].padded_size
     sizes = Sizes(items, graph.num_nodes, len(graph.relations), num_event_types=1, text_width=2)
     model = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
-    for expert in model.experts:  # every row of the tables tells
+    for expert in model.experts:  # every row of the tables counts
         ids = (source for source in expert.item_encoder.sources if isinstance(source, IdSource))
         for table in (expert.item_encoder.entity_table, *(source.item_table for source in ids)):
             table[...] = 50 * table[...]
@@ -38,7 +38,7 @@ TRAINED = np.array([False, True, True, False])  # c was not
 
 
 def vectors_by_name(model, catalog, text=(), entities=None) -> dict[tuple, np.ndarray]:
-    """The vector of every node; `text` is that of the new items, whose ids are unknown."""
+    """The vector of every node; `text` belongs to the new items, whose ids are unknown."""
     text = np.concatenate([TEXT, np.reshape(text, (-1, 2))]).astype(np.float32)
     trained = np.pad(TRAINED, (0, len(text) - len(TEXT)))
     vectors = np.asarray(encode_catalog(*model, catalog_arrays(catalog, text, trained, entities)))
@@ -73,7 +73,7 @@ def test_a_new_item_like_an_untrained_one_gets_its_vector(model, catalog):
     assert np.abs(after["item", "e"] - after["item", "c"]).max() > 1e-2
 
 
-def test_a_catalogue_that_outgrows_the_tables_of_the_model_is_encoded_alike(model, catalog):
+def test_a_catalogue_larger_than_the_tables_is_encoded_equally(model, catalog):
     before = vectors_by_name(model, catalog)
     new = many_items(PADDING_MULTIPLE)
     after = extended_vectors(model, catalog, new, np.ones((len(new), 2)))

@@ -28,6 +28,8 @@ from jaxrec.data.stream import open_events
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError
 
+# ---- equality with reading all at once
+
 
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])
@@ -94,10 +96,10 @@ def test_an_invoice_file_is_streamed_as_the_events_that_training_reads(tmp_path,
     )
     path = tmp_path / f"invoices{suffix}"
     write(invoices, path)
-    found = pl.concat(as_blocks(path, 10, event_types=("buy", "cancel")))
+    events = pl.concat(as_blocks(path, 10, event_types=("buy", "cancel")))
     expected = load_source(str(path)).events
-    assert found.select(expected.columns).equals(expected)
-    assert found["event"].to_list() == ["buy", "cancel", "buy"]
+    assert events.select(expected.columns).equals(expected)
+    assert events["event"].to_list() == ["buy", "cancel", "buy"]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -154,6 +156,9 @@ def test_repeats_of_an_event_id_are_dropped_across_batches(tmp_path, users):
     assert_frame_equal(pl.concat(as_blocks(path, 2, rows_per_batch=3)), whole)
 
 
+# ---- reproducible blocks
+
+
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
 def test_blocks_do_not_depend_on_the_run_or_on_the_batches(tmp_path, users):
     path = written(tmp_path, users)
@@ -175,8 +180,11 @@ def test_users_of_an_ungrouped_file_are_sorted_by_the_bytes_of_their_ids(users):
     assert listed == sorted({*users, "other"}, key=str.encode)
 
 
+# ---- memory
+
+
 def record_lengths(monkeypatch, name, argument=0):
-    """Lengths of the frames that a function of the module gets or is passed one by one."""
+    """Lengths of the frames that a function of the module gets, one after another."""
     lengths = []
     original = getattr(stream_module, name)
 
@@ -228,8 +236,11 @@ def test_blocks_come_before_the_file_is_read_to_its_end(tmp_path, monkeypatch):
     assert batches == [8]
 
 
+# ---- selected users
+
+
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
-def test_users_that_are_not_to_be_kept_are_left_out(tmp_path, users):
+def test_only_selected_users_are_kept(tmp_path, users):
     keep = pl.Series(["é", "007", "never seen", "é"])
     stream = open_events(written(tmp_path, users), 5, keep=keep, rows_per_batch=3)
     (block,) = stream.blocks()
@@ -259,7 +270,10 @@ def test_without_a_kept_user_there_are_no_blocks(tmp_path, keep):
     assert as_blocks(path, 1, keep=pl.Series(keep, dtype=pl.String), rows_per_batch=3) == []
 
 
-def test_a_note_tells_of_sorting_on_disk(tmp_path):
+# ---- sorting on disk
+
+
+def test_sorting_on_disk_is_noted(tmp_path):
     assert open_events(written(tmp_path, GROUPED), 2, rows_per_batch=5).notes == ()
     (note,) = open_events(written(tmp_path, SCATTERED, ".csv"), 2, rows_per_batch=5).notes
     assert "events.csv: not grouped by user" in note

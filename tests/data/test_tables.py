@@ -146,6 +146,9 @@ def test_two_tables_of_events(tmp_path):
         read_tables(tmp_path)
 
 
+# ---- filters
+
+
 def log(*events: str, triples: pl.DataFrame | None = None) -> Tables:
     """Tables of events written as user + item, in time order; items a, b, c, d."""
     frame = pl.DataFrame(
@@ -229,7 +232,7 @@ def test_repeats_go_before_counts():
         filter_tables(tables, drop_repeats=True, min_user_events=3)
 
 
-def test_nobody_left():
+def test_filters_that_remove_every_event_are_an_error():
     with pytest.raises(DataError) as caught:
         filter_tables(log("1a", "1a", "1b", "2a"), min_user_events=9)
     parts = ["No user is left", "min_user_events=9", "3 events of a user", "3 of an item", "Lower"]

@@ -36,7 +36,7 @@ def loss_at(inverse_temperature, queries, items, targets):
 
 
 @pytest.mark.parametrize("true", [0.2, 1.0, 3.0])
-def test_the_temperature_that_drew_the_targets_is_found(true):
+def test_the_fit_recovers_the_temperature_of_the_targets(true):
     queries, items = vectors(0, 3000)
     targets = drawn_targets(1, queries, items, true)
 
@@ -83,7 +83,7 @@ def test_the_fit_is_never_worse_than_no_fit(seed, true):
     assert low <= fitted.inverse_temperature <= high
 
 
-def test_scores_that_tell_nothing_leave_the_temperature_at_one():
+def test_equal_scores_leave_the_temperature_at_one():
     queries, items = np.zeros((10, WIDTH), np.float32), vectors(0, 1)[1]
 
     fitted = fit_temperature(queries, items, np.ones(10, int), catalogue())
@@ -101,7 +101,7 @@ def test_targets_that_contradict_the_scores_end_at_the_lowest_scale():
     assert fitted.inverse_temperature == pytest.approx(0.05, rel=1e-3)
 
 
-def test_queries_without_a_valid_target_are_left_out():
+def test_queries_without_a_valid_target_are_ignored():
     queries, items = vectors(0, 60)
     targets = drawn_targets(1, queries, items)
     targets[::3], targets[1::3] = 0, CAPACITY - 1
@@ -112,7 +112,7 @@ def test_queries_without_a_valid_target_are_left_out():
     assert fitted == fit_temperature(queries[2::3], items, targets[2::3], catalogue())
 
 
-def test_many_queries_are_thinned_evenly():
+def test_many_queries_are_subsampled_evenly():
     queries, items = vectors(0, 100)
     targets = drawn_targets(1, queries, items)
 
@@ -135,8 +135,8 @@ def test_every_temperature_and_block_share_one_compilation():
 
 
 @pytest.mark.parametrize(("shift", "decay"), [(3.0, 0.0), (2.0, 0.7), (-1.0, -0.3)])
-def test_the_correction_that_drew_the_targets_is_found(shift, decay):
-    """Whatever the temperature; every query has two own items, of several ages."""
+def test_the_fit_recovers_the_repeat_bias_of_the_targets(shift, decay):
+    """At any temperature; every query has two items of its history, of several ages."""
     queries, items = vectors(0, 1500)
     random = np.random.default_rng(2)
     rows = np.repeat(np.arange(len(queries)), 2)
@@ -152,16 +152,16 @@ def test_the_correction_that_drew_the_targets_is_found(shift, decay):
         scores, (rows, own), pairs(Correction(0, shift, decay), np.arange(1500))(0, 1500).amounts
     )
     targets = np.argmax(0.8 * scores + random.gumbel(size=scores.shape), axis=1)
-    found = calibration.fit_repeat_bias(
+    fit = calibration.fit_repeat_bias(
         EvalQueries(queries, targets), ItemTable(items, catalogue()), pairs, limit=1200
     )
-    assert found.repeat_shift == pytest.approx(shift, abs=0.6)
-    assert found.repeat_decay == pytest.approx(decay, abs=0.2)
+    assert fit.repeat_shift == pytest.approx(shift, abs=0.6)
+    assert fit.repeat_decay == pytest.approx(decay, abs=0.2)
 
 
 @pytest.mark.parametrize("strength", [-0.6, 0.0, 0.4])
-def test_popularity_is_corrected_where_targets_ask_for_it(strength):
-    """Least of what is as good as the best: towards the strength that drew the targets."""
+def test_the_fit_recovers_the_popularity_bias_of_the_targets(strength):
+    """The fit takes the weakest strength that is as good as the best one."""
     queries, items = vectors(0, 1500)
     random = np.random.default_rng(2)
     counts = random.geometric(0.01, len(items)).astype(np.float32)
@@ -169,25 +169,25 @@ def test_popularity_is_corrected_where_targets_ask_for_it(strength):
     scores[:, ~catalogue()] = -np.inf
     targets = np.argmax(scores + random.gumbel(size=scores.shape), axis=1)
 
-    found = calibration.fit_popularity(
+    fit = calibration.fit_popularity(
         EvalQueries(2 * queries, targets),  # at half the temperature
         ItemTable(items, catalogue()),
         counts,
         inverse_temperature=0.5,
     )
-    assert found * 0.5 == pytest.approx(strength, abs=0.21)
-    assert abs(found * 0.5) <= abs(strength) + 0.1
+    assert fit * 0.5 == pytest.approx(strength, abs=0.21)
+    assert abs(fit * 0.5) <= abs(strength) + 0.1
 
 
-def test_what_is_not_counted_is_not_familiar():
+def test_masked_event_types_get_no_repeat_bias():
     learned = np.ones((3, 2, 8), np.float32)
-    found = Correction(0.0, 2.0, 1.0).repeat_bias(learned, np.array([True, False]))
-    np.testing.assert_allclose(found[:, 0, [0, 1, 3, 7]], np.tile([3.0, 2, 1, 0], (3, 1)))
-    assert not found[:, 1].any()
+    fit = Correction(0.0, 2.0, 1.0).repeat_bias(learned, np.array([True, False]))
+    np.testing.assert_allclose(fit[:, 0, [0, 1, 3, 7]], np.tile([3.0, 2, 1, 0], (3, 1)))
+    assert not fit[:, 1].any()
 
 
-def test_a_temperature_is_fitted_to_what_is_not_excluded():
-    """Where the items that score above the targets are out, the targets are certain."""
+def test_the_temperature_fit_respects_exclusions():
+    """Without the items that score above the targets, the targets are certain."""
     queries, items = vectors(0, 6)
     scores = np.where(catalogue(), queries @ items.T, -np.inf)
     targets = np.argsort(-scores, axis=1)[:, 2]

@@ -26,7 +26,7 @@ def test_segments_count_and_average_their_own_queries():
     masks = {
         "cold": np.array([True, True, False]),
         "warm": np.array([False, False, True]),
-        "nobody": np.zeros(3, bool),
+        "empty": np.zeros(3, bool),
     }
 
     result = metrics.segments(ranks, masks, cutoffs=(5,))
@@ -34,7 +34,7 @@ def test_segments_count_and_average_their_own_queries():
     assert {name: values["count"] for name, values in result.items()} == {
         "cold": 2,
         "warm": 1,
-        "nobody": 0,
+        "empty": 0,
     }
     assert [result[name]["recall@5"] for name in masks] == [0.5, 1.0, 0.0]
 
@@ -64,7 +64,7 @@ def test_bootstrap_interval_is_that_of_the_normal_approximation():
 
 
 def test_bootstrap_pairs_the_queries():
-    """A constant advantage has no variance, however much the queries differ."""
+    """A constant advantage has no variance, even if the queries differ much."""
     b = np.arange(50) % 7 * 1.0
 
     low, high = metrics.bootstrap_interval(b + 2, b, samples=100, seed=0)

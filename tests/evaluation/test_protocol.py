@@ -21,7 +21,7 @@ def split():
     return make_split()
 
 
-def test_segments_tell_repeats_novelties_and_cold_items(split):
+def test_segments_separate_repeats_new_choices_and_cold_items(split):
     everything = np.ones(len(split.log.items), bool)
     counts = item_counts(split.log, split.in_training, len(ITEMS))
     np.testing.assert_array_equal(counts, [0, 1, 2, 2, 0])
@@ -33,23 +33,23 @@ def test_segments_tell_repeats_novelties_and_cold_items(split):
     assert segment_masks(split.log, other, everything, counts)["items: cold"].all()
 
 
-def test_only_choices_make_a_repeat_or_teach_a_baseline(split):
-    """The first of u's two b was bought."""
+def test_only_positive_events_count_as_repeats_and_train_baselines(split):
+    """User u chose b twice and bought it the first time."""
     log, queries = split.log, split.test["last"]
     valid, config = np.array([False, True, True, True, True]), EvaluationConfig(mask=("none",))
-    repeats, found = {}, {}
+    repeats, ndcg = {}, {}
     for event_type in log.event_type_names:
         chosen = log.event_types == log.event_type_names.index(event_type)
         counts = item_counts(log, split.in_training & chosen, len(ITEMS))
         masks = segment_masks(log, queries, chosen, counts)
         repeats[event_type] = masks["targets: repeat"].tolist()
         results = evaluate_baselines(split, queries, config, valid, chosen, counts, masks)
-        found[event_type] = results["personal_frequency"]["ndcg@10"]
+        ndcg[event_type] = results["personal_frequency"]["ndcg@10"]
     assert repeats == {"buy": [True, False], "view": [False, False]}
-    assert found["buy"] > found["view"]
+    assert ndcg["buy"] > ndcg["view"]
 
 
-def test_a_model_that_knows_the_answer_ranks_it_first(split):
+def test_vectors_of_the_targets_rank_them_first(split):
     queries = split.test["last"]
     items = np.eye(5, dtype=np.float32)
     valid = np.array([False, True, True, True, True])

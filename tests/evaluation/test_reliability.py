@@ -32,10 +32,10 @@ def random_outcomes(seed, num_rows, num_columns, factor=1.0):
 
 
 @pytest.mark.parametrize("bins", [1, 4, 7, 200])
-def test_bins_agree_with_walking_through_the_pairs_in_order(bins):
+def test_bins_agree_with_a_loop_over_sorted_pairs(bins):
     probabilities, hits = random_outcomes(0, 30, 4)
 
-    found = reliability(probabilities, hits, bins)
+    result = reliability(probabilities, hits, bins)
 
     pairs = sorted(zip(probabilities.flat, hits.flat, strict=True))
     members = {}
@@ -49,25 +49,25 @@ def test_bins_agree_with_walking_through_the_pairs_in_order(bins):
         predicted = sum(p for p, _ in group) / len(group)
         observed = sum(hit for _, hit in group) / len(group)
         deviation = math.sqrt(observed * (1 - observed) / len(group))
-        assert found.counts[b] == len(group)
-        assert found.predicted[b] == pytest.approx(predicted)
-        assert found.observed[b] == pytest.approx(observed)
-        assert found.standard_error[b] == pytest.approx(deviation)
+        assert result.counts[b] == len(group)
+        assert result.predicted[b] == pytest.approx(predicted)
+        assert result.observed[b] == pytest.approx(observed)
+        assert result.standard_error[b] == pytest.approx(deviation)
         error += len(group) / len(pairs) * abs(predicted - observed)
-    assert len(found.counts) == len(groups)
-    assert found.expected_error == pytest.approx(error)
-    assert found.predicted_to_observed == pytest.approx(probabilities.sum() / hits.sum())
+    assert len(result.counts) == len(groups)
+    assert result.expected_error == pytest.approx(error)
+    assert result.predicted_to_observed == pytest.approx(probabilities.sum() / hits.sum())
 
 
 def test_equal_probabilities_share_a_bin():
     probabilities = np.array([[0.1, 0.5, 0.1, 0.1, 0.5, 0.1]])
     hits = np.array([[True, True, False, False, True, False]])
 
-    found = reliability(probabilities, hits, bins=3)
+    result = reliability(probabilities, hits, bins=3)
 
-    np.testing.assert_array_equal(found.counts, [4, 2])
-    np.testing.assert_allclose(found.predicted, [0.1, 0.5])
-    np.testing.assert_allclose(found.observed, [0.25, 1])
+    np.testing.assert_array_equal(result.counts, [4, 2])
+    np.testing.assert_allclose(result.predicted, [0.1, 0.5])
+    np.testing.assert_allclose(result.observed, [0.25, 1])
 
 
 @settings(deadline=None)
@@ -76,14 +76,14 @@ def test_bins_keep_every_pair_and_never_cut_through_equals(values, bins):
     probabilities = np.array([values])
     hits = np.array([[value > 0.5 for value in values]])
 
-    found = reliability(probabilities, hits, bins)
+    result = reliability(probabilities, hits, bins)
 
-    assert found.counts.sum() == len(values)
-    assert (found.counts > 0).all()
-    assert len(found.counts) <= min(bins, len(set(values)))
-    assert (np.diff(found.predicted) > 0).all()
-    assert found.counts @ found.predicted == pytest.approx(sum(values))
-    assert found.counts @ found.observed == pytest.approx(hits.sum())
+    assert result.counts.sum() == len(values)
+    assert (result.counts > 0).all()
+    assert len(result.counts) <= min(bins, len(set(values)))
+    assert (np.diff(result.predicted) > 0).all()
+    assert result.counts @ result.predicted == pytest.approx(sum(values))
+    assert result.counts @ result.observed == pytest.approx(hits.sum())
 
 
 def test_calibrated_probabilities_have_a_small_error():
@@ -113,12 +113,12 @@ def test_a_fitted_temperature_makes_overconfident_scores_reliable():
 
 
 @pytest.mark.parametrize("k", [3, 100])
-def test_the_likeliest_items_are_compared_with_the_targets(k):
+def test_reliability_of_the_likeliest_items(k):
     queries, items = vectors(0, 50)
     targets = drawn_targets(1, queries, items)
     targets[:5] = 0
 
-    found = likely_items_reliability(
+    result = likely_items_reliability(
         EvalQueries(queries, targets), ItemTable(jnp.asarray(items), catalogue()), k
     )
 
@@ -126,40 +126,40 @@ def test_the_likeliest_items_are_compared_with_the_targets(k):
     best = np.argsort(-log_p, axis=1)[:, : min(k, NUM_ITEMS - 1)]
     p = np.exp(np.take_along_axis(log_p, best, axis=1))
     expected = reliability(p, best == targets[:, None])
-    np.testing.assert_array_equal(found.counts, expected.counts)
-    np.testing.assert_allclose(found.predicted, expected.predicted, rtol=1e-5)
-    np.testing.assert_allclose(found.observed, expected.observed)
+    np.testing.assert_array_equal(result.counts, expected.counts)
+    np.testing.assert_allclose(result.predicted, expected.predicted, rtol=1e-5)
+    np.testing.assert_allclose(result.observed, expected.observed)
 
 
 def test_probabilities_in_float32_are_summed_in_float64():
     probabilities = np.full((1000, 100), 0.1, np.float32)
 
-    found = reliability(probabilities, np.ones(probabilities.shape, bool))
+    result = reliability(probabilities, np.ones(probabilities.shape, bool))
 
-    assert found.predicted == pytest.approx(float(np.float32(0.1)), rel=1e-9)
+    assert result.predicted == pytest.approx(float(np.float32(0.1)), rel=1e-9)
 
 
-def test_both_results_survive_json():
+def test_calibration_and_reliability_survive_json():
     calibration = Calibration(1.5, 3.0, 2.5, 10)
-    found = reliability(*random_outcomes(0, 30, 4), bins=3)
+    result = reliability(*random_outcomes(0, 30, 4), bins=3)
 
     fields = json.loads(json.dumps(calibration.as_dict()))
     fields["correction"] = Correction(**fields["correction"])
     assert Calibration(**fields) == calibration
-    fields = json.loads(json.dumps(found.as_dict()))
+    fields = json.loads(json.dumps(result.as_dict()))
     assert fields["counts"] == [40, 40, 40]
     for name in ("predicted", "observed", "standard_error"):
-        np.testing.assert_array_equal(fields[name], getattr(found, name))
-    assert fields["expected_error"] == found.expected_error
-    assert fields["predicted_to_observed"] == found.predicted_to_observed
+        np.testing.assert_array_equal(fields[name], getattr(result, name))
+    assert fields["expected_error"] == result.expected_error
+    assert fields["predicted_to_observed"] == result.predicted_to_observed
 
 
 def test_a_ratio_to_no_hits_is_infinite_and_none_in_json():
-    found = reliability(np.array([[0.1, 0.2]]), np.zeros((1, 2), bool))
+    result = reliability(np.array([[0.1, 0.2]]), np.zeros((1, 2), bool))
 
-    assert found.predicted_to_observed == math.inf
-    assert found.as_dict()["predicted_to_observed"] is None
-    json.dumps(found.as_dict(), allow_nan=False)
+    assert result.predicted_to_observed == math.inf
+    assert result.as_dict()["predicted_to_observed"] is None
+    json.dumps(result.as_dict(), allow_nan=False)
 
 
 def test_outcomes_that_do_not_fit_raise():

@@ -28,7 +28,7 @@ def make_catalog(items: pl.DataFrame, triples: pl.DataFrame | None = None) -> Ca
 
 
 def node_names(graph: KnowledgeGraph) -> dict[int, tuple[str, str | None]]:
-    """Name of every node that is no unused capacity."""
+    """Name of every node except padding."""
     return {
         block.offset + local: (block.name, name)
         for block in graph.types
@@ -37,7 +37,7 @@ def node_names(graph: KnowledgeGraph) -> dict[int, tuple[str, str | None]]:
 
 
 def many_items(count: int) -> pl.DataFrame:
-    """Items of a brand and a category each."""
+    """Items with a brand and a category of their own."""
     numbers = range(count)
     return pl.DataFrame(
         {

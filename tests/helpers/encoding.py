@@ -75,7 +75,7 @@ def read_event(definition, params, state, items, event, target_event_type):
 def one_by_one(
     model, items, log, queries, first_events, target_event_type=ANY_EVENT_TYPE
 ) -> np.ndarray:
-    """Every query alone: one user, one event at a time, from the first to the one before it."""
+    """Vectors of queries, each computed alone, from its first event to the last before it."""
     gaps, target = event_gaps(log), jnp.array([target_event_type])
     vectors = []
     for first, position in zip(first_events, queries.positions, strict=True):

@@ -6,8 +6,8 @@ import polars as pl
 from jaxrec.types import EventLog
 
 
-def fan(brand, items=(0, 1, 2, 3), later=0):
-    """Somebody new who chooses items of one brand."""
+def new_user_of_brand(brand, items=(0, 1, 2, 3), later=0):
+    """Events of a new user who views items of one brand."""
     return pl.DataFrame(
         {
             "user_id": [f"fan{brand}"] * len(items),
@@ -19,7 +19,7 @@ def fan(brand, items=(0, 1, 2, 3), later=0):
 
 
 def log_of(*histories, event_types=("view", "buy", "dislike", "like"), has_time=True):
-    """Histories of (item, event_type, time in s)."""
+    """A log of histories of (item, event type, time in s)."""
     events = [event for history in histories for event in history]
     return EventLog(
         user_ids=pl.Series([f"u{n}" for n in range(len(histories))]),

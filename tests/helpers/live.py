@@ -13,7 +13,7 @@ DAY = 86_400
 
 
 def rescaled(model):
-    """Another model over the same catalogue."""
+    """Another model with the same catalogue."""
     return replace(model, index=replace(model.index, vectors=model.index.vectors * 1.5))
 
 
@@ -32,9 +32,9 @@ def table(user_events):
     )
 
 
-def assert_as_in_batch(online, user_events):
-    """States and lists of all users equal those of batch scoring over the same events."""
-    model = online.model
+def assert_as_in_batch(engine, user_events):
+    """Compare states and lists of all users with batch scoring of the same events."""
+    model = engine.model
     log = model.encoder.event_log(table(user_events))
     expected = np.concatenate(
         [
@@ -43,13 +43,12 @@ def assert_as_in_batch(online, user_events):
         ],
         axis=1,
     )
-    documents = online.store.load(log.user_ids.to_list())
+    documents = engine.store.load(log.user_ids.to_list())
     for user, state in zip(log.user_ids, expected, strict=True):
         np.testing.assert_allclose(documents[user].state, state, atol=1e-5)
     lists = model.recommend(table(user_events), k=5)
-    answers = online.recommend(log.user_ids.to_list(), k=5)
-    for answer in answers:
-        theirs = lists.filter(pl.col("user_id") == answer.user_id).drop("user_id")
-        np.testing.assert_allclose(answer.table["score"], theirs["score"], atol=1e-4)
-        assert answer.table["item_id"].to_list() == theirs["item_id"].to_list()
-        assert not answer.approximate
+    for live_list in engine.recommend(log.user_ids.to_list(), k=5):
+        expected_list = lists.filter(pl.col("user_id") == live_list.user_id).drop("user_id")
+        np.testing.assert_allclose(live_list.table["score"], expected_list["score"], atol=1e-4)
+        assert live_list.table["item_id"].to_list() == expected_list["item_id"].to_list()
+        assert not live_list.approximate

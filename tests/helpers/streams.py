@@ -10,7 +10,7 @@ SCATTERED = ["b", "07", "b", "é", "d", "07", "é", "é", "b", "007", "d", "007"
 
 
 def events_of(users):
-    """One event a row; items, event_types and sessions tell rows apart."""
+    """One event a row; items, event types and sessions differ between rows."""
     numbers = range(len(users))
     return pl.DataFrame(
         {

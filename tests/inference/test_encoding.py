@@ -43,7 +43,7 @@ def queries(log):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
-def test_histories_lie_whole_in_rows_that_end_together(rows):
+def test_histories_stay_whole_in_rows_of_similar_length(rows):
     lengths = np.array([9, 5, 5, 4, 1, 1, 0])
     ends = 10 + np.cumsum(lengths)
     numbers, owners = in_rows(ends - lengths, ends, rows)
@@ -58,7 +58,7 @@ def test_histories_lie_whole_in_rows_that_end_together(rows):
 
 
 @pytest.mark.parametrize("users", [1, 3, 64])
-def test_user_vectors_do_not_depend_on_how_many_are_folded_together(
+def test_user_vectors_do_not_depend_on_the_number_of_users_at_once(
     recommender, items, log, queries, users
 ):
     vectors = encode_queries(bundled(recommender), items, log, queries, users=users)
@@ -70,9 +70,8 @@ def test_user_vectors_do_not_depend_on_how_many_are_folded_together(
 def test_history_limits_the_events_before_every_query(recommender, items, log, queries, history):
     vectors = encode_queries(bundled(recommender), items, log, queries, history=history, users=2)
     starts = np.maximum(log.offsets[queries.users], queries.positions - history)
-    np.testing.assert_allclose(
-        vectors, one_by_one(recommender, items, log, queries, starts), atol=1e-4
-    )
+    expected = one_by_one(recommender, items, log, queries, starts)
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
     everything = encode_queries(bundled(recommender), items, log, queries, users=2)
     assert np.abs(vectors - everything)[1].max() > 1e-3
 
@@ -80,8 +79,8 @@ def test_history_limits_the_events_before_every_query(recommender, items, log, q
 def test_a_user_without_events_gets_the_initial_vector(recommender, items, log):
     queries = make_queries(log, [(0, 0), (4, 0), (4, 2)])
     vectors = encode_queries(bundled(recommender), items, log, queries, users=2)
-    output = model.last_outputs(model.initial_state(1))
-    expected = model.user_vectors(output, jnp.array([ANY_EVENT_TYPE]))
+    output = recommender.last_outputs(recommender.initial_state(1))
+    expected = recommender.user_vectors(output, jnp.array([ANY_EVENT_TYPE]))
     np.testing.assert_allclose(vectors[:2], np.tile(expected, (2, 1)), atol=1e-5)
     assert np.abs(vectors[2] - vectors[0]).max() > 0.01
 
@@ -103,7 +102,7 @@ def test_catalog_arrays_are_padded_to_capacity(catalog):
     assert len(arrays.valid) == item_capacity
 
 
-def test_items_that_were_not_trained_go_by_the_unknown_id(catalog):
+def test_untrained_items_have_the_unknown_id(catalog):
     trained = np.array([False, True, True, False])
     arrays = catalog_arrays(catalog, np.zeros((4, 1), np.float32), trained)
     np.testing.assert_array_equal(arrays.nodes.items[:5], [0, 1, 2, 0, 0])
@@ -114,7 +113,7 @@ def test_items_that_were_not_trained_go_by_the_unknown_id(catalog):
 def test_encode_catalog_gives_every_node_a_vector(catalog):
     graph = catalog.graph
     sizes = Sizes(graph.types[0].padded_size, graph.num_nodes, len(graph.relations), 1, 1)
-    model = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
+    recommender = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
     arrays = catalog_arrays(catalog, np.ones((4, 1), np.float32), np.arange(4) > 0)
     assert isinstance(arrays.graph, jraph.GraphsTuple)
     vectors = np.asarray(encode_catalog(bundled(recommender), arrays))

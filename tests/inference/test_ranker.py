@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from helpers.histories import fan
+from helpers.histories import new_user_of_brand
 from helpers.shop import HELD_OUT, corrected
 
 import jaxrec
@@ -16,8 +16,8 @@ from jaxrec.training import loop as training
 from jaxrec.types import ANY_EVENT_TYPE
 
 
-def test_a_run_that_masks_nothing_ranks_as_it_was_evaluated(model, known_shop, tmp_path):
-    """With what is familiar, as training has learned it and validation has corrected it."""
+def test_a_run_without_a_mask_reproduces_its_evaluation(model, known_shop, tmp_path):
+    """With the repeat bias of training, corrected on validation."""
     config = replace(
         model.config,
         evaluation=replace(model.config.evaluation, mask=("none",)),
@@ -40,13 +40,14 @@ def test_a_run_that_masks_nothing_ranks_as_it_was_evaluated(model, known_shop, t
 
 
 def test_popularity_is_corrected_in_every_score(model, shop):
-    """By a weight of log(1 + training events), which a new item has none of."""
+    """The correction is a weight of log(1 + training events); it is 0 for a new item."""
     known = model.index.catalog.num_items - 1
     new = shop.items.filter(~pl.col("item_id").is_in(model.index.catalog.item_ids.to_list()))
     plain, less_popular = (corrected(model, weight).with_items(new) for weight in (0.0, -2.0))
     expected = np.append(-2 * np.log1p(model.artifacts.counts[1:]), np.zeros(len(new)))
+    user = new_user_of_brand(1)
     scores, moved = (
-        m.recommend(fan(1), k=known + len(new), mask=("none",)).sort("item_id")["score"]
+        m.recommend(user, k=known + len(new), mask=("none",)).sort("item_id")["score"]
         for m in (plain, less_popular)
     )
     ids = plain.index.catalog.item_ids.to_list()[1:]
@@ -55,8 +56,8 @@ def test_popularity_is_corrected_in_every_score(model, shop):
     assert plain.version == less_popular.version
 
 
-def test_scores_are_those_of_the_evaluation_loop(model, known_shop):
-    """The same histories, read from the events of the users alone, in another company."""
+def test_scores_equal_those_of_the_evaluation(model, known_shop):
+    """The histories are read from events instead of the prepared data set."""
     dataset = prepare(model.config, known_shop)
     log, queries = dataset.split.log, dataset.split.test["last"]
     vectors = encode_queries(
@@ -80,29 +81,29 @@ def test_scores_are_those_of_the_evaluation_loop(model, known_shop):
             "event": [log.event_type_names[event_type] for event_type in log.event_types],
         }
     ).filter(kept)
-    found = model.recommend(history, k=5)
+    result = model.recommend(history, k=5)
 
-    assert found["user_id"].unique(maintain_order=True).to_list() == log.user_ids.to_list()
+    assert result["user_id"].unique(maintain_order=True).to_list() == log.user_ids.to_list()
     ids = model.index.catalog.item_ids.gather(expected.items.ravel())
-    assert found["item_id"].to_list() == ids.to_list()
-    np.testing.assert_allclose(found["score"], expected.scores.ravel(), rtol=1e-6)
+    assert result["item_id"].to_list() == ids.to_list()
+    np.testing.assert_allclose(result["score"], expected.scores.ravel(), rtol=1e-6)
 
 
-def test_somebody_new_is_offered_what_else_their_brand_has(model):
+def test_a_new_user_gets_other_items_of_their_brand(model):
     for brand in (0, 2, 3):
-        best = model.recommend(fan(brand), k=6)
+        best = model.recommend(new_user_of_brand(brand), k=6)
         assert set(best["item_id"]) == {f"i{10 * brand + item:02}" for item in range(4, 10)}
 
 
 def test_any_type_of_node_is_ranked(model):
-    brands = model.recommend(fan(2), k=4, target="brand")
+    brands = model.recommend(new_user_of_brand(2), k=4, target="brand")
     assert brands.columns == ["user_id", "rank", "brand", "score"]
     assert brands["brand"][0] == "brand2"
     assert brands["score"].is_sorted(descending=True)
     with pytest.raises(ValueError, match="no node type 'shop'"):
-        model.recommend(fan(2), k=1, target="shop")
+        model.recommend(new_user_of_brand(2), k=1, target="shop")
     with pytest.raises(ValueError, match="rules act on items only"):
-        model.recommend(fan(2), k=1, target="brand", where="brand = 'brand1'")
+        model.recommend(new_user_of_brand(2), k=1, target="brand", where="brand = 'brand1'")
 
 
 def test_rules_hold_in_full_lists(model, events):
@@ -116,14 +117,14 @@ def test_rules_hold_in_full_lists(model, events):
     assert known.group_by("user_id", "brand").len()["len"].max() == 2
 
 
-def test_fewer_items_than_asked_for_are_never_padded(model, events):
+def test_lists_shorter_than_k_are_not_padded(model, events):
     ranked = model.recommend(events, k=6, only=("i01", "i02"), mask=("none",))
     assert set(ranked["item_id"]) == {"i01", "i02"}
     assert set(ranked.group_by("user_id").len()["len"]) == {2}
-    assert model.recommend(events, k=6, where="brand = 'nobody'").is_empty()
+    assert model.recommend(events, k=6, where="brand = 'unknown'").is_empty()
 
 
-def test_exploration_brings_new_items_in(model, shop, events):
+def test_exploration_adds_new_items(model, shop, events):
     extended = model.with_items(shop.items.filter(pl.col("item_id") == HELD_OUT))
     ranked = extended.recommend(events, k=5, explore=0.2)
     shown = ranked.filter(pl.col("item_id") == HELD_OUT)["user_id"]
@@ -131,15 +132,15 @@ def test_exploration_brings_new_items_in(model, shop, events):
 
 
 def test_similar_nodes_do_not_hold_the_node_itself(model):
-    found = model.similar("item:i03", k=8)
-    assert found.columns == ["rank", "item_id", "cosine", "title"]
-    assert "i03" not in found["item_id"].to_list()
-    assert found["cosine"].is_sorted(descending=True) and found["cosine"].max() <= 1 + 1e-6
+    result = model.similar("item:i03", k=8)
+    assert result.columns == ["rank", "item_id", "cosine", "title"]
+    assert "i03" not in result["item_id"].to_list()
+    assert result["cosine"].is_sorted(descending=True) and result["cosine"].max() <= 1 + 1e-6
     units = np.asarray(model.index.items.vectors)[1:40]
     units = units / np.linalg.norm(units, axis=1, keepdims=True)
     places = model.index.catalog.item_ids.to_list()
-    cosine = units[places.index("i03") - 1] @ units[places.index(found["item_id"][0]) - 1]
-    assert found["cosine"][0] == pytest.approx(cosine, abs=1e-5)
+    cosine = units[places.index("i03") - 1] @ units[places.index(result["item_id"][0]) - 1]
+    assert result["cosine"][0] == pytest.approx(cosine, abs=1e-5)
     assert model.similar("brand:brand1", k=2).columns == ["rank", "brand", "cosine"]
     for wrong, message in (("i03", "TYPE:ID"), ("item:x", "no item 'x'"), ("shop:1", "node type")):
         with pytest.raises(ValueError, match=message):

@@ -34,7 +34,7 @@ def cache(monkeypatch, tmp_path) -> Path:
 
 @pytest.fixture
 def no_encoding(monkeypatch):
-    """A function after whose call nothing can be encoded."""
+    """A function that makes every later encoding fail."""
 
     def forbidden(*arguments):
         raise AssertionError("encoded again")
@@ -59,15 +59,13 @@ def expected() -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_batches_do_not_show_in_the_vectors(expected, batch_size):
+def test_vectors_do_not_depend_on_the_batch_size(expected, batch_size):
     vectors = encode_texts(load_bert(TINY), tokenize(TEXTS, TINY, 40), batch_size)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
-def test_text_vectors_come_in_order_and_from_the_cache_at_the_second_time(
-    expected, cache, no_encoding
-):
+def test_text_vectors_keep_their_order_and_are_cached(expected, cache, no_encoding):
     first = text_vectors(TEXTS, str(TINY), 40)
     np.testing.assert_allclose(first, expected, atol=1e-5)
     np.testing.assert_array_equal(first[0], first[3])
@@ -87,7 +85,7 @@ def test_equal_texts_are_encoded_once(cache, monkeypatch):
     assert encoded == [2]
 
 
-def test_a_new_text_has_only_its_part_of_the_others_encoded_anew(cache, monkeypatch):
+def test_a_new_text_causes_only_its_file_to_be_encoded_again(cache, monkeypatch):
     monkeypatch.setattr(text_features, "TEXTS_PER_FILE", 4)
     texts = [f"soap {number}" for number in range(28)]
     first = text_vectors(texts, str(TINY), 8)
@@ -104,7 +102,7 @@ def test_a_new_text_has_only_its_part_of_the_others_encoded_anew(cache, monkeypa
 
 
 @pytest.mark.parametrize("changed", ["texts", "max_tokens", "weights", "vocabulary"])
-def test_whatever_changes_the_vectors_misses_the_cache(cache, no_encoding, tmp_path, changed):
+def test_every_input_of_the_vectors_is_part_of_the_cache_key(cache, no_encoding, tmp_path, changed):
     directory = Path(shutil.copytree(TINY, tmp_path / "checkpoint"))
     text_vectors(TEXTS, str(directory), 40)
     texts = [*TEXTS, "another"] if changed == "texts" else TEXTS
@@ -119,7 +117,7 @@ def test_whatever_changes_the_vectors_misses_the_cache(cache, no_encoding, tmp_p
         text_vectors(texts, str(directory), 7 if changed == "max_tokens" else 40)
 
 
-def test_the_cache_knows_a_checkpoint_by_content_not_by_place(cache, no_encoding, tmp_path):
+def test_the_cache_key_is_the_content_of_a_checkpoint(cache, no_encoding, tmp_path):
     first = text_vectors(TEXTS, str(TINY), 40)
     no_encoding()
     moved = shutil.copytree(TINY, tmp_path / "moved")
@@ -138,7 +136,7 @@ def test_a_failure_leaves_no_file_in_the_cache(cache, monkeypatch):
 
 
 @pytest.mark.parametrize("stop", [0, 1])
-def test_upper_layers_go_on_from_hidden_states(expected, cache, stop):
+def test_upper_layers_continue_from_hidden_states(expected, cache, stop):
     bert, tokens = load_bert(TINY), tokenize(TEXTS, TINY, 40)
     hidden = hidden_states(bert, tokens, stop, batch_size=4)
     assert hidden.shape == (*tokens.ids.shape, 32)
@@ -175,15 +173,15 @@ def test_item_text_is_zero_where_nothing_is_known(cache):
     np.testing.assert_array_equal(vectors.any(axis=1), [False, True, True, False, True, True])
 
 
-def test_texts_that_are_one_to_the_encoder_are_no_text(cache):
-    """The vocabulary knows no capitals."""
+def test_texts_with_equal_tokens_count_as_no_text(cache):
+    """The vocabulary has no capital letters."""
     items, config = items_and_config("frozen")
     same = items.with_columns(title=pl.Series([None, "Soap", "soap", "SOAP", None, "soap"]))
     text = item_text(same, config)
     assert text.whitening is None and text.vectors.shape == (6, 1)
 
 
-def test_untrained_live_text_equals_frozen_text(cache):
+def test_untrained_finetuned_text_equals_frozen_text(cache):
     text = item_text(*items_and_config("finetune"))
     assert text.tower is not None and text.finetuned is not None
     np.testing.assert_allclose(

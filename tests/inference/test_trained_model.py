@@ -1,30 +1,31 @@
 import numpy as np
 import polars as pl
 import pytest
-from helpers.histories import fan
+from helpers.histories import new_user_of_brand
 
 import jaxrec
 from jaxrec.errors import DataError, RunError
 
 
-def test_an_audience_are_those_whose_next_item_it_may_be(model):
-    people = pl.concat(fan(brand) for brand in range(4))
-    audience = model.audience(people, "brand:brand3", size=3, bid=2.0)
+def test_an_audience_holds_the_users_most_likely_to_choose_the_entity(model):
+    users = pl.concat(new_user_of_brand(brand) for brand in range(4))
+    audience = model.audience(users, "brand:brand3", size=3, bid=2.0)
     assert audience["user_id"][0] == "fan3"
     assert len(audience) == 3
     np.testing.assert_allclose(audience["ecpm"], audience["probability"] * 2 * 1000)
-    everyone = [model.audience(people, f"brand:brand{brand}", size=9) for brand in range(4)]
-    total = pl.concat(everyone).group_by("user_id").agg(pl.col("probability").sum())
+    audiences = [model.audience(users, f"brand:brand{brand}", size=9) for brand in range(4)]
+    total = pl.concat(audiences).group_by("user_id").agg(pl.col("probability").sum())
     # every item has one brand, so the brands share all of a user's next choice
     np.testing.assert_allclose(total["probability"], 1, atol=1e-4)
-    again = model.audience(people, "item:i30", size=9, mask=("none",))
+    again = model.audience(users, "item:i30", size=9, mask=("none",))
     assert "fan3" in again["user_id"].to_list()
-    new = model.audience(people, "item:i30", size=9)  # as the run was evaluated
+    new = model.audience(users, "item:i30", size=9)  # as the run was evaluated
     assert "fan3" not in new["user_id"].to_list()
 
 
-def test_a_profile_tells_what_somebody_is_interested_in_and_how_it_moved(model, tmp_path):
-    moved = pl.concat([fan(0), fan(3, later=86_400)]).with_columns(user_id=pl.lit("mover"))
+def test_a_profile_shows_interests_and_their_change(model, tmp_path):
+    moved = pl.concat([new_user_of_brand(0), new_user_of_brand(3, later=86_400)])
+    moved = moved.with_columns(user_id=pl.lit("mover"))
     profile = model.profile(moved, last=4, top=4)
     brands = profile.filter(pl.col("type") == "brand")
     assert brands["id"][0] == "brand3"

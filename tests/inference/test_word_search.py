@@ -3,7 +3,7 @@ import polars as pl
 from helpers.shop import HELD_OUT
 
 
-def test_words_find_the_items_whose_texts_they_are_old_and_new(model, shop, events):
+def test_words_lead_to_the_items_of_that_text(model, shop, events):
     extended = model.with_items(shop.items.filter(pl.col("item_id") == HELD_OUT))
     users = model.encoder.vectors(model.encoder.states(model.encoder.event_log(events)))
     ids, items = extended.index.catalog.item_ids.to_list(), extended.words.items

@@ -51,5 +51,5 @@ def model(trained_run):
 
 
 @pytest.fixture
-def online(model, tmp_path):
+def engine(model, tmp_path):
     return LiveEngine(model, SQLiteStore(tmp_path / "store.db"), window=3)

@@ -32,10 +32,10 @@ histories = st.lists(
 
 @settings(max_examples=15, deadline=None)
 @given(histories, st.data())
-def test_states_are_those_of_batch_scoring(model, tmp_path_factory, choices, data):
-    """Whatever users, histories and batches; also where neighbouring events swap their places."""
+def test_states_and_lists_equal_batch_scoring(model, tmp_path_factory, choices, data):
+    """For any users, histories and batches, also if neighbouring events are swapped."""
     path = tmp_path_factory.mktemp("online") / "store.db"
-    online = LiveEngine(model, SQLiteStore(path), window=2)
+    engine = LiveEngine(model, SQLiteStore(path), window=2)
     user_events = [
         UserEvent(user, event(n * DAY, item, event_type, f"e{n}"))
         for n, (user, item, event_type) in enumerate(choices)
@@ -45,63 +45,63 @@ def test_states_are_those_of_batch_scoring(model, tmp_path_factory, choices, dat
         arriving[place : place + 2] = arriving[place : place + 2][::-1]
     while arriving:
         size = data.draw(st.integers(1, len(arriving)))
-        outcomes = online.record(arriving[:size])
-        if set(outcomes) != {"accepted"}:  # swapped beyond what is kept: nothing to compare
+        outcomes = engine.record(arriving[:size])
+        if set(outcomes) != {"accepted"}:  # too late, as newer events are truncated already
             assert set(outcomes) <= {"accepted", "too_late"}
             return
         arriving = arriving[size:]
-    assert_as_in_batch(online, user_events)
+    assert_as_in_batch(engine, user_events)
 
 
-def test_what_is_familiar_counts_as_in_batch_scoring(model, tmp_path):
-    """Of the newest 64 events, whatever is kept beside them; it moves items to the top."""
-    online = LiveEngine(corrected(model), SQLiteStore(tmp_path / "store.db"))
+def test_repeat_bias_equals_batch_scoring(model, tmp_path):
+    """The bias counts the newest 64 events, also those that are truncated, and changes lists."""
+    engine = LiveEngine(corrected(model), SQLiteStore(tmp_path / "store.db"))
     random = np.random.default_rng(1)
     user_events = [
         UserEvent(f"u{n % 3}", event(n * DAY, f"i{random.integers(40):02}", event_type))
         for n, event_type in enumerate(random.choice(["view", "buy"], 400))
     ]
     for start in range(0, len(user_events), 50):
-        online.record(user_events[start : start + 50])
-    assert_as_in_batch(online, user_events)
-    lists = online.model.recommend(table(user_events), k=5)
+        engine.record(user_events[start : start + 50])
+    assert_as_in_batch(engine, user_events)
+    lists = engine.model.recommend(table(user_events), k=5)
     assert not lists.equals(model.recommend(table(user_events), k=5, mask=("none",)))
     buys, views = (
-        online.recommend(["u0"], k=5, event_type=event_type)[0].table
+        engine.recommend(["u0"], k=5, event_type=event_type)[0].table
         for event_type in ("buy", "view")
     )
     assert buys["item_id"].to_list() != views["item_id"].to_list()
 
 
-def test_a_late_event_is_folded_in_its_place(online):
+def test_a_late_event_updates_the_state_at_its_place(engine):
     on_time = [UserEvent("u", event(n * DAY, f"i{n:02}")) for n in (0, 1, 3, 4)]
     late = UserEvent("u", event(2 * DAY, "i25", "buy"))
-    assert online.record(on_time) == ["accepted"] * 4
-    assert online.record([late]) == ["accepted"]
-    assert_as_in_batch(online, [*on_time[:2], late, *on_time[2:]])
+    assert engine.record(on_time) == ["accepted"] * 4
+    assert engine.record([late]) == ["accepted"]
+    assert_as_in_batch(engine, [*on_time[:2], late, *on_time[2:]])
 
 
-def test_equal_times_are_in_the_order_that_the_run_knows(model, tmp_path):
+def test_equal_times_follow_the_tie_rule_of_the_run(model, tmp_path):
     data = replace(model.config.data, ties="item_id")
     by_item = replace(model, config=replace(model.config, data=data))
-    online = LiveEngine(by_item, SQLiteStore(tmp_path / "store.db"), window=3)
+    engine = LiveEngine(by_item, SQLiteStore(tmp_path / "store.db"), window=3)
     user_events = [UserEvent("u", event(0, item)) for item in ("i09", "i02", "i05")]
-    for report in user_events:
-        online.record([report])
-    assert_as_in_batch(online, user_events)
+    for user_event in user_events:
+        engine.record([user_event])
+    assert_as_in_batch(engine, user_events)
 
 
-def test_a_profile_is_that_of_batch_scoring(online):
+def test_profiles_equal_batch_scoring(engine):
     user_events = [UserEvent("u", event(n * DAY, f"i{n:02}")) for n in range(6)]
-    online.record(user_events)
-    expected = online.model.profile(table(user_events), last=2, top=3)
-    found = online.profile(online.document("u"), last=2, top=3)
-    assert found.columns == expected.columns
-    assert found["id"].to_list() == expected["id"].to_list()
-    np.testing.assert_allclose(found["change"], expected["change"], atol=1e-5)
+    engine.record(user_events)
+    expected = engine.model.profile(table(user_events), last=2, top=3)
+    result = engine.profile(engine.document("u"), last=2, top=3)
+    assert result.columns == expected.columns
+    assert result["id"].to_list() == expected["id"].to_list()
+    np.testing.assert_allclose(result["change"], expected["change"], atol=1e-5)
 
 
-def test_a_strategy_makes_live_lists_as_it_makes_those_of_a_batch(model, tmp_path):
+def test_strategies_give_the_lists_of_batch_scoring(model, tmp_path):
     """Sessions, feedback, boosts, caps and diversity, for histories of several sessions."""
     strategy = (
         Session(weight=0.4, gap_minutes=30),
@@ -110,62 +110,62 @@ def test_a_strategy_makes_live_lists_as_it_makes_those_of_a_batch(model, tmp_pat
         Caps({"brand": 3}),
         Diversity(0.3, pool=12),
     )
-    online = LiveEngine(model, SQLiteStore(tmp_path / "store.db"), strategy=strategy)
+    engine = LiveEngine(model, SQLiteStore(tmp_path / "store.db"), strategy=strategy)
     user_events = [
         UserEvent(user, event(n * 1200 + (n > 3) * DAY, f"i{(7 * n + offset) % 40:02}", event_type))
         for offset, user in enumerate("abc")
         for n, event_type in enumerate(["view", "buy", "view", "view", "view", "buy"])
     ]
-    online.record(user_events)
+    engine.record(user_events)
     expected = model.recommend(table(user_events), k=6, strategy=strategy)
     plain = model.recommend(table(user_events), k=6)
     assert expected["item_id"].to_list() != plain["item_id"].to_list()
-    for answer in online.recommend(list("abc"), k=6):
-        theirs = expected.filter(pl.col("user_id") == answer.user_id)
-        assert answer.table["item_id"].to_list() == theirs["item_id"].to_list()
-        np.testing.assert_allclose(answer.table["score"], theirs["score"], atol=1e-4)
-        named = {name for names in answer.table["rules"] for name in names}
+    for live_list in engine.recommend(list("abc"), k=6):
+        expected_list = expected.filter(pl.col("user_id") == live_list.user_id)
+        assert live_list.table["item_id"].to_list() == expected_list["item_id"].to_list()
+        np.testing.assert_allclose(live_list.table["score"], expected_list["score"], atol=1e-4)
+        named = {name for names in live_list.table["rules"] for name in names}
         assert {"session", "feedback"} <= named
-        assert answer.table["propensity"].to_list() == [1.0] * 6
+        assert live_list.table["propensity"].to_list() == [1.0] * 6
 
 
-def test_judgements_that_the_model_knows_outlive_their_events(model, tmp_path):
+def test_feedback_of_known_event_types_outlives_truncated_events(model, tmp_path):
     strategy = (Feedback(event_weights={"buy": -1.0}),)
-    online = LiveEngine(model, SQLiteStore(tmp_path / "store.db"), window=2, strategy=strategy)
+    engine = LiveEngine(model, SQLiteStore(tmp_path / "store.db"), window=2, strategy=strategy)
     user_events = [
         UserEvent("u", event(n * DAY, f"i{n:02}", "view" if n else "buy")) for n in range(9)
     ]
-    online.record(user_events)
-    assert [e.item_id for e in online.document("u").feedback] == ["i00"]
+    engine.record(user_events)
+    assert [e.item_id for e in engine.document("u").feedback] == ["i00"]
     expected = model.recommend(table(user_events), k=8, strategy=strategy, mask=("none",))
-    found = online.recommend(["u"], k=8, mask=("none",))[0].table
-    assert found["item_id"].to_list() == expected["item_id"].to_list()
+    result = engine.recommend(["u"], k=8, mask=("none",))[0].table
+    assert result["item_id"].to_list() == expected["item_id"].to_list()
 
 
-def test_batch_lists_hear_judgements_that_the_model_does_not_know(online):
-    """As live ones do; who has only judged is a newcomer."""
+def test_feedback_of_unknown_event_types_equals_batch_scoring(engine):
+    """A user with feedback only is a new user."""
     user_events = [UserEvent("u", event(n * DAY, f"i{n:02}")) for n in range(4)]
-    online.record(user_events)
-    judged = online.recommend(["u"], k=1)[0].table["item_id"][0]
+    engine.record(user_events)
+    disliked = engine.recommend(["u"], k=1)[0].table["item_id"][0]
     more = [
-        UserEvent("u", event(9 * DAY, judged, "dislike")),
+        UserEvent("u", event(9 * DAY, disliked, "dislike")),
         UserEvent("v", event(9 * DAY, "i05", "like")),
     ]
-    online.record(more)
-    lists = online.model.recommend(table([*user_events, *more]), k=8, strategy=(Feedback(),))
-    for answer in online.recommend(["u", "v"], k=8):
-        theirs = lists.filter(pl.col("user_id") == answer.user_id)
-        assert theirs["item_id"].to_list() == answer.table["item_id"].to_list()
+    engine.record(more)
+    lists = engine.model.recommend(table([*user_events, *more]), k=8, strategy=(Feedback(),))
+    for live_list in engine.recommend(["u", "v"], k=8):
+        expected_list = lists.filter(pl.col("user_id") == live_list.user_id)
+        assert expected_list["item_id"].to_list() == live_list.table["item_id"].to_list()
     with pytest.raises(ValueError, match="does not know: dislike, like; it knows buy, view"):
-        online.model.recommend(table([*user_events, *more]))
+        engine.model.recommend(table([*user_events, *more]))
 
 
 @pytest.mark.parametrize("version", [lambda model: model, corrected])
-def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop, version):
-    """And frozen ones those at the first event of the period."""
+def test_live_ranks_equal_batch_scoring_at_every_event(model, known_shop, version):
+    """Frozen ranks equal batch scoring at the first event of the period."""
     model = version(model)
     log = model.encoder.validated_log(known_shop.events)
-    found = replay(model, log, since=0.7)
+    replayed = replay(model, log, since=0.7)
     users = np.repeat(np.arange(log.num_users), log.lengths)
     begin = np.quantile(log.times, 0.7)
     held_out = np.flatnonzero(log.times > begin)
@@ -185,8 +185,8 @@ def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop,
         queries = EvalQueries(vectors, log.items[order], combine(masked, repeats))
         expected[name] = rank_queries(queries, model.index.items, k=1).ranks
     for name, ranks in expected.items():
-        np.testing.assert_array_equal(np.sort(found.ranks[name]), np.sort(ranks))
-    np.testing.assert_array_equal(found.first.sum(), len(np.unique(users[order])))
-    live, frozen = found.ranks["live"], found.ranks["frozen"]
-    np.testing.assert_array_equal(live[found.first], frozen[found.first])
-    assert found.table().row_count == 2 * (1 + len(found.ranks)) == 12
+        np.testing.assert_array_equal(np.sort(replayed.ranks[name]), np.sort(ranks))
+    np.testing.assert_array_equal(replayed.first.sum(), len(np.unique(users[order])))
+    live, frozen = replayed.ranks["live"], replayed.ranks["frozen"]
+    np.testing.assert_array_equal(live[replayed.first], frozen[replayed.first])
+    assert replayed.table().row_count == 2 * (1 + len(replayed.ranks)) == 12

@@ -11,7 +11,7 @@ from jaxrec.inference.encoding import CHUNK, encode_queries
 from jaxrec.models.transformer import TransformerBlock
 
 
-def test_a_future_event_never_moves_an_earlier_output(sequence):
+def test_a_future_event_never_changes_an_earlier_output(sequence):
     length = 6
     state = sequence.initial_state(1)
     jacobian = jax.jacobian(lambda events: sequence.scan(state, events)[0][0])(
@@ -36,7 +36,7 @@ def test_causal_pre_norm_block_has_no_gradient_from_the_future():
     np.testing.assert_array_equal(depends, np.tril(np.ones((length, length), bool)))
 
 
-def test_the_future_of_a_query_does_not_count(recommender, items, log, queries):
+def test_events_after_a_query_do_not_change_its_vector(recommender, items, log, queries):
     longest = make_queries(log, [(2, 3), (2, 2 * CHUNK)])
     alone = make_queries(log, [(2, 3)])
     together = encode_queries(bundled(recommender), items, log, longest, users=2)

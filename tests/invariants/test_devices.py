@@ -22,7 +22,7 @@ from jaxrec.training.state import make_context
 
 
 @pytest.mark.parametrize(("block", "item_shards"), [(8, 1), (16, 2), (24, 4), (None, 4)])
-def test_neither_blocks_nor_devices_show_in_a_ranking(block, item_shards):
+def test_rankings_do_not_depend_on_blocks_or_devices(block, item_shards):
     """On vectors whose products are exact, with ties within and across the shards."""
     queries, items = small_integers(0, 37, 4), small_integers(1, 64, 4)
     valid, targets = catalogue(50, 64), np.random.default_rng(2).integers(0, 50, 37)
@@ -49,29 +49,29 @@ def test_neither_blocks_nor_devices_show_in_a_ranking(block, item_shards):
 
 @pytest.mark.parametrize("item_shards", [1, 2, 4])
 def test_amounts_are_added_to_scores_on_any_mesh(item_shards):
-    """To targets as well, twice for one item, and beside what is left out."""
+    """To targets as well, twice for one item, and together with exclusions."""
     queries, items = small_integers(0, 8, 4), small_integers(1, 64, 4)
     valid, targets = catalogue(50, 64), np.random.default_rng(2).integers(1, 50, 8)
-    some = np.random.default_rng(3)
-    rows, columns = np.sort(some.integers(0, 8, 40)), some.integers(1, 50, 40)
+    random = np.random.default_rng(3)
+    rows, columns = np.sort(random.integers(0, 8, 40)), random.integers(1, 50, 40)
     columns[:8] = targets[rows[:8]]
-    amounts = some.integers(-3, 4, 40).astype(np.float32)
-    out = some.random((8, 64)) < 0.2
-    pairs = combine(from_mask(out), as_blocks(ScoreAdjustments(rows, columns, amounts)))
+    amounts = random.integers(-3, 4, 40).astype(np.float32)
+    out = random.random((8, 64)) < 0.2
+    adjustments = combine(from_mask(out), as_blocks(ScoreAdjustments(rows, columns, amounts)))
     scores = queries @ items.T
     np.add.at(scores, (rows, columns), amounts)
     out[np.arange(8), targets] = False
     expected = rank_dense(np.where(out, -np.inf, scores), targets, valid=valid, k=5)
     mesh = make_mesh(item_shards)
-    found = rank_queries(
-        EvalQueries(queries, targets, pairs), ItemTable(items, valid), 5, mesh=mesh
+    ranking_on_mesh = rank_queries(
+        EvalQueries(queries, targets, adjustments), ItemTable(items, valid), 5, mesh=mesh
     )
-    for name, value in vars(found).items():
+    for name, value in vars(ranking_on_mesh).items():
         np.testing.assert_array_equal(value, getattr(expected, name))
 
 
 @pytest.mark.parametrize("item_shards", [1, 2, 4])
-def test_real_vectors_are_ranked_alike_on_any_mesh(item_shards):
+def test_real_vectors_are_ranked_equally_on_any_mesh(item_shards):
     random = np.random.default_rng(0)
     queries, items = (random.normal(size=(n, 16)).astype(np.float32) for n in (30, 256))
     table = ItemTable(items, catalogue(250, 256))

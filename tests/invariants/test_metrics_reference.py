@@ -23,7 +23,7 @@ def test_values_of_whole_and_tied_ranks_by_hand():
 
 
 @given(st.lists(st.permutations(range(8)), min_size=1, max_size=5), st.integers(1, 8))
-def test_metrics_agree_with_walking_down_the_lists(lists, k):
+def test_metrics_agree_with_a_loop_over_the_lists(lists, k):
     """Item 0 is the target of every list."""
     ranks = np.array([float(items.index(0)) for items in lists])
 

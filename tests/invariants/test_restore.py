@@ -18,5 +18,5 @@ def test_a_checkpoint_restores_on_another_mesh(tables, whole_run):
     with run_directory.open_checkpoints(whole_run, read_only=True) as manager:
         state, progress = training.load(context, manager, manager.best_step())
     assert isinstance(progress, Progress)
-    trained = jaxrec.load(whole_run).params
+    trained = jaxrec.load(whole_run).model.params
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(state.params), trained)

@@ -40,13 +40,13 @@ def test_stopped_and_resumed_equals_uninterrupted(
     runs = whole_run, tmp_path / "parts"
     whole, parts = map(scalars, runs)
     assert parts == whole
-    whole, parts = (jaxrec.load(run).params for run in runs)
+    whole, parts = (jaxrec.load(run).model.params for run in runs)
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     whole, parts = ((run / "metrics.json").read_text() for run in runs)
     assert parts == whole
 
 
-def test_kill_9_leaves_a_run_that_resumes(tables, whole_run, tmp_path):
+def test_a_run_resumes_after_kill_9(tables, whole_run, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     for name in ("events", "items", "triples"):

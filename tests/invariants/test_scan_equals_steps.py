@@ -51,12 +51,6 @@ def test_user_vectors_equal_one_user_and_one_event_at_a_time(
     vectors = encode_queries(
         bundled(recommender), items, log, queries, users=2, target_event_type=target_event_type
     )
-    expected = one_by_one(
-        recommender,
-        items,
-        log,
-        queries,
-        log.offsets[queries.users],
-        target_event_type=target_event_type,
-    )
+    first_events = log.offsets[queries.users]
+    expected = one_by_one(recommender, items, log, queries, first_events, target_event_type)
     np.testing.assert_allclose(vectors, expected, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Every implementation of a protocol, by name, through the same checks."""
+"""Every implementation of a protocol passes the same checks."""
 
 from dataclasses import replace
 

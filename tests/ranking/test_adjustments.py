@@ -12,13 +12,13 @@ from jaxrec.ranking.adjustments import (
 from jaxrec.types import NEG_INF
 
 
-def test_scaled_pairs_leave_out_what_they_did():
-    pairs = as_blocks(
+def test_scaled_adjustments_keep_masks():
+    adjustments = as_blocks(
         ScoreAdjustments(np.array([0, 1, 1]), np.array([4, 5, 6]), np.float32([2, NEG_INF, -1]))
     )
-    found = scale(pairs, 0.1)(1, 2)
-    assert found.rows.tolist() == [0, 0]
-    np.testing.assert_allclose(found.amounts, [NEG_INF, -0.1])
+    result = scale(adjustments, 0.1)(1, 2)
+    assert result.rows.tolist() == [0, 0]
+    np.testing.assert_allclose(result.amounts, [NEG_INF, -0.1])
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def masked(split, mask):
     return {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
 
 
-def test_masks_hold_the_history_and_no_more(split):
+def test_masks_cover_exactly_the_history(split):
     seen = {(0, "a"), (0, "b"), (0, "c"), (1, "b"), (1, "c"), (1, "d")}
     assert masked(split, ("seen",)) == seen
     assert masked(split, ("none",)) == set()
@@ -41,27 +41,29 @@ def test_masks_hold_the_history_and_no_more(split):
         mask_adjustments(split.log, split.test["last"], ("cart",))
 
 
-def test_a_mask_spares_the_target(split):
+def test_the_target_is_never_masked(split):
     queries = split.test["last"]
-    spared = np.array([ITEMS.to_list().index(item) for item in ("b", "a")])
-    rows, items, _ = mask_adjustments(split.log, queries, ("seen",), spared)(0, 2)
-    found = {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
-    assert found == masked(split, ("seen",)) - {(0, "b")}
-    rows, items, _ = mask_adjustments(split.log, queries, ("seen",), spared)(1, 2)
+    targets = np.array([ITEMS.to_list().index(item) for item in ("b", "a")])
+    rows, items, _ = mask_adjustments(split.log, queries, ("seen",), targets)(0, 2)
+    result = {(int(row), ITEMS[int(item)]) for row, item in zip(rows, items, strict=True)}
+    assert result == masked(split, ("seen",)) - {(0, "b")}
+    rows, items, _ = mask_adjustments(split.log, queries, ("seen",), targets)(1, 2)
     assert set(rows) == {0} and len(items) == 3
 
 
-def test_events_add_to_their_items_by_kind_and_age(split):
-    """The second of u's five events is 2 before the last of the history, and of event_type buy."""
+def test_repeat_bias_depends_on_event_type_and_age(split):
+    """The second of the five events of u is a buy, two events before the last of the history."""
     view, buy = (split.log.event_type_names.index(event_type) for event_type in ("view", "buy"))
     repeat_bias = np.zeros((2, 3), np.float32)
     repeat_bias[view], repeat_bias[buy] = [1, 2, 3], [10, 20, 30]
     rows, items, amounts = repeat_adjustments(split.log, split.test["last"], repeat_bias)(0, 2)
-    found = [
+    biases = [
         (int(row), ITEMS[int(item)], float(amount))
         for row, item, amount in zip(rows, items, amounts, strict=True)
     ]
-    assert found == [(0, "b", 30), (0, "c", 2), (0, "a", 1), (1, "b", 30), (1, "c", 2), (1, "d", 1)]
+    of_u = [(0, "b", 30), (0, "c", 2), (0, "a", 1)]
+    of_v = [(1, "b", 30), (1, "c", 2), (1, "d", 1)]
+    assert biases == of_u + of_v
     second = repeat_adjustments(split.log, split.test["last"], repeat_bias)(1, 2)
     assert second.rows.tolist() == [0, 0, 0]
     untrained = repeat_adjustments(split.log, split.test["last"], np.zeros((2, 3), np.float32))

@@ -79,7 +79,7 @@ def test_a_certain_item_has_at_most_probability_one():
     assert log_p.max() <= 0
 
 
-def test_what_is_excluded_has_no_probability():
+def test_excluded_items_have_no_probability():
     queries, items = vectors(0, 6)
     excluded = (np.array([1, 1, 4]), np.array([1, 2, 3]))
     columns = np.tile([1, 2, 3], (6, 1))
@@ -97,7 +97,7 @@ def test_what_is_excluded_has_no_probability():
     np.testing.assert_allclose(log_p, log_softmax(scores, axis=1)[:, 1:4], atol=1e-4)
 
 
-def test_what_is_added_to_scores_counts_at_the_temperature():
+def test_adjustments_are_scaled_by_the_temperature():
     queries, items = vectors(0, 6)
     rows, columns = np.array([1, 1, 4]), np.array([1, 2, 3])
     amounts = np.array([2, -1, 3], np.float32)
@@ -114,7 +114,7 @@ def test_what_is_added_to_scores_counts_at_the_temperature():
     np.testing.assert_allclose(log_p, log_softmax(0.7 * scores, axis=1)[:, 1:4], atol=1e-4)
 
 
-def test_nothing_is_left_where_all_is_excluded():
+def test_no_probability_is_left_if_every_item_is_excluded():
     queries, items = vectors(0, 1)
     everything = np.arange(CAPACITY)
     log_p = log_probabilities(

@@ -20,7 +20,7 @@ def test_top_k_is_a_stable_sort(num_items, spread):
 
 
 def test_wide_rows_are_searched_in_chunks(monkeypatch):
-    """The chunked path must be the one that the stable-sort test sees at 4096 columns."""
+    """At 4096 columns the stable-sort test takes the chunked path."""
     widths = []
 
     def recorded(scores, k, plain=lax.top_k):

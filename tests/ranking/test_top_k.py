@@ -56,8 +56,8 @@ def test_excluded_items_leave_the_ranking():
     np.testing.assert_array_equal(ranking.items, [[3, 2], [5, 4]])
 
 
-def test_padding_of_the_pairs_excludes_nothing():
-    """Item 0 is kept where the caller calls it valid."""
+def test_padding_of_the_exclusions_excludes_nothing():
+    """Item 0 stays in the ranking if it is valid."""
     ranking = rank_dense([[9, 5, 1]], [1], valid=np.ones(3, bool), k=2)
 
     assert ranking.ranks == [1]
@@ -140,7 +140,7 @@ def test_blocks_are_bounded_powers_of_two(num_queries, num_items, rows, monkeypa
 
 @pytest.fixture
 def allow_nan():
-    """Also in the threads that rank blocks, which a context manager would not reach."""
+    """A context manager would not reach the threads that rank blocks."""
     jax.config.update("jax_debug_nans", False)
     yield
     jax.config.update("jax_debug_nans", True)
@@ -176,17 +176,17 @@ def test_arguments_that_do_not_fit_raise():
         rank_host_scores(lambda start, stop: np.ones(6), np.ones(2, int), no_adjustments, valid)
 
 
-def test_approximate_search_finds_nearly_all_of_the_best():
+def test_approximate_search_returns_nearly_all_of_the_best():
     random = np.random.default_rng(0)
     queries, items = (random.normal(size=(n, 8)).astype(np.float32) for n in (20, 512))
     table = ItemTable(items, catalogue(512, 512))
-    found = best_items(queries, table, 20, approximate=True).items
+    result = best_items(queries, table, 20, approximate=True).items
     exact = best_items(queries, table, 20).items
-    shared = [len(set(f) & set(e)) for f, e in zip(found, exact, strict=True)]
+    shared = [len(set(f) & set(e)) for f, e in zip(result, exact, strict=True)]
     assert np.mean(shared) >= 0.9 * 20
 
 
-def test_log_z_is_left_out_when_nobody_asks():
+def test_log_z_is_none_unless_requested():
     vectors = small_integers(0, 8, 2)
     top = best_items(vectors, ItemTable(vectors, catalogue(8, 8)), 3)
     assert top.log_z is None

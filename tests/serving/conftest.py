@@ -1,8 +1,14 @@
-"""Commands on the trained run."""
+"""The trained model, and commands on its run."""
 
 import pytest
 
 from jaxrec.cli import main, scripts
+from jaxrec.inference import loading
+
+
+@pytest.fixture(scope="module")
+def model(trained_run):
+    return loading.load(trained_run)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +28,7 @@ def serve(trained_run, events_file):
 
 @pytest.fixture
 def ask(trained_run, events_file):
-    """Another command on the same run and events."""
+    """Another command with the same run and events."""
 
     def command(name, *arguments):
         main([name, str(trained_run), *map(str, arguments), "--events", str(events_file)])

@@ -44,7 +44,7 @@ def test_grouped_events_are_streamed_in_their_own_order(serve, known_shop, tmp_p
 
 
 @pytest.mark.parametrize("name", ["csv", "jsonl"])
-def test_other_formats_hold_the_same(serve, tmp_path, name):
+def test_every_format_holds_the_same_lists(serve, tmp_path, name):
     serve("--out", tmp_path / "a", "--k", 2)
     serve("--out", tmp_path / "b", "--k", 2, "--format", name)
     reader = {"csv": pl.read_csv, "jsonl": pl.read_ndjson}[name]
@@ -54,13 +54,13 @@ def test_other_formats_hold_the_same(serve, tmp_path, name):
     )
 
 
-def test_users_can_be_chosen(serve, tmp_path, capsys):
-    serve("--out", tmp_path / "out", "--users", "u003", "u005", "nobody")
+def test_users_can_be_selected(serve, tmp_path, capsys):
+    serve("--out", tmp_path / "out", "--users", "u003", "u005", "unknown")
     assert set(read(tmp_path / "out")["user_id"]) == {"u003", "u005"}
     assert "users without events: 1 of 3" in capsys.readouterr().err
 
 
-def test_a_stopped_job_goes_on_and_gives_the_same_bytes(serve, tmp_path, monkeypatch, refused):
+def test_a_stopped_job_continues_and_gives_the_same_bytes(serve, tmp_path, monkeypatch, refused):
     options = ["--k", "3", "--caps", "brand", "2", "--explore", "0.3", *BLOCK]
     serve("--out", tmp_path / "whole", *options)
     stopped, write = tmp_path / "stopped", Partitions.write
@@ -90,7 +90,7 @@ def test_a_stopped_job_goes_on_and_gives_the_same_bytes(serve, tmp_path, monkeyp
     assert "is complete" in refused(serve, "--out", stopped, *options)
 
 
-def test_kill_9_leaves_a_job_that_goes_on(serve, trained_run, events_file, tmp_path):
+def test_a_job_continues_after_kill_9(serve, trained_run, events_file, tmp_path):
     out, arguments = tmp_path / "killed", ["--k", "3", *BLOCK]
     program = (
         "import os, signal, sys\n"
@@ -134,13 +134,13 @@ def test_a_strategy_orders_the_lists_of_a_batch(
     assert "there is no step 'cap'" in refused(serve, "--out", tmp_path / "o4", "--strategy", file)
 
 
-def test_live_options_are_refused_in_batches(serve, refused, tmp_path):
+def test_live_options_are_refused_by_batch_scoring(serve, refused, tmp_path):
     shown = refused(serve, "--out", tmp_path / "out", "--window", "8")
     assert "Unrecognized options: --window" in shown
 
 
-def test_a_job_takes_no_states_of_another(serve, refused, tmp_path):
-    """Also where an earlier try has left its manifest."""
+def test_a_job_refuses_the_states_of_another_job(serve, refused, tmp_path):
+    """Also if an earlier attempt has left its manifest."""
     directory, out = tmp_path / "states", tmp_path / "out"
     serve("--out", tmp_path / "first", "--states", directory, *BLOCK)
     before = contents(directory)
@@ -156,7 +156,7 @@ def test_bad_input_exits_with_2_and_overwrites_nothing(
     out = tmp_path / "out"
     full = tmp_path / "full"
     full.mkdir()
-    (full / "precious").write_text("mine")
+    (full / "precious").write_text("kept")
     assert "not empty" in refused(serve, "--out", full)
     assert "not empty" in refused(serve, "--out", out, "--states", full)
     assert "from 1 to 39" in refused(serve, "--out", out, "--k", 99)
@@ -197,15 +197,15 @@ def test_bad_input_exits_with_2_and_overwrites_nothing(
     foreign.mkdir()
     (foreign / "manifest.json").write_text("{}")
     assert "something else" in refused(serve, "--out", foreign)
-    assert "listed users" in refused(serve, "--out", out, "--users", "nobody")
+    assert "listed users" in refused(serve, "--out", out, "--users", "unknown")
     assert "ending in .png" in refused(ask, "plot", "u003", "--out", tmp_path / "x.txt")
     assert "mask names ['steal']" in refused(serve, "--out", out, "--mask", "steal")
     assert not list(out.glob("part-*"))
-    serve("--out", out, "--users", "u003")  # a job that never began is in nobody's way
+    serve("--out", out, "--users", "u003")  # a refused job leaves no obstacle
     assert [path.name for path in full.iterdir()] == ["precious"]
 
 
-def test_users_with_too_few_items_are_told(serve, tmp_path, capsys):
+def test_users_with_short_lists_are_reported(serve, tmp_path, capsys):
     listed = tmp_path / "listed.csv"
     pl.DataFrame({"item_id": ["i01", "i02", "i03"]}).write_csv(listed)
     serve("--out", tmp_path / "out", "--k", 5, "--only", listed, "--mask", "none")
@@ -215,7 +215,7 @@ def test_users_with_too_few_items_are_told(serve, tmp_path, capsys):
     assert "items removed by rule: only 36" in shown.out
 
 
-def test_items_only_seen_in_serving_are_read_as_unknown(serve, shop, tmp_path, capsys):
+def test_items_unknown_to_the_run_are_read_as_unknown(serve, shop, tmp_path, capsys):
     everything = tmp_path / "all.parquet"
     shop.events.write_parquet(everything)
     serve("--out", tmp_path / "out", events=everything)
@@ -227,6 +227,6 @@ def test_items_only_seen_in_serving_are_read_as_unknown(serve, shop, tmp_path, c
         "--out", tmp_path / "with", "--k", 40, "--mask", "none", "--items", new, events=everything
     )
     assert "events are of items" not in capsys.readouterr().err
-    found = read(tmp_path / "with").filter(pl.col("item_id") == HELD_OUT)
-    assert found["user_id"].n_unique() == 120
-    assert set(found["title"]) == {"brand x item h"}
+    lists_of_new = read(tmp_path / "with").filter(pl.col("item_id") == HELD_OUT)
+    assert lists_of_new["user_id"].n_unique() == 120
+    assert set(lists_of_new["title"]) == {"brand x item h"}

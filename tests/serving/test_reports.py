@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
-import pytest
 from helpers.jobs import BLOCK, read
 
 from jaxrec.cli import main
-from jaxrec.inference import loading
 from jaxrec.serving.options import ReplayOptions
 from jaxrec.serving.reports import log_to_replay
 from jaxrec.serving.reports import replay as replay_run
@@ -32,12 +30,7 @@ def test_profiles_audiences_similar_nodes_and_plots(ask, trained_run, tmp_path, 
     assert (tmp_path / "u03.png").stat().st_size > 5000
 
 
-@pytest.fixture(scope="module")
-def model(trained_run):
-    return loading.load(trained_run)
-
-
-def test_a_file_is_replayed_or_the_data_of_the_run(
+def test_replay_reads_a_file_or_the_data_of_the_run(
     model, trained_run, known_shop, tmp_path, capsys
 ):
     known_shop.events.write_parquet(tmp_path / "events.parquet")

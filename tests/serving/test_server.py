@@ -41,11 +41,11 @@ def test_states_of_a_finished_job_go_into_a_live_store(
         (["--store", "nowhere/store.db"], "nowhere/store.db cannot be used as a store"),
     ],
 )
-def test_options_of_other_jobs_are_refused_live(serve, refused, wrong, message):
+def test_batch_options_are_refused_by_the_live_service(serve, refused, wrong, message):
     assert message in refused(serve, "--http", "127.0.0.1:0", *wrong)
 
 
-def test_a_strategy_that_does_not_fit_is_refused_before_anybody_asks(serve, refused, tmp_path):
+def test_an_invalid_strategy_is_refused_at_the_start(serve, refused, tmp_path):
     file = tmp_path / "strategy.yaml"
     file.write_text("- where: colour > 3")
     store = tmp_path / "store.db"

@@ -13,7 +13,7 @@ from jaxrec.serving.states import state_table
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
 
-def test_states_are_those_of_the_model(serve, trained_run, known_shop, tmp_path):
+def test_written_states_equal_those_of_the_model(serve, trained_run, known_shop, tmp_path):
     serve("--out", tmp_path / "out", "--states", tmp_path / "states", *BLOCK)
     table = read(tmp_path / "states").sort("user_id")
     model = jaxrec.load(trained_run)
@@ -34,13 +34,13 @@ def test_states_are_those_of_the_model(serve, trained_run, known_shop, tmp_path)
     assert (tmp_path / "states" / "_SUCCESS").exists()
 
 
-def test_states_of_who_has_only_judged_are_a_newcomers(model):
+def test_users_with_feedback_only_have_the_initial_state(model):
     events = table([UserEvent("a", event(0)), UserEvent("b", event(9, event_type="hide"))])
     log = model.encoder.known_events(model.encoder.event_log(events, ["hide"]))
     states = state_table(log, model.encoder.states(log))
     assert states.select("user_id", "events", "last_time").rows() == [("a", 1, START), ("b", 0, -1)]
-    online = LiveEngine(model, SQLiteStore(":memory:"))
-    online.record([UserEvent("b", event(5))])
-    assert online.recorder.load_states(states) == 0
-    nobody = model.encoder.known_events(model.encoder.event_log(events[1:], ["hide"]))
-    assert len(state_table(nobody, model.encoder.states(nobody))) == 1
+    engine = LiveEngine(model, SQLiteStore(":memory:"))
+    engine.record([UserEvent("b", event(5))])
+    assert engine.recorder.load_states(states) == 0
+    without_events = model.encoder.known_events(model.encoder.event_log(events[1:], ["hide"]))
+    assert len(state_table(without_events, model.encoder.states(without_events))) == 1

@@ -104,11 +104,11 @@ def test_divergence_is_an_error(tables, tmp_path):
         training.fit(broken, tmp_path / "run", tables=tables)
 
 
-def test_a_trained_run_recommends_to_users_it_has_never_seen(tables, whole_run):
+def test_a_trained_run_recommends_to_new_users(tables, whole_run):
     model = jaxrec.load(whole_run)
     events = tables.events.filter(pl.col("user_id") == tables.events["user_id"][0])
-    stranger = events.with_columns(user_id=pl.lit("stranger"))
-    both = model.recommend(pl.concat([events, stranger]), k=5)
+    new_user = events.with_columns(user_id=pl.lit("stranger"))
+    both = model.recommend(pl.concat([events, new_user]), k=5)
     lists = both.partition_by("user_id", maintain_order=True)
     assert [len(rows) for rows in lists] == [5, 5]
     assert lists[0]["item_id"].to_list() == lists[1]["item_id"].to_list()

@@ -114,7 +114,7 @@ def make_finetuned_text() -> FinetunedText:
 
 
 @pytest.mark.parametrize("count", [3, 7])
-def test_only_some_rows_are_encoded_again(tower, count):
+def test_only_a_sample_of_rows_is_encoded_again(tower, count):
     text = make_arrays().catalog.nodes.text
     # targets are 1 and 2, and the row of the unknown item at padding
     batch = replace(make_batch(), targets=np.array([[1, 2, 2, 0], [2, 1, 0, 0]]))

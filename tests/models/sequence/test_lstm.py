@@ -15,7 +15,7 @@ CONFIG = ModelConfig(hidden_size=WIDTH, num_layers=LAYERS, dropout=0.5, memory_d
 
 @pytest.fixture(scope="module")
 def encoder():
-    """With a memory that counts, as it does after some training."""
+    """An encoder whose memory has an effect, as after some training."""
     made = LSTMEncoder(LSTMBlock, CONFIG, nnx.Rngs(0))
     memory = made.memory
     assert memory is not None
@@ -66,7 +66,7 @@ def test_the_forget_gate_alone_begins_open():
 
 
 def test_the_memory_is_a_decayed_sum(encoder):
-    """Step by step, from a state that is not empty, with a sequence that starts on the way."""
+    """Step by step from a state that is not empty; a new sequence starts at step 3."""
     memory = encoder.memory
     events = random_events(1, 5)
     starts = jnp.zeros((1, 5), bool).at[0, 3].set(True)

@@ -9,5 +9,5 @@ from helpers.checkpoints import TINY
 
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
-    """A tiny checkpoint to damage."""
+    """A copy of a tiny checkpoint, which a test may damage."""
     return Path(shutil.copytree(TINY, tmp_path / "checkpoint"))

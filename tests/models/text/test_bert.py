@@ -1,4 +1,4 @@
-"""The golden files are outputs of Hugging Face's PyTorch BERT: see golden/make_bert_golden.py."""
+"""BERT: configuration, precision, gradients and pooling."""
 
 import json
 

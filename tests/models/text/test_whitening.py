@@ -37,7 +37,7 @@ def test_width_is_at_most_the_rank(rows, rank, width):
     assert fit_whitening(vectors, known, 8).projection.shape == (8, width)
 
 
-def test_directions_of_noise_are_not_blown_up():
+def test_directions_of_noise_are_not_amplified():
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(500, 3)) * [1.0, 1e-1, 1e-6]
     whitened = fit_whitening(vectors, np.ones(500, bool), 3).apply(vectors, np.ones(500, bool))

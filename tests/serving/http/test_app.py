@@ -44,9 +44,9 @@ def test_other_targets_conditions_and_words(client):
     bought = client.get("/users/bob/recommendations", params={"context": "buy"})
     assert bought.status_code == 200
     query = {"user_id": "bob", "words": "brand x item f. brand1. Beauty > Shelf 0", "strength": 1}
-    found = client.post("/query", json=query).json()["items"]
+    steered = client.post("/query", json=query).json()["items"]
     plain = client.get("/users/bob/recommendations").json()["items"]
-    assert sum(i["id"][1] == "1" for i in found) > sum(i["id"][1] == "1" for i in plain)
+    assert sum(i["id"][1] == "1" for i in steered) > sum(i["id"][1] == "1" for i in plain)
 
 
 def test_a_profile_holds_interests_and_the_events_behind_them(client):
@@ -126,7 +126,7 @@ def test_all_responses_fit_the_openapi_document(trained_run, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium (Debian: chromium)")
 def test_the_page_shows_the_list_change_after_a_click(trained_run, tmp_path):
-    """In a real browser: look up a user, buy an item, search; all by labels."""
+    """In a real browser: look up a user, buy an item, search; elements are selected by label."""
     playwright = pytest.importorskip("playwright.sync_api")
     server = Service(trained_run, tmp_path / "store.db")
     server.client.post("/events", json=[payload("gus", n) for n in range(3)])

@@ -8,11 +8,11 @@ from jaxrec.serving.http import batching
 
 
 def test_a_bad_request_does_not_affect_others_of_its_batch(client):
-    answers = {}
+    status_codes = {}
 
     def ask(name, where):
         params = {"where": where, "k": 3}
-        answers[name] = client.get("/users/eve/recommendations", params=params).status_code
+        status_codes[name] = client.get("/users/eve/recommendations", params=params).status_code
 
     threads = [
         threading.Thread(target=ask, args=(n, "price < 30" if n % 2 else "bad ( condition"))
@@ -22,10 +22,10 @@ def test_a_bad_request_does_not_affect_others_of_its_batch(client):
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == {n: 200 if n % 2 else 422 for n in range(8)}
+    assert status_codes == {n: 200 if n % 2 else 422 for n in range(8)}
 
 
 def test_requests_beyond_the_queue_limit_are_refused(client, monkeypatch):
     monkeypatch.setattr(batching, "MAX_WAITING", 0)
-    answer = client.post("/events", json=payload("eve", 0))
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    response = client.post("/events", json=payload("eve", 0))
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")

@@ -43,10 +43,10 @@ from jaxrec.serving.options import LiveOptions
     ],
 )
 def test_errors_are_problems_that_give_the_reason(client, method, path, content, status, reason):
-    answer = client.request(method, path, json=content)
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
+    response = client.request(method, path, json=content)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
     assert problem["status"] == status
     assert reason in str(problem)
 
@@ -59,10 +59,10 @@ def test_a_failing_store_is_answered_with_503_and_logged(trained_run, tmp_path, 
     with closing(other), TestClient(app) as client:
         wait_until_ready(client)
         other.execute("BEGIN IMMEDIATE")
-        answer = client.post("/events", json=payload("u", 0))
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"] == "1"
-        assert answer.json()["title"] == "the store fails"
+        response = client.post("/events", json=payload("u", 0))
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "1"
+        assert response.json()["title"] == "the store fails"
         assert "locked" in caplog.text
         assert client.get("/users/u/recommendations").status_code == 200  # reading does not wait
         other.execute("ROLLBACK")

@@ -49,6 +49,6 @@ def test_killing_the_service_loses_no_acknowledged_event(trained_run, tmp_path):
         assert server.stop(signal.SIGKILL) == -signal.SIGKILL
     assert load.lost(SQLiteStore(store)) == set()
     restarted = Service(trained_run, store)
-    answer = restarted.client.get("/users/user0/recommendations").json()
-    assert answer["events"] >= sum(user == "user0" for user, _ in load.acknowledged)
+    response = restarted.client.get("/users/user0/recommendations").json()
+    assert response["events"] >= sum(user == "user0" for user, _ in load.acknowledged)
     assert restarted.stop() == 128 + signal.SIGTERM  # uvicorn raises it again once all is answered

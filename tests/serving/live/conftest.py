@@ -2,16 +2,10 @@
 
 import pytest
 
-from jaxrec.inference import loading
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
 
-@pytest.fixture(scope="module")
-def model(trained_run):
-    return loading.load(trained_run)
-
-
 @pytest.fixture
-def online(model, tmp_path):
+def engine(model, tmp_path):
     return LiveEngine(model, SQLiteStore(tmp_path / "store.db"), window=3)

@@ -8,12 +8,12 @@ from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.live.state_updater import Update
 
 
-def test_another_model_rebuilds_states_and_says_what_they_lack(online, model):
+def test_another_model_rebuilds_states_and_marks_approximate_ones(engine, model):
     few = [UserEvent("few", event(n * DAY, f"i{n:02}")) for n in range(4)]
     many = [UserEvent("many", event(n * DAY, f"i{n:02}")) for n in range(20)]
-    online.record([*few, *many])
+    engine.record([*few, *many])
     other = rescaled(model)
-    renewed = LiveEngine(other, online.store, window=3)
+    renewed = LiveEngine(other, engine.store, window=3)
     exact, rebuilt = renewed.recommend(["few", "many"], k=3)
     assert (exact.approximate, rebuilt.approximate) == (False, True)
     assert rebuilt.events == 20
@@ -25,9 +25,9 @@ def test_another_model_rebuilds_states_and_says_what_they_lack(online, model):
     assert renewed.recommend(["many"], k=3)[0].approximate
 
 
-def test_a_rebuilt_state_is_that_of_its_document_whatever_comes_late(online, model):
-    online.record([UserEvent("u", event(n * DAY, f"i{n:02}")) for n in range(20)])
-    other = LiveEngine(rescaled(model), online.store, window=3)
+def test_a_rebuilt_state_equals_its_document_despite_late_events(engine, model):
+    engine.record([UserEvent("u", event(n * DAY, f"i{n:02}")) for n in range(20)])
+    other = LiveEngine(rescaled(model), engine.store, window=3)
     assert other.record([UserEvent("u", event(19 * DAY - 60, "i33"))]) == ["accepted"]
     for number in range(8):
         document = other.document("u")

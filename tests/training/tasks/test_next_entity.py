@@ -28,7 +28,7 @@ def test_an_entity_task_adds_its_own_loss_only(model):
 
 
 def test_targets_without_an_entity_do_not_count_in_its_loss(model):
-    """The loss is as if their weight were 0: item 6 has no brand."""
+    """The loss equals that with weight 0: item 6 has no brand."""
     batch = make_batch()
     batch = replace(batch, targets=batch.targets.copy(), weights=batch.weights.copy())
     batch.targets[0, 0] = 6
