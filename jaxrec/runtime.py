@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -93,3 +94,19 @@ def enable_compilation_cache() -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A draft path to write to; the draft replaces `path` when the `with` block ends.
+
+    The draft has the name of `path` and lies in a hidden directory beside it, because a rename is
+    atomic within one file system only. If the block raises, the draft is removed and `path` stays
+    as it was; a killed process leaves the hidden directory `.NAME.*` behind. Missing parent
+    directories are created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as hidden:
+        draft = Path(hidden, path.name)
+        yield draft
+        draft.replace(path)

@@ -21,11 +21,11 @@ from jax.sharding import Sharding
 from jaxtyping import Bool, Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jaxrec.artifacts.files import atomic_path
 from jaxrec.config import Config, parse, read_recipe, to_yaml
 from jaxrec.errors import RunError
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.text.whitening import Whitening
+from jaxrec.runtime import atomic_path
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 FORMAT = 5  # of the files in `catalog`

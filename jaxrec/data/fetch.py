@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from jaxrec.errors import FetchError
-from jaxrec.runtime import cache_dir
+from jaxrec.runtime import atomic_path, cache_dir
 
 
 def fetch_wheel(requirement: str, sha256: str) -> Path:
@@ -25,15 +25,15 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
     target = cache_dir() / f"{requirement.replace('==', '-')}-{sha256[:12]}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Inside the cache, because a rename is atomic within one file system only.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
-        wheel = _download(requirement, Path(scratch, "wheel"))
-        _check(wheel, sha256, requirement)
-        files = Path(scratch, "files")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(files)  # drops absolute paths and `..`
-        _publish(files, target)
+    try:
+        with atomic_path(target) as files, tempfile.TemporaryDirectory() as scratch:
+            wheel = _download(requirement, Path(scratch))
+            _check(wheel, sha256, requirement)
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(files)  # drops absolute paths and `..`
+    except OSError:
+        if not target.is_dir():  # otherwise another process published the same files first
+            raise
     return target
 
 
@@ -61,11 +61,3 @@ def _check(wheel: Path, sha256: str, requirement: str) -> None:
             f"checksum mismatch: {requirement} ({wheel.name}) has sha256 {digest}, expected "
             f"{sha256}. The file was deleted: check the package index that pip uses and try again."
         )
-
-
-def _publish(files: Path, target: Path) -> None:
-    try:
-        files.replace(target)
-    except OSError:
-        if not target.is_dir():  # otherwise another process published the same content first
-            raise

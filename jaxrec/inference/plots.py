@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from jaxrec.artifacts.files import atomic_path
 from jaxrec.evaluation.reliability import Reliability
+from jaxrec.runtime import atomic_path
 
 DPI = 120
 MARKERS = "osD^vPX"  # seven, so that seventy lines differ from each other with ten colours

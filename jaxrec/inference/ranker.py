@@ -172,15 +172,17 @@ class Ranker:
 
     def repeat_bias(self, target_event_type: int) -> Float[np.ndarray, "types A"]:
         """What events add to the scores of their items when an event type is predicted."""
-        return self._repeat_bias[target_event_type + 1]
+        return self._repeat_bias[target_event_type]
 
     @cached_property
-    def _repeat_bias(self) -> Float[np.ndarray, "targets types A"]:
+    def _repeat_bias(self) -> dict[int, Float[np.ndarray, "types A"]]:
+        """The repeat bias by target event type."""
         names = self.encoder.event_type_names
-        targets = range(ANY_EVENT_TYPE, len(names))
-        learned = [repeat_bias(self.encoder.model, target) for target in targets]
         counted = ~masked_event_types(self.config.evaluation.mask, names)
-        return self.correction.repeat_bias(np.stack(learned), counted)
+        return {
+            target: self.correction.repeat_bias(repeat_bias(self.encoder.model, target), counted)
+            for target in range(ANY_EVENT_TYPE, len(names))
+        }
 
     def similar(self, entity: str, k: int = 10) -> pl.DataFrame:
         """The nodes of the same type that are most like one; see `TrainedModel.similar`."""

@@ -15,14 +15,13 @@ import polars as pl
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float16, Int
 
-from jaxrec.artifacts.files import atomic_path
 from jaxrec.config import Config
 from jaxrec.data.text import Tokens, item_texts, resolve_pretrained, tokenize
 from jaxrec.models.items.build import expert_sources
 from jaxrec.models.text.bert import Bert, load_bert, mean_pool
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.models.text.whitening import Whitening, fit_whitening
-from jaxrec.runtime import cache_dir
+from jaxrec.runtime import atomic_path, cache_dir
 
 BATCH_SIZE = 128
 TEXTS_PER_FILE = 4096  # of the cache

@@ -23,7 +23,7 @@ from jaxrec.models.layers import Linear, Table, dropout, unit_norm
 from jaxrec.models.sequence.build import build_sequence_encoder
 from jaxrec.models.sequence.encoder import State
 from jaxrec.models.text.finetuned import TextTower
-from jaxrec.types import NO_GAP
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP
 
 REPEAT_EVENTS = 64  # latest events whose items get a repeat bias
 AGES = REPEAT_EVENTS.bit_length()  # buckets of ages: 0, and the powers of two below 64
@@ -100,7 +100,7 @@ class Expert(nnx.Module):
             time_since_last: seconds since the last event, NO_GAP if unknown; used by models with
                 `time_since_last`.
         """
-        context = self.target_type_table[...][target_event_types + 1]
+        context = self.target_type_table[...][target_rows(target_event_types)]
         if self.config.time_since_last:
             seconds = jnp.broadcast_to(jnp.asarray(time_since_last), target_event_types.shape)
             context += self.time_since_last_table[...][gap_buckets(seconds)]
@@ -129,7 +129,7 @@ class Expert(nnx.Module):
         """
         buckets = 32 - jax.lax.clz(jnp.maximum(ages, 0))
         table = jnp.pad(self.repeat_bias_table[...], ((0, 0), (0, 0), (0, 1)))  # 0 beyond AGES
-        bias = table[target_event_types + 1, event_types, jnp.minimum(buckets, AGES)]
+        bias = table[target_rows(target_event_types), event_types, jnp.minimum(buckets, AGES)]
         return bias * jnp.exp(self.log_scale[...])
 
 
@@ -268,6 +268,11 @@ def cast_products(params: nnx.State, dtype: DTypeLike) -> nnx.State:
         return param if isinstance(param, Table) else jax.tree.map(lambda x: x.astype(dtype), param)
 
     return jax.tree.map(cast, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def target_rows(target_event_types: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """Rows of the tables by target event type: ANY_EVENT_TYPE, then the event types."""
+    return target_event_types - ANY_EVENT_TYPE
 
 
 def gap_buckets(gaps: Int[Array | np.ndarray, "*shape"]) -> Int[Array, "*shape"]:

@@ -87,7 +87,6 @@ class TransformerBlock(nnx.Module):
         norm: "post" normalises after adding, as in BERT; "pre" normalises the input of
             attention and MLP, as in GPT-2 (Xiong et al., arXiv:2002.04745, compare them).
         epsilon: added to the variance in LayerNorm.
-        activation: the MLP's non-linearity.
         dtype: of the computation; parameters are float32.
         rngs: source of the initial parameters.
     """
@@ -100,14 +99,13 @@ class TransformerBlock(nnx.Module):
         *,
         norm: Literal["pre", "post"],
         epsilon: float = 1e-5,
-        activation: Activation = gelu,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.norm = norm
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
         self.attention_norm = nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, inner_width, activation=activation, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, inner_width, dtype=dtype, rngs=rngs)
         self.mlp_norm = nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
     def __call__(

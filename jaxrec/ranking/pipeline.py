@@ -151,7 +151,7 @@ class Reranker:
         pipeline: the steps.
         items: the table without the bias of the steps.
         prepared: the table with it.
-        lengths, batch_sizes: of the rankings that are compiled; others are cut from the next larger.
+        lengths, batch_sizes: of the rankings to compile; other sizes are cut from a larger one.
         approximate: see `best_items`.
     """
 

@@ -22,11 +22,12 @@ from rich.progress import (
 )
 
 from jaxrec.artifacts import run_directory
-from jaxrec.artifacts.files import atomic_path, write_json, write_table
+from jaxrec.artifacts.files import write_json, write_table
 from jaxrec.data.dataset import Dataset
 from jaxrec.evaluation.calibration import Calibration
 from jaxrec.evaluation.reliability import Reliability
 from jaxrec.evaluation.tables import results_table
+from jaxrec.runtime import atomic_path
 
 # no markup, because names and paths of users may look like it
 console = Console(width=None if sys.stdout.isatty() else 100, markup=False)

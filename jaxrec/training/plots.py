@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxrec.artifacts.files import atomic_path
+from jaxrec.runtime import atomic_path
 
 
 def plot_training(path: Path, rows: Sequence[dict[str, float]]) -> None:

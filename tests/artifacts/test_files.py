@@ -5,7 +5,8 @@ import json
 import polars as pl
 import pytest
 
-from jaxrec.artifacts.files import WRITERS, atomic_path, write_json, write_table
+from jaxrec.artifacts.files import WRITERS, write_json, write_table
+from jaxrec.runtime import atomic_path
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path):

@@ -28,5 +28,5 @@ def test_an_old_option_name_is_refused_with_the_new_one(tmp_path, old, new):
 def test_an_old_option_name_of_a_step_is_refused_with_the_new_one(tmp_path):
     strategy = tmp_path / "strategy.yaml"
     strategy.write_text("- feedback: {kinds: {like: 1}}\n")
-    with pytest.raises(ConfigError, match=r"feedback\.kinds is now feedback\.event_types"):
+    with pytest.raises(ConfigError, match=r"feedback\.kinds is now feedback\.event_weights"):
         read_strategy(strategy)

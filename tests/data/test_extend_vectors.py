@@ -11,7 +11,7 @@ from jaxrec.data.extend import extend_catalog
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.id import IdSource
-from jaxrec.models.recommender import Recommender, split
+from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.types import PADDING_MULTIPLE, Catalog
 
 
@@ -21,7 +21,7 @@ def catalog() -> Catalog:
 
 
 @pytest.fixture(scope="module")
-def model(catalog) -> tuple[nnx.GraphDef, nnx.State]:
+def model(catalog) -> Model:
     graph = catalog.graph
     items = graph.types[0].padded_size
     sizes = Sizes(items, graph.num_nodes, len(graph.relations), num_event_types=1, text_width=2)
@@ -30,7 +30,7 @@ def model(catalog) -> tuple[nnx.GraphDef, nnx.State]:
         ids = (source for source in expert.item_encoder.sources if isinstance(source, IdSource))
         for table in (expert.item_encoder.entity_table, *(source.item_table for source in ids)):
             table[...] = 50 * table[...]
-    return split(model)
+    return Model(*split(model))
 
 
 TEXT = np.array([[0, 0], [1, 0], [0, 1], [-1, 2]], np.float32)
@@ -41,7 +41,7 @@ def vectors_by_name(model, catalog, text=(), entities=None) -> dict[tuple, np.nd
     """The vector of every node; `text` belongs to the new items, whose ids are unknown."""
     text = np.concatenate([TEXT, np.reshape(text, (-1, 2))]).astype(np.float32)
     trained = np.pad(TRAINED, (0, len(text) - len(TEXT)))
-    vectors = np.asarray(encode_catalog(*model, catalog_arrays(catalog, text, trained, entities)))
+    vectors = np.asarray(encode_catalog(model, catalog_arrays(catalog, text, trained, entities)))
     return {name: vectors[node] for node, name in node_names(catalog.graph).items()}
 
 

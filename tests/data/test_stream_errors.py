@@ -10,7 +10,7 @@ from jaxrec.errors import DataError
 
 @pytest.mark.parametrize("name", ["none.parquet", "none.csv", "none.jsonl", "none.inter"])
 def test_a_missing_file_is_named(tmp_path, name):
-    with pytest.raises(DataError, match=rf"{name}: cannot be read"):
+    with pytest.raises(DataError, match=rf"{name}: no such file"):
         open_events(tmp_path / name, 1)
 
 
@@ -38,7 +38,7 @@ def test_a_file_without_rows_is_named(tmp_path, suffix):
 )
 def test_a_corrupt_file_is_named(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=rf"{name}: cannot be read \(.+\); write it again"):
+    with pytest.raises(DataError, match=rf"{name}: no such file \(.+\); write it again"):
         as_blocks(tmp_path / name, 1)
 
 

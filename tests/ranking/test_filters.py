@@ -52,7 +52,7 @@ def test_lists_of_ids_that_cannot_be_used_are_refused(tmp_path):
 
     with pytest.raises(DataError, match=r"ids\.csv: no column 'item_id'"):
         listed_ids(unnamed)
-    with pytest.raises(DataError, match="known event_type"):
+    with pytest.raises(DataError, match="unknown file format"):
         listed_ids(without_ending)
     with pytest.raises(DataError, match="cannot be read"):
         listed_ids(tmp_path / "missing.csv")
