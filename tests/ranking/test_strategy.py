@@ -157,5 +157,5 @@ def test_the_old_name_of_an_option_is_refused_with_the_new_name(tmp_path):
     file = tmp_path / "strategy.yaml"
     file.write_text("- feedback: {kinds: {dislike: -1}}")
 
-    with pytest.raises(ValueError, match="feedback.kinds is now feedback.event_weights"):
+    with pytest.raises(ValueError, match=r"feedback\.kinds is now feedback\.event_weights"):
         read_strategy(file)
