@@ -38,7 +38,7 @@ def test_a_file_without_rows_is_named(tmp_path, suffix):
 )
 def test_a_corrupt_file_is_named(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=rf"{name}: no such file \(.+\); write it again"):
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(.+\); write it again"):
         as_blocks(tmp_path / name, 1)
 
 

@@ -54,7 +54,7 @@ def test_lists_of_ids_that_cannot_be_used_are_refused(tmp_path):
         listed_ids(unnamed)
     with pytest.raises(DataError, match="unknown file format"):
         listed_ids(without_ending)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         listed_ids(tmp_path / "missing.csv")
     with pytest.raises(DataError, match="null or empty"):
         listed_ids(("a", ""))
