@@ -21,8 +21,8 @@ print(resident() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is asked")
-def test_memory_that_was_freed_stays_with_the_process_if_asked_for():
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs malloc of glibc")
+def test_keep_freed_memory_keeps_memory_in_the_process():
     def left(mode: str) -> int:
         shown = subprocess.run(
             [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True

@@ -1,9 +1,9 @@
-"""jaxrec with one id expert: no graph, no text, no auxiliary loss."""
+"""jaxrec with one expert of ids: no graph, no text, no auxiliary loss."""
 
 # ruff: noqa: E402
 from jaxrec.runtime import keep_freed_memory
 
-keep_freed_memory()  # before imports start threads, which it would not reach
+keep_freed_memory()  # before the imports, because it does not reach threads that run already
 
 import threading
 from pathlib import Path
@@ -16,9 +16,9 @@ from jaxrec.api import configure, enable_compilation_cache
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
-from jaxrec.training import logging as report
 from jaxrec.training import loop as training
 from jaxrec.training.evaluator import validate
+from jaxrec.training.logging import RunLog
 from jaxrec.training.state import initial_state, make_context
 
 
@@ -29,12 +29,12 @@ def recipe(options: Options) -> Config:
             "data.time": "order",
             "split.scheme": "leave_one_out",
             "model.experts": ["id"],
-            "model.hidden_size": options.width,
-            "model.num_layers": options.blocks,
+            "model.hidden_size": options.hidden_size,
+            "model.num_layers": options.num_layers,
             "model.dropout": options.dropout,
             "model.id_dropout": 0.0,
             "train.auxiliary": [],
-            "train.batch_size": options.rows,
+            "train.batch_size": options.packed_rows,
             "train.sequence_length": options.history,
             "train.epochs": options.epochs,
             "evaluation.history": options.history,
@@ -50,8 +50,10 @@ def main() -> None:
     state, step = initial_state(context), training.make_train_step(context)
     reporter, progress, never = Reporter(options), Progress(), threading.Event()
     targets = int((context.packing.weights > 0)[context.dataset.split.in_training].sum())
-    targets -= int((context.dataset.split.train_lengths > 0).sum())  # first events have no state
-    with TemporaryDirectory() as folder, report.RunLog(Path(folder), 0) as log:
+    targets -= int(
+        (context.dataset.split.train_lengths > 0).sum()
+    )  # a user's first event is no target
+    with TemporaryDirectory() as folder, RunLog(Path(folder), 0) as log:
         while reporter.wants_more():
 
             def epoch(state=state, progress=progress):

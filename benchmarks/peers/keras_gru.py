@@ -20,12 +20,12 @@ from protocol import (
 
 
 def build(options: Options, num_items: int) -> tuple[keras.Model, keras.Model, keras.layers.Dense]:
-    """The model that is trained, its part up to the states, and its layer from states to scores."""
+    """The trained model, its encoder (items to states) and its last layer (states to scores)."""
     inputs = keras.Input((options.history,), dtype="int32")
-    x = keras.layers.Embedding(num_items + 1, options.width)(inputs)
+    x = keras.layers.Embedding(num_items + 1, options.hidden_size)(inputs)
     x = keras.layers.Dropout(options.dropout)(x)
-    for _ in range(options.blocks):
-        x = keras.layers.GRU(options.width, return_sequences=True)(x)
+    for _ in range(options.num_layers):
+        x = keras.layers.GRU(options.hidden_size, return_sequences=True)(x)
     scorer = keras.layers.Dense(num_items + 1)
     model, encoder = keras.Model(inputs, scorer(x)), keras.Model(inputs, x)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -34,7 +34,7 @@ def build(options: Options, num_items: int) -> tuple[keras.Model, keras.Model, k
 
 
 def windows(histories: Histories, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and their next items, all of them, in rows of `length`."""
+    """All training events as rows of `length` inputs, and their next items."""
     inputs, outputs = [], []
     for items in histories.train():
         for begin in range(0, len(items) - 1, length):
@@ -46,16 +46,17 @@ def windows(histories: Histories, length: int) -> tuple[np.ndarray, np.ndarray]:
 def top_items(
     encoder: keras.Model, scorer: keras.layers.Dense, options: Options, histories: Histories
 ) -> np.ndarray:
+    """The ten best unseen items of every user."""
     seen = histories.train()
     rows = padded(seen, options.history)
     last = np.minimum([len(items) for items in seen], options.history) - 1
-    found = []
-    for begin in range(0, len(seen), options.batch):
-        part = slice(begin, begin + options.batch)
+    ranked = []
+    for begin in range(0, len(seen), options.batch_size):
+        part = slice(begin, begin + options.batch_size)
         states = encoder.predict_on_batch(rows[part])
         scores = np.asarray(scorer(states[np.arange(len(states)), last[part]]))
-        found.append(best_unseen(scores, seen[part]))
-    return np.concatenate(found)
+        ranked.append(best_unseen(scores, seen[part]))
+    return np.concatenate(ranked)
 
 
 def main() -> None:
@@ -63,19 +64,26 @@ def main() -> None:
     histories = read_histories(options)
     inputs, outputs = windows(histories, options.history)
     if options.batches:
-        inputs, outputs = (part[: options.batches * options.batch] for part in (inputs, outputs))
+        inputs, outputs = (
+            part[: options.batches * options.batch_size] for part in (inputs, outputs)
+        )
     weights = (outputs > 0).astype(np.float32)
     (model, encoder, scorer), reporter = build(options, histories.num_items), Reporter(options)
 
     def epoch() -> None:
         model.fit(
-            inputs, outputs, sample_weight=weights, batch_size=options.batch, epochs=1, verbose=0
+            inputs,
+            outputs,
+            sample_weight=weights,
+            batch_size=options.batch_size,
+            epochs=1,
+            verbose=0,
         )
 
     while reporter.wants_more():
         _, seconds = timed(epoch)
         ranked, evaluation = timed(top_items, encoder, scorer, options, histories)
-        score = ndcg(ranked, histories.targets())
+        score = ndcg(ranked, histories.validation_targets())
         reporter.report(seconds, int(weights.sum()), score, evaluation)
 
 

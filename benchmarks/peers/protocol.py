@@ -1,4 +1,7 @@
-"""What every system is given and user_events. It needs numpy alone, as peers have own packages."""
+"""What every compared system gets and what it reports.
+
+It needs only numpy, because the peers run in environments of their own.
+"""
 
 import argparse
 import json
@@ -10,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 K = 10
-PATIENCE = 5  # epochs without a better score, where the best model is wanted
+PATIENCE = 5  # epochs without a better score, where the best epoch's ranks are written
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,13 @@ class Histories:
     num_items: int
 
     def train(self, held_out: int = 2) -> list[np.ndarray]:
-        """Every user's events but the last two, which validate and test."""
+        """The items of every user without the last two, which validate and test."""
         return [
             self.items[begin : end - held_out]
             for begin, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)
         ]
 
-    def targets(self) -> np.ndarray:
+    def validation_targets(self) -> np.ndarray:
         """The item that validates every user."""
         return self.items[self.offsets[1:] - 2]
 
@@ -40,27 +43,29 @@ class Histories:
 
 @dataclass(frozen=True)
 class Options:
-    """Sizes that all systems share."""
+    """The sizes that all systems share."""
 
-    data: Path
-    width: int
-    blocks: int
-    history: int
+    data: Path  # a folder that `export.py` wrote
+    hidden_size: int
+    num_layers: int
+    history: int  # newest events that a system reads
     dropout: float
-    batch: int  # sequences
-    rows: int  # of a packed batch, which hold more events than sequences do
+    batch_size: int  # sequences
+    packed_rows: int  # of a batch of jaxrec; a row holds more events than a sequence
     epochs: int
-    seconds: float  # no epoch begins after so many
+    seconds: float  # of training after which no further epoch starts
     batches: int  # of an epoch at most, 0 for all
-    ranks: Path | None = None  # where to write the ranks of the test items
+    ranks: Path | None = None  # file for the ranks of the test items
 
 
 def read_options() -> Options:
+    """The options of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--ranks", type=Path)
-    for name, event_type in Options.__annotations__.items():
+    for name, option_type in Options.__annotations__.items():
         if name != "ranks":
-            parser.add_argument(f"--{name}", type=event_type, required=True)
+            flag = "--" + name.replace("_", "-")
+            parser.add_argument(flag, type=option_type, required=True)
     return Options(**vars(parser.parse_args()))
 
 
@@ -70,19 +75,19 @@ def read_histories(options: Options) -> Histories:
 
 
 def ndcg(ranked: np.ndarray, targets: np.ndarray) -> float:
-    """NDCG@10 of [U, 10] lists with one right item each."""
+    """NDCG@10 of [U, 10] lists with one target each."""
     _, places = np.nonzero(ranked == targets[:, None])
     return float((1 / np.log2(places + 2)).sum() / len(targets))
 
 
 def ranks(ranked: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Place of the right item in [U, 10] lists, 10 where it is missing."""
-    found = ranked == targets[:, None]
-    return np.where(found.any(1), found.argmax(1), K)
+    """Rank of the target in [U, 10] lists, from 0; 10 if it is not in the list."""
+    is_target = ranked == targets[:, None]
+    return np.where(is_target.any(1), is_target.argmax(1), K)
 
 
 def best_unseen(scores: np.ndarray, seen: list[np.ndarray]) -> np.ndarray:
-    """[U, 10] columns of the best scores; column 0 and what was seen are left out."""
+    """[U, 10] columns with the best scores, without column 0 and the seen items."""
     scores = scores.copy()
     scores[:, 0] = -np.inf
     for row, items in zip(scores, seen, strict=True):
@@ -93,7 +98,7 @@ def best_unseen(scores: np.ndarray, seen: list[np.ndarray]) -> np.ndarray:
 
 
 def padded(sequences: list[np.ndarray], length: int) -> np.ndarray:
-    """The last `length` items of every sequence, zeros behind."""
+    """The last `length` items of every sequence, followed by zeros."""
     rows = np.zeros((len(sequences), length), np.int32)
     for row, items in zip(rows, sequences, strict=True):
         items = items[-length:]
@@ -102,7 +107,7 @@ def padded(sequences: list[np.ndarray], length: int) -> np.ndarray:
 
 
 class Reporter:
-    """Prints a line an epoch, and says when to stop."""
+    """Prints a `RESULT` line after every epoch, and decides when to stop."""
 
     def __init__(self, options: Options):
         self.options = options
@@ -111,11 +116,20 @@ class Reporter:
         self.best = (0.0, 0)  # score and epoch
 
     def wants_more(self) -> bool:
+        """Whether another epoch should be trained."""
         stale = self.options.ranks and self.epoch - self.best[1] >= PATIENCE
         more = self.epoch < self.options.epochs and self.trained < self.options.seconds
         return more and not stale
 
     def report(self, seconds: float, targets: int, score: float, evaluation: float) -> None:
+        """Print an epoch.
+
+        Args:
+            seconds: training time of the epoch.
+            targets: trained targets, without padding.
+            score: validation NDCG@10.
+            evaluation: seconds of ranking all items for all users.
+        """
         self.epoch += 1
         self.trained += seconds
         self.best = max(self.best, (score, self.epoch), key=lambda best: best[0])
@@ -132,7 +146,7 @@ class Reporter:
 
 
 def timed(function, *arguments):
-    """What `function` returns, and its seconds."""
-    began = time.perf_counter()
+    """The result of `function`, and its seconds."""
+    start = time.perf_counter()
     result = function(*arguments)
-    return result, time.perf_counter() - began
+    return result, time.perf_counter() - start

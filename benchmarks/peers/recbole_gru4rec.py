@@ -1,4 +1,4 @@
-"""GRU4Rec of RecBole: one row a prefix of a history, full softmax."""
+"""GRU4Rec of RecBole: every prefix of a history is a row; full softmax."""
 
 import logging
 from itertools import islice
@@ -24,24 +24,24 @@ from recbole.utils import get_model
 
 
 def prepare(options: Options, histories: Histories, folder: str):
-    """RecBole's model and batches of the training events (its own files, its own numbering)."""
+    """RecBole's model, training batches and data set, from a file in RecBole's format."""
     path = Path(folder, "shop")
     path.mkdir()
     with (path / "shop.inter").open("w") as file:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")
         for user in range(len(histories.offsets) - 1):
             events = histories.items[histories.offsets[user] : histories.offsets[user + 1]]
-            for moment, item in enumerate(events):
-                file.write(f"{user}\t{item}\t{moment}\n")
+            for position, item in enumerate(events):
+                file.write(f"{user}\t{item}\t{position}\n")
     config = Config(
         model="GRU4Rec",
         dataset="shop",
         config_dict={
             "data_path": folder,
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-            "embedding_size": options.width,
-            "hidden_size": options.width,
-            "num_layers": options.blocks,
+            "embedding_size": options.hidden_size,
+            "hidden_size": options.hidden_size,
+            "num_layers": options.num_layers,
             "dropout_prob": options.dropout,
             "MAX_ITEM_LIST_LENGTH": options.history,
             "train_batch_size": 2048,
@@ -61,14 +61,14 @@ def prepare(options: Options, histories: Histories, folder: str):
 def top_items(
     model, dataset, options: Options, histories: Histories
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ranked items of every user and the item to find, both in RecBole's numbering."""
+    """The ten best unseen items and the target of every user, both in RecBole's numbering."""
     number = dataset.field2token_id["item_id"]
-    to_own = np.zeros(histories.num_items + 1, np.int64)
+    to_recbole = np.zeros(histories.num_items + 1, np.int64)
     for token, index in number.items():
         if token.isdigit():
-            to_own[int(token)] = index
-    seen = [to_own[items] for items in histories.train()]
-    rows, found = padded(seen, options.history), []
+            to_recbole[int(token)] = index
+    seen = [to_recbole[items] for items in histories.train()]
+    rows, ranked = padded(seen, options.history), []
     lengths = np.minimum([len(items) for items in seen], options.history)
     model.eval()
     with torch.no_grad():
@@ -76,9 +76,9 @@ def top_items(
             part = slice(begin, begin + 256)
             vectors = model(torch.as_tensor(rows[part]).long(), torch.as_tensor(lengths[part]))
             scores = (vectors @ model.item_embedding.weight.T).numpy()
-            found.append(best_unseen(scores, seen[part]))
+            ranked.append(best_unseen(scores, seen[part]))
     model.train()
-    return np.concatenate(found), to_own[histories.targets()]
+    return np.concatenate(ranked), to_recbole[histories.validation_targets()]
 
 
 def main() -> None:
@@ -100,8 +100,8 @@ def main() -> None:
 
     while reporter.wants_more():
         targets, seconds = timed(epoch)
-        (ranked, wanted), evaluation = timed(top_items, model, dataset, options, histories)
-        reporter.report(seconds, targets, ndcg(ranked, wanted), evaluation)
+        (ranked, items_to_find), evaluation = timed(top_items, model, dataset, options, histories)
+        reporter.report(seconds, targets, ndcg(ranked, items_to_find), evaluation)
 
 
 if __name__ == "__main__":

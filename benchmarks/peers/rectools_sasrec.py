@@ -1,4 +1,4 @@
-"""SASRec and eSASRec of RecTools (`--system`): sequences padded to the history, full softmax."""
+"""SASRec and eSASRec of RecTools (the last argument): padded sequences, full softmax."""
 
 import logging
 import sys
@@ -28,12 +28,12 @@ def build(options: Options, layers: type) -> SASRecModel:
         )
 
     return SASRecModel(
-        n_blocks=options.blocks,
+        n_blocks=options.num_layers,
         n_heads=2,
-        n_factors=options.width,
+        n_factors=options.hidden_size,
         dropout_rate=options.dropout,
         session_max_len=options.history,
-        batch_size=options.batch,
+        batch_size=options.batch_size,
         loss="softmax",
         transformer_layers_type=layers,
         get_trainer_func=trainer,
@@ -64,27 +64,27 @@ def main() -> None:
     dataset, reporter = dataset_of(histories.train()), Reporter(options)
     users = np.arange(len(histories.offsets) - 1)
     lengths = np.array([len(items) for items in histories.train()])
-    # a sequence of n events has n - 1 targets, of which the newest `history` are kept
+    # a sequence of n events has n - 1 targets; RecTools trains on the newest `history` of them
     kept = np.minimum(np.maximum(lengths - 1, 0), options.history)
     share = 1.0
     if options.batches:
-        share = min(options.batches * options.batch / (lengths > 1).sum(), 1.0)
+        share = min(options.batches * options.batch_size / (lengths > 1).sum(), 1.0)
 
     def top_items(dataset: Dataset = dataset) -> np.ndarray:
-        found = model.recommend(users, dataset, k=10, filter_viewed=True)
+        lists = model.recommend(users, dataset, k=10, filter_viewed=True)
         ranked = np.zeros((len(users), 10), np.int64)
-        ranked[found[Columns.User], found[Columns.Rank] - 1] = found[Columns.Item]
+        ranked[lists[Columns.User], lists[Columns.Rank] - 1] = lists[Columns.Item]
         return ranked
 
     while reporter.wants_more():
         _, seconds = timed(lambda: model.fit_partial(dataset, min_epochs=1, max_epochs=1))
         ranked, evaluation = timed(top_items)
-        score = ndcg(ranked, histories.targets())
+        score = ndcg(ranked, histories.validation_targets())
         reporter.report(seconds, int(kept.sum() * share), score, evaluation)
         if options.ranks and reporter.best[1] == reporter.epoch:
             ranked = top_items(dataset_of(histories.train(held_out=1)))
-            found = ranks(ranked, histories.test_targets())
-            np.savez(options.ranks, user_ids=histories.user_ids, ranks=found)
+            test_ranks = ranks(ranked, histories.test_targets())
+            np.savez(options.ranks, user_ids=histories.user_ids, ranks=test_ranks)
 
 
 if __name__ == "__main__":

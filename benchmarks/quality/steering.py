@@ -1,15 +1,15 @@
-"""What words do to a list, on the run's own held-out events.
+"""How words change lists, measured on a run's own held-out events.
 
-    python benchmarks/steering.py runs/beauty --type category
+    python benchmarks/quality/steering.py runs/beauty --type category
 
-Every sampled test user looks for the name of a node (category, brand ...) that their next item
-belongs to. Printed are, for each strength of the words, NDCG@10 of that item among all items and
-the share of the ten best that belong to the node. The names are in the items' texts, so words that
-nobody has written are not measured.
+A sampled test user searches for the name of a node (category, brand ...) that the user's next item
+belongs to. Printed are two figures for each strength of the words: NDCG@10 of the next item among
+all items, and the share of the best ten items that belong to the node. Item texts contain these
+names, so words that no item text contains are not measured.
 """
 
 import argparse
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,77 +18,91 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrec
-from jaxrec.data.dataset import prepare
+from jaxrec.data.dataset import prepare as prepare_data
 from jaxrec.data.graph import first_neighbours
 from jaxrec.evaluation import metrics
-from jaxrec.evaluation.protocol import history_adjustments
-from jaxrec.inference.encoding import user_vectors
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.ranking.top_k import Ranking, rank_queries, scaled
+from jaxrec.ranking.adjustments import AdjustmentBlocks, history_adjustments, scale
+from jaxrec.ranking.item_table import prepare
+from jaxrec.ranking.top_k import EvalQueries, rank_queries
 
 STRENGTHS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class Searches:
+    """Q test users who search for a node of their next item."""
+
+    node_of_item: np.ndarray  # [I]
+    nodes: np.ndarray  # [Q], the nodes that users search for
+    targets: np.ndarray  # [Q], their next items
+    vectors: np.ndarray  # [Q, F], without words
+    adjustments: AdjustmentBlocks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
-    parser.add_argument("--type", default="category", help="of node that users look for")
+    parser.add_argument("--type", default="category", help="node type that users search for")
     parser.add_argument("--users", type=int, default=2000)
     options = parser.parse_args()
     model = jaxrec.load(options.run)
-    split = prepare(model.config).split
-    node_of_item = first_neighbours(model.index.catalog.graph, options.type)
-    test = split.test["last"]
-    wanted = node_of_item[split.log.items[test.positions]]
-    chosen = np.flatnonzero(wanted)
-    random = np.random.default_rng(0)
-    chosen = np.sort(random.choice(chosen, min(options.users, len(chosen)), replace=False))
-    queries = test[chosen]
-    wanted = wanted[chosen]
-    words = words_of(model, options.type)
-    users = user_vectors(
-        model.model.definition,
-        model.model.params,
-        model.index.items.vectors,
-        split.log,
-        queries,
-        history=model.config.evaluation.history,
-        target_event_type=model.encoder.target_event_type,
-    )
-    targets = split.log.items[queries.positions]
-    repeat_bias = model.ranker.repeat_bias(model.encoder.target_event_type)
-    pairs = history_adjustments(split.log, queries, model.config.evaluation.mask, repeat_bias)
-
-    alone = np.zeros((len(users), model.words.items.shape[1]), np.float32)
-    for node in np.unique(wanted):
-        alone[wanted == node] = model.words.steer(users[wanted == node], words[node], 1.0)
-    unmoved = np.pad(users, ((0, 0), (0, alone.shape[1] - users.shape[1])))
-
-    def rankings() -> Iterator[tuple[str, Ranking]]:
-        for strength in STRENGTHS:
-            rows = (1 - strength) * unmoved + strength * alone
-            found = rank_queries(
-                rows,
-                model.words.items,
-                targets,
-                scaled(pairs, 1 - strength),
-                model.index.items.valid,
-                mesh=model.mesh,
-            )
-            yield ("words alone" if strength == 1 else f"strength {strength:g}"), found
-
-    table = Table(box=SIMPLE_HEAD, title=f"{len(queries):,} users look for a {options.type}")
-    for heading in ("", "N@10 of the next item", "share of the ten that belong"):
+    searches = sample_searches(model, options.type, options.users)
+    unsteered, steered = search_vectors(model, searches, options.type)
+    items = prepare(model.words.items, model.mesh)
+    table = Table(box=SIMPLE_HEAD, title=f"{len(steered):,} users search for a {options.type}")
+    for heading in ("", "N@10 of the next item", "share of ten that belong"):
         table.add_column(heading, justify="right" if heading else "left")
-    for label, found in rankings():
-        belong = (node_of_item[found.items] == wanted[:, None]).mean()
-        table.add_row(label, f"{metrics.ndcg(found.ranks, 10).mean():.4f}", f"{belong:.3f}")
+    for strength in STRENGTHS:
+        vectors = (1 - strength) * unsteered + strength * steered
+        adjustments = scale(searches.adjustments, 1 - strength)
+        ranking = rank_queries(EvalQueries(vectors, searches.targets, adjustments), items)
+        share = (searches.node_of_item[ranking.items] == searches.nodes[:, None]).mean()
+        label = "only words" if strength == 1 else f"strength {strength:g}"
+        table.add_row(label, f"{metrics.ndcg(ranking.ranks, 10).mean():.4f}", f"{share:.3f}")
     Console().print(table)
 
 
-def words_of(model: TrainedModel, type_name: str) -> list[str]:
-    """What users call the nodes of a type: of a path its last part."""
-    names = model.names(type_name, np.arange(model.index.node_type(type_name).count)).to_series(0)
+def sample_searches(model: TrainedModel, type_name: str, users: int) -> Searches:
+    """Random test users whose next item has a node of the type."""
+    split = prepare_data(model.config).split
+    node_of_item = first_neighbours(model.index.catalog.graph, type_name)
+    test = split.test["last"]
+    candidates = np.flatnonzero(node_of_item[split.log.items[test.positions]])
+    random = np.random.default_rng(0)
+    sampled = random.choice(candidates, min(users, len(candidates)), replace=False)
+    queries = test[np.sort(sampled)]
+    targets = split.log.items[queries.positions]
+    repeat_bias = model.ranker.repeat_bias(model.encoder.target_event_type)
+    mask = model.config.evaluation.mask
+    return Searches(
+        node_of_item,
+        node_of_item[targets],
+        targets,
+        model.encoder.vectors_at(split.log, queries),
+        history_adjustments(split.log, queries, mask, repeat_bias),
+    )
+
+
+def search_vectors(
+    model: TrainedModel, searches: Searches, type_name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors for `model.words.items` at strength 0 and at strength 1."""
+    words, vectors, nodes = node_words(model, type_name), searches.vectors, searches.nodes
+    width = model.words.items.vectors.shape[1]
+    unsteered = np.zeros((len(vectors), width), np.float32)
+    unsteered[:, : vectors.shape[1]] = vectors
+    unsteered[:, -1] = 1  # the last column holds the popularity bias
+    steered = np.zeros_like(unsteered)
+    for node in np.unique(nodes):
+        steered[nodes == node] = model.words.steer(vectors[nodes == node], words[node], 1.0)
+    return unsteered, steered
+
+
+def node_words(model: TrainedModel, type_name: str) -> list[str]:
+    """The names of a type's nodes; of a path only the last part."""
+    rows = np.arange(model.index.node_type(type_name).count)
+    names = model.index.names(type_name, rows).to_series(0)
     return [(name or "").split(" > ")[-1] for name in names]
 
 

@@ -1,17 +1,17 @@
-"""How the cost of training grows: users, items, history length, width and edges, each doubled.
+"""How the cost of training grows with users, items, positions, hidden size and edges.
 
-    python benchmarks/growth.py [--doublings 4] [--repeats 5] [--out growth.png]
-    python benchmarks/growth.py --large           # 1,000,000 items x 8,192 positions at D = 64
+    python benchmarks/speed/growth.py [--axes items edges] [--doublings 4] [--repeats 5]
+    python benchmarks/speed/growth.py --large     # 1,000,000 items x 8,192 positions at D = 64
 
-Every shop is made up. Printed and plotted are the median time of a training step and the
-temporary memory of its program, with the exponents fitted in log-log over the last three points;
-for users it is the time of packing and training an epoch.
+One size is doubled at a time, on random data. Printed, and plotted to `--out`, are the median time
+of a training step and the temporary memory of its program, with the exponents of a log-log fit to
+the last three points. For users the time is that of packing and training an epoch.
 """
 
 # ruff: noqa: E402
 from jaxrec.runtime import keep_freed_memory
 
-keep_freed_memory()  # before imports start threads, which it would not reach
+keep_freed_memory()  # before the imports, because it does not reach threads that run already
 
 import argparse
 import time
@@ -27,7 +27,7 @@ from loading import MIB, peak
 
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
-from jaxrec.data.tables import validate_tables
+from jaxrec.data.tables import Tables, validate_tables
 from jaxrec.training import loop as training
 from jaxrec.training.state import (
     TrainContext,
@@ -44,26 +44,26 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 
 @dataclass(frozen=True)
-class ItemContext:
-    """Sizes of a made-up shop and of the model that is trained on it."""
+class Shop:
+    """Sizes of a random data set and of the model that is trained on it."""
 
     users: int = 2048
     events: int = 48  # a user
     items: int = 4096
-    edges: int = 4096  # forward ones
-    width: int = 64
-    rows: int = 32
-    slots: int = 64
+    edges: int = 4096  # without their reverses
+    hidden_size: int = 64
+    batch_size: int = 32
+    sequence_length: int = 64
 
 
 AXES = {
-    # axis -> sizes before the first doubling; its exponent may not exceed 1 but for width: 2
-    "users": ItemContext(users=1024, events=16),
-    "items": ItemContext(items=2048),
-    "slots": ItemContext(slots=32, rows=16, users=256, events=1024),
-    "width": ItemContext(width=32, edges=0),
-    "edges": ItemContext(edges=2**15),
+    "users": Shop(users=1024, events=16),
+    "items": Shop(items=2048),
+    "sequence_length": Shop(sequence_length=32, batch_size=16, users=256, events=1024),
+    "hidden_size": Shop(hidden_size=32, edges=0),
+    "edges": Shop(edges=2**15),
 }
+"""Sizes before the first doubling. No exponent should exceed 1; that of hidden_size may be 2."""
 
 
 def main() -> None:
@@ -95,12 +95,28 @@ def measure(axis: str, options: argparse.Namespace) -> list[tuple[int, float, fl
 
 
 def exponent(points: list[tuple[int, float, float]], column: int) -> float:
-    last = np.log(np.array(points[-3:], float))
-    return float(np.polyfit(last[:, 0], last[:, column], 1)[0])
+    """The slope of a cost over the size in log-log, over the last three points."""
+    logs = np.log(np.array(points[-3:], float))
+    return float(np.polyfit(logs[:, 0], logs[:, column], 1)[0])
 
 
-def build(shop: ItemContext) -> TrainContext:
-    """A training context on random events: ids, and a graph of brands if the shop has edges."""
+def build(shop: Shop) -> TrainContext:
+    """A training context on random events, with experts of ids and, if there are edges, a graph."""
+    options = {
+        "data.time": "order",
+        "split.scheme": "leave_one_out",
+        "model.experts": ["id+graph" if shop.edges else "id"],
+        "model.hidden_size": shop.hidden_size,
+        "train.auxiliary": [],
+        "train.batch_size": shop.batch_size,
+        "train.sequence_length": shop.sequence_length,
+    }
+    config = parse(layers=[options])
+    return make_context(config, prepare(config, random_tables(shop)))
+
+
+def random_tables(shop: Shop) -> Tables:
+    """Random events, and brands of random items if the shop has edges."""
     random = np.random.default_rng(0)
     users = np.repeat(np.arange(shop.users), shop.events)
     events = pl.DataFrame(
@@ -121,22 +137,7 @@ def build(shop: ItemContext) -> TrainContext:
         triples = pl.DataFrame({"head": pairs[:, 0], "tail": pairs[:, 1]}).with_columns(
             **{column: pl.lit(name) for column, name in names.items()}
         )
-    config = parse(
-        layers=[
-            {
-                "data.time": "order",
-                "split.scheme": "leave_one_out",
-                "model.experts": ["id+graph" if shop.edges else "id"],
-                "model.hidden_size": shop.width,
-                "train.auxiliary": [],
-                "train.batch_size": shop.rows,
-                "train.sequence_length": shop.slots,
-            }
-        ]
-    )
-    return make_context(
-        config, prepare(config, validate_tables(events, items, triples, time="order"))
-    )
+    return validate_tables(events, items, triples, time="order")
 
 
 def step_cost(context: TrainContext, repeats: int) -> tuple[float, float]:
@@ -144,23 +145,23 @@ def step_cost(context: TrainContext, repeats: int) -> tuple[float, float]:
     state, batch, program = compiled_step(context)
     seconds = []
     for _ in range(repeats + 1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         state, metrics = program(state, context.arrays, batch)
         jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return float(np.median(seconds[1:])), temporary_bytes(program)
 
 
 def epoch_cost(context: TrainContext) -> tuple[float, float]:
     """Seconds of packing and an epoch of steps, and bytes of the step's temporary memory."""
     state, _, program = compiled_step(context)
-    began = time.perf_counter()
+    start = time.perf_counter()
     packing = make_packing(context.config, context.dataset)
-    fresh = replace(context, packing=packing)
-    for batch, _ in training.prefetch(fresh, 0, range(packing.steps_per_epoch)):
+    repacked = replace(context, packing=packing)
+    for batch, _ in training.prefetch(repacked, 0, range(packing.steps_per_epoch)):
         state, metrics = program(state, context.arrays, batch)
     jax.block_until_ready((state, metrics))
-    return time.perf_counter() - began, temporary_bytes(program)
+    return time.perf_counter() - start, temporary_bytes(program)
 
 
 def compiled_step(context: TrainContext) -> tuple[TrainState, Batch, jax.stages.Compiled]:
@@ -175,12 +176,13 @@ def temporary_bytes(program: jax.stages.Compiled) -> float:
 
 
 def train_large() -> None:
-    """A step over a million items, whose logits would fill 30 GiB if they existed at once."""
-    shop = ItemContext(users=8192, events=64, items=1_000_000, edges=0, rows=128, slots=64)
+    """A step over a million items, whose logits would fill 30 GiB in a dense loss."""
+    shop = Shop(users=8192, events=64, items=1_000_000, edges=0, batch_size=128)
     seconds, temporary = step_cost(build(shop), 2)
-    flops = 6 * shop.rows * shop.slots * shop.items * shop.width
+    positions = shop.batch_size * shop.sequence_length
+    flops = 6 * positions * shop.items * shop.hidden_size
     print(
-        f"1,000,000 items x {shop.rows * shop.slots:,} positions at D = {shop.width}: "
+        f"1,000,000 items x {positions:,} positions at D = {shop.hidden_size}: "
         f"{seconds:.1f} s a step, {flops / seconds / 1e9:.0f} GFLOP/s in the loss's products, "
         f"{temporary / MIB:,.0f} MiB of temporary memory, "
         f"peak of the process {peak() / MIB:,.0f} MiB"
@@ -188,6 +190,7 @@ def train_large() -> None:
 
 
 def plot(measured: dict[str, list[tuple[int, float, float]]], path: Path) -> None:
+    """Time above memory, a column for every axis."""
     figure, panels = plt.subplots(2, len(measured), figsize=(3 * len(measured), 5.5), squeeze=False)
     for column, (axis, points) in enumerate(measured.items()):
         draw(panels[0, column], axis, points, 1, lambda seconds: seconds * 1e3, "ms")
@@ -204,7 +207,7 @@ def draw(
     scale: Callable[[float], float],
     unit: str,
 ) -> None:
-    """A line of one cost of an axis, and the line that is linear through its last point."""
+    """Plot one cost over the sizes of an axis, and linear growth through its last point."""
     sizes = np.array([point[0] for point in points])
     values = np.array([scale(point[column]) for point in points])
     panel.loglog(sizes, values, "o-", label=f"exponent {exponent(points, column):.2f}")

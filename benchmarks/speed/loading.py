@@ -1,7 +1,9 @@
-"""From a Parquet file of events with text ids to an event log: seconds, and memory over imports.
+"""Load a Parquet file of random events with text ids into an event log.
 
-python benchmarks/loading.py [--events 3000000] [--users 200000] [--items 50000]
-python benchmarks/loading.py --events 100000000 --users 5000000 --items 1000000
+    python benchmarks/speed/loading.py [--events 3000000] [--users 200000] [--items 50000]
+    python benchmarks/speed/loading.py --events 100000000 --users 5000000 --items 1000000
+
+Printed are the seconds, and the peak memory above that of the imports.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from jaxrec.data.files import read_table
 from jaxrec.data.tables import validate_tables
 
 MIB = 2**20
-PART = 5_000_000
+PART = 5_000_000  # events
 
 
 def main() -> None:
@@ -35,12 +37,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "events.parquet")
         write_events(path, options)
-        # a process of its own, whose peak does not hold what made the file
+        # in a new process, so that the peak leaves out the memory for writing the file
         subprocess.run([sys.executable, __file__, "--file", str(path)], check=True)
 
 
 def write_events(path: Path, options: argparse.Namespace) -> None:
-    """Random events, made in parts so that 100,000,000 of them need no more memory than some."""
+    """Random events, written in parts, so that memory does not grow with their number."""
     random = np.random.default_rng(0)
     parts = path.parent / "parts"
     parts.mkdir()
@@ -59,20 +61,21 @@ def write_events(path: Path, options: argparse.Namespace) -> None:
 
 
 def load(path: Path) -> None:
+    """Load the file and print seconds and memory."""
     before = peak()
     start = time.perf_counter()
     tables = validate_tables(read_table(path), None, None)
     item_ids = pl.concat([pl.Series([None], dtype=pl.String), tables.items["item_id"]])
     log = build_event_log(tables.events, item_ids)
-    taken = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     print(
-        f"{len(log.items):,} events of {log.num_users:,} users: {taken:.2f} s, "
+        f"{len(log.items):,} events of {log.num_users:,} users: {seconds:.2f} s, "
         f"{(peak() - before) / MIB:,.0f} MiB above the imports"
     )
 
 
 def peak() -> int:
-    """Bytes; of this process alone, whereas `getrusage` remembers the one that started it."""
+    """Peak memory of this process in bytes; that of `getrusage` may be its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 

@@ -1,9 +1,10 @@
-"""Time of the softmax loss and its gradients: dense, recomputed by block, and as jaxrec does it.
+"""Time of the softmax loss and its gradients: dense, with recomputed blocks, and jaxrec's.
 
-    python benchmarks/loss.py [--items 12288] [--width 64] [--positions 2048] [--repeats 7]
+    python benchmarks/speed/loss.py [--items 12288] [--hidden-size 64] [--positions 2048]
 
-Prints the median of interleaved repetitions, GFLOP/s of the three products that the gradient
-needs, and the ratio to the dense loss.
+Printed are, for every implementation, the median over `--repeats` interleaved repetitions, the
+GFLOP/s of the three matrix products of the loss and its gradient, and the speed relative to the
+dense loss.
 """
 
 import argparse
@@ -16,34 +17,35 @@ import numpy as np
 
 from jaxrec.training.losses.full_softmax import blocked_cross_entropy, cross_entropy
 
-ROWS = 32
+BATCH_SIZE = 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, default in (("items", 12288), ("width", 64), ("positions", 2048), ("repeats", 7)):
+    sizes = {"items": 12288, "hidden-size": 64, "positions": 2048, "repeats": 7}
+    for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    slots = options.positions // ROWS
+    steps, width = options.positions // BATCH_SIZE, options.hidden_size
     keys = jax.random.split(jax.random.key(0), 3)
-    queries = jax.random.normal(keys[0], (ROWS, slots, options.width))
-    candidates = jax.random.normal(keys[1], (options.items, options.width)) / options.width
-    targets = jax.random.randint(keys[2], (ROWS, slots), 0, options.items)
+    queries = jax.random.normal(keys[0], (BATCH_SIZE, steps, width))
+    candidates = jax.random.normal(keys[1], (options.items, width)) / width
+    targets = jax.random.randint(keys[2], (BATCH_SIZE, steps), 0, options.items)
     weights, valid = jnp.ones(targets.shape), jnp.ones(options.items, bool)
 
     def dense(q: jax.Array, c: jax.Array) -> jax.Array:
         return (cross_entropy(q, c, targets, valid) * weights).sum()
 
     def recomputed(q: jax.Array, c: jax.Array, block: int) -> jax.Array:
-        width = max(1, block // ROWS)
-        cut = partial(jnp.reshape, shape=(ROWS, slots // width, width))
+        length = min(max(1, block // BATCH_SIZE), steps)
+        cut = partial(jnp.reshape, shape=(BATCH_SIZE, steps // length, length))
 
         @jax.checkpoint
-        def one(part):
-            return cross_entropy(part[0], c, part[1], valid).sum()
+        def one_block(block):
+            return cross_entropy(block[0], c, block[1], valid).sum()
 
-        blocks = q.reshape(ROWS, slots // width, width, -1).swapaxes(0, 1)
-        return jax.lax.map(one, (blocks, cut(targets).swapaxes(0, 1))).sum()
+        blocks = q.reshape(BATCH_SIZE, steps // length, length, -1).swapaxes(0, 1)
+        return jax.lax.map(one_block, (blocks, cut(targets).swapaxes(0, 1))).sum()
 
     def fused(q: jax.Array, c: jax.Array, block: int) -> jax.Array:
         return blocked_cross_entropy(q, c, targets, weights, valid, block)
@@ -56,15 +58,15 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in compiled}
     for _ in range(options.repeats + 1):  # the first repetition compiles
         for name, function in compiled.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             jax.block_until_ready(function(queries, candidates))
-            times[name].append(time.perf_counter() - began)
-    work = 6 * options.positions * options.items * options.width
+            times[name].append(time.perf_counter() - start)
+    flops = 6 * options.positions * options.items * width
     base = np.median(times["dense"][1:])
     for name, values in times.items():
         median = np.median(values[1:])
         print(
-            f"{name:22} {median * 1e3:7.1f} ms {work / median / 1e9:6.1f} GFLOP/s "
+            f"{name:22} {median * 1e3:7.1f} ms {flops / median / 1e9:6.1f} GFLOP/s "
             f"{base / median:5.2f} x dense"
         )
 

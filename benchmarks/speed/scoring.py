@@ -1,11 +1,13 @@
-"""Top-k retrieval: users a second, share of the matrix-product peak, memory; faiss, RecTools.
+"""Top-k retrieval by jaxrec, faiss and RecTools.
 
-    python benchmarks/scoring.py [--users 20000] [--items 100000] [--width 64] [--k 100]
-    python benchmarks/scoring.py --full                          # a million users
-    python benchmarks/scoring.py --rectools path/to/python       # one that has rectools[torch]
+    python benchmarks/speed/scoring.py [--users 20000] [--items 100000] [--width 64] [--k 100]
+    python benchmarks/speed/scoring.py --full                     # a million users
+    python benchmarks/speed/scoring.py --rectools path/to/python  # one that has rectools[torch]
 
-All systems rank the same random vectors, in turn, `--repeats` times; the ratios are of medians.
-The peak memory of jaxrec counts from when the tables stand, and holds the lists it returns.
+Printed are, for every system, users/s, GFLOP/s, the share of the peak of a matrix product, and how
+fast jaxrec is in comparison. All systems rank the same random vectors, in turn, `--repeats` times;
+the figures are of medians. The peak memory of jaxrec is that above the vectors; it includes the
+returned lists. faiss is left out if it is not installed.
 """
 
 import argparse
@@ -22,9 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
+from jaxrec.ranking.item_table import ItemTable, prepare
 from jaxrec.ranking.top_k import best_items
 
-BLOCK = 16_384  # users handed over at a time, as batch scoring does
+BLOCK = 16_384  # users of a call, as in batch scoring
+RECTOOLS_USERS = 20_000
 MIB = 2**20
 
 RECTOOLS = """
@@ -49,34 +53,25 @@ for name, ranker in rankers.items():
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    sizes = (("users", 20_000), ("items", 100_000), ("width", 64), ("k", 100), ("repeats", 3))
-    for name, default in sizes:
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--full", action="store_true", help="1,000,000 users, once")
-    parser.add_argument("--rectools", type=Path, help="a Python that has rectools[torch]")
-    options = parser.parse_args()
-    if options.full:
-        options.users, options.repeats = 1_000_000, 1
+    options = read_options()
     random = np.random.default_rng(0)
-    capacity = -(-options.items // 256) * 256
+    padded_size = -(-options.items // 256) * 256
     users = random.normal(size=(options.users, options.width)).astype(np.float32)
-    items = random.normal(size=(capacity, options.width)).astype(np.float32)
-    valid = np.arange(capacity) < options.items
-
+    vectors = random.normal(size=(padded_size, options.width)).astype(np.float32)
+    items = ItemTable(vectors, np.arange(padded_size) < options.items)
     before = psutil.Process().memory_info().rss
 
     def jaxrec() -> object:
-        return rank_with_jaxrec(users, items, valid, options.k)
+        return rank_with_jaxrec(users, items, options.k)
 
-    rank_with_jaxrec(users[:BLOCK], items, valid, options.k)
+    rank_with_jaxrec(users[:BLOCK], items, options.k)  # compiles
     seconds = {"jaxrec": [timed(jaxrec)]}
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"jaxrec: peak memory above the tables {(peak_rss - before) / MIB:,.0f} MiB")
+    print(f"jaxrec: peak memory above the vectors {(peak_rss - before) / MIB:,.0f} MiB")
 
     systems: dict[str, Callable[[], object]] = {"jaxrec": jaxrec}
     try:
-        systems["faiss"] = make_faiss(users, items[: options.items], options.k)
+        systems["faiss"] = make_faiss(users, vectors[: options.items], options.k)
     except ImportError:
         print("faiss-cpu is not installed, so it is left out")
     for number in range(options.repeats):
@@ -84,38 +79,54 @@ def main() -> None:
             if name != "jaxrec" or number:
                 seconds.setdefault(name, []).append(timed(run))
     if options.rectools:
-        # a subset of the users: it is the slowest, and its time grows with them alone
-        some = users[: min(len(users), 20_000)]
-        for name, taken in rank_with_rectools(some, items[: options.items], options).items():
-            seconds[name] = [taken * len(users) / len(some)]
+        # its time grows only with the users, so it ranks fewer of them
+        sample = users[:RECTOOLS_USERS]
+        for name, taken in rank_with_rectools(sample, vectors[: options.items], options).items():
+            seconds[name] = [taken * len(users) / len(sample)]
+    show(seconds, options)
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    sizes = {"users": 20_000, "items": 100_000, "width": 64, "k": 100, "repeats": 3}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--full", action="store_true", help="1,000,000 users, one repetition")
+    parser.add_argument("--rectools", type=Path, help="a Python that has rectools[torch]")
+    options = parser.parse_args()
+    if options.full:
+        options.users, options.repeats = 1_000_000, 1
+    return options
+
+
+def rank_with_jaxrec(users: np.ndarray, items: ItemTable, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Best items and their scores, [U, k] each."""
+    ranked = np.empty((len(users), k), np.int32)
+    scores = np.empty((len(users), k), np.float32)
+    prepared = prepare(items)
+    for start in range(0, len(users), BLOCK):
+        block = slice(start, start + BLOCK)
+        top = best_items(users[block], prepared, k)
+        ranked[block], scores[block] = top.items, top.scores
+    return ranked, scores
+
+
+def show(seconds: dict[str, list[float]], options: argparse.Namespace) -> None:
     flops = 2 * options.users * options.items * options.width
     peak = matrix_product_peak()
     print(f"matrix-product peak {peak / 1e9:.0f} GFLOP/s")
-    own = statistics.median(seconds["jaxrec"])
+    jaxrec = statistics.median(seconds["jaxrec"])
     for name, times in seconds.items():
         median = statistics.median(times)
         rate = flops / median
         print(
             f"{name:20} {options.users / median:>9,.0f} users/s  {rate / 1e9:5.0f} GFLOP/s "
-            f"({rate / peak:4.0%} of the peak)  jaxrec is {median / own:.2f} times as fast"
+            f"({rate / peak:4.0%} of the peak)  jaxrec is {median / jaxrec:.2f} times as fast"
         )
 
 
-def rank_with_jaxrec(
-    users: np.ndarray, items: np.ndarray, valid: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    ranked = np.empty((len(users), k), np.int32)
-    scores = np.empty((len(users), k), np.float32)
-    nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64))
-    rows = jnp.asarray(items)
-    for start in range(0, len(users), BLOCK):
-        block = slice(start, start + BLOCK)
-        top = best_items(users[block], rows, lambda *_: nothing, valid, k, with_log_z=False)
-        ranked[block], scores[block] = top.items, top.scores
-    return ranked, scores
-
-
 def make_faiss(users: np.ndarray, items: np.ndarray, k: int) -> Callable[[], object]:
+    """A search of all users with an exact index, after a first call."""
     import faiss
 
     index = faiss.IndexFlatIP(items.shape[1])
@@ -132,21 +143,22 @@ def make_faiss(users: np.ndarray, items: np.ndarray, k: int) -> Callable[[], obj
 def rank_with_rectools(
     users: np.ndarray, items: np.ndarray, options: argparse.Namespace
 ) -> dict[str, float]:
+    """Seconds by ranker."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder, "users.npy"), users)
         np.save(Path(folder, "items.npy"), items)
-        shown = subprocess.run(
+        output = subprocess.run(
             [str(options.rectools), "-c", RECTOOLS, folder, str(options.k)],
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-    rows = [line.split("\t") for line in shown.splitlines() if "\t" in line]
+    rows = [line.split("\t") for line in output.splitlines() if "\t" in line]
     return {name: float(taken) for name, taken in rows}
 
 
 def matrix_product_peak(size: int = 2048, repeats: int = 5) -> float:
-    """FLOP/s of the best of some products of square matrices."""
+    """FLOP/s of the fastest of several products of square matrices."""
     matrix = jnp.ones((size, size))
     multiply = jax.jit(jnp.matmul)
     multiply(matrix, matrix).block_until_ready()

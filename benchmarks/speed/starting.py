@@ -1,6 +1,9 @@
-"""Seconds from `python train.py` to its first training step, with caches warm from the first start.
+"""Seconds from the start of `python train.py` to its first training step.
 
-python benchmarks/starting.py [--repeats 5] [options of train.py]
+    python benchmarks/speed/starting.py [--repeats 5] [options of train.py]
+
+The first start fills the caches. Printed are the median, the least and the most seconds of the
+starts after it, and the seconds of the first one.
 """
 
 import argparse
@@ -26,11 +29,11 @@ def main() -> None:
 
 
 def seconds_to_first_step(arguments: list[str]) -> float:
-    """From the start of the process until its log tells of a step; it is stopped then."""
+    """Seconds until the log of a new process holds its first step; the process is then stopped."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         command = [sys.executable, str(TRAIN), "--run", str(run), *arguments]
-        began = time.perf_counter()
+        start = time.perf_counter()
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -39,7 +42,7 @@ def seconds_to_first_step(arguments: list[str]) -> float:
                     assert process.stderr
                     sys.exit(f"train.py ended before its first step:\n{process.stderr.read()}")
                 time.sleep(0.02)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start
             process.kill()
     return seconds
 

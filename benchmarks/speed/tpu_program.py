@@ -1,13 +1,13 @@
-"""What the TPU compiler makes of a training step, without a TPU: memory, loops, collectives,
-matrix products, padding.
+"""Compile a training step for TPUs without having one, and describe the program.
 
     pip install 'jax[tpu]'
-    python benchmarks/tpu_program.py --config beauty --data path/to/amazon_beauty
-    python benchmarks/tpu_program.py --item-shards 4 --train.bf16 True --train.batch_size 512
+    python benchmarks/speed/tpu_program.py --config beauty --data path/to/amazon_beauty
+    python benchmarks/speed/tpu_program.py --item-shards 4 --train.bf16 True
 
-Options of `train.py` may follow. All figures are of one device and one step. Cycles are the
-compiler's estimates; it has none for scatters, gathers and collectives. Operands of products that
-are float32 here are rounded to bfloat16 by the matrix unit, as is JAX's default on TPUs.
+Options of `train.py` may follow. Printed are memory, and tables of loops, collectives, matrix
+products and padding. All figures are for one device and one step. Cycles are the compiler's
+estimates, which leave out scatters, gathers and collectives. The matrix unit rounds float32
+operands to bfloat16, JAX's default on TPUs.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import jax
 import numpy as np
@@ -43,7 +42,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute
 NO_KERNEL = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while")
 MATRIX_UNIT = 128  # rows and columns
 MIB = 2**20
-# libtpu otherwise asks a cloud's metadata server which TPU this machine has
+# libtpu would otherwise ask a cloud's metadata server for the TPU of this machine
 NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 
 COMPUTATION = re.compile(r"(ENTRY )?%?(\S+) \(.*\{$")
@@ -70,7 +69,7 @@ class Shape:
 
     @property
     def padding(self) -> int:
-        """Bytes that the minor dimensions lack to fill whole tiles."""
+        """Bytes that fill up the minor dimensions to whole tiles."""
         minor = [self.dims[number] for number in self.minor_to_major[: len(self.tile)]]
         whole = [whole_multiple(*pair) for pair in zip(minor, reversed(self.tile), strict=False)]
         return self.size * math.prod(whole) // max(math.prod(minor), 1) - self.size
@@ -81,11 +80,11 @@ class Instruction:
     opcode: str
     outputs: tuple[Shape, ...]
     operands: tuple[Shape, ...]
-    source: str  # line of jaxrec
+    source: str  # file and line of jaxrec
     text: str
     times: int = 1
     loop: str = ""  # source of the loop around it
-    fused: bool = False  # it is part of a kernel
+    fused: bool = False  # part of a kernel
 
 
 def main() -> None:
@@ -94,14 +93,14 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--topology", default="v5e:4x4")
     parser.add_argument("--item-shards", type=int, default=1)
-    parser.add_argument("--write", type=Path, help="a file for the program itself")
+    parser.add_argument("--write", type=Path, help="a file for the program text")
     options, overrides = parser.parse_known_args()
     os.environ |= NO_TPU | os.environ
     jax.config.update("jax_platforms", "cpu")
-    lowered = lower(pod_setup(options, overrides))
-    began = time.perf_counter()
+    lowered = lower(pod_context(options, overrides))
+    start = time.perf_counter()
     compiled = lowered.compile()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     text = compiled.as_text()
     if options.write:
         options.write.write_text(text)
@@ -116,16 +115,16 @@ def main() -> None:
         f"GFLOP and {costs['bytes accessed'] / MIB:,.0f} MiB accessed if loops ran once; "
         f"compiled in {seconds:.0f} s"
     )
-    program = list(run(read_computations(text), "ENTRY"))
-    kernels = [one for one in program if not one.fused and one.opcode not in NO_KERNEL]
+    program = list(executed(read_computations(text), "ENTRY"))
+    kernels = [op for op in program if not op.fused and op.opcode not in NO_KERNEL]
     show_loops(kernels)
-    show_collectives([one for one in program if one.opcode in COLLECTIVES])
-    show_products([one for one in program if one.opcode == "convolution"])
+    show_collectives([op for op in program if op.opcode in COLLECTIVES])
+    show_products([op for op in program if op.opcode == "convolution"])
     show_padding(kernels)
 
 
-def pod_setup(options: argparse.Namespace, overrides: list[str]) -> TrainContext:
-    """Data and arrays on this machine, and a mesh of devices that it does not have."""
+def pod_context(options: argparse.Namespace, overrides: list[str]) -> TrainContext:
+    """A training context with data on this machine and a mesh of TPUs that it does not have."""
     config = configure(options.config, options.data, arguments=overrides)
     topology = topologies.get_topology_desc(platform="tpu", topology_name=options.topology)
     devices = np.array(topology.devices).reshape(-1, options.item_shards)
@@ -134,18 +133,21 @@ def pod_setup(options: argparse.Namespace, overrides: list[str]) -> TrainContext
 
 
 def lower(context: TrainContext) -> jax.stages.Lowered:
+    """The training step for the mesh of a context."""
+    # the block size follows the default backend, which is the CPU here
+    message_passing.edges_at_a_time = partial(edges_at_a_time, "tpu")
     state = jax.eval_shape(lambda: initial_state(context))
     batch = context.packing.batch(0, 0, slice(0, context.config.train.batch_size))
     by_user = NamedSharding(context.mesh, PartitionSpec(USERS))
-    with patch.object(message_passing, "edges_at_a_time", partial(edges_at_a_time, "tpu")):
-        return training.make_train_step(context).lower(
-            laid_out(state, state_shardings(state, context.mesh)),
-            laid_out(context.arrays, replicated(context.mesh)),
-            laid_out(batch, by_user),
-        )
+    return training.make_train_step(context).lower(
+        laid_out(state, state_shardings(state, context.mesh)),
+        laid_out(context.arrays, replicated(context.mesh)),
+        laid_out(batch, by_user),
+    )
 
 
 def read_computations(text: str) -> dict[str, list[Instruction]]:
+    """The instructions of every computation of a program text; `ENTRY` is the main one."""
     sources = read_sources(text)
     computations: dict[str, list[Instruction]] = {}
     for line in text.splitlines():
@@ -177,51 +179,51 @@ def read_sources(text: str) -> dict[int, str]:
     for row in tables["StackFrames"]:
         frame, place, parent = map(int, re.findall(r"\d+", row))
         file, line = files[places[place - 1][1] - 1], places[place - 1][3]
-        # parents are counted from one more than frames, as 1 stands for none
+        # the number of a parent is one more than that of its frame; 1 stands for none
         outer = sources.get(parent - 1, "")
         sources[frame] = f"{file.removeprefix(PACKAGE)}:{line}" if PACKAGE in file else outer
     return sources
 
 
-def run(
+def executed(
     computations: dict[str, list[Instruction]],
     name: str,
     times: int = 1,
     loop: str = "",
     fused: bool = False,
 ) -> Iterator[Instruction]:
-    """The instructions of a computation and of all that it calls, with how often they run."""
-    for one in computations[name]:
-        yield replace(one, times=times, loop=loop, fused=fused)
-        is_loop = one.opcode == "while"
+    """The instructions of a computation and of all computations it calls, with their counts."""
+    for op in computations[name]:
+        yield replace(op, times=times, loop=loop, fused=fused)
+        is_loop = op.opcode == "while"
         inside = (
-            times * (rounds(computations, one) if is_loop else 1),
-            (one.source or "?") if is_loop else loop,
-            fused or one.opcode not in ("while", "call", "conditional"),
+            times * (iterations(computations, op) if is_loop else 1),
+            (op.source or "?") if is_loop else loop,
+            fused or op.opcode not in ("while", "call", "conditional"),
         )
-        for called in re.findall(r"%([^\s,]+)", " ".join(CALLED.findall(one.text))):
-            yield from run(computations, called, *inside)
+        for called in re.findall(r"%([^\s,]+)", " ".join(CALLED.findall(op.text))):
+            yield from executed(computations, called, *inside)
 
 
-def rounds(computations: dict[str, list[Instruction]], loop: Instruction) -> int:
-    """What the condition of a scan compares its counter with."""
+def iterations(computations: dict[str, list[Instruction]], loop: Instruction) -> int:
+    """The number with which the condition of a scan compares its counter."""
     condition = re.findall(r"condition=%([^\s,]+)", loop.text)[0]
-    text = "".join(one.text for one in computations[condition])
+    text = "".join(op.text for op in computations[condition])
     return max(map(int, re.findall(r" constant\((\d+)\)", text)), default=1)
 
 
 def show_loops(kernels: list[Instruction]) -> None:
     started: Counter[str] = Counter()
     cycles: Counter[str] = Counter()
-    for one in kernels:
-        estimate = re.search(r'"estimated_cycles":"(\d+)"', one.text)
-        started[one.loop] += one.times
-        cycles[one.loop] += one.times * int(estimate[1]) if estimate else 0
+    for op in kernels:
+        estimate = re.search(r'"estimated_cycles":"(\d+)"', op.text)
+        started[op.loop] += op.times
+        cycles[op.loop] += op.times * int(estimate[1]) if estimate else 0
     show(
-        f"loops, {cycles.total():,} cycles with what lies outside",
+        f"loops, {cycles.total():,} cycles with the instructions outside of loops",
         ("loop", "kernels", "cycles", "share"),
         [
-            (loop or "none", started[loop], f"{count:,}", f"{count / cycles.total():.0%}")
+            (loop or "none", started[loop], f"{count:,}", f"{count / max(cycles.total(), 1):.0%}")
             for loop, count in cycles.most_common()
         ],
     )
@@ -229,12 +231,12 @@ def show_loops(kernels: list[Instruction]) -> None:
 
 def show_collectives(collectives: list[Instruction]) -> None:
     rows = []
-    for one in collectives:
-        largest = max(one.operands, key=lambda shape: shape.size)
-        sent = sum(shape.size for shape in one.operands) * one.times
-        rows.append((sent, one.opcode, one.loop, one.times, one.source, len(one.operands), largest))
+    for op in collectives:
+        largest = max(op.operands, key=lambda shape: shape.size)
+        sent = sum(shape.size for shape in op.operands) * op.times
+        rows.append((sent, op.opcode, op.loop, op.times, op.source, len(op.operands), largest))
     show(
-        f"collectives, {sum(bool(one.loop) for one in collectives)} of them inside of a loop",
+        f"collectives, {sum(bool(op.loop) for op in collectives)} of them inside of a loop",
         ("MiB sent", "collective", "in loop", "times", "source", "arrays", "largest"),
         [(f"{sent / MIB:.3f}", *cells) for sent, *cells in sorted(rows, key=lambda row: -row[0])],
     )
@@ -243,36 +245,36 @@ def show_collectives(collectives: list[Instruction]) -> None:
 def show_products(products: list[Instruction]) -> None:
     flops: Counter[tuple] = Counter()
     half = 0
-    for one in products:
-        left, right = one.operands
-        kernel = dict(zip(re.findall(r"_(\w+)->", one.text)[0], right.dims, strict=True))
+    for op in products:
+        left, right = op.operands
+        kernel = dict(zip(re.findall(r"_(\w+)->", op.text)[0], right.dims, strict=True))
         width = kernel.pop("o")
-        # batch dimensions are spread over a dilated window
-        depth = kernel["i"] if "_dilate" in one.text else math.prod(kernel.values())
-        entries = math.prod(one.outputs[0].dims)
+        # batch dimensions are a dilated window
+        depth = kernel["i"] if "_dilate" in op.text else math.prod(kernel.values())
+        entries = math.prod(op.outputs[0].dims)
         sides = (entries // width, depth, width)
         filled = math.prod(n / whole_multiple(n, MATRIX_UNIT) for n in sides)
-        count = 2 * entries * depth * one.times
-        shapes = f"{left} {right}", str(one.outputs[0])
-        flops[one.source, one.times, *shapes, f"{filled:.0%}"] += count
+        count = 2 * entries * depth * op.times
+        shapes = f"{left} {right}", str(op.outputs[0])
+        flops[op.source, op.times, *shapes, f"{filled:.0%}"] += count
         half += count * (left.dtype == right.dtype == "bf16")
     show(
-        f"products, {flops.total() / 1e9:.2f} GFLOP, {half / flops.total():.0%} on bfloat16",
-        ("GFLOP", "source", "times", "operands", "product", "unit filled"),
+        f"products, {flops.total() / 1e9:.2f} GFLOP, {half / max(flops.total(), 1):.0%} on bfloat16",
+        ("GFLOP", "source", "times", "operands", "product", "unit used"),
         [(f"{count / 1e9:.3f}", *cells) for cells, count in flops.most_common(16)],
     )
 
 
 def show_padding(kernels: list[Instruction]) -> None:
-    wasted: Counter[tuple] = Counter()
-    for one in kernels:
-        for shape in one.outputs:
+    padding: Counter[tuple] = Counter()
+    for op in kernels:
+        for shape in op.outputs:
             tile = "x".join(map(str, shape.tile))
-            wasted[one.source, one.times, str(shape), tile] += shape.padding * one.times
+            padding[op.source, op.times, str(shape), tile] += shape.padding * op.times
     show(
-        f"results that tiles pad, {wasted.total() / MIB:.1f} MiB of padding written",
+        f"results that tiles pad, {padding.total() / MIB:.1f} MiB of padding written",
         ("MiB", "source", "times", "result", "tile"),
-        [(f"{count / MIB:.2f}", *cells) for cells, count in wasted.most_common(10)],
+        [(f"{count / MIB:.2f}", *cells) for cells, count in padding.most_common(10)],
     )
 
 

@@ -44,7 +44,7 @@ def run(data, tmp_path_factory):
 
 @pytest.fixture
 def refusal(capsys):
-    """The message of a command that exits with 2, on stderr alone."""
+    """The message of a command that exits with 2; it is on stderr only."""
 
     def message(*arguments, command=cli.main):
         capsys.readouterr()
@@ -109,14 +109,14 @@ def test_files_that_are_missing_are_named(run, data, tmp_path, refusal):
     )
     events = ["--events", data / "events.parquet"]
     missing = tmp_path / "strategy.yaml"
-    told = refusal("recommend", run, *events, "--out", tmp_path / "out", "--strategy", missing)
-    assert told == f"error: {missing}: no such file\n"
+    message = refusal("recommend", run, *events, "--out", tmp_path / "out", "--strategy", missing)
+    assert message == f"error: {missing}: no such file\n"
     wrong.touch()
     assert "is a file; name a directory" in refusal("recommend", run, *events, "--out", wrong)
     wrong.unlink()
 
 
-def test_each_command_has_a_help_of_its_own(capsys):
+def test_each_command_has_its_own_help(capsys):
     options = {
         "train": {"--config", "--resume", "--data.ties", "--model.experts", "--train.bf16"},
         "recommend": {"--events", "--states", "--strategy", "--caps", "--explore-events"},
@@ -160,7 +160,7 @@ def test_the_tool_describes_itself(refusal, capsys):
         (["--http", ":80", "--profile"], "jaxrec profile RUN"),
     ],
 )
-def test_what_serve_py_did_with_options_is_told_as_a_command(refusal, arguments, command):
+def test_old_options_of_serve_py_are_refused_with_the_new_command(refusal, arguments, command):
     assert f"use: {command}" in refusal("run", *arguments, command=scripts.serve)
     assert "jaxrec recommend RUN" in refusal("serve", "run", "--events", "f", "--out", "d")
 
@@ -243,39 +243,3 @@ def test_results_that_do_not_fit_on_the_disk_are_an_error(run, tmp_path):
     assert shown == "error: stdout: No space left on device\n"
     assert process.returncode == 2
     assert len(pl.read_csv(tmp_path / "similar.csv")) == 10
-
-
-def test_public_names_are_lazy_and_real():
-    assert {"fit", "load", "configure"} <= set(jaxrec.__all__)
-    for name in jaxrec.__all__:
-        assert getattr(jaxrec, name)
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = jaxrec.nothing
-
-
-@pytest.mark.parametrize(
-    ("module", "absent"),
-    [
-        ("jaxrec", ("jax", "polars", "jaxrec.training.loop")),
-        (
-            "jaxrec.inference.loading",
-            ("jaxrec.training.loop", "jaxrec.training.objective", "matplotlib"),
-        ),
-        ("jaxrec.serving.batch", ("uvicorn", "fastapi", "jaxrec.serving.http", "jaxrec.training")),
-        (
-            "jaxrec.training.losses.full_softmax",
-            ("jaxrec.data", "jaxrec.models", "jaxrec.training.loop"),
-        ),
-        ("jaxrec.data.dataset", ("jaxrec.models", "jaxrec.training.loop")),
-        (
-            "jaxrec.models.recommender",
-            ("jaxrec.data", "jaxrec.training.losses", "jaxrec.training.loop"),
-        ),
-    ],
-)
-def test_imports_flow_down_only(module, absent):
-    program = f"import sys, {module}; print(*[m for m in {absent!r} if m in sys.modules])"
-    shown = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert shown.stdout.split() == []

@@ -3,8 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
+from helpers.histories import log_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jaxrec.data.events import MAX_EVENT_TYPES, build_event_log, user_of_event
+from jaxrec.data.events import MAX_EVENT_TYPES, build_event_log, last_sessions, user_of_event
 from jaxrec.errors import DataError
 
 ITEM_IDS = pl.Series([None, "b", "a", "c"], dtype=pl.String)
@@ -80,3 +83,27 @@ def test_too_many_event_types_are_refused():
     with pytest.raises(DataError, match=r"129 event types \(event 0, event 1, .*at most 128"):
         build_event_log(events, ids)
     assert len(build_event_log(events[1:], ids).event_type_names) == MAX_EVENT_TYPES
+
+
+DAY, MINUTE = 86_400, 60
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 200), max_size=8), min_size=1, max_size=5))
+def test_the_last_session_begins_after_the_last_pause(minutes):
+    histories = [[(n + 1, "view", MINUTE * m) for n, m in enumerate(sorted(h))] for h in minutes]
+    sessions = last_sessions(log_of(*histories), gap=30 * MINUTE)
+    for user, history in enumerate(histories):
+        expected = []
+        for event in reversed(history):
+            if expected and expected[-1][2] - event[2] > 30 * MINUTE:
+                break
+            expected.append(event)
+        part = slice(sessions.offsets[user], sessions.offsets[user + 1])
+        assert sessions.items[part].tolist() == [item for item, _, _ in reversed(expected)]
+        assert sessions.times[part].tolist() == [time for _, _, time in reversed(expected)]
+
+
+def test_positions_have_no_pauses():
+    log = log_of([(1, "view", 0), (2, "view", 10**6)], has_time=False)
+    assert last_sessions(log, 1).items.tolist() == [1, 2]

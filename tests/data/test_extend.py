@@ -1,53 +1,20 @@
-"""A catalogue with new items: equal to one built at once, and to the model the same where old."""
+"""A catalogue with new items: equal to one built at once, and unchanged for old items."""
 
-import numpy as np
 import polars as pl
 import pytest
-from flax import nnx
+from helpers.catalogs import ITEMS, TRIPLES, make_catalog, many_items, node_names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.config import ModelConfig
 from jaxrec.data.extend import Extension, extend_catalog
 from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.graph import build_graph
 from jaxrec.errors import DataError
-from jaxrec.inference.encoding import catalog_arrays, encode_catalog
-from jaxrec.models.inputs import Sizes
-from jaxrec.models.items.id import IdSource
-from jaxrec.models.recommender import Recommender, split
 from jaxrec.types import PADDING_MULTIPLE, Catalog, KnowledgeGraph
-
-ITEMS = pl.DataFrame(
-    {
-        "item_id": [None, "a", "b", "c"],
-        "brand": [None, "acme", "zeta", "acme"],
-        "categories": [None, ["Beauty", "Hair", "Dye"], ["Beauty"], None],
-        "price": [None, 1.5, 2.0, None],
-    }
-)
-TRIPLES = pl.DataFrame(
-    [("item", "b", "goes_with", "item", "a"), ("entity", "acme", "based_in", "entity", "Oslo")],
-    schema=TRIPLE_COLUMNS,
-    orient="row",
-)
-
-
-def make_catalog(items: pl.DataFrame, triples: pl.DataFrame | None = None) -> Catalog:
-    return Catalog(items, build_graph(items, triples))
 
 
 def table_of_triples(*rows: tuple[str, str, str, str, str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=TRIPLE_COLUMNS, orient="row")
-
-
-def node_names(graph: KnowledgeGraph) -> dict[int, tuple[str, str | None]]:
-    """Name of every node that is no unused capacity."""
-    return {
-        block.offset + local: (block.name, name)
-        for block in graph.types
-        for local, name in enumerate(block.ids)
-    }
 
 
 def named_edges(graph: KnowledgeGraph) -> list[tuple]:
@@ -61,14 +28,14 @@ def named_edges(graph: KnowledgeGraph) -> list[tuple]:
 
 
 def added_edges(catalog: Catalog, extension: Extension) -> list[tuple]:
-    """The edges behind those of the old catalogue, which have to be there unchanged."""
+    """The new edges, after checking that those of the old catalogue are unchanged."""
     before, after = named_edges(catalog.graph), named_edges(extension.catalog.graph)
     assert after[: len(before)] == before
     return after[len(before) :]
 
 
 def entity_rows(catalog: Catalog, extension: Extension) -> dict[tuple, tuple]:
-    """For every named entity of the extension the name of the row it has in the old table."""
+    """Names of extended entities and of their rows in the old table."""
     old, new = catalog.graph, extension.catalog.graph
     names = node_names(old)
     return {
@@ -185,7 +152,7 @@ def test_triples_may_start_at_old_and_new_items_and_entities(catalog):
     assert extension.notes == ()
 
 
-def test_edges_that_the_model_has_no_parameters_for_are_left_out_and_counted(catalog):
+def test_edges_of_unknown_relations_are_dropped_and_counted(catalog):
     triples = table_of_triples(
         ("item", "d", "made_in", "entity", "Oslo"),
         ("item", "d", "goes_with", "bundle", "gift"),
@@ -242,18 +209,6 @@ def test_unused_rows_are_rows_of_their_own_type(catalog):
         assert places.min() == 0 and places.max() < old.count
 
 
-def many_items(count: int) -> pl.DataFrame:
-    """Items of a brand and a category each."""
-    numbers = range(count)
-    return pl.DataFrame(
-        {
-            "item_id": [f"n{n}" for n in numbers],
-            "brand": [f"brand {n}" for n in numbers],
-            "categories": [f"shelf {n}" for n in numbers],
-        }
-    )
-
-
 def test_names_and_edges_stay_right_when_blocks_outgrow_their_capacity(catalog):
     new = many_items(PADDING_MULTIPLE)
     extension = extend_catalog(catalog, new)
@@ -284,6 +239,8 @@ item_rows = st.lists(
     min_size=1,
     max_size=5,
 )
+
+
 pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=5)
 
 
@@ -295,9 +252,7 @@ def item_table(rows: list[dict], first: int) -> pl.DataFrame:
 
 @given(old=item_rows, new=item_rows, old_pairs=pairs, new_pairs=pairs)
 @settings(deadline=None, max_examples=30)
-def test_extending_gives_the_edges_of_the_whole_graph_that_training_had_names_for(
-    old, new, old_pairs, new_pairs
-):
+def test_extending_gives_the_known_relations_of_the_whole_graph(old, new, old_pairs, new_pairs):
     def triples(pairs, items):
         return table_of_triples(
             *(
@@ -317,76 +272,12 @@ def test_extending_gives_the_edges_of_the_whole_graph_that_training_had_names_fo
     assert extension.catalog.items.equals(whole)
     expected = named_edges(build_graph(whole, pl.concat([given_before, given_after])))
     relations, types = catalog.graph.relations, [t.name for t in catalog.graph.types]
-    found = named_edges(extension.catalog.graph)
-    assert len(found) == len(set(found))
-    assert set(found) == {
+    result = named_edges(extension.catalog.graph)
+    assert len(result) == len(set(result))
+    assert set(result) == {
         edge for edge in expected if edge[2] in relations and {edge[0], edge[3]} <= set(types)
     }
     added_edges(catalog, extension)
-
-
-@pytest.fixture(scope="module")
-def model(catalog) -> tuple[nnx.GraphDef, nnx.State]:
-    graph = catalog.graph
-    items = graph.types[0].padded_size
-    sizes = Sizes(items, graph.num_nodes, len(graph.relations), num_event_types=1, text_width=2)
-    model = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
-    for expert in model.experts:  # every row of the tables tells
-        ids = (source for source in expert.item_encoder.sources if isinstance(source, IdSource))
-        for table in (expert.item_encoder.entity_table, *(source.item_table for source in ids)):
-            table[...] = 50 * table[...]
-    return split(model)
-
-
-TEXT = np.array([[0, 0], [1, 0], [0, 1], [-1, 2]], np.float32)
-TRAINED = np.array([False, True, True, False])  # c was not
-
-
-def vectors_by_name(model, catalog, text=(), entities=None) -> dict[tuple, np.ndarray]:
-    """The vector of every node; `text` is that of the new items, whose ids are unknown."""
-    text = np.concatenate([TEXT, np.reshape(text, (-1, 2))]).astype(np.float32)
-    trained = np.pad(TRAINED, (0, len(text) - len(TEXT)))
-    vectors = np.asarray(encode_catalog(*model, catalog_arrays(catalog, text, trained, entities)))
-    return {name: vectors[node] for node, name in node_names(catalog.graph).items()}
-
-
-def extended_vectors(model, catalog, items, text) -> dict[tuple, np.ndarray]:
-    extension = extend_catalog(catalog, items)
-    return vectors_by_name(model, extension.catalog, text, extension.entities)
-
-
-def test_an_item_without_edges_moves_no_other_node(model, catalog):
-    before = vectors_by_name(model, catalog)
-    after = extended_vectors(model, catalog, pl.DataFrame({"item_id": ["d"]}), [3, 3])
-    assert set(after) - set(before) == {("item", "d")}
-    for name, vector in before.items():
-        np.testing.assert_allclose(after[name], vector, atol=1e-6, err_msg=str(name))
-
-
-def test_a_new_item_moves_its_neighbours_alone(model, catalog):
-    before = vectors_by_name(model, catalog)
-    new = pl.DataFrame({"item_id": ["d"], "brand": ["zeta"]})
-    after = extended_vectors(model, catalog, new, [3, 3])
-    moved = {name for name in before if np.abs(after[name] - before[name]).max() > 1e-6}
-    assert moved == {("brand", "zeta")}
-
-
-def test_a_new_item_like_an_untrained_one_gets_its_vector(model, catalog):
-    new = pl.DataFrame({"item_id": ["d", "e"], "brand": ["acme", "zeta"]})
-    after = extended_vectors(model, catalog, new, [TEXT[3], TEXT[3]])
-    np.testing.assert_allclose(after["item", "d"], after["item", "c"], atol=1e-6)
-    assert np.abs(after["item", "e"] - after["item", "c"]).max() > 1e-2
-
-
-def test_a_catalogue_that_outgrows_the_tables_of_the_model_is_encoded_alike(model, catalog):
-    before = vectors_by_name(model, catalog)
-    new = many_items(PADDING_MULTIPLE)
-    after = extended_vectors(model, catalog, new, np.ones((len(new), 2)))
-    for name, vector in before.items():
-        np.testing.assert_allclose(after[name], vector, atol=1e-6, err_msg=str(name))
-    # unknown brands differ by nothing but their items, which are alike
-    np.testing.assert_allclose(after["item", "n0"], after["item", "n255"], atol=1e-6)
-    np.testing.assert_allclose(after["brand", "brand 0"], after["brand", "brand 255"], atol=1e-6)
 
 
 @pytest.mark.parametrize(

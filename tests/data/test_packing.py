@@ -17,7 +17,7 @@ FEW = settings(max_examples=60, deadline=None)
 
 
 def make_log(lengths, has_time: bool = True) -> EventLog:
-    """Event e is of item e + 1, at second e squared: an item and a gap name their event."""
+    """Event e has item e + 1 and second e squared, so an item or a gap identifies its event."""
     events = np.arange(sum(lengths))
     return EventLog(
         user_ids=pl.Series(map(str, range(len(lengths)))),
@@ -236,5 +236,5 @@ def test_only_the_first_event_of_a_user_counts_as_first_with_its_weight():
     (batch,) = epoch_batches(make_packing(lengths, sequence_length=4, batch_size=40))
     assert batch.starts.sum() > len(lengths)
     is_first = batch.first_weights > 0
-    found = dict(zip(batch.items[is_first], batch.first_weights[is_first], strict=True))
-    assert found == {1: 1, 21: 1, 24: 4}
+    result = dict(zip(batch.items[is_first], batch.first_weights[is_first], strict=True))
+    assert result == {1: 1, 21: 1, 24: 4}

@@ -129,7 +129,7 @@ INVOICES = pl.DataFrame(
         ("3", "BANK CHARGES", None, 1, 5.0, 12345),
         ("C4", "10001", "LAMP RETURNED", -2, 50.0, 12345),  # credit note
         ("5", "10003", "damaged", -7, 0.0, 12345),  # negative without the letter; never sold
-        ("6", "10001", "LAMP", 1, 100.0, None),  # nobody
+        ("6", "10001", "LAMP", 1, 100.0, None),  # no customer
         ("7", "10004", None, 1, 3.0, 12345),  # no title
     ],
     schema=["InvoiceNo", "StockCode", "Description", "Quantity", "UnitPrice", "CustomerID"],
@@ -211,8 +211,8 @@ def test_invoice_quantity_of_the_wrong_type(tmp_path):
 
 
 def test_invoices_without_any_customer(tmp_path):
-    nobody = INVOICES.with_columns(CustomerID=pl.lit(None, pl.Int64))
-    nobody.write_parquet(tmp_path / "a.parquet")
+    anonymous = INVOICES.with_columns(CustomerID=pl.lit(None, pl.Int64))
+    anonymous.write_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet: the table has no rows"):
         load_source(str(tmp_path))
 

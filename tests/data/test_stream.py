@@ -6,6 +6,17 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from helpers.streams import (
+    GROUPED,
+    SCATTERED,
+    SECOND,
+    as_blocks,
+    events_of,
+    rows_by_user,
+    users_of,
+    write,
+    written,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -17,58 +28,7 @@ from jaxrec.data.stream import open_events
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError
 
-SECOND = 1_700_000_000
-GROUPED = ["07", "07", "b", "é", "é", "é", "é", "é", "c", "007", "007", "d"]
-SCATTERED = ["b", "07", "b", "é", "d", "07", "é", "é", "b", "007", "d", "007"]
-
-
-def events_of(users):
-    """One event a row; items, event_types and sessions tell rows apart."""
-    numbers = range(len(users))
-    return pl.DataFrame(
-        {
-            "user_id": users,
-            "item_id": [f"{number:03}" for number in numbers],
-            "timestamp": [SECOND + number for number in numbers],
-            "event": ["buy" if number % 3 else "view" for number in numbers],
-            "session_id": [None if number % 4 else f"s{number}" for number in numbers],
-        },
-        schema_overrides={"user_id": pl.String, "item_id": pl.String, "session_id": pl.String},
-    )
-
-
-def write(frame, path):
-    match path.suffix:
-        case ".parquet":
-            frame.write_parquet(path)
-        case ".csv":
-            frame.write_csv(path)
-        case ".jsonl":
-            frame.write_ndjson(path)
-        case ".inter":
-            types = {"timestamp": "float"}
-            header = {name: f"{name}:{types.get(name, 'token')}" for name in frame.columns}
-            frame.rename(header).write_csv(path, separator="\t")
-    return path
-
-
-def written(directory, users, suffix=".parquet"):
-    return write(events_of(users), directory / f"events{suffix}")
-
-
-def as_blocks(path, users, **options):
-    return list(open_events(path, users, **options).blocks())
-
-
-def rows_by_user(frame):
-    return {user: rows.rows() for (user,), rows in frame.group_by("user_id", maintain_order=True)}
-
-
-def users_of(block):
-    return block["user_id"].unique(maintain_order=True).to_list()
-
-
-# ---- the same events as at once
+# ---- equality with reading all at once
 
 
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
@@ -136,10 +96,10 @@ def test_an_invoice_file_is_streamed_as_the_events_that_training_reads(tmp_path,
     )
     path = tmp_path / f"invoices{suffix}"
     write(invoices, path)
-    found = pl.concat(as_blocks(path, 10, event_types=("buy", "cancel")))
+    events = pl.concat(as_blocks(path, 10, event_types=("buy", "cancel")))
     expected = load_source(str(path)).events
-    assert found.select(expected.columns).equals(expected)
-    assert found["event"].to_list() == ["buy", "cancel", "buy"]
+    assert events.select(expected.columns).equals(expected)
+    assert events["event"].to_list() == ["buy", "cancel", "buy"]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
@@ -196,7 +156,7 @@ def test_repeats_of_an_event_id_are_dropped_across_batches(tmp_path, users):
     assert_frame_equal(pl.concat(as_blocks(path, 2, rows_per_batch=3)), whole)
 
 
-# ---- the same blocks every time
+# ---- reproducible blocks
 
 
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
@@ -224,7 +184,7 @@ def test_users_of_an_ungrouped_file_are_sorted_by_the_bytes_of_their_ids(users):
 
 
 def record_lengths(monkeypatch, name, argument=0):
-    """Lengths of the frames that a function of the module gets or is passed one by one."""
+    """Lengths of the frames that a function of the module gets, one after another."""
     lengths = []
     original = getattr(stream_module, name)
 
@@ -280,7 +240,7 @@ def test_blocks_come_before_the_file_is_read_to_its_end(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
-def test_users_that_are_not_to_be_kept_are_left_out(tmp_path, users):
+def test_only_selected_users_are_kept(tmp_path, users):
     keep = pl.Series(["é", "007", "never seen", "é"])
     stream = open_events(written(tmp_path, users), 5, keep=keep, rows_per_batch=3)
     (block,) = stream.blocks()
@@ -313,7 +273,7 @@ def test_without_a_kept_user_there_are_no_blocks(tmp_path, keep):
 # ---- sorting on disk
 
 
-def test_a_note_tells_of_sorting_on_disk(tmp_path):
+def test_sorting_on_disk_is_noted(tmp_path):
     assert open_events(written(tmp_path, GROUPED), 2, rows_per_batch=5).notes == ()
     (note,) = open_events(written(tmp_path, SCATTERED, ".csv"), 2, rows_per_batch=5).notes
     assert "events.csv: not grouped by user" in note
@@ -351,109 +311,3 @@ def test_temporary_files_are_deleted_after_an_error(tmp_path, scratch):
     with pytest.raises(DataError, match="are not timestamps"):
         as_blocks(path, 2, rows_per_batch=3)
     assert list(scratch.iterdir()) == []
-
-
-# ---- what is wrong with a file
-
-
-@pytest.mark.parametrize("name", ["none.parquet", "none.csv", "none.jsonl", "none.inter"])
-def test_a_missing_file_is_named(tmp_path, name):
-    with pytest.raises(DataError, match=rf"{name}: cannot be read"):
-        open_events(tmp_path / name, 1)
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])
-def test_an_empty_file_is_named(tmp_path, suffix):
-    path = tmp_path / f"events{suffix}"
-    path.touch()
-    with pytest.raises(DataError, match=rf"events{suffix}: (the file is empty|cannot be read)"):
-        open_events(path, 1)
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-def test_a_file_without_rows_is_named(tmp_path, suffix):
-    with pytest.raises(DataError, match=rf"events{suffix}: the table has no rows"):
-        open_events(written(tmp_path, [], suffix), 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("events.parquet", "not Parquet but long enough to have a header and a footer"),
-        ("events.jsonl", '{"user_id": "a", "item_id":\n'),
-        ("events.csv", f"user_id,item_id,timestamp\na,b,{SECOND}\na,b,c,d\n"),
-    ],
-)
-def test_a_corrupt_file_is_named(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=rf"{name}: cannot be read \(.+\); write it again"):
-        as_blocks(tmp_path / name, 1)
-
-
-def test_a_file_of_an_unknown_format_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"events\.txt: unknown file format"):
-        open_events(tmp_path / "events.txt", 1)
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])
-@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp"])
-def test_a_missing_column_is_named(tmp_path, suffix, column):
-    path = write(events_of(GROUPED).drop(column), tmp_path / f"events{suffix}")
-    with pytest.raises(DataError, match=rf"events{suffix}: no column '{column}'; it has "):
-        open_events(path, 1)
-
-
-def test_columns_of_one_name_are_refused(tmp_path):
-    path = tmp_path / "events.csv"
-    path.write_text(f"user_id,item_id,timestamp,user_id\na,b,{SECOND},c\n")
-    with pytest.raises(DataError, match=r"events\.csv: columns of the same name"):
-        open_events(path, 1)
-    path = write(events_of(GROUPED).with_columns(Event=pl.lit("x")), tmp_path / "events.parquet")
-    with pytest.raises(DataError, match=r"events\.parquet: columns of the same name"):
-        open_events(path, 1)
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-@pytest.mark.parametrize("column", ["user_id", "item_id"])
-def test_a_null_id_is_found_by_its_batch_and_row(tmp_path, suffix, column):
-    frame = events_of(GROUPED).with_row_index()
-    holed = frame.with_columns(pl.when(pl.col("index") != 9).then(pl.col(column)).alias(column))
-    path = write(holed.drop("index"), tmp_path / f"events{suffix}")
-    place = rf"events{suffix}, batch from row 9, column '{column}'"
-    message = rf"{place}: 1 of 4 values are null or empty \(row 2: None\)"
-    with pytest.raises(DataError, match=message):
-        as_blocks(path, 1, rows_per_batch=4)
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-@pytest.mark.parametrize(
-    ("first", "second"), [(SECOND, SECOND * 1000), (SECOND * 1000, SECOND), (SECOND * 1000, 0)]
-)
-def test_batches_in_two_units_are_refused(tmp_path, suffix, first, second):
-    stamps = pl.Series("timestamp", [first] * 4 + [second] * 8)
-    path = write(events_of(GROUPED).with_columns(stamps), tmp_path / f"events{suffix}")
-    message = rf"events{suffix}, batch from row 5, column 'timestamp': \w*seconds after rows of"
-    with pytest.raises(DataError, match=message):
-        as_blocks(path, 1, rows_per_batch=4)
-
-
-def test_dates_and_numbers_in_two_batches_are_refused(tmp_path):
-    path = tmp_path / "events.csv"
-    path.write_text(f"user_id,item_id,timestamp\na,i,2024-01-01\na,j,{SECOND}\n")
-    with pytest.raises(DataError, match="seconds after rows of dates"):
-        as_blocks(path, 1, rows_per_batch=1)
-
-
-def test_an_event_id_of_two_events_of_a_user_is_refused(tmp_path):
-    frame = events_of(GROUPED).with_columns(event_id=pl.lit(None, pl.String))
-    clash = pl.Series("event_id", ["x" if row in (3, 7) else None for row in range(12)])
-    path = write(frame.with_columns(clash), tmp_path / "events.parquet")
-    with pytest.raises(DataError, match=r"block from user 'é'.*several different rows"):
-        as_blocks(path, 1, rows_per_batch=2)
-
-
-def test_sizes_must_be_positive(tmp_path):
-    path = written(tmp_path, GROUPED)
-    for sizes in ({"users_per_block": 0}, {"users_per_block": 1, "rows_per_batch": 0}):
-        with pytest.raises(ValueError, match="at least 1"):
-            open_events(path, **sizes)

@@ -47,8 +47,8 @@ def test_item_texts_join_what_is_known_in_the_order_of_the_columns():
 
 def test_item_texts_write_numbers_and_cut_long_columns():
     items = pl.DataFrame({"description": ["x" * 1000], "brand": [7], "price": [1.5]})
-    (found,) = item_texts(items, ("description", "brand", "price"))
-    assert found == "x" * 400 + ". 7. 1.5"
+    (text,) = item_texts(items, ("description", "brand", "price"))
+    assert text == "x" * 400 + ". 7. 1.5"
 
 
 def test_item_texts_without_any_of_the_columns_are_refused():

@@ -15,13 +15,13 @@ def in_blocks(histories):
 
 
 def order(scores):
-    """Items from best to worst; every pair must be told apart."""
+    """Items from best to worst; no two scores may be equal."""
     assert len(np.unique(scores)) == len(scores)
     return np.argsort(-scores).tolist()
 
 
 def order_with_ties(scores):
-    """Every item's place, the same for equals."""
+    """The place of every item; equal scores share one place."""
     return np.unique(-scores, return_inverse=True)[1].tolist()
 
 
@@ -42,7 +42,7 @@ def dense_item_knn(chosen, neighbours):
 
 @pytest.fixture
 def training():
-    """Sparse choices with repeats, unknown items and an item that nobody chose."""
+    """Sparse choices with repeats, unknown items and an item without any choice."""
     generator = np.random.default_rng(0)
     users = generator.integers(0, 40, 300).astype(np.int32)
     items = generator.integers(0, 29, 300).astype(np.int32)

@@ -2,41 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jaxrec.evaluation import metrics
-
-
-def test_values_of_whole_and_tied_ranks_by_hand():
-    ranks = np.array([0.0, 1.0, 2.5, 4.5, 5.0])
-
-    np.testing.assert_array_equal(metrics.recall(ranks, 5), [1, 1, 1, 1, 0])
-    np.testing.assert_allclose(
-        metrics.ndcg(ranks, 5),
-        [1, 1 / math.log2(3), 1 / math.log2(4.5), 1 / math.log2(6.5), 0],
-    )
-    np.testing.assert_allclose(metrics.mrr(ranks, 5), [1, 1 / 2, 1 / 3.5, 1 / 5.5, 0])
-
-
-@given(st.lists(st.permutations(range(8)), min_size=1, max_size=5), st.integers(1, 8))
-def test_metrics_agree_with_walking_down_the_lists(lists, k):
-    """Item 0 is the target of every list."""
-    ranks = np.array([float(items.index(0)) for items in lists])
-
-    recall = ndcg = mrr = 0.0
-    for items in lists:
-        for place, item in enumerate(items[:k], start=1):
-            if item == 0:
-                recall += 1
-                ndcg += math.log(2) / math.log(place + 1)
-                mrr += 1 / place
-    summary = metrics.summarise(ranks, cutoffs=(k,))
-
-    assert summary["count"] == len(lists)
-    assert summary[f"recall@{k}"] == pytest.approx(recall / len(lists))
-    assert summary[f"ndcg@{k}"] == pytest.approx(ndcg / len(lists))
-    assert summary[f"mrr@{k}"] == pytest.approx(mrr / len(lists))
 
 
 def test_summary_names_every_metric_at_every_cutoff():
@@ -59,7 +26,7 @@ def test_segments_count_and_average_their_own_queries():
     masks = {
         "cold": np.array([True, True, False]),
         "warm": np.array([False, False, True]),
-        "nobody": np.zeros(3, bool),
+        "empty": np.zeros(3, bool),
     }
 
     result = metrics.segments(ranks, masks, cutoffs=(5,))
@@ -67,28 +34,9 @@ def test_segments_count_and_average_their_own_queries():
     assert {name: values["count"] for name, values in result.items()} == {
         "cold": 2,
         "warm": 1,
-        "nobody": 0,
+        "empty": 0,
     }
     assert [result[name]["recall@5"] for name in masks] == [0.5, 1.0, 0.0]
-
-
-def test_list_properties_by_hand():
-    """Five items beside the unknown one; recommended 2, 1, 1, 0 and 0 times."""
-    top_items = np.array([[1, 2], [3, 1], [0, 0]])
-    counts = np.array([100.0, 10.0, 4.0, 0.0, 0.0, 0.0])
-
-    assert metrics.coverage(top_items, 6) == pytest.approx(3 / 5)
-    assert metrics.gini(top_items, 6) == pytest.approx(0.5)
-    assert metrics.mean_popularity(top_items, counts) == pytest.approx(24 / 4)
-
-
-def test_gini_is_half_the_relative_mean_difference():
-    top_items = np.random.default_rng(0).integers(1, 20, (30, 5))
-    counts = np.array([(top_items == item).sum() for item in range(1, 25)])
-
-    differences = np.abs(counts[:, None] - counts[None, :]).mean()
-
-    assert metrics.gini(top_items, 25) == pytest.approx(differences / (2 * counts.mean()))
 
 
 def test_gini_of_even_and_of_concentrated_recommendations():
@@ -116,7 +64,7 @@ def test_bootstrap_interval_is_that_of_the_normal_approximation():
 
 
 def test_bootstrap_pairs_the_queries():
-    """A constant advantage has no variance, however much the queries differ."""
+    """A constant advantage has no variance, even if the queries differ much."""
     b = np.arange(50) % 7 * 1.0
 
     low, high = metrics.bootstrap_interval(b + 2, b, samples=100, seed=0)

@@ -1,4 +1,4 @@
-"""Reference outputs of Hugging Face's PyTorch BERT, against which tests/test_bert.py compares ours.
+"""Reference outputs of Hugging Face's PyTorch BERT for tests/invariants/test_bert_reference.py.
 
     pip install torch==2.13.0 transformers safetensors
     python tests/golden/make_bert_golden.py PATH/TO/all-MiniLM-L6-v2
@@ -57,7 +57,7 @@ def record_minilm(directory: Path) -> None:
     np.savez_compressed(GOLDEN / "bert_minilm.npz", texts=np.array(TEXTS), **record)
 
 
-def record_tiny(name: str, kind: type[BertModel] | type[BertForPreTraining]) -> None:
+def record_tiny(name: str, model_class: type[BertModel] | type[BertForPreTraining]) -> None:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(VOCABULARY),
@@ -66,9 +66,9 @@ def record_tiny(name: str, kind: type[BertModel] | type[BertForPreTraining]) -> 
         num_attention_heads=4,
         intermediate_size=48,
         max_position_embeddings=40,
-        architectures=[kind.__name__],
+        architectures=[model_class.__name__],
     )
-    model = kind(config)
+    model = model_class(config)
     for parameter in model.parameters():  # fresh LayerNorms are all alike, which would hide a swap
         torch.nn.init.normal_(parameter, std=0.3)
     ids = torch.randint(5, len(VOCABULARY), (3, 12))
@@ -79,7 +79,7 @@ def record_tiny(name: str, kind: type[BertModel] | type[BertForPreTraining]) -> 
     encoder = model if isinstance(model, BertModel) else model.bert
     np.savez_compressed(directory / "outputs.npz", **outputs(encoder, ids, mask))
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-    if kind is BertForPreTraining:
+    if model_class is BertForPreTraining:
         weights = {
             name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): weight
             for name, weight in weights.items()

@@ -8,7 +8,7 @@ from flax import nnx
 
 NODES, WIDTH = 7, 4
 RELATIONS = 3  # one relation, its reverse, and that of padding edges
-# (sender, relation, receiver); node 5 is alone, node 6 is there for padding edges
+# (sender, relation, receiver); node 5 has no edges, node 6 is for padding edges
 EDGES = [(0, 0, 3), (1, 0, 3), (1, 1, 4), (3, 1, 0), (3, 1, 1), (4, 0, 1), (2, 0, 3), (0, 1, 4)]
 
 
@@ -34,7 +34,7 @@ def features() -> np.ndarray:
 
 
 def randomised(module):
-    """The module with every parameter random, those included that begin as constants."""
+    """The module with random parameters, also where the initial value is a constant."""
     random = np.random.default_rng(1)
     params = nnx.state(module)
     nnx.update(

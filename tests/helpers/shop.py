@@ -1,4 +1,4 @@
-"""A small shop, as tables, and a model that treats repeats as Taobao's users do."""
+"""Small shops as tables, and a model with a strong repeat bias."""
 
 from dataclasses import replace
 

@@ -33,7 +33,7 @@ def members(graph, type_name, identity):
     return entity_items(graph, node_type.offset + local).tolist()
 
 
-def test_the_items_of_an_entity_are_those_below_it(graph):
+def test_the_items_of_an_entity_are_its_descendants(graph):
     assert members(graph, "item", "b") == [2]
     assert members(graph, "brand", "x") == [1, 2]
     assert members(graph, "category", "Care > Hair > Dye") == [2]
@@ -50,7 +50,7 @@ def test_edges_count_in_either_direction():
     assert members(graph, "actor", "x") == [2]
 
 
-def test_the_chance_of_an_entity_is_the_sum_over_its_items():
+def test_the_probability_of_an_entity_is_the_sum_over_its_items():
     random = np.random.default_rng(0)
     users, items = random.normal(size=(5, 3)), random.normal(size=(9, 3))
     users, items = users.astype(np.float32), items.astype(np.float32)
@@ -59,15 +59,15 @@ def test_the_chance_of_an_entity_is_the_sum_over_its_items():
     excluded = random.random((5, 9)) < 0.3
     excluded[2, chosen] = True
     pairs = as_blocks(exclude(*np.nonzero(excluded)))
-    found = choice_log_probability(users, ItemTable(items, valid), chosen, pairs, 0.8)
+    result = choice_log_probability(users, ItemTable(items, valid), chosen, pairs, 0.8)
     log_p = log_softmax(np.where(valid & ~excluded, 0.8 * users @ items.T, -np.inf), axis=1)
     expected = np.exp(log_p[:, chosen]).sum(1)
-    np.testing.assert_allclose(np.exp(found), expected, rtol=1e-4)
-    assert found[2] == -np.inf
+    np.testing.assert_allclose(np.exp(result), expected, rtol=1e-4)
+    assert result[2] == -np.inf
 
 
 @pytest.mark.parametrize("size", [1, 4, 30])
-def test_blocks_of_users_do_not_show_in_an_audience(size):
+def test_an_audience_does_not_depend_on_blocks_of_users(size):
     random = np.random.default_rng(0)
     log_p = random.integers(-5, 0, 20).astype(np.float32)
     log_p[3] = -np.inf
@@ -80,7 +80,7 @@ def test_blocks_of_users_do_not_show_in_an_audience(size):
     np.testing.assert_array_equal(parts.log_p, log_p[order])
 
 
-def test_a_bid_gives_the_pay_of_a_thousand_impressions():
+def test_a_bid_gives_the_revenue_of_a_thousand_impressions():
     audience = merge_audience(
         empty_audience(), pl.Series(["u", "v"]), np.log(np.array([0.1, 0.4])), 5
     )

@@ -1,100 +1,49 @@
-from functools import partial
-
-import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
 import polars as pl
 import pytest
 from flax import nnx
+from helpers.encoding import (
+    all_queries,
+    bundled,
+    make_items,
+    make_log,
+    make_queries,
+    make_recommender,
+    one_by_one,
+)
 
 from jaxrec.config import ModelConfig
 from jaxrec.data.graph import build_graph
-from jaxrec.data.packing import event_gaps
 from jaxrec.inference.encoding import CHUNK, catalog_arrays, encode_catalog, encode_queries, in_rows
-from jaxrec.models.inputs import Events, Sizes
-from jaxrec.models.recommender import Model, Recommender, split
-from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
-
-ITEMS, KINDS = 9, 2
-LENGTHS = np.array([1, 5, 2 * CHUNK + 5, CHUNK + 1, 3])
+from jaxrec.models.inputs import Sizes
+from jaxrec.models.recommender import Recommender
+from jaxrec.types import ANY_EVENT_TYPE, Catalog
 
 
 @pytest.fixture(scope="module")
-def model():
-    config = ModelConfig(experts=("id", "id"), hidden_size=4, num_layers=1)
-    sizes = Sizes(ITEMS, ITEMS + 1, num_relations=0, num_event_types=KINDS, text_width=1)
-    model = Recommender(config, sizes, nnx.Rngs(0))
-    random = np.random.default_rng(0)
-    for expert in model.experts:
-        for table in (expert.event_type_table, expert.gap_table, expert.target_type_table):
-            table[...] = jnp.asarray(random.normal(size=table[...].shape), jnp.float32)
-    return model
-
-
-def bound(model):
-    return Model(*split(model))
+def recommender():
+    return make_recommender()
 
 
 @pytest.fixture(scope="module")
 def items():
-    return jax.random.normal(jax.random.key(1), (ITEMS, 8))
+    return make_items()
 
 
 @pytest.fixture(scope="module")
 def log():
-    random = np.random.default_rng(0)
-    count = LENGTHS.sum()
-    return EventLog(
-        user_ids=pl.Series([f"u{number}" for number in range(len(LENGTHS))]),
-        event_type_names=("view", "buy"),
-        offsets=np.concatenate([[0], np.cumsum(LENGTHS)]),
-        items=random.integers(1, ITEMS, count).astype(np.int32),
-        event_types=random.integers(0, KINDS, count).astype(np.int8),
-        times=np.cumsum(random.integers(0, 10_000, count)),
-        has_time=True,
-    )
-
-
-def make_queries(log: EventLog, places: list[tuple[int, int]]) -> Queries:
-    """Queries at (user, position inside the user's history)."""
-    users, inside = np.array(places).T
-    return Queries(users, log.offsets[users] + inside)
+    return make_log()
 
 
 @pytest.fixture(scope="module")
 def queries(log):
-    """In no order, several a user; user 1 has none."""
-    return make_queries(
-        log, [(3, CHUNK), (2, 2 * CHUNK + 4), (4, 2), (2, 3), (2, CHUNK), (2, CHUNK + 1), (4, 1)]
-    )
-
-
-@partial(jax.jit, static_argnums=0)
-def read_event(definition, params, state, items, event, target_event_type):
-    model = definition.merge(params)
-    output, state = model.update(state, items, event)
-    return model.user_vectors(output[:, 0], target_event_type), state
-
-
-def one_by_one(
-    model, items, log, queries, first_events, target_event_type=ANY_EVENT_TYPE
-) -> np.ndarray:
-    """Every query alone: one user, one event at a time, from the first to the one before it."""
-    gaps, wanted = event_gaps(log), jnp.array([target_event_type])
-    vectors = []
-    for first, position in zip(first_events, queries.positions, strict=True):
-        state = model.initial_state(1)
-        for number in range(first, position):
-            columns = (log.items, log.event_types.astype(np.int32), gaps)
-            event = Events(*(column[None, number : number + 1] for column in columns))
-            vector, state = read_event(*split(model), state, items, event, wanted)
-        vectors.append(vector[0])
-    return np.stack(vectors)
+    return all_queries(log)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
-def test_histories_lie_whole_in_rows_that_end_together(rows):
+def test_histories_stay_whole_in_rows_of_similar_length(rows):
     lengths = np.array([9, 5, 5, 4, 1, 1, 0])
     ends = 10 + np.cumsum(lengths)
     numbers, owners = in_rows(ends - lengths, ends, rows)
@@ -108,51 +57,30 @@ def test_histories_lie_whole_in_rows_that_end_together(rows):
     assert numbers.shape[1] - used.any(0).sum() < CHUNK
 
 
-@pytest.mark.parametrize("target_event_type", [ANY_EVENT_TYPE, 1])
-def test_user_vectors_equal_one_user_and_one_event_at_a_time(
-    model, items, log, queries, target_event_type
-):
-    vectors = encode_queries(
-        bound(model), items, log, queries, users=2, target_event_type=target_event_type
-    )
-    expected = one_by_one(
-        model, items, log, queries, log.offsets[queries.users], target_event_type=target_event_type
-    )
-    np.testing.assert_allclose(vectors, expected, atol=1e-4)
-
-
 @pytest.mark.parametrize("users", [1, 3, 64])
-def test_user_vectors_do_not_depend_on_how_many_are_folded_together(
-    model, items, log, queries, users
+def test_user_vectors_do_not_depend_on_the_number_of_users_at_once(
+    recommender, items, log, queries, users
 ):
-    vectors = encode_queries(bound(model), items, log, queries, users=users)
-    expected = encode_queries(bound(model), items, log, queries, users=2)
+    vectors = encode_queries(bundled(recommender), items, log, queries, users=users)
+    expected = encode_queries(bundled(recommender), items, log, queries, users=2)
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("history", [1, 2, CHUNK, CHUNK + 1])
-def test_history_limits_the_events_before_every_query(model, items, log, queries, history):
-    vectors = encode_queries(bound(model), items, log, queries, history=history, users=2)
+def test_history_limits_the_events_before_every_query(recommender, items, log, queries, history):
+    vectors = encode_queries(bundled(recommender), items, log, queries, history=history, users=2)
     starts = np.maximum(log.offsets[queries.users], queries.positions - history)
-    np.testing.assert_allclose(vectors, one_by_one(model, items, log, queries, starts), atol=1e-4)
-    everything = encode_queries(bound(model), items, log, queries, users=2)
+    expected = one_by_one(recommender, items, log, queries, starts)
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+    everything = encode_queries(bundled(recommender), items, log, queries, users=2)
     assert np.abs(vectors - everything)[1].max() > 1e-3
 
 
-def test_the_future_of_a_query_does_not_count(model, items, log, queries):
-    longest = make_queries(log, [(2, 3), (2, 2 * CHUNK)])
-    alone = make_queries(log, [(2, 3)])
-    together = encode_queries(bound(model), items, log, longest, users=2)
-    np.testing.assert_allclose(
-        encode_queries(bound(model), items, log, alone, users=2)[0], together[0], atol=1e-4
-    )
-
-
-def test_a_user_without_events_gets_the_initial_vector(model, items, log):
+def test_a_user_without_events_gets_the_initial_vector(recommender, items, log):
     queries = make_queries(log, [(0, 0), (4, 0), (4, 2)])
-    vectors = encode_queries(bound(model), items, log, queries, users=2)
-    output = model.last_outputs(model.initial_state(1))
-    expected = model.user_vectors(output, jnp.array([ANY_EVENT_TYPE]))
+    vectors = encode_queries(bundled(recommender), items, log, queries, users=2)
+    output = recommender.last_outputs(recommender.initial_state(1))
+    expected = recommender.user_vectors(output, jnp.array([ANY_EVENT_TYPE]))
     np.testing.assert_allclose(vectors[:2], np.tile(expected, (2, 1)), atol=1e-5)
     assert np.abs(vectors[2] - vectors[0]).max() > 0.01
 
@@ -174,7 +102,7 @@ def test_catalog_arrays_are_padded_to_capacity(catalog):
     assert len(arrays.valid) == item_capacity
 
 
-def test_items_that_were_not_trained_go_by_the_unknown_id(catalog):
+def test_untrained_items_have_the_unknown_id(catalog):
     trained = np.array([False, True, True, False])
     arrays = catalog_arrays(catalog, np.zeros((4, 1), np.float32), trained)
     np.testing.assert_array_equal(arrays.nodes.items[:5], [0, 1, 2, 0, 0])
@@ -185,10 +113,10 @@ def test_items_that_were_not_trained_go_by_the_unknown_id(catalog):
 def test_encode_catalog_gives_every_node_a_vector(catalog):
     graph = catalog.graph
     sizes = Sizes(graph.types[0].padded_size, graph.num_nodes, len(graph.relations), 1, 1)
-    model = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
+    recommender = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
     arrays = catalog_arrays(catalog, np.ones((4, 1), np.float32), np.arange(4) > 0)
     assert isinstance(arrays.graph, jraph.GraphsTuple)
-    vectors = np.asarray(encode_catalog(bound(model), arrays))
+    vectors = np.asarray(encode_catalog(bundled(recommender), arrays))
     assert vectors.shape == (graph.num_nodes, 8)
     np.testing.assert_allclose(np.linalg.norm(vectors[:4], axis=1), np.full(4, 2**0.5), rtol=1e-4)
     brand = graph.types[1]

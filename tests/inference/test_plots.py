@@ -26,7 +26,7 @@ def figures(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def strict():
-    """A layout that does not fit, or a name that is dropped, only warns."""
+    """Turns warnings into errors: a layout that does not fit and a dropped name only warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # what other tests leave to the garbage collector
@@ -35,7 +35,7 @@ def strict():
 
 
 def drawn(path):
-    """The image of a PNG file, which must show something."""
+    """The image of a PNG file, after checking that it is not empty."""
     image = imread(path)
     assert image.std() > 0.05
     assert min(image.shape[:2]) > 300
@@ -78,9 +78,9 @@ def outside(figure):
 
 
 def test_reliability_is_drawn_on_logarithmic_axes_with_a_diagonal(tmp_path, figures):
-    found = reliability(*outcomes())
+    result = reliability(*outcomes())
 
-    plot_reliability(tmp_path / "reliability.png", found, "test queries")
+    plot_reliability(tmp_path / "reliability.png", result, "test queries")
 
     drawn(tmp_path / "reliability.png")
     assert [path.name for path in tmp_path.iterdir()] == ["reliability.png"]
@@ -94,19 +94,19 @@ def test_reliability_is_drawn_on_logarithmic_axes_with_a_diagonal(tmp_path, figu
 
 
 def test_every_bin_is_drawn_as_a_point_or_as_a_bound(tmp_path, figures):
-    found = reliability(*outcomes())
-    hit = found.observed > 0
+    result = reliability(*outcomes())
+    hit = result.observed > 0
     assert hit.any()
     assert not hit.all()
 
-    plot_reliability(tmp_path / "reliability.png", found, "")
+    plot_reliability(tmp_path / "reliability.png", result, "")
 
     axes = figures[0].axes[0]
     points, bounds = axes.containers[0].lines[0], axes.lines[-1]
-    np.testing.assert_array_equal(points.get_xdata(), found.predicted[hit])
-    np.testing.assert_array_equal(points.get_ydata(), found.observed[hit])
-    np.testing.assert_array_equal(bounds.get_xdata(), found.predicted[~hit])
-    np.testing.assert_array_equal(bounds.get_ydata(), 3 / found.counts[~hit])
+    np.testing.assert_array_equal(points.get_xdata(), result.predicted[hit])
+    np.testing.assert_array_equal(points.get_ydata(), result.observed[hit])
+    np.testing.assert_array_equal(bounds.get_xdata(), result.predicted[~hit])
+    np.testing.assert_array_equal(bounds.get_ydata(), 3 / result.counts[~hit])
     low, high = axes.get_xlim()
     shown = [*points.get_xdata(), *points.get_ydata(), *bounds.get_xdata(), *bounds.get_ydata()]
     assert low < min(shown) < max(shown) < high
@@ -114,27 +114,27 @@ def test_every_bin_is_drawn_as_a_point_or_as_a_bound(tmp_path, figures):
 
 @pytest.mark.parametrize("hits", [[True, True, True], [False, False, False]])
 def test_reliability_of_hits_alone_or_none_is_drawn(tmp_path, hits):
-    found = reliability(np.array([[0.0, 0.1, 0.5]]), np.array([hits]), bins=3)
+    result = reliability(np.array([[0.0, 0.1, 0.5]]), np.array([hits]), bins=3)
 
-    plot_reliability(tmp_path / "reliability.png", found, "few")
+    plot_reliability(tmp_path / "reliability.png", result, "few")
 
     drawn(tmp_path / "reliability.png")
 
 
 def test_probabilities_that_no_logarithm_shows_raise(tmp_path):
-    found = reliability(np.zeros((1, 3)), np.zeros((1, 3), bool))
+    result = reliability(np.zeros((1, 3)), np.zeros((1, 3), bool))
 
     with pytest.raises(ValueError, match="all probabilities are 0"):
-        plot_reliability(tmp_path / "reliability.png", found, "none")
+        plot_reliability(tmp_path / "reliability.png", result, "none")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plot_is_replaced_by_the_next_one(tmp_path):
-    path, found = tmp_path / "reliability.png", reliability(*outcomes())
-    plot_reliability(path, found, "first")
+    path, result = tmp_path / "reliability.png", reliability(*outcomes())
+    plot_reliability(path, result, "first")
     first = path.read_bytes()
 
-    plot_reliability(path, dataclasses.replace(found, observed=found.observed[::-1]), "second")
+    plot_reliability(path, dataclasses.replace(result, observed=result.observed[::-1]), "second")
 
     drawn(path)
     assert path.read_bytes() != first
@@ -202,7 +202,7 @@ def test_long_titles_are_shortened_and_keep_their_position(tmp_path, figures):
 
 
 def test_texts_are_shown_as_they_are(tmp_path, figures):
-    """Dollars are no formula, and names that begin with an underscore are listed."""
+    """Dollar signs start no formula, and names with a leading underscore are listed."""
     names = ["$5 - $10_x", "_private", ""]
 
     plot_interest(tmp_path / "a.png", [1], np.array([[3.0, 2.0, 1.0]]), names, ["$x_1$"], "$y^2$")

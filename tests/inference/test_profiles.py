@@ -25,7 +25,7 @@ def test_weights_are_shares_of_the_valid_nodes_now_and_before():
     np.testing.assert_allclose(weights_before, np.take_along_axis(shares[1], rows, 1), atol=1e-5)
 
 
-def test_what_is_excluded_has_no_share():
+def test_excluded_nodes_have_no_share():
     now, before, nodes = vectors(0, 2), vectors(1, 2), vectors(2, 8)
     out = np.zeros((2, 8), bool)
     out[0, [1, 4]], out[1, 1:] = True, True

@@ -11,18 +11,15 @@ from helpers.paths import GOLDEN
 from safetensors.numpy import load_file, save_file
 
 from jaxrec.config import Config, ModelConfig, TextConfig
-from jaxrec.data.text import MINILM, Tokens, resolve_pretrained, tokenize
-from jaxrec.errors import FetchError
+from jaxrec.data.text import Tokens, tokenize
 from jaxrec.inference import text_features
 from jaxrec.inference.text_features import (
     encode_finetuned_text,
     encode_texts,
-    fit_whitening,
     hidden_states,
     item_text,
     text_vectors,
 )
-from jaxrec.models.text import whitening
 from jaxrec.models.text.bert import load_bert, mean_pool
 
 TINY = GOLDEN / "tiny_bert"
@@ -37,7 +34,7 @@ def cache(monkeypatch, tmp_path) -> Path:
 
 @pytest.fixture
 def no_encoding(monkeypatch):
-    """A function after whose call nothing can be encoded."""
+    """A function that makes every later encoding fail."""
 
     def forbidden(*arguments):
         raise AssertionError("encoded again")
@@ -62,26 +59,13 @@ def expected() -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_batches_do_not_show_in_the_vectors(expected, batch_size):
+def test_vectors_do_not_depend_on_the_batch_size(expected, batch_size):
     vectors = encode_texts(load_bert(TINY), tokenize(TEXTS, TINY, 40), batch_size)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
-def test_real_texts_get_the_reference_vectors():
-    try:
-        directory = resolve_pretrained(MINILM)
-    except FetchError as error:
-        pytest.skip(f"the real weights are not here: {error}")
-    record = np.load(GOLDEN / "bert_minilm.npz")
-    tokens = tokenize(record["texts"].tolist(), directory, 64)
-    vectors = encode_texts(load_bert(directory), tokens, batch_size=2)
-    np.testing.assert_allclose(vectors, record["pooled"], atol=1e-5)
-
-
-def test_text_vectors_come_in_order_and_from_the_cache_at_the_second_time(
-    expected, cache, no_encoding
-):
+def test_text_vectors_keep_their_order_and_are_cached(expected, cache, no_encoding):
     first = text_vectors(TEXTS, str(TINY), 40)
     np.testing.assert_allclose(first, expected, atol=1e-5)
     np.testing.assert_array_equal(first[0], first[3])
@@ -101,7 +85,7 @@ def test_equal_texts_are_encoded_once(cache, monkeypatch):
     assert encoded == [2]
 
 
-def test_a_new_text_has_only_its_part_of_the_others_encoded_anew(cache, monkeypatch):
+def test_a_new_text_causes_only_its_file_to_be_encoded_again(cache, monkeypatch):
     monkeypatch.setattr(text_features, "TEXTS_PER_FILE", 4)
     texts = [f"soap {number}" for number in range(28)]
     first = text_vectors(texts, str(TINY), 8)
@@ -118,7 +102,7 @@ def test_a_new_text_has_only_its_part_of_the_others_encoded_anew(cache, monkeypa
 
 
 @pytest.mark.parametrize("changed", ["texts", "max_tokens", "weights", "vocabulary"])
-def test_whatever_changes_the_vectors_misses_the_cache(cache, no_encoding, tmp_path, changed):
+def test_every_input_of_the_vectors_is_part_of_the_cache_key(cache, no_encoding, tmp_path, changed):
     directory = Path(shutil.copytree(TINY, tmp_path / "checkpoint"))
     text_vectors(TEXTS, str(directory), 40)
     texts = [*TEXTS, "another"] if changed == "texts" else TEXTS
@@ -133,7 +117,7 @@ def test_whatever_changes_the_vectors_misses_the_cache(cache, no_encoding, tmp_p
         text_vectors(texts, str(directory), 7 if changed == "max_tokens" else 40)
 
 
-def test_the_cache_knows_a_checkpoint_by_content_not_by_place(cache, no_encoding, tmp_path):
+def test_the_cache_key_is_the_content_of_a_checkpoint(cache, no_encoding, tmp_path):
     first = text_vectors(TEXTS, str(TINY), 40)
     no_encoding()
     moved = shutil.copytree(TINY, tmp_path / "moved")
@@ -152,7 +136,7 @@ def test_a_failure_leaves_no_file_in_the_cache(cache, monkeypatch):
 
 
 @pytest.mark.parametrize("stop", [0, 1])
-def test_upper_layers_go_on_from_hidden_states(expected, cache, stop):
+def test_upper_layers_continue_from_hidden_states(expected, cache, stop):
     bert, tokens = load_bert(TINY), tokenize(TEXTS, TINY, 40)
     hidden = hidden_states(bert, tokens, stop, batch_size=4)
     assert hidden.shape == (*tokens.ids.shape, 32)
@@ -176,56 +160,6 @@ def test_hidden_states_depend_on_the_lower_weights_alone(cache, no_encoding):
         hidden_states(bert, tokens, 1)
 
 
-def correlated(rows: int, rank: int, width: int) -> np.ndarray:
-    generator = np.random.default_rng(0)
-    factors = generator.normal(size=(rows, rank)) * np.geomspace(1, 0.05, rank)
-    return (factors @ generator.normal(size=(rank, width)) + 3).astype(np.float32)
-
-
-def test_whitened_vectors_have_identity_covariance_over_the_known_rows():
-    vectors = correlated(200, 10, 10)
-    known = np.arange(200) % 4 != 0
-    vectors[~known] = 1000
-    whitened = fit_whitening(vectors, known, 6).apply(vectors, known)
-    assert whitened.shape == (200, 6)
-    np.testing.assert_allclose(np.cov(whitened[known], rowvar=False), np.eye(6), atol=1e-4)
-    np.testing.assert_allclose(whitened[known].mean(0), np.zeros(6), atol=1e-4)
-    assert not whitened[~known].any()
-
-
-def test_whitening_keeps_the_directions_of_largest_variance():
-    vectors = np.random.default_rng(0).normal(size=(500, 4)) * [0.1, 5.0, 1.0, 0.2]
-    projection = fit_whitening(vectors, np.ones(500, bool), 2).projection
-    np.testing.assert_array_equal(np.abs(projection).argmax(axis=0), [1, 2])
-
-
-@pytest.mark.parametrize(("rows", "rank", "width"), [(200, 3, 3), (5, 8, 4)])
-def test_width_is_at_most_the_rank(rows, rank, width):
-    vectors = correlated(rows, rank, 8).astype(np.float64)
-    known = np.ones(rows, bool)
-    assert fit_whitening(vectors, known, 8).projection.shape == (8, width)
-
-
-def test_directions_of_noise_are_not_blown_up():
-    generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(500, 3)) * [1.0, 1e-1, 1e-6]
-    whitened = fit_whitening(vectors, np.ones(500, bool), 3).apply(vectors, np.ones(500, bool))
-    np.testing.assert_allclose(whitened.std(0), [1, 1, 1e-3], rtol=0.1)
-
-
-@pytest.mark.parametrize("known", [[False] * 4, [True, False, False, False], [True] * 4])
-def test_there_is_no_whitening_of_texts_that_do_not_differ(known):
-    assert fit_whitening(np.ones((4, 3)), np.array(known), 2) is None
-
-
-def test_whitening_takes_its_moments_by_blocks(monkeypatch):
-    vectors, known = correlated(50, 6, 6) + 10, np.arange(50) % 5 != 0
-    whole = fit_whitening(vectors, known, 4).apply(vectors, known)
-    monkeypatch.setattr(whitening, "BLOCK_SIZE", 7)
-    by_blocks = fit_whitening(vectors, known, 4).apply(vectors, known)
-    np.testing.assert_allclose(np.abs(by_blocks), np.abs(whole), atol=1e-4)
-
-
 def items_and_config(mode: str) -> tuple[pl.DataFrame, Config]:
     titles = [None, "red nails", "blue soap", None, "tool", "red soap"]
     items = pl.DataFrame({"item_id": [None, *"abcde"], "title": titles})
@@ -239,15 +173,15 @@ def test_item_text_is_zero_where_nothing_is_known(cache):
     np.testing.assert_array_equal(vectors.any(axis=1), [False, True, True, False, True, True])
 
 
-def test_texts_that_are_one_to_the_encoder_are_no_text(cache):
-    """The vocabulary knows no capitals."""
+def test_texts_with_equal_tokens_count_as_no_text(cache):
+    """The vocabulary has no capital letters."""
     items, config = items_and_config("frozen")
     same = items.with_columns(title=pl.Series([None, "Soap", "soap", "SOAP", None, "soap"]))
     text = item_text(same, config)
     assert text.whitening is None and text.vectors.shape == (6, 1)
 
 
-def test_untrained_live_text_equals_frozen_text(cache):
+def test_untrained_finetuned_text_equals_frozen_text(cache):
     text = item_text(*items_and_config("finetune"))
     assert text.tower is not None and text.finetuned is not None
     np.testing.assert_allclose(

@@ -15,7 +15,7 @@ from jaxrec.models.recommender import GAP_BUCKETS, Recommender, cast_products, g
 from jaxrec.models.sequence.lstm import BareLSTM
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP
 
-# items 0-5, of which 0 is unknown; entities 6-9, of which 9 is there for padding edges
+# items 0-5, of which 0 is unknown; entities 6-9, of which 9 is for padding edges
 SIZES = Sizes(num_items=6, num_nodes=10, num_relations=1, num_event_types=3, text_width=5)
 CONFIG = ModelConfig(
     experts=("id+graph", "text+graph"), hidden_size=8, num_layers=1, dropout=0.0, temperature=0.25
@@ -48,7 +48,7 @@ def make_nodes() -> Nodes:
 
 
 def make_model(config: ModelConfig = CONFIG) -> Recommender:
-    """A recommender whose tables that begin as zero are random."""
+    """A recommender with random values in the tables whose initial value is zero."""
     model = Recommender(config, SIZES, nnx.Rngs(0))
     for number, expert in enumerate(model.experts):
         keys = jax.random.split(jax.random.key(number), 4)
@@ -113,7 +113,7 @@ def test_a_user_vector_has_the_length_of_the_inverse_temperature_without_a_reado
 
 
 def test_the_readout_adds_similarities_to_past_items():
-    """One memory of weight 2 that forgets all but the last event; plain vectors of events."""
+    """One decay that keeps only the last event, weight 2, and event vectors without gaps."""
     plain = Recommender(replace(CONFIG, memory_decays=1, time_gaps=False), SIZES, nnx.Rngs(0))
     with_memory = nnx.clone(plain)
     for expert in with_memory.experts:

@@ -1,4 +1,4 @@
-"""SQL conditions: what they find, what is refused, and that no text hangs or crashes a process."""
+"""SQL conditions: selected rows, refusals, and texts that must not hang or crash a process."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ ITEMS = pl.DataFrame(
         ("true", [0, 1, 2, 3]),
     ],
 )
-def test_where_finds_the_rows_that_satisfy_the_condition(condition, rows):
+def test_where_selects_the_rows_that_satisfy_the_condition(condition, rows):
     mask = where(ITEMS, condition)
 
     assert mask.dtype == bool
@@ -95,7 +95,7 @@ pieces += ["price", "brand", "category", "item_id", "'x'", "1", "-2.5", "<>", "<
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=40) | st.lists(st.sampled_from(pieces), max_size=9).map(" ".join))
-def test_whatever_is_written_a_condition_is_used_or_told(condition):
+def test_any_text_is_either_used_or_refused(condition):
     try:
         assert where(ITEMS, condition).shape == (len(ITEMS),)
     except DataError as error:
@@ -126,7 +126,7 @@ def test_whatever_is_written_a_condition_is_used_or_told(condition):
         "*",
     ],
 )
-def test_where_looks_at_nothing_but_the_values_of_a_row(condition):
+def test_where_reads_only_the_values_of_a_row(condition):
     with pytest.raises(DataError):
         where(ITEMS, condition)
 
@@ -161,7 +161,7 @@ def test_where_never_lets_the_parser_see_a_file(condition, tmp_path, monkeypatch
     assert parsed == []
 
 
-def test_strings_end_where_where_believes_they_do():
+def test_where_and_the_parser_agree_on_string_literals():
     """A backslash escapes nothing, quotes are doubled, and a name may hold a single quote."""
     items = pl.DataFrame({"x'": ["a\\b", "it's", "'"]})
 
@@ -172,8 +172,8 @@ def test_strings_end_where_where_believes_they_do():
 @pytest.mark.parametrize(
     "condition", ["least() > 1", "greatest() > 1", "price between 1 and " * 240 + "2"]
 )
-def test_where_survives_what_the_parser_does_not(condition):
-    """A panic is no Exception; chains of `between` take twice as long with each."""
+def test_where_survives_crashes_of_the_parser(condition):
+    """A panic is no Exception; every `between` in a chain doubles the time of the parser."""
     with pytest.raises(DataError, match="cannot be used"):
         where(ITEMS, condition)
 

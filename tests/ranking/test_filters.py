@@ -12,14 +12,14 @@ from jaxrec.ranking.filters import listed_ids, only, popularity_bias, without
 ITEM_IDS = pl.Series([None, "a", "b", "c"])
 
 
-def test_only_and_without_part_the_catalogue():
+def test_only_and_without_partition_the_catalogue():
     listed = pl.Series(["c", "a", "a", "elsewhere"])
 
     np.testing.assert_array_equal(only(ITEM_IDS, listed), [False, True, False, True])
     np.testing.assert_array_equal(without(ITEM_IDS, listed), [True, False, True, False])
 
 
-def test_an_empty_list_of_ids_lists_nothing():
+def test_an_empty_list_of_ids_selects_nothing():
     nothing = listed_ids(())
 
     assert not only(ITEM_IDS, nothing).any()
@@ -40,7 +40,7 @@ def test_ids_are_taken_from_a_sequence(source):
 
 
 @pytest.mark.parametrize("source", [Path("B001"), "B001"])
-def test_one_word_that_is_no_file_is_an_id(source):
+def test_a_word_that_names_no_file_is_an_id(source):
     assert listed_ids(source).to_list() == ["B001"]
 
 
@@ -54,7 +54,7 @@ def test_lists_of_ids_that_cannot_be_used_are_refused(tmp_path):
         listed_ids(unnamed)
     with pytest.raises(DataError, match="unknown file format"):
         listed_ids(without_ending)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         listed_ids(tmp_path / "missing.csv")
     with pytest.raises(DataError, match="null or empty"):
         listed_ids(("a", ""))

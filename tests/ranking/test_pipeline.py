@@ -57,17 +57,17 @@ def ordered(vectors, valid, bias=0.0):
 
 
 def test_without_rules_the_best_are_listed(catalog, valid, vectors):
-    _, found = lists(catalog, valid, vectors)
-    np.testing.assert_array_equal(found.lists.items, ordered(vectors, valid)[:, :8])
-    assert found.removed == {}
+    _, result = lists(catalog, valid, vectors)
+    np.testing.assert_array_equal(result.lists.items, ordered(vectors, valid)[:, :8])
+    assert result.removed == {}
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
-def test_caps_fetch_until_the_lists_are_full(catalog, valid, vectors, limit):
+def test_caps_fetch_more_items_until_the_lists_are_full(catalog, valid, vectors, limit):
     """Three brands leave room for 3 limit items, and four items have no brand."""
     k = min(8, 3 * limit + 4)
-    _, found = lists(catalog, valid, vectors, k=k, caps={"brand": limit})
-    for row, order in zip(found.lists.items, ordered(vectors, valid), strict=True):
+    _, result = lists(catalog, valid, vectors, k=k, caps={"brand": limit})
+    for row, order in zip(result.lists.items, ordered(vectors, valid), strict=True):
         expected, taken = [], {}
         for item in order:
             brand = catalog.items["brand"][int(item)] if item < ITEMS and item else None
@@ -76,16 +76,16 @@ def test_caps_fetch_until_the_lists_are_full(catalog, valid, vectors, limit):
             taken[brand] = taken.get(brand, 0) + 1
             expected.append(item)
         assert row.tolist() == expected[:k]
-    assert (found.removed["caps"] > 0) == (limit < 5)
+    assert (result.removed["caps"] > 0) == (limit < 5)
 
 
-def test_lists_that_caps_leave_short_stay_short(catalog, valid, vectors):
-    _, found = lists(catalog, valid, vectors, k=20, caps={"brand": 1})
-    np.testing.assert_array_equal((found.lists.items > 0).sum(1), np.full(QUERIES, 7))
-    assert not np.isfinite(found.lists.scores[:, 7:]).any()
+def test_lists_shortened_by_caps_stay_short(catalog, valid, vectors):
+    _, result = lists(catalog, valid, vectors, k=20, caps={"brand": 1})
+    np.testing.assert_array_equal((result.lists.items > 0).sum(1), np.full(QUERIES, 7))
+    assert not np.isfinite(result.lists.scores[:, 7:]).any()
 
 
-def test_exclusions_follow_their_queries_through_fetching(catalog, valid, vectors):
+def test_exclusions_follow_their_queries_when_more_items_are_fetched(catalog, valid, vectors):
     """Only some of the queries are fetched again, so that their numbers change."""
     banned = ordered(vectors, valid)[:, :3]
 
@@ -94,54 +94,54 @@ def test_exclusions_follow_their_queries_through_fetching(catalog, valid, vector
             np.repeat(np.arange(stop - start), 3), banned[rows[start:stop]].ravel()
         )
 
-    _, found = lists(catalog, valid, vectors, k=6, excluded=excluded, caps={"brand": 1})
-    for row, out in zip(found.lists.items, banned, strict=True):
+    _, result = lists(catalog, valid, vectors, k=6, excluded=excluded, caps={"brand": 1})
+    for row, out in zip(result.lists.items, banned, strict=True):
         assert not set(row) & set(out)
         assert (row > 0).sum() >= 4
 
 
 def test_filters_and_lists_of_ids_are_counted(catalog, valid, vectors):
-    selection, found = lists(
+    selection, result = lists(
         catalog, valid, vectors, where="price <= 20", only=("i5", "i6", "i30"), without=("i6",)
     )
-    assert set(found.lists.items[found.lists.items > 0]) == {5}
+    assert set(result.lists.items[result.lists.items > 0]) == {5}
     assert selection.removed == {"where": 19, "only": 36, "without": 1}
 
 
 def test_the_popularity_correction_reorders(catalog, valid, vectors):
     counts = np.arange(ITEMS, dtype=np.float32)
-    _, found = lists(catalog, valid, vectors, popularity=0.7, counts=counts)
+    _, result = lists(catalog, valid, vectors, popularity=0.7, counts=counts)
     bias = np.zeros(len(valid))
     bias[:ITEMS] = -0.7 * np.log((counts + 1) / (counts + 1).mean())
-    np.testing.assert_array_equal(found.lists.items, ordered(vectors, valid, bias)[:, :8])
+    np.testing.assert_array_equal(result.lists.items, ordered(vectors, valid, bias)[:, :8])
 
 
 def test_diversity_chooses_from_the_pool(catalog, valid, vectors):
-    _, found = lists(catalog, valid, vectors, diversity=0.8, pool=12)
+    _, result = lists(catalog, valid, vectors, diversity=0.8, pool=12)
     pool = ordered(vectors, valid)[:, :12]
-    assert all(set(row) <= set(best) for row, best in zip(found.lists.items, pool, strict=True))
-    np.testing.assert_array_equal(found.lists.items[:, 0], pool[:, 0])
+    assert all(set(row) <= set(best) for row, best in zip(result.lists.items, pool, strict=True))
+    np.testing.assert_array_equal(result.lists.items[:, 0], pool[:, 0])
     kept = [
-        len(set(row) & set(best[:8])) for row, best in zip(found.lists.items, pool, strict=True)
+        len(set(row) & set(best[:8])) for row, best in zip(result.lists.items, pool, strict=True)
     ]
-    assert found.removed["diversity"] == sum(8 - count for count in kept) > 0
+    assert result.removed["diversity"] == sum(8 - count for count in kept) > 0
 
 
-def test_a_prior_makes_no_items_alike(catalog, valid, vectors):
-    """One prior for all items changes no order and no similarity."""
+def test_a_constant_bias_changes_no_order_and_no_similarity(catalog, valid, vectors):
+    """One bias for all items changes no order and no similarity."""
     _, plain = lists(catalog, valid, vectors, diversity=0.8, pool=12)
     prior = np.full(len(valid), 9, np.float32)
-    _, found = lists(catalog, valid, vectors, prior=prior, diversity=0.8, pool=12)
-    np.testing.assert_array_equal(found.lists.items, plain.lists.items)
+    _, result = lists(catalog, valid, vectors, prior=prior, diversity=0.8, pool=12)
+    np.testing.assert_array_equal(result.lists.items, plain.lists.items)
 
 
 def test_exploration_gives_new_items_their_share(catalog, valid, vectors):
     counts = np.full(ITEMS, 9, np.float32)
     counts[1:5] = 1
-    _, found = lists(catalog, valid, vectors, k=6, explore=0.4, explore_events=1, counts=counts)
-    new = np.isin(found.lists.items, np.arange(1, 5)).sum(1)
+    _, result = lists(catalog, valid, vectors, k=6, explore=0.4, explore_events=1, counts=counts)
+    new = np.isin(result.lists.items, np.arange(1, 5)).sum(1)
     assert (new >= 2).all()
-    assert all(len(set(row)) == 6 for row in found.lists.items)
+    assert all(len(set(row)) == 6 for row in result.lists.items)
 
 
 def test_a_cap_on_an_unknown_type_lists_the_types(catalog, valid, vectors):

@@ -46,8 +46,8 @@ def test_a_cap_keeps_the_best_of_every_group():
     np.testing.assert_array_equal(kept, [[1, 1, 0, 0, 1, 1], [1, 1, 0, 0, 0, 0]])
 
 
-def test_entries_that_one_cap_drops_take_no_room_of_another():
-    """Item 2 is a second of its brand, so it does not use up the category of item 3."""
+def test_dropped_entries_do_not_count_for_other_caps():
+    """Item 2 is the second of its brand, so it does not use up the category of item 3."""
     brands, categories = np.array([0, 1, 1, 2]), np.array([0, 7, 8, 8])
 
     kept = within_caps(np.array([[1, 2, 3]]), [(brands, 1), (categories, 1)])
@@ -127,7 +127,7 @@ def test_diversify_agrees_with_a_loop(seed, strength, k):
         np.testing.assert_array_equal(places[row], expected)
 
 
-def test_diversify_puts_the_unlike_before_the_alike():
+def test_diversify_prefers_dissimilar_items():
     """The vectors of items 1 and 2 point the same way."""
     vectors = np.array([[[1, 0], [2, 0], [0, 1]]], float)
     ranked, scores = np.array([[1, 2, 3]]), np.array([[3.0, 2.0, 1.0]])
@@ -137,7 +137,7 @@ def test_diversify_puts_the_unlike_before_the_alike():
 
 
 def test_opposite_vectors_attract():
-    """The largest cosine to the chosen may be negative, and then it counts for an entry."""
+    """The largest cosine to the chosen items may be negative; it then raises an entry."""
     vectors = np.array([[[1, 0], [0, 1], [-1, 0]]], float)
 
     places = diversify(np.array([[1, 2, 3]]), np.ones((1, 3)), vectors, 2, 1.0)
@@ -147,7 +147,7 @@ def test_opposite_vectors_attract():
 
 @many
 @given(seeds, st.integers(1, 6))
-def test_diversify_of_no_strength_keeps_the_order(seed, k):
+def test_diversify_at_strength_zero_keeps_the_order(seed, k):
     generator = np.random.default_rng(seed)
     ranked, scores = ranked_lists(generator, 5, 6, 9)
     vectors = generator.normal(size=(5, 6, 2)).astype(np.float32)
@@ -157,7 +157,7 @@ def test_diversify_of_no_strength_keeps_the_order(seed, k):
     np.testing.assert_array_equal(places, np.tile(np.arange(k), (5, 1)))
 
 
-def test_ties_go_to_the_better_rank_and_vectors_of_zeros_are_unlike_all():
+def test_ties_go_to_the_better_rank_and_zero_vectors_are_dissimilar_to_all():
     ranked, scores = np.array([[5, 0, 4, 3]]), np.array([[1.0, -np.inf, 1.0, 1.0]])
 
     places = diversify(ranked, scores, np.zeros((1, 4, 2)), 4, 0.5)
@@ -232,7 +232,7 @@ def top(scores, k):
 
 @many
 @given(seeds, st.floats(0, 1))
-def test_explore_adds_what_lacks_of_the_share_and_never_repeats_an_item(seed, share):
+def test_explore_reaches_the_share_and_never_repeats_an_item(seed, share):
     generator = np.random.default_rng(seed)
     num_places, is_new = 6, np.arange(16) > 9
     all_scores = generator.normal(size=(5, 16))
@@ -243,11 +243,11 @@ def test_explore_adds_what_lacks_of_the_share_and_never_repeats_an_item(seed, sh
 
     items, values = explore(ranked, scores, new_ranked, new_scores, share)
 
-    wanted = max(round(share * num_places), 1) if share else 0
+    reserved = max(round(share * num_places), 1) if share else 0
     for row, (before, new) in enumerate(zip(ranked, new_ranked, strict=True)):
         before, new = before[before > 0], new[new > 0]
-        lacking = max(min(wanted, len(new)) - is_new[before].sum(), 0)
-        added = [item for item in new if item not in before][:lacking]
+        missing_new = max(min(reserved, len(new)) - is_new[before].sum(), 0)
+        added = [item for item in new if item not in before][:missing_new]
         old = [item for item in before if not is_new[item]]
         dropped = old[len(old) - max(len(before) + len(added) - num_places, 0) :]
         expected = [item for item in before if item not in dropped] + added
@@ -259,26 +259,26 @@ def test_explore_adds_what_lacks_of_the_share_and_never_repeats_an_item(seed, sh
         )
 
 
-def test_dice_show_what_their_propensities_say():
-    """The share of every first entry equals its chance; inverse weights recover any policy."""
+def test_observed_frequencies_equal_the_propensities():
+    """The share of every first entry equals its propensity; inverse weights recover any policy."""
     ranked = np.tile(np.arange(1, 6), (20_000, 1))
-    ranked[:, 4] = 0  # four are left
-    places, chances = epsilon_greedy(ranked, 3, 0.4, np.random.default_rng(0))
+    ranked[:, 4] = 0  # four entries are left
+    places, propensities = epsilon_greedy(ranked, 3, 0.4, np.random.default_rng(0))
     assert all(len(set(row)) == 3 for row in places[:200].tolist())
     assert not (np.take_along_axis(ranked, places, 1) == 0).any()
     shares = np.bincount(places[:, 0], minlength=4) / len(places)
     np.testing.assert_allclose(shares, [0.7, 0.1, 0.1, 0.1], atol=0.01)
     for place, share in enumerate([0.7, 0.1, 0.1, 0.1]):
-        np.testing.assert_allclose(chances[places[:, 0] == place, 0], share)
+        np.testing.assert_allclose(propensities[places[:, 0] == place, 0], share)
     worth = np.array([1.0, 5.0, 2.0, 0.0])
-    uniform = (worth[places[:, 0]] / chances[:, 0] / 4).mean()
+    uniform = (worth[places[:, 0]] / propensities[:, 0] / 4).mean()
     assert uniform == pytest.approx(worth.mean(), abs=0.05)
-    second = 1 / chances[:, 1]  # the expected weight is the number of entries left
+    second = 1 / propensities[:, 1]  # the expected weight is the number of entries left
     assert second.mean() == pytest.approx(3, abs=0.05)
 
 
-def test_lists_that_run_out_stay_short_under_dice():
-    places, chances = epsilon_greedy(np.array([[7, 0, 0]]), 3, 0.5, np.random.default_rng(0))
+def test_short_lists_stay_short_under_epsilon_greedy():
+    places, propensities = epsilon_greedy(np.array([[7, 0, 0]]), 3, 0.5, np.random.default_rng(0))
     assert sorted(places[0].tolist()) == [0, 1, 2]
     assert places[0, 0] == 0
-    np.testing.assert_array_equal(chances, 1)
+    np.testing.assert_array_equal(propensities, 1)

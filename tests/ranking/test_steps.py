@@ -1,11 +1,11 @@
 import numpy as np
 import polars as pl
 import pytest
+from helpers.histories import log_of
 from helpers.paths import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.events import last_sessions
 from jaxrec.data.graph import build_graph, neighbourhoods
 from jaxrec.ranking.adjustments import no_adjustments
 from jaxrec.ranking.item_table import ItemTable
@@ -19,7 +19,7 @@ from jaxrec.ranking.steps import (
     Feedback,
 )
 from jaxrec.ranking.strategy import read_strategy
-from jaxrec.types import Catalog, EventLog
+from jaxrec.types import Catalog
 
 ITEMS, USERS, WIDTH = 60, 4, 6
 DAY, MINUTE = 86_400, 60
@@ -48,22 +48,6 @@ def vectors(catalog):
     return queries, random.normal(size=(rows, WIDTH)).astype(np.float32)
 
 
-def log_of(*histories, event_types=("view", "buy", "dislike", "like"), has_time=True):
-    """Histories of (item, event_type, time in s)."""
-    events = [event for history in histories for event in history]
-    return EventLog(
-        user_ids=pl.Series([f"u{n}" for n in range(len(histories))]),
-        event_type_names=event_types,
-        offsets=np.cumsum([0, *map(len, histories)]),
-        items=np.array([item for item, _, _ in events], np.int32),
-        event_types=np.array(
-            [event_types.index(event_type) for _, event_type, _ in events], np.int32
-        ),
-        times=np.array([time for _, _, time in events], np.int64),
-        has_time=has_time,
-    )
-
-
 def nothing(rows):
     return no_adjustments
 
@@ -83,53 +67,53 @@ def names_of(ready, ranked, row):
 
 
 @pytest.mark.parametrize("file", STRATEGIES, ids=lambda file: file.stem)
-def test_the_shipped_strategies_are_read_and_planned(catalog, vectors, file):
-    ready, found = lists(catalog, vectors, *read_strategy(file), histories=log_of([], [], [], []))
-    assert (found.lists.items > 0).all()
+def test_shipped_strategies_are_read_and_applied(catalog, vectors, file):
+    ready, result = lists(catalog, vectors, *read_strategy(file), histories=log_of([], [], [], []))
+    assert (result.lists.items > 0).all()
     everything = np.ones(len(ready.steps), bool)
     assert ready.names(everything) == [step.name for step in ready.steps]
 
 
-def test_the_order_of_steps_is_the_order_they_act_in(catalog, vectors):
+def test_steps_act_in_their_order(catalog, vectors):
     caps, diversity = Caps({"brand": 1}), Diversity(0.9, pool=5)
     _, capped_first = lists(catalog, vectors, caps, diversity, k=5)
     _, diverse_first = lists(catalog, vectors, diversity, caps, k=5)
-    for found in (capped_first, diverse_first):
-        for row in found.lists.items:
+    for result in (capped_first, diverse_first):
+        for row in result.lists.items:
             assert len({int(item) % 5 for item in row}) == 5
     assert (capped_first.lists.items != diverse_first.lists.items).any()
 
 
-def test_a_step_that_changes_scores_stands_before_those_that_reorder(catalog, vectors):
+def test_scoring_steps_must_precede_reordering_steps(catalog, vectors):
     with pytest.raises(ValueError, match="boost changes scores, so it must stand before caps"):
         lists(catalog, vectors, Caps({"brand": 1}), Boost("price > 1"))
 
 
-def test_a_boost_raises_what_it_names_and_says_so(catalog, vectors):
+def test_a_boost_raises_matching_items_and_is_named(catalog, vectors):
     _, plain = lists(catalog, vectors)
-    ready, found = lists(catalog, vectors, Boost("brand = 'b1'", by=1.5))
+    ready, result = lists(catalog, vectors, Boost("brand = 'b1'", by=1.5))
     scores = dict(zip(plain.lists.items[0], plain.lists.scores[0], strict=True))
     for item, score, names in zip(
-        found.lists.items[0], found.lists.scores[0], names_of(ready, found.lists, 0), strict=True
+        result.lists.items[0], result.lists.scores[0], names_of(ready, result.lists, 0), strict=True
     ):
         boosted = item % 5 == 1
         assert names == (["boost"] if boosted else [])
         if item in scores:
             assert score == pytest.approx(scores[item] + 1.5 * boosted, abs=1e-5)
-    assert (found.lists.items % 5 == 1).sum() > (plain.lists.items % 5 == 1).sum()
+    assert (result.lists.items % 5 == 1).sum() > (plain.lists.items % 5 == 1).sum()
 
 
-def test_neighbourhoods_are_alike_by_what_is_shared_and_rare(catalog):
+def test_rare_shared_neighbours_count_more_for_similarity(catalog):
     near = neighbourhoods(catalog.graph)
-    likeness = (near @ near.T).toarray()
-    np.testing.assert_allclose(likeness.diagonal()[1:], 1)
-    assert likeness[1, 11] == pytest.approx(1)  # same brand and category
-    brand, category = likeness[1, 6], likeness[1, 3]
-    assert brand > category > 0  # five brands, two categories: the rarer tells more
-    assert likeness[1, 2] == 0
+    similarity = (near @ near.T).toarray()
+    np.testing.assert_allclose(similarity.diagonal()[1:], 1)
+    assert similarity[1, 11] == pytest.approx(1)  # same brand and category
+    brand, category = similarity[1, 6], similarity[1, 3]
+    assert brand > category > 0  # five brands, two categories: the rarer counts more
+    assert similarity[1, 2] == 0
 
 
-judgements = st.lists(
+feedback_histories = st.lists(
     st.tuples(
         st.integers(0, ITEMS - 1),
         st.sampled_from(["view", "dislike", "like"]),
@@ -140,44 +124,44 @@ judgements = st.lists(
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(judgements, min_size=USERS, max_size=USERS), st.integers(1, 20))
-def test_feedback_gives_the_list_that_ranking_everything_anew_would(catalog, vectors, histories, k):
-    """However far items fall, whatever has to be fetched in their place."""
+@given(st.lists(feedback_histories, min_size=USERS, max_size=USERS), st.integers(1, 20))
+def test_feedback_gives_the_list_of_a_complete_ranking(catalog, vectors, histories, k):
+    """Also if items fall far and others must be fetched in their place."""
     log = log_of(*(sorted(history, key=lambda event: event[2]) for history in histories))
     step = Feedback(item=0.8, neighbours=0.4)
-    _, found = lists(catalog, vectors, step, k=k, histories=log)
+    _, result = lists(catalog, vectors, step, k=k, histories=log)
     near = neighbourhoods(catalog.graph)
     for user in range(USERS):
-        judged, weights = step.judged(log, user)
-        likeness = (near @ near[judged].T).toarray()
-        moves = np.where(np.arange(ITEMS)[:, None] == judged, 0.8, 0.4 * likeness) @ weights
+        rated, weights = step.judged(log, user)
+        similarity = (near @ near[rated].T).toarray()
+        moves = np.where(np.arange(ITEMS)[:, None] == rated, 0.8, 0.4 * similarity) @ weights
         scores = (vectors[1] @ vectors[0][user])[:ITEMS]
         scores = scores + np.ptp(scores[1:]) * moves
         best = np.sort(scores[1:])[::-1][:k]
-        np.testing.assert_allclose(found.lists.scores[user], best, atol=1e-4)
-        np.testing.assert_allclose(scores[found.lists.items[user]], best, atol=1e-4)
+        np.testing.assert_allclose(result.lists.scores[user], best, atol=1e-4)
+        np.testing.assert_allclose(scores[result.lists.items[user]], best, atol=1e-4)
 
 
-def test_a_dislike_lowers_the_item_and_its_neighbours_and_says_so(catalog, vectors):
+def test_a_dislike_lowers_the_item_and_its_neighbours_and_is_named(catalog, vectors):
     _, plain = lists(catalog, vectors, k=20)
     disliked = int(plain.lists.items[0, 0])
     log = log_of([(disliked, "dislike", 0)], [], [], [])
-    ready, found = lists(catalog, vectors, Feedback(), k=20, histories=log)
-    assert disliked not in found.lists.items[0]
-    np.testing.assert_array_equal(found.lists.items[1:], plain.lists.items[1:])
+    ready, result = lists(catalog, vectors, Feedback(), k=20, histories=log)
+    assert disliked not in result.lists.items[0]
+    np.testing.assert_array_equal(result.lists.items[1:], plain.lists.items[1:])
     before = dict(zip(plain.lists.items[0], plain.lists.scores[0], strict=True))
-    touched = names_of(ready, found.lists, 0)
+    touched = names_of(ready, result.lists, 0)
     for item, score, names in zip(
-        found.lists.items[0], found.lists.scores[0], touched, strict=True
+        result.lists.items[0], result.lists.scores[0], touched, strict=True
     ):
-        alike = item % 5 == disliked % 5 or item % 2 == disliked % 2
-        assert names == (["feedback"] if alike else [])
+        similar = item % 5 == disliked % 5 or item % 2 == disliked % 2
+        assert names == (["feedback"] if similar else [])
         if item in before:
-            assert (score < before[item] - 1e-6) == alike
-    assert not found.lists.touched[1].any()
+            assert (score < before[item] - 1e-6) == similar
+    assert not result.lists.touched[1].any()
 
 
-def test_what_was_judged_wears_off_and_a_later_choice_makes_it_void():
+def test_feedback_decays_and_a_later_choice_cancels_it():
     step = Feedback(half_life_days=10)
     fresh = log_of([(3, "dislike", 0)])
     worn = log_of([(3, "dislike", 0), (4, "view", 10 * DAY)])
@@ -194,54 +178,33 @@ def test_what_was_judged_wears_off_and_a_later_choice_makes_it_void():
 def test_ignored_impressions_add_up():
     event_types = ("view", "impression")
     seen = [(3, "impression", n) for n in range(4)]
-    found, weights = Feedback().judged(log_of(seen, event_types=event_types), 0)
-    assert found.tolist() == [3]
+    items, weights = Feedback().judged(log_of(seen, event_types=event_types), 0)
+    assert items.tolist() == [3]
     assert weights == pytest.approx([-0.2], abs=1e-4)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 200), max_size=8), min_size=1, max_size=5))
-def test_the_last_session_begins_after_the_last_pause(minutes):
-    histories = [[(n + 1, "view", MINUTE * m) for n, m in enumerate(sorted(h))] for h in minutes]
-    sessions = last_sessions(log_of(*histories), gap=30 * MINUTE)
-    for user, history in enumerate(histories):
-        expected = []
-        for event in reversed(history):
-            if expected and expected[-1][2] - event[2] > 30 * MINUTE:
-                break
-            expected.append(event)
-        part = slice(sessions.offsets[user], sessions.offsets[user + 1])
-        assert sessions.items[part].tolist() == [item for item, _, _ in reversed(expected)]
-        assert sessions.times[part].tolist() == [time for _, _, time in reversed(expected)]
-
-
-def test_positions_have_no_pauses():
-    log = log_of([(1, "view", 0), (2, "view", 10**6)], has_time=False)
-    assert last_sessions(log, 1).items.tolist() == [1, 2]
-
-
 @pytest.mark.parametrize("after", [Diversity(0.5), Caps({"brand": 1}), Epsilon(0.1)])
-def test_nothing_reorders_what_was_drawn(catalog, vectors, after):
-    """Or the chances that are told would be those of other places."""
+def test_no_step_may_reorder_after_epsilon(catalog, vectors, after):
+    """Otherwise the propensities would belong to other places."""
     with pytest.raises(ValueError, match=f"so {after.name} must stand before it"):
         lists(catalog, vectors, Epsilon(0.5), after)
 
 
-def test_without_dice_the_best_are_shown_for_certain(catalog, vectors):
+def test_at_epsilon_zero_the_best_items_have_propensity_one(catalog, vectors):
     _, plain = lists(catalog, vectors)
-    _, found = lists(catalog, vectors, Epsilon(0.0))
-    np.testing.assert_array_equal(found.lists.items, plain.lists.items)
-    np.testing.assert_array_equal(found.lists.propensity, 1)
+    _, result = lists(catalog, vectors, Epsilon(0.0))
+    np.testing.assert_array_equal(result.lists.items, plain.lists.items)
+    np.testing.assert_array_equal(result.lists.propensity, 1)
 
 
-def test_exploring_steps_say_what_they_moved(catalog, vectors):
+def test_exploration_steps_are_named_on_the_items_they_moved(catalog, vectors):
     counts = np.full(ITEMS, 9, np.float32)
     counts[:8] = 0
-    ready, found = lists(catalog, vectors, Explore(0.4), counts=counts)
+    ready, result = lists(catalog, vectors, Explore(0.4), counts=counts)
     _, plain = lists(catalog, vectors, counts=counts)
     for row in range(USERS):
-        names = names_of(ready, found.lists, row)
-        came = set(found.lists.items[row]) - set(plain.lists.items[row])
-        for item, name in zip(found.lists.items[row], names, strict=True):
-            assert item not in came or name == ["explore"]
-        assert names[0] == [] or found.lists.items[row, 0] != plain.lists.items[row, 0]
+        names = names_of(ready, result.lists, row)
+        added = set(result.lists.items[row]) - set(plain.lists.items[row])
+        for item, name in zip(result.lists.items[row], names, strict=True):
+            assert item not in added or name == ["explore"]
+        assert names[0] == [] or result.lists.items[row, 0] != plain.lists.items[row, 0]

@@ -52,7 +52,7 @@ def test_a_file_of_steps_is_read_in_its_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         ("caps: {brand: 2}", "write a list of steps"),
         ("- [", "not valid YAML"),
@@ -67,15 +67,15 @@ def test_a_file_of_steps_is_read_in_its_order(tmp_path):
         ("- boost: {where: price > 1, by: much}", "by"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_where_and_why(tmp_path, text, told):
+def test_an_invalid_strategy_file_names_the_place_and_the_reason(tmp_path, text, reason):
     file = tmp_path / "strategy.yaml"
     file.write_text(text)
     with pytest.raises(ValueError, match=r"strategy\.yaml") as error:
         read_strategy(file)
-    assert told in str(error.value)
+    assert reason in str(error.value)
 
 
-def test_rules_given_as_options_are_steps_in_the_order_of_batch_scoring():
+def test_rules_become_steps_in_the_order_of_batch_scoring():
     rules = Rules(where="price < 9", caps={"brand": 1}, diversity=0.5, pool=7, explore=0.2)
     assert steps_of(rules) == (
         Where("price < 9"),
@@ -104,7 +104,7 @@ def test_options_out_of_range_are_refused(unchecked, options, message):
         Rules(**options)
 
 
-def test_options_at_the_ends_of_their_ranges_are_taken():
+def test_options_at_the_ends_of_their_ranges_are_valid():
     low = Rules(caps={"brand": 1}, diversity=0, explore=0, pool=1, popularity=0, explore_events=0)
 
     assert replace(low, diversity=1, explore=1).caps == {"brand": 1}
@@ -157,5 +157,5 @@ def test_the_old_name_of_an_option_is_refused_with_the_new_name(tmp_path):
     file = tmp_path / "strategy.yaml"
     file.write_text("- feedback: {kinds: {dislike: -1}}")
 
-    with pytest.raises(ValueError, match="feedback.kinds is now feedback.event_weights"):
+    with pytest.raises(ValueError, match=r"feedback\.kinds is now feedback\.event_weights"):
         read_strategy(file)

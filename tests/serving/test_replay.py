@@ -1,74 +1,28 @@
-"""The replay of a held-out period, against batch evaluation of the same events."""
-
-from dataclasses import replace
+"""The replay of a held-out period."""
 
 import numpy as np
 import polars as pl
 import pytest
-from helpers.shop import corrected
 
 from jaxrec.config import parse
 from jaxrec.inference import loading
-from jaxrec.ranking.adjustments import combine, mask_adjustments, repeat_adjustments
-from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.serving.live.engine import LiveEngine
-from jaxrec.serving.options import ReplayOptions
 from jaxrec.serving.replay import in_time_order, replay, rounds
-from jaxrec.serving.reports import log_to_replay
-from jaxrec.serving.reports import replay as replay_run
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.training import loop as training
-from jaxrec.types import Queries
-
-
-@pytest.fixture(scope="module")
-def model(trained_run):
-    return loading.load(trained_run)
-
-
-@pytest.mark.parametrize("version", [lambda model: model, corrected])
-def test_live_ranks_are_those_of_batch_scoring_at_every_event(model, known_shop, version):
-    """And frozen ones those at the first event of the period."""
-    model = version(model)
-    log = model.encoder.validated_log(known_shop.events)
-    found = replay(model, log, since=0.7)
-    users = np.repeat(np.arange(log.num_users), log.lengths)
-    begin = np.quantile(log.times, 0.7)
-    held_out = np.flatnonzero(log.times > begin)
-    order = held_out[np.argsort(log.times[held_out], kind="stable")]
-    starts = log.offsets[users[order]]
-    at_begin = np.array(
-        [s + (log.times[s:p] <= begin).sum() for s, p in zip(starts, order, strict=True)]
-    )
-    expected = {}
-    masked = mask_adjustments(log, Queries(users[order], order), model.config.evaluation.mask)
-    repeat_bias = model.ranker.repeat_bias(model.encoder.target_event_type)
-    for name, positions in (("live", order), ("frozen", at_begin)):
-        pairs = np.stack([users[order], positions], axis=1)
-        moments, which = np.unique(pairs, axis=0, return_inverse=True)
-        vectors = model.encoder.vectors_at(log, Queries(*moments.T))[which.ravel()]
-        repeats = repeat_adjustments(log, Queries(users[order], positions), repeat_bias)
-        queries = EvalQueries(vectors, log.items[order], combine(masked, repeats))
-        expected[name] = rank_queries(queries, model.index.items, k=1).ranks
-    for name, ranks in expected.items():
-        np.testing.assert_array_equal(np.sort(found.ranks[name]), np.sort(ranks))
-    np.testing.assert_array_equal(found.first.sum(), len(np.unique(users[order])))
-    live, frozen = found.ranks["live"], found.ranks["frozen"]
-    np.testing.assert_array_equal(live[found.first], frozen[found.first])
-    assert found.table().row_count == 2 * (1 + len(found.ranks)) == 12
 
 
 def test_a_session_that_is_over_changes_no_rank(model, known_shop):
-    """The shop's users come once a day or more rarely, so every event begins a session."""
+    """Users of the shop come at most once a day, so every event begins a session."""
     log = model.encoder.validated_log(known_shop.events)
-    found = replay(model, log, since=0.7, weights=[1.0])
+    result = replay(model, log, since=0.7, weights=[1.0])
     whole = replay(model, log, since=0.7, weights=[0.0], gap_minutes=1e9)
-    for name, ranks in (found.ranks | whole.ranks).items():
+    for name, ranks in (result.ranks | whole.ranks).items():
         if name != "frozen":
-            np.testing.assert_array_equal(ranks, found.ranks["live"])
+            np.testing.assert_array_equal(ranks, result.ranks["live"])
 
 
-def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known_shop, tmp_path):
+def test_a_model_with_time_since_last_gets_the_time_of_the_request(known_shop, tmp_path):
     options = {
         "split.scheme": "leave_one_out",
         "model.experts": ["id"],
@@ -81,18 +35,18 @@ def test_a_model_that_has_learned_it_is_told_the_time_since_the_last_event(known
     training.fit(parse(layers=[options]), tmp_path / "run", tables=known_shop)
     model = loading.load(tmp_path / "run")
     log = model.encoder.validated_log(known_shop.events)
-    found = replay(model, log, since=0.7, weights=[])
-    assert list(found.ranks) == ["frozen", "live", "live, with time"]
-    assert (found.ranks["live"] != found.ranks["live, with time"]).any()
-    online = LiveEngine(model, SQLiteStore(tmp_path / "store.db"))
-    online.recorder.import_users(known_shop.events)
-    last = online.document("u001").last_time
-    untold, told, newcomer = (
-        online.recommend([user], k=5, now=now)[0].table["score"].to_list()
-        for user, now in (("u001", None), ("u001", last + 60), ("nobody", last + 60))
+    result = replay(model, log, since=0.7, weights=[])
+    assert list(result.ranks) == ["frozen", "live", "live, with time"]
+    assert (result.ranks["live"] != result.ranks["live, with time"]).any()
+    engine = LiveEngine(model, SQLiteStore(tmp_path / "store.db"))
+    engine.recorder.import_users(known_shop.events)
+    last = engine.document("u001").last_time
+    without_time, with_time, new_user = (
+        engine.recommend([user], k=5, now=now)[0].table["score"].to_list()
+        for user, now in (("u001", None), ("u001", last + 60), ("unknown", last + 60))
     )
-    assert untold != told
-    assert newcomer == online.recommend(["nobody"], k=5)[0].table["score"].to_list()
+    assert without_time != with_time
+    assert new_user == engine.recommend(["unknown"], k=5)[0].table["score"].to_list()
 
 
 def test_a_period_without_an_event_to_rank_is_refused(model, known_shop):
@@ -101,13 +55,13 @@ def test_a_period_without_an_event_to_rank_is_refused(model, known_shop):
         replay(model, model.encoder.validated_log(elsewhere))
 
 
-def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
+def test_rounds_hold_one_event_a_user_and_lose_none(model, known_shop):
     user_events = in_time_order(model, model.encoder.validated_log(known_shop.events))
-    times = [report.event.time for report in user_events]
+    times = [user_event.event.time for user_event in user_events]
     assert times == sorted(times)
     split = list(rounds(user_events))
-    together = [report for round_events in split for report in round_events]
-    for user in {report.user_id for report in user_events}:
+    together = [user_event for round_events in split for user_event in round_events]
+    for user in {user_event.user_id for user_event in user_events}:
         of_user = [[r for r in some if r.user_id == user] for some in (user_events, together)]
         assert of_user[0] == of_user[1]
     assert len(together) == len(user_events)
@@ -119,18 +73,3 @@ def test_no_wave_holds_two_events_of_a_user_and_none_is_lost(model, known_shop):
 def test_a_period_without_events_is_refused(model, known_shop):
     with pytest.raises(ValueError, match="leaves no event"):
         replay(model, model.encoder.validated_log(known_shop.events), since=1.0)
-
-
-def test_a_file_is_replayed_or_the_data_of_the_run(
-    model, trained_run, known_shop, tmp_path, capsys
-):
-    known_shop.events.write_parquet(tmp_path / "events.parquet")
-    known_shop.items.write_parquet(tmp_path / "items.parquet")
-    data = replace(model.config.data, source=str(tmp_path))
-    moved = replace(model, config=replace(model.config, data=data))
-    options = ReplayOptions(run=trained_run)
-    with_file = replace(options, events=tmp_path / "events.parquet")
-    for name, values in vars(log_to_replay(moved, options)).items():
-        np.testing.assert_array_equal(values, getattr(log_to_replay(model, with_file), name))
-    replay_run(with_file)
-    assert "rank of the next event" in capsys.readouterr().out

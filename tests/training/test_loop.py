@@ -1,74 +1,28 @@
-"""Training end to end on small tables: determinism, resumption, meshes, compilations."""
+"""Training end to end on small tables."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import jax
 import numpy as np
 import polars as pl
 import pytest
-from flax import nnx
-from helpers.paths import GOLDEN, ROOT
+from helpers.paths import GOLDEN
+from helpers.training import complete_run, config, first_steps, scalars
 
 import jaxrec
 from jaxrec.artifacts import run_directory
-from jaxrec.artifacts.run_directory import Progress
-from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError, RunError
 from jaxrec.evaluation import metrics
-from jaxrec.training import logging as report
 from jaxrec.training import loop as training
-from jaxrec.training import state as train_state
 from jaxrec.training.state import initial_state, make_context
 
-TINY = {
-    "split.scheme": "leave_one_out",
-    "model.experts": ["id+graph", "id"],
-    "model.hidden_size": 8,
-    "model.num_layers": 1,
-    "train.batch_size": 4,
-    "train.sequence_length": 16,
-    "train.epochs": 3,
-    "train.patience": 9,
-    "train.warmup_steps": 2,
-}
 
-
-def config(**options):
-    return parse(layers=[TINY, options])
-
-
-def scalars(run):
-    """Logged scalars without the speed."""
-    return [
-        {k: v for k, v in row.items() if k != "events_per_second"} for row in report.read_log(run)
-    ]
-
-
-def first_steps(context, count=3):
-    """Losses of the first steps from the initial state."""
-    step = training.make_train_step(context)
-    state = initial_state(context)
-    losses = []
-    for batch, _ in training.prefetch(context, 0, range(count)):
-        state, metrics = step(state, context.arrays, batch)
-        losses.append(float(metrics["loss"]))
-    return losses, step
-
-
-@pytest.fixture(scope="module")
-def whole_run(tables, tmp_path_factory):
-    """A complete run; no test changes it."""
-    run = tmp_path_factory.mktemp("training") / "whole"
-    results = training.fit(config(), run, tables=tables)
-    assert json.loads((run / "metrics.json").read_text()) == results
-    return run
+@pytest.fixture(scope="session")
+def whole_run(tables, tmp_path_factory, worker_id):
+    return complete_run(tables, tmp_path_factory, worker_id)
 
 
 def test_a_run_writes_all_its_files(tables, whole_run):
@@ -113,35 +67,6 @@ def test_bad_data_create_no_run(tables, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, "an epoch", "the last epoch"])
-def test_stopped_and_resumed_equals_uninterrupted(
-    tables, whole_run, tmp_path, monkeypatch, stop_after
-):
-    write = report.RunLog.write
-    if isinstance(stop_after, str):
-        ends = [row["step"] for row in scalars(whole_run) if "validation/ndcg@10" in row]
-        stop_after = ends[0 if stop_after == "an epoch" else -1]
-
-    def stop_then_write(self, step, row):
-        write(self, step, row)
-        if step == stop_after and "loss" in row:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(report.RunLog, "write", stop_then_write)
-    with pytest.raises(training.Interrupted) as stop:
-        training.fit(config(), tmp_path / "parts", tables=tables)
-    assert stop.value.code == 143
-    monkeypatch.undo()
-    jaxrec.fit(data=tables, resume=tmp_path / "parts")
-    runs = whole_run, tmp_path / "parts"
-    whole, parts = map(scalars, runs)
-    assert parts == whole
-    whole, parts = (jaxrec.load(run).params for run in runs)
-    jax.tree.map(np.testing.assert_array_equal, whole, parts)
-    whole, parts = ((run / "metrics.json").read_text() for run in runs)
-    assert parts == whole
-
-
 def test_a_run_does_not_resume_with_other_data(tables, whole_run):
     """Other data: an item with another id, or more events of the same items."""
     named = pl.col("item_id").replace(tables.items["item_id"][0], "newly named")
@@ -160,74 +85,9 @@ def test_a_run_does_not_resume_with_other_data(tables, whole_run):
     assert (whole_run / "log.jsonl").read_text() == log_before
 
 
-def test_kill_9_leaves_a_run_that_resumes(tables, whole_run, tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    for name in ("events", "items", "triples"):
-        frame = getattr(tables, name)
-        if frame is not None:
-            frame.write_parquet(data / f"{name}.parquet")
-    program = (
-        "import os, signal, sys, jaxrec.training.loop as t, jaxrec.training.logging as r\n"
-        "from jaxrec.config import parse\nfrom pathlib import Path\n"
-        "write = r.RunLog.write\n"
-        "def kill(self, step, row):\n"
-        "    write(self, step, row)\n"
-        "    if step == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "r.RunLog.write = kill\n"
-        "import json\n"
-        "t.fit(parse(layers=[json.loads(sys.argv[1])]), Path(sys.argv[2]))\n"
-    )
-    options = json.dumps(TINY | {"data.source": str(data)})
-    arguments = [sys.executable, "-c", program, options, str(tmp_path / "killed")]
-    killed = subprocess.run(arguments, capture_output=True, cwd=ROOT)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
-    jaxrec.fit(resume=tmp_path / "killed")
-    assert scalars(tmp_path / "killed") == scalars(whole_run)
-
-
-def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
-    assert jax.device_count() == 4
-    dataset = prepare(config(), tables)
-    on_four, _ = first_steps(make_context(config(), dataset))
-    split_items, _ = first_steps(make_context(config(**{"train.item_shards": 2}), dataset))
-    one = jax.make_mesh(
-        (1, 1),
-        ("users", "items"),
-        devices=jax.devices()[:1],
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
-    )
-    monkeypatch.setattr(train_state, "make_mesh", lambda shards: one)
-    on_one, _ = first_steps(make_context(config(), dataset))
-    np.testing.assert_allclose(on_four, on_one, rtol=1e-5)
-    np.testing.assert_allclose(split_items, on_one, rtol=1e-5)
-
-
-def test_a_checkpoint_restores_on_another_mesh(tables, whole_run):
-    context = make_context(config(**{"train.item_shards": 4}), prepare(config(), tables))
-    with run_directory.open_checkpoints(whole_run, read_only=True) as manager:
-        state, progress = training.load(context, manager, manager.best_step())
-    assert isinstance(progress, Progress)
-    trained = jaxrec.load(whole_run).params
-    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(state.params), trained)
-
-
 def test_the_step_is_compiled_once(tables):
     _, step = first_steps(make_context(config(), prepare(config(), tables)))
     assert step._cache_size() == 1
-
-
-def test_training_overfits_one_batch(tables):
-    options = {"model.dropout": 0.0, "model.id_dropout": 0.0, "train.learning_rate": 0.02}
-    context = make_context(config(**options), prepare(config(), tables))
-    state = initial_state(context)
-    step = training.make_train_step(context)
-    batch, _ = next(training.prefetch(context, 0, range(1)))
-    losses = []
-    for _ in range(60):
-        state, metrics = step(state, context.arrays, batch)
-        losses.append(float(metrics["next_item/0"]))
-    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_bf16_trains_close_to_float32(tables):
@@ -244,11 +104,11 @@ def test_divergence_is_an_error(tables, tmp_path):
         training.fit(broken, tmp_path / "run", tables=tables)
 
 
-def test_a_trained_run_recommends_to_users_it_has_never_seen(tables, whole_run):
+def test_a_trained_run_recommends_to_new_users(tables, whole_run):
     model = jaxrec.load(whole_run)
     events = tables.events.filter(pl.col("user_id") == tables.events["user_id"][0])
-    stranger = events.with_columns(user_id=pl.lit("stranger"))
-    both = model.recommend(pl.concat([events, stranger]), k=5)
+    new_user = events.with_columns(user_id=pl.lit("stranger"))
+    both = model.recommend(pl.concat([events, new_user]), k=5)
     lists = both.partition_by("user_id", maintain_order=True)
     assert [len(rows) for rows in lists] == [5, 5]
     assert lists[0]["item_id"].to_list() == lists[1]["item_id"].to_list()

@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 from jaxrec.config import ModelConfig
-from jaxrec.models.layers import dropout, unit_norm
 from jaxrec.models.sequence.lstm import LSTM, BareLSTM, LSTMBlock, LSTMEncoder
 
 WIDTH, LAYERS, DECAYS = 4, 2, 3
@@ -16,7 +15,7 @@ CONFIG = ModelConfig(hidden_size=WIDTH, num_layers=LAYERS, dropout=0.5, memory_d
 
 @pytest.fixture(scope="module")
 def encoder():
-    """With a memory that counts, as it does after some training."""
+    """An encoder whose memory has an effect, as after some training."""
     made = LSTMEncoder(LSTMBlock, CONFIG, nnx.Rngs(0))
     memory = made.memory
     assert memory is not None
@@ -67,7 +66,7 @@ def test_the_forget_gate_alone_begins_open():
 
 
 def test_the_memory_is_a_decayed_sum(encoder):
-    """Step by step, from a state that is not empty, with a sequence that starts on the way."""
+    """Step by step from a state that is not empty; a new sequence starts at step 3."""
     memory = encoder.memory
     events = random_events(1, 5)
     starts = jnp.zeros((1, 5), bool).at[0, 3].set(True)
@@ -106,14 +105,3 @@ def test_a_bare_layer_is_the_lstm_alone():
     inputs = random_events(2, 3), jnp.zeros((2, 3), bool), None, *jnp.ones((2, 2, WIDTH))
     for part, expected in zip(layer(*inputs, None), lstm.scan(*inputs), strict=True):
         np.testing.assert_array_equal(part, expected)
-
-
-def test_dropout_zeroes_a_share_and_keeps_the_mean():
-    dropped = np.asarray(dropout(jnp.ones((100, 100)), 0.25, jax.random.key(0)))
-    np.testing.assert_allclose(np.unique(dropped), np.array([0, 4 / 3]), rtol=1e-6)
-    assert abs(dropped.mean() - 1) < 0.03
-
-
-def test_unit_norm_keeps_direction_and_the_zero_vector():
-    vectors = unit_norm(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
-    np.testing.assert_allclose(vectors, np.array([[0.6, 0.8], [0, 0]]), atol=1e-6)

@@ -1,74 +1,17 @@
-"""The golden files are outputs of Hugging Face's PyTorch BERT: see golden/make_bert_golden.py."""
+"""BERT: configuration, precision, gradients and pooling."""
 
 import json
-import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.paths import GOLDEN
+from helpers.checkpoints import TINY
 from safetensors.numpy import load_file, save_file
 
-from jaxrec.data.text import MINILM, resolve_pretrained
-from jaxrec.errors import CheckpointError, FetchError
+from jaxrec.errors import CheckpointError
 from jaxrec.models.text.bert import BertConfig, load_bert, mean_pool
-
-TINY = GOLDEN / "tiny_bert"
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    try:
-        return resolve_pretrained(MINILM)
-    except FetchError as error:
-        pytest.skip(f"no access to the real weights: {error}")
-
-
-@pytest.fixture
-def checkpoint(tmp_path) -> Path:
-    """A tiny checkpoint to damage."""
-    return Path(shutil.copytree(TINY, tmp_path / "checkpoint"))
-
-
-def assert_parity(directory: Path, golden: Path) -> None:
-    record = np.load(golden)
-    ids, mask = jnp.asarray(record["ids"]), jnp.asarray(record["mask"])
-    bert = load_bert(directory)
-    assert len(record["hidden"]) == len(bert.blocks) + 1
-    dimensions = record["hidden"].shape[-1]
-    hidden = bert.embed(ids)
-    for layer, expected in enumerate(record["hidden"]):
-        if layer > 0:
-            hidden = bert.layers(hidden, mask, start=layer - 1, stop=layer)
-        actual = np.asarray(hidden)[..., :dimensions]
-        np.testing.assert_allclose(actual[mask], expected[mask], atol=1e-5, err_msg=f"{layer=}")
-    np.testing.assert_allclose(mean_pool(hidden, mask), record["pooled"], atol=1e-5)
-
-
-def test_real_weights_match_the_reference_layer_by_layer(minilm):
-    assert_parity(minilm, GOLDEN / "bert_minilm.npz")
-
-
-@pytest.mark.parametrize("name", ["tiny_bert", "tiny_bert_legacy"])
-def test_either_naming_of_weights_matches_the_reference(name):
-    assert_parity(GOLDEN / name, GOLDEN / name / "outputs.npz")
-
-
-def test_sharded_checkpoint_equals_the_single_file(checkpoint):
-    weights = load_file(checkpoint / "model.safetensors")
-    (checkpoint / "model.safetensors").unlink()
-    shard_of = {
-        name: f"model-{number % 2 + 1:05}-of-00002.safetensors"
-        for number, name in enumerate(weights)
-    }
-    for shard in set(shard_of.values()):
-        part = {name: weight for name, weight in weights.items() if shard_of[name] == shard}
-        save_file(part, checkpoint / shard)
-    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shard_of}))
-    assert_parity(checkpoint, TINY / "outputs.npz")
 
 
 def test_half_precision_weights_become_float32(checkpoint):
@@ -140,38 +83,3 @@ def test_another_architecture_is_refused_by_field(checkpoint, field, value):
 def test_directory_without_config_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         load_bert(tmp_path)
-
-
-def test_pickled_weights_are_refused_with_the_way_to_convert(checkpoint):
-    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin.*save_pretrained"):
-        load_bert(checkpoint)
-
-
-def test_truncated_weights_are_refused(checkpoint):
-    path = checkpoint / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"cannot read .*model\.safetensors"):
-        load_bert(checkpoint)
-
-
-def test_missing_weight_is_named(checkpoint):
-    weights = load_file(checkpoint / "model.safetensors")
-    del weights["encoder.layer.1.attention.self.key.bias"]
-    save_file(weights, checkpoint / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lacks .*layer\.1\.attention\.self\.key\.bias"):
-        load_bert(checkpoint)
-
-
-def test_left_over_layer_is_named(checkpoint):
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
-    with pytest.raises(CheckpointError, match=r"unknown weights: encoder\.layer\.1\."):
-        load_bert(checkpoint)
-
-
-def test_weight_of_another_shape_is_named(checkpoint):
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
-    with pytest.raises(CheckpointError, match=r"embeddings\.word_embeddings\.weight"):
-        load_bert(checkpoint)

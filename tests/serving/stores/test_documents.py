@@ -68,7 +68,7 @@ def test_other_bytes_raise_a_store_error(content):
 
 
 def test_documents_of_the_first_format_are_decoded():
-    """That format has no number and calls three fields by other names."""
+    """That format has no number and other names for three fields."""
     state = np.arange(4, dtype=np.float32)
     content = (
         b'{"events":[[7,"i1","view","e1"],[9,"i2","buy",null]],"feedback":[[8,"i3","like",null]],'
@@ -100,7 +100,7 @@ def test_a_document_of_a_newer_format_is_refused():
 
 
 def test_events_in_the_base_stay_before_all_others():
-    """Whatever the order of equal times; the newest time is that of the base."""
+    """For any order of equal times; the newest time is that of the base."""
     a, b, c = (LiveEvent(time, item, "view") for time, item in ((1, "a"), (2, "b"), (2, "c")))
     base = np.zeros(4, np.float32)
     document = UserDocument("u", (a, c), base=base, base_time=5, num_in_base=2)

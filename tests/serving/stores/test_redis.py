@@ -1,4 +1,4 @@
-"""What only a Redis store does, with a real server that the tests start and kill."""
+"""Properties of the Redis store alone, with a real server that the tests start and kill."""
 
 import shutil
 import signal

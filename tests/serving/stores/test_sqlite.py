@@ -1,4 +1,4 @@
-"""What only a SQLite store does."""
+"""Properties of the SQLite store alone."""
 
 import gc
 import sqlite3

@@ -1,5 +1,3 @@
-"""Recipes, overrides and their errors."""
-
 from dataclasses import replace
 
 import pytest
@@ -16,9 +14,7 @@ from jaxrec.config import (
     recipes,
     to_yaml,
 )
-from jaxrec.config.renamed import OPTIONS
 from jaxrec.errors import ConfigError
-from jaxrec.ranking.strategy import read_strategy
 
 SHIPPED = sorted(path.stem for path in recipes().glob("*.yaml"))
 
@@ -90,38 +86,6 @@ def test_a_value_of_the_wrong_type_names_the_option_and_the_value(name, value):
     assert str(value) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("data.min_user_events", -1),
-        ("split.test_quantile", 1.0),
-        ("model.experts", []),
-        ("model.num_layers", 0),
-        ("model.dropout", 1.0),
-        ("model.temperature", 0.0),
-        ("text.max_tokens", 0),
-        ("train.epochs", 0),
-        ("train.patience", 0),
-        ("train.batch_size", 0),
-        ("train.learning_rate", float("nan")),
-        ("train.auxiliary", ["brand", "item"]),
-        ("evaluation.history", -1),
-        ("evaluation.k", 0),
-    ],
-)
-def test_a_value_out_of_range_names_the_option(name, value):
-    with pytest.raises(ConfigError, match=rf"^{name.split('.')[1]}\b.*[^.]$"):
-        parse(layers=[{name: value}])
-
-
-def test_an_event_type_is_weighted_or_negative_but_not_both():
-    with pytest.raises(ConfigError, match="return is among negative_event_types"):
-        DataConfig(event_weights={"return": 2.0})
-    with pytest.raises(ConfigError, match="buy must be 0 or more"):
-        DataConfig(event_weights={"buy": -1.0})
-    assert DataConfig(event_weights={"return": 0.0}).event_weights == {"return": 0.0}
-
-
 @pytest.mark.parametrize("recipe", SHIPPED)
 def test_shipped_recipes_parse(recipe):
     entries = read_recipe(recipe)
@@ -164,31 +128,9 @@ def test_a_broken_recipe_is_named(tmp_path, text, message):
         read_recipe(path)
 
 
-def test_a_missing_recipe_lists_those_there_are():
+def test_a_missing_recipe_lists_the_available_ones():
     with pytest.raises(ConfigError, match=r"'ml100'.*ml100k"):
         read_recipe("ml100")
-
-
-@pytest.mark.parametrize(("old", "new"), [item for item in OPTIONS.items() if item[0][0] != "f"])
-def test_an_old_name_of_an_option_is_refused_with_the_new_one(tmp_path, old, new):
-    section, option = new.split(".")
-    assert hasattr(getattr(Config(), section), option)
-    told = f"{old} is now {new}"
-    for arguments in [f"--{old}", "3"], [f"--{old}=3"], [f"--{old.replace('_', '-')}", "3"]:
-        with pytest.raises(ConfigError, match=f"^{told}$"):
-            parse(arguments)
-    recipe = tmp_path / "config.yaml"
-    section, option = old.split(".")
-    recipe.write_text(f"{section}: {{{option}: 3}}\n")
-    with pytest.raises(ConfigError, match=rf"config\.yaml: {told}$"):
-        read_recipe(recipe)
-
-
-def test_an_old_name_of_an_option_of_a_step_is_refused_with_the_new_one(tmp_path):
-    strategy = tmp_path / "strategy.yaml"
-    strategy.write_text("- feedback: {kinds: {like: 1}}\n")
-    with pytest.raises(ConfigError, match=r"feedback\.kinds is now feedback\.event_weights"):
-        read_strategy(strategy)
 
 
 def test_a_recipe_that_is_its_own_base_is_named(tmp_path):

@@ -1,0 +1,141 @@
+"""The data sets, their protocols, published figures, and the variants of an ablation."""
+
+from dataclasses import dataclass, field
+
+from jaxrec.api import configure
+from jaxrec.config import Config
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A change to a recipe."""
+
+    options: dict = field(default_factory=dict)
+    event_type: str = ""  # read only events of this type; empty for all
+
+
+@dataclass(frozen=True)
+class Case:
+    """A data set under a protocol, and the figures that others have published for it.
+
+    Attributes:
+        published: NDCG@10 and recall@10 by system; where the split is by time, NDCG@10 of last
+            events and of all events. 0 where a figure is not published.
+        event_type: the predicted event type, where the data set has several.
+        peer_history: number of events that a peer reads, as its authors set it.
+        extra: variants that `--ablation` adds.
+    """
+
+    recipe: str
+    source: str
+    options: dict = field(default_factory=dict)
+    published: dict[str, tuple[float, float]] = field(default_factory=dict)
+    event_type: str = ""
+    peer_history: int = 50
+    extra: dict[str, Variant] = field(default_factory=dict)
+
+
+BY_TIME = {
+    "split.scheme": "global_time",
+    "data.min_user_events": 5,
+    "data.min_item_events": 5,
+    "evaluation.history": 128,
+}
+CASES = {
+    "beauty": Case(
+        "beauty",
+        "amazon_beauty",
+        {},
+        {
+            "WEARec, best test row": (0.0614, 0.1041),
+            "BSARec": (0.0611, 0.1008),
+            "SASRec, full softmax": (0.0597, 0.0986),
+            "EnsRec": (0.0565, 0.0980),
+            "eSASRec": (0.0523, 0.0928),
+            "HSTU": (0.0439, 0.0788),
+            "TIGER": (0.0384, 0.0648),
+        },
+        # also_bought and also_viewed may hold purchases after the test events
+        extra={"with also_bought and the like": Variant({"data.relations": []})},
+    ),
+    "beauty by time": Case(
+        "beauty",
+        "amazon_beauty",
+        BY_TIME | {"data.drop_repeats": True},
+        {"SASRec+": (0.0240, 0.0298), "GRU4Rec": (0.0090, 0.0)},
+    ),
+    "ml-100k": Case(
+        "ml100k",
+        "ml-100k",
+        {"data.min_item_events": 5},
+        {"WEARec": (0.1023, 0.1930)},
+        peer_history=200,
+    ),
+    "ml-1m": Case(
+        "ml1m",
+        "ml-1m",
+        {},
+        {
+            "ICSRec, own file": (0.2007, 0.3369),
+            "LRURec": (0.1930, 0.3264),
+            "WEARec": (0.1904, 0.3334),
+            "HSTU-large": (0.1893, 0.3294),
+            "SASRec+": (0.1858, 0.3207),
+            "GRU4Rec, full softmax": (0.1679, 0.2887),
+        },
+        peer_history=200,
+    ),
+    "ml-1m by time": Case(
+        "ml1m",
+        "ml-1m",
+        BY_TIME,  # no user rates a film twice
+        {"SASRec+": (0.0948, 0.1083), "GRU4Rec": (0.0830, 0.0988)},
+        peer_history=200,
+    ),
+    "scientific": Case(
+        "shopping",
+        "amazon_scientific",
+        {"data.time": "order", "split.scheme": "leave_one_out"},
+    ),
+    # no titles; a smaller hidden size than the recipe's, because there are 31,000 items
+    "taobao": Case(
+        "shopping",
+        "taobao",
+        {
+            "model.experts": ["id+graph"],
+            "model.hidden_size": 64,
+            "split.target_event_types": ["buy"],
+            "evaluation.mask": ["buy"],
+        },
+        event_type="buy",
+    ),
+    "online_retail": Case("online_retail", "online_retail/online_retail.parquet", event_type="buy"),
+}
+
+
+def configuration(case: Case, data: str, variant: Variant, seed: int) -> Config:
+    """A recipe on a data set with one seed."""
+    return configure(case.recipe, data, {**case.options, **variant.options, "train.seed": seed})
+
+
+def ablations(config: Config) -> dict[str, Variant]:
+    """Variants of a recipe that each leave out one part."""
+    experts = config.model.experts
+
+    def without(source: str) -> Variant:
+        rest = ("+".join(s for s in e.split("+") if s != source) for e in experts)
+        return Variant({"model.experts": list(dict.fromkeys(e for e in rest if e))})
+
+    all_sources = "+".join(dict.fromkeys(s for e in experts for s in e.split("+")))
+    variants = {
+        "without graph": without("graph"),
+        "without text": without("text"),
+        "without ids": without("id"),
+        "ids alone": Variant({"model.experts": ["id"] * len(experts)}),
+        "bare LSTM": Variant({"model.sequence": "bare_lstm"}),
+        "one expert": Variant({"model.experts": [all_sources]}),
+        "without item memory": Variant({"model.memory_decays": 0}),
+    }
+    if config.data.time == "timestamp":
+        variants["without time gaps"] = Variant({"model.time_gaps": False})
+    return variants

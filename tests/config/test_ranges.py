@@ -1,0 +1,30 @@
+import pytest
+
+from jaxrec.config import (
+    parse,
+)
+from jaxrec.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.min_user_events", -1),
+        ("split.test_quantile", 1.0),
+        ("model.experts", []),
+        ("model.num_layers", 0),
+        ("model.dropout", 1.0),
+        ("model.temperature", 0.0),
+        ("text.max_tokens", 0),
+        ("train.epochs", 0),
+        ("train.patience", 0),
+        ("train.batch_size", 0),
+        ("train.learning_rate", float("nan")),
+        ("train.auxiliary", ["brand", "item"]),
+        ("evaluation.history", -1),
+        ("evaluation.k", 0),
+    ],
+)
+def test_a_value_out_of_range_names_the_option(name, value):
+    with pytest.raises(ConfigError, match=rf"^{name.split('.')[1]}\b.*[^.]$"):
+        parse(layers=[{name: value}])

@@ -1,0 +1,56 @@
+"""Short training runs."""
+
+import json
+from pathlib import Path
+
+from filelock import FileLock
+
+from jaxrec.config import parse
+from jaxrec.training import logging as report
+from jaxrec.training import loop as training
+from jaxrec.training.state import initial_state
+
+TINY = {
+    "split.scheme": "leave_one_out",
+    "model.experts": ["id+graph", "id"],
+    "model.hidden_size": 8,
+    "model.num_layers": 1,
+    "train.batch_size": 4,
+    "train.sequence_length": 16,
+    "train.epochs": 3,
+    "train.patience": 9,
+    "train.warmup_steps": 2,
+}
+
+
+def config(**options):
+    return parse(layers=[TINY, options])
+
+
+def complete_run(tables, tmp_path_factory, worker_id) -> Path:
+    """A complete run, trained once for all processes; no test may change it."""
+    own = tmp_path_factory.getbasetemp()
+    run = (own if worker_id == "master" else own.parent) / "whole"
+    with FileLock(run.with_suffix(".lock")):
+        if not run.exists():
+            results = training.fit(config(), run, tables=tables)
+            assert json.loads((run / "metrics.json").read_text()) == results
+    return run
+
+
+def scalars(run):
+    """Logged scalars without the speed."""
+    return [
+        {k: v for k, v in row.items() if k != "events_per_second"} for row in report.read_log(run)
+    ]
+
+
+def first_steps(context, count=3):
+    """Losses of the first steps from the initial state."""
+    step = training.make_train_step(context)
+    state = initial_state(context)
+    losses = []
+    for batch, _ in training.prefetch(context, 0, range(count)):
+        state, metrics = step(state, context.arrays, batch)
+        losses.append(float(metrics["loss"]))
+    return losses, step

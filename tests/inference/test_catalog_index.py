@@ -1,0 +1,31 @@
+import numpy as np
+import polars as pl
+import pytest
+from helpers.shop import HELD_OUT
+
+
+def test_an_untrained_item_ranks_high_for_users_who_later_chose_it(model, shop):
+    is_new = pl.col("item_id") == HELD_OUT
+    extended = model.with_items(shop.items.filter(is_new))
+    assert extended.index.catalog.num_items == model.index.catalog.num_items + 1
+    when = shop.events.filter(is_new).select("user_id", pl.col("timestamp").alias("when"))
+    before = shop.events.join(when, on="user_id").filter(pl.col("timestamp") < pl.col("when"))
+    ranked = extended.recommend(before.drop("when"), k=40, mask=("none",))
+    ranks = ranked.filter(is_new)["rank"]
+    assert len(ranks) >= 10
+    # the popularity baseline is given the future counts of the item
+    by_popularity = shop.events["item_id"].value_counts(sort=True)["item_id"].to_list()
+    random_rank = 41 / 2
+    assert ranks.mean() < 0.5 * min(by_popularity.index(HELD_OUT) + 1, random_rank)
+
+
+def test_new_items_change_no_score_of_other_items(model, shop, events):
+    extended = model.with_items(shop.items.filter(pl.col("item_id") == HELD_OUT))
+    before = model.recommend(events, k=39, mask=("none",))
+    after = extended.recommend(events, k=40, mask=("none",))
+    after = after.filter(pl.col("item_id") != HELD_OUT).sort("user_id", "item_id")
+    np.testing.assert_allclose(
+        after["score"], before.sort("user_id", "item_id")["score"], atol=1e-4
+    )
+    with pytest.raises(ValueError, match="one table"):
+        extended.with_items(pl.DataFrame({"item_id": ["another"]}))

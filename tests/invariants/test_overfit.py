@@ -1,0 +1,32 @@
+"""Overfitting: on one batch, a tiny model reaches a next-item loss near zero."""
+
+from helpers.training import config
+
+from jaxrec.data.dataset import prepare
+from jaxrec.training import loop as training
+from jaxrec.training.state import initial_state, make_context
+
+
+def next_item_losses(tables, steps, **options):
+    """Losses of both experts at every step on the first batch, without dropout."""
+    options |= {"model.dropout": 0.0, "model.id_dropout": 0.0, "train.learning_rate": 0.02}
+    context = make_context(config(**options), prepare(config(), tables))
+    state = initial_state(context)
+    step = training.make_train_step(context)
+    batch, _ = next(training.prefetch(context, 0, range(1)))
+    losses = []
+    for _ in range(steps):
+        state, metrics = step(state, context.arrays, batch)
+        losses.append((float(metrics["next_item/0"]), float(metrics["next_item/1"])))
+    return losses
+
+
+def test_a_tiny_model_overfits_one_batch(tables):
+    losses = [loss for loss, _ in next_item_losses(tables, steps=60)]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_wider_model_reaches_a_loss_near_zero(tables):
+    losses = next_item_losses(tables, steps=120, **{"model.hidden_size": 32})
+    assert min(losses[0]) > 1
+    assert max(losses[-1]) < 0.01

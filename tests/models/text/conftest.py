@@ -1,0 +1,13 @@
+"""A checkpoint to change."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.checkpoints import TINY
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """A copy of a tiny checkpoint, which a test may damage."""
+    return Path(shutil.copytree(TINY, tmp_path / "checkpoint"))

@@ -1,0 +1,45 @@
+"""Single results: profiles, audiences, similar nodes, plots and replays."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+from helpers.jobs import BLOCK, read
+
+from jaxrec.cli import main
+from jaxrec.serving.options import ReplayOptions
+from jaxrec.serving.reports import log_to_replay
+from jaxrec.serving.reports import replay as replay_run
+
+
+def test_profiles_audiences_similar_nodes_and_plots(ask, trained_run, tmp_path, capsys):
+    ask("profile", "--out", tmp_path / "profiles", "--k", 2, *BLOCK)
+    assert set(read(tmp_path / "profiles")["type"]) == {"brand", "category", "item"}
+    assert " %; " in capsys.readouterr().out
+    brand = ["audience", "brand:brand1", "--k", 5]
+    ask(*brand, "--bid", 0.5, "--out", tmp_path / "who.csv", *BLOCK)
+    audience = pl.read_csv(tmp_path / "who.csv")
+    assert audience.columns == ["rank", "user_id", "probability", "ecpm"]
+    assert len(audience) == 5
+    ask(*brand, "--out", tmp_path / "all.csv", "--block", 999)
+    whole = pl.read_csv(tmp_path / "all.csv")
+    assert whole["user_id"].to_list() == audience["user_id"].to_list()
+    main(["similar", str(trained_run), "item:i03", "--k", "3"])
+    assert "cosine" in capsys.readouterr().out
+    ask("plot", "u003", "--out", tmp_path / "u03.png")
+    assert (tmp_path / "u03.png").stat().st_size > 5000
+
+
+def test_replay_reads_a_file_or_the_data_of_the_run(
+    model, trained_run, known_shop, tmp_path, capsys
+):
+    known_shop.events.write_parquet(tmp_path / "events.parquet")
+    known_shop.items.write_parquet(tmp_path / "items.parquet")
+    data = replace(model.config.data, source=str(tmp_path))
+    moved = replace(model, config=replace(model.config, data=data))
+    options = ReplayOptions(run=trained_run)
+    with_file = replace(options, events=tmp_path / "events.parquet")
+    for name, values in vars(log_to_replay(moved, options)).items():
+        np.testing.assert_array_equal(values, getattr(log_to_replay(model, with_file), name))
+    replay_run(with_file)
+    assert "rank of the next event" in capsys.readouterr().out
