@@ -93,6 +93,8 @@ def expert_batch(expert, arrays, batch, items=None, target_event_types=None) -> 
     """Inputs of a task that reads no user vectors."""
     vectors = jnp.zeros((8, CONFIG.model.hidden_size)) if items is None else items
     users = jnp.zeros((*batch.items.shape, CONFIG.model.hidden_size))
+    if target_event_types is None:
+        target_event_types = jnp.asarray(batch.target_event_types)
     return ExpertBatch(expert, arrays, batch, vectors, users, target_event_types, KEY)
 
 

@@ -10,7 +10,7 @@ VALID = np.array([False, True, True, False])
 def test_biases_are_zero_by_default_and_add_up():
     table = ItemTable(VECTORS, VALID)
     np.testing.assert_array_equal(table.biases, np.zeros(4))
-    biased = table.add_bias(np.array([0, 1, 2, 3])).add_bias(np.array([0, 1, -np.inf, 0]))
+    biased = table.add_bias(np.array([0.0, 1, 2, 3])).add_bias(np.array([0, 1, -np.inf, 0]))
     np.testing.assert_array_equal(biased.biases, [0, 2, -np.inf, 3])
     assert biased.biases.dtype == np.float32
 
