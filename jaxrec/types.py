@@ -20,7 +20,7 @@ from functools import cached_property
 import jax
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 PADDING_MULTIPLE = 256
 NO_GAP = -1  # the time since the last event is unknown
@@ -46,7 +46,7 @@ class EventLog:
 
     user_ids: pl.Series  # U strings
     event_type_names: tuple[str, ...]
-    offsets: Int[np.ndarray, "U+1"]
+    offsets: Int[np.ndarray, " offsets"]  # U + 1
     items: Int[np.ndarray, " M"]
     event_types: Int[np.ndarray, " M"]  # positions in event_type_names
     times: Int[np.ndarray, " M"]  # seconds since 1970, or positions
@@ -151,16 +151,18 @@ class Batch:
     Each time step reads one event and predicts the user's next event.
     """
 
-    users: Int[np.ndarray, "B T"]  # user numbers of the log
-    items: Int[np.ndarray, "B T"]  # item of the event; 0 at unused time steps
-    event_types: Int[np.ndarray, "B T"]
-    gaps: Int[np.ndarray, "B T"]  # seconds since the user's previous event, or NO_GAP
-    starts: Bool[np.ndarray, "B T"]  # the state is reset before this time step
-    first_weights: Float[np.ndarray, "B T"]  # target weight of a user's first event, else 0
-    targets: Int[np.ndarray, "B T"]  # item of the next event
-    target_event_types: Int[np.ndarray, "B T"]
-    target_gaps: Int[np.ndarray, "B T"]  # seconds from the event to the next event, or NO_GAP
-    weights: Float[np.ndarray, "B T"]  # target weights; 0: the time step predicts nothing
+    users: Int[Array | np.ndarray, "B T"]  # user numbers of the log
+    items: Int[Array | np.ndarray, "B T"]  # item of the event; 0 at unused time steps
+    event_types: Int[Array | np.ndarray, "B T"]
+    gaps: Int[Array | np.ndarray, "B T"]  # seconds since the user's previous event, or NO_GAP
+    starts: Bool[Array | np.ndarray, "B T"]  # the state is reset before this time step
+    first_weights: Float[Array | np.ndarray, "B T"]  # target weight of a user's first event, else 0
+    targets: Int[Array | np.ndarray, "B T"]  # item of the next event
+    target_event_types: Int[Array | np.ndarray, "B T"]
+    target_gaps: Int[
+        Array | np.ndarray, "B T"
+    ]  # seconds from the event to the next event, or NO_GAP
+    weights: Float[Array | np.ndarray, "B T"]  # target weights; 0: the time step predicts nothing
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Four CPU devices, strict flags, and a small shop."""
+"""Four CPU devices, strict flags, checked annotations (see `helpers`), and a small shop."""
 
 import os
 
@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
 from pathlib import Path
 
 import jax
+import jaxtyping
 import polars as pl
 import pytest
 from filelock import FileLock
@@ -28,6 +29,12 @@ jax.config.update("jax_debug_nans", True)
 # most tests that train compile the same few programs
 jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def unchecked(monkeypatch) -> None:
+    """Turn the check of annotations off, for arguments that they forbid."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")

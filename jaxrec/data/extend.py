@@ -19,7 +19,9 @@ class Extension:
     """A catalogue with new items, and the rows of its nodes in the tables of the model."""
 
     catalog: Catalog
-    entities: Int[np.ndarray, " N-I"]  # rows of the entity table; new nodes: the unknown node's
+    entities: Int[
+        np.ndarray, " entities"
+    ]  # rows of the entity table; new nodes: the unknown node's
     num_old: int  # number of trained items, including row 0; new items follow them
     notes: tuple[str, ...]
 
@@ -77,15 +79,15 @@ def extend_catalog(
 def _cast_alike(items: pl.DataFrame, known_items: pl.DataFrame) -> pl.DataFrame:
     """New items with the column types of the known items, except for columns without values."""
     return items.with_columns(
-        _cast(items[name], known_items.schema[name])
+        _cast_like(items[name], known_items[name])
         for name in items.columns
         if name in known_items.columns and known_items.schema[name] != pl.Null
     )
 
 
-def _cast(column: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """A column in another type; raises a DataError if a value or its fraction would be lost."""
-    place = f"new items, column {column.name!r}"
+def _cast_like(column: pl.Series, known: pl.Series) -> pl.Series:
+    """A column in the type of a known one; raises a DataError if it loses values or fractions."""
+    place, dtype = f"new items, column {column.name!r}", known.dtype
     try:
         cast = column.cast(dtype)
     except pl.exceptions.PolarsError as error:
@@ -146,7 +148,7 @@ def _edge_table(
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Int32))
 
 
-def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " N-I"]:
+def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " entities"]:
     """Rows of the old graph's entity table, for every node of the new graph behind its items."""
     old_items, new_items = old.types[0].padded_size, new.types[0].padded_size
     rows = np.zeros(new.num_nodes - new_items, np.int32)

@@ -27,7 +27,7 @@ class Windows:
 
 
 def cut_windows(
-    offsets: Int[np.ndarray, "U+1"],
+    offsets: Int[np.ndarray, " offsets"],
     train_lengths: Int[np.ndarray, " U"],
     sequence_length: int,
     burn_in: int = 0,

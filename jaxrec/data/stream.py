@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import polars as pl
-from jaxtyping import Int
+from jaxtyping import UInt32
 
 from jaxrec.data.columns import MILLISECONDS_FROM, as_ids, reject_same_names, require
 from jaxrec.data.files import read_table, unreadable
@@ -257,7 +257,7 @@ def _unit(timestamps: pl.Series) -> str:
     return "milliseconds" if (sizes >= MILLISECONDS_FROM).any() else "seconds"
 
 
-def _run_starts(ids: pl.Series, previous: str | None) -> Int[np.ndarray, " runs"]:
+def _run_starts(ids: pl.Series, previous: str | None) -> UInt32[np.ndarray, " runs"]:
     """Rows where a run of equal ids starts; row 0 continues a run if its id is the previous one."""
     return ids.ne_missing(ids.shift(fill_value=previous)).arg_true().to_numpy()
 

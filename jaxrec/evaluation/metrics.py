@@ -106,5 +106,7 @@ def _mean(values: Float[np.ndarray, " Q"]) -> float:
     return float(values.mean()) if values.size else 0.0
 
 
-def _recommendations(top_items: Int[np.ndarray, "Q K"], num_items: int) -> Int[np.ndarray, " I-1"]:
+def _recommendations(
+    top_items: Int[np.ndarray, "Q K"], num_items: int
+) -> Int[np.ndarray, " items"]:
     return np.bincount(top_items.ravel(), minlength=num_items)[1:]

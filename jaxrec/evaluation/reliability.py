@@ -15,10 +15,10 @@ from jaxrec.ranking.top_k import EvalQueries, best_items
 class Reliability:
     """Predicted probabilities beside observed frequencies, in bins of ascending probability."""
 
-    predicted: Float[np.ndarray, " N"]  # mean of the bin
-    observed: Float[np.ndarray, " N"]  # share of hits in the bin
-    standard_error: Float[np.ndarray, " N"]  # of observed, binomial
-    counts: Int[np.ndarray, " N"]
+    predicted: Float[np.ndarray, " bins"]  # mean of the bin
+    observed: Float[np.ndarray, " bins"]  # share of hits in the bin
+    standard_error: Float[np.ndarray, " bins"]  # of observed, binomial
+    counts: Int[np.ndarray, " bins"]
     expected_error: float  # mean |predicted - observed| over all pairs
     predicted_to_observed: float  # ratio of the totals; infinite without hits
 

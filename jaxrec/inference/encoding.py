@@ -41,7 +41,7 @@ def catalog_arrays(
     catalog: Catalog,
     text: Float[np.ndarray, "n text"],
     has_id: Bool[np.ndarray, " n"],
-    entities: Int[np.ndarray, " N-I"] | None = None,
+    entities: Int[np.ndarray, " entities"] | None = None,
 ) -> CatalogArrays:
     """Arrays of a catalogue, padded.
 
@@ -77,7 +77,7 @@ def user_vectors(
     model: Model,
     states: States,
     target_event_type: Int[Array, ""] | int,
-    time_since_last: Int[Array | np.ndarray, " B"] | int = NO_GAP,
+    time_since_last: Int[Array | np.ndarray, " B"] | Int[Array, ""] | int = NO_GAP,
 ) -> Float[Array, "B F"]:
     """User vectors of states.
 
@@ -234,12 +234,12 @@ def encode_users(
         states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
         begins, lengths = starts[rows], ends[rows] - starts[rows]
         lengths[len(group) :] = 0  # rows of padding have no events
-        for chunk in _chunks(lengths.max()):
+        for chunk in _chunks(int(lengths.max())):
             steps = np.arange(chunk.start, chunk.stop)
             numbers = np.where(steps < lengths[:, None], begins[:, None] + steps, -1)
             _, states = reader.update(states, numbers, np.zeros(numbers.shape, bool))
 
-        def place(whole: np.ndarray, part: Array, group: np.ndarray = group) -> None:
+        def place(whole: np.ndarray, part: Array | np.ndarray, group: np.ndarray = group) -> None:
             whole[group] = np.asarray(part)[: len(group)]
 
         jax.tree.map(place, result, states)
@@ -272,7 +272,7 @@ def in_rows(
         emptiest = np.argsort(filled, kind="stable")[: len(lengths[part])]
         row[part], step[part] = emptiest, filled[emptiest]
         filled[emptiest] += lengths[part]
-    numbers, histories = np.full((2, rows, _whole_chunks(filled.max())), -1)
+    numbers, histories = np.full((2, rows, _whole_chunks(int(filled.max()))), -1)
     place = np.repeat(row, lengths), ranges(step, lengths)
     numbers[place] = ranges(begins, lengths)
     histories[place] = np.repeat(np.arange(len(lengths)), lengths)

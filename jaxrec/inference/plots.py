@@ -67,7 +67,7 @@ def plot_reliability(path: Path, reliability: Reliability, title: str) -> None:
 def plot_interest(
     path: Path,
     positions: Sequence[int | str] | Int[np.ndarray, " T"],
-    weights: Float[np.ndarray, "T E"],
+    weights: Float[np.ndarray, "T K"],
     names: Sequence[str],
     events: Sequence[str] | None,
     title: str,
@@ -143,7 +143,7 @@ def _event_labels(
 
 def _check_interest(
     positions: Sequence[int | str] | Int[np.ndarray, " T"],
-    weights: Float[np.ndarray, "T E"],
+    weights: Float[np.ndarray, "T K"],
     names: Sequence[str],
     events: Sequence[str] | None,
 ) -> None:

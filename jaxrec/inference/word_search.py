@@ -69,7 +69,7 @@ class WordSearch:
 
     def steer(
         self, vectors: Float[np.ndarray, "Q F"], words: str, strength: float
-    ) -> Float[np.ndarray, "Q F+text+1"]:
+    ) -> Float[np.ndarray, "Q width"]:
         """User vectors for `items`, moved towards words.
 
         A score becomes (1 - strength) of itself plus strength times the cosine of the item's text

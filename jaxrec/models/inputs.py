@@ -27,7 +27,7 @@ class Nodes:
     """
 
     items: Int[Array, " I"]  # ids of the items
-    entities: Int[Array, " N-I"]  # ids of all other nodes
+    entities: Int[Array, " entities"]  # ids of all other nodes
     text: Float[Array, "I text"]  # whitened text vectors of the items; zero where unknown
 
 

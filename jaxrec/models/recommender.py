@@ -86,7 +86,7 @@ class Expert(nnx.Module):
         self,
         outputs: Float[Array, "*rows out"],
         target_event_types: Int[Array, "*rows"],
-        time_since_last: Int[Array, "*rows"] | int = NO_GAP,
+        time_since_last: Int[Array, "*#rows"] | int = NO_GAP,
     ) -> Float[Array, "*rows D"]:
         """u = scale (Norm(W h) + exp(g h) readout) with h = Norm(interest) + context.
 
@@ -113,9 +113,9 @@ class Expert(nnx.Module):
 
     def repeat_bias(
         self,
-        event_types: Int[Array, "*shape"],
-        target_event_types: Int[Array, "*shape"],
-        ages: Int[Array, "*shape"],
+        event_types: Int[Array, "*#shape"],
+        target_event_types: Int[Array, "*#shape"],
+        ages: Int[Array, "*#shape"],
     ) -> Float[Array, "*shape"]:
         """What a past event adds to the score of its own item (RepeatNet, arXiv:1812.02646).
 
@@ -194,7 +194,7 @@ class Recommender(nnx.Module):
         self,
         outputs: Float[Array, "*rows out"],
         target_event_types: Int[Array, "*rows"],
-        time_since_last: Int[Array, "*rows"] | int = NO_GAP,
+        time_since_last: Int[Array, "*#rows"] | int = NO_GAP,
     ) -> Float[Array, "*rows F"]:
         """User vectors; their dot product with `encode_items` is the sum of the experts' scores.
 

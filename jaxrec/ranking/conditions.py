@@ -105,8 +105,8 @@ def where(items: pl.DataFrame, condition: str) -> Bool[np.ndarray, " I"]:
             aggregates, windows, files); the message lists the columns.
     """
     try:
-        expression = _expression(_parsed(condition), items.schema, MAX_DEPTH)
-        kept = items.with_columns(expression.alias("kept"))["kept"]
+        expression = _expression(_parsed(condition), items, MAX_DEPTH)
+        kept = items.select(expression.alias("kept"))["kept"]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).strip().splitlines() or ["the engine fails on it"]
         raise _refused(items, condition, reason[0]) from error
@@ -114,6 +114,8 @@ def where(items: pl.DataFrame, condition: str) -> Bool[np.ndarray, " I"]:
         raise _refused(items, condition, str(error)) from error
     if kept.dtype != pl.Boolean:
         raise _refused(items, condition, f"it gives {kept.dtype}, not true or false")
+    if len(kept) == 1:  # a condition that is the same for all rows
+        kept = kept.new_from_index(0, len(items))
     return kept.fill_null(False).to_numpy()
 
 
@@ -202,23 +204,23 @@ OPERATORS: dict[type[Node], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
 }
 
 
-def _expression(node: Node | None, schema: pl.Schema, depth: int) -> pl.Expr:
+def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
     """The expression of a syntax tree of at most `depth` levels; a long chain is one level."""
     if node is None:
         raise Refused("it cannot be parsed: an operand is missing")
     if depth <= 0:
         raise Refused(f"it nests or chains more than {MAX_DEPTH} operators")
-    build = partial(_expression, schema=schema, depth=depth - 1)
+    build = partial(_expression, items=items, depth=depth - 1)
     if node.args.get("negate"):
         node.set("negate", None)
         return ~build(node)
     if isinstance(node, exp.Mod | exp.Between) or node.name.lower() in REPEATING:
-        build = partial(_expression, schema=schema, depth=depth // 4)
+        build = partial(_expression, items=items, depth=depth // 4)
     match node:
         case exp.Paren():
             return build(node.this)
         case exp.Column():
-            return _column(node, schema)
+            return _column(node, items)
         case exp.Literal() | exp.Boolean() | exp.Null() | exp.Neg(this=exp.Literal()):
             return pl.lit(_value(node))
         case exp.And():
@@ -236,12 +238,12 @@ def _expression(node: Node | None, schema: pl.Schema, depth: int) -> pl.Expr:
         case exp.Is(this=value, expression=exp.Boolean() as truth):
             return build(value).eq_missing(pl.lit(truth.this))
         case exp.In(this=value, expressions=[_, *_] as others):
-            return _is_in(value, others, schema, build)
+            return _is_in(value, others, items, build)
         case exp.Between() if not node.args.get("symmetric"):
             value = build(node.this)
             return (value >= build(node.args["low"])) & (value <= build(node.args["high"]))
         case exp.Case():
-            return _case(node, schema, depth - len(node.args["ifs"]))
+            return _case(node, items, depth - len(node.args["ifs"]))
         case exp.Cast():
             return _cast(node, build)
         case exp.Extract(this=exp.Var(), expression=value):
@@ -276,9 +278,9 @@ def _balanced(combine: Callable, operands: Sequence[pl.Expr]) -> pl.Expr:
     return combine(_balanced(combine, operands[:middle]), _balanced(combine, operands[middle:]))
 
 
-def _column(node: exp.Column, schema: pl.Schema) -> pl.Expr:
+def _column(node: exp.Column, items: pl.DataFrame) -> pl.Expr:
     name = ".".join(part.name for part in node.parts)
-    if len(node.parts) > 1 or name not in schema:
+    if len(node.parts) > 1 or name not in items.columns:
         raise Refused(f"there is no column {name!r}")
     return pl.col(name)
 
@@ -304,7 +306,7 @@ def _value(node: Node) -> str | int | float | bool | None:
         raise Refused(f"{node.name!r} is not a number") from error
 
 
-def _is_in(node: Node, others: Sequence[Node], schema: pl.Schema, build: Callable) -> pl.Expr:
+def _is_in(node: Node, others: Sequence[Node], items: pl.DataFrame, build: Callable) -> pl.Expr:
     """Whether a value equals one of others; null where only a null keeps this open."""
     value = build(node)
     if not all(_is_literal(other) for other in others):
@@ -315,7 +317,7 @@ def _is_in(node: Node, others: Sequence[Node], schema: pl.Schema, build: Callabl
     listed = [literal for literal in literals if literal is not None]
     kinds = {type(literal) for literal in listed}
     if kinds <= {int, float} and kinds:
-        column = isinstance(node, exp.Column) and schema[node.name]
+        column = isinstance(node, exp.Column) and items.schema[node.name]
         exact = kinds == {int} and column and column.is_integer()
         number = int if exact else float
         found = value.cast(number).is_in([number(literal) for literal in listed])
@@ -326,9 +328,9 @@ def _is_in(node: Node, others: Sequence[Node], schema: pl.Schema, build: Callabl
     return found if len(listed) == len(literals) else found | pl.lit(None, pl.Boolean)
 
 
-def _case(node: exp.Case, schema: pl.Schema, depth: int) -> pl.Expr:
+def _case(node: exp.Case, items: pl.DataFrame, depth: int) -> pl.Expr:
     """CASE as nested conditions: the engine's tree is as deep as there are branches."""
-    build = partial(_expression, schema=schema, depth=depth - 1)
+    build = partial(_expression, items=items, depth=depth - 1)
     if not isinstance(node.this, exp.Column | None):  # or nested subjects would multiply
         raise Refused("CASE takes a column, or no value, before WHEN")
     subject, default = node.this, node.args.get("default")

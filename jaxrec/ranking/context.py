@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 from scipy.sparse import csr_array
 
 from jaxrec.data.graph import neighbourhoods
@@ -36,7 +36,7 @@ class ItemContext:
         """See `jaxrec.data.graph.neighbourhoods`."""
         return neighbourhoods(self.catalog.graph)
 
-    def padded(self, values: np.ndarray) -> Float[np.ndarray, " I"]:
+    def padded(self, values: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " I"]:
         """Values of the catalogue's items, then zeros for the unused rows of the item block."""
         return np.pad(values, (0, len(self.valid) - self.catalog.num_items))
 
@@ -64,7 +64,7 @@ class RerankContext:
     """Data about the queries whose lists a step reorders."""
 
     best: Best
-    vectors: Float[np.ndarray, "I F"] | Float[Array, "I F"]  # of the items
+    vectors: Float[Array | np.ndarray, "I F"]  # of the items
     bias: Float[np.ndarray, " I"]  # of all scoring steps; -inf keeps an item out
     random: np.random.Generator
     rows: Int[np.ndarray, " Q"] = field(default_factory=lambda: np.zeros(0, np.int64))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 
 from jaxrec.data.columns import as_ids, require
 from jaxrec.data.files import read_table
@@ -40,7 +40,7 @@ def without(item_ids: pl.Series, listed: pl.Series) -> Bool[np.ndarray, " I"]:
     return ~only(item_ids, listed)
 
 
-def popularity_bias(counts: Float[np.ndarray, " I"], strength: float) -> Float[np.ndarray, " I"]:
+def popularity_bias(counts: Real[np.ndarray, " I"], strength: float) -> Float[np.ndarray, " I"]:
     """Bias of every item's score: -strength * log((count + 1) / mean(count + 1)).
 
     Strength 1 is the logQ correction of retrieval models (Yi et al., 2019), applied after

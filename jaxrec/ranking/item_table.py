@@ -22,7 +22,7 @@ class ItemTable:
         bias: added to the scores of every query; -inf leaves an item out. None: zero.
     """
 
-    vectors: Float[np.ndarray, "I F"] | Float[Array, "I F"]
+    vectors: Float[Array | np.ndarray, "I F"]
     valid: Bool[np.ndarray, " I"]
     bias: Float[np.ndarray, " I"] | None = None
 
@@ -43,7 +43,7 @@ class ItemTable:
 class PreparedItems:
     """An item table on a mesh, for callers that rank it many times."""
 
-    rows: Float[Array, "I F+1"]
+    rows: Float[Array, "I width"]  # vectors and bias
     valid: Bool[Array, " I"]
     mesh: Mesh
 

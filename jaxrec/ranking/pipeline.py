@@ -65,7 +65,7 @@ class RerankPipeline:
         """The steps that act on the best items, with their numbers."""
         return [(n, step) for n, step in enumerate(self.steps) if isinstance(step, Reordering)]
 
-    def is_step(self, step_type: type[Step]) -> Bool[np.ndarray, " steps"]:
+    def is_step(self, step_type: type) -> Bool[np.ndarray, " steps"]:
         """Which steps are of a type."""
         return np.array([isinstance(step, step_type) for step in self.steps], bool)
 

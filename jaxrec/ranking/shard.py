@@ -42,7 +42,8 @@ def top_k(scores: Float[Array, "Q I"], k: int) -> tuple[Float[Array, "Q K"], Int
     """
     num_chunks, rest = divmod(scores.shape[1], CHUNK)
     if rest or num_chunks < 4 * k:
-        return lax.top_k(scores, k)
+        values, columns = lax.top_k(scores, k)
+        return values, columns
     chunks = scores.reshape(-1, num_chunks, CHUNK)
     _, best = lax.top_k(chunks.max(axis=2), k)
     # back in column order, or ties would come in the order of the chunks' maxima

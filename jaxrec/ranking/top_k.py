@@ -35,7 +35,7 @@ class EvalQueries:
         adjustments: what the queries' histories change in the scores.
     """
 
-    vectors: Float[np.ndarray, "Q F"]
+    vectors: Float[Array | np.ndarray, "Q F"]
     targets: Int[np.ndarray, " Q"]
     adjustments: AdjustmentBlocks = no_adjustments
 
@@ -98,7 +98,7 @@ def rank_queries(
 
 
 def best_items(
-    vectors: Float[np.ndarray, "Q F"],
+    vectors: Float[Array | np.ndarray, "Q F"],
     items: ItemTable | PreparedItems,
     k: int,
     adjustments: AdjustmentBlocks = no_adjustments,
@@ -132,7 +132,7 @@ def best_items(
 
 
 def log_probabilities(
-    vectors: Float[np.ndarray, "Q F"],
+    vectors: Float[Array | np.ndarray, "Q F"],
     items: ItemTable | PreparedItems,
     columns: Int[np.ndarray, "Q K"],
     adjustments: AdjustmentBlocks = no_adjustments,
@@ -239,7 +239,7 @@ def _checked(
 
 
 def _check_columns(
-    vectors: Float[np.ndarray, "Q F"],
+    vectors: Float[Array | np.ndarray, "Q F"],
     columns: Int[np.ndarray, "Q K"],
     valid: Bool[np.ndarray, " I"],
     block: int | None,
@@ -301,7 +301,9 @@ def pad_adjustments(adjustments: ScoreAdjustments, count: int, outside: int) -> 
     )
 
 
-def _with_one(vectors: Float[np.ndarray, "q F"], size: int) -> Float[np.ndarray, "Q F+1"]:
+def _with_one(
+    vectors: Float[Array | np.ndarray, "q F"], size: int
+) -> Float[np.ndarray, "{size} F+1"]:
     """Padded queries that end in 1, which meets the bias of the items."""
     queries = np.zeros((size, vectors.shape[1] + 1), np.float32)
     queries[: len(vectors), :-1] = vectors

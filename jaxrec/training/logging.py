@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import polars as pl
 from rich.console import Console
@@ -108,7 +108,7 @@ class RunLog:
         self.file = path.open("a", buffering=1)
         self.tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -198,7 +198,7 @@ def test_the_temperature_fit_respects_exclusions():
     assert without.inverse_temperature > with_all.inverse_temperature
 
 
-def test_arguments_that_do_not_fit_raise():
+def test_arguments_that_do_not_fit_raise(unchecked):
     queries, items = vectors(0, 3)
     valid = catalogue()
 

@@ -82,7 +82,7 @@ def test_bootstrap_depends_on_the_seed_alone_and_narrows_with_the_level():
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
-def test_bootstrap_of_nothing_and_of_unpaired_values():
+def test_bootstrap_of_nothing_and_of_unpaired_values(unchecked):
     assert metrics.bootstrap_interval(np.zeros(0), np.zeros(0), samples=10, seed=0) == (0.0, 0.0)
     with pytest.raises(ValueError, match="pair them"):
         metrics.bootstrap_interval(np.zeros(3), np.zeros(4), samples=10, seed=0)

@@ -162,7 +162,7 @@ def test_a_ratio_to_no_hits_is_infinite_and_none_in_json():
     json.dumps(result.as_dict(), allow_nan=False)
 
 
-def test_outcomes_that_do_not_fit_raise():
+def test_outcomes_that_do_not_fit_raise(unchecked):
     p, hits = np.array([[0.1, 0.2]]), np.array([[True, False]])
 
     with pytest.raises(ValueError, match=r"shape \(1, 2\) and hits of shape \(1, 1\)"):

@@ -230,7 +230,7 @@ def test_weights_below_zero_are_not_cut(tmp_path, figures):
     assert above == 0
 
 
-def test_interest_that_does_not_fit_raises(tmp_path):
+def test_interest_that_does_not_fit_raises(unchecked, tmp_path):
     path, weights = tmp_path / "a.png", interest(3, 2)
 
     with pytest.raises(ValueError, match=r"\(3, 2\) for 2 positions, no events and 2 names"):

@@ -99,7 +99,7 @@ def test_rules_become_steps_in_the_order_of_batch_scoring():
         ({"explore_events": -1}, "explore_events: -1"),
     ],
 )
-def test_options_out_of_range_are_refused(options, message):
+def test_options_out_of_range_are_refused(unchecked, options, message):
     with pytest.raises(ValueError, match=message):
         Rules(**options)
 

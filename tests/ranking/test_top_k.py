@@ -165,7 +165,7 @@ def test_catalogue_without_valid_items_raises():
         rank_dense(np.ones((1, 6)), [1], valid=np.zeros(6, bool))
 
 
-def test_arguments_that_do_not_fit_raise():
+def test_arguments_that_do_not_fit_raise(unchecked):
     vectors, valid = np.ones((6, 2), np.float32), catalogue(6, 6)
 
     with pytest.raises(ValueError, match="2 queries and 3 targets"):

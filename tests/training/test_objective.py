@@ -117,7 +117,7 @@ def make_finetuned_text() -> FinetunedText:
 def test_only_a_sample_of_rows_is_encoded_again(tower, count):
     text = make_arrays().catalog.nodes.text
     # targets are 1 and 2, and the row of the unknown item at padding
-    batch = replace(make_batch(), targets=np.array([[1, 2, 2, 0], [2, 1, 0, 0]]))
+    batch = replace(make_batch(), targets=np.array([[1, 2, 2, 0, 0, 0], [2, 1, 0, 0, 0, 0]]))
     changed = jnp.any(
         finetuned_rows(tower, make_finetuned_text(), text, batch, count, KEY) != text, axis=1
     )

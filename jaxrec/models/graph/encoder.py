@@ -1,7 +1,7 @@
 """Node features -> node features that hold their surroundings in the graph."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import jraph
@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class GraphLayer(Protocol):
     """One layer of a graph network.
 

@@ -1,7 +1,7 @@
 """Items and the other nodes of the graph -> vectors."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import jraph
@@ -13,6 +13,7 @@ from jaxrec.models.inputs import Nodes
 from jaxrec.models.layers import Table, unit_norm
 
 
+@runtime_checkable
 class ItemSource(Protocol):
     """Something known about items, such as an id or a text, as vectors.
 

@@ -1,12 +1,13 @@
 """The seam of sequence encoders."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float
 
 State = Any  # a pytree of arrays [B, ...]; its encoder alone looks inside
 
 
+@runtime_checkable
 class SequenceEncoder(Protocol):
     """Event vectors -> the interest of a user after every event.
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -30,7 +30,7 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
 
     @classmethod
-    def from_file(cls, directory: Path) -> Self:
+    def from_file(cls, directory: Path) -> "BertConfig":
         """Read `config.json` of a checkpoint directory.
 
         Raises:

@@ -1,12 +1,13 @@
 """The seam of text encoders."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """Tokens -> one vector for each token, by a stack of layers with pretrained weights.
 

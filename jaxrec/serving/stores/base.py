@@ -7,7 +7,7 @@ event can enter at its place in time, and a new model can compute the state agai
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -75,6 +75,7 @@ class Impression:
     propensities: tuple[float, ...]  # of each item at its rank, given the items above it
 
 
+@runtime_checkable
 class Store(Protocol):
     """User documents and impressions, by user id.
 

@@ -1,6 +1,6 @@
 """What a loss is, and the one way to average over weighted positions."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -15,6 +15,7 @@ class LogitAdjustments(NamedTuple):
     amounts: Float[Array, "B T X"] | None  # NEG_INF masks a candidate; None masks all of them
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A loss of ranking: how far the targets are from the top of all candidates.
 

@@ -1,7 +1,7 @@
 """What a task is, and what it is given."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ class ExpertBatch:
         return self.node_vectors[: len(self.arrays.candidates)]
 
 
+@runtime_checkable
 class Task(Protocol):
     """Something that an expert learns to predict. A task is a pytree: it holds its own arrays."""
 
