@@ -259,7 +259,8 @@ def show_products(products: list[Instruction]) -> None:
         flops[op.source, op.times, *shapes, f"{filled:.0%}"] += count
         half += count * (left.dtype == right.dtype == "bf16")
     show(
-        f"products, {flops.total() / 1e9:.2f} GFLOP, {half / max(flops.total(), 1):.0%} on bfloat16",
+        f"products, {flops.total() / 1e9:.2f} GFLOP, "
+        f"{half / max(flops.total(), 1):.0%} on bfloat16",
         ("GFLOP", "source", "times", "operands", "product", "unit used"),
         [(f"{count / 1e9:.3f}", *cells) for cells, count in flops.most_common(16)],
     )
