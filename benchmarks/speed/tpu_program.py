@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from rich.markup import escape
 from rich.table import Table
 
 import jaxrec
@@ -284,7 +285,7 @@ def show(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)
 
 
