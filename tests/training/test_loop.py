@@ -107,7 +107,7 @@ def test_divergence_is_an_error(tables, tmp_path):
 def test_a_trained_run_recommends_to_new_users(tables, whole_run):
     model = jaxrec.load(whole_run)
     events = tables.events.filter(pl.col("user_id") == tables.events["user_id"][0])
-    new_user = events.with_columns(user_id=pl.lit("stranger"))
+    new_user = events.with_columns(user_id=pl.lit("new"))
     both = model.recommend(pl.concat([events, new_user]), k=5)
     lists = both.partition_by("user_id", maintain_order=True)
     assert [len(rows) for rows in lists] == [5, 5]
