@@ -155,7 +155,7 @@ def test_events_alone_are_enough(tables, tmp_path, capsys, experts, usable):
     assert results["test"]["model"]["count"] > 0
     model = jaxrec.load(tmp_path / "run")
     assert model.config.model.experts == usable
-    noted = "the data have no source for the expert text+graph" in capsys.readouterr().out
+    noted = "the data have no source for the expert text+graph" in capsys.readouterr().err
     assert noted == (len(usable) < len(experts))
     # the only event type of the data, as in evaluation
     assert model.encoder.target_event_type == prepare(model.config, bare).target_event_type == 0
