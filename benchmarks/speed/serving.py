@@ -65,7 +65,8 @@ def main() -> None:
         store.close()
         gc.collect()
         gc.freeze()  # the client's garbage collector must not add pauses
-        asyncio.run(load(options, path, items))
+        event_type = engine.model.artifacts.event_type_names[0]
+        asyncio.run(load(options, path, items, event_type))
 
 
 def random_items(engine: LiveEngine, count: int) -> np.ndarray:
@@ -157,7 +158,7 @@ def user_vectors(engine: LiveEngine, histories: list[list[LiveEvent]]) -> np.nda
     return engine.model.encoder.vectors(engine.updater.stack(states))
 
 
-async def load(options: argparse.Namespace, path: Path, items: np.ndarray) -> None:
+async def load(options: argparse.Namespace, path: Path, items: np.ndarray, event_type: str) -> None:
     """Start a server over the store at `path`, send requests, and print what happened."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -168,9 +169,9 @@ async def load(options: argparse.Namespace, path: Path, items: np.ndarray) -> No
     try:
         async with aiohttp.ClientSession(f"http://{address}", connector=connector) as client:
             await until_ready(client)
-            await send(client, options, items[:2000], warm=True)
+            await send(client, options, items[:2000], event_type, warm=True)
             memory = psutil.Process(server.pid).memory_info().rss
-            times, outcomes, sent = await send(client, options, items)
+            times, outcomes, sent = await send(client, options, items, event_type)
             grown = psutil.Process(server.pid).memory_info().rss - memory
     finally:
         server.terminate()
@@ -178,7 +179,8 @@ async def load(options: argparse.Namespace, path: Path, items: np.ndarray) -> No
     latencies = ", ".join(f"p{100 * q:g} {1000 * np.quantile(times, q):.1f} ms" for q in QUANTILES)
     print(f"{len(times):,} requests at {options.rate:,.0f} a second: {latencies}; {dict(outcomes)}")
     print(
-        f"server: {memory / 2**20:,.0f} MiB after the warm-up, {grown / 2**20:+,.0f} MiB after the load"
+        f"server: {memory / 2**20:,.0f} MiB after the warm-up, "
+        f"{grown / 2**20:+,.0f} MiB after the load"
     )
     print(f"acknowledged events that are not stored: {missing(path, sent):,}")
 
@@ -195,7 +197,7 @@ async def until_ready(client: aiohttp.ClientSession) -> None:
     raise TimeoutError("the server is not ready")
 
 
-async def send(client, options, items, warm: bool = False):
+async def send(client, options, items, event_type: str, warm: bool = False):
     """Latencies from when requests were due, counts by status, acknowledged users and events."""
     random = np.random.default_rng(int(warm))
     seconds = 5 if warm else options.seconds
@@ -206,7 +208,8 @@ async def send(client, options, items, warm: bool = False):
     async def one(number: int, due: float) -> None:
         user = f"u{random.integers(options.users)}"
         event_id = f"{'warm' if warm else 'load'}-{number}"
-        event = {"user_id": user, "item_id": str(items[number]), "event_id": event_id}
+        event = {"user_id": user, "item_id": str(items[number]), "event": event_type}
+        event["event_id"] = event_id
         request = (
             client.get(f"/users/{user}/recommendations")
             if number % 2

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from rich.markup import escape
 from rich.table import Table
 
 import jaxrec
@@ -259,7 +260,8 @@ def show_products(products: list[Instruction]) -> None:
         flops[op.source, op.times, *shapes, f"{filled:.0%}"] += count
         half += count * (left.dtype == right.dtype == "bf16")
     show(
-        f"products, {flops.total() / 1e9:.2f} GFLOP, {half / max(flops.total(), 1):.0%} on bfloat16",
+        f"products, {flops.total() / 1e9:.2f} GFLOP, "
+        f"{half / max(flops.total(), 1):.0%} on bfloat16",
         ("GFLOP", "source", "times", "operands", "product", "unit used"),
         [(f"{count / 1e9:.3f}", *cells) for cells, count in flops.most_common(16)],
     )
@@ -283,7 +285,7 @@ def show(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)
 
 

@@ -132,12 +132,12 @@ class Session:
 
 @dataclass(frozen=True)
 class Feedback:
-    """Lower or raise items that a user has judged, and items like them in the graph.
+    """Lower or raise items that a user gave feedback on, and items like them in the graph.
 
-    The weight of a judged item is the sum over its events: each adds the weight of its type,
+    The weight of such an item is the sum over its events: each adds the weight of its type,
     halved every `half_life_days`. The sum is clipped to [-1, 1]. A later event of another type
     resets it to 0. A score moves by `item` times the weight of the item, and by `neighbours`
-    times the weight of every other judged item times its similarity (cosine of the
+    times the weight of every other such item times its similarity (cosine of the
     neighbourhoods; Adamic & Adar, 2003).
     """
 
@@ -169,26 +169,26 @@ class Feedback:
         """User -> change of every item's score, as a share of the span of the user's scores."""
         if histories is None:
             return {}
-        judging = [name in self.event_weights for name in histories.event_type_names]
+        weighted = [name in self.event_weights for name in histories.event_type_names]
         users = np.unique(
-            user_of_event(histories)[np.isin(histories.event_types, np.flatnonzero(judging))]
+            user_of_event(histories)[np.isin(histories.event_types, np.flatnonzero(weighted))]
         )
         neighbourhoods, moves = items.neighbourhoods, {}
         for user in users.tolist():
-            judged, weights = self.judged(histories, user)
-            if not len(judged):
+            rated, weights = self.item_weights(histories, user)
+            if not len(rated):
                 continue
-            judged_rows = neighbourhoods[judged]
-            change = self.neighbours * (neighbourhoods @ (judged_rows.T @ weights))
-            self_similarity = judged_rows.multiply(judged_rows).sum(axis=1)
-            change[judged] += (self.item - self.neighbours * self_similarity) * weights
+            rated_rows = neighbourhoods[rated]
+            change = self.neighbours * (neighbourhoods @ (rated_rows.T @ weights))
+            self_similarity = rated_rows.multiply(rated_rows).sum(axis=1)
+            change[rated] += (self.item - self.neighbours * self_similarity) * weights
             moves[user] = items.padded(change).astype(np.float32)
         return moves
 
-    def judged(
+    def item_weights(
         self, histories: EventLog, user: int
     ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Items that a user has judged, and their weights."""
+        """Items that a user gave feedback on, and their weights."""
         events = slice(histories.offsets[user], histories.offsets[user + 1])
         event_types = [histories.event_type_names[n] for n in histories.event_types[events]]
         times = histories.times[events]

@@ -18,7 +18,7 @@ from jaxrec.ranking.shard import LEFT_OUT, BlockInputs, RankOptions, compiled_ra
 from jaxrec.sharding import USERS, single_device_mesh
 from jaxrec.types import NEG_INF
 
-# on a CPU, the system maps a block of 32 MiB or more anew, page by page, every time
+# on a CPU, the system maps a block of 32 MiB or more page by page every time
 MAX_BLOCK_SCORES = 2**23 - 2**10
 MAX_ACCELERATOR_SCORES = 2**26
 MIN_BLOCK_ROWS = 8

@@ -264,7 +264,7 @@ def test_a_file_is_grouped_if_its_kept_users_are(tmp_path):
     assert [len(block) for block in stream.blocks()] == [2, 1]
 
 
-@pytest.mark.parametrize("keep", [["nobody"], []])
+@pytest.mark.parametrize("keep", [["unknown"], []])
 def test_without_a_kept_user_there_are_no_blocks(tmp_path, keep):
     path = written(tmp_path, SCATTERED)
     assert as_blocks(path, 1, keep=pl.Series(keep, dtype=pl.String), rows_per_batch=3) == []

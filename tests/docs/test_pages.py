@@ -18,13 +18,14 @@ EXTERNAL = re.compile(r"<(?:script|link|img)[^>]*(?:src|href)=\"?(?:https?:)?//[
 
 @pytest.fixture
 def workspace(shop, trained_run, tmp_path, monkeypatch):
-    """The directory that the pages speak of: a shop, its run and a file of new items."""
+    """The directory that the pages speak of: a shop, two runs and a file of new items."""
     (tmp_path / "my-shop").mkdir()
     shop.events.write_parquet(tmp_path / "my-shop" / "events.parquet")
     shop.items.write_parquet(tmp_path / "my-shop" / "items.parquet")
     new = shop.items.filter(shop.items["item_id"] == HELD_OUT)
     new.write_parquet(tmp_path / "new_items.parquet")
-    shutil.copytree(trained_run, tmp_path / "runs" / "shop")
+    for run in ("shop", "shop-v2"):
+        shutil.copytree(trained_run, tmp_path / "runs" / run)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path

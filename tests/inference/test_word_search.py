@@ -16,4 +16,4 @@ def test_words_lead_to_the_items_of_that_text(model, shop, events):
         assert {ids[row] for row in best} == {item}
     unmoved = extended.words.steer(users, words, 0.0) @ items.vectors.T
     table = extended.index.items
-    np.testing.assert_allclose(unmoved, users @ table.vectors.T + table.biases, atol=1e-4)
+    np.testing.assert_allclose(unmoved, users @ table.vectors.T + table.biases[None], atol=1e-4)

@@ -132,7 +132,7 @@ def test_feedback_gives_the_list_of_a_complete_ranking(catalog, vectors, histori
     _, result = lists(catalog, vectors, step, k=k, histories=log)
     near = neighbourhoods(catalog.graph)
     for user in range(USERS):
-        rated, weights = step.judged(log, user)
+        rated, weights = step.item_weights(log, user)
         similarity = (near @ near[rated].T).toarray()
         moves = np.where(np.arange(ITEMS)[:, None] == rated, 0.8, 0.4 * similarity) @ weights
         scores = (vectors[1] @ vectors[0][user])[:ITEMS]
@@ -167,12 +167,12 @@ def test_feedback_decays_and_a_later_choice_cancels_it():
     worn = log_of([(3, "dislike", 0), (4, "view", 10 * DAY)])
     void = log_of([(3, "dislike", 0), (3, "buy", DAY)])
     again = log_of([(3, "dislike", 0), (3, "dislike", 0)])
-    assert step.judged(fresh, 0)[1].tolist() == [-1]
-    assert step.judged(worn, 0)[1].tolist() == [-0.5]
-    assert step.judged(void, 0)[0].tolist() == []
-    assert step.judged(again, 0)[1].tolist() == [-1]
+    assert step.item_weights(fresh, 0)[1].tolist() == [-1]
+    assert step.item_weights(worn, 0)[1].tolist() == [-0.5]
+    assert step.item_weights(void, 0)[0].tolist() == []
+    assert step.item_weights(again, 0)[1].tolist() == [-1]
     without_time = log_of([(3, "dislike", 0), (4, "view", 10 * DAY)], has_time=False)
-    assert step.judged(without_time, 0)[1].tolist() == [-1]
+    assert step.item_weights(without_time, 0)[1].tolist() == [-1]
 
 
 def test_ignored_impressions_add_up():

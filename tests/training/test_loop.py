@@ -107,7 +107,7 @@ def test_divergence_is_an_error(tables, tmp_path):
 def test_a_trained_run_recommends_to_new_users(tables, whole_run):
     model = jaxrec.load(whole_run)
     events = tables.events.filter(pl.col("user_id") == tables.events["user_id"][0])
-    new_user = events.with_columns(user_id=pl.lit("stranger"))
+    new_user = events.with_columns(user_id=pl.lit("new"))
     both = model.recommend(pl.concat([events, new_user]), k=5)
     lists = both.partition_by("user_id", maintain_order=True)
     assert [len(rows) for rows in lists] == [5, 5]
@@ -155,7 +155,7 @@ def test_events_alone_are_enough(tables, tmp_path, capsys, experts, usable):
     assert results["test"]["model"]["count"] > 0
     model = jaxrec.load(tmp_path / "run")
     assert model.config.model.experts == usable
-    noted = "the data have no source for the expert text+graph" in capsys.readouterr().out
+    noted = "the data have no source for the expert text+graph" in capsys.readouterr().err
     assert noted == (len(usable) < len(experts))
     # the only event type of the data, as in evaluation
     assert model.encoder.target_event_type == prepare(model.config, bare).target_event_type == 0

@@ -142,15 +142,15 @@ class EventRecorder:
         is_current = document.model == self.model.version
         if not row["events"] or (is_current and not reaches_back):
             return None
-        folded = sum(event.time <= last_time for event in document.events)
+        num_in_base = sum(event.time <= last_time for event in document.events)
         return replace(
             document,
             state=None,  # to be computed from the base
             base=np.array(row["state"], np.float32),
             base_time=last_time,
             base_ids=document.base_ids if document.base_time == last_time else frozenset(),
-            num_in_base=folded,
-            truncated=max(row["events"] - folded, 0),
+            num_in_base=num_in_base,
+            truncated=max(row["events"] - num_in_base, 0),
             approximate=not reaches_back,
             model=self.model.version,
         )
