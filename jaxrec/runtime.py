@@ -6,8 +6,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from io import TextIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
 # parameters of glibc's mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -37,7 +38,7 @@ class SafeStream:
     follows is discarded.
     """
 
-    def __init__(self, stream: IO[str]):
+    def __init__(self, stream: TextIOBase | TextIO):
         self.stream = stream
         self.failure: OSError | None = None  # why output was discarded
         if hasattr(stream, "reconfigure"):

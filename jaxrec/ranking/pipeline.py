@@ -99,7 +99,7 @@ def build_pipeline(
     """Prepare the steps of a strategy for a catalogue.
 
     Args:
-        counts: how often each item was chosen in training, row 0 included; new items may be missing.
+        counts: how often each item was chosen in training, row 0 included; new items may lack one.
         valid: rows of the item block that are items.
 
     Raises:
