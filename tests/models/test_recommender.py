@@ -92,12 +92,8 @@ def test_every_node_has_a_unit_vector_in_every_expert():
     """Without ids, an item without any feature has the zero vector."""
     model = make_model()
     vectors = model.encode_items(make_nodes(), make_graph())
-    assert (
-        vectors.shape == (SIZES.num_nodes, 1 + 2 * CONFIG.hidden_size) and not vectors[:, 0].any()
-    )
-    lengths = jnp.linalg.norm(
-        vectors[:, 1:].reshape(SIZES.num_nodes, 2, CONFIG.hidden_size), axis=-1
-    )
+    assert vectors.shape == (SIZES.num_nodes, 2 * CONFIG.hidden_size)
+    lengths = jnp.linalg.norm(vectors.reshape(SIZES.num_nodes, 2, CONFIG.hidden_size), axis=-1)
     expected = np.ones((SIZES.num_nodes, 2))
     expected[0, 1] = 0
     np.testing.assert_allclose(lengths, expected, atol=1e-5)
@@ -107,8 +103,7 @@ def test_a_user_vector_has_the_length_of_the_inverse_temperature_without_a_reado
     model = make_model()
     items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
     users = user_vectors(model, items)
-    np.testing.assert_array_equal(users[..., 0], 1)
-    lengths = jnp.linalg.norm(users[..., 1:].reshape(2, 3, 2, CONFIG.hidden_size), axis=-1)
+    lengths = jnp.linalg.norm(users.reshape(2, 3, 2, CONFIG.hidden_size), axis=-1)
     np.testing.assert_allclose(lengths, np.full((2, 3, 2), 4), rtol=1e-4)
 
 
@@ -252,7 +247,7 @@ def test_a_bare_lstm_is_a_model_too():
     model = make_model(replace(CONFIG, sequence="bare_lstm"))
     items = model.encode_items(make_nodes(), make_graph())[: SIZES.num_items]
     assert {type(layer) for e in model.experts for layer in e.sequence.layers} == {BareLSTM}
-    assert user_vectors(model, items).shape == (2, 3, 1 + 2 * CONFIG.hidden_size)
+    assert user_vectors(model, items).shape == (2, 3, 2 * CONFIG.hidden_size)
 
 
 def test_in_bfloat16_the_gradient_of_a_table_is_the_sum_over_its_look_ups():

@@ -178,7 +178,7 @@ def test_feedback_decays_and_a_later_choice_cancels_it():
 def test_ignored_impressions_add_up():
     event_types = ("view", "impression")
     seen = [(3, "impression", n) for n in range(4)]
-    items, weights = Feedback().judged(log_of(seen, event_types=event_types), 0)
+    items, weights = Feedback().item_weights(log_of(seen, event_types=event_types), 0)
     assert items.tolist() == [3]
     assert weights == pytest.approx([-0.2], abs=1e-4)
 
