@@ -64,7 +64,7 @@ def fit(
     """Train as `python train.py` does and return what `metrics.json` holds.
 
     >>> import jaxrec, polars
-    >>> from jaxrec.data.tables import validate
+    >>> from jaxrec.data.tables import validate_tables
     >>> pairs = [(user, day) for user in range(20) for day in range(6)]
     >>> events = polars.DataFrame(
     ...     {
@@ -75,7 +75,8 @@ def fit(
     ... )
     >>> options = {"model.experts": ["id"], "model.hidden_size": 8, "train.epochs": 1}
     >>> options["split.scheme"] = "leave_one_out"
-    >>> results = jaxrec.fit(data=validate(events, None, None), run="runs/tiny", overrides=options)
+    >>> tables = validate_tables(events, None, None)
+    >>> results = jaxrec.fit(data=tables, run="runs/tiny", overrides=options)
     20 users, 8 items, 120 events...
     >>> 0 <= results["test"]["model"]["ndcg@10"] <= 1
     True

@@ -64,7 +64,7 @@ def test_workers_that_share_a_server_see_all_events(trained_run, server):
         assert worker.record([UserEvent("u", event)]) == ["accepted"]
     answers = [worker.recommend(["u"], k=5)[0] for worker in (first, second)]
     assert answers[0].events == 6
-    assert answers[0].items.equals(answers[1].items)
+    assert answers[0].items == answers[1].items
 
 
 def test_a_killed_server_has_lost_nothing_when_it_is_back(server, store):
