@@ -44,7 +44,7 @@ def fit_whitening(
     rows = np.flatnonzero(known)
     if len(rows) < 2 or all((block == vectors[rows[0]]).all() for block in _blocks(vectors, rows)):
         return None
-    mean = sum(block.sum(0) for block in _blocks(vectors, rows)) / len(rows)
+    mean = np.asarray(sum(block.sum(0) for block in _blocks(vectors, rows))) / len(rows)
     scatter = sum((block - mean).T @ (block - mean) for block in _blocks(vectors, rows))
     variances, components = np.linalg.eigh(scatter / (len(rows) - 1))
     variances, components = variances[::-1], components[:, ::-1]
