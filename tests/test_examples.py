@@ -1,5 +1,6 @@
 import doctest
 import os
+import re
 
 import nbformat
 import pytest
@@ -9,13 +10,12 @@ from nbclient import NotebookClient
 from jaxrec import api
 from jaxrec.inference import loading
 
-NOTEBOOKS = ROOT / "examples"
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["walkthrough"])
-def test_a_notebook_runs_from_its_first_cell_to_its_last(name, tmp_path):
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+def test_the_notebook_and_the_pages_about_movielens_run(tmp_path, monkeypatch):
+    notebook = nbformat.read(ROOT / "examples" / "walkthrough.ipynb", as_version=4)
     client = NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": tmp_path}})
     # as its reader runs it: on one device, with programs that are optimised
     client.execute(env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"})
@@ -27,6 +27,12 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(name, tmp_path):
     ]
     shown = notebook.cells[-1]["outputs"][0]["data"]
     assert "image/png" in shown
+
+    monkeypatch.chdir(tmp_path)  # the notebook has trained `runs/ml-100k`
+    for page in (ROOT / "README.md", ROOT / "docs" / "tutorials" / "movielens.md"):
+        names = {"__name__": "page"}
+        for block in PYTHON.findall(page.read_text()):
+            exec(compile(block, str(page), "exec"), names)
 
 
 @pytest.mark.parametrize("entry", [api.configure, api.fit, loading.load])

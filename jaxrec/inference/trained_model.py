@@ -36,7 +36,7 @@ from jaxrec.models.recommender import Model
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.steps import feedback_types
 from jaxrec.ranking.strategy import Rules
-from jaxrec.types import EventLog
+from jaxrec.types import Catalog, EventLog
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class TrainedModel:
         """A hash of the item vectors: states of another version do not fit this model."""
         return hashlib.sha256(np.asarray(self.index.vectors).tobytes()).hexdigest()
 
+    @property
+    def catalog(self) -> Catalog:
+        """The items that are ranked, with their graph and texts."""
+        return self.index.catalog
+
     @cached_property
     def encoder(self) -> UserEncoder:
         """Reads users' events."""
@@ -77,7 +82,7 @@ class TrainedModel:
             self.config,
             self.model,
             self.artifacts.event_type_names,
-            self.index.catalog.item_ids,
+            self.catalog.item_ids,
             jnp.asarray(self.index.items.vectors),
         )
 
@@ -94,7 +99,7 @@ class TrainedModel:
     @property
     def profiled_types(self) -> tuple[str, ...]:
         """The node types, beside items, that training learned to predict."""
-        present = {node_type.name for node_type in self.index.catalog.graph.types}
+        present = {node_type.name for node_type in self.catalog.graph.types}
         return tuple(name for name in self.config.train.auxiliary if name in present)
 
     def with_items(
@@ -107,7 +112,7 @@ class TrainedModel:
             ValueError: this model has new items already.
         """
         trained = self.artifacts
-        if self.index.catalog is not trained.catalog:
+        if self.catalog is not trained.catalog:
             raise ValueError("the model has new items already; add all of them in one table")
         extension = extend_catalog(trained.catalog, items, triples)
         catalog, num_old = extension.catalog, extension.num_old
@@ -213,7 +218,7 @@ class TrainedModel:
         """Log of the probability that each user of a log chooses an entity next; see `audience`."""
         name, node = self.index.find(entity)
         node += self.index.node_type(name).offset
-        members = entity_items(self.index.catalog.graph, node)
+        members = entity_items(self.catalog.graph, node)
         if not len(members):
             raise ValueError(f"{entity} has no items, so nobody can choose one")
         adjustments = self.ranker.adjustments(log, mask)(np.arange(log.num_users))
