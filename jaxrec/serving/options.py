@@ -217,7 +217,7 @@ class ServeOptions(Bounded):
     run: tyro.conf.Positional[Path]
     """A run directory of `jaxrec train`."""
     events: Path | None = None
-    """Events (.parquet, .csv or .jsonl) of users whom the store does not have yet."""
+    """Events (.parquet, .csv or .jsonl) of users who are not in the store yet."""
     block: Count = 4096
     """Users of these events to read at a time."""
     strategy: Path | None = None

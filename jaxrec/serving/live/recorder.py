@@ -117,8 +117,8 @@ class EventRecorder:
 
         A loaded state stands for all events up to its last one. Kept events that came later are
         read behind it. If the kept events do not reach back to the last one, a state of this model
-        stays as it is, and another is replaced and marked approximate. Users whom the store lacks
-        are left out, as their past choices are unknown.
+        stays as it is, and another is replaced and marked approximate. Users who are
+        not in the store are left out, as their past choices are unknown.
 
         Args:
             table: `user_id`, `events`, `last_time` and `state`, as batch scoring writes them.
