@@ -66,7 +66,7 @@ def main() -> None:
 def sample_searches(model: TrainedModel, type_name: str, users: int) -> Searches:
     """Random test users whose next item has a node of the type."""
     split = prepare_data(model.config).split
-    node_of_item = first_neighbours(model.index.catalog.graph, type_name)
+    node_of_item = first_neighbours(model.catalog.graph, type_name)
     test = split.test["last"]
     candidates = np.flatnonzero(node_of_item[split.log.items[test.positions]])
     random = np.random.default_rng(0)

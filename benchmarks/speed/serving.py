@@ -71,7 +71,7 @@ def main() -> None:
 
 def random_items(engine: LiveEngine, count: int) -> np.ndarray:
     """Item ids from a Zipf distribution."""
-    ids = engine.model.index.catalog.item_ids.drop_nulls().to_numpy()
+    ids = engine.model.catalog.item_ids.drop_nulls().to_numpy()
     random = np.random.default_rng(0)
     return ids[np.minimum(random.zipf(1.2, count), len(ids)) - 1]
 

@@ -41,8 +41,8 @@ def test_a_run_without_a_mask_reproduces_its_evaluation(model, known_shop, tmp_p
 
 def test_popularity_is_corrected_in_every_score(model, shop):
     """The correction is a weight of log(1 + training events); it is 0 for a new item."""
-    known = model.index.catalog.num_items - 1
-    new = shop.items.filter(~pl.col("item_id").is_in(model.index.catalog.item_ids.to_list()))
+    known = model.catalog.num_items - 1
+    new = shop.items.filter(~pl.col("item_id").is_in(model.catalog.item_ids.to_list()))
     plain, less_popular = (corrected(model, weight).with_items(new) for weight in (0.0, -2.0))
     expected = np.append(-2 * np.log1p(model.artifacts.counts[1:]), np.zeros(len(new)))
     user = new_user_of_brand(1)
@@ -50,7 +50,7 @@ def test_popularity_is_corrected_in_every_score(model, shop):
         m.recommend(user, k=known + len(new), mask=("none",)).sort("item_id")["score"]
         for m in (plain, less_popular)
     )
-    ids = plain.index.catalog.item_ids.to_list()[1:]
+    ids = plain.catalog.item_ids.to_list()[1:]
     np.testing.assert_allclose(moved - scores, expected[np.argsort(ids)], atol=1e-4)
     assert plain.similar("item:i03").equals(less_popular.similar("item:i03"))
     assert plain.version == less_popular.version
@@ -76,7 +76,7 @@ def test_scores_equal_those_of_the_evaluation(model, known_shop):
     history = pl.DataFrame(
         {
             "user_id": log.user_ids.gather(np.repeat(np.arange(log.num_users), log.lengths)),
-            "item_id": model.index.catalog.item_ids.gather(log.items),
+            "item_id": model.catalog.item_ids.gather(log.items),
             "timestamp": log.times,
             "event": [log.event_type_names[event_type] for event_type in log.event_types],
         }
@@ -84,7 +84,7 @@ def test_scores_equal_those_of_the_evaluation(model, known_shop):
     result = model.recommend(history, k=5)
 
     assert result["user_id"].unique(maintain_order=True).to_list() == log.user_ids.to_list()
-    ids = model.index.catalog.item_ids.gather(expected.items.ravel())
+    ids = model.catalog.item_ids.gather(expected.items.ravel())
     assert result["item_id"].to_list() == ids.to_list()
     np.testing.assert_allclose(result["score"], expected.scores.ravel(), rtol=1e-6)
 
@@ -112,7 +112,7 @@ def test_rules_hold_in_full_lists(model, events):
     ranked = model.recommend(events, k=4, where=where, caps={"brand": 2})
     assert set(ranked.group_by("user_id").len()["len"]) == {4}
     assert not seen & set(ranked.select("user_id", "item_id").iter_rows())
-    known = ranked.join(model.index.catalog.items, on="item_id")
+    known = ranked.join(model.catalog.items, on="item_id")
     assert "brand0" not in known["brand"].to_list() and known["price"].max() < 50
     assert known.group_by("user_id", "brand").len()["len"].max() == 2
 
@@ -138,7 +138,7 @@ def test_similar_nodes_do_not_hold_the_node_itself(model):
     assert result["cosine"].is_sorted(descending=True) and result["cosine"].max() <= 1 + 1e-6
     units = np.asarray(model.index.items.vectors)[1:40]
     units = units / np.linalg.norm(units, axis=1, keepdims=True)
-    places = model.index.catalog.item_ids.to_list()
+    places = model.catalog.item_ids.to_list()
     cosine = units[places.index("i03") - 1] @ units[places.index(result["item_id"][0]) - 1]
     assert result["cosine"][0] == pytest.approx(cosine, abs=1e-5)
     assert model.similar("brand:brand1", k=2).columns == ["rank", "brand", "cosine"]

@@ -6,7 +6,7 @@ from helpers.shop import HELD_OUT
 def test_words_lead_to_the_items_of_that_text(model, shop, events):
     extended = model.with_items(shop.items.filter(pl.col("item_id") == HELD_OUT))
     users = model.encoder.vectors(model.encoder.states(model.encoder.event_log(events)))
-    ids, items = extended.index.catalog.item_ids.to_list(), extended.words.items
+    ids, items = extended.catalog.item_ids.to_list(), extended.words.items
     for item in ("i05", HELD_OUT):
         number = int(item[1:])
         words = f"brand {'wxyz'[number // 10]} item {'abcdefghij'[number % 10]}. "

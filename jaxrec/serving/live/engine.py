@@ -183,7 +183,7 @@ def check_live_run(config: Config) -> None:
 def user_events_of(log: EventLog, model: TrainedModel) -> list[UserEvent]:
     """The events of a log in its order; unknown items have an empty id."""
     users = log.user_ids.gather(np.repeat(np.arange(log.num_users), log.lengths))
-    items = model.index.catalog.item_ids.gather(log.items).fill_null("")
+    items = model.catalog.item_ids.gather(log.items).fill_null("")
     event_types = [log.event_type_names[event_type] for event_type in log.event_types]
     return [
         UserEvent(user, LiveEvent(seconds, item, event_type))

@@ -39,7 +39,7 @@ class StateUpdater:
     def __init__(self, model: TrainedModel, window: int, feedback_types: Collection[str] = ()):
         self.model, self.window, self.feedback_types = model, window, feedback_types
         self.items = jnp.asarray(model.index.items.vectors)
-        ids = model.index.catalog.item_ids.to_list()
+        ids = model.catalog.item_ids.to_list()
         self.item_number = {item: number for number, item in enumerate(ids) if item is not None}
         self.new_user = initial_states(model.model, 1)
 

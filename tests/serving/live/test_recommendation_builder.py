@@ -57,7 +57,7 @@ def test_every_event_changes_the_next_list(engine):
 
 def test_conditions_on_items_hold(engine):
     live_list = engine.recommend(["u"], k=5, where="price < 10")[0]
-    prices = dict(engine.model.index.catalog.items.select("item_id", "price").drop_nulls().rows())
+    prices = dict(engine.model.catalog.items.select("item_id", "price").drop_nulls().rows())
     assert all(prices[item] < 10 for item in live_list.table["item_id"])
 
 
@@ -94,7 +94,7 @@ def test_a_dislike_removes_the_item_and_lowers_similar_ones(engine):
     assert "feedback" in after.table["rules"].explode().to_list()
     assert after.events == 2
     np.testing.assert_array_equal(engine.store.load(["u"])["u"].state, state)
-    brand = dict(engine.model.index.catalog.items.select("item_id", "brand").rows())
+    brand = dict(engine.model.catalog.items.select("item_id", "brand").rows())
     of_brand = [
         sum(brand[item] == brand[disliked] for item in t["item_id"]) for t in (before, after.table)
     ]
