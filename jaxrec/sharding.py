@@ -5,6 +5,8 @@ import re
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxrec.errors import ConfigError
+
 USERS, ITEMS = "users", "items"
 # The first pattern found in a parameter's path decides. The optimizer state has the same paths.
 PARTITION_RULES = (
@@ -17,11 +19,11 @@ def make_mesh(item_shards: int = 1) -> Mesh:
     """A mesh of all devices, [users, items], with `item_shards` devices along `items`.
 
     Raises:
-        ValueError: the number of devices is not a multiple of `item_shards`.
+        ConfigError: the number of devices is not a multiple of `item_shards`.
     """
     devices = jax.device_count()
     if item_shards < 1 or devices % item_shards:
-        raise ValueError(f"item_shards={item_shards} does not divide {devices} devices")
+        raise ConfigError(f"item_shards={item_shards} does not divide {devices} devices")
     # the default, Explicit axes, makes embedding look-ups and segment sums raise
     return jax.make_mesh(
         (devices // item_shards, item_shards), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2
@@ -72,11 +74,11 @@ def host_rows(batch_size: int) -> slice:
     """The rows of a global batch that this process provides.
 
     Raises:
-        ValueError: the number of processes does not divide the batch size.
+        ConfigError: the number of processes does not divide the batch size.
     """
     processes = jax.process_count()
     if batch_size % processes:
-        raise ValueError(
+        raise ConfigError(
             f"train.batch_size={batch_size} must be a multiple of {processes} processes"
         )
     share = batch_size // processes

@@ -22,6 +22,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec.errors import InputError
+
 PADDING_MULTIPLE = 256
 NO_GAP = -1  # the time since the last event is unknown
 MAX_GAP = 2**31 - 1  # seconds
@@ -116,13 +118,13 @@ class KnowledgeGraph:
         """The node type of that name.
 
         Raises:
-            ValueError: the graph has no such type; the message lists its types.
+            InputError: the graph has no such type; the message lists its types.
         """
         for node_type in self.types:
             if node_type.name == name:
                 return node_type
         known = ", ".join(t.name for t in self.types)
-        raise ValueError(f"no node type {name!r} in the graph; it has {known}")
+        raise InputError(f"no node type {name!r} in the graph; it has {known}")
 
 
 @dataclass(frozen=True)

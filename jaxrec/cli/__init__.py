@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
-from jaxrec.errors import ConfigError, Interrupted
+from jaxrec.errors import ConfigError, InputError, Interrupted
 from jaxrec.runtime import keep_freed_memory, safe_console
 
 COMMANDS = {
@@ -69,7 +69,7 @@ def _process() -> Iterator[None]:
     with safe_console() as console, _signals():
         try:
             yield
-        except (ValueError, OSError) as error:
+        except (InputError, OSError) as error:
             sys.stderr.write(f"error: {_message(error)}\n")
             sys.exit(2)
         except Interrupted as stop:

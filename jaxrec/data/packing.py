@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxrec.errors import ConfigError
 from jaxrec.types import MAX_GAP, NO_GAP, Batch, EventLog
 
 
@@ -39,10 +40,10 @@ def cut_windows(
     by `burn_in` events, so that every target is predicted once.
 
     Raises:
-        ValueError: `burn_in` leaves no event to predict from.
+        ConfigError: `burn_in` leaves no event to predict from.
     """
     if not 0 <= burn_in < sequence_length:
-        raise ValueError(
+        raise ConfigError(
             f"burn_in must be at least 0 and below sequence_length={sequence_length}, not {burn_in}"
         )
     inputs = np.maximum(train_lengths - 1, 0)

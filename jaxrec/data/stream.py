@@ -16,7 +16,7 @@ from jaxrec.data.columns import MILLISECONDS_FROM, as_ids, reject_same_names, re
 from jaxrec.data.files import read_table, unreadable
 from jaxrec.data.sources import is_invoice_table, read_invoice_events
 from jaxrec.data.tables import TimeKind, validate_tables
-from jaxrec.errors import DataError
+from jaxrec.errors import DataError, InputError
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED_COLUMNS, "event", "event_id", "session_id")
@@ -100,10 +100,10 @@ def open_events(
     Raises:
         DataError: the file is unreadable or has no rows; a column is missing or occurs twice; a
             user id is null, empty or of the wrong type.
-        ValueError: `users_per_block` or `rows_per_batch` is not positive.
+        InputError: `users_per_block` or `rows_per_batch` is not positive.
     """
     if users_per_block < 1 or rows_per_batch < 1:
-        raise ValueError(
+        raise InputError(
             f"users_per_block ({users_per_block}) and rows_per_batch ({rows_per_batch}) must be at "
             "least 1"
         )

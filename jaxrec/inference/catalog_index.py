@@ -7,6 +7,7 @@ import polars as pl
 from jaxtyping import Array, Float, Int
 
 from jaxrec.data.graph import ITEM
+from jaxrec.errors import InputError
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.types import Catalog, NodeType
 
@@ -38,7 +39,7 @@ class CatalogIndex:
         """The nodes of a type as a ranking takes them; only items have a bias.
 
         Raises:
-            ValueError: there is no such type.
+            InputError: there is no such type.
         """
         node_type = self.node_type(type_name)
         vectors = self.vectors[node_type.offset : node_type.offset + node_type.padded_size]
@@ -56,14 +57,14 @@ class CatalogIndex:
         """Type and local id of a node that is named as `brand:NAME`.
 
         Raises:
-            ValueError: there is no such type or node.
+            InputError: there is no such type or node.
         """
         name, separator, identity = entity.partition(":")
         if not separator:
-            raise ValueError(f"{entity!r}: write TYPE:ID, such as item:42 or brand:NAME")
+            raise InputError(f"{entity!r}: write TYPE:ID, such as item:42 or brand:NAME")
         matches = (self.node_type(name).ids == identity).arg_true()
         if not len(matches):
-            raise ValueError(f"there is no {name} {identity!r} in the catalogue")
+            raise InputError(f"there is no {name} {identity!r} in the catalogue")
         return name, int(matches[0])
 
     def names(self, type_name: str, rows: Int[np.ndarray, " n"]) -> pl.DataFrame:

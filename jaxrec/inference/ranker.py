@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from jaxrec.config import Config
 from jaxrec.data.graph import ITEM
+from jaxrec.errors import InputError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.encoding import repeat_bias
@@ -92,30 +93,30 @@ class Ranker:
         """The steps of a strategy or of rules, prepared for the catalogue.
 
         Raises:
-            ValueError: both are given, or see `build_pipeline`.
+            InputError: both are given, or see `build_pipeline`.
         """
         steps = steps_of(rules or Rules())
         if strategy and steps:
-            raise ValueError(f"a strategy names its own steps; make {steps[0].name} one of them")
+            raise InputError(f"a strategy names its own steps; make {steps[0].name} one of them")
         index = self.index
         return build_pipeline(
             strategy or steps, index.catalog, index.counts, index.node_type(ITEM).valid
         )
 
     def check_request(self, k: int, target: str, *, reranks: bool = False) -> None:
-        """Raise a ValueError for a list that cannot be made.
+        """Raise an InputError for a list that cannot be made.
 
         Args:
             reranks: whether rules or a mask act on the list.
         """
         count = self.index.node_type(target).count - 1
         if not 1 <= k <= count:
-            raise ValueError(f"k={k}: give a number from 1 to {count:,}, the number of {target}s")
+            raise InputError(f"k={k}: give a number from 1 to {count:,}, the number of {target}s")
         if target != ITEM and reranks:
-            raise ValueError(f"rules act on items only; leave them out to rank {target}s")
+            raise InputError(f"rules act on items only; leave them out to rank {target}s")
 
     def check_mask(self, mask: tuple[str, ...]) -> None:
-        """Raise a ValueError for a mask with an unknown event type."""
+        """Raise an InputError for a mask with an unknown event type."""
         masked_event_types(mask, self.encoder.event_type_names)
 
     def recommend(
@@ -189,7 +190,7 @@ class Ranker:
         name, node = self.index.find(entity)
         count = self.index.node_type(name).count - 2
         if not 1 <= k <= count:
-            raise ValueError(f"k={k}: give a number from 1 to {count:,}, the other {name}s")
+            raise InputError(f"k={k}: give a number from 1 to {count:,}, the other {name}s")
         units = self.index.unit_vectors(name)
         itself = exclude(np.zeros(1, np.int64), np.array([node]))
         table = ItemTable(units, self.index.node_type(name).valid)

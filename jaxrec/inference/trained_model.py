@@ -17,6 +17,7 @@ from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
 from jaxrec.data.extend import extend_catalog
 from jaxrec.data.graph import ITEM
+from jaxrec.errors import InputError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.audiences import (
     audience_table,
@@ -109,11 +110,11 @@ class TrainedModel:
 
         Raises:
             DataError: the tables cannot be used; see `extend_catalog`.
-            ValueError: this model has new items already.
+            InputError: this model has new items already.
         """
         trained = self.artifacts
         if self.catalog is not trained.catalog:
-            raise ValueError("the model has new items already; add all of them in one table")
+            raise InputError("the model has new items already; add all of them in one table")
         extension = extend_catalog(trained.catalog, items, triples)
         catalog, num_old = extension.catalog, extension.num_old
         tower = self.model.merge().text_tower
@@ -153,7 +154,7 @@ class TrainedModel:
 
         Raises:
             DataError: the events or a rule cannot be used; the message says which and why.
-            ValueError: k or another option does not fit.
+            InputError: k or another option does not fit.
         """
         given = Rules(**rules)
         pipeline = self.ranker.pipeline(strategy, given)
@@ -175,7 +176,7 @@ class TrainedModel:
             `rank`, `item_id` (or the type's name), `cosine` (the mean over the experts), `title`.
 
         Raises:
-            ValueError: there is no such type or node, or k does not fit.
+            InputError: there is no such type or node, or k does not fit.
         """
         return self.ranker.similar(entity, k)
 
@@ -200,7 +201,7 @@ class TrainedModel:
             `rank`, `user_id`, `probability`, and `ecpm` with a bid; the likeliest first.
 
         Raises:
-            DataError, ValueError: the events or an option cannot be used.
+            InputError: the events or an option cannot be used.
         """
         log = self.encoder.event_log(events)
         vectors = self.encoder.vectors(self.encoder.states(log))
@@ -220,7 +221,7 @@ class TrainedModel:
         node += self.index.node_type(name).offset
         members = entity_items(self.catalog.graph, node)
         if not len(members):
-            raise ValueError(f"{entity} has no items, so nobody can choose one")
+            raise InputError(f"{entity} has no items, so nobody can choose one")
         adjustments = self.ranker.adjustments(log, mask)(np.arange(log.num_users))
         return choice_log_probability(
             vectors, self.index.items, members, adjustments, self.inverse_temperature
@@ -240,10 +241,10 @@ class TrainedModel:
             leaves out of a user's ranking are left out here.
 
         Raises:
-            DataError, ValueError: the events or an option cannot be used.
+            InputError: the events or an option cannot be used.
         """
         if last < 1 or top < 1:
-            raise ValueError(f"last={last}, top={top}: give 1 or more of both")
+            raise InputError(f"last={last}, top={top}: give 1 or more of both")
         return profile_users(self, self.user_batch(self.encoder.event_log(events)), last, top)
 
     def plot_profile(
@@ -252,11 +253,11 @@ class TrainedModel:
         """Draw how a user's interest in the first profiled node type changed, as a PNG file.
 
         Raises:
-            ValueError: `events` holds no such user.
+            InputError: `events` holds no such user.
         """
         own = events.filter(pl.col("user_id").cast(pl.String) == user)
         if own.is_empty():
-            raise ValueError(f"the events hold no user {user!r}")
+            raise InputError(f"the events hold no user {user!r}")
         plot_user(self, self.encoder.event_log(own), path, last=last, top=top)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from jaxrec.config import Config
 from jaxrec.data.text import resolve_pretrained
+from jaxrec.errors import InputError
 from jaxrec.inference.catalog_index import CatalogIndex, unit_rows
 from jaxrec.inference.text_features import new_item_text
 from jaxrec.models.recommender import Model
@@ -48,10 +49,10 @@ class WordSearch:
         """The whitened text vector of words, at length 1.
 
         Raises:
-            ValueError: the model reads no text.
+            InputError: the model reads no text.
         """
         if not self.available:
-            raise ValueError("the model reads no text, so words cannot steer it")
+            raise InputError("the model reads no text, so words cannot steer it")
         item = pl.DataFrame({self.text_columns[0]: [words]})
         tower = self.model.merge().text_tower
         text = new_item_text(item, self.config, self.whitening, tower, self.bert)

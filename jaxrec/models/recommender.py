@@ -40,7 +40,7 @@ class Expert(nnx.Module):
         rngs: source of the initial parameters.
 
     Raises:
-        ValueError: the name holds an unknown source.
+        ConfigError: the name holds an unknown source.
     """
 
     def __init__(self, name: str, config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs):
@@ -143,7 +143,7 @@ class Recommender(nnx.Module):
         text_tower: the layers of the text encoder that are trained as well, if any.
 
     Raises:
-        ValueError: an expert names an unknown source.
+        ConfigError: an expert names an unknown source.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jaxrec.errors import ConfigError
 from jaxrec.models.layers import Linear
 
 Activation = Callable[[Array], Array]
@@ -24,14 +25,14 @@ class Attention(nnx.Module):
     """Multi-head scaled dot-product self-attention (Vaswani et al., arXiv:1706.03762).
 
     Raises:
-        ValueError: the number of heads does not divide the width.
+        ConfigError: the number of heads does not divide the width.
     """
 
     def __init__(
         self, width: int, heads: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         if width % heads:
-            raise ValueError(f"a width of {width} cannot be divided among {heads} attention heads")
+            raise ConfigError(f"a width of {width} cannot be divided among {heads} attention heads")
         self.heads = heads
         self.query = Linear(width, width, dtype=dtype, rngs=rngs)
         self.key = Linear(width, width, dtype=dtype, rngs=rngs)

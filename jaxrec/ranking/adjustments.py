@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.data.packing import ranges
+from jaxrec.errors import ConfigError
 from jaxrec.types import NEG_INF, EventLog, Queries
 
 
@@ -91,11 +92,11 @@ def masked_event_types(
         mask: `("none",)`, `("seen",)` for all event types, or a list of event types.
 
     Raises:
-        ValueError: the mask names an unknown event type.
+        ConfigError: the mask names an unknown event type.
     """
     unknown = [name for name in mask if name not in ("none", "seen", *event_type_names)]
     if unknown:
-        raise ValueError(
+        raise ConfigError(
             f"evaluation.mask names {unknown}; use none, seen, or event types among "
             f"{', '.join(event_type_names)}"
         )

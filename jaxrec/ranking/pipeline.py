@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.data.graph import first_neighbours
+from jaxrec.errors import ConfigError
 from jaxrec.ranking.adjustments import AdjustmentBlocks
 from jaxrec.ranking.context import (
     ItemContext,
@@ -104,14 +105,16 @@ def build_pipeline(
 
     Raises:
         DataError: a condition or a list of ids cannot be used.
-        ValueError: a cap names an unknown node type, a step that changes scores stands behind one
+        ConfigError: a cap names an unknown node type, a step that changes scores stands behind one
             that reorders, or a step stands behind `epsilon`.
     """
     for before, after in pairwise(steps):
         if isinstance(before, Reordering) and not isinstance(after, Reordering):
-            raise ValueError(f"{after.name} changes scores, so it must stand before {before.name}")
+            raise ConfigError(f"{after.name} changes scores, so it must stand before {before.name}")
         if isinstance(before, Epsilon):  # a later step would change the reported propensities
-            raise ValueError(f"epsilon must be the last step, so {after.name} must stand before it")
+            raise ConfigError(
+                f"epsilon must be the last step, so {after.name} must stand before it"
+            )
     entities = [name for step in steps if isinstance(step, Caps) for name in step.limits]
     groups = {name: first_neighbours(catalog.graph, name) for name in entities}
     counts = np.pad(counts, (0, len(valid) - len(counts)))

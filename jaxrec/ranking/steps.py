@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.data.events import last_sessions, user_of_event
+from jaxrec.errors import ConfigError
 from jaxrec.ranking.conditions import where
 from jaxrec.ranking.context import ItemContext, RankedLists, ReorderedLists, RerankContext, Step
 from jaxrec.ranking.filters import listed_ids, only, popularity_bias, without
@@ -87,9 +88,9 @@ class Popularity:
     strength: float
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a strength out of range."""
+        """Raise a ConfigError for a strength out of range."""
         if not 0 <= self.strength < float("inf"):
-            raise ValueError(f"popularity: {self.strength} is not a number of 0 or more")
+            raise ConfigError(f"popularity: {self.strength} is not a number of 0 or more")
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
@@ -109,7 +110,7 @@ class Session:
     gap_minutes: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a weight or a gap out of range."""
+        """Raise a ConfigError for a weight or a gap out of range."""
         _check_range("weight", self.weight, 0, 1)
         _check_range("gap_minutes", self.gap_minutes, 0, np.inf)
 
@@ -157,11 +158,11 @@ class Feedback:
     )
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a number out of range."""
+        """Raise a ConfigError for a number out of range."""
         for option in ("item", "neighbours"):
             _check_range(option, getattr(self, option), 0, np.inf)
         if not self.half_life_days > 0:
-            raise ValueError(f"half_life_days: {self.half_life_days} is not above 0")
+            raise ConfigError(f"half_life_days: {self.half_life_days} is not above 0")
 
     def moves(
         self, histories: EventLog | None, items: ItemContext
@@ -214,10 +215,10 @@ class Caps:
     limits: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a cap that lets no item pass."""
+        """Raise a ConfigError for a cap that lets no item pass."""
         for entity, limit in self.limits.items():
             if limit < 1:
-                raise ValueError(f"caps: {entity} {limit} lets no item pass; give 1 or more")
+                raise ConfigError(f"caps: {entity} {limit} lets no item pass; give 1 or more")
 
     def reorder(
         self, ranked: RankedLists, context: RerankContext, items: ItemContext, length: int
@@ -239,7 +240,7 @@ class Diversity:
     pool: int = 100
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a strength or a pool out of range."""
+        """Raise a ConfigError for a strength or a pool out of range."""
         _check_range("diversity", self.strength, 0, 1)
         _check_pool(self.pool)
 
@@ -261,10 +262,10 @@ class Explore:
     events: int = 0
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a share or a number of events out of range."""
+        """Raise a ConfigError for a share or a number of events out of range."""
         _check_range("explore", self.share, 0, 1)
         if self.events < 0:
-            raise ValueError(f"explore_events: {self.events} is below 0")
+            raise ConfigError(f"explore_events: {self.events} is below 0")
 
     def reorder(
         self, ranked: RankedLists, context: RerankContext, items: ItemContext, length: int
@@ -287,7 +288,7 @@ class Epsilon:
     pool: int = 100
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a rate or a pool out of range."""
+        """Raise a ConfigError for a rate or a pool out of range."""
         _check_range("rate", self.rate, 0, 1)
         _check_pool(self.pool)
 
@@ -338,9 +339,9 @@ def _bias_of_filter(items: ItemContext, kept: Bool[np.ndarray, " n"]) -> Float[n
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ValueError(f"{name}: {value} is not between {low:g} and {high:g}")
+        raise ConfigError(f"{name}: {value} is not between {low:g} and {high:g}")
 
 
 def _check_pool(pool: int) -> None:
     if pool < 1:
-        raise ValueError(f"pool: {pool} leaves nothing to choose from; give 1 or more")
+        raise ConfigError(f"pool: {pool} leaves nothing to choose from; give 1 or more")

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxrec.config import read_yaml
 from jaxrec.config.renamed import refuse_renamed
+from jaxrec.errors import ConfigError
 from jaxrec.ranking.steps import (
     STEPS,
     Caps,
@@ -51,9 +52,9 @@ class Rules:
     """An item is new if it was chosen at most this many times in training."""
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for an option that is out of range."""
+        """Raise a ConfigError for an option that is out of range."""
         if isinstance(self.mask, str):
-            raise ValueError(f"mask: {self.mask!r} is one text; give a tuple such as ('seen',)")
+            raise ConfigError(f"mask: {self.mask!r} is one text; give a tuple such as ('seen',)")
         steps_of(self)
 
 
@@ -75,11 +76,11 @@ def read_strategy(path: Path) -> tuple[Step, ...]:
     """Steps of a YAML file.
 
     Raises:
-        ValueError: the file is not a list of known steps with their options.
+        ConfigError: the file is not a list of known steps with their options.
     """
     entries = read_yaml(path)
     if not isinstance(entries, list):
-        raise ValueError(f"{path}: write a list of steps, such as `- caps: {{brand: 2}}`")
+        raise ConfigError(f"{path}: write a list of steps, such as `- caps: {{brand: 2}}`")
     return tuple(_step(entry, f"{path}, step {n}") for n, entry in enumerate(entries, 1))
 
 
@@ -88,10 +89,10 @@ def _step(entry: Any, place: str) -> Step:
     if isinstance(entry, str):
         entry = {entry: {}}
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise ValueError(f"{place}: write one `name: options`")
+        raise ConfigError(f"{place}: write one `name: options`")
     ((name, options),) = entry.items()
     if name not in STEPS:
-        raise ValueError(f"{place}: there is no step {name!r}; give one of {', '.join(STEPS)}")
+        raise ConfigError(f"{place}: there is no step {name!r}; give one of {', '.join(STEPS)}")
     known = {option.name: option.type for option in fields(STEPS[name])}
     if len(known) == 1:
         options = dict.fromkeys(known, options)
@@ -102,7 +103,7 @@ def _step(entry: Any, place: str) -> Step:
         for option, option_type in known.items():
             _check_type(option, getattr(step, option), option_type)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise ConfigError(
             f"{place} ({name}, with the options {', '.join(known)}): {error}"
         ) from error
     return step

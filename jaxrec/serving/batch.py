@@ -44,7 +44,7 @@ def recommend(options: RecommendOptions) -> None:
 
     Raises:
         RunError: the run or an output directory cannot be used.
-        DataError, ValueError: the events, the items or an option cannot be used.
+        InputError: the events, the items or an option cannot be used.
     """
     model = load_model(options)
     steps = () if options.strategy is None else read_strategy(options.strategy)

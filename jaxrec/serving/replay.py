@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import track
 from rich.table import Table
 
+from jaxrec.errors import InputError
 from jaxrec.evaluation import metrics
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import combine
@@ -86,22 +87,22 @@ def replay(
         gap_minutes: a session ends after so many minutes without an event.
 
     Raises:
-        ValueError: the model has no time, or `since` leaves no event to rank.
+        InputError: the model has no time, or `since` leaves no event to rank.
     """
     if model.config.data.time != "timestamp":
-        raise ValueError("the run's times are only positions, so users have no common order")
+        raise InputError("the run's times are only positions, so users have no common order")
     user_events = in_time_order(model, log)
     times = np.array([user_event.event.time for user_event in user_events])
     begin = int(np.searchsorted(times, np.quantile(times, since), side="right"))
     if begin == len(user_events):
-        raise ValueError(f"since={since} leaves no event to rank")
+        raise InputError(f"since={since} leaves no event to rank")
     replayed = _Replayed(model, Session(1.0, gap_minutes), weights)
     replayed.engine.recorder.record_many(user_events[:begin])
     for round_events in track(list(rounds(user_events[begin:])), "replaying", transient=True):
         replayed.rank(round_events)
         replayed.engine.record(round_events)
     if not replayed.ranks:
-        raise ValueError(f"since={since} leaves no event of a known item and a predicted type")
+        raise InputError(f"since={since} leaves no event of a known item and a predicted type")
     ranks = {name: np.concatenate(parts) for name, parts in replayed.ranks.items()}
     return Replay(ranks, np.concatenate(replayed.firsts))
 

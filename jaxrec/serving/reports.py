@@ -18,7 +18,7 @@ def audience(options: AudienceOptions) -> None:
     """Find the audience of an entity among all users of the events, in the memory of one block.
 
     Raises:
-        RunError, DataError, ValueError: the run, the events or an option cannot be used.
+        InputError: the run, the events or an option cannot be used.
     """
     model = load_model(options)
     model.index.find(options.entity)

@@ -23,7 +23,7 @@ def serve(options: ServeOptions) -> None:
 
     Raises:
         RunError, StoreError: the run, the states or the store cannot be used.
-        DataError, ValueError: the events or an option cannot be used.
+        InputError: the events or an option cannot be used.
     """
     try:
         from jaxrec.serving.http.app import serve_http

@@ -168,7 +168,7 @@ def test_old_options_of_serve_py_are_refused_with_the_new_command(refusal, argum
 def test_an_internal_error_exits_with_1_and_a_traceback(run):
     program = (
         "import sys; from jaxrec import cli; from jaxrec.serving import reports\n"
-        "def broken(*_): raise RuntimeError('this is a fault')\n"
+        "def broken(*_): raise ValueError('this is a fault')\n"
         "reports.load_model = broken\n"
         "cli.main(sys.argv[1:])"
     )
@@ -176,7 +176,7 @@ def test_an_internal_error_exits_with_1_and_a_traceback(run):
     shown = process.communicate()[1]
     assert process.returncode == 1
     assert "Traceback" in shown
-    assert shown.endswith("RuntimeError: this is a fault\n")
+    assert shown.endswith("ValueError: this is a fault\n")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -3,6 +3,7 @@
 from flax import nnx
 
 from jaxrec.config import ModelConfig
+from jaxrec.errors import ConfigError
 from jaxrec.models.graph.build import build_graph_encoder
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.encoder import ItemEncoder, ItemSource
@@ -17,12 +18,12 @@ def expert_sources(name: str) -> tuple[str, ...]:
     """The sources of an expert, such as ("id", "graph") of `id+graph`.
 
     Raises:
-        ValueError: the name holds an unknown source.
+        ConfigError: the name holds an unknown source.
     """
     sources = tuple(name.split("+"))
     unknown = [source for source in sources if source not in SOURCES]
     if unknown:
-        raise ValueError(f"expert {name!r} names {unknown}; the sources are {', '.join(SOURCES)}")
+        raise ConfigError(f"expert {name!r} names {unknown}; the sources are {', '.join(SOURCES)}")
     return sources
 
 
@@ -32,7 +33,7 @@ def build_item_encoder(
     """The item encoder of an expert such as `id+graph`.
 
     Raises:
-        ValueError: the expert names an unknown source.
+        ConfigError: the expert names an unknown source.
     """
     names = expert_sources(expert)
     width = config.hidden_size

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.errors import CheckpointError
+from jaxrec.errors import CheckpointError, ConfigError
 from jaxrec.models.text.checkpoint import load_weights
 from jaxrec.models.transformer import TransformerBlock
 
@@ -107,11 +107,11 @@ class Bert(nnx.Module):
         """Input of the first layer; a row is one segment.
 
         Raises:
-            ValueError: L exceeds the number of positions of the checkpoint.
+            ConfigError: L exceeds the number of positions of the checkpoint.
         """
         length = token_ids.shape[1]
         if length > self.config.max_position_embeddings:
-            raise ValueError(
+            raise ConfigError(
                 f"a text of {length} tokens does not fit this BERT, which has "
                 f"{self.config.max_position_embeddings} positions: lower max_tokens"
             )

@@ -3,6 +3,7 @@
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jaxrec.errors import ConfigError
 from jaxrec.models.text.bert import mean_pool
 from jaxrec.models.text.encoder import TextEncoder
 
@@ -11,13 +12,13 @@ class TextTower(nnx.Module):
     """The last `num_layers` layers of a text encoder, and mean pooling after them.
 
     Raises:
-        ValueError: the encoder has fewer layers.
+        ConfigError: the encoder has fewer layers.
     """
 
     def __init__(self, encoder: TextEncoder, num_layers: int):
         available = len(encoder.blocks)
         if not 0 < num_layers <= available:
-            raise ValueError(
+            raise ConfigError(
                 f"text.finetune_layers={num_layers}, but the encoder has {available} layers"
             )
         self.blocks = nnx.List(list(encoder.blocks)[-num_layers:])

@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from jaxrec.data.graph import ITEM
+from jaxrec.errors import ConfigError
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.steps import Feedback
 from jaxrec.serving.http.middleware import (
@@ -96,11 +97,11 @@ def serve_http(run: Path, options: LiveOptions, strategy: Sequence[Step] = (Feed
     """Serve until SIGTERM or SIGINT, then answer the requests already received.
 
     Raises:
-        ValueError: `options.http` is not HOST:PORT.
+        ConfigError: `options.http` is not HOST:PORT.
     """
     host, separator, port = options.http.rpartition(":")
     if not separator or not port.isdigit():
-        raise ValueError(f"--http {options.http}: write HOST:PORT, such as :8080")
+        raise ConfigError(f"--http {options.http}: write HOST:PORT, such as :8080")
     app = create_app(run, options, strategy)
     uvicorn.run(app, host=host or "0.0.0.0", port=int(port), access_log=False)
 

@@ -16,7 +16,7 @@ from prometheus_client import Histogram
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jaxrec.errors import StoreError
+from jaxrec.errors import InputError, StoreError
 from jaxrec.serving.options import LiveOptions
 
 logger = logging.getLogger("uvicorn.error")  # the server sets its format and level
@@ -48,8 +48,8 @@ def add_problem_handlers(app: FastAPI) -> None:
         advice = "send the request again; events with an event_id count once"
         return problem(503, "the store fails", advice, {"Retry-After": "1"})
 
-    @app.exception_handler(ValueError)
-    async def unusable(request: Request, error: ValueError) -> JSONResponse:
+    @app.exception_handler(InputError)
+    async def unusable(request: Request, error: InputError) -> JSONResponse:
         logger.warning("%s %s refused: %s", request.method, request.url.path, error)
         return problem(422, "invalid request", str(error))
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from jaxrec.config import Config
 from jaxrec.data.graph import ITEM
+from jaxrec.errors import InputError
 from jaxrec.inference.encoding import CHUNK
 from jaxrec.inference.profiles import interest_over_time, profile_table
 from jaxrec.inference.text_features import LENGTH_BUCKETS
@@ -50,7 +51,7 @@ class LiveEngine:
         random: for steps that depend on chance.
 
     Raises:
-        ValueError: the window is not positive, or the run cannot be served live.
+        InputError: the window is not positive, or the run cannot be served live.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class LiveEngine:
         random: np.random.Generator | None = None,
     ):
         if window < 1:
-            raise ValueError(f"window={window}: keep 1 event or more")
+            raise InputError(f"window={window}: keep 1 event or more")
         check_live_run(model.config)
         self.model, self.store = model, store
         self.updater = StateUpdater(model, window, feedback_types(strategy))
@@ -87,7 +88,7 @@ class LiveEngine:
 
         Raises:
             DataError: the condition cannot be used.
-            ValueError: an option does not fit the model.
+            InputError: an option does not fit the model.
         """
         request = ListRequest(k, **options)
         self.builder.check(request)
@@ -119,7 +120,7 @@ class LiveEngine:
             top: nodes of a type.
         """
         if last < 1 or top < 1:
-            raise ValueError(f"last={last}, top={top}: give 1 or more of both")
+            raise InputError(f"last={last}, top={top}: give 1 or more of both")
         masked = self.builder.mask([document], self.model.config.evaluation.mask)
         return self._profile(document, masked, last, top)
 
@@ -175,9 +176,9 @@ class LiveEngine:
 
 
 def check_live_run(config: Config) -> None:
-    """Raise a ValueError for a run that cannot be served live."""
+    """Raise an InputError for a run that cannot be served live."""
     if config.data.drop_repeats:
-        raise ValueError("the run dropped repeated events (data.drop_repeats); train without that")
+        raise InputError("the run dropped repeated events (data.drop_repeats); train without that")
 
 
 def user_events_of(log: EventLog, model: TrainedModel) -> list[UserEvent]:

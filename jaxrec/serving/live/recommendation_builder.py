@@ -9,6 +9,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
+from jaxrec.errors import InputError
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import (
     AdjustmentBlocks,
@@ -66,17 +67,17 @@ class RecommendationBuilder:
         self.unit_vectors = lru_cache(maxsize=16)(index.unit_vectors)
 
     def check(self, request: ListRequest) -> None:
-        """Raise a ValueError for a list that cannot be made."""
+        """Raise an InputError for a list that cannot be made."""
         if not 0 <= request.strength <= 1:
-            raise ValueError(f"strength={request.strength} is not between 0 and 1")
+            raise InputError(f"strength={request.strength} is not between 0 and 1")
         if request.words and request.target != ITEM:
-            raise ValueError(f"words steer lists of items, not of {request.target}")
+            raise InputError(f"words steer lists of items, not of {request.target}")
         reranks = bool(request.where or request.mask)
         self.model.ranker.check_request(request.k, request.target, reranks=reranks)
         self.model.ranker.check_mask(request.mask)
         names = self.model.artifacts.event_type_names
         if request.event_type and request.event_type not in names:
-            raise ValueError(
+            raise InputError(
                 f"the model does not know the event type {request.event_type}; "
                 f"use one of {', '.join(names)}"
             )
@@ -92,7 +93,7 @@ class RecommendationBuilder:
 
         Raises:
             DataError: the condition cannot be used.
-            ValueError: the model reads no text.
+            InputError: the model reads no text.
         """
         event_type = self._event_type(request)
         vectors = self.user_vectors(documents, event_type, now)

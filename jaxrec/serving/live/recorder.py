@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from jaxrec.errors import StoreError
+from jaxrec.errors import InputError, StoreError
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
 from jaxrec.serving.stores.base import LiveEvent, Store, UserDocument
 from jaxrec.serving.stores.documents import merge_events, newest_of_each_type, with_events
@@ -54,7 +54,7 @@ class EventRecorder:
         """Record events and update states; durable when this returns.
 
         Raises:
-            ValueError: an unknown event type; nothing is recorded then.
+            InputError: an unknown event type; nothing is recorded then.
             StoreError: the store fails, or other processes keep writing the same users. Events of
                 some users may be recorded; those with an `event_id` can be sent again.
         """
@@ -96,7 +96,7 @@ class EventRecorder:
                 strategy reads are feedback.
 
         Raises:
-            ValueError: an event before 1970, a position below 0, or an unknown event type.
+            InputError: an event before 1970, a position below 0, or an unknown event type.
         """
         users = events["user_id"].unique()
         known = list(self.store.load(users.to_list()))
@@ -104,7 +104,7 @@ class EventRecorder:
             "timestamp", maintain_order=True
         )
         if (missing["timestamp"] < 0).any():
-            raise ValueError("live serving cannot keep events before 1970 or positions below 0")
+            raise InputError("live serving cannot keep events before 1970 or positions below 0")
         self._check_event_types(missing["event"].unique())
         unit = 1000 if self.model.config.data.time == "timestamp" else 1
         ids = "event_id" if "event_id" in events.columns else pl.lit(None, pl.String)
@@ -181,7 +181,7 @@ class EventRecorder:
     def _check_event_types(self, event_types: Iterable[str]) -> None:
         unknown = set(event_types) - set(self.event_types)
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"the model does not know the event type {', '.join(sorted(unknown))}; "
                 f"use one of {', '.join(self.event_types)}"
             )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jaxrec.errors import ConfigError
 from jaxrec.serving.stores.base import Store
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
@@ -13,7 +14,7 @@ def open_store(address: str | Path) -> Store:
         address: a path, or `redis://HOST:PORT/DB` (also `rediss://`, `unix://`).
 
     Raises:
-        ValueError: the package `redis` is not installed.
+        ConfigError: the package `redis` is not installed.
         StoreError: the store cannot be opened.
     """
     if not str(address).startswith(("redis://", "rediss://", "unix://")):
@@ -21,5 +22,5 @@ def open_store(address: str | Path) -> Store:
     try:
         from jaxrec.serving.stores.redis import RedisStore
     except ImportError as error:
-        raise ValueError(f"{address}: pip install 'jaxrec[redis]' first ({error})") from error
+        raise ConfigError(f"{address}: pip install 'jaxrec[redis]' first ({error})") from error
     return RedisStore(str(address))
