@@ -18,9 +18,9 @@ COMMANDS = {
     "serve": "Serve a run over HTTP. `python serve.py RUN --http :8080` is the same command.",
     "audience": "Find the users who most likely choose an item, or an item of a brand, next.",
     "profile": "Write what every user is interested in, and how that changed.",
-    "similar": "List the items (or brands ...) most like one.",
-    "replay": "Measure what live updates are worth on a held-out period.",
-    "plot": "Draw how the interest of one user moved.",
+    "similar": "List the items (or brands ...) that are most similar to one.",
+    "replay": "Measure what live updates gain on a held-out period.",
+    "plot": "Draw how the interest of one user changed.",
 }
 INTRODUCTION = """# Command line
 
@@ -30,7 +30,7 @@ INTRODUCTION = """# Command line
 |---|---|
 | 0 | done |
 | 1 | an internal error; the traceback is on stderr |
-| 2 | the input cannot be used; the message names the place and the fix |
+| 2 | the input cannot be used; the message names the place and the correction |
 | 130, 143 | stopped by Ctrl-C or SIGTERM; `jaxrec train` has saved its state |
 
 This page is generated from the `--help` of every command.

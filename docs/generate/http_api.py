@@ -10,11 +10,11 @@ from jaxrec.serving.options import LiveOptions
 METHODS = ("get", "post", "delete")
 INTRODUCTION = """# HTTP API
 
-`jaxrec serve RUN --http :8080` serves a run. The service documents itself too: open `/docs` for an
-interactive page and `/openapi.json` for the OpenAPI document, of which this page is generated.
+`jaxrec serve RUN --http :8080` serves a run. The service also has `/docs`, an interactive page, and
+`/openapi.json`, the OpenAPI document. This page is generated from that document.
 
-* **Key**: where `JAXREC_API_KEY` (or `--api-key`) is set, requests for users and events must send
-  it as `X-API-Key`. Health checks and metrics need no key.
+* **Key**: if `JAXREC_API_KEY` (or `--api-key`) is set, requests for users and events must send it
+  as `X-API-Key`. Health checks and metrics need no key.
 * **Errors** are `application/problem+json` (RFC 9457): `type`, `title`, `status`, `detail`, and
   `errors` for a request whose fields are wrong.
 * **Status 503** means that the store failed, that the model is still being loaded, or that too many
@@ -106,7 +106,7 @@ def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "integer" and "minimum" in schema and "maximum" in schema:
-        return f"integer, {schema['minimum']} to {schema['maximum']}"
+        return f"integer, {schema['minimum']:g} to {schema['maximum']:g}"
     return schema.get("format", schema.get("type", "any"))
 
 

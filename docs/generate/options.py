@@ -29,8 +29,9 @@ jaxrec train --config my-recipe.yaml --model.hidden_size 128
 jaxrec.fit("my-recipe.yaml", overrides={"model.hidden_size": 128})
 ```
 
-The command line wins over `overrides`, and these win over the recipe. An unknown option or a value
-out of range is an error that names the nearest option or the allowed range.
+Options of the command line replace `overrides`, and `overrides` replace the recipe. An unknown
+option or a value out of range is an error. Its message names the nearest option or the allowed
+range.
 
 This page is generated from the dataclasses in `jaxrec.config`.
 """
@@ -99,7 +100,7 @@ def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         return f"list of {_type_name(arguments[0])}"
     if typing.get_origin(kind) is dict:
-        return f"{_type_name(arguments[0])} and {_type_name(arguments[1])}, for each entry"
+        return f"map from {_type_name(arguments[0])} to {_type_name(arguments[1])}"
     return {str: "text", int: "integer", float: "number", bool: "`True` or `False`"}[kind]
 
 
