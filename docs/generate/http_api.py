@@ -105,8 +105,8 @@ def _type(schema: dict[str, Any]) -> str:
         return f"list of {_type(schema['items'])}"
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
-    if schema.get("type") == "integer" and "minimum" in schema and "maximum" in schema:
-        return f"integer, {schema['minimum']:g} to {schema['maximum']:g}"
+    if schema.get("type") in ("integer", "number") and {"minimum", "maximum"} <= set(schema):
+        return f"{schema['type']}, {schema['minimum']:g} to {schema['maximum']:g}"
     return schema.get("format", schema.get("type", "any"))
 
 
