@@ -47,7 +47,7 @@ def segments(
     masks: Mapping[str, Bool[np.ndarray, " Q"]],
     cutoffs: Sequence[int] = CUTOFFS,
 ) -> dict[str, dict[str, float]]:
-    """The summary of every named subset of the queries; subsets may overlap or be empty."""
+    """`summarise` of every named subset of the queries; subsets may overlap or be empty."""
     return {name: summarise(ranks[mask], cutoffs) for name, mask in masks.items()}
 
 
@@ -87,8 +87,10 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of mean(a - b), two systems' values on the same queries.
 
-    Raises `ValueError` when the values are not paired. Efron and Tibshirani, "An Introduction
-    to the Bootstrap", 1993.
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
+
+    Raises:
+        ValueError: the values are not paired.
     """
     if a.shape != b.shape:
         raise ValueError(f"values of shapes {a.shape} and {b.shape}: pair them query by query")
@@ -96,7 +98,7 @@ def bootstrap_interval(
         return 0.0, 0.0
     generator = np.random.default_rng(seed)
     differences = a - b
-    # One resample at a time: [samples, Q] indices would not fit for millions of queries.
+    # one resample at a time, because [samples, Q] indices need too much memory
     means = [generator.choice(differences, len(a)).mean() for _ in range(samples)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

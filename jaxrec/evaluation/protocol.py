@@ -28,7 +28,7 @@ def evaluate(
     k: int,
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, float], Ranking]:
-    """The model's metrics on a set of queries, and the ranking behind them.
+    """The metrics of a model on a set of queries, and its ranking.
 
     Args:
         counts: training events of every item.
@@ -52,7 +52,7 @@ def evaluate_baselines(
     Args:
         valid: rows of the item block that are items.
         positives: the events that baselines learn from, without returns, impressions and the like.
-        counts: training events of every item among them; see `item_counts`.
+        counts: training events of every item among them.
         masks: the `segment_masks` of the queries.
     """
     log = split.log
@@ -108,13 +108,6 @@ def segment_masks(
         "targets: repeat": repeat,
         "targets: novel": ~repeat,
     }
-
-
-def item_counts(
-    log: EventLog, counted: Bool[np.ndarray, " M"], num_items: int
-) -> Float[np.ndarray, " I"]:
-    """Counted events of every item."""
-    return np.bincount(log.items[counted], minlength=num_items).astype(np.float32)
 
 
 def _first_choices(

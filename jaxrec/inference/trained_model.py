@@ -20,11 +20,11 @@ from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.audiences import (
+    EMPTY_AUDIENCE,
     audience_table,
     choice_log_probability,
-    empty_audience,
     entity_items,
-    merge_audience,
+    likeliest,
 )
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
@@ -206,8 +206,7 @@ class TrainedModel:
         log = self.encoder.event_log(events)
         vectors = self.encoder.vectors(self.encoder.states(log))
         log_p = self.choice_log_probability(log, vectors, entity, mask)
-        audience = merge_audience(empty_audience(), log.user_ids, log_p, size)
-        return audience_table(audience, bid)
+        return audience_table(likeliest(EMPTY_AUDIENCE, log.user_ids, log_p, size), bid)
 
     def choice_log_probability(
         self,

@@ -30,7 +30,7 @@ def constant(value: pl.Expr, kind: Any, name: str) -> Any:
 
 
 def regexp_like(text: pl.Expr, pattern: pl.Expr, flags: pl.Expr | None = None) -> pl.Expr:
-    """Whether a regular expression matches a part of a text; polars' engine takes linear time."""
+    """Whether a regular expression matches a part of a text, in linear time."""
     regex = constant(pattern, str, "a regular expression")
     letters = "" if flags is None else constant(flags, str, "the flags of a regular expression")
     if len(regex) > MAX_PATTERN:
@@ -104,8 +104,8 @@ def date_part(part: pl.Expr, value: pl.Expr) -> pl.Expr:
     return DATE_PARTS[name](value)
 
 
-# Each looks at one row. Aggregates, windows, readers of files and `replace`, which makes texts of
-# any length, are left out.
+# Each function reads one row. Aggregates, windows and readers of files are left out, and `replace`,
+# because its texts can be of any length.
 FUNCTIONS: dict[str, Callable[..., pl.Expr]] = {
     "abs": lambda x: x.abs(),
     "array_contains": lambda values, value: values.list.contains(value),

@@ -1,8 +1,8 @@
 """SQL conditions on the columns of the items, such as `price < 50 AND category = 'Nails'`.
 
-The text of a condition comes from users, so no engine reads it. sqlglot parses it, after the
-number and the nesting of its tokens are known to be small. Then every node of the syntax tree
-becomes a polars expression; a node that is not listed here is refused.
+Conditions come from users, so no engine reads their text. The length and the nesting of the tokens
+are checked, then sqlglot parses them, and every node of the syntax tree becomes a polars
+expression. A node that is not listed here is refused.
 """
 
 import operator
@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import polars as pl
 from jaxtyping import Bool
+from polars.exceptions import PanicException, PolarsError
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
@@ -107,11 +108,9 @@ def where(items: pl.DataFrame, condition: str) -> Bool[np.ndarray, " I"]:
     try:
         expression = _expression(_parsed(condition), items, MAX_DEPTH)
         kept = items.select(expression.alias("kept"))["kept"]
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (PolarsError, PanicException, Refused, OverflowError) as error:
         reason = str(error).strip().splitlines() or ["the engine fails on it"]
         raise _refused(items, condition, reason[0]) from error
-    except (Refused, OverflowError) as error:
-        raise _refused(items, condition, str(error)) from error
     if kept.dtype != pl.Boolean:
         raise _refused(items, condition, f"it gives {kept.dtype}, not true or false")
     if len(kept) == 1:  # a condition that is the same for all rows
@@ -249,7 +248,8 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
         case exp.Extract(this=exp.Var(), expression=value):
             return date_part(pl.lit(node.name), build(value))
         case exp.Trim(this=text, expression=chars):
-            return _trim(build(text), build(chars) if chars else None, node.args.get("position"))
+            side = {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(node.text("position"), "trim")
+            return FUNCTIONS[side](build(text), build(chars) if chars else None)
         case exp.CurrentDate():
             return pl.lit(date.today())
         case exp.Interval(this=exp.Literal() as count, unit=exp.Var() as unit):
@@ -286,8 +286,8 @@ def _column(node: exp.Column, items: pl.DataFrame) -> pl.Expr:
 
 
 def _is_literal(node: Node) -> bool:
-    inner = node.this if isinstance(node, exp.Neg) else node
-    return isinstance(inner, exp.Literal | exp.Boolean | exp.Null)
+    value = node.this if isinstance(node, exp.Neg) else node
+    return isinstance(value, exp.Literal | exp.Boolean | exp.Null)
 
 
 def _value(node: Node) -> str | int | float | bool | None:
@@ -307,7 +307,7 @@ def _value(node: Node) -> str | int | float | bool | None:
 
 
 def _is_in(node: Node, others: Sequence[Node], items: pl.DataFrame, build: Callable) -> pl.Expr:
-    """Whether a value equals one of others; null where only a null keeps this open."""
+    """Whether a value equals one of others; null if it equals none and one of them is null."""
     value = build(node)
     if not all(_is_literal(other) for other in others):
         if not isinstance(node, exp.Column):  # or nested lists would multiply
@@ -320,12 +320,12 @@ def _is_in(node: Node, others: Sequence[Node], items: pl.DataFrame, build: Calla
         column = isinstance(node, exp.Column) and items.schema[node.name]
         exact = kinds == {int} and column and column.is_integer()
         number = int if exact else float
-        found = value.cast(number).is_in([number(literal) for literal in listed])
+        is_listed = value.cast(number).is_in([number(literal) for literal in listed])
     elif len(kinds) <= 1:
-        found = value.is_in(listed)
+        is_listed = value.is_in(listed)
     else:
         raise Refused("the values of IN are of different types")
-    return found if len(listed) == len(literals) else found | pl.lit(None, pl.Boolean)
+    return is_listed if len(listed) == len(literals) else is_listed | pl.lit(None, pl.Boolean)
 
 
 def _case(node: exp.Case, items: pl.DataFrame, depth: int) -> pl.Expr:
@@ -342,7 +342,7 @@ def _case(node: exp.Case, items: pl.DataFrame, depth: int) -> pl.Expr:
 
 
 def _cast(node: exp.Cast, build: Callable) -> pl.Expr:
-    """CAST and TRY_CAST, which gives null where a value does not fit; dates as text are read."""
+    """CAST, and TRY_CAST, which gives null where a value does not fit. Text becomes a date."""
     value, name = node.this, node.to.this.name if hasattr(node.to.this, "name") else node.to.name
     if name not in TYPES or node.to.expressions or node.args.get("format"):
         raise Refused(f"the type {node.to.sql()} is not one of {', '.join(TYPES)}")
@@ -354,15 +354,6 @@ def _cast(node: exp.Cast, build: Callable) -> pl.Expr:
             raise Refused(f"{value.name!r} is not a {name} such as '2025-01-31'") from error
         return pl.lit(moment.replace(tzinfo=None)).cast(kind)
     return build(value).cast(kind, strict=not isinstance(node, exp.TryCast))
-
-
-def _trim(text: pl.Expr, chars: pl.Expr | None, position: str | None) -> pl.Expr:
-    match position:
-        case "LEADING":
-            return text.str.strip_chars_start(chars)
-        case "TRAILING":
-            return text.str.strip_chars_end(chars)
-    return text.str.strip_chars(chars)
 
 
 def _interval(count: str, unit: str) -> pl.Expr:

@@ -1,9 +1,10 @@
-"""Ranking under the steps of a strategy: lists stay full, however much a step takes out of them."""
+"""Ranking under the steps of a strategy. Lists stay full: a short list is ranked again, longer."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import cached_property
+from itertools import compress, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,10 +46,10 @@ class RerankPipeline:
     @property
     def removed(self) -> dict[str, int]:
         """How many items each filter keeps out of every list, by the filter's name."""
-        filters = {n: step.name for n, step in enumerate(self.steps) if isinstance(step, Filter)}
         return {
-            name: int((self.context.valid & np.isneginf(self.biases[n])).sum())
-            for n, name in filters.items()
+            step.name: int((self.context.valid & np.isneginf(self.biases[n])).sum())
+            for n, step in enumerate(self.steps)
+            if isinstance(step, Filter)
         }
 
     @property
@@ -72,9 +73,7 @@ class RerankPipeline:
 
     def names(self, touched: Bool[np.ndarray, " steps"]) -> list[str]:
         """The names of the steps that touched an item."""
-        return [
-            step.name for step, is_touched in zip(self.steps, touched, strict=True) if is_touched
-        ]
+        return [step.name for step in compress(self.steps, touched)]
 
     def lengths(self, k: int, factor: int) -> list[int]:
         """The length of the first ranking, then of the lists after each step of `reordering`.
@@ -112,9 +111,7 @@ def build_pipeline(
         if isinstance(before, Reordering) and not isinstance(after, Reordering):
             raise ConfigError(f"{after.name} changes scores, so it must stand before {before.name}")
         if isinstance(before, Epsilon):  # a later step would change the reported propensities
-            raise ConfigError(
-                f"epsilon must be the last step, so {after.name} must stand before it"
-            )
+            raise ConfigError(f"epsilon is the last step, so {after.name} must stand before it")
     entities = [name for step in steps if isinstance(step, Caps) for name in step.limits]
     groups = {name: first_neighbours(catalog.graph, name) for name in entities}
     counts = np.pad(counts, (0, len(valid) - len(counts)))
@@ -133,10 +130,10 @@ class RerankQueries(NamedTuple):
 
 
 class RerankResult(NamedTuple):
-    """One list a query, and the number of entries that each step passed over."""
+    """One list a query."""
 
     lists: RankedLists
-    removed: dict[str, int]
+    removed: dict[str, int]  # step -> entries that it passed over
 
 
 class Shift(NamedTuple):
@@ -151,19 +148,23 @@ class Reranker:
     """Ranks one table of items under one pipeline.
 
     Attributes:
-        pipeline: the steps.
         items: the table without the bias of the steps.
-        prepared: the table with it.
+        mesh: one device by default.
         lengths, batch_sizes: of the rankings to compile; other sizes are cut from a larger one.
         approximate: see `best_items`.
     """
 
     pipeline: RerankPipeline
     items: ItemTable
-    prepared: PreparedItems
+    mesh: Mesh | None = None
     lengths: Sequence[int] = ()
     batch_sizes: Sequence[int] = ()
     approximate: bool = False
+
+    @cached_property
+    def prepared(self) -> PreparedItems:
+        """The table with the bias of the steps."""
+        return prepare(self.items.add_bias(self.pipeline.bias), self.mesh)
 
     def rank(
         self, queries: RerankQueries, k: int, random: np.random.Generator | None = None
@@ -210,10 +211,9 @@ class Reranker:
         bias: Float[np.ndarray, " I"],
     ) -> tuple[Int[np.ndarray, "q P"], Float[np.ndarray, "q P"]]:
         """The best items of some queries and their scores under the bias of the steps."""
-        is_default = bias is self.pipeline.bias
         table = self.prepared
-        if not is_default:
-            table = prepare(self.items.add_bias(bias), self.prepared.mesh)
+        if bias is not self.pipeline.bias:
+            table = prepare(self.items.add_bias(bias), self.mesh)
         adjustments = queries.adjustments(rows)
         top = best_items(
             padded(queries.vectors[rows], at_least(len(rows), self.batch_sizes)),
@@ -222,10 +222,7 @@ class Reranker:
             adjustments,
             approximate=self.approximate,
         )
-        items, scores = (
-            np.array(top.items[: len(rows), :size]),
-            np.array(top.scores[: len(rows), :size]),
-        )
+        items, scores = (part[: len(rows), :size].copy() for part in (top.items, top.scores))
         for place, row in enumerate(rows.tolist()):
             if row in shifts:  # a bias of its own, so this query is ranked alone
                 scored = self._model_scores(queries.vectors[row], adjustments, place)
@@ -294,20 +291,6 @@ class Reranker:
             for shift in shifts.get(row, ()):
                 touched[place, :, shift.step] = shift.amounts[items[place]] != 0
         return touched & (items > 0)[..., None]
-
-
-def build_reranker(
-    pipeline: RerankPipeline,
-    items: ItemTable,
-    mesh: Mesh | None = None,
-    *,
-    lengths: Sequence[int] = (),
-    batch_sizes: Sequence[int] = (),
-    approximate: bool = False,
-) -> Reranker:
-    """A pipeline over a table of items; see `Reranker`."""
-    prepared = prepare(items.add_bias(pipeline.bias), mesh)
-    return Reranker(pipeline, items, prepared, lengths, batch_sizes, approximate)
 
 
 def _highest(
