@@ -1,6 +1,7 @@
 """Ranking metrics: values of queries from ranks, properties of lists, confidence intervals.
 
-A rank counts from 0. It may end in .5 where the target shares its score with other items.
+A rank counts from 0. It may end in .5 where the target shares its score with other items. In lists,
+item 0 marks an empty place; `num_items` counts it, as `Catalog.num_items` does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,18 +53,12 @@ def segments(
 
 
 def coverage(top_items: Int[np.ndarray, "Q K"], num_items: int) -> float:
-    """Share of the catalogue that appears in at least one list.
-
-    Item 0 marks an empty place in a list; `num_items` counts it, as `Catalog.num_items` does.
-    """
+    """Share of the catalogue that appears in at least one list."""
     return np.count_nonzero(_recommendations(top_items, num_items)) / max(num_items - 1, 1)
 
 
 def gini(top_items: Int[np.ndarray, "Q K"], num_items: int) -> float:
-    """Gini index of the recommendations per item: 0 if spread evenly, near 1 if on one item.
-
-    Item 0 marks an empty place in a list; `num_items` counts it. Without recommendations it is 0.
-    """
+    """Gini index of the recommendations per item: 0 if even or without any, near 1 on one item."""
     ascending = np.sort(_recommendations(top_items, num_items))
     size, total = len(ascending), ascending.sum()
     if total == 0:
@@ -73,7 +68,7 @@ def gini(top_items: Int[np.ndarray, "Q K"], num_items: int) -> float:
 
 
 def mean_popularity(top_items: Int[np.ndarray, "Q K"], counts: Float[np.ndarray, " I"]) -> float:
-    """Mean training count of the recommended items; item 0 marks an empty place in a list."""
+    """Mean training count of the recommended items."""
     return _mean(counts[top_items[top_items > 0]])
 
 

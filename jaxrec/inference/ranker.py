@@ -1,4 +1,4 @@
-"""User vectors in, lists of recommendations out."""
+"""Makes lists of recommendations from user vectors."""
 
 import zlib
 from collections.abc import Sequence

@@ -30,7 +30,6 @@ from jaxrec.ranking.condition_functions import (
     MAX_DIGITS,
     Refused,
     date_part,
-    joined,
     like,
     regexp_like,
     remainder,
@@ -176,7 +175,8 @@ def _check_size(tree: Node) -> None:
         raise Refused(f"it joins more than {MAX_JOINED} texts")
 
 
-REPEATING = ("mod", "nullif")  # like % and BETWEEN they use an operand twice: few may nest
+# these use an operand twice, as % and BETWEEN do, so each level of nesting doubles the expression
+REPEATING = ("mod", "nullif")
 
 PATTERNS: dict[type[Node], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
     exp.Like: like,
@@ -227,7 +227,7 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
         case exp.Or():
             return _balanced(operator.or_, [build(part) for part in _chain(node)])
         case exp.DPipe():
-            return joined(*(build(part) for part in _chain(node)))
+            return pl.concat_str([build(part) for part in _chain(node)])
         case exp.Not():
             return ~build(node.this)
         case exp.Neg():
@@ -295,22 +295,25 @@ def _value(node: Node) -> str | int | float | bool | None:
     match node:
         case exp.Null():
             return None
-        case exp.Neg(this=exp.Literal(is_string=False) as number):
-            return -float(number.name) if not number.name.isdigit() else -int(number.name)
         case exp.Boolean() | exp.Literal(is_string=True):
             return node.this
+        case exp.Neg(this=exp.Literal() as literal):
+            return -_number(literal.name)
+    return _number(node.name)
+
+
+def _number(text: str) -> int | float:
     try:
-        small = node.name.isdigit() and len(node.name) <= MAX_DIGITS
-        return int(node.name) if small else float(node.name)
+        return int(text) if text.isdigit() and len(text) <= MAX_DIGITS else float(text)
     except ValueError as error:
-        raise Refused(f"{node.name!r} is not a number") from error
+        raise Refused(f"{text!r} is not a number") from error
 
 
 def _is_in(node: Node, others: Sequence[Node], items: pl.DataFrame, build: Callable) -> pl.Expr:
     """Whether a value equals one of others; null if it equals none and one of them is null."""
     value = build(node)
     if not all(_is_literal(other) for other in others):
-        if not isinstance(node, exp.Column):  # or nested lists would multiply
+        if not isinstance(node, exp.Column):  # its expression is repeated for every value
             raise Refused("IN compares a column with other columns, or any value with literals")
         return _balanced(operator.or_, [value == build(other) for other in others])
     literals = [_value(other) for other in others]
@@ -329,9 +332,9 @@ def _is_in(node: Node, others: Sequence[Node], items: pl.DataFrame, build: Calla
 
 
 def _case(node: exp.Case, items: pl.DataFrame, depth: int) -> pl.Expr:
-    """CASE as nested conditions: the engine's tree is as deep as there are branches."""
+    """CASE as nested conditions: every branch makes the engine's tree one level deeper."""
     build = partial(_expression, items=items, depth=depth - 1)
-    if not isinstance(node.this, exp.Column | None):  # or nested subjects would multiply
+    if not isinstance(node.this, exp.Column | None):  # its expression is repeated in every branch
         raise Refused("CASE takes a column, or no value, before WHEN")
     subject, default = node.this, node.args.get("default")
     result = build(default) if default else pl.lit(None)

@@ -4,11 +4,7 @@ from helpers.splits import ITEMS, make_split
 
 from jaxrec.config import EvaluationConfig
 from jaxrec.evaluation.baselines import popularity
-from jaxrec.evaluation.protocol import (
-    evaluate,
-    evaluate_baselines,
-    segment_masks,
-)
+from jaxrec.evaluation.protocol import evaluate, evaluate_baselines, segment_masks
 from jaxrec.evaluation.tables import results_table
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable

@@ -10,14 +10,7 @@ from jaxrec.data.graph import build_graph, neighbourhoods
 from jaxrec.ranking.adjustments import no_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.pipeline import Reranker, RerankQueries, build_pipeline
-from jaxrec.ranking.steps import (
-    Boost,
-    Caps,
-    Diversity,
-    Epsilon,
-    Explore,
-    Feedback,
-)
+from jaxrec.ranking.steps import Boost, Caps, Diversity, Epsilon, Explore, Feedback
 from jaxrec.ranking.strategy import read_strategy
 from jaxrec.types import Catalog
 
