@@ -73,7 +73,7 @@ def sample_searches(model: TrainedModel, type_name: str, users: int) -> Searches
     sampled = random.choice(candidates, min(users, len(candidates)), replace=False)
     queries = test[np.sort(sampled)]
     targets = split.log.items[queries.positions]
-    repeat_bias = model.ranker.repeat_bias(model.encoder.target_event_type)
+    repeat_bias = model.ranker.repeat_bias[model.encoder.target_event_type]
     mask = model.config.evaluation.mask
     return Searches(
         node_of_item,

@@ -1,7 +1,6 @@
 """Baselines: popularity, recent popularity, personal frequency and item-kNN.
 
-Only the order of the scores has a meaning. Item 0 is the unknown item: it is no neighbour of any
-item, and callers leave it out of rankings.
+Only the order of the scores has a meaning. Callers leave item 0, the unknown item, out of rankings.
 """
 
 from collections.abc import Callable
@@ -20,7 +19,7 @@ Histories = Callable[[int, int], tuple[Int[np.ndarray, " X"], Int[np.ndarray, " 
 
 
 def popularity(train_items: Int[np.ndarray, " M"], num_items: int) -> Float[np.ndarray, " I"]:
-    """Number of training events of every item."""
+    """Number of events of every item."""
     return np.bincount(train_items, minlength=num_items).astype(np.float32)
 
 
@@ -41,9 +40,9 @@ def recent_popularity(
         start = train_times.max() - window_seconds
     recent = np.bincount(train_items[train_times > start], minlength=num_items)
     total = np.bincount(train_items, minlength=num_items)
-    # Places, as float32 does not hold the fraction that a sum of both counts would need.
-    _, places = np.unique(recent * (total.max() + 1) + total, return_inverse=True)
-    return places.astype(np.float32)
+    # positions, because float32 does not hold all values of this sum
+    _, positions = np.unique(recent * (total.max() + 1) + total, return_inverse=True)
+    return positions.astype(np.float32)
 
 
 def personal_frequency(
@@ -52,9 +51,9 @@ def personal_frequency(
     num_rows: int,
     popularity: Float[np.ndarray, " I"],
 ) -> Float[np.ndarray, "Q I"]:
-    """The items of the query's history by number of choices, equals by the later last choice.
+    """The items of each history by number of events, equals by their last event, the newest first.
 
-    All other items follow by popularity, so that the ranking does not end with the history.
+    All other items follow by popularity.
 
     Args:
         rows, items: the events of the queries' histories; see `Histories`.
@@ -77,7 +76,8 @@ def fit_item_knn(
 ) -> sparse.csr_array:
     """Cosine similarity of items by the users they share, [I, I].
 
-    Row i holds the `neighbours` items most similar to i, without i; among equals the smaller item.
+    Row i holds the `neighbours` items most similar to i, without i and item 0; among equals the
+    smaller item.
     Deshpande and Karypis, "Item-based top-N recommendation algorithms", 2004.
     """
     known = train_items > 0
@@ -101,10 +101,7 @@ def item_knn(
     num_rows: int,
     similarity: sparse.csr_array,
 ) -> Float[np.ndarray, "Q I"]:
-    """Sum of the similarities to the distinct items of every query's history.
-
-    Arguments as in `personal_frequency`.
-    """
+    """Sum of the similarities to the distinct items of each history; see `personal_frequency`."""
     return (_binary(rows, items, (num_rows, similarity.shape[0])) @ similarity).toarray()
 
 
@@ -120,8 +117,7 @@ def baseline_scorers(
     """The baselines by name, fitted to the training events.
 
     Args:
-        histories: events of the queries to score.
-        has_time: false where times are only positions.
+        has_time: False where times are only positions.
     """
     popular = popularity(train_items, num_items)
     window = WEEK_SECONDS if has_time else None

@@ -1,12 +1,11 @@
-"""What validation corrects after training, so that probabilities compare across users.
+"""Corrections that validation fits after training, so that probabilities compare across users.
 
-Three corrections: the weight of popularity, the repeat bias, and the temperature of the scores.
+They are the weight of popularity, the repeat bias, and the temperature of the scores.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,7 +14,7 @@ from scipy.optimize import minimize, minimize_scalar
 from jaxrec.evaluation.metrics import ndcg
 from jaxrec.ranking.adjustments import AdjustmentBlocks, select_queries
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
-from jaxrec.ranking.top_k import EvalQueries, log_probabilities, rank_queries
+from jaxrec.ranking.top_k import EvalQueries, check_targets, log_probabilities, rank_queries
 
 INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_QUERIES = 4096  # to fit a temperature on
@@ -24,11 +23,11 @@ POPULARITY_STRENGTHS = tuple(n / 10 for n in range(-8, 5))  # 0: as learned; -1:
 
 @dataclass(frozen=True)
 class Correction:
-    """What is added to the scores of a trained model.
+    """Additions to the scores of a trained model.
 
     Items that are popular in the training period do not stay so (logit adjustment;
-    arXiv:2007.07314). And training sees interests that it has fitted, so it learns too small a
-    repeat bias.
+    arXiv:2007.07314). Training learns too small a repeat bias, because it sees interests that it
+    has fitted.
 
     Attributes:
         popularity: weight of log(1 + training events) in the score of every item.
@@ -41,7 +40,7 @@ class Correction:
     repeat_decay: float = 0.0
 
     def popularity_bias(self, counts: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:
-        """The bias of items with so many training events."""
+        """The bias of items from their numbers of training events."""
         return (self.popularity * np.log1p(counts)).astype(np.float32)
 
     def repeat_bias(
@@ -60,12 +59,8 @@ class Calibration:
     inverse_temperature: float
     loss_before: float  # at 1
     loss_after: float  # at inverse_temperature
-    queries: int  # queries it was fitted on
+    queries: int  # number of queries of the fit
     correction: Correction = Correction()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
-        return asdict(self)
 
 
 def fit_temperature(
@@ -74,19 +69,19 @@ def fit_temperature(
     """The inverse temperature under which the targets are most likely (arXiv:1706.04599).
 
     Minimises the mean of -log softmax(b score)[target], which is convex in b, over
-    `INVERSE_TEMPERATURES`. Queries with an invalid target (0: unknown) are left out; of more than
-    `limit` queries that many are taken, evenly spaced. Each of 10 to 30 steps scores the catalogue
-    for all of them.
+    `INVERSE_TEMPERATURES`. `usable_queries` selects the queries. Each of 10 to 30 steps scores the
+    catalogue for all of them.
 
     Raises:
         ValueError: lengths differ, a target is no row of the table, no target is valid, or a score
             is not finite.
     """
-    queries = _usable(queries, items.valid, limit)
-    prepared = prepare(items)
+    selected, vectors, targets = _usable(queries, items.valid, limit)
+    adjustments = select_queries(queries.adjustments, selected, len(queries.targets))
+    usable, prepared = EvalQueries(vectors, targets, adjustments), prepare(items)
 
     def loss(inverse_temperature: float) -> float:
-        return _mean_loss(queries, prepared, inverse_temperature, block)
+        return _mean_loss(usable, prepared, inverse_temperature, block)
 
     before = loss(1.0)
     best = minimize_scalar(
@@ -97,7 +92,7 @@ def fit_temperature(
     )
     # the search stops within its tolerance, which may be worse than 1 where 1 is the best
     after, fitted = min((before, 1.0), (float(best.fun), math.exp(best.x)))
-    return Calibration(fitted, before, after, len(queries.targets))
+    return Calibration(fitted, before, after, len(targets))
 
 
 def fit_repeat_bias(
@@ -110,15 +105,13 @@ def fit_repeat_bias(
     """The repeat shift and decay under which, with a fitted temperature, targets are most likely.
 
     Args:
-        queries: their own adjustments are not used.
-        adjustments: those of selected queries under a correction.
+        queries: without their adjustments.
+        adjustments: the score adjustments of selected queries under a correction.
 
     Raises:
         ValueError: as `fit_temperature`.
     """
-    _check_targets(queries, items.valid)
-    selected = usable_queries(queries.targets, items.valid, limit)
-    vectors, targets = np.asarray(queries.vectors)[selected], queries.targets[selected]
+    selected, vectors, targets = _usable(queries, items.valid, limit)
     prepared = prepare(items)
 
     def loss(point: Float[np.ndarray, " 3"]) -> float:
@@ -143,13 +136,13 @@ def fit_popularity(
 ) -> float:
     """The weight of popularity that ranks best; see `Correction`.
 
-    Of `POPULARITY_STRENGTHS` at the given temperature, the smallest whose NDCG@10 is within a
-    standard error of the best (Breiman et al., "Classification and Regression Trees", 1984).
-    Likelihood often prefers another weight: it looks at the whole catalogue, lists at its head.
+    It is the smallest of `POPULARITY_STRENGTHS`, at the given temperature, whose NDCG@10 is within
+    a standard error of the best (Breiman et al., "Classification and Regression Trees", 1984).
+    Likelihood often prefers another weight, because it rates the whole catalogue and not its head.
 
     Args:
         items: without a popularity bias.
-        counts: how often the items were chosen in training.
+        counts: how often each item was chosen in training.
 
     Raises:
         ValueError: as `rank_queries`.
@@ -180,30 +173,19 @@ def usable_queries(
     usable = np.flatnonzero(valid[targets])
     if not len(usable):
         raise ValueError(
-            f"none of {len(targets)} queries has a valid target, so there is nothing to calibrate "
-            "on; give more validation data"
+            f"none of {len(targets)} queries has a valid target; give more validation data"
         )
     count = min(limit, len(usable))
     return usable[np.arange(count) * len(usable) // count]
 
 
-def _usable(queries: EvalQueries, valid: Bool[np.ndarray, " I"], limit: int) -> EvalQueries:
-    _check_targets(queries, valid)
+def _usable(
+    queries: EvalQueries, valid: Bool[np.ndarray, " I"], limit: int
+) -> tuple[Int[np.ndarray, " q"], Float[np.ndarray, "q F"], Int[np.ndarray, " q"]]:
+    """The `usable_queries`, their vectors and their targets."""
+    check_targets(len(queries.vectors), queries.targets, valid)
     selected = usable_queries(queries.targets, valid, limit)
-    adjustments = select_queries(queries.adjustments, selected, len(queries.targets))
-    return EvalQueries(
-        np.asarray(queries.vectors)[selected], queries.targets[selected], adjustments
-    )
-
-
-def _check_targets(queries: EvalQueries, valid: Bool[np.ndarray, " I"]) -> None:
-    targets = queries.targets
-    if len(queries.vectors) != len(targets):
-        raise ValueError(
-            f"{len(queries.vectors)} queries and {len(targets)} targets: give every query one"
-        )
-    if np.any((targets < 0) | (targets >= len(valid))):
-        raise ValueError(f"targets outside [0, {len(valid)}): use 0 for an unknown item")
+    return selected, np.asarray(queries.vectors)[selected], queries.targets[selected]
 
 
 def _mean_loss(
@@ -212,7 +194,7 @@ def _mean_loss(
     inverse_temperature: float,
     block: int | None = None,
 ) -> float:
-    """The mean of -log p(target | query); see `log_probabilities`."""
+    """The mean of -log p(target | query)."""
     log_p = log_probabilities(
         queries.vectors,
         items,

@@ -1,6 +1,7 @@
 """Ranking metrics: values of queries from ranks, properties of lists, confidence intervals.
 
-A rank counts from 0. It may end in .5 where the target shares its score with other items.
+A rank counts from 0. It may end in .5 where the target shares its score with other items. In lists,
+item 0 marks an empty place; `num_items` counts it, as `Catalog.num_items` does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,23 +48,17 @@ def segments(
     masks: Mapping[str, Bool[np.ndarray, " Q"]],
     cutoffs: Sequence[int] = CUTOFFS,
 ) -> dict[str, dict[str, float]]:
-    """The summary of every named subset of the queries; subsets may overlap or be empty."""
+    """`summarise` of every named subset of the queries; subsets may overlap or be empty."""
     return {name: summarise(ranks[mask], cutoffs) for name, mask in masks.items()}
 
 
 def coverage(top_items: Int[np.ndarray, "Q K"], num_items: int) -> float:
-    """Share of the catalogue that appears in at least one list.
-
-    Item 0 marks an empty place in a list; `num_items` counts it, as `Catalog.num_items` does.
-    """
+    """Share of the catalogue that appears in at least one list."""
     return np.count_nonzero(_recommendations(top_items, num_items)) / max(num_items - 1, 1)
 
 
 def gini(top_items: Int[np.ndarray, "Q K"], num_items: int) -> float:
-    """Gini index of the recommendations per item: 0 if spread evenly, near 1 if on one item.
-
-    Item 0 marks an empty place in a list; `num_items` counts it. Without recommendations it is 0.
-    """
+    """Gini index of the recommendations per item: 0 if even or without any, near 1 on one item."""
     ascending = np.sort(_recommendations(top_items, num_items))
     size, total = len(ascending), ascending.sum()
     if total == 0:
@@ -73,7 +68,7 @@ def gini(top_items: Int[np.ndarray, "Q K"], num_items: int) -> float:
 
 
 def mean_popularity(top_items: Int[np.ndarray, "Q K"], counts: Float[np.ndarray, " I"]) -> float:
-    """Mean training count of the recommended items; item 0 marks an empty place in a list."""
+    """Mean training count of the recommended items."""
     return _mean(counts[top_items[top_items > 0]])
 
 
@@ -87,8 +82,10 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of mean(a - b), two systems' values on the same queries.
 
-    Raises `ValueError` when the values are not paired. Efron and Tibshirani, "An Introduction
-    to the Bootstrap", 1993.
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
+
+    Raises:
+        ValueError: the values are not paired.
     """
     if a.shape != b.shape:
         raise ValueError(f"values of shapes {a.shape} and {b.shape}: pair them query by query")
@@ -96,7 +93,7 @@ def bootstrap_interval(
         return 0.0, 0.0
     generator = np.random.default_rng(seed)
     differences = a - b
-    # One resample at a time: [samples, Q] indices would not fit for millions of queries.
+    # one resample at a time, because [samples, Q] indices need too much memory
     means = [generator.choice(differences, len(a)).mean() for _ in range(samples)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

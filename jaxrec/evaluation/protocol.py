@@ -17,7 +17,7 @@ from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_host_scores, rank_queries
 from jaxrec.types import EventLog, Queries
 
-HISTORY_SEGMENTS = ((1, 3), (4, 10), (11, 50), (51, None))
+HISTORY_SEGMENTS = {"1-3": (1, 3), "4-10": (4, 10), "11-50": (11, 50), "51+": (51, np.inf)}
 RARE = 5  # an item with at most so many training events is rare
 
 
@@ -28,7 +28,7 @@ def evaluate(
     k: int,
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, float], Ranking]:
-    """The model's metrics on a set of queries, and the ranking behind them.
+    """The metrics of a model on a set of queries, and its ranking.
 
     Args:
         counts: training events of every item.
@@ -51,8 +51,8 @@ def evaluate_baselines(
 
     Args:
         valid: rows of the item block that are items.
-        positives: the events that baselines learn from, without returns, impressions and the like.
-        counts: training events of every item among them; see `item_counts`.
+        positives: the events that baselines learn from, without returns and impressions.
+        counts: training events of every item among them.
         masks: the `segment_masks` of the queries.
     """
     log = split.log
@@ -90,8 +90,8 @@ def segment_masks(
 ) -> dict[str, Bool[np.ndarray, " Q"]]:
     """Named subsets of the queries.
 
-    By training events of the target, by length of the user's history, and by whether the user chose
-    the target before. `positives` and `counts` as in `evaluate_baselines`.
+    The subsets are by training events of the target, by length of the user's history, and by
+    whether the user chose the target before. Arguments as in `evaluate_baselines`.
     """
     item_count = counts[log.items[queries.positions]]
     length = queries.positions - log.offsets[queries.users]
@@ -101,20 +101,12 @@ def segment_masks(
         f"items: 1-{RARE} events": (item_count > 0) & (item_count <= RARE),
         f"items: over {RARE} events": item_count > RARE,
         **{
-            f"users: {low}-{high} events" if high else f"users: {low}+ events": (length >= low)
-            & (length <= (high or np.inf))
-            for low, high in HISTORY_SEGMENTS
+            f"users: {name} events": (length >= low) & (length <= high)
+            for name, (low, high) in HISTORY_SEGMENTS.items()
         },
         "targets: repeat": repeat,
         "targets: novel": ~repeat,
     }
-
-
-def item_counts(
-    log: EventLog, counted: Bool[np.ndarray, " M"], num_items: int
-) -> Float[np.ndarray, " I"]:
-    """Counted events of every item."""
-    return np.bincount(log.items[counted], minlength=num_items).astype(np.float32)
 
 
 def _first_choices(

@@ -1,7 +1,7 @@
 """How true predicted probabilities are."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,15 @@ class Reliability:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON; an infinite ratio is None."""
+        fields = {name: np.asarray(value).tolist() for name, value in asdict(self).items()}
         ratio = self.predicted_to_observed
-        return {
-            "predicted": self.predicted.tolist(),
-            "observed": self.observed.tolist(),
-            "standard_error": self.standard_error.tolist(),
-            "counts": self.counts.tolist(),
-            "expected_error": self.expected_error,
-            "predicted_to_observed": ratio if math.isfinite(ratio) else None,
-        }
+        return fields | {"predicted_to_observed": ratio if math.isfinite(ratio) else None}
 
 
 def likely_items_reliability(queries: EvalQueries, items: ItemTable, k: int = 20) -> Reliability:
     """`reliability` of the k likeliest items of every query; a target among them is a hit.
 
-    Vectors, bias and adjustments are multiplied by the inverse temperature before.
+    Vectors, bias and adjustments must be multiplied by the inverse temperature already.
     """
     k = min(k, int(items.valid.sum()))
     best = best_items(queries.vectors, items, k, queries.adjustments, with_log_z=True)
@@ -52,13 +46,14 @@ def reliability(
 ) -> Reliability:
     """Compare predicted probabilities with what happened, in bins of equal count.
 
-    Equal counts suit probabilities over many orders of magnitude; equal probabilities share a
-    bin, so there may be fewer than `bins`. The expected error is the ECE of arXiv:1706.04599;
-    the ratio of the totals is the calibration of He et al., "Practical lessons from predicting
-    clicks on ads at Facebook", 2014.
+    Equal counts suit probabilities over many orders of magnitude. Equal probabilities share a bin,
+    so there may be fewer than `bins`. The expected error is the ECE of arXiv:1706.04599; the ratio
+    of the totals is the calibration of He et al., "Practical lessons from predicting clicks on ads
+    at Facebook", 2014.
 
-    Raises `ValueError` when shapes differ, a value is no probability, there is none, or `bins`
-    is not positive.
+    Raises:
+        ValueError: shapes differ, a value is no probability, there is none, or `bins` is not
+            positive.
     """
     _check_probabilities(probabilities, hits, bins)
     order = np.argsort(probabilities, axis=None, kind="stable")
@@ -84,16 +79,15 @@ def _check_probabilities(
 ) -> None:
     if probabilities.shape != hits.shape:
         raise ValueError(
-            f"probabilities of shape {probabilities.shape} and hits of shape {hits.shape}: give "
-            "every probability its outcome"
+            f"probabilities of shape {probabilities.shape} and hits of shape {hits.shape} differ"
         )
     if not probabilities.size:
-        raise ValueError("no probabilities to compare with outcomes; give at least one")
+        raise ValueError("no probabilities; give at least one")
     wrong = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
     if len(wrong):
+        examples = ", ".join(f"{value:g}" for value in wrong[:5])
         raise ValueError(
-            f"{len(wrong):,} of {probabilities.size:,} values are no probabilities "
-            f"({', '.join(f'{value:g}' for value in wrong[:5])}); take the exponential of log p"
+            f"{len(wrong):,} of {probabilities.size:,} values are no probabilities ({examples})"
         )
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")

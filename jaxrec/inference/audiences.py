@@ -1,6 +1,4 @@
-"""Who most likely chooses something next: probabilities that compare across users."""
-
-from dataclasses import dataclass
+"""Audiences: the users who most likely choose something next."""
 
 import numpy as np
 import polars as pl
@@ -14,40 +12,31 @@ from jaxrec.types import KnowledgeGraph
 
 MAX_CELLS = 2**23  # probabilities at a time
 IMPRESSIONS = 1000
+EMPTY_AUDIENCE = pl.DataFrame(schema={"user_id": pl.String, "log_p": pl.Float32})
 
 
-@dataclass(frozen=True)
-class Audience:
-    """The likeliest of the users seen so far, in descending order."""
+def likeliest(
+    audience: pl.DataFrame, user_ids: pl.Series, log_p: Float[np.ndarray, " U"], size: int
+) -> pl.DataFrame:
+    """The `size` likeliest users of an audience and of more users.
 
-    user_ids: pl.Series
-    log_p: Float[np.ndarray, " n"]
+    Equals keep their order. Users without any probability are left out.
 
-
-def empty_audience() -> Audience:
-    """An audience before any user was seen."""
-    return Audience(pl.Series("user_id", dtype=pl.String), np.zeros(0, np.float32))
-
-
-def merge_audience(
-    audience: Audience, user_ids: pl.Series, log_p: Float[np.ndarray, " U"], size: int
-) -> Audience:
-    """The `size` likeliest of an audience and more users; equals keep their order."""
-    all_ids = pl.concat([audience.user_ids, user_ids.alias("user_id")])
-    log_p = np.concatenate([audience.log_p, log_p])
-    order = np.argsort(-log_p, kind="stable")[:size]
-    order = order[log_p[order] > -np.inf]
-    return Audience(all_ids.gather(order), log_p[order])
+    Returns:
+        `user_id` and `log_p`, the likeliest first.
+    """
+    users = pl.DataFrame({"user_id": user_ids, "log_p": log_p})
+    users = pl.concat([audience, users], how="vertical_relaxed").filter(pl.col("log_p") > -np.inf)
+    return users.sort("log_p", descending=True, maintain_order=True).head(size)
 
 
-def audience_table(audience: Audience, bid: float | None) -> pl.DataFrame:
+def audience_table(audience: pl.DataFrame, bid: float | None) -> pl.DataFrame:
     """`rank`, `user_id`, `probability`, and with a bid `ecpm` = probability x bid x 1000."""
-    table = pl.DataFrame(
-        {
-            "rank": np.arange(1, len(audience.log_p) + 1, dtype=np.int32),
-            "user_id": audience.user_ids,
-            "probability": np.exp(audience.log_p.astype(np.float64)),
-        }
+    log_p = audience["log_p"].to_numpy().astype(np.float64)
+    table = audience.select(
+        pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("rank"),
+        "user_id",
+        pl.Series("probability", np.exp(log_p)),
     )
     if bid is None:
         return table
@@ -55,12 +44,12 @@ def audience_table(audience: Audience, bid: float | None) -> pl.DataFrame:
 
 
 def entity_items(graph: KnowledgeGraph, node: int) -> Int[np.ndarray, " n"]:
-    """The items of an entity: the item itself, or the items linked to the entity or below it.
+    """The item itself, or the items that have an edge with an entity or with one below it.
 
-    Below a category are the categories with an edge to it, and so on down.
+    An entity is below another of its type if an edge, or a chain of edges, leads to that one.
 
     Args:
-        node: node id.
+        node: node id of the item or entity.
     """
     item_count = graph.types[0].count
     if node < item_count:
@@ -72,11 +61,11 @@ def entity_items(graph: KnowledgeGraph, node: int) -> Int[np.ndarray, " n"]:
     below = np.array([node])
     while True:
         into = np.isin(graph.tails, below)
-        wider = np.union1d(below, graph.heads[into & same_type])
-        if len(wider) == len(below):
+        larger = np.union1d(below, graph.heads[into & same_type])
+        if len(larger) == len(below):
             ends = np.concatenate([graph.heads[into], graph.tails[np.isin(graph.heads, below)]])
             return np.unique(ends[ends < item_count])
-        below = wider
+        below = larger
 
 
 def choice_log_probability(
@@ -88,20 +77,20 @@ def choice_log_probability(
 ) -> Float[np.ndarray, " U"]:
     """Log of the probability that a user's next item is one of the members.
 
-    It sums the members' p(item | user) among the items that `adjustments` leave to the user; -inf
-    where no member is left.
+    The probabilities are those among the items that `adjustments` leave to the user; -inf where no
+    member is left.
     """
-    width, prepared = max(MAX_CELLS // len(members), 1), prepare(items)
+    size, prepared = max(MAX_CELLS // len(members), 1), prepare(items)
     parts = [np.zeros(0, np.float32)]
-    for start in range(0, len(vectors), width):
-        block = vectors[start : start + width]
+    for start in range(0, len(vectors), size):
+        block = vectors[start : start + size]
 
-        def shifted(first: int, stop: int, start: int = start) -> ScoreAdjustments:
+        def of_block(first: int, stop: int, start: int = start) -> ScoreAdjustments:
             return adjustments(start + first, start + stop)
 
         columns = np.broadcast_to(members, (len(block), len(members)))
         log_p = log_probabilities(
-            block, prepared, columns, shifted, inverse_temperature=inverse_temperature
+            block, prepared, columns, of_block, inverse_temperature=inverse_temperature
         )
         with np.errstate(divide="ignore"):
             parts.append(logsumexp(log_p, axis=1))

@@ -14,29 +14,21 @@ from jaxrec.types import Catalog, NodeType
 
 @dataclass(frozen=True)
 class CatalogIndex:
-    """A catalogue and what the model knows of its nodes.
+    """A catalogue and what the model knows of its nodes."""
 
-    Attributes:
-        catalog: items, graph; that of training or a larger one.
-        vectors: of all nodes, items first.
-        bias: popularity bias of the items.
-        text: whitened text vectors of the items.
-        counts: how often each item was chosen in training; 0 for new items.
-    """
-
-    catalog: Catalog
-    vectors: Float[Array, "N F"]
-    bias: Float[np.ndarray, " I"]
-    text: Float[Array, "I text"]
-    counts: Float[np.ndarray, " n"]
+    catalog: Catalog  # that of training, or a larger one
+    vectors: Float[Array, "N F"]  # of all nodes, items first
+    bias: Float[np.ndarray, " I"]  # popularity bias
+    text: Float[Array, "I text"]  # whitened text vectors
+    counts: Float[np.ndarray, " n"]  # how often each item was chosen in training
 
     @property
     def items(self) -> ItemTable:
-        """The items as a ranking takes them."""
+        """The items for a ranking."""
         return self.table(ITEM)
 
     def table(self, type_name: str) -> ItemTable:
-        """The nodes of a type as a ranking takes them; only items have a bias.
+        """The nodes of a type for a ranking; only items have a bias.
 
         Raises:
             InputError: there is no such type.
@@ -46,15 +38,15 @@ class CatalogIndex:
         return ItemTable(vectors, node_type.valid, self.bias if type_name == ITEM else None)
 
     def node_type(self, name: str) -> NodeType:
-        """A type of node; raises a ValueError that lists the types."""
+        """A node type; raises an InputError that lists the types."""
         return self.catalog.graph.type(name)
 
     def unit_vectors(self, type_name: str) -> Float[np.ndarray, "n F"]:
-        """Vectors of a type at length 1: their products are cosines."""
+        """Vectors of a type at length 1, so that products are cosines."""
         return unit_rows(np.asarray(self.table(type_name).vectors))
 
     def find(self, entity: str) -> tuple[str, int]:
-        """Type and local id of a node that is named as `brand:NAME`.
+        """Type and local id of a node such as `brand:NAME`.
 
         Raises:
             InputError: there is no such type or node.

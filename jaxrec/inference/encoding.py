@@ -1,4 +1,4 @@
-"""The trained model at work: the catalogue to vectors, histories of any length to user vectors.
+"""Encodes a catalogue to vectors, and histories of any length to user vectors.
 
 Evaluation, batch scoring and live serving call these functions, so their scores agree.
 """
@@ -23,14 +23,14 @@ from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 States = tuple[State, ...]
 """The states of B users, one part an expert."""
 CHUNK = 4  # time steps at a time; 1 where one is left, as for most live events
-ROUNDS = 8  # histories in a row, one behind another, where vectors inside histories are asked for
-WORKERS = 3  # groups of rows in flight: some are computed while the events of others are gathered
+ROUNDS = 8  # histories in a row, one after another, in `encode_queries`
+WORKERS = 3  # groups of rows at a time: one is computed while events of the others are gathered
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CatalogArrays:
-    """A catalogue as the model's functions take it."""
+    """A catalogue as arrays."""
 
     nodes: Nodes
     graph: jraph.GraphsTuple
@@ -47,8 +47,8 @@ def catalog_arrays(
 
     Args:
         text: whitened text vector of every item, row 0 included.
-        has_id: items whose own id was trained; the others use the `unknown` id.
-        entities: rows of the entity table, where the catalogue is not that of training.
+        has_id: items whose own id was trained; the others use the unknown id.
+        entities: rows of the entity table; None for the catalogue of training.
     """
     block = catalog.graph.types[0]
     rows = np.arange(block.padded_size, dtype=np.int32)
@@ -83,7 +83,7 @@ def user_vectors(
 
     Args:
         target_event_type: the event type to predict, or ANY_EVENT_TYPE.
-        time_since_last: seconds since the last event, NO_GAP to leave it unknown.
+        time_since_last: seconds since the last event, or NO_GAP for unknown.
     """
     recommender = model.merge()
     outputs = recommender.last_outputs(states)
@@ -161,16 +161,15 @@ def encode_queries(
     A query at a user's first event gets the vector of a user without events.
 
     Args:
-        history: read only that many of the newest events before a query, 0 for all.
+        history: number of newest events to read before a query, 0 for all.
         users: rows of a batch.
-        target_event_type: the event type to predict.
     """
     new_user = np.asarray(user_vectors(model, initial_states(model, 1), target_event_type))
     result = np.tile(new_user, (len(queries), 1))
     order = np.argsort(queries.positions, kind="stable")
     owners, positions = queries.users[order], queries.positions[order]
     begins = log.offsets[owners]
-    # one pass from a user's first event on answers all queries that are within reach
+    # one pass from a user's first event answers all of the user's queries within reach
     reach = history or len(log.items)
     alone = positions - begins > reach
     bounds = np.flatnonzero(alone | (np.diff(owners, prepend=-1) != 0))
@@ -178,7 +177,7 @@ def encode_queries(
     starts = np.maximum(begins[bounds], last - reach)
     new_users = initial_states(model, users)
     reader = HistoryReader(model, items, log, event_gaps(log), target_event_type)
-    # like lengths together, the longest first, so that rows of several histories end together
+    # similar lengths together, the longest first, so that rows of several histories end together
     by_length = np.argsort(starts - last, kind="stable")
 
     def answer(group: Int[np.ndarray, " g"]) -> None:
@@ -214,10 +213,10 @@ def encode_users(
     """The state of every user of a log after all their events; NumPy arrays.
 
     Args:
-        history: read only that many of the newest events, 0 for all.
+        history: number of newest events to read, 0 for all.
         users: rows of a batch.
-        before: the states before the events of the log; None if these are the users' first events.
-        last_times: times of the last events that `before` has seen; see `event_gaps`.
+        before: the states before the events of the log; None: the states of new users.
+        last_times: times of the last events before the log; see `event_gaps`.
     """
     ends = log.offsets[1:]
     starts = np.maximum(log.offsets[:-1], ends - history) if history else log.offsets[:-1]
@@ -228,7 +227,7 @@ def encode_users(
         )
     result = jax.tree.map(np.array, before)
     reader = HistoryReader(model, items, log, event_gaps(log, last_times))
-    # users of like length together waste the fewest time steps
+    # users of similar lengths together waste the fewest time steps
     for group in _groups(np.argsort(ends - starts, kind="stable"), users):
         rows = np.pad(group, (0, users - len(group)))
         states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
@@ -255,14 +254,13 @@ def flat_states(states: States) -> Float[np.ndarray, "B S"]:
 def in_rows(
     begins: Int[np.ndarray, " n"], ends: Int[np.ndarray, " n"], rows: int
 ) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
-    """Histories laid in rows, one behind another.
+    """Put histories into rows, one after another.
 
-    Up to B histories have a row each, in their order. Rows are about equally long if longer
+    The first B histories get a row each, in their order. Rows are about equally long if longer
     histories come first.
 
     Returns:
-        The number of the event at every step, and the history it belongs to; -1 behind the last
-        event of a row.
+        The event number at every time step, and its history; -1 after the last event of a row.
     """
     lengths = ends - begins
     row, step = np.empty((2, len(lengths)), np.int64)
@@ -289,6 +287,6 @@ def _whole_chunks(steps: int) -> int:
 
 
 def _chunks(steps: int) -> list[slice]:
-    """Time steps, padded a little, as chunks of the two sizes that are compiled."""
+    """Chunks of time steps, padded so that only two sizes are compiled."""
     whole = _whole_chunks(steps)
     return [slice(begin, min(begin + CHUNK, whole)) for begin in range(0, whole, CHUNK)]

@@ -1,4 +1,4 @@
-"""A run directory -> the trained model that scores."""
+"""Loads the trained model of a run directory."""
 
 import json
 from pathlib import Path
@@ -32,8 +32,8 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
         item_shards: devices along the `items` axis of the mesh; the others go along `users`.
 
     Raises:
-        RunError: not a run directory, one of another version, or one without a finished
-            run_directory.
+        RunError: not a run directory, one of another version, or one without a validated
+            checkpoint.
     """
     run = Path(run)
     config, artifacts = run_directory.read_config(run), run_directory.read_artifacts(run)
@@ -50,7 +50,7 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
     catalog, vectors = artifacts.catalog, saved["vectors"]
     bias = padded_bias(correction, artifacts.counts, catalog.graph.types[0].padded_size)
     index = CatalogIndex(catalog, vectors["nodes"], bias, vectors["text"], artifacts.counts)
-    # a plain dict of parameters: JAX takes it apart faster in small calls
+    # JAX flattens a plain dict of parameters faster, which counts in small calls
     return TrainedModel(
         config=config,
         step=step,
@@ -64,7 +64,7 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
 
 
 def _best_checkpoint(run: Path, params: Any, vectors: Any) -> tuple[int, dict[str, Any]]:
-    """The best step of a run, and what of it has the shapes and shardings of the arguments."""
+    """The best step of a run, and its arrays with the shapes and shardings of the arguments."""
     with run_directory.open_checkpoints(run, read_only=True) as manager:
         best = manager.best_step()
         if best is None:
@@ -73,13 +73,13 @@ def _best_checkpoint(run: Path, params: Any, vectors: Any) -> tuple[int, dict[st
             return best, run_directory.restore(manager, best, params=params, vectors=vectors)
         except (ValueError, OSError, KeyError) as error:
             raise RunError(
-                f"the checkpoint of step {best} in {run} cannot be read, as if it were incomplete "
+                f"the checkpoint of step {best} in {run} cannot be read "
                 f"({str(error).splitlines()[0]}). Copy the run again, or resume its training"
             ) from error
 
 
 def _calibration(run: Path) -> tuple[float, Correction]:
-    """The inverse temperature and the correction, once a run has been calibrated."""
+    """The inverse temperature and the correction; neutral before a run is calibrated."""
     path = run / run_directory.CALIBRATION
     if not path.exists():
         return 1.0, Correction()

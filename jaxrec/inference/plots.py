@@ -23,13 +23,13 @@ INCHES_PER_LINE, LEGEND_INCHES = 0.215, 3.2
 
 
 def plot_reliability(path: Path, reliability: Reliability, title: str) -> None:
-    """Draw observed frequency over predicted probability into a PNG file, both logarithmic.
+    """Draw observed frequency over predicted probability, both logarithmic, into a PNG file.
 
-    Points lie on the diagonal where the probabilities are true; the bars are 95% intervals. A
-    bin without hits shows the upper end of its interval, 3 / count. A bin of mean probability 0
-    is left out.
+    Points of true probabilities lie on the diagonal; bars are 95% intervals. A bin without hits
+    shows the upper end of its interval, 3 / count. A bin of mean probability 0 is left out.
 
-    Raises `ValueError` when no bin is left.
+    Raises:
+        ValueError: no bin is left.
     """
     shown = reliability.predicted > 0
     if not shown.any():
@@ -47,7 +47,7 @@ def plot_reliability(path: Path, reliability: Reliability, title: str) -> None:
     axes.set_yscale("log", nonpositive="clip")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_formatter(NullFormatter())  # those of neighbours would overlap
+        axis.set_minor_formatter(NullFormatter())  # minor labels would overlap
     axes.plot([low, high], [low, high], color="0.6", linestyle="--", label="calibrated")
     axes.errorbar(
         predicted[hit], observed[hit], margin[hit], fmt="o", capsize=3, label="bin, 95% interval"
@@ -61,7 +61,8 @@ def plot_reliability(path: Path, reliability: Reliability, title: str) -> None:
     axes.set_title(_wrapped(title, 60))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    with atomic_path(path) as draft:
+        figure.savefig(draft, format="png")
 
 
 def plot_interest(
@@ -75,10 +76,10 @@ def plot_interest(
     """Draw how a user's interest in some entities moved into a PNG file, one line an entity.
 
     Args:
-        positions: what numbers or dates the events, evenly spaced whatever they are.
+        positions: number or date of each event; events are drawn evenly spaced.
         weights: of every entity after every event.
         names: of the entities; the legend lists them by their last weight.
-        events: titles of the events, where there are any.
+        events: titles of the events.
 
     Raises:
         ValueError: lengths differ, there is no event or entity, or a weight is not finite.
@@ -102,7 +103,7 @@ def plot_interest(
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.set_title(_wrapped(title, int(10 * (figure.get_figwidth() - LEGEND_INCHES))))
-    # Named here: a line's own label is not listed where it is empty or begins with "_".
+    # named here, because a legend leaves out lines whose own label is empty or begins with "_"
     figure.legend(
         axes.lines,
         [listed[entity] for entity in order],
@@ -110,26 +111,24 @@ def plot_interest(
         fontsize=9,
         frameon=False,
     )
-    _save(figure, path)
+    with atomic_path(path) as draft:
+        figure.savefig(draft, format="png")
 
 
 def _interest_size(labels: Sequence[str], listed: Sequence[str]) -> tuple[float, float]:
     """Width and height in inches, so that neither tick labels nor the legend are cut."""
     width = max(5.0, INCHES_PER_EVENT * len(labels))
+    height = 4 + INCHES_PER_CHARACTER * max(map(len, labels))
     legend_height = INCHES_PER_LINE * ("\n".join(listed).count("\n") + 1)
-    return width + LEGEND_INCHES, max(4 + INCHES_PER_CHARACTER * _longest(labels), legend_height)
+    return width + LEGEND_INCHES, max(height, legend_height)
 
 
 def _set_event_ticks(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_xticks(range(len(labels)), labels, fontsize=8)
     axes.set_xlim(-0.5, len(labels) - 0.5)
-    if _longest(labels) > LEVEL_CHARACTERS:
+    if max(map(len, labels)) > LEVEL_CHARACTERS:
         for label in axes.get_xticklabels():
             label.set(rotation=60, ha="right", rotation_mode="anchor")
-
-
-def _longest(texts: Sequence[str]) -> int:
-    return max(map(len, texts))
 
 
 def _event_labels(
@@ -147,13 +146,10 @@ def _check_interest(
     names: Sequence[str],
     events: Sequence[str] | None,
 ) -> None:
-    if weights.ndim != 2 or not weights.size:
-        raise ValueError(
-            f"weights of shape {weights.shape}: give one row an event, one column a name"
-        )
-    shape = (len(positions), len(names))
-    if weights.shape != shape or (events is not None and len(events) != len(positions)):
-        described = "no" if events is None else len(events)
+    shape = len(positions), len(names)
+    num_events = shape[0] if events is None else len(events)
+    if not weights.size or weights.shape != shape or num_events != shape[0]:
+        described = "no" if events is None else num_events
         raise ValueError(
             f"weights of shape {weights.shape} for {shape[0]} positions, {described} events and "
             f"{shape[1]} names: give one row an event and one column a name"
@@ -175,9 +171,3 @@ def _wrapped(text: str, characters: int) -> str:
     line = " ".join(text.split())
     lines = textwrap.wrap(line, characters, max_lines=NAME_LINES, placeholder="…")
     return "\n".join(lines).replace("$", r"\$")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Write a PNG file that is never seen half written."""
-    with atomic_path(path) as draft:
-        figure.savefig(draft, format="png")

@@ -1,7 +1,6 @@
-"""What users are interested in, and how that changes: weights over the nodes of a type.
+"""Profiles: what users are interested in, and how that changes.
 
-A weight is the softmax of the calibrated scores over the nodes of a type, so those of a user add
-up to 1.
+The weights of a user are the softmax of the calibrated scores over the nodes of a type.
 """
 
 from pathlib import Path
@@ -39,14 +38,13 @@ def profile_table(
     top: int,
     masked: AdjustmentBlocks,
 ) -> pl.DataFrame:
-    """`TrainedModel.profile` from user vectors now and before, and the items to leave out."""
+    """`TrainedModel.profile` from user vectors (now, before); `masked` leaves items out."""
     users = np.arange(len(user_ids))
     tables = []
     for name in (*model.profiled_types, ITEM):
         table = scaled_table(model, name)
-        rows, weights, weights_before = strongest(
-            vectors[0], vectors[1], table, top, masked if name == ITEM else no_adjustments
-        )
+        adjustments = masked if name == ITEM else no_adjustments
+        rows, weights, weights_before = strongest(*vectors, table, top, adjustments)
         count = rows.shape[1]
         identity, *title = model.index.names(name, rows.ravel()).iter_columns()
         columns = pl.DataFrame(
@@ -85,15 +83,17 @@ def plot_user(
 def interest_over_time(
     model: "TrainedModel", vectors: Float[np.ndarray, "T F"], top: int
 ) -> tuple[str, Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
-    """From one user's vectors at T moments: the first profiled node type, its strongest nodes,
-    and their weights at each moment."""
+    """The first profiled node type, its strongest nodes for one user, and their weights.
+
+    Args:
+        vectors: of the user at T moments.
+    """
     name = (*model.profiled_types, ITEM)[0]
-    rows, weights = weights_over_time(vectors, scaled_table(model, name), top)
-    return name, rows, weights
+    return name, *weights_over_time(vectors, scaled_table(model, name), top)
 
 
 def scaled_table(model: "TrainedModel", type_name: str) -> ItemTable:
-    """The nodes of a type, so that scores are at the calibrated temperature."""
+    """The nodes of a type, for scores at the calibrated temperature."""
     table, scale = model.index.table(type_name), model.inverse_temperature
     return ItemTable(scale * table.vectors, table.valid, (scale * table.biases).astype(np.float32))
 
@@ -107,12 +107,11 @@ def strongest(
 ) -> tuple[Int[np.ndarray, "U K"], Float[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
     """The nodes of largest weight for every user, their weights, and their weights before.
 
-    Node 0 stands where no node is left.
+    Node 0 marks an empty place.
 
     Args:
         now, before: user vectors at two moments.
-        nodes: at the calibrated temperature.
-        adjustments: nodes to leave out.
+        nodes: from `scaled_table`.
     """
     top = min(top, int(nodes.valid.sum()))
     best = best_items(now, nodes, top, adjustments, with_log_z=True)

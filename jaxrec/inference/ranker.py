@@ -1,4 +1,4 @@
-"""User vectors in, lists of recommendations out."""
+"""Makes lists of recommendations from user vectors."""
 
 import zlib
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from jaxrec.ranking.adjustments import (
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.item_table import ItemTable, prepare
 from jaxrec.ranking.pipeline import (
+    Reranker,
     RerankPipeline,
     RerankQueries,
     UserAdjustments,
     build_pipeline,
-    build_reranker,
 )
 from jaxrec.ranking.strategy import Rules, steps_of
 from jaxrec.ranking.top_k import best_items
@@ -40,34 +40,21 @@ from jaxrec.types import ANY_EVENT_TYPE, EventLog, Queries
 
 @dataclass(frozen=True)
 class UserBatch:
-    """Users to rank for.
+    """Users to rank for."""
 
-    Attributes:
-        log: the events that the model reads.
-        vectors: user vectors after them.
-        histories: the log with the feedback that only a strategy reads; None if there is none.
-    """
-
-    log: EventLog
-    vectors: Float[np.ndarray, "U F"]
-    histories: EventLog | None = None
+    log: EventLog  # the events that the model reads
+    vectors: Float[np.ndarray, "U F"]  # user vectors after them
+    histories: EventLog | None = None  # the log with the feedback that only a strategy reads
 
 
 @dataclass(frozen=True)
 class ListOptions:
-    """How to rank.
-
-    Attributes:
-        k: length of the lists.
-        target: the type of node to rank.
-        mask: what of a user's history to leave out; empty: as in the run's evaluation.
-        approximate: search approximately; see `best_items`.
-    """
+    """How to rank."""
 
     k: int = 10
-    target: str = ITEM
-    mask: tuple[str, ...] = ()
-    approximate: bool = False
+    target: str = ITEM  # the node type to rank
+    mask: tuple[str, ...] = ()  # history to leave out; empty: as in the run's evaluation
+    approximate: bool = False  # see `best_items`
 
 
 @dataclass(frozen=True)
@@ -93,7 +80,7 @@ class Ranker:
         """The steps of a strategy or of rules, prepared for the catalogue.
 
         Raises:
-            InputError: both are given, or see `build_pipeline`.
+            InputError: both are given, or `build_pipeline` raises it.
         """
         steps = steps_of(rules or Rules())
         if strategy and steps:
@@ -114,10 +101,6 @@ class Ranker:
             raise InputError(f"k={k}: give a number from 1 to {count:,}, the number of {target}s")
         if target != ITEM and reranks:
             raise InputError(f"rules act on items only; leave them out to rank {target}s")
-
-    def check_mask(self, mask: tuple[str, ...]) -> None:
-        """Raise an InputError for a mask with an unknown event type."""
-        masked_event_types(mask, self.encoder.event_type_names)
 
     def recommend(
         self, users: UserBatch, pipeline: RerankPipeline, options: ListOptions
@@ -142,9 +125,7 @@ class Ranker:
         if pipeline.session:
             session = self.encoder.states(pipeline.session.events(log))
             vectors = pipeline.session.mixed(vectors, self.encoder.vectors(session))
-        reranker = build_reranker(
-            pipeline, self.index.items, self.mesh, approximate=options.approximate
-        )
+        reranker = Reranker(pipeline, self.index.items, self.mesh, approximate=options.approximate)
         queries = RerankQueries(
             vectors, self.adjustments(log, options.mask), users.histories or log
         )
@@ -164,20 +145,16 @@ class Ranker:
     def adjustments(self, log: EventLog, mask: tuple[str, ...] = ()) -> UserAdjustments:
         """How the histories of a log's users change scores: the mask and the repeat bias."""
         mask = mask or self.config.evaluation.mask
-        bias = self.repeat_bias(self.encoder.target_event_type)
+        bias = self.repeat_bias[self.encoder.target_event_type]
 
         def of_users(users: Int[np.ndarray, " q"]) -> AdjustmentBlocks:
             return history_adjustments(log, Queries(users, log.offsets[users + 1]), mask, bias)
 
         return of_users
 
-    def repeat_bias(self, target_event_type: int) -> Float[np.ndarray, "types A"]:
-        """What events add to the scores of their items when an event type is predicted."""
-        return self._repeat_bias[target_event_type]
-
     @cached_property
-    def _repeat_bias(self) -> dict[int, Float[np.ndarray, "types A"]]:
-        """The repeat bias by target event type."""
+    def repeat_bias(self) -> dict[int, Float[np.ndarray, "types A"]]:
+        """Target event type -> what events add to the scores of their items."""
         names = self.encoder.event_type_names
         counted = ~masked_event_types(self.config.evaluation.mask, names)
         return {

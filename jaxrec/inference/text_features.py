@@ -33,9 +33,9 @@ CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", "vocab
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FinetunedText:
-    """Input of the fine-tuned layers (outputs of the frozen ones) and the whitening after them."""
+    """The input of the fine-tuned layers, and the whitening of their output."""
 
-    hidden: Float16[Array, "I L bert"]
+    hidden: Float16[Array, "I L bert"]  # output of the frozen layers
     mask: Bool[Array, "I L"]
     mean: Float[Array, " bert"]
     projection: Float[Array, "bert text"]
@@ -43,19 +43,12 @@ class FinetunedText:
 
 @dataclass(frozen=True)
 class ItemText:
-    """The text of a catalogue, as the model takes it.
+    """The text of a catalogue, as the model takes it."""
 
-    Attributes:
-        vectors: whitened text vectors.
-        whitening: None if the model reads no text.
-        tower: the layers to fine-tune, if any.
-        finetuned: their input.
-    """
-
-    vectors: Float[np.ndarray, "I text"]
-    whitening: Whitening | None
-    tower: TextTower | None = None
-    finetuned: FinetunedText | None = None
+    vectors: Float[np.ndarray, "I text"]  # whitened
+    whitening: Whitening | None  # None: the model reads no text
+    tower: TextTower | None = None  # the layers to fine-tune
+    finetuned: FinetunedText | None = None  # their input
 
 
 def item_text(items: pl.DataFrame, config: Config) -> ItemText:
@@ -78,9 +71,8 @@ def item_text(items: pl.DataFrame, config: Config) -> ItemText:
         return ItemText(whitened, whitening)
     bert = load_bert(resolve_pretrained(config.text.pretrained))
     tower = TextTower(bert, config.text.finetune_layers)
-    return ItemText(
-        whitened, whitening, tower, _finetuned_text(texts, known, config, whitening, bert)
-    )
+    finetuned = _finetuned_text(texts, known, config, whitening, bert)
+    return ItemText(whitened, whitening, tower, finetuned)
 
 
 def new_item_text(
@@ -90,10 +82,10 @@ def new_item_text(
     tower: TextTower | None,
     bert: Bert | None = None,
 ) -> Float[np.ndarray, "n text"]:
-    """Text vectors of items that come after training, whitened like the trained catalogue.
+    """Text vectors of items that are new since training, whitened like the trained catalogue.
 
     Args:
-        whitening: of training; None if the model reads no text.
+        whitening: None if the model reads no text.
         tower: the fine-tuned layers, if any.
         bert: the pretrained encoder, if it is in memory; the cache on disk is then not used.
     """
@@ -101,23 +93,21 @@ def new_item_text(
         return _no_text(len(items)).vectors
     texts, known = _texts(items, config)
     directory = resolve_pretrained(config.text.pretrained)
-    if tower is None:
-        if bert is None:
-            vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
-        else:
-            tokens = tokenize(texts, directory, config.text.max_tokens)
-            vectors = encode_texts(bert, tokens, min(len(texts), BATCH_SIZE))
-        return whitening.apply(vectors, known).astype(np.float32)
-    finetuned = _finetuned_text(
-        texts, known, config, whitening, bert or load_bert(directory), bert is None
-    )
-    return np.asarray(encode_finetuned_text(tower, finetuned))
+    if tower is not None:
+        pretrained = bert or load_bert(directory)
+        finetuned = _finetuned_text(texts, known, config, whitening, pretrained, bert is None)
+        return np.asarray(encode_finetuned_text(tower, finetuned))
+    if bert is None:
+        vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
+    else:
+        vectors = encode_texts(bert, tokenize(texts, directory, config.text.max_tokens))
+    return whitening.apply(vectors, known).astype(np.float32)
 
 
 def _texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np.ndarray, " I"]]:
     """The text of every item, and which items have a text."""
-    columns = [name for name in config.data.text_columns if name in items.columns]
-    texts = item_texts(items, tuple(columns)) if columns else [""] * len(items)
+    columns = tuple(name for name in config.data.text_columns if name in items.columns)
+    texts = item_texts(items, columns) if columns else [""] * len(items)
     return texts, np.array([bool(text) for text in texts])
 
 
@@ -179,19 +169,19 @@ def text_vectors(
     """Mean-pooled BERT vector of each text, from the cache or encoded now and cached.
 
     Args:
-        texts: I texts; equal ones are encoded once.
+        texts: equal texts are encoded once.
         pretrained: a checkpoint, as `resolve_pretrained` takes it.
         max_tokens: longer texts are cut.
 
     Raises:
         FetchError: the checkpoint cannot be fetched.
-        CheckpointError: it is not a BERT that can be read.
+        CheckpointError: it is not a BERT, or cannot be read.
     """
     directory = resolve_pretrained(pretrained)
     encoder = json.dumps([max_tokens, _files_digest(directory)]).encode()
     column = pl.Series(texts, dtype=pl.String)
     unique = column.unique().sort().to_list()
-    bert = cache(lambda: load_bert(directory))  # read only if something is to be encoded
+    bert = cache(lambda: load_bert(directory))  # loaded on first use
 
     def cached_vectors(members: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n D"]:
         kept = [unique[member] for member in members]
@@ -208,9 +198,9 @@ def text_vectors(
 
 
 def _cache_files(texts: Sequence[str]) -> list[Int[np.ndarray, " n"]]:
-    """Numbers of the texts, split into the files of the cache.
+    """Numbers of the texts, split into the files of the cache by hash.
 
-    A changed text has only its own file encoded again, and an interruption loses at most one.
+    So a changed text changes few files, and an interruption loses at most one.
     """
     hashes = np.array([zlib.crc32(text.encode()) for text in texts])
     file_number = hashes % (1 << (len(texts) // TEXTS_PER_FILE).bit_length())
@@ -233,7 +223,7 @@ def hidden_states(
 ) -> Float16[np.ndarray, "I L D"]:
     """Inputs of layer `stop_layer`: the outputs of the frozen layers below it.
 
-    They are memory-mapped from the cache, whose key holds the weights and tokens. Padding is zero.
+    The cache, whose key holds the weights and tokens, is memory-mapped. Padding is zero.
     """
     lower = (bert.word, bert.position, bert.token_type, bert.norm, *bert.blocks[:stop_layer])
     arrays = [tokens.ids, tokens.mask, *jax.tree.leaves([nnx.state(module) for module in lower])]
@@ -262,23 +252,12 @@ def _fill_hidden(
 
 
 @partial(jax.jit, static_argnames="graphdef")
-def _pooled(
-    graphdef: nnx.GraphDef[Bert],
-    params: nnx.State,
-    ids: Int[Array, "B L"],
-    mask: Bool[Array, "B L"],
-) -> Float[Array, "B D"]:
+def _pooled(graphdef, params, ids, mask):
     return mean_pool(nnx.merge(graphdef, params)(ids, mask), mask)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "stop_layer"))
-def _hidden(
-    graphdef: nnx.GraphDef[Bert],
-    stop_layer: int,
-    params: nnx.State,
-    ids: Int[Array, "B L"],
-    mask: Bool[Array, "B L"],
-) -> Float16[Array, "B L D"]:
+def _hidden(graphdef, stop_layer, params, ids, mask):
     bert = nnx.merge(graphdef, params)
     return bert.layers(bert.embed(ids), mask, stop=stop_layer).astype(np.float16)
 
@@ -300,14 +279,14 @@ def _batches(
         yield rows, tokens.ids[filled, :bucket], tokens.mask[filled, :bucket]
 
 
-def _cache_path(event_type: str, *contents: bytes) -> Path:
+def _cache_path(name: str, *contents: bytes) -> Path:
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)
-    return cache_dir() / "text" / f"{event_type}-{digest.hexdigest()[:32]}.npy"
+    return cache_dir() / "text" / f"{name}-{digest.hexdigest()[:32]}.npy"
 
 
 def _files_digest(directory: Path) -> list[tuple[str, str]]:
-    """Names and hashes of a checkpoint's files, independent of their directory."""
+    """Names and hashes of the files of a checkpoint."""
     paths = sorted(p for pattern in CHECKPOINT_PATTERNS for p in directory.glob(pattern))
     return [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths]

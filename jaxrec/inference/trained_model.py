@@ -1,4 +1,4 @@
-"""A trained run at work: raw events in, recommendations, audiences and profiles out."""
+"""A trained model that makes recommendations, audiences and profiles from raw events."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.audiences import (
+    EMPTY_AUDIENCE,
     audience_table,
     choice_log_probability,
-    empty_audience,
     entity_items,
-    merge_audience,
+    likeliest,
 )
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
@@ -42,29 +42,17 @@ from jaxrec.types import Catalog, EventLog
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The best checkpoint of a run. Users need not have been in training.
-
-    Attributes:
-        config: the options of the run.
-        step: the training step of the checkpoint.
-        artifacts: what the run keeps beside parameters.
-        model: definition and parameters.
-        index: the catalogue that is ranked: that of training, or a larger one.
-        inverse_temperature: scale of the scores, for probabilities.
-        correction: what validation corrected.
-        mesh: devices.
-        notes: what the user should know of new items.
-    """
+    """The best checkpoint of a run. Users need not have been in training."""
 
     config: Config
-    step: int
+    step: int  # of training
     artifacts: RunArtifacts
     model: Model
-    index: CatalogIndex
-    inverse_temperature: float
+    index: CatalogIndex  # the catalogue to rank: that of training, or a larger one
+    inverse_temperature: float  # scale of the scores, for probabilities
     correction: Correction
     mesh: Mesh
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the user should know of new items
 
     @cached_property
     def version(self) -> str:
@@ -106,7 +94,7 @@ class TrainedModel:
     def with_items(
         self, items: pl.DataFrame, triples: pl.DataFrame | None = None
     ) -> "TrainedModel":
-        """The same model over a catalogue with more items, encoded from text and graph alone.
+        """The same model over a catalogue with more items, encoded from text and graph only.
 
         Raises:
             DataError: the tables cannot be used; see `extend_catalog`.
@@ -206,8 +194,7 @@ class TrainedModel:
         log = self.encoder.event_log(events)
         vectors = self.encoder.vectors(self.encoder.states(log))
         log_p = self.choice_log_probability(log, vectors, entity, mask)
-        audience = merge_audience(empty_audience(), log.user_ids, log_p, size)
-        return audience_table(audience, bid)
+        return audience_table(likeliest(EMPTY_AUDIENCE, log.user_ids, log_p, size), bid)
 
     def choice_log_probability(
         self,

@@ -1,4 +1,4 @@
-"""Raw events in, user states and user vectors out."""
+"""Encodes raw events to user states and user vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,22 +18,16 @@ from jaxrec.types import NO_GAP, EventLog, Queries
 
 @dataclass(frozen=True)
 class UserEncoder:
-    """Reads users' events with a trained model.
-
-    Attributes:
-        event_type_names: the event types that the model knows.
-        item_ids: ids of the catalogue in index order; the first is null.
-        items: vectors of the items.
-    """
+    """Reads users' events with a trained model."""
 
     config: Config
     model: Model
-    event_type_names: tuple[str, ...]
-    item_ids: pl.Series
-    items: Float[Array, "I F"]
+    event_type_names: tuple[str, ...]  # that the model knows
+    item_ids: pl.Series  # in index order; the first is null
+    items: Float[Array, "I F"]  # vectors
 
     def event_log(self, events: pl.DataFrame, feedback_types: Sequence[str] = ()) -> EventLog:
-        """Raw events as a log; items that the catalogue lacks become the unknown item.
+        """Raw events as a log; items that are not in the catalogue become the unknown item.
 
         Args:
             feedback_types: event types that only a strategy reads.
@@ -47,7 +41,7 @@ class UserEncoder:
         return self.validated_log(table, feedback_types)
 
     def validated_log(self, events: pl.DataFrame, feedback_types: Sequence[str] = ()) -> EventLog:
-        """`event_log` of events that are validated already."""
+        """`event_log` of validated events."""
         if self.config.data.drop_repeats:
             known = pl.col("event").is_in(self.event_type_names)
             distinct = without_consecutive_repeats(events.filter(known))
@@ -65,7 +59,7 @@ class UserEncoder:
         return tuple(dict.fromkeys((*self.event_type_names, *feedback_types)))
 
     def known_events(self, log: EventLog) -> EventLog:
-        """The log without event types that the model does not know, for all of its users."""
+        """The log, with all its users, without event types that the model does not know."""
         names = self.event_type_names
         if log.event_type_names == names:
             return log

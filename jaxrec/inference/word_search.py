@@ -31,14 +31,14 @@ class WordSearch:
     @property
     def available(self) -> bool:
         """Whether the model reads text."""
-        return self.whitening is not None and bool(self.text_columns)
+        return self.text_column is not None
 
     @property
-    def text_columns(self) -> tuple[str, ...]:
-        """The plain text columns of the items."""
-        schema = self.index.catalog.items.schema
-        names = self.config.data.text_columns
-        return tuple(name for name in names if schema.get(name) == pl.String)
+    def text_column(self) -> str | None:
+        """The first text column of the items; None if the model reads no text."""
+        schema, names = self.index.catalog.items.schema, self.config.data.text_columns
+        columns = (name for name in names if schema.get(name) == pl.String)
+        return None if self.whitening is None else next(columns, None)
 
     @cached_property
     def bert(self) -> Bert:
@@ -51,18 +51,18 @@ class WordSearch:
         Raises:
             InputError: the model reads no text.
         """
-        if not self.available:
+        if self.text_column is None:
             raise InputError("the model reads no text, so words cannot steer it")
-        item = pl.DataFrame({self.text_columns[0]: [words]})
+        item = pl.DataFrame({self.text_column: [words]})
         tower = self.model.merge().text_tower
         text = new_item_text(item, self.config, self.whitening, tower, self.bert)
         return unit_rows(text)[0]
 
     @cached_property
     def items(self) -> ItemTable:
-        """Item vectors followed by the item's text vector at length 1 and its popularity bias.
+        """The items with vectors of three parts: item vector, text vector at length 1, bias.
 
-        The bias is a column here, because words scale it down as they do the rest of the score.
+        The popularity bias is a column, because words scale it down with the rest of the score.
         """
         items, text = self.index.items, unit_rows(np.asarray(self.index.text))
         columns = [items.vectors, jnp.asarray(text), jnp.asarray(items.biases)[:, None]]
@@ -73,11 +73,11 @@ class WordSearch:
     ) -> Float[np.ndarray, "Q width"]:
         """User vectors for `items`, moved towards words.
 
-        A score becomes (1 - strength) of itself plus strength times the cosine of the item's text
-        and the words, scaled to the user's highest possible score.
+        A score becomes (1 - strength) * score + strength * cosine * highest: the cosine is that of
+        the item's text and the words, and `highest` the user's highest possible score.
         """
         experts = vectors.reshape(len(vectors), len(self.config.model.experts), -1)
         highest = np.linalg.norm(experts, axis=2).sum(1, keepdims=True)
-        towards = highest * self.text_vector(words)
+        text = highest * self.text_vector(words)
         bias = np.full((len(vectors), 1), 1 - strength, np.float32)
-        return np.concatenate([(1 - strength) * vectors, strength * towards, bias], axis=1)
+        return np.concatenate([(1 - strength) * vectors, strength * text, bias], axis=1)

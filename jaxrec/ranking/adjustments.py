@@ -1,7 +1,6 @@
-"""Changes of single scores: items of a user that a ranking leaves out or raises.
+"""Score adjustments: items of a user that a ranking leaves out or raises.
 
-A ranking asks for the adjustments of a block of queries at a time, so that those of all queries
-never exist together.
+A ranking asks for the adjustments of one block of queries at a time, to save memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ AdjustmentBlocks = Callable[[int, int], ScoreAdjustments]
 
 
 def exclude(rows: Int[np.ndarray, " X"], items: Int[np.ndarray, " X"]) -> ScoreAdjustments:
-    """Adjustments that leave items out."""
+    """Adjustments that leave items out of a ranking."""
     return ScoreAdjustments(rows, items, np.full(len(rows), NEG_INF, np.float32))
 
 
@@ -112,8 +111,8 @@ def mask_adjustments(
     """Leave out the items of a query's history whose event type a mask covers.
 
     Args:
-        mask: as in `masked_event_types`, which documents the errors.
-        targets: one item a query that stays in.
+        mask: as in `masked_event_types`, with its errors.
+        targets: one item a query that is never left out.
     """
     is_masked_type = masked_event_types(mask, log.event_type_names)
 

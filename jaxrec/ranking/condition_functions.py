@@ -1,9 +1,8 @@
 """The functions of SQL conditions as polars expressions; see `jaxrec.ranking.conditions`."""
 
-import operator
+import math
 import re
 from collections.abc import Callable
-from functools import reduce
 from typing import Any
 
 import polars as pl
@@ -30,13 +29,13 @@ def constant(value: pl.Expr, kind: Any, name: str) -> Any:
 
 
 def regexp_like(text: pl.Expr, pattern: pl.Expr, flags: pl.Expr | None = None) -> pl.Expr:
-    """Whether a regular expression matches a part of a text; polars' engine takes linear time."""
+    """Whether a regular expression matches a part of a text, in linear time."""
     regex = constant(pattern, str, "a regular expression")
     letters = "" if flags is None else constant(flags, str, "the flags of a regular expression")
     if len(regex) > MAX_PATTERN:
         raise Refused(f"a regular expression is longer than {MAX_PATTERN} characters")
-    counts = [int(count) for count in re.findall(r"[{,]\s*(\d{1,9})", regex)]
-    if reduce(operator.mul, (max(count, 1) for count in counts), 1) > MAX_REPEATS:
+    counts = re.findall(r"[{,]\s*(\d{1,9})", regex)
+    if math.prod(max(int(count), 1) for count in counts) > MAX_REPEATS:
         raise Refused(f"a regular expression repeats a part more than {MAX_REPEATS} times")
     if not re.fullmatch("[imsx]*", letters):
         raise Refused(f"the flags {letters!r} of a regular expression are not among i, m, s, x")
@@ -51,11 +50,6 @@ def like(text: pl.Expr, pattern: pl.Expr, flags: str = "s") -> pl.Expr:
     regex = pl.escape_regex(like.strip("%")).replace("%", ".*").replace("_", ".")
     start, end = "^" * (not like.startswith("%")), "$" * (not like.endswith("%"))
     return text.str.contains(f"(?{flags}){start}{regex}{end}")
-
-
-def joined(*texts: pl.Expr, ignore_nulls: bool = False) -> pl.Expr:
-    """Texts one after another; other types are written as text."""
-    return pl.concat_str(texts, ignore_nulls=ignore_nulls)
 
 
 def _round(value: pl.Expr, digits: pl.Expr = ZERO) -> pl.Expr:
@@ -104,8 +98,8 @@ def date_part(part: pl.Expr, value: pl.Expr) -> pl.Expr:
     return DATE_PARTS[name](value)
 
 
-# Each looks at one row. Aggregates, windows, readers of files and `replace`, which makes texts of
-# any length, are left out.
+# Each function reads one row. Aggregates, windows and readers of files are left out, and `replace`,
+# because its texts can be of any length.
 FUNCTIONS: dict[str, Callable[..., pl.Expr]] = {
     "abs": lambda x: x.abs(),
     "array_contains": lambda values, value: values.list.contains(value),
@@ -114,7 +108,7 @@ FUNCTIONS: dict[str, Callable[..., pl.Expr]] = {
     "ceil": lambda x: x.ceil(),
     "char_length": lambda text: text.str.len_chars(),
     "coalesce": lambda first, *others: pl.coalesce(first, *others),
-    "concat": lambda first, *others: joined(first, *others, ignore_nulls=True),
+    "concat": lambda first, *others: pl.concat_str(first, *others, ignore_nulls=True),
     "date": lambda text, form=ISO_DATE: text.str.to_date(constant(form, str, "a format")),
     "date_part": date_part,
     "ends_with": lambda text, end: text.str.ends_with(end),

@@ -1,8 +1,8 @@
 """SQL conditions on the columns of the items, such as `price < 50 AND category = 'Nails'`.
 
-The text of a condition comes from users, so no engine reads it. sqlglot parses it, after the
-number and the nesting of its tokens are known to be small. Then every node of the syntax tree
-becomes a polars expression; a node that is not listed here is refused.
+Conditions come from users, so no engine reads their text. The length and the nesting of the tokens
+are checked, then sqlglot parses them, and every node of the syntax tree becomes a polars
+expression. A node that is not listed here is refused.
 """
 
 import operator
@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import polars as pl
 from jaxtyping import Bool
+from polars.exceptions import PanicException, PolarsError
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
@@ -29,7 +30,6 @@ from jaxrec.ranking.condition_functions import (
     MAX_DIGITS,
     Refused,
     date_part,
-    joined,
     like,
     regexp_like,
     remainder,
@@ -107,11 +107,9 @@ def where(items: pl.DataFrame, condition: str) -> Bool[np.ndarray, " I"]:
     try:
         expression = _expression(_parsed(condition), items, MAX_DEPTH)
         kept = items.select(expression.alias("kept"))["kept"]
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (PolarsError, PanicException, Refused, OverflowError) as error:
         reason = str(error).strip().splitlines() or ["the engine fails on it"]
         raise _refused(items, condition, reason[0]) from error
-    except (Refused, OverflowError) as error:
-        raise _refused(items, condition, str(error)) from error
     if kept.dtype != pl.Boolean:
         raise _refused(items, condition, f"it gives {kept.dtype}, not true or false")
     if len(kept) == 1:  # a condition that is the same for all rows
@@ -177,7 +175,8 @@ def _check_size(tree: Node) -> None:
         raise Refused(f"it joins more than {MAX_JOINED} texts")
 
 
-REPEATING = ("mod", "nullif")  # like % and BETWEEN they use an operand twice: few may nest
+# these use an operand twice, as % and BETWEEN do, so each level of nesting doubles the expression
+REPEATING = ("mod", "nullif")
 
 PATTERNS: dict[type[Node], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
     exp.Like: like,
@@ -228,7 +227,7 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
         case exp.Or():
             return _balanced(operator.or_, [build(part) for part in _chain(node)])
         case exp.DPipe():
-            return joined(*(build(part) for part in _chain(node)))
+            return pl.concat_str([build(part) for part in _chain(node)])
         case exp.Not():
             return ~build(node.this)
         case exp.Neg():
@@ -249,7 +248,8 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
         case exp.Extract(this=exp.Var(), expression=value):
             return date_part(pl.lit(node.name), build(value))
         case exp.Trim(this=text, expression=chars):
-            return _trim(build(text), build(chars) if chars else None, node.args.get("position"))
+            side = {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(node.text("position"), "trim")
+            return FUNCTIONS[side](build(text), build(chars) if chars else None)
         case exp.CurrentDate():
             return pl.lit(date.today())
         case exp.Interval(this=exp.Literal() as count, unit=exp.Var() as unit):
@@ -286,8 +286,8 @@ def _column(node: exp.Column, items: pl.DataFrame) -> pl.Expr:
 
 
 def _is_literal(node: Node) -> bool:
-    inner = node.this if isinstance(node, exp.Neg) else node
-    return isinstance(inner, exp.Literal | exp.Boolean | exp.Null)
+    value = node.this if isinstance(node, exp.Neg) else node
+    return isinstance(value, exp.Literal | exp.Boolean | exp.Null)
 
 
 def _value(node: Node) -> str | int | float | bool | None:
@@ -295,22 +295,25 @@ def _value(node: Node) -> str | int | float | bool | None:
     match node:
         case exp.Null():
             return None
-        case exp.Neg(this=exp.Literal(is_string=False) as number):
-            return -float(number.name) if not number.name.isdigit() else -int(number.name)
         case exp.Boolean() | exp.Literal(is_string=True):
             return node.this
+        case exp.Neg(this=exp.Literal() as literal):
+            return -_number(literal.name)
+    return _number(node.name)
+
+
+def _number(text: str) -> int | float:
     try:
-        small = node.name.isdigit() and len(node.name) <= MAX_DIGITS
-        return int(node.name) if small else float(node.name)
+        return int(text) if text.isdigit() and len(text) <= MAX_DIGITS else float(text)
     except ValueError as error:
-        raise Refused(f"{node.name!r} is not a number") from error
+        raise Refused(f"{text!r} is not a number") from error
 
 
 def _is_in(node: Node, others: Sequence[Node], items: pl.DataFrame, build: Callable) -> pl.Expr:
-    """Whether a value equals one of others; null where only a null keeps this open."""
+    """Whether a value equals one of others; null if it equals none and one of them is null."""
     value = build(node)
     if not all(_is_literal(other) for other in others):
-        if not isinstance(node, exp.Column):  # or nested lists would multiply
+        if not isinstance(node, exp.Column):  # its expression is repeated for every value
             raise Refused("IN compares a column with other columns, or any value with literals")
         return _balanced(operator.or_, [value == build(other) for other in others])
     literals = [_value(other) for other in others]
@@ -320,18 +323,18 @@ def _is_in(node: Node, others: Sequence[Node], items: pl.DataFrame, build: Calla
         column = isinstance(node, exp.Column) and items.schema[node.name]
         exact = kinds == {int} and column and column.is_integer()
         number = int if exact else float
-        found = value.cast(number).is_in([number(literal) for literal in listed])
+        is_listed = value.cast(number).is_in([number(literal) for literal in listed])
     elif len(kinds) <= 1:
-        found = value.is_in(listed)
+        is_listed = value.is_in(listed)
     else:
         raise Refused("the values of IN are of different types")
-    return found if len(listed) == len(literals) else found | pl.lit(None, pl.Boolean)
+    return is_listed if len(listed) == len(literals) else is_listed | pl.lit(None, pl.Boolean)
 
 
 def _case(node: exp.Case, items: pl.DataFrame, depth: int) -> pl.Expr:
-    """CASE as nested conditions: the engine's tree is as deep as there are branches."""
+    """CASE as nested conditions: every branch makes the engine's tree one level deeper."""
     build = partial(_expression, items=items, depth=depth - 1)
-    if not isinstance(node.this, exp.Column | None):  # or nested subjects would multiply
+    if not isinstance(node.this, exp.Column | None):  # its expression is repeated in every branch
         raise Refused("CASE takes a column, or no value, before WHEN")
     subject, default = node.this, node.args.get("default")
     result = build(default) if default else pl.lit(None)
@@ -342,7 +345,7 @@ def _case(node: exp.Case, items: pl.DataFrame, depth: int) -> pl.Expr:
 
 
 def _cast(node: exp.Cast, build: Callable) -> pl.Expr:
-    """CAST and TRY_CAST, which gives null where a value does not fit; dates as text are read."""
+    """CAST, and TRY_CAST, which gives null where a value does not fit. Text becomes a date."""
     value, name = node.this, node.to.this.name if hasattr(node.to.this, "name") else node.to.name
     if name not in TYPES or node.to.expressions or node.args.get("format"):
         raise Refused(f"the type {node.to.sql()} is not one of {', '.join(TYPES)}")
@@ -354,15 +357,6 @@ def _cast(node: exp.Cast, build: Callable) -> pl.Expr:
             raise Refused(f"{value.name!r} is not a {name} such as '2025-01-31'") from error
         return pl.lit(moment.replace(tzinfo=None)).cast(kind)
     return build(value).cast(kind, strict=not isinstance(node, exp.TryCast))
-
-
-def _trim(text: pl.Expr, chars: pl.Expr | None, position: str | None) -> pl.Expr:
-    match position:
-        case "LEADING":
-            return text.str.strip_chars_start(chars)
-        case "TRAILING":
-            return text.str.strip_chars_end(chars)
-    return text.str.strip_chars(chars)
 
 
 def _interval(count: str, unit: str) -> pl.Expr:

@@ -4,7 +4,7 @@ Letters: Q queries, P places of a list before a step, K places after it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -33,7 +33,7 @@ class ItemContext:
 
     @cached_property
     def neighbourhoods(self) -> csr_array:
-        """See `jaxrec.data.graph.neighbourhoods`."""
+        """The neighbours of every item; see `jaxrec.data.graph.neighbourhoods`."""
         return neighbourhoods(self.catalog.graph)
 
     def padded(self, values: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " I"]:
@@ -51,11 +51,11 @@ class RankedLists(NamedTuple):
 
 
 class ReorderedLists(NamedTuple):
-    """Ranked lists after a step, and how many entries of each list the step has passed over."""
+    """Ranked lists after a step."""
 
     items: Int[np.ndarray, "Q K"]
     scores: Float[np.ndarray, "Q K"]
-    passed: Int[np.ndarray, " Q"]
+    passed: Int[np.ndarray, " Q"]  # number of entries that the step passed over
     propensity: Float[np.ndarray, "Q K"] | None = None  # of a step that draws at random
 
 
@@ -63,11 +63,12 @@ class ReorderedLists(NamedTuple):
 class RerankContext:
     """Data about the queries whose lists a step reorders."""
 
+    items: ItemContext
     best: Best
     vectors: Float[Array | np.ndarray, "I F"]  # of the items
     bias: Float[np.ndarray, " I"]  # of all scoring steps; -inf keeps an item out
     random: np.random.Generator
-    rows: Int[np.ndarray, " Q"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    rows: Int[np.ndarray, " Q"]  # numbers of the queries
 
 
 @runtime_checkable
@@ -89,7 +90,5 @@ class Scoring(Step, Protocol):
 class Reordering(Step, Protocol):
     """A step that chooses and orders items of ranked lists."""
 
-    def reorder(
-        self, ranked: RankedLists, context: RerankContext, items: ItemContext, length: int
-    ) -> ReorderedLists:
+    def reorder(self, ranked: RankedLists, context: RerankContext, length: int) -> ReorderedLists:
         """Lists of `length` places."""

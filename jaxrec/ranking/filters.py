@@ -16,8 +16,8 @@ FILE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".inter", ".item")
 def listed_ids(source: str | Path | Sequence[str], column: str = "item_id") -> pl.Series:
     """Ids from a column of a file, or from a sequence of ids, as strings.
 
-    A single text or path names a file if it has the ending of a table or if the file exists.
-    Otherwise it is an id, because the command line cannot tell one id from a path.
+    A single text or path is a file if it has the ending of a table or the file exists, else one id,
+    because the command line cannot tell an id from a path.
 
     Raises:
         DataError: the file cannot be read or lacks the column, or an id is empty.
@@ -30,14 +30,9 @@ def listed_ids(source: str | Path | Sequence[str], column: str = "item_id") -> p
     return as_ids(require(read_table(path), column, str(path)), str(path))
 
 
-def only(item_ids: pl.Series, listed: pl.Series) -> Bool[np.ndarray, " I"]:
-    """Items whose id is listed. A null id is never listed."""
+def is_listed(item_ids: pl.Series, listed: pl.Series) -> Bool[np.ndarray, " I"]:
+    """Whether each id is listed. A null id is never listed."""
     return item_ids.is_in(listed.implode()).fill_null(False).to_numpy()
-
-
-def without(item_ids: pl.Series, listed: pl.Series) -> Bool[np.ndarray, " I"]:
-    """Items whose id is not listed, or is null."""
-    return ~only(item_ids, listed)
 
 
 def popularity_bias(counts: Real[np.ndarray, " I"], strength: float) -> Float[np.ndarray, " I"]:

@@ -51,12 +51,14 @@ class PreparedItems:
         return len(self.valid)
 
 
-def prepare(items: ItemTable, mesh: Mesh | None = None) -> PreparedItems:
+def prepare(items: ItemTable | PreparedItems, mesh: Mesh | None = None) -> PreparedItems:
     """Lay a table out on a mesh (one device by default), sharded along `items`.
 
-    The bias becomes the last column, so that the matrix product adds it: added to the scores it
-    would cost as much as the product.
+    The bias becomes the last column, so that the matrix product adds it: adding it to the scores
+    would cost as much as the product. Prepared items stay on their mesh.
     """
+    if isinstance(items, PreparedItems):
+        return items
     mesh = mesh or single_device_mesh()
     rows = _with_bias(items.vectors, items.biases, items.valid)
     sharding = NamedSharding(mesh, PartitionSpec(ITEMS))

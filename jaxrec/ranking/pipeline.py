@@ -1,9 +1,10 @@
-"""Ranking under the steps of a strategy: lists stay full, however much a step takes out of them."""
+"""Ranking under the steps of a strategy. Lists stay full: a short list is ranked again, longer."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import cached_property
+from itertools import compress, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -23,14 +24,17 @@ from jaxrec.ranking.context import (
     Step,
 )
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
+from jaxrec.ranking.reorder import take
 from jaxrec.ranking.shard import LEFT_OUT
-from jaxrec.ranking.steps import Caps, Epsilon, Feedback, Filter, Session, take
+from jaxrec.ranking.steps import Caps, Epsilon, Feedback, Filter, Session
 from jaxrec.ranking.top_k import at_least, best_items, padded
 from jaxrec.types import Catalog, EventLog
 
 UserAdjustments = Callable[[Int[np.ndarray, " q"]], AdjustmentBlocks]
 """The score adjustments of selected queries."""
-SLICE = 256
+Shifts = dict[int, dict[int, Float[np.ndarray, " I"]]]
+"""Query -> number of a feedback step -> addition to all scores, as a share of their span."""
+MAX_USERS = 256  # at a time, where steps reorder: their pools and vectors are large
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,15 @@ class RerankPipeline:
     @property
     def removed(self) -> dict[str, int]:
         """How many items each filter keeps out of every list, by the filter's name."""
-        filters = {n: step.name for n, step in enumerate(self.steps) if isinstance(step, Filter)}
         return {
-            name: int((self.context.valid & np.isneginf(self.biases[n])).sum())
-            for n, name in filters.items()
+            step.name: int((self.context.valid & np.isneginf(self.biases[n])).sum())
+            for n, step in enumerate(self.steps)
+            if isinstance(step, Filter)
         }
 
     @property
     def session(self) -> Session | None:
-        """The step that mixes the present session in, if there is one."""
+        """The step that mixes the current session in, if there is one."""
         return next((step for step in self.steps if isinstance(step, Session)), None)
 
     @property
@@ -72,9 +76,7 @@ class RerankPipeline:
 
     def names(self, touched: Bool[np.ndarray, " steps"]) -> list[str]:
         """The names of the steps that touched an item."""
-        return [
-            step.name for step, is_touched in zip(self.steps, touched, strict=True) if is_touched
-        ]
+        return [step.name for step in compress(self.steps, touched)]
 
     def lengths(self, k: int, factor: int) -> list[int]:
         """The length of the first ranking, then of the lists after each step of `reordering`.
@@ -112,9 +114,7 @@ def build_pipeline(
         if isinstance(before, Reordering) and not isinstance(after, Reordering):
             raise ConfigError(f"{after.name} changes scores, so it must stand before {before.name}")
         if isinstance(before, Epsilon):  # a later step would change the reported propensities
-            raise ConfigError(
-                f"epsilon must be the last step, so {after.name} must stand before it"
-            )
+            raise ConfigError(f"epsilon is the last step, so {after.name} must stand before it")
     entities = [name for step in steps if isinstance(step, Caps) for name in step.limits]
     groups = {name: first_neighbours(catalog.graph, name) for name in entities}
     counts = np.pad(counts, (0, len(valid) - len(counts)))
@@ -133,17 +133,10 @@ class RerankQueries(NamedTuple):
 
 
 class RerankResult(NamedTuple):
-    """One list a query, and the number of entries that each step passed over."""
+    """One list a query."""
 
     lists: RankedLists
-    removed: dict[str, int]
-
-
-class Shift(NamedTuple):
-    """What a feedback step adds to all scores of one query, as a share of their span."""
-
-    step: int
-    amounts: Float[np.ndarray, " I"]
+    removed: dict[str, int]  # step -> entries that it passed over
 
 
 @dataclass(frozen=True)
@@ -151,69 +144,67 @@ class Reranker:
     """Ranks one table of items under one pipeline.
 
     Attributes:
-        pipeline: the steps.
         items: the table without the bias of the steps.
-        prepared: the table with it.
+        mesh: one device by default.
         lengths, batch_sizes: of the rankings to compile; other sizes are cut from a larger one.
         approximate: see `best_items`.
     """
 
     pipeline: RerankPipeline
     items: ItemTable
-    prepared: PreparedItems
+    mesh: Mesh | None = None
     lengths: Sequence[int] = ()
     batch_sizes: Sequence[int] = ()
     approximate: bool = False
 
+    @cached_property
+    def prepared(self) -> PreparedItems:
+        """The table with the bias of the steps."""
+        return prepare(self.items.add_bias(self.pipeline.bias), self.mesh)
+
     def rank(
         self, queries: RerankQueries, k: int, random: np.random.Generator | None = None
     ) -> RerankResult:
-        """The k best items of every query, as the steps leave them.
-
-        Args:
-            random: for steps that depend on chance.
-        """
-        shifts = self._shifts(queries.histories)
+        """The k best items of every query under the steps; some steps use `random`."""
+        count, shifts = len(queries.vectors), self._shifts(queries.histories)
         context = RerankContext(
+            items=self.pipeline.context,
             best=lambda rows, size, bias: self._best(queries, shifts, rows, size, bias),
             vectors=self.items.vectors,
             bias=self.pipeline.bias,
             random=random or np.random.default_rng(0),
+            rows=np.arange(count),
         )
-        # pools and their vectors are large, so they exist for a few users at a time
-        count = len(queries.vectors)
-        width = SLICE if self.pipeline.reordering else max(count, 1)
+        size = MAX_USERS if self.pipeline.reordering else max(count, 1)
         parts, removed = [], Counter[str]()
-        for start in range(0, max(count, 1), width):
-            rows = np.arange(start, min(start + width, count))
+        for start in range(0, max(count, 1), size):
+            rows = context.rows[start : start + size]
             lists, passed = self._run_steps(context, shifts, rows, k)
             parts.append(lists)
             removed.update({name: int(counts.sum()) for name, counts in passed.items()})
         lists = RankedLists(*map(np.concatenate, zip(*parts, strict=True)))
         return RerankResult(lists, dict(removed))
 
-    def _shifts(self, histories: EventLog | None) -> dict[int, list[Shift]]:
-        """Shifts by query."""
-        shifts: dict[int, list[Shift]] = defaultdict(list)
+    def _shifts(self, histories: EventLog | None) -> Shifts:
+        shifts: Shifts = defaultdict(dict)
         for number, step in enumerate(self.pipeline.steps):
             if isinstance(step, Feedback):
                 for query, amounts in step.moves(histories, self.pipeline.context).items():
-                    shifts[query].append(Shift(number, amounts))
+                    shifts[query][number] = amounts
         return shifts
 
     def _best(
         self,
         queries: RerankQueries,
-        shifts: dict[int, list[Shift]],
+        shifts: Shifts,
         rows: Int[np.ndarray, " q"],
         size: int,
         bias: Float[np.ndarray, " I"],
     ) -> tuple[Int[np.ndarray, "q P"], Float[np.ndarray, "q P"]]:
-        """The best items of some queries and their scores under the bias of the steps."""
-        is_default = bias is self.pipeline.bias
+        """The best items of some queries and their scores under a bias."""
         table = self.prepared
-        if not is_default:
-            table = prepare(self.items.add_bias(bias), self.prepared.mesh)
+        if bias is not self.pipeline.bias:
+            table = prepare(self.items.add_bias(bias), self.mesh)
         adjustments = queries.adjustments(rows)
         top = best_items(
             padded(queries.vectors[rows], at_least(len(rows), self.batch_sizes)),
@@ -222,18 +213,15 @@ class Reranker:
             adjustments,
             approximate=self.approximate,
         )
-        items, scores = (
-            np.array(top.items[: len(rows), :size]),
-            np.array(top.scores[: len(rows), :size]),
-        )
+        items, scores = (part[: len(rows), :size].copy() for part in (top.items, top.scores))
         for place, row in enumerate(rows.tolist()):
-            if row in shifts:  # a bias of its own, so this query is ranked alone
-                scored = self._model_scores(queries.vectors[row], adjustments, place)
-                left = self.pipeline.context.valid & (scored > LEFT_OUT)
-                span = np.ptp(scored[left]) if left.any() else 0
-                shift = span * sum(shift.amounts for shift in shifts[row])
+            if row in shifts:  # a query with its own bias is ranked alone
+                model_scores = self._model_scores(queries.vectors[row], adjustments, place)
+                left = self.pipeline.context.valid & (model_scores > LEFT_OUT)
+                span = np.ptp(model_scores[left]) if left.any() else 0
+                shift = span * sum(shifts[row].values())
                 items[place], scores[place] = _highest(
-                    np.where(left, scored + bias + shift, -np.inf), size
+                    np.where(left, model_scores + bias + shift, -np.inf), size
                 )
         return items, scores
 
@@ -250,14 +238,14 @@ class Reranker:
     def _run_steps(
         self,
         context: RerankContext,
-        shifts: dict[int, list[Shift]],
+        shifts: Shifts,
         rows: Int[np.ndarray, " q"],
         k: int,
         factor: int = 1,
     ) -> tuple[RankedLists, dict[str, Int[np.ndarray, " q"]]]:
-        """The lists of some queries after all steps, and the entries that steps passed over.
+        """The lists of some queries after all steps, and the entries that each step passed over.
 
-        Lists that come out short although there are more items start again twice as long.
+        Lists that are too short although there are more items are made again from longer ones.
         """
         size, *lengths = self.pipeline.lengths(k, factor)
         items, scores = context.best(rows, size, self.pipeline.bias)
@@ -267,7 +255,7 @@ class Reranker:
         passed: dict[str, Int[np.ndarray, " q"]] = {}
         short = np.zeros(len(rows), bool)
         for (number, step), length in zip(self.pipeline.reordering, lengths, strict=True):
-            reordered = step.reorder(lists, context, self.pipeline.context, length)
+            reordered = step.reorder(lists, context, length)
             passed[step.name] = passed.get(step.name, 0) + reordered.passed
             lists = _after_step(lists, reordered, number)
             short |= (lists.items > 0).sum(1) < length
@@ -281,33 +269,16 @@ class Reranker:
         return lists, passed
 
     def _touched(
-        self,
-        shifts: dict[int, list[Shift]],
-        rows: Int[np.ndarray, " q"],
-        items: Int[np.ndarray, "q P"],
+        self, shifts: Shifts, rows: Int[np.ndarray, " q"], items: Int[np.ndarray, "q P"]
     ) -> Bool[np.ndarray, "q P steps"]:
         """Which steps changed the scores of the items."""
         touched = np.zeros((*items.shape, len(self.pipeline.steps)), bool)
         for number, bias in self.pipeline.biases.items():
             touched[..., number] = bias[items] != 0
         for place, row in enumerate(rows.tolist()):
-            for shift in shifts.get(row, ()):
-                touched[place, :, shift.step] = shift.amounts[items[place]] != 0
+            for number, amounts in shifts.get(row, {}).items():
+                touched[place, :, number] = amounts[items[place]] != 0
         return touched & (items > 0)[..., None]
-
-
-def build_reranker(
-    pipeline: RerankPipeline,
-    items: ItemTable,
-    mesh: Mesh | None = None,
-    *,
-    lengths: Sequence[int] = (),
-    batch_sizes: Sequence[int] = (),
-    approximate: bool = False,
-) -> Reranker:
-    """A pipeline over a table of items; see `Reranker`."""
-    prepared = prepare(items.add_bias(pipeline.bias), mesh)
-    return Reranker(pipeline, items, prepared, lengths, batch_sizes, approximate)
 
 
 def _highest(

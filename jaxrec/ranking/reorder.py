@@ -1,7 +1,7 @@
-"""Rules that reorder ranked lists: caps, diversity and exploration.
+"""Functions that reorder ranked lists: caps, diversity and exploration.
 
-A ranked list holds item numbers, best first, and 0 at empty places, whose score is -inf.
-Letters: Q queries, P places of the pool that a rule chooses from, K places of the new list.
+A ranked list holds item numbers, best first. An empty place has item 0 and score -inf.
+Letters: Q queries, P places of the pool to choose from, K places of the new list.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,7 @@ def within_caps(
     take room.
 
     Args:
-        ranked: ranked lists.
-        caps: for each cap, the group of every item and the limit. Group 0 means no group and is
-            never capped.
+        caps: for each cap, the group of every item (0: no group, never capped) and the limit.
     """
     kept = ranked > 0
     if not caps:
@@ -49,9 +47,9 @@ def compact(
 ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
     """The first k kept entries of every list and their scores; then 0 and -inf."""
     order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
-    filled = np.take_along_axis(kept, order, axis=1)
-    items = np.where(filled, np.take_along_axis(ranked, order, axis=1), 0)
-    values = np.where(filled, np.take_along_axis(scores, order, axis=1), -np.inf)
+    is_filled = take(kept, order)
+    items = np.where(is_filled, take(ranked, order), 0)
+    values = np.where(is_filled, take(scores, order), -np.inf)
     padding = ((0, 0), (0, k - order.shape[1]))
     return np.pad(items, padding), np.pad(values, padding, constant_values=-np.inf)
 
@@ -65,10 +63,10 @@ def diversify(
 ) -> Int[np.ndarray, "Q K"]:
     """Places of every pool in the order of maximal marginal relevance.
 
-    Carbonell & Goldstein (1998): each next entry has the largest (1 - strength) * relevance -
-    strength * (largest cosine to the entries chosen before). Relevance is the score, min-max
-    scaled over the items of the list's own pool (0 if all scores are equal). Ties go to the
-    better rank; empty places come last.
+    Each next entry has the largest (1 - strength) * relevance - strength * (largest cosine to the
+    entries chosen before); Carbonell & Goldstein, 1998. Relevance is the score, min-max scaled over
+    the items of the pool (0 if all scores are equal). Ties go to the better rank; empty places come
+    last.
 
     Raises:
         ValueError: k is more than P.
@@ -102,9 +100,9 @@ def explore(
 ) -> tuple[Int[np.ndarray, "Q K"], Float[np.ndarray, "Q K"]]:
     """Lists with at least round(share * K) new items, and at least one if share is positive.
 
-    New items that are in a list already count. The best of the other new items are added in the
-    last places: first in empty places, then in place of the last items that are not new. A list
-    has fewer new items only if `new_ranked` is too short.
+    New items that are in a list already count. The best other new items are added at the end: in
+    empty places, then in place of the last items that are not new. A list has fewer new items only
+    if `new_ranked` is too short.
 
     Args:
         ranked, scores: ranked lists; none holds an item twice.
@@ -114,9 +112,9 @@ def explore(
     """
     num_places = ranked.shape[1]
     reserved = max(round(share * num_places), 1) if share > 0 else 0
-    is_new = _is_in(ranked, new_ranked)
+    is_new = is_in_row(ranked, new_ranked)
     num_new = is_new.sum(axis=1, keepdims=True)
-    added = _first(~_is_in(new_ranked, ranked) & (new_ranked > 0), reserved - num_new)
+    added = _first(~is_in_row(new_ranked, ranked) & (new_ranked > 0), reserved - num_new)
     room = num_places - num_new - added.sum(axis=1, keepdims=True)
     kept = is_new | _first((ranked > 0) & ~is_new, room)
     return compact(
@@ -133,9 +131,8 @@ def epsilon_greedy(
     """Places of every pool, drawn one after another, and the probability of each.
 
     With probability 1 - rate the next entry is the best remaining item, otherwise any remaining
-    item (epsilon-greedy; Sutton & Barto, 2018). The probability is that of the entry at its place
-    given the entries before it, as inverse propensity scoring needs it. Empty places come last,
-    with probability 1.
+    item (epsilon-greedy; Sutton & Barto, 2018). The probability is conditional on the entries
+    before, as inverse propensity scoring needs it. Empty places come last, with probability 1.
 
     Raises:
         ValueError: k is more than P.
@@ -164,7 +161,7 @@ def _check_pool(ranked: Int[np.ndarray, "Q P"], k: int) -> None:
 
 
 def _dense_codes(values: Int[np.ndarray, "... P"]) -> Int[np.ndarray, "... P"]:
-    """Numbers below P that are equal where the values of a row are equal."""
+    """Numbers below P, equal where the values of a row are equal."""
     order = np.argsort(values, axis=-1)
     ordered = np.take_along_axis(values, order, axis=-1)
     changes = np.diff(ordered, axis=-1, prepend=ordered[..., :1]) != 0
@@ -183,11 +180,16 @@ def _min_max_scaled(
     return np.divide(scores - low, high - low, out=np.zeros_like(scores), where=scalable)
 
 
-def _is_in(
+def is_in_row(
     items: Int[np.ndarray, "Q P"], others: Int[np.ndarray, "Q K"]
 ) -> Bool[np.ndarray, "Q P"]:
     """Whether an item is in the other list of the same row; empty places are not."""
     return (items[:, :, None] == others[:, None, :]).any(axis=2) & (items > 0)
+
+
+def take(values: np.ndarray, places: Int[np.ndarray, "Q K"]) -> np.ndarray:
+    """Values at the given places of every row."""
+    return np.take_along_axis(values, places, axis=1)
 
 
 def _first(

@@ -16,7 +16,7 @@ from jaxrec.sharding import ITEMS, USERS
 from jaxrec.types import NEG_INF
 
 CHUNK = 32
-LEFT_OUT = NEG_INF / 1000  # scores below belong to items that are left out
+LEFT_OUT = NEG_INF / 1000  # scores below are those of items that are left out
 
 
 class RankOptions(NamedTuple):
@@ -133,10 +133,10 @@ def _best(
 
 
 def _row_sums(counts: Int[Array, "q i"]) -> Int[Array, " q"]:
-    """Row sums of int8 values of at most 2, first of `CHUNK` values in int8.
+    """Row sums of int8 values of at most 2: sums of `CHUNK` values in int8, then in int32.
 
-    This takes .16 s where int32 takes .25 s for 22,363 rows of 12,288, with the product that makes
-    the scores.
+    With the product that makes the scores, 22,363 rows of 12,288 take .16 s, and .25 s if all sums
+    are in int32.
     """
     counts = jnp.pad(counts, ((0, 0), (0, -counts.shape[1] % CHUNK)))
     parts = counts.reshape(len(counts), CHUNK, -1).sum(1, dtype=jnp.int8)

@@ -23,8 +23,16 @@ from jaxrec.data.events import last_sessions, user_of_event
 from jaxrec.errors import ConfigError
 from jaxrec.ranking.conditions import where
 from jaxrec.ranking.context import ItemContext, RankedLists, ReorderedLists, RerankContext, Step
-from jaxrec.ranking.filters import listed_ids, only, popularity_bias, without
-from jaxrec.ranking.reorder import compact, diversify, epsilon_greedy, explore, within_caps
+from jaxrec.ranking.filters import is_listed, listed_ids, popularity_bias
+from jaxrec.ranking.reorder import (
+    compact,
+    diversify,
+    epsilon_greedy,
+    explore,
+    is_in_row,
+    take,
+    within_caps,
+)
 from jaxrec.types import EventLog
 
 MINUTE, DAY = 60, 86_400  # seconds
@@ -51,7 +59,7 @@ class Only:
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
-        return _bias_of_filter(items, only(items.catalog.item_ids, listed_ids(self.items)))
+        return _bias_of_filter(items, is_listed(items.catalog.item_ids, listed_ids(self.items)))
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Without:
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
-        return _bias_of_filter(items, without(items.catalog.item_ids, listed_ids(self.items)))
+        return _bias_of_filter(items, ~is_listed(items.catalog.item_ids, listed_ids(self.items)))
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,6 @@ class Popularity:
     strength: float
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a strength out of range."""
         if not 0 <= self.strength < float("inf"):
             raise ConfigError(f"popularity: {self.strength} is not a number of 0 or more")
 
@@ -110,7 +117,6 @@ class Session:
     gap_minutes: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a weight or a gap out of range."""
         _check_range("weight", self.weight, 0, 1)
         _check_range("gap_minutes", self.gap_minutes, 0, np.inf)
 
@@ -121,7 +127,7 @@ class Session:
     def is_over(
         self, last: Int[np.ndarray, " U"], now: Int[np.ndarray, " U"]
     ) -> Bool[np.ndarray, " U"]:
-        """Whether a session whose last event was at `last` (s) is over at `now` (s)."""
+        """Whether sessions are over at a time, from the times of their last events (s)."""
         return now - last > MINUTE * self.gap_minutes
 
     def mixed(
@@ -135,10 +141,10 @@ class Session:
 class Feedback:
     """Lower or raise items that a user gave feedback on, and items like them in the graph.
 
-    The weight of such an item is the sum over its events: each adds the weight of its type,
-    halved every `half_life_days`. The sum is clipped to [-1, 1]. A later event of another type
-    resets it to 0. A score moves by `item` times the weight of the item, and by `neighbours`
-    times the weight of every other such item times its similarity (cosine of the
+    Each feedback event of an item adds the weight of its type, halved every `half_life_days`. A
+    later event of another type resets the sum to 0. The sum, clipped to [-1, 1], is the weight of
+    the item. A score moves by `item` times the weight of its own item, and by `neighbours` times
+    the weight of every other item with feedback times its similarity (cosine of the
     neighbourhoods; Adamic & Adar, 2003).
     """
 
@@ -158,7 +164,6 @@ class Feedback:
     )
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a number out of range."""
         for option in ("item", "neighbours"):
             _check_range(option, getattr(self, option), 0, np.inf)
         if not self.half_life_days > 0:
@@ -170,10 +175,10 @@ class Feedback:
         """User -> change of every item's score, as a share of the span of the user's scores."""
         if histories is None:
             return {}
-        weighted = [name in self.event_weights for name in histories.event_type_names]
-        users = np.unique(
-            user_of_event(histories)[np.isin(histories.event_types, np.flatnonzero(weighted))]
+        is_feedback = np.array(
+            [name in self.event_weights for name in histories.event_type_names], bool
         )
+        users = np.unique(user_of_event(histories)[is_feedback[histories.event_types]])
         neighbourhoods, moves = items.neighbourhoods, {}
         for user in users.tolist():
             rated, weights = self.item_weights(histories, user)
@@ -209,22 +214,19 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Caps:
-    """The most items of one brand, category and so on in a list; see `reorder.within_caps`."""
+    """Limit the items of one brand, category and so on in a list; see `reorder.within_caps`."""
 
     name: ClassVar[str] = "caps"
     limits: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a cap that lets no item pass."""
         for entity, limit in self.limits.items():
             if limit < 1:
                 raise ConfigError(f"caps: {entity} {limit} lets no item pass; give 1 or more")
 
-    def reorder(
-        self, ranked: RankedLists, context: RerankContext, items: ItemContext, length: int
-    ) -> ReorderedLists:
+    def reorder(self, ranked: RankedLists, context: RerankContext, length: int) -> ReorderedLists:
         """See `Reordering`."""
-        groups = [(items.groups[entity], limit) for entity, limit in self.limits.items()]
+        groups = [(context.items.groups[entity], limit) for entity, limit in self.limits.items()]
         kept = within_caps(ranked.items, groups)
         passed = ~kept & (ranked.items > 0) & (kept.cumsum(1) < length)
         listed, scores = compact(kept, ranked.items, ranked.scores, length)
@@ -240,13 +242,10 @@ class Diversity:
     pool: int = 100
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a strength or a pool out of range."""
         _check_range("diversity", self.strength, 0, 1)
         _check_pool(self.pool)
 
-    def reorder(
-        self, ranked: RankedLists, context: RerankContext, items: ItemContext, length: int
-    ) -> ReorderedLists:
+    def reorder(self, ranked: RankedLists, context: RerankContext, length: int) -> ReorderedLists:
         """See `Reordering`."""
         vectors = np.asarray(context.vectors)[ranked.items]
         places = diversify(ranked.items, ranked.scores, vectors, length, self.strength)
@@ -255,28 +254,25 @@ class Diversity:
 
 @dataclass(frozen=True)
 class Explore:
-    """Reserve a share of every list for new items: chosen at most `events` times in training."""
+    """Reserve a share of every list for items chosen at most `events` times in training."""
 
     name: ClassVar[str] = "explore"
     share: float
     events: int = 0
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a share or a number of events out of range."""
         _check_range("explore", self.share, 0, 1)
         if self.events < 0:
             raise ConfigError(f"explore_events: {self.events} is below 0")
 
-    def reorder(
-        self, ranked: RankedLists, context: RerankContext, items: ItemContext, length: int
-    ) -> ReorderedLists:
+    def reorder(self, ranked: RankedLists, context: RerankContext, length: int) -> ReorderedLists:
         """See `Reordering`."""
-        is_new = items.valid & (items.counts <= self.events)
+        is_new = context.items.valid & (context.items.counts <= self.events)
         bias = np.where(is_new, context.bias, -np.inf).astype(np.float32)
         best_new = context.best(context.rows, length, bias)
         listed, scores = explore(ranked.items, ranked.scores, *best_new, self.share)
-        stayed = (ranked.items[:, :, None] == listed[:, None, :]).any(2)
-        return ReorderedLists(listed, scores, (~stayed & (ranked.items > 0)).sum(1))
+        passed = (ranked.items > 0) & ~is_in_row(ranked.items, listed)
+        return ReorderedLists(listed, scores, passed.sum(1))
 
 
 @dataclass(frozen=True)
@@ -288,13 +284,10 @@ class Epsilon:
     pool: int = 100
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a rate or a pool out of range."""
         _check_range("rate", self.rate, 0, 1)
         _check_pool(self.pool)
 
-    def reorder(
-        self, ranked: RankedLists, context: RerankContext, items: ItemContext, length: int
-    ) -> ReorderedLists:
+    def reorder(self, ranked: RankedLists, context: RerankContext, length: int) -> ReorderedLists:
         """See `Reordering`."""
         places, chances = epsilon_greedy(ranked.items, length, self.rate, context.random)
         return _reordered(ranked, places, chances)
@@ -313,13 +306,8 @@ STEPS: dict[str, type] = {
 
 def feedback_types(steps: Sequence[Step]) -> tuple[str, ...]:
     """Event types that steps read as feedback, whether or not a model knows them."""
-    weights = [step.event_weights for step in steps if isinstance(step, Feedback)]
-    return tuple(dict.fromkeys(event_type for types in weights for event_type in types))
-
-
-def take(values: np.ndarray, places: Int[np.ndarray, "Q K"]) -> np.ndarray:
-    """Values at the given places of every row."""
-    return np.take_along_axis(values, places, axis=1)
+    types = (name for step in steps if isinstance(step, Feedback) for name in step.event_weights)
+    return tuple(dict.fromkeys(types))
 
 
 def _reordered(
@@ -327,7 +315,10 @@ def _reordered(
     places: Int[np.ndarray, "Q K"],
     propensity: Float[np.ndarray, "Q K"] | None = None,
 ) -> ReorderedLists:
-    """Lists of the entries at the given places. An entry from beyond the list passes another."""
+    """Lists of the entries at the given places.
+
+    An entry from beyond the length of the list passes over another one.
+    """
     items, scores = take(ranked.items, places), take(ranked.scores, places)
     passed = (places >= places.shape[1]) & (items > 0)
     return ReorderedLists(items, scores, passed.sum(1), propensity)

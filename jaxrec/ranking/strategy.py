@@ -52,14 +52,13 @@ class Rules:
     """An item is new if it was chosen at most this many times in training."""
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for an option that is out of range."""
         if isinstance(self.mask, str):
             raise ConfigError(f"mask: {self.mask!r} is one text; give a tuple such as ('seen',)")
         steps_of(self)
 
 
 def steps_of(rules: Rules) -> tuple[Step, ...]:
-    """Steps that rules stand for, in the order in which they act."""
+    """The steps of rules, in the order in which they act."""
     given: list[tuple[Any, Step]] = [
         (rules.where, Where(rules.where)),
         (rules.only is not None, Only(rules.only or ())),
@@ -102,11 +101,10 @@ def _step(entry: Any, place: str) -> Step:
         step = STEPS[name](**options)
         for option, option_type in known.items():
             _check_type(option, getattr(step, option), option_type)
+        return step
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{place} ({name}, with the options {', '.join(known)}): {error}"
-        ) from error
-    return step
+        names = ", ".join(known)
+        raise ConfigError(f"{place} ({name}, with the options {names}): {error}") from error
 
 
 def _check_type(name: str, value: Any, option_type: Any) -> None:

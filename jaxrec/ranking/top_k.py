@@ -12,13 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.ranking.adjustments import AdjustmentBlocks, ScoreAdjustments, no_adjustments
+from jaxrec.ranking.adjustments import AdjustmentBlocks, ScoreAdjustments, no_adjustments, scale
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
 from jaxrec.ranking.shard import LEFT_OUT, BlockInputs, RankOptions, compiled_ranking
 from jaxrec.sharding import USERS, single_device_mesh
 from jaxrec.types import NEG_INF
 
-# on a CPU, the system maps a block of 32 MiB or more page by page every time
+# below 32 MiB: the system maps a larger block page by page every time
 MAX_BLOCK_SCORES = 2**23 - 2**10
 MAX_ACCELERATOR_SCORES = 2**26
 MIN_BLOCK_ROWS = 8
@@ -27,16 +27,10 @@ WORKERS = 2  # blocks in flight: one is multiplied while the other is searched
 
 @dataclass(frozen=True)
 class EvalQueries:
-    """Queries with known answers.
+    """Queries with known answers."""
 
-    Attributes:
-        vectors: user vectors.
-        targets: the item to find the rank of; 0 where there is none.
-        adjustments: what the queries' histories change in the scores.
-    """
-
-    vectors: Float[Array | np.ndarray, "Q F"]
-    targets: Int[np.ndarray, " Q"]
+    vectors: Float[Array | np.ndarray, "Q F"]  # user vectors
+    targets: Int[np.ndarray, " Q"]  # the item to find the rank of; 0 where there is none
     adjustments: AdjustmentBlocks = no_adjustments
 
 
@@ -77,24 +71,14 @@ def rank_queries(
     Raises:
         ValueError: lengths differ, a target is no row of the table, or a score is not finite.
     """
-    if len(queries.vectors) != len(queries.targets):
-        raise ValueError(
-            f"{len(queries.vectors)} queries and {len(queries.targets)} targets: give every query "
-            "one target, 0 where there is none"
-        )
-    prepared = items if isinstance(items, PreparedItems) else prepare(items, mesh)
-    rank = compiled_ranking(prepared.mesh, RankOptions(k))
-    targets, valid = queries.targets, np.asarray(prepared.valid)
-    vectors = np.asarray(queries.vectors)
-    size = _block_rows(len(targets), len(valid), prepared.mesh, block)
-
-    def rank_block(start: int, stop: int, adjustments: ScoreAdjustments) -> dict:
-        left = _with_one(vectors[start:stop], size)
-        inputs = BlockInputs(adjustments, targets=padded(targets[start:stop], size))
-        return rank(left, prepared.rows, prepared.valid, inputs)
-
-    fields = _rank_blocks(rank_block, len(targets), queries.adjustments, size)
-    return _checked(fields, targets, valid)
+    prepared = prepare(items, mesh)
+    check_targets(len(queries.vectors), queries.targets, np.asarray(prepared.valid))
+    vectors, targets = np.asarray(queries.vectors), queries.targets
+    fields = _rank_vectors(
+        vectors, prepared, queries.adjustments, RankOptions(k), block, targets=targets
+    )
+    _require_finite(np.all(fields["scores"] < np.inf, axis=1))
+    return Ranking(**fields)
 
 
 def best_items(
@@ -118,16 +102,9 @@ def best_items(
     Raises:
         ValueError: a score is not finite.
     """
-    prepared = items if isinstance(items, PreparedItems) else prepare(items)
-    rank = compiled_ranking(prepared.mesh, RankOptions(k, with_log_z, approximate))
-    size = _block_rows(len(vectors), len(prepared), prepared.mesh, block)
-
-    def rank_block(start: int, stop: int, adjustments: ScoreAdjustments) -> dict:
-        left = _with_one(vectors[start:stop], size)
-        return rank(left, prepared.rows, prepared.valid, BlockInputs(adjustments))
-
-    fields = _rank_blocks(rank_block, len(vectors), adjustments, size)
-    _reject_infinite(fields["scores"])
+    options = RankOptions(k, with_log_z, approximate)
+    fields = _rank_vectors(vectors, prepare(items), adjustments, options, block)
+    _require_finite(np.all(fields["scores"] < np.inf, axis=1))
     return TopItems(fields["items"], fields["scores"], fields.get("log_z"))
 
 
@@ -142,32 +119,26 @@ def log_probabilities(
 ) -> Float[np.ndarray, "Q K"]:
     """log p(item | query) = b score - log Z of the items in `columns`, in nats.
 
-    Z sums exp(b score) over all valid items that are not left out; the others have -inf. At most
-    [block, I] scores exist at a time.
+    b is the inverse temperature. Z sums exp(b score) over all valid items that are not left out;
+    the others have -inf. At most [block, I] scores exist at a time.
 
     Raises:
         ValueError: lengths differ, a column is no row of the table, no item is valid, or a score is
             not finite.
     """
-    prepared = items if isinstance(items, PreparedItems) else prepare(items)
-    _check_columns(vectors, columns, np.asarray(prepared.valid), block)
-    rank = compiled_ranking(prepared.mesh, RankOptions(0, with_log_z=True))
-    size = _block_rows(len(columns), len(prepared), prepared.mesh, block)
-
-    def rank_block(start: int, stop: int, adjustments: ScoreAdjustments) -> dict:
-        left = inverse_temperature * _with_one(vectors[start:stop], size)
-        amounts = np.maximum(inverse_temperature * adjustments.amounts, NEG_INF)
-        inputs = BlockInputs(
-            adjustments._replace(amounts=amounts.astype(np.float32)),
-            columns=padded(columns[start:stop], size),
-        )
-        return rank(left.astype(np.float32), prepared.rows, prepared.valid, inputs)
-
-    fields = _rank_blocks(rank_block, len(columns), adjustments, size)
+    prepared = prepare(items)
+    check_targets(len(vectors), columns, np.asarray(prepared.valid))
+    fields = _rank_vectors(
+        vectors,
+        prepared,
+        scale(adjustments, inverse_temperature),
+        RankOptions(0, with_log_z=True),
+        block,
+        factor=inverse_temperature,
+        columns=columns,
+    )
     scores, log_z = fields["column_scores"], fields["log_z"][:, None]
-    if not np.isfinite(scores).all() or not np.isfinite(log_z).all():
-        row = np.flatnonzero(~(np.isfinite(scores).all(1) & np.isfinite(log_z[:, 0])))[0]
-        raise ValueError(f"scores of query {row} are not finite")
+    _require_finite(np.all(np.isfinite(scores) & np.isfinite(log_z), axis=1))
     # rounding may bring the probability of a certain item above 1
     return np.where(scores < LEFT_OUT, -np.inf, np.minimum(scores - log_z, 0)).astype(np.float32)
 
@@ -184,6 +155,7 @@ def rank_host_scores(
 
     Other arguments and errors as in `rank_queries`.
     """
+    check_targets(len(targets), targets, valid)
     mesh = single_device_mesh()
     rank = compiled_ranking(mesh, RankOptions(k), from_vectors=False)
     size = _block_rows(len(targets), len(valid), mesh, block)
@@ -200,7 +172,52 @@ def rank_host_scores(
         inputs = BlockInputs(adjustments, targets=padded(targets[start:stop], size))
         return rank(left, unused, valid, inputs)
 
-    return _checked(_rank_blocks(rank_block, len(targets), adjustments, size), targets, valid)
+    fields = _rank_blocks(rank_block, len(targets), adjustments, size)
+    _require_finite(np.all(fields["scores"] < np.inf, axis=1))
+    return Ranking(**fields)
+
+
+def check_targets(
+    num_queries: int, targets: Int[np.ndarray, "Q *K"], valid: Bool[np.ndarray, " I"]
+) -> None:
+    """Raise a ValueError unless every query has its targets, all of them rows of a table."""
+    if num_queries != len(targets):
+        raise ValueError(
+            f"{num_queries} queries and {len(targets)} targets: give every query one, or 0"
+        )
+    if np.any((targets < 0) | (targets >= len(valid))):
+        raise ValueError(f"targets outside [0, {len(valid)}): use 0 for an unknown item")
+    if not np.any(valid):
+        raise ValueError("no item is valid")
+
+
+def _rank_vectors(
+    vectors: Float[Array | np.ndarray, "Q F"],
+    items: PreparedItems,
+    adjustments: AdjustmentBlocks,
+    options: RankOptions,
+    block: int | None,
+    *,
+    factor: float = 1.0,
+    **numbers: Int[np.ndarray, "Q *K"],
+) -> dict[str, np.ndarray]:
+    """Fields of `rank_shard` for all queries.
+
+    Args:
+        factor: scales the vectors and the bias of the items, but not the adjustments.
+        numbers: `targets` or `columns` of `BlockInputs`.
+    """
+    rank = compiled_ranking(items.mesh, options)
+    size = _block_rows(len(vectors), len(items), items.mesh, block)
+
+    def rank_block(start: int, stop: int, adjustments: ScoreAdjustments) -> dict[str, Array]:
+        left = _with_one(vectors[start:stop], size)
+        if factor != 1:
+            left *= factor
+        inputs = {name: padded(values[start:stop], size) for name, values in numbers.items()}
+        return rank(left, items.rows, items.valid, BlockInputs(adjustments, **inputs))
+
+    return _rank_blocks(rank_block, len(vectors), adjustments, size)
 
 
 def _rank_blocks(
@@ -227,47 +244,16 @@ def _rank_blocks(
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def _checked(
-    fields: dict[str, np.ndarray], targets: Int[np.ndarray, " Q"], valid: Bool[np.ndarray, " I"]
-) -> Ranking:
-    if np.any((targets < 0) | (targets >= len(valid))):
-        raise ValueError(f"targets outside [0, {len(valid)}): use 0 for an unknown item")
-    if not np.any(valid):
-        raise ValueError("no item is valid")
-    _reject_infinite(fields["scores"])
-    return Ranking(**fields)
-
-
-def _check_columns(
-    vectors: Float[Array | np.ndarray, "Q F"],
-    columns: Int[np.ndarray, "Q K"],
-    valid: Bool[np.ndarray, " I"],
-    block: int | None,
-) -> None:
-    if len(vectors) != len(columns):
-        raise ValueError(
-            f"{len(vectors)} queries and {len(columns)} rows of items: give every query one row"
-        )
-    if np.any((columns < 0) | (columns >= len(valid))):
-        raise ValueError(f"items outside [0, {len(valid)}): use 0 for an unknown item")
-    if not valid.any():
-        raise ValueError("no item is valid, so there is nothing to normalise over")
-    if block is not None and block < 1:
-        raise ValueError(f"block must be at least 1, not {block}")
-
-
-def _reject_infinite(best: Float[np.ndarray, "Q K"]) -> None:
+def _require_finite(is_finite: Bool[np.ndarray, " Q"]) -> None:
     """Comparisons with NaN are false, which would put every target of a diverged model first."""
-    bad = np.isnan(best) | (best == np.inf)
-    if bad.any():
-        raise ValueError(f"scores of query {np.nonzero(bad)[0][0]} are not finite")
+    if not is_finite.all():
+        raise ValueError(f"scores of query {is_finite.argmin()} are not finite")
 
 
 def _block_rows(num_queries: int, num_items: int, mesh: Mesh, block: int | None) -> int:
-    """Rows of a block: a multiple of `MIN_BLOCK_ROWS` and of the devices along `users`.
-
-    At most as many as hold all queries, unless `block` says otherwise.
-    """
+    """Rows of a block: `block`, or a power of two; a multiple of the devices along `users`."""
+    if block is not None and block < 1:
+        raise ValueError(f"block must be at least 1, not {block}")
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     limit = MAX_BLOCK_SCORES if on_cpu else MAX_ACCELERATOR_SCORES
     most = max(limit // num_items // MIN_BLOCK_ROWS, 1) * MIN_BLOCK_ROWS

@@ -4,7 +4,7 @@ import polars as pl
 
 from jaxrec.data.dataset import filtered
 from jaxrec.data.files import read_table
-from jaxrec.inference.audiences import audience_table, empty_audience, merge_audience
+from jaxrec.inference.audiences import EMPTY_AUDIENCE, audience_table, likeliest
 from jaxrec.inference.profiles import plot_user
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.serving import replay as replaying
@@ -25,13 +25,13 @@ def audience(options: AudienceOptions) -> None:
     events = open_user_events(model, options.events, options.block, options.users)
     for message in events.notes:
         note(message)
-    likeliest = empty_audience()
+    users = EMPTY_AUDIENCE
     for block in events.blocks():
         log = model.encoder.validated_log(block)
         vectors = model.encoder.vectors(model.encoder.states(log))
         log_p = model.choice_log_probability(log, vectors, options.entity, options.mask)
-        likeliest = merge_audience(likeliest, log.user_ids, log_p, options.k)
-    show_table(audience_table(likeliest, options.bid), options.out)
+        users = likeliest(users, log.user_ids, log_p, options.k)
+    show_table(audience_table(users, options.bid), options.out)
 
 
 def similar(options: SimilarOptions) -> None:

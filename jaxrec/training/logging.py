@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def write_calibration(run: Path, calibration: Calibration, reliability: Reliabil
     """Write `calibration.json` and `reliability.png`."""
     from jaxrec.inference.plots import plot_reliability
 
-    fields = {**calibration.as_dict(), "reliability": reliability.as_dict()}
+    fields = {**asdict(calibration), "reliability": reliability.as_dict()}
     write_json(run / run_directory.CALIBRATION, fields)
     title = "Each user's likeliest items against the test events"
     plot_reliability(run / "reliability.png", reliability, title)

@@ -16,7 +16,7 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.packing import Packing
 from jaxrec.errors import DataError
-from jaxrec.evaluation.protocol import item_counts
+from jaxrec.evaluation.baselines import popularity
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.text_features import ItemText, item_text
 from jaxrec.models.inputs import Sizes
@@ -63,7 +63,8 @@ class TrainContext:
     def counts(self) -> Float[np.ndarray, " I"]:
         """Positive training events of every row of the item block."""
         split = self.dataset.split
-        return item_counts(split.log, split.in_training & self.dataset.positives, len(self.valid))
+        positives = split.in_training & self.dataset.positives
+        return popularity(split.log.items[positives], len(self.valid))
 
 
 def make_context(config: Config, dataset: Dataset) -> TrainContext:
@@ -163,7 +164,7 @@ def build_model(config: Config, dataset: Dataset, text: ItemText) -> Recommender
 def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArrays:
     """The arrays that a training step reads and does not change."""
     catalog, split = dataset.catalog, dataset.split
-    trained = item_counts(split.log, split.in_training, catalog.num_items) > 0
+    trained = popularity(split.log.items[split.in_training], catalog.num_items) > 0
     trained[0] = False
     padding = catalog.graph.types[0].padded_size - len(trained)
     masked = masked_event_types(config.evaluation.mask, split.log.event_type_names)

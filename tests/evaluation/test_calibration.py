@@ -20,12 +20,7 @@ from hypothesis import strategies as st
 from jaxrec.evaluation import calibration
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.ranking import shard, top_k
-from jaxrec.ranking.adjustments import (
-    ScoreAdjustments,
-    as_blocks,
-    exclude,
-    select_queries,
-)
+from jaxrec.ranking.adjustments import ScoreAdjustments, as_blocks, exclude, select_queries
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries
 

@@ -3,12 +3,8 @@ import pytest
 from helpers.splits import ITEMS, make_split
 
 from jaxrec.config import EvaluationConfig
-from jaxrec.evaluation.protocol import (
-    evaluate,
-    evaluate_baselines,
-    item_counts,
-    segment_masks,
-)
+from jaxrec.evaluation.baselines import popularity
+from jaxrec.evaluation.protocol import evaluate, evaluate_baselines, segment_masks
 from jaxrec.evaluation.tables import results_table
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
@@ -23,7 +19,7 @@ def split():
 
 def test_segments_separate_repeats_new_choices_and_cold_items(split):
     everything = np.ones(len(split.log.items), bool)
-    counts = item_counts(split.log, split.in_training, len(ITEMS))
+    counts = popularity(split.log.items[split.in_training], len(ITEMS))
     np.testing.assert_array_equal(counts, [0, 1, 2, 2, 0])
     masks = segment_masks(split.log, split.test["last"], everything, counts)
     np.testing.assert_array_equal(masks["targets: repeat"], [True, False])
@@ -40,7 +36,7 @@ def test_only_positive_events_count_as_repeats_and_train_baselines(split):
     repeats, ndcg = {}, {}
     for event_type in log.event_type_names:
         chosen = log.event_types == log.event_type_names.index(event_type)
-        counts = item_counts(log, split.in_training & chosen, len(ITEMS))
+        counts = popularity(log.items[split.in_training & chosen], len(ITEMS))
         masks = segment_masks(log, queries, chosen, counts)
         repeats[event_type] = masks["targets: repeat"].tolist()
         results = evaluate_baselines(split, queries, config, valid, chosen, counts, masks)
@@ -67,7 +63,7 @@ def test_popularity_by_hand(split):
     valid = np.array([False, True, True, True, True])
     config = EvaluationConfig(mask=("none",))
     queries, everything = split.test["last"], np.ones(len(split.log.items), bool)
-    counts = item_counts(split.log, split.in_training, len(valid))
+    counts = popularity(split.log.items[split.in_training], len(valid))
     masks = segment_masks(split.log, queries, everything, counts)
     results = evaluate_baselines(split, queries, config, valid, everything, counts, masks)
     expected = np.mean([1 / np.log2(0.5 + 2), 1 / np.log2(2 + 2)])

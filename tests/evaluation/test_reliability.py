@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import jax.numpy as jnp
 import numpy as np
@@ -143,7 +144,7 @@ def test_calibration_and_reliability_survive_json():
     calibration = Calibration(1.5, 3.0, 2.5, 10)
     result = reliability(*random_outcomes(0, 30, 4), bins=3)
 
-    fields = json.loads(json.dumps(calibration.as_dict()))
+    fields = json.loads(json.dumps(asdict(calibration)))
     fields["correction"] = Correction(**fields["correction"])
     assert Calibration(**fields) == calibration
     fields = json.loads(json.dumps(result.as_dict()))

@@ -4,9 +4,7 @@ import numpy as np
 
 from jaxrec.evaluation import calibration
 from jaxrec.ranking import top_k
-from jaxrec.ranking.adjustments import (
-    no_adjustments,
-)
+from jaxrec.ranking.adjustments import no_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries
 

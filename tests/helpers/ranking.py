@@ -2,10 +2,7 @@
 
 import numpy as np
 
-from jaxrec.ranking.adjustments import (
-    exclude,
-    no_adjustments,
-)
+from jaxrec.ranking.adjustments import exclude, no_adjustments
 from jaxrec.ranking.top_k import rank_host_scores
 
 

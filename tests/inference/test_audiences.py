@@ -5,11 +5,11 @@ from scipy.special import log_softmax
 
 from jaxrec.data.graph import build_graph
 from jaxrec.inference.audiences import (
+    EMPTY_AUDIENCE,
     audience_table,
     choice_log_probability,
-    empty_audience,
     entity_items,
-    merge_audience,
+    likeliest,
 )
 from jaxrec.ranking.adjustments import as_blocks, exclude
 from jaxrec.ranking.item_table import ItemTable
@@ -72,19 +72,17 @@ def test_an_audience_does_not_depend_on_blocks_of_users(size):
     log_p = random.integers(-5, 0, 20).astype(np.float32)
     log_p[3] = -np.inf
     ids = pl.Series([f"u{user}" for user in range(20)])
-    parts = empty_audience()
+    audience = EMPTY_AUDIENCE
     for start in range(0, 20, 7):
-        parts = merge_audience(parts, ids[start : start + 7], log_p[start : start + 7], size)
+        audience = likeliest(audience, ids[start : start + 7], log_p[start : start + 7], size)
     order = [u for u in np.argsort(-log_p, kind="stable") if log_p[u] > -np.inf][:size]
-    assert parts.user_ids.to_list() == [f"u{user}" for user in order]
-    np.testing.assert_array_equal(parts.log_p, log_p[order])
+    assert audience["user_id"].to_list() == [f"u{user}" for user in order]
+    np.testing.assert_array_equal(audience["log_p"], log_p[order])
 
 
 def test_a_bid_gives_the_revenue_of_a_thousand_impressions():
-    audience = merge_audience(
-        empty_audience(), pl.Series(["u", "v"]), np.log(np.array([0.1, 0.4])), 5
-    )
+    audience = likeliest(EMPTY_AUDIENCE, pl.Series(["u", "v"]), np.log(np.array([0.1, 0.4])), 5)
     table = audience_table(audience, bid=0.5)
     assert table["user_id"].to_list() == ["v", "u"]
     np.testing.assert_allclose(table["ecpm"], [200, 50])
-    assert audience_table(empty_audience(), None).is_empty()
+    assert audience_table(EMPTY_AUDIENCE, None).is_empty()

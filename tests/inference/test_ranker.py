@@ -25,7 +25,7 @@ def test_a_run_without_a_mask_reproduces_its_evaluation(model, known_shop, tmp_p
     )
     training.fit(config, tmp_path / "run", tables=known_shop)
     unmasked = jaxrec.load(tmp_path / "run")
-    repeat_bias = unmasked.ranker.repeat_bias(unmasked.encoder.target_event_type)
+    repeat_bias = unmasked.ranker.repeat_bias[unmasked.encoder.target_event_type]
     assert unmasked.correction != Correction() and repeat_bias.any()
     dataset = prepare(config, known_shop)
     log, queries = dataset.split.log, dataset.split.test["last"]

@@ -176,7 +176,7 @@ def test_live_ranks_equal_batch_scoring_at_every_event(model, known_shop, versio
     )
     expected = {}
     masked = mask_adjustments(log, Queries(users[order], order), model.config.evaluation.mask)
-    repeat_bias = model.ranker.repeat_bias(model.encoder.target_event_type)
+    repeat_bias = model.ranker.repeat_bias[model.encoder.target_event_type]
     for name, positions in (("live", order), ("frozen", at_begin)):
         pairs = np.stack([users[order], positions], axis=1)
         moments, which = np.unique(pairs, axis=0, return_inverse=True)

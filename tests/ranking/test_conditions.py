@@ -43,6 +43,8 @@ ITEMS = pl.DataFrame(
         ("category = 'select (1), -- ''x'''", [3]),
         (r"category = 'a\b'", []),
         (r"category ~ '^N\w+$'", [1]),
+        ("price > -'5' AND price < 1e2", [1, 2]),
+        ("price = -'-10'", [1]),
         ("true", [0, 1, 2, 3]),
     ],
 )
@@ -74,6 +76,9 @@ def test_where_may_use_a_column_of_any_name():
         ("price", "gives Float64"),
         ("null", "gives Null"),
         ("category ~ '('", "regex"),
+        ("price < 1e", "'1e' is not a number"),
+        ("price < -1e", "'1e' is not a number"),
+        ("price IN (-1e)", "'1e' is not a number"),
     ],
 )
 def test_conditions_that_do_not_fit_the_table_are_refused_with_its_columns(condition, reason):

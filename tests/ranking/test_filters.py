@@ -7,23 +7,21 @@ import polars as pl
 import pytest
 
 from jaxrec.errors import DataError
-from jaxrec.ranking.filters import listed_ids, only, popularity_bias, without
+from jaxrec.ranking.filters import is_listed, listed_ids, popularity_bias
 
 ITEM_IDS = pl.Series([None, "a", "b", "c"])
 
 
-def test_only_and_without_partition_the_catalogue():
+def test_an_item_is_listed_by_its_id_and_without_an_id_never():
     listed = pl.Series(["c", "a", "a", "elsewhere"])
 
-    np.testing.assert_array_equal(only(ITEM_IDS, listed), [False, True, False, True])
-    np.testing.assert_array_equal(without(ITEM_IDS, listed), [True, False, True, False])
+    np.testing.assert_array_equal(is_listed(ITEM_IDS, listed), [False, True, False, True])
 
 
 def test_an_empty_list_of_ids_selects_nothing():
     nothing = listed_ids(())
 
-    assert not only(ITEM_IDS, nothing).any()
-    assert without(ITEM_IDS, nothing).all()
+    assert not is_listed(ITEM_IDS, nothing).any()
 
 
 def test_ids_are_read_from_a_file_as_text(tmp_path):

@@ -15,11 +15,7 @@ from helpers.probabilities import (
 from scipy.special import log_softmax
 
 from jaxrec.ranking import top_k
-from jaxrec.ranking.adjustments import (
-    ScoreAdjustments,
-    as_blocks,
-    exclude,
-)
+from jaxrec.ranking.adjustments import ScoreAdjustments, as_blocks, exclude
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])

@@ -5,7 +5,7 @@ import pytest
 from jaxrec.data.graph import build_graph
 from jaxrec.ranking.adjustments import exclude, no_adjustments
 from jaxrec.ranking.item_table import ItemTable
-from jaxrec.ranking.pipeline import RerankQueries, build_pipeline, build_reranker
+from jaxrec.ranking.pipeline import Reranker, RerankQueries, build_pipeline
 from jaxrec.ranking.strategy import Rules, steps_of
 from jaxrec.types import Catalog
 
@@ -47,7 +47,7 @@ def lists(catalog, valid, vectors, k=8, excluded=nothing, counts=None, prior=Non
     counts = np.arange(ITEMS, dtype=np.float32) if counts is None else counts
     pipeline = build_pipeline(steps_of(Rules(**rules)), catalog, counts, valid)
     queries, items = vectors
-    reranker = build_reranker(pipeline, ItemTable(items, valid, prior))
+    reranker = Reranker(pipeline, ItemTable(items, valid, prior))
     return pipeline, reranker.rank(RerankQueries(queries, excluded), k)
 
 

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from jaxrec.data.graph import build_graph, neighbourhoods
 from jaxrec.ranking.adjustments import no_adjustments
 from jaxrec.ranking.item_table import ItemTable
-from jaxrec.ranking.pipeline import RerankQueries, build_pipeline, build_reranker
-from jaxrec.ranking.steps import (
-    Boost,
-    Caps,
-    Diversity,
-    Epsilon,
-    Explore,
-    Feedback,
-)
+from jaxrec.ranking.pipeline import Reranker, RerankQueries, build_pipeline
+from jaxrec.ranking.steps import Boost, Caps, Diversity, Epsilon, Explore, Feedback
 from jaxrec.ranking.strategy import read_strategy
 from jaxrec.types import Catalog
 
@@ -57,7 +50,7 @@ def lists(catalog, vectors, *steps, k=10, histories=None, counts=None, seed=0):
     counts = np.arange(ITEMS, dtype=np.float32) if counts is None else counts
     pipeline = build_pipeline(steps, catalog, counts, valid)
     queries, items = vectors
-    reranker = build_reranker(pipeline, ItemTable(items, valid))
+    reranker = Reranker(pipeline, ItemTable(items, valid))
     random = np.random.default_rng(seed)
     return pipeline, reranker.rank(RerankQueries(queries, nothing, histories), k, random)
 

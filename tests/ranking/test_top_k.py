@@ -5,9 +5,7 @@ import pytest
 from helpers.ranking import catalogue, from_mask, rank_dense, small_integers
 
 from jaxrec.ranking import top_k as ranking_module
-from jaxrec.ranking.adjustments import (
-    no_adjustments,
-)
+from jaxrec.ranking.adjustments import no_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, best_items, rank_host_scores, rank_queries
 

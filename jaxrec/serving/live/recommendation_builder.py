@@ -17,18 +17,14 @@ from jaxrec.ranking.adjustments import (
     as_blocks,
     combine,
     exclude,
+    masked_event_types,
     no_adjustments,
     repeat_adjustments,
     scale,
     select_queries,
 )
 from jaxrec.ranking.context import RankedLists, Step
-from jaxrec.ranking.pipeline import (
-    Reranker,
-    RerankPipeline,
-    RerankQueries,
-    build_reranker,
-)
+from jaxrec.ranking.pipeline import Reranker, RerankPipeline, RerankQueries
 from jaxrec.ranking.steps import Session, Where
 from jaxrec.ranking.top_k import at_least, best_items, pad_adjustments
 from jaxrec.serving.live.lists import ListRequest, RecommendationList, RecommendedItem
@@ -74,8 +70,8 @@ class RecommendationBuilder:
             raise InputError(f"words steer lists of items, not of {request.target}")
         reranks = bool(request.where or request.mask)
         self.model.ranker.check_request(request.k, request.target, reranks=reranks)
-        self.model.ranker.check_mask(request.mask)
         names = self.model.artifacts.event_type_names
+        masked_event_types(request.mask, names)
         if request.event_type and request.event_type not in names:
             raise InputError(
                 f"the model does not know the event type {request.event_type}; "
@@ -197,7 +193,7 @@ class RecommendationBuilder:
     ) -> AdjustmentBlocks:
         """What the kept events add to the scores of their items."""
         target = self.model.encoder.target_event_type if event_type is None else event_type
-        bias = self.model.ranker.repeat_bias(target)
+        bias = self.model.ranker.repeat_bias[target]
         if not bias.any():  # building the log takes time
             return no_adjustments
         log = self.updater.event_log([document.events for document in documents])
@@ -320,7 +316,7 @@ class RecommendationBuilder:
         """The strategy behind a condition over the items, or over the items and their texts."""
         steps = (Where(where), *self.strategy) if where else self.strategy
         items = self.model.words.items if with_words else self.model.index.items
-        return build_reranker(
+        return Reranker(
             self.model.ranker.pipeline(steps),
             items,
             self.model.mesh,
