@@ -1,4 +1,4 @@
-"""The device mesh, and the one table of rules for placing arrays on it."""
+"""The device mesh, and the places of arrays on it."""
 
 import re
 
@@ -8,11 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxrec.errors import ConfigError
 
 USERS, ITEMS = "users", "items"
-# The first pattern found in a parameter's path decides. The optimizer state has the same paths.
-PARTITION_RULES = (
-    (re.compile(r"item_table|entity_table"), PartitionSpec(ITEMS)),
-    (re.compile(r""), PartitionSpec()),
-)
+SHARDED_TABLES = re.compile(r"item_table|entity_table")  # in paths of parameters
 
 
 def make_mesh(item_shards: int = 1) -> Mesh:
@@ -24,7 +20,7 @@ def make_mesh(item_shards: int = 1) -> Mesh:
     devices = jax.device_count()
     if item_shards < 1 or devices % item_shards:
         raise ConfigError(f"item_shards={item_shards} does not divide {devices} devices")
-    # the default, Explicit axes, makes embedding look-ups and segment sums raise
+    # embedding look-ups and segment sums raise on Explicit axes, the default
     return jax.make_mesh(
         (devices // item_shards, item_shards), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2
     )
@@ -38,12 +34,14 @@ def single_device_mesh() -> Mesh:
 
 
 def state_shardings(tree, mesh: Mesh):
-    """A NamedSharding for every leaf of a train state, by PARTITION_RULES."""
+    """A NamedSharding for every leaf of a train state: tables along `items`, others replicated.
+
+    The optimizer state has the paths of the parameters, so it is sharded like them.
+    """
 
     def rule(path, leaf):
-        name = jax.tree_util.keystr(path)
-        spec = next(spec for pattern, spec in PARTITION_RULES if pattern.search(name))
-        return NamedSharding(mesh, spec if leaf.ndim else PartitionSpec())
+        is_table = leaf.ndim and SHARDED_TABLES.search(jax.tree_util.keystr(path))
+        return NamedSharding(mesh, PartitionSpec(ITEMS) if is_table else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(rule, tree)
 

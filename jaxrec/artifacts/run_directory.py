@@ -1,4 +1,4 @@
-"""The directory of a run: create it, read it, save and restore its Orbax checkpoints.
+"""The directory of a run and its Orbax checkpoints.
 
 run/config.yaml            the resolved configuration
 run/catalog/               items, training counts, node types, edges, event types and the whitening
@@ -10,6 +10,7 @@ run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of a
 import json
 import logging
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -86,26 +87,12 @@ def refuse_other_data(run: Path, artifacts: RunArtifacts) -> None:
 
     Item numbers and counts depend on the data, so a checkpoint fits no other data.
     """
-    old = read_artifacts(run)
-    old_graph, graph = old.catalog.graph, artifacts.catalog.graph
-    equal = {
-        "nodes": [(t.name, t.ids.to_list()) for t in old_graph.types]
-        == [(t.name, t.ids.to_list()) for t in graph.types],
-        "relations": old_graph.relations == graph.relations,
-        "edges": all(
-            np.array_equal(getattr(old_graph, name), getattr(graph, name))
-            for name in ("heads", "edge_relations", "tails")
-        ),
-        "event types": old.event_type_names == artifacts.event_type_names,
-        "training events": np.array_equal(old.counts, artifacts.counts)
-        and np.array_equal(old.has_trained_id, artifacts.has_trained_id),
-        "text vector size": old.sizes.text_width == artifacts.sizes.text_width,
-    }
-    if not all(equal.values()):
-        different = ", ".join(name for name, same in equal.items() if not same)
+    old, new = _comparable(read_artifacts(run)), _comparable(artifacts)
+    different = ", ".join(name for name in new if old[name] != new[name])
+    if different:
         raise RunError(
-            f"{run} was trained on other data (they differ in {different}); resume it with its own "
-            "data, or start a new run"
+            f"{run} was trained on other data (they differ in {different}); name its own data, or "
+            "start a new run"
         )
 
 
@@ -150,6 +137,19 @@ def read_artifacts(run: Path) -> RunArtifacts:
     )
 
 
+def _comparable(artifacts: RunArtifacts) -> dict[str, Any]:
+    """Parts of the artifacts that depend on the data, as values that `==` compares."""
+    graph = artifacts.catalog.graph
+    return {
+        "nodes": [(node_type.name, node_type.ids.to_list()) for node_type in graph.types],
+        "relations": graph.relations,
+        "edges": [a.tobytes() for a in (graph.heads, graph.edge_relations, graph.tails)],
+        "event types": artifacts.event_type_names,
+        "training events": [artifacts.counts.tobytes(), artifacts.has_trained_id.tobytes()],
+        "text vector size": artifacts.sizes.text_width,
+    }
+
+
 def _read_layout(run: Path) -> dict[str, Any]:
     path = run / "catalog" / "layout.json"
     if not path.is_file():
@@ -157,8 +157,8 @@ def _read_layout(run: Path) -> dict[str, Any]:
     layout = json.loads(path.read_text())
     if layout["format"] != FORMAT:
         raise RunError(
-            f"{run} has format {layout['format']}; this version reads format {FORMAT}. Train the "
-            "run again, or use the version of jaxrec that wrote it"
+            f"{run} has format {layout['format']}; this version reads format {FORMAT}. Train "
+            "again, or use the version of jaxrec that wrote it"
         )
     return layout
 
@@ -189,29 +189,24 @@ def _write_artifacts(directory: Path, artifacts: RunArtifacts) -> None:
 
 def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
     """An Orbax manager that keeps the best and the last checkpoint of a run."""
+    score = itemgetter(SELECTED_BY)
     policies = [
         preservation_policy.LatestN(1),
-        preservation_policy.BestN(
-            n=1,
-            get_metric_fn=lambda metrics: metrics[SELECTED_BY],
-            keep_checkpoints_without_metrics=False,
-        ),
+        preservation_policy.BestN(n=1, get_metric_fn=score, keep_checkpoints_without_metrics=False),
     ]
-    options = ocp.CheckpointManagerOptions(
-        read_only=read_only,
-        create=not read_only,
-        save_interval_steps=0 if read_only else 1,
-        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-        best_fn=lambda metrics: metrics[SELECTED_BY],
-        # the next step is given the memory of these arrays, so they must be saved before it
-        enable_async_checkpointing=False,
-        cleanup_tmp_directories=not read_only,
-    )
     logger = logging.getLogger("absl")
     level = logger.level
-    if read_only:  # Orbax would warn that it cannot write
+    if read_only:  # Orbax would warn of every option that needs to write
         logger.setLevel(logging.ERROR)
     try:
+        options = ocp.CheckpointManagerOptions(
+            read_only=read_only,
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            best_fn=score,
+            # the next step reuses the memory of the arrays, so they must be saved before it
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+        )
         return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
     finally:
         logger.setLevel(level)
@@ -236,9 +231,7 @@ def save(
             params=ocp.args.StandardSave(params),
             rest=ocp.args.StandardSave(rest),
             vectors=ocp.args.StandardSave(vectors),
-            progress=ocp.args.JsonSave(
-                {"epoch": progress.epoch, "step": progress.step, "history": progress.history}
-            ),
+            progress=ocp.args.JsonSave(asdict(progress)),
         ),
     )
 
