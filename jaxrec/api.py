@@ -7,13 +7,13 @@ from typing import Any
 
 from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config, parse, read_recipe
+from jaxrec.data.sources import NAMED_SOURCES
 from jaxrec.data.tables import Tables
 from jaxrec.errors import Interrupted
 from jaxrec.runtime import enable_compilation_cache
 
 OWN_DATA_RECIPE = "shopping"
 DEFAULT_RECIPE = "ml100k"
-NAMED_SOURCES = ("ml-100k", "ml-1m")
 IN_MEMORY = "memory"
 
 

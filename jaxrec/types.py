@@ -182,3 +182,9 @@ class Queries:
 
     def __getitem__(self, selected: Int[np.ndarray, " selected"]) -> "Queries":
         return Queries(self.users[selected], self.positions[selected])
+
+    def subsampled(self, limit: int) -> "Queries":
+        """At most `limit` queries, evenly spaced."""
+        if len(self) <= limit:
+            return self
+        return self[np.linspace(0, len(self) - 1, limit).astype(int)]

