@@ -14,8 +14,7 @@ SHARDED_TABLES = re.compile(r"item_table|entity_table")  # in paths of parameter
 def make_mesh(item_shards: int = 1) -> Mesh:
     """A mesh of all devices, [users, items], with `item_shards` devices along `items`.
 
-    Raises:
-        ConfigError: the number of devices is not a multiple of `item_shards`.
+    Raises a ConfigError if `item_shards` does not divide the devices.
     """
     devices = jax.device_count()
     if item_shards < 1 or devices % item_shards:
@@ -71,13 +70,10 @@ def shard_batch(batch, mesh: Mesh):
 def host_rows(batch_size: int) -> slice:
     """The rows of a global batch that this process provides.
 
-    Raises:
-        ConfigError: the number of processes does not divide the batch size.
+    Raises a ConfigError if the number of processes does not divide the batch size.
     """
     processes = jax.process_count()
     if batch_size % processes:
-        raise ConfigError(
-            f"train.batch_size={batch_size} must be a multiple of {processes} processes"
-        )
+        raise ConfigError(f"{processes} processes do not divide train.batch_size={batch_size}")
     share = batch_size // processes
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

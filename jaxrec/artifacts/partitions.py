@@ -76,8 +76,7 @@ def open_partitions(directory: Path, job: dict[str, Any]) -> Partitions:
 def begun_job(directory: Path) -> dict[str, Any]:
     """The settings of the job that a directory belongs to; empty if there is no manifest.
 
-    Raises:
-        RunError: the manifest has another form.
+    Raises a RunError if the manifest has another form.
     """
     return _read_manifest(directory)[0] if (directory / MANIFEST).is_file() else {}
 

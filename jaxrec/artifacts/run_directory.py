@@ -36,7 +36,7 @@ SELECTED_BY = "ndcg@10"
 
 @dataclass(frozen=True)
 class Progress:
-    """The position of a training run in its data, and its validation results so far."""
+    """The position of a training run in its data, and its validation results."""
 
     epoch: int = 0  # finished epochs
     step: int = 0  # finished batches of the current epoch
@@ -70,11 +70,7 @@ def refuse_existing(run: Path) -> None:
 
 
 def create_run(run: Path, config: Config, artifacts: RunArtifacts) -> None:
-    """Write the files of a new run; the directory appears whole or not at all.
-
-    Raises:
-        RunError: `run` exists.
-    """
+    """Write the files of a new run atomically; raises a RunError if the run exists."""
     refuse_existing(run)
     with atomic_path(run) as draft:
         (draft / "catalog").mkdir(parents=True)
@@ -97,11 +93,7 @@ def refuse_other_data(run: Path, artifacts: RunArtifacts) -> None:
 
 
 def read_config(run: Path) -> Config:
-    """The configuration of a run.
-
-    Raises:
-        RunError: not a run directory, or one that another version wrote.
-    """
+    """The configuration of a run; raises a RunError for other directories and other versions."""
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run} is not a run directory: it holds no config.yaml")
@@ -110,11 +102,7 @@ def read_config(run: Path) -> Config:
 
 
 def read_artifacts(run: Path) -> RunArtifacts:
-    """The contents of a run's `catalog` directory.
-
-    Raises:
-        RunError: the directory is missing, or another version wrote it.
-    """
+    """The artifacts of a run; raises a RunError if they are missing or of another version."""
     layout, directory = _read_layout(run), run / "catalog"
     ids = pl.read_parquet(directory / "nodes.parquet").partition_by("type", as_dict=True)
     edges = pl.read_parquet(directory / "edges.parquet")

@@ -63,11 +63,7 @@ def read_recipe(recipe: str | Path, derived: tuple[Path, ...] = ()) -> dict[str,
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        ConfigError: the file does not exist, or is not YAML in UTF-8.
-    """
+    """The content of a file; raises a ConfigError if it is missing or not YAML in UTF-8."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -87,8 +83,7 @@ def parse(arguments: Sequence[str] = (), layers: Sequence[Mapping[str, Any]] = (
         layers: entries with nested or dotted names; later layers win.
 
     Raises:
-        ConfigError: an unknown option (the message suggests the nearest ones), an old name of an
-            option, or a value of the wrong type.
+        ConfigError: an unknown or old option (the message names the right one), or a wrong type.
     """
     entries = dict(entry for layer in layers for entry in _flatten(layer))
     flags = [argument for argument in arguments if argument.startswith("--")]
@@ -112,15 +107,12 @@ def parse_options(
     *,
     use_underscores: bool = False,
 ) -> Options:
-    """Command-line arguments as a dataclass of options.
+    """Command-line arguments as a dataclass; raises a ConfigError if they do not fit.
 
     Args:
         program: name of the command, for the help.
-        markers: of tyro, such as `tyro.conf.FlagConversionOff`.
+        markers: of tyro.
         use_underscores: show options as `--item_shards`, not `--item-shards`; both are read.
-
-    Raises:
-        ConfigError: the arguments do not fit the options.
     """
     console = io.StringIO()
     try:

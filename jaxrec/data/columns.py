@@ -117,6 +117,14 @@ def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
     return _from_epoch(times, column, table)
 
 
+def index_in(column: pl.Series, ids: pl.Series) -> pl.Series:
+    """The index (int32) of every value in a list of distinct ids; null for other values."""
+    index = pl.LazyFrame({"id": ids, "index": pl.int_range(len(ids), dtype=pl.Int32, eager=True)})
+    values = column.alias("id").to_frame().lazy()
+    indexed = values.join(index, on="id", how="left", maintain_order="left")
+    return indexed.select("index").collect().to_series()
+
+
 def wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
     """The error of a column whose type is not the expected one."""
     return DataError(

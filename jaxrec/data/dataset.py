@@ -45,8 +45,7 @@ class Dataset:
 def prepare(config: Config, tables: Tables | None = None) -> Dataset:
     """Read, filter, index and split the data of a configuration, or the given tables.
 
-    Raises:
-        DataError: the data are invalid; the message names the rows and the fix.
+    Raises a DataError for invalid data.
     """
     data, tables = config.data, filtered(config, tables)
     unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
+from jaxrec.data.columns import index_in
 from jaxrec.errors import DataError
 from jaxrec.runtime import cache_dir
 from jaxrec.types import EventLog
@@ -43,8 +44,8 @@ def build_event_log(
     # Sort numbers instead of text, and row numbers instead of whole rows: both save memory.
     coded = pl.DataFrame(
         {
-            "user": _codes(events["user_id"], user_ids),
-            "item": _codes(events["item_id"], item_ids).fill_null(0),
+            "user": index_in(events["user_id"], user_ids),
+            "item": index_in(events["item_id"], item_ids).fill_null(0),
             "event_type": events["event"].cast(pl.Enum(event_type_names)).to_physical(),
             "timestamp": events["timestamp"],
         },
@@ -117,14 +118,6 @@ def _checked_event_types(events: pl.Series, names: tuple[str, ...] | None) -> tu
             f"knows {', '.join(names)}. Remove them, or use a strategy whose feedback reads them"
         )
     return names
-
-
-def _codes(column: pl.Series, ids: pl.Series) -> pl.Series:
-    """The index of every value in a list of distinct ids; null for other values."""
-    index = pl.LazyFrame({"id": ids, "code": np.arange(len(ids), dtype=np.int32)})
-    values = column.alias("id").to_frame().lazy()
-    combined = values.join(index, on="id", how="left", maintain_order="left")
-    return combined.select("code").collect().to_series()
 
 
 def _memory_mapped(values: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:

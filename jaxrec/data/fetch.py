@@ -12,15 +12,13 @@ from jaxrec.runtime import atomic_path, cache_dir
 
 
 def fetch_wheel(requirement: str, sha256: str) -> Path:
-    """Directory with the extracted files of a wheel, from the cache or the package index.
+    """Directory with the files of a wheel, from the cache or the package index.
 
     Args:
-        requirement: a pinned requirement, e.g. `recbole==1.2.1`.
-        sha256: hexadecimal digest that the wheel file must have.
+        requirement: with a version, such as `recbole==1.2.1`.
 
     Raises:
-        FetchError: the wheel cannot be downloaded, or its digest differs. The cache stays
-            unchanged.
+        FetchError: the wheel cannot be downloaded, or has another digest; it is not cached.
     """
     target = cache_dir() / f"{requirement.replace('==', '-')}-{sha256[:12]}"
     if target.is_dir():

@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
-from jaxrec.data.columns import as_labels
+from jaxrec.data.columns import as_labels, index_in
 from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.tables import CATEGORY_SEPARATOR
 from jaxrec.errors import DataError
@@ -28,10 +28,7 @@ def item_triples(items: pl.DataFrame) -> pl.DataFrame:
     """Triples from the graph columns of an items table.
 
     `categories` holds a path from the root. Triples link the item to the leaf and every category to
-    its parent, so the root is not linked to every item.
-
-    Raises:
-        DataError: a graph column holds neither single values nor lists of single values.
+    its parent, so the root is not linked to every item. Raises a DataError for nested values.
     """
     items = items.select(column for column in items if column.dtype != pl.Null)
     parts = [_no_triples()]
@@ -109,23 +106,12 @@ def node_ids(
     types: Sequence[NodeType], type_names: pl.Series, ids: pl.Series
 ) -> Int[np.ndarray, " E"]:
     """Node ids of named entities; an unknown entity gets the unknown node of its type."""
-    index = pl.concat(
-        pl.DataFrame(
-            {"id": t.ids[1:], "node": np.arange(t.offset + 1, t.offset + t.count, dtype=np.int32)}
-        ).select(pl.lit(t.name).alias("type"), "id", "node")
-        for t in types
-    )
-    offsets = pl.DataFrame(
-        {"type": [t.name for t in types], "unknown": np.array([t.offset for t in types], np.int32)}
-    )
-    return (
-        pl.DataFrame({"type": type_names, "id": ids})
-        .join(index, on=["type", "id"], how="left", maintain_order="left")
-        .join(offsets, on="type", how="left", maintain_order="left")
-        .select(pl.col("node").fill_null(pl.col("unknown")))
-        .to_series()
-        .to_numpy()
-    )
+    nodes = np.zeros(len(ids), np.int32)
+    for node_type in types:
+        of_type = type_names == node_type.name
+        local_ids = index_in(ids.filter(of_type), node_type.ids).fill_null(0)
+        nodes[of_type.to_numpy()] = node_type.offset + local_ids.to_numpy()
+    return nodes
 
 
 def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:

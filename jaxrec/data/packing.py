@@ -37,10 +37,7 @@ def cut_windows(
 
     The last event of a user is only a target, so n events give n - 1 inputs. Windows are cut from
     the end, so only the oldest one may be short. Consecutive windows overlap by `burn_in` events,
-    so every target is predicted once.
-
-    Raises:
-        ConfigError: `burn_in` leaves no event to predict from.
+    so every target is predicted once. Raises a ConfigError if `burn_in` leaves no other event.
     """
     if not 0 <= burn_in < sequence_length:
         limits = f"at least 0 and below sequence_length={sequence_length}"
@@ -63,15 +60,13 @@ def cut_windows(
 def pack(
     lengths: Int[np.ndarray, " W"], sequence_length: int
 ) -> tuple[Int[np.ndarray, " W"], Int[np.ndarray, " W"]]:
-    """Place windows into rows of `sequence_length` time steps, those of equal length together.
+    """Row and first time step of every window, in rows of `sequence_length` time steps.
 
-    They go into the fullest rows that can hold them, or else into new rows.
+    Windows of equal length are placed together, into the fullest rows that can hold them, or else
+    into new rows.
 
     Args:
         lengths: of the windows, in descending order.
-
-    Returns:
-        Row and first time step of every window.
     """
     row_of_window = np.empty(len(lengths), np.int64)
     first_steps = np.empty(len(lengths), np.int64)

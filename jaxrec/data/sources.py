@@ -170,8 +170,7 @@ def is_invoice_table(columns: Sequence[str]) -> bool:
 def read_invoice_events(path: Path) -> pl.DataFrame:
     """Purchases and cancellations of an invoice table, not yet validated.
 
-    Raises:
-        DataError: the file is unreadable or lacks a column of an invoice table.
+    Raises a DataError if the file is unreadable or lacks a column.
     """
     rows = _invoice_rows(read_table(path), str(path))
     return rows.filter(HAS_CUSTOMER, IS_PRODUCT).select(EVENT_COLUMNS)

@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import UInt32
 
 from jaxrec.data.columns import MILLISECONDS_FROM, as_ids, reject_same_names, require
-from jaxrec.data.files import read_table, unreadable
+from jaxrec.data.files import csv_header, read_table, unreadable
 from jaxrec.data.sources import is_invoice_table, read_invoice_events
 from jaxrec.data.tables import TimeKind, validate_tables
 from jaxrec.errors import DataError, InputError
@@ -159,8 +159,7 @@ def _scan(path: Path) -> pl.LazyFrame:
         case ".parquet":
             return pl.scan_parquet(path)
         case ".csv":
-            header = pl.scan_csv(path, has_header=False, infer_schema=False).head(1).collect()
-            reject_same_names([name or "" for name in header.row(0)], str(path))
+            csv_header(path)  # refuses names that occur twice
             return pl.scan_csv(path, infer_schema=False)
         case ".jsonl":
             # all rows give the types, as a late row may have another type than the first ones

@@ -227,11 +227,8 @@ def filter_tables(
 ) -> Tables:
     """Keep users and items with enough events (k-core), and the items and triples of these events.
 
-    Args:
-        drop_repeats: first apply `without_consecutive_repeats`.
-
-    Raises:
-        DataError: no user is left.
+    `drop_repeats` applies `without_consecutive_repeats` first. Raises a DataError if no user is
+    left.
     """
     if not (min_user_events or min_item_events or drop_repeats):
         return tables

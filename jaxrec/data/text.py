@@ -49,11 +49,8 @@ def item_texts(items: pl.DataFrame, columns: tuple[str, ...]) -> list[str]:
     """The text of every item: the values of the given columns in that order.
 
     Columns that are not in the table are skipped. A column contributes at most `MAX_CHARACTERS`,
-    so that a long description leaves room for the next columns. The text of an item without values
-    is empty.
-
-    Raises:
-        DataError: the table has none of the columns, or a column holds nested or binary values.
+    so that a long description leaves room for the next columns. Raises a DataError if the table has
+    none of the columns, or one has nested or binary values.
     """
     labels = [as_labels(items[name], "items") for name in columns if name in items.columns]
     if not labels:
@@ -114,7 +111,6 @@ def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
     `max_tokens`.
 
     Args:
-        texts: I texts, which may be empty.
         directory: a checkpoint with `tokenizer.json` or `vocab.txt`.
         max_tokens: limit of tokens per text, including [CLS] and [SEP]; longer texts are cut.
 
