@@ -101,7 +101,7 @@ def _read_manifest(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]
         return manifest["job"], manifest["parts"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{directory} holds a {MANIFEST} of something else; name another directory"
+            f"{directory}: {MANIFEST} is of something else; name another directory"
         ) from error
 
 

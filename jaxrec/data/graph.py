@@ -115,11 +115,10 @@ def node_ids(
 
 
 def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
-    """Edges in both directions, sorted by receiver and padded.
+    """Edges in both directions, sorted by receiver and padded, without node features.
 
     `edges` holds relation ids: r for a forward edge, R + r for its reverse, 2 R for padding.
-    Padding edges go from the last node, which is always unused, to itself. `nodes` is None, as the
-    model computes the features.
+    Padding edges go from the last node, which is always unused, to itself.
     """
     num_relations, last = len(graph.relations), graph.num_nodes - 1
     senders = np.concatenate([graph.heads, graph.tails])

@@ -211,17 +211,8 @@ def _invoice_rows(table: pl.DataFrame, path: str) -> pl.DataFrame:
 
 def _products(rows: pl.DataFrame) -> pl.DataFrame:
     """Items in order of appearance, with the most frequent title and the median price of sales."""
-    sales = rows.filter(pl.col("event") == "buy")
-    titles = (
-        sales.drop_nulls("title")
-        .group_by("item_id", "title", maintain_order=True)
-        .len()
-        .sort("len", descending=True, maintain_order=True)
-        .unique("item_id", keep="first", maintain_order=True)
-        .select("item_id", "title")
+    is_sale = pl.col("event") == "buy"
+    return rows.group_by("item_id", maintain_order=True).agg(
+        pl.col("title").filter(is_sale).drop_nulls().mode(maintain_order=True).first(),
+        pl.col("price").filter(is_sale).median(),
     )
-    prices = sales.group_by("item_id").agg(pl.col("price").median())
-    items = rows.select(pl.col("item_id").unique(maintain_order=True))
-    for attributes in (titles, prices):
-        items = items.join(attributes, on="item_id", how="left", maintain_order="left")
-    return items

@@ -70,10 +70,7 @@ def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"
 
 
 def _leave_one_out(log: EventLog, targets: Bool[np.ndarray, " M"]) -> Split:
-    """Test on each user's last target and validate on the target before it.
-
-    A user's first event is never a target, as it has no history.
-    """
+    """Test on each user's last target that has a history; validate on the target before it."""
     targets = targets & (position_in_history(log) > 0)
     test = _last_of_user(log, targets)
     test_positions = _per_user(test, log.offsets[1:])

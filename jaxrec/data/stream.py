@@ -108,15 +108,13 @@ def open_events(
             require(schema.to_frame(), name, str(path))
     ids = _batches(source, path, ("user_id",), rows_per_batch)
     grouped, num_rows, num_absent = _survey(ids, keep)
-    notes = []
+    notes: tuple[str, ...] = ()
     if not grouped:
-        notes.append(f"{path}: not grouped by user, so sorted on disk first ({num_rows:,} rows).")
+        notes += (f"{path}: not grouped by user, so sorted on disk first ({num_rows:,} rows).",)
     if keep is not None and num_absent:
-        notes.append(f"{path}: users without events: {num_absent:,} of {len(keep):,}.")
-    return EventStream(
-        *(path, source, users_per_block, time, event_types, keep, rows_per_batch),
-        *(grouped, num_rows, tuple(notes)),
-    )
+        notes += (f"{path}: users without events: {num_absent:,} of {len(keep):,}.",)
+    options = (users_per_block, time, event_types, keep, rows_per_batch)
+    return EventStream(path, source, *options, grouped, num_rows, notes)
 
 
 def _connect(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
@@ -182,10 +180,8 @@ def _batches(
         require(pl.DataFrame(schema=columns), columns[0], str(path))
 
 
-def _in_batches(source: pl.LazyFrame, rows_per_batch: int) -> Iterator[pl.DataFrame]:
-    return source.collect_batches(
-        chunk_size=rows_per_batch, maintain_order=True, engine="streaming"
-    )
+def _in_batches(source: pl.LazyFrame, size: int) -> Iterator[pl.DataFrame]:
+    return source.collect_batches(chunk_size=size, maintain_order=True, engine="streaming")
 
 
 def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
