@@ -1,5 +1,4 @@
-"""The entry points of notebooks, services and the command line: `configure`, `fit`; `load` is in
-`jaxrec.inference.loading`."""
+"""The entry points `configure` and `fit`; `load` is in `jaxrec.inference.loading`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,13 +7,13 @@ from typing import Any
 
 from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config, parse, read_recipe
+from jaxrec.data.sources import NAMED_SOURCES
 from jaxrec.data.tables import Tables
 from jaxrec.errors import Interrupted
 from jaxrec.runtime import enable_compilation_cache
 
 OWN_DATA_RECIPE = "shopping"
 DEFAULT_RECIPE = "ml100k"
-NAMED_SOURCES = ("ml-100k", "ml-1m")
 IN_MEMORY = "memory"
 
 
@@ -24,7 +23,7 @@ def configure(
     overrides: Mapping[str, Any] | None = None,
     arguments: Sequence[str] = (),
 ) -> Config:
-    """The configuration of a recipe, with a data source and options in place of its own.
+    """The configuration of a recipe, with another data source and other options.
 
     >>> import jaxrec
     >>> config = jaxrec.configure("ml100k", overrides={"model.hidden_size": 32})
@@ -44,12 +43,8 @@ def configure(
     recipe = recipe or (OWN_DATA_RECIPE if data else DEFAULT_RECIPE)
     source = {"data.source": str(data)} if data else {}
     config = parse(arguments, [read_recipe(recipe), source, overrides or {}])
-    pretrained = _absolute(config.text.pretrained)
-    return replace(
-        config,
-        data=replace(config.data, source=_absolute(config.data.source)),
-        text=replace(config.text, pretrained=pretrained),
-    )
+    text = replace(config.text, pretrained=_absolute(config.text.pretrained))
+    return replace(_with_source(config, config.data.source), text=text)
 
 
 def fit(
@@ -97,15 +92,14 @@ def fit(
     from jaxrec.training.loop import fit as train  # imports the whole training stack
 
     enable_compilation_cache()
-    tables = data if isinstance(data, Tables) else None
-    source = IN_MEMORY if isinstance(data, Tables) else data
+    tables, source = (data, IN_MEMORY) if isinstance(data, Tables) else (None, data)
     if resume is not None:
         target, config = Path(resume), read_config(Path(resume))
-        if source is not None and tables is None:
-            config = replace(config, data=replace(config.data, source=_absolute(str(source))))
+        if source and tables is None:
+            config = _with_source(config, str(source))
     else:
         config = configure(recipe, source, overrides, arguments)
-        target = Path(run) if run else Path("runs", run_name(config.data.source))
+        target = Path(run) if run else Path("runs", _run_name(config.data.source))
     try:
         return train(config, target, tables=tables, resume=resume is not None)
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -114,14 +108,16 @@ def fit(
         raise
 
 
-def run_name(source: str) -> str:
-    """The name of the data: that of a set or a directory, or of a file without its suffix."""
+def _run_name(source: str) -> str:
     path = Path(source).resolve()
     return path.stem if path.is_file() else path.name
 
 
+def _with_source(config: Config, source: str) -> Config:
+    return replace(config, data=replace(config.data, source=_absolute(source)))
+
+
 def _absolute(source: str) -> str:
-    """The absolute path of a file or directory, so that a run does not depend on where it began;
-    other names stay as they are."""
-    path = Path(source)
+    """The absolute path of a file or directory; other names stay as they are."""
+    path = Path(source)  # a run must not depend on the directory where it began
     return str(path.absolute()) if source not in NAMED_SOURCES and path.exists() else source

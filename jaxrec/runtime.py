@@ -17,10 +17,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> None:
     """Keep freed memory for the next step, where the C library is glibc.
 
-    By default glibc returns arrays of 32 MiB and more to the kernel, which zeroes them page by page
-    when they are allocated again. Without that, a training step on two CPU cores takes 0.75 of the
-    time. Call this before other imports: it does not reach threads that run already. The process
-    stays at its largest size, so this is for programs, not for `import jaxrec`.
+    By default glibc returns arrays of 32 MiB and more to the kernel, which zeroes their pages when
+    they are allocated again. Without that, a training step on two CPU cores takes 0.75 of the time.
+    Call this before other imports, as it does not reach running threads. The process stays at its
+    largest size, so this is for programs, not for `import jaxrec`.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -32,10 +32,10 @@ def keep_freed_memory() -> None:
 
 
 class SafeStream:
-    """A text stream that never fails: the console must not stop a job.
+    """A text stream that never fails, so that the console cannot stop a job.
 
-    Characters that its encoding lacks are replaced. When its reader has gone (`| head -1`), what
-    follows is discarded.
+    It replaces characters that its encoding lacks. When writing fails (`| head -1`), it discards
+    all later output.
     """
 
     def __init__(self, stream: TextIOBase | TextIO):
@@ -45,7 +45,7 @@ class SafeStream:
             stream.reconfigure(errors="replace")
 
     def write(self, text: str) -> int:
-        """Write text, or discard it."""
+        """Write the text, or discard it."""
         with self._discard_on_failure():
             self.stream.write(text)
         return len(text)
@@ -71,7 +71,7 @@ class SafeStream:
 
 @contextlib.contextmanager
 def safe_console() -> Iterator[SafeStream]:
-    """Make stdout and stderr `SafeStream`s; gives that of stdout."""
+    """Make stdout and stderr `SafeStream`s; yields that of stdout."""
     before = sys.stdout, sys.stderr
     # a stream that was closed before the process began is None
     streams: list[Any] = [SafeStream(stream or Path(os.devnull).open("w")) for stream in before]  # noqa: SIM115

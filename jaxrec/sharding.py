@@ -1,4 +1,4 @@
-"""The device mesh, and the one table of rules for placing arrays on it."""
+"""The device mesh, and the places of arrays on it."""
 
 import re
 
@@ -8,23 +8,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxrec.errors import ConfigError
 
 USERS, ITEMS = "users", "items"
-# The first pattern found in a parameter's path decides. The optimizer state has the same paths.
-PARTITION_RULES = (
-    (re.compile(r"item_table|entity_table"), PartitionSpec(ITEMS)),
-    (re.compile(r""), PartitionSpec()),
-)
+SHARDED_TABLES = re.compile(r"item_table|entity_table")  # in paths of parameters
 
 
 def make_mesh(item_shards: int = 1) -> Mesh:
     """A mesh of all devices, [users, items], with `item_shards` devices along `items`.
 
-    Raises:
-        ConfigError: the number of devices is not a multiple of `item_shards`.
+    Raises a ConfigError if `item_shards` does not divide the devices.
     """
     devices = jax.device_count()
     if item_shards < 1 or devices % item_shards:
         raise ConfigError(f"item_shards={item_shards} does not divide {devices} devices")
-    # the default, Explicit axes, makes embedding look-ups and segment sums raise
+    # embedding look-ups and segment sums raise on Explicit axes, the default
     return jax.make_mesh(
         (devices // item_shards, item_shards), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2
     )
@@ -38,12 +33,14 @@ def single_device_mesh() -> Mesh:
 
 
 def state_shardings(tree, mesh: Mesh):
-    """A NamedSharding for every leaf of a train state, by PARTITION_RULES."""
+    """A NamedSharding for every leaf of a train state: tables along `items`, others replicated.
+
+    The optimizer state has the paths of the parameters, so it is sharded like them.
+    """
 
     def rule(path, leaf):
-        name = jax.tree_util.keystr(path)
-        spec = next(spec for pattern, spec in PARTITION_RULES if pattern.search(name))
-        return NamedSharding(mesh, spec if leaf.ndim else PartitionSpec())
+        is_table = leaf.ndim and SHARDED_TABLES.search(jax.tree_util.keystr(path))
+        return NamedSharding(mesh, PartitionSpec(ITEMS) if is_table else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(rule, tree)
 
@@ -73,13 +70,10 @@ def shard_batch(batch, mesh: Mesh):
 def host_rows(batch_size: int) -> slice:
     """The rows of a global batch that this process provides.
 
-    Raises:
-        ConfigError: the number of processes does not divide the batch size.
+    Raises a ConfigError if the number of processes does not divide the batch size.
     """
     processes = jax.process_count()
     if batch_size % processes:
-        raise ConfigError(
-            f"train.batch_size={batch_size} must be a multiple of {processes} processes"
-        )
+        raise ConfigError(f"{processes} processes do not divide train.batch_size={batch_size}")
     share = batch_size // processes
     return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

@@ -115,11 +115,7 @@ class KnowledgeGraph:
         return self.types[-1].offset + self.types[-1].padded_size
 
     def type(self, name: str) -> NodeType:
-        """The node type of that name.
-
-        Raises:
-            InputError: the graph has no such type; the message lists its types.
-        """
+        """The node type of a name; raises an InputError if the graph has no such type."""
         for node_type in self.types:
             if node_type.name == name:
                 return node_type
@@ -161,9 +157,7 @@ class Batch:
     first_weights: Float[Array | np.ndarray, "B T"]  # target weight of a user's first event, else 0
     targets: Int[Array | np.ndarray, "B T"]  # item of the next event
     target_event_types: Int[Array | np.ndarray, "B T"]
-    target_gaps: Int[
-        Array | np.ndarray, "B T"
-    ]  # seconds from the event to the next event, or NO_GAP
+    target_gaps: Int[Array | np.ndarray, "B T"]  # seconds to the next event, or NO_GAP
     weights: Float[Array | np.ndarray, "B T"]  # target weights; 0: the time step predicts nothing
 
 
@@ -182,3 +176,9 @@ class Queries:
 
     def __getitem__(self, selected: Int[np.ndarray, " selected"]) -> "Queries":
         return Queries(self.users[selected], self.positions[selected])
+
+    def subsampled(self, limit: int) -> "Queries":
+        """At most `limit` queries, evenly spaced."""
+        if len(self) <= limit:
+            return self
+        return self[np.linspace(0, len(self) - 1, limit).astype(int)]

@@ -30,10 +30,10 @@ from cases import CASES, Case, Variant, ablations, configuration
 from rich.console import Console
 from rich.table import Table
 
-from jaxrec.api import NAMED_SOURCES, enable_compilation_cache
+from jaxrec.api import enable_compilation_cache
 from jaxrec.config import Config, to_yaml
 from jaxrec.config.renamed import OPTIONS
-from jaxrec.data.sources import load_source
+from jaxrec.data.sources import NAMED_SOURCES, load_source
 from jaxrec.data.tables import Tables
 from jaxrec.runtime import cache_dir
 from jaxrec.training.loop import fit

@@ -16,18 +16,18 @@ MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
 
 @dataclass(frozen=True)
 class Partitions:
-    """A directory of parts that is being written."""
+    """A directory of parts that a job writes."""
 
     directory: Path
     job: dict[str, Any]  # the settings that decide the content of the parts, as JSON values
-    done: tuple[dict[str, Any], ...] = ()  # the facts of every finished part
+    done: tuple[dict[str, Any], ...]  # the facts of every finished part
 
     def write(self, tables: dict[Path, pl.DataFrame], facts: dict[str, Any]) -> "Partitions":
         """Write the files of one part, then record the part in the manifest.
 
         Args:
-            tables: path -> table; the suffix of the path is the format.
-            facts: what the manifest records of the part, such as counts.
+            tables: by path; the suffix of a path names the format.
+            facts: the entry of the part in the manifest, such as counts.
         """
         for path, table in tables.items():
             write_table(table, path)
@@ -54,31 +54,29 @@ def open_partitions(directory: Path, job: dict[str, Any]) -> Partitions:
     """
     job = json.loads(json.dumps(job))
     directory.mkdir(parents=True, exist_ok=True)
+    done: list[dict[str, Any]] = []
     if not (directory / MANIFEST).is_file():
         refuse_files(directory)
-        return _start(directory, job)
-    if (directory / SUCCESS).exists():
+    elif (directory / SUCCESS).exists():
         raise RunError(f"{directory} is complete and is not overwritten; name another directory")
-    old_job, done = _read_manifest(directory)
-    if not done:  # the old job failed before its first part, so there is nothing to mix
-        return _start(directory, job)
-    changes = "; ".join(
-        f"{name}: {old!r}, now {new!r}" for name, (old, new) in _differences(old_job, job).items()
-    )
-    if changes:
-        raise RunError(
-            f"{directory} holds parts of another job ({changes}). Name another directory, or run "
-            "the job with its old settings"
-        )
-    remove_drafts(directory)
-    return Partitions(directory, job, tuple(done))
+    else:
+        old_job, done = _read_manifest(directory)
+        changes = "; ".join(_differences(old_job, job))
+        if changes and done:  # without a finished part there is nothing to mix
+            raise RunError(
+                f"{directory} holds parts of another job ({changes}). Name another directory, or "
+                "use the old settings"
+            )
+        remove_drafts(directory)
+    partitions = Partitions(directory, job, tuple(done))
+    partitions.write_manifest()
+    return partitions
 
 
 def begun_job(directory: Path) -> dict[str, Any]:
     """The settings of the job that a directory belongs to; empty if there is no manifest.
 
-    Raises:
-        RunError: the manifest is not one of ours.
+    Raises a RunError if the manifest has another form.
     """
     return _read_manifest(directory)[0] if (directory / MANIFEST).is_file() else {}
 
@@ -96,12 +94,6 @@ def remove_drafts(directory: Path) -> None:
             shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
-def _start(directory: Path, job: dict[str, Any]) -> Partitions:
-    partitions = Partitions(directory, job)
-    partitions.write_manifest()
-    return partitions
-
-
 def _read_manifest(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The job and the facts of the finished parts."""
     try:
@@ -109,16 +101,16 @@ def _read_manifest(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]
         return manifest["job"], manifest["parts"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{directory} holds a {MANIFEST} of something else; name another directory"
+            f"{directory}: {MANIFEST} is of something else; name another directory"
         ) from error
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted names of the entries that differ between two nested dictionaries, with both values."""
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """The entries that differ between two nested dictionaries: dotted name and both values."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return {} if old == new else {prefix: (old, new)}
-    differences: dict[str, tuple[Any, Any]] = {}
-    for name in {**old, **new}:
-        dotted = f"{prefix}.{name}" if prefix else name
-        differences |= _differences(old.get(name), new.get(name), dotted)
-    return differences
+        return [] if old == new else [f"{name}: {old!r}, now {new!r}"]
+    return [
+        difference
+        for key in {**old, **new}
+        for difference in _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    ]

@@ -1,4 +1,4 @@
-"""The directory of a run: create it, read it, save and restore its Orbax checkpoints.
+"""The directory of a run and its Orbax checkpoints.
 
 run/config.yaml            the resolved configuration
 run/catalog/               items, training counts, node types, edges, event types and the whitening
@@ -10,6 +10,7 @@ run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of a
 import json
 import logging
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ SELECTED_BY = "ndcg@10"
 
 @dataclass(frozen=True)
 class Progress:
-    """The position of a training run in its data, and its validation results so far."""
+    """The position of a training run in its data, and its validation results."""
 
     epoch: int = 0  # finished epochs
     step: int = 0  # finished batches of the current epoch
@@ -69,11 +70,7 @@ def refuse_existing(run: Path) -> None:
 
 
 def create_run(run: Path, config: Config, artifacts: RunArtifacts) -> None:
-    """Write the files of a new run; the directory appears whole or not at all.
-
-    Raises:
-        RunError: `run` exists.
-    """
+    """Write the files of a new run atomically; raises a RunError if the run exists."""
     refuse_existing(run)
     with atomic_path(run) as draft:
         (draft / "catalog").mkdir(parents=True)
@@ -86,35 +83,17 @@ def refuse_other_data(run: Path, artifacts: RunArtifacts) -> None:
 
     Item numbers and counts depend on the data, so a checkpoint fits no other data.
     """
-    old = read_artifacts(run)
-    old_graph, graph = old.catalog.graph, artifacts.catalog.graph
-    equal = {
-        "nodes": [(t.name, t.ids.to_list()) for t in old_graph.types]
-        == [(t.name, t.ids.to_list()) for t in graph.types],
-        "relations": old_graph.relations == graph.relations,
-        "edges": all(
-            np.array_equal(getattr(old_graph, name), getattr(graph, name))
-            for name in ("heads", "edge_relations", "tails")
-        ),
-        "event types": old.event_type_names == artifacts.event_type_names,
-        "training events": np.array_equal(old.counts, artifacts.counts)
-        and np.array_equal(old.has_trained_id, artifacts.has_trained_id),
-        "text vector size": old.sizes.text_width == artifacts.sizes.text_width,
-    }
-    if not all(equal.values()):
-        different = ", ".join(name for name, same in equal.items() if not same)
+    old, new = _comparable(read_artifacts(run)), _comparable(artifacts)
+    different = ", ".join(name for name in new if old[name] != new[name])
+    if different:
         raise RunError(
-            f"{run} was trained on other data (they differ in {different}); resume it with its own "
-            "data, or start a new run"
+            f"{run} was trained on other data (they differ in {different}); name its own data, or "
+            "start a new run"
         )
 
 
 def read_config(run: Path) -> Config:
-    """The configuration of a run.
-
-    Raises:
-        RunError: not a run directory, or one that another version wrote.
-    """
+    """The configuration of a run; raises a RunError for other directories and other versions."""
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run} is not a run directory: it holds no config.yaml")
@@ -123,11 +102,7 @@ def read_config(run: Path) -> Config:
 
 
 def read_artifacts(run: Path) -> RunArtifacts:
-    """The contents of a run's `catalog` directory.
-
-    Raises:
-        RunError: the directory is missing, or another version wrote it.
-    """
+    """The artifacts of a run; raises a RunError if they are missing or of another version."""
     layout, directory = _read_layout(run), run / "catalog"
     ids = pl.read_parquet(directory / "nodes.parquet").partition_by("type", as_dict=True)
     edges = pl.read_parquet(directory / "edges.parquet")
@@ -150,6 +125,19 @@ def read_artifacts(run: Path) -> RunArtifacts:
     )
 
 
+def _comparable(artifacts: RunArtifacts) -> dict[str, Any]:
+    """Parts of the artifacts that depend on the data, as values that `==` compares."""
+    graph = artifacts.catalog.graph
+    return {
+        "nodes": [(node_type.name, node_type.ids.to_list()) for node_type in graph.types],
+        "relations": graph.relations,
+        "edges": [a.tobytes() for a in (graph.heads, graph.edge_relations, graph.tails)],
+        "event types": artifacts.event_type_names,
+        "training events": [artifacts.counts.tobytes(), artifacts.has_trained_id.tobytes()],
+        "text vector size": artifacts.sizes.text_width,
+    }
+
+
 def _read_layout(run: Path) -> dict[str, Any]:
     path = run / "catalog" / "layout.json"
     if not path.is_file():
@@ -157,8 +145,8 @@ def _read_layout(run: Path) -> dict[str, Any]:
     layout = json.loads(path.read_text())
     if layout["format"] != FORMAT:
         raise RunError(
-            f"{run} has format {layout['format']}; this version reads format {FORMAT}. Train the "
-            "run again, or use the version of jaxrec that wrote it"
+            f"{run} has format {layout['format']}; this version reads format {FORMAT}. Train "
+            "again, or use the version of jaxrec that wrote it"
         )
     return layout
 
@@ -189,29 +177,24 @@ def _write_artifacts(directory: Path, artifacts: RunArtifacts) -> None:
 
 def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
     """An Orbax manager that keeps the best and the last checkpoint of a run."""
+    score = itemgetter(SELECTED_BY)
     policies = [
         preservation_policy.LatestN(1),
-        preservation_policy.BestN(
-            n=1,
-            get_metric_fn=lambda metrics: metrics[SELECTED_BY],
-            keep_checkpoints_without_metrics=False,
-        ),
+        preservation_policy.BestN(n=1, get_metric_fn=score, keep_checkpoints_without_metrics=False),
     ]
-    options = ocp.CheckpointManagerOptions(
-        read_only=read_only,
-        create=not read_only,
-        save_interval_steps=0 if read_only else 1,
-        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-        best_fn=lambda metrics: metrics[SELECTED_BY],
-        # the next step is given the memory of these arrays, so they must be saved before it
-        enable_async_checkpointing=False,
-        cleanup_tmp_directories=not read_only,
-    )
     logger = logging.getLogger("absl")
     level = logger.level
-    if read_only:  # Orbax would warn that it cannot write
+    if read_only:  # Orbax would warn of every option that needs to write
         logger.setLevel(logging.ERROR)
     try:
+        options = ocp.CheckpointManagerOptions(
+            read_only=read_only,
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            best_fn=score,
+            # the next step reuses the memory of the arrays, so they must be saved before it
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+        )
         return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
     finally:
         logger.setLevel(level)
@@ -236,9 +219,7 @@ def save(
             params=ocp.args.StandardSave(params),
             rest=ocp.args.StandardSave(rest),
             vectors=ocp.args.StandardSave(vectors),
-            progress=ocp.args.JsonSave(
-                {"epoch": progress.epoch, "step": progress.step, "history": progress.history}
-            ),
+            progress=ocp.args.JsonSave(asdict(progress)),
         ),
     )
 

@@ -1,4 +1,4 @@
-"""The command line: `jaxrec COMMAND ...`, one module for each command.
+"""The command line: `jaxrec COMMAND ...`.
 
 Exit codes: 0 success; 1 an internal error, with its traceback; 2 bad input, with a message; 130
 after Ctrl-C; 143 after SIGTERM. Results go to stdout, errors and notes to stderr.
@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 
 from jaxrec.errors import ConfigError, InputError, Interrupted
 from jaxrec.runtime import keep_freed_memory, safe_console
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with _process():
         match sys.argv[1:] if arguments is None else list(arguments):
             case [command, *rest] if command in COMMANDS:
-                _call(command, rest)
+                _run(command, rest)
             case ["--help" | "-h"]:
                 print(_usage())
             case ["--version"]:
@@ -44,15 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ConfigError(f"there is no command {unknown!r}; give one of {known}")
 
 
-def run(command: str, arguments: Sequence[str] | None = None) -> None:
-    """Run one command with the given arguments, or with those of the process."""
-    with _process():
-        _call(command, sys.argv[1:] if arguments is None else list(arguments))
+def _run(command: str, arguments: Sequence[str]) -> None:
+    keep_freed_memory()  # before the imports, as libraries start threads
+    if command == "train":
+        from jaxrec.cli import train
 
+        train.run(arguments)
+    else:
+        from jaxrec.cli import commands
 
-def _call(command: str, arguments: Sequence[str]) -> None:
-    keep_freed_memory()  # before the libraries of the command start threads
-    import_module(f"jaxrec.cli.{command}").run(arguments)
+        commands.run(command, arguments)
 
 
 def _usage() -> str:
@@ -65,7 +65,7 @@ def _usage() -> str:
 
 @contextmanager
 def _process() -> Iterator[None]:
-    """Give the process the exit codes above, and a console that cannot stop it."""
+    """Set the exit codes above, and make the console safe."""
     with safe_console() as console, _signals():
         try:
             yield

@@ -15,9 +15,7 @@ def run(arguments: Sequence[str]) -> None:
         _parser().print_help()
         parse(["--help"])
     if options.resume and (overrides or options.config or options.run):
-        raise ConfigError(
-            "--resume continues a run with the options it has; only --data goes with it"
-        )
+        raise ConfigError("--resume keeps the options of the run; only --data goes with it")
     api.fit(
         options.config,
         data=options.data,

@@ -3,15 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxrec.config.ranges import (
-    Amount,
-    Bounded,
-    Count,
-    NonNegative,
-    Positive,
-    Quantile,
-    Share,
-)
+from jaxrec.config.ranges import Amount, Bounded, Count, NonNegative, Positive, Quantile, Share
 from jaxrec.errors import ConfigError
 
 
@@ -34,7 +26,7 @@ class DataConfig(Bounded):
     min_item_events: NonNegative = 0
     """k-core: leave out items with fewer events (0: keep all)."""
     drop_repeats: bool = False
-    """Leave out an event of the same item as the user's previous event."""
+    """Leave out events of the same item as the user's previous event."""
     negative_event_types: tuple[str, ...] = ("cancel", "return", "dislike", "hide", "impression")
     """Event types that update the user's state and are never predicted."""
     event_weights: dict[str, Amount] = field(default_factory=dict)
@@ -42,24 +34,17 @@ class DataConfig(Bounded):
     relations: tuple[str, ...] = ()
     """Relations of the graph to keep (empty: all)."""
     text_columns: tuple[str, ...] = (
-        "title",
-        "brand",
-        "genres",
-        "category",
-        "categories",
-        "merchant",
-        "description",
+        *("title", "brand", "genres", "category", "categories", "merchant", "description"),
     )
     """Item columns that form an item's text, in this order."""
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value out of its bounds, or a weight that is never used."""
         super().__post_init__()
         for event_type, weight in self.event_weights.items():
             if weight and event_type in self.negative_event_types:
                 raise ConfigError(
-                    f"event_weights: {event_type} is among negative_event_types, which are never "
-                    "predicted; name it in only one of the two"
+                    f"event_weights: {event_type} is among negative_event_types; name it in only "
+                    "one of the two"
                 )
 
 
@@ -114,7 +99,6 @@ class ModelConfig(Bounded):
     """Initial temperature of the cosine scores; it is learned."""
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value out of its bounds, or no expert."""
         super().__post_init__()
         if not self.experts:
             raise ConfigError("experts must name one or more, such as id+graph")
@@ -176,7 +160,6 @@ class TrainConfig(Bounded):
     """Devices along the `items` axis of the mesh; the others go along `users`."""
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value out of its bounds, or items as an auxiliary target."""
         super().__post_init__()
         if "item" in self.auxiliary:
             raise ConfigError("auxiliary: the next item is always predicted; name other node types")

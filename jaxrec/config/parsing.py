@@ -1,11 +1,12 @@
 """YAML recipes and command-line arguments to a `Config`.
 
-A recipe is read as if its entries stood on the command line before the user's own arguments, so
-that types, unknown names and suggestions are handled in one place (tyro).
+The entries of a recipe become arguments before those of the user, so tyro alone checks names and
+types.
 """
 
 import contextlib
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -29,24 +30,40 @@ def recipes() -> Path:
     return packaged if packaged.is_dir() else packaged.parent.parent / "configs"
 
 
-def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """The entries of a YAML recipe, given as a file or by the name of a shipped one.
+def read_recipe(recipe: str | Path, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The entries of a YAML recipe by their dotted names.
 
     A recipe may name another one as its `base` and hold only what differs.
+
+    Args:
+        recipe: a YAML file, or the name of a shipped recipe.
+        derived: the recipes that lead to this one by their `base`.
 
     Raises:
         ConfigError: the recipe does not exist, is not a mapping, is its own base, or holds an
             option by its old name.
     """
-    return _read_recipe(recipe, ())
+    path = Path(recipe)
+    if not path.suffix:
+        path = recipes() / f"{recipe}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in recipes().glob("*.yaml")))
+        raise ConfigError(f"there is no recipe {str(recipe)!r}; give a YAML file or one of {known}")
+    chain = (*derived, path)
+    if path.resolve() in [earlier.resolve() for earlier in derived]:
+        raise ConfigError(f"{path} is its own base: {' -> '.join(map(str, chain))}")
+    entries = read_yaml(path)
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{path} must hold `section: {{option: value}}` entries")
+    base = entries.pop("base", None)
+    inherited = read_recipe(base, chain) if base else {}
+    own = dict(_flatten(entries))
+    refuse_renamed(own, str(path))
+    return {**inherited, **own}
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        ConfigError: the file does not exist, or is not YAML in UTF-8.
-    """
+    """The content of a file; raises a ConfigError if it is missing or not YAML in UTF-8."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -58,13 +75,15 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse(arguments: Sequence[str] = (), layers: Sequence[Mapping[str, Any]] = ()) -> Config:
-    """The configuration of `layers` of entries (nested or dotted), command-line `arguments` on top.
+    """The configuration of layers of entries, with command-line arguments on top.
 
     Prints the help and exits if the arguments ask for it.
 
+    Args:
+        layers: entries with nested or dotted names; later layers win.
+
     Raises:
-        ConfigError: an unknown option (the message suggests the nearest ones), an old name of an
-            option, or a value of the wrong type.
+        ConfigError: an unknown or old option (the message names the right one), or a wrong type.
     """
     entries = dict(entry for layer in layers for entry in _flatten(layer))
     flags = [argument for argument in arguments if argument.startswith("--")]
@@ -88,15 +107,12 @@ def parse_options(
     *,
     use_underscores: bool = False,
 ) -> Options:
-    """Command-line arguments as a dataclass of options.
+    """Command-line arguments as a dataclass; raises a ConfigError if they do not fit.
 
     Args:
         program: name of the command, for the help.
-        markers: of tyro, such as `tyro.conf.FlagConversionOff`.
+        markers: of tyro.
         use_underscores: show options as `--item_shards`, not `--item-shards`; both are read.
-
-    Raises:
-        ConfigError: the arguments do not fit the options.
     """
     console = io.StringIO()
     try:
@@ -115,29 +131,9 @@ def parse_options(
 
 
 def to_yaml(config: Config) -> str:
-    """The configuration as YAML that `parse` reads back."""
-    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
-
-
-def _read_recipe(recipe: str | Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """`read_recipe` of a recipe that those in `seen` have as their base."""
-    path = Path(recipe)
-    if not path.suffix:
-        path = recipes() / f"{recipe}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in recipes().glob("*.yaml")))
-        raise ConfigError(f"there is no recipe {str(recipe)!r}; give a YAML file or one of {known}")
-    chain = (*seen, path)
-    if path.resolve() in [earlier.resolve() for earlier in seen]:
-        raise ConfigError(f"{path} is its own base: {' -> '.join(map(str, chain))}")
-    entries = read_yaml(path)
-    if not isinstance(entries, dict):
-        raise ConfigError(f"{path} must hold `section: {{option: value}}` entries")
-    base = entries.pop("base", None)
-    inherited = _read_recipe(base, chain) if base else {}
-    flat = dict(_flatten(entries))
-    refuse_renamed(flat, str(path))
-    return {**inherited, **flat}
+    """The configuration as YAML that `read_recipe` reads back."""
+    entries = json.loads(json.dumps(asdict(config)))  # YAML has lists, but no tuples
+    return yaml.safe_dump(entries, sort_keys=False)
 
 
 def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -164,9 +160,3 @@ def _plain_text(message: str) -> str:
     hidden = ("Argument helptext", "For full")
     shown = [part for part in parts if part and not part.startswith(hidden)]
     return re.sub(r"^Error parsing (?!-)\S+: ", "", ". ".join(shown))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value

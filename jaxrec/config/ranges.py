@@ -1,4 +1,4 @@
-"""Bounds of options: written in their types, checked when a dataclass of options is created."""
+"""Bounds of options, as annotations of their types."""
 
 import math
 from collections.abc import Mapping
@@ -19,10 +19,9 @@ Quantile = Annotated[float, Gt(0), Lt(1)]
 
 @dataclass(frozen=True)
 class Bounded:
-    """Base of dataclasses whose annotated types, such as `Count`, bound their fields."""
+    """Base of dataclasses of options. It checks the bounds of their types, such as `Count`."""
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for the first value that is out of its bounds."""
         hints = get_type_hints(type(self), include_extras=True)
         for option in fields(self):
             value, hint = getattr(self, option.name), hints[option.name]

@@ -26,23 +26,23 @@ COMMANDS = {
     "--plot": "plot RUN USER --events FILE --out FILE.png",
     "--replay": "replay RUN",
 }
-"""What an option of `serve.py`, or of `jaxrec serve`, asked for before it was a command."""
+"""Old flags of `serve.py` and `jaxrec serve`, and the commands that replace them."""
 
 
 def refuse_renamed(names: Iterable[str], place: str = "") -> None:
-    """Raise a ConfigError that gives the new names, if any of the dotted `names` is an old one.
+    """Raise a ConfigError with the new names if `names` (such as `model.width`) holds old ones.
 
     Args:
-        names: options such as `model.width`.
-        place: file in which they stand, for the message.
+        place: the file that holds the names, for the message.
     """
     renamed = [f"{name} is now {OPTIONS[name]}" for name in names if name in OPTIONS]
     if renamed:
         raise ConfigError((f"{place}: " if place else "") + "; ".join(renamed))
 
 
-def refuse_old_flags(arguments: Iterable[str], flags: Iterable[str] = tuple(COMMANDS)) -> None:
-    """Raise a ConfigError that gives the command, if `arguments` hold one of these old flags."""
+def refuse_old_flags(command: str, arguments: Iterable[str]) -> None:
+    """Raise a ConfigError with the new command if `serve` or `recommend` gets an old flag."""
+    old_flags = {"serve": set(COMMANDS), "recommend": set(COMMANDS) - {"--out"}}.get(command, set())
     for flag in (argument.partition("=")[0] for argument in arguments):
-        if flag in flags:
+        if flag in old_flags:
             raise ConfigError(f"{flag} is not an option here; use: jaxrec {COMMANDS[flag]}")

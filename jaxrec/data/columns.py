@@ -1,5 +1,7 @@
 """Checks and normal forms of single columns: ids, labels, timestamps."""
 
+from typing import Any
+
 import polars as pl
 
 from jaxrec.errors import DataError
@@ -17,11 +19,7 @@ MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 19
 
 
 def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
-    """A required column of a table that has rows.
-
-    Raises:
-        DataError: the column is missing, or the table has no rows.
-    """
+    """A required column; raises a DataError if it is missing or the table has no rows."""
     if name not in frame.columns:
         has = ", ".join(frame.columns)
         raise DataError(f"{table}: no column {name!r}; it has {has}. Rename or add the column")
@@ -31,12 +29,7 @@ def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
 
 
 def reject(bad: pl.Series, column: pl.Series, table: str, problem: str, fix: str) -> None:
-    """Check that no row is bad.
-
-    Raises:
-        DataError: a row is bad; the message shows the first bad rows (counted from 1) and their
-            values.
-    """
+    """Raise a DataError with the first bad rows (counted from 1) and their values, if any."""
     rows = bad.arg_true()
     if len(rows):
         shown = ", ".join(f"row {row + 1}: {column[row]!r}" for row in rows.head(SHOWN_ROWS))
@@ -56,26 +49,18 @@ def reject_same_names(names: list[str], table: str) -> None:
 
 
 def as_text(column: pl.Series, table: str) -> pl.Series:
-    """Text or whole numbers as strings; nulls stay null.
-
-    Raises:
-        DataError: the column has another type, or a number has a fraction.
-    """
+    """Text or whole numbers as strings; nulls stay null. Raises a DataError for other values."""
     if column.dtype.is_float():
         fix = "Write ids as text or integers"
         reject(column.is_not_null() & ~_is_whole(column), column, table, "are not whole", fix)
         column = column.cast(pl.Int64)
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
-        raise _wrong_type(column, table, "text or integers")
+        raise wrong_type(column, table, "text or integers")
     return column.cast(pl.String)
 
 
 def as_ids(column: pl.Series, table: str) -> pl.Series:
-    """Text or whole numbers as strings, without missing values.
-
-    Raises:
-        DataError: as `as_text`; or a value is null, empty or blank.
-    """
+    """As `as_text`, but also raises a DataError for null, empty and blank values."""
     text = column.cast(pl.String) if column.dtype == pl.Null else as_text(column, table)
     missing = text.is_null() | (text.str.strip_chars() == "")
     reject(missing, column, table, "are null or empty", "Fill them in or remove these rows")
@@ -83,37 +68,27 @@ def as_ids(column: pl.Series, table: str) -> pl.Series:
 
 
 def with_simple_type(column: pl.Series) -> pl.Series:
-    """A column with null as its only missing value and with simple types.
-
-    NaN and lists without a type become null, fixed-size arrays become lists, and categories become
-    text.
-    """
+    """NaN and lists without a type as null, fixed-size arrays as lists, categories as text."""
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
-    dtype = column.dtype
-    if dtype.is_float():
-        return column.fill_nan(None)
-    if isinstance(dtype, pl.List) and dtype.inner == pl.Null:
-        return pl.repeat(None, len(column), dtype=pl.Null, eager=True).alias(column.name)
-    if isinstance(dtype, pl.List) and dtype.inner in (pl.Categorical, pl.Enum):
-        return column.cast(pl.List(pl.String))
-    return column.cast(pl.String) if dtype in (pl.Categorical, pl.Enum) else column
+    is_list, value_type = isinstance(column.dtype, pl.List), _value_type(column)
+    if is_list and value_type == pl.Null:
+        return pl.Series(column.name, [None] * len(column))
+    if value_type in (pl.Categorical, pl.Enum):
+        return column.cast(pl.List(pl.String) if is_list else pl.String)
+    return column.fill_nan(None) if column.dtype.is_float() else column
 
 
 def as_labels(column: pl.Series, table: str) -> pl.Series:
-    """One value or a list of them in every row, as strings.
-
-    Raises:
-        DataError: the values are structures, nested lists or binary.
-    """
-    inner = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
-    if inner.is_nested() or inner in (pl.Binary, pl.Object):
-        raise _wrong_type(column, table, "text, numbers or lists of them")
-    return column.cast(pl.List(pl.String) if isinstance(column.dtype, pl.List) else pl.String)
+    """Values or lists of values as strings; raises a DataError for nested or binary values."""
+    is_list, value_type = isinstance(column.dtype, pl.List), _value_type(column)
+    if value_type.is_nested() or value_type in (pl.Binary, pl.Object):
+        raise wrong_type(column, table, "text, numbers or lists of them")
+    return column.cast(pl.List(pl.String) if is_list else pl.String)
 
 
 def as_positions(column: pl.Series, table: str) -> pl.Series:
-    """Whole numbers as int64; raises a DataError for other values."""
+    """Whole numbers as int64. Raises a DataError for other values."""
     numbers = _numbers(column, table, "integers")
     fix = "Positions are integers: 0, 1, 2 ..."
     reject(~_is_whole(numbers), column, table, "are not whole numbers", fix)
@@ -124,7 +99,7 @@ def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
     """Timestamps as int64 milliseconds since 1970.
 
     The column holds dates, datetimes (UTC unless they have a zone), ISO 8601 text or numbers.
-    Numbers are all seconds or all milliseconds; the largest one decides which.
+    Numbers are all seconds or all milliseconds, as the largest one shows.
 
     Raises:
         DataError: the column has another type; a value is null, no timestamp, or in another unit.
@@ -142,11 +117,25 @@ def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
     return _from_epoch(times, column, table)
 
 
-def _wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
+def index_in(column: pl.Series, ids: pl.Series) -> pl.Series:
+    """The index (int32) of every value in a list of distinct ids; null for other values."""
+    index = pl.LazyFrame({"id": ids, "index": pl.int_range(len(ids), dtype=pl.Int32, eager=True)})
+    values = column.alias("id").to_frame().lazy()
+    indexed = values.join(index, on="id", how="left", maintain_order="left")
+    return indexed.select("index").collect().to_series()
+
+
+def wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
+    """The error of a column whose type is not the expected one."""
     return DataError(
         f"{table}, column {column.name!r}: wrong type {column.dtype} (row 1: {column[0]!r}). "
         f"Convert it to {expected}"
     )
+
+
+def _value_type(column: pl.Series) -> Any:
+    """The type of the values of a column, or of its lists."""
+    return column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
 
 
 def _is_whole(numbers: pl.Series) -> pl.Series:
@@ -154,11 +143,11 @@ def _is_whole(numbers: pl.Series) -> pl.Series:
 
 
 def _numbers(column: pl.Series, table: str, expected: str) -> pl.Series:
-    """Integers as int64; other numbers, also in text, as float64. Values without a number: null."""
+    """Integers as int64, other numbers and text as float64; null where there is no number."""
     if column.dtype.is_integer():
         return column.cast(pl.Int64, strict=False)
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
-        raise _wrong_type(column, table, expected)
+        raise wrong_type(column, table, expected)
     numbers = column.cast(pl.Float64, strict=False)
     return numbers.set(~numbers.is_finite(), None)
 

@@ -1,4 +1,4 @@
-"""Preparation of a data set: read, filter, index and split, as a configuration says."""
+"""Preparation of a data set: read, filter, index and split."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxrec.config import Config
 from jaxrec.data.events import build_event_log
 from jaxrec.data.graph import build_graph
 from jaxrec.data.sources import load_source
-from jaxrec.data.splits import Split, split_log, subsampled
+from jaxrec.data.splits import Split, split_log
 from jaxrec.data.tables import Tables, filter_tables
 from jaxrec.errors import DataError
 from jaxrec.types import ANY_EVENT_TYPE, Catalog
@@ -38,15 +38,14 @@ class Dataset:
 
     @cached_property
     def positives(self) -> Bool[np.ndarray, " M"]:
-        """True for events that express interest; false for returns, impressions and the like."""
+        """True for events of interest; false for returns, impressions and the like."""
         return self.target_weights > 0
 
 
 def prepare(config: Config, tables: Tables | None = None) -> Dataset:
     """Read, filter, index and split the data of a configuration, or the given tables.
 
-    Raises:
-        DataError: the data are invalid; the message names the rows and the fix.
+    Raises a DataError for invalid data.
     """
     data, tables = config.data, filtered(config, tables)
     unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
@@ -64,16 +63,15 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
     _check_event_types("data.event_weights", data.event_weights, names)
     targets = np.isin(log.event_types, [names.index(event_type) for event_type in predicted])
     split, limit = split_log(log, config.split, targets), config.evaluation.queries
-    query_sets = {"validation": split.validation, **split.test}
     notes = [
         f"{name}: {limit:,} of {len(queries):,} events, evenly spaced, are ranked."
-        for name, queries in query_sets.items()
+        for name, queries in {"validation": split.validation, **split.test}.items()
         if len(queries) > limit
     ]
     weights = np.array([event_weight(config, event_type) for event_type in names], np.float32)
     return Dataset(
         catalog=catalog,
-        split=subsampled(split, limit),
+        split=split.subsampled(limit),
         target_weights=weights[log.event_types],
         target_event_type=target_event_type(config, names),
         notes=(*tables.notes, *notes),
@@ -83,18 +81,11 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
 def _check_event_types(option: str, event_types: Collection[str], names: tuple[str, ...]) -> None:
     absent = sorted(set(event_types) - set(names))
     if absent:
-        raise DataError(
-            f"{option} names {absent}, but no event has this type; "
-            f"the event types are {', '.join(names)}"
-        )
+        raise DataError(f"{option} names {absent}; the data have the types {', '.join(names)}")
 
 
 def filtered(config: Config, tables: Tables | None = None) -> Tables:
-    """The tables of a configuration, or the given tables, after its filters.
-
-    Raises:
-        DataError: as `prepare`.
-    """
+    """Tables, by default those of the configuration, after its filters; raises as `prepare`."""
     data = config.data
     if tables is None:
         tables = load_source(data.source, time=data.time, strict=data.strict)
@@ -115,10 +106,8 @@ def event_weight(config: Config, event_type: str) -> float:
 
 def predicted_event_types(config: Config, event_type_names: tuple[str, ...]) -> tuple[str, ...]:
     """The event types that evaluation predicts."""
-    predicted = tuple(
-        event_type for event_type in event_type_names if event_weight(config, event_type)
-    )
-    return config.split.target_event_types or predicted
+    weighted = tuple(name for name in event_type_names if event_weight(config, name))
+    return config.split.target_event_types or weighted
 
 
 def target_event_type(config: Config, event_type_names: tuple[str, ...]) -> int:

@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
+from jaxrec.data.columns import index_in
 from jaxrec.errors import DataError
 from jaxrec.runtime import cache_dir
 from jaxrec.types import EventLog
 
-MILLISECONDS = 1000
 MAPPED_FROM = 20_000_000  # events
 MAX_EVENT_TYPES = 128  # an event type is stored in one byte
 
@@ -29,12 +29,10 @@ def build_event_log(
 
     Args:
         events: columns `user_id`, `item_id`, `timestamp` (milliseconds, or positions) and `event`.
-        item_ids: ids in index order; the first (null) is the unknown item, which stands for all
-            ids that are not listed.
-        item_ties: sort events of equal timestamps by item; otherwise they keep their file order.
+        item_ids: ids in index order. The first (null) stands for all ids that are not listed.
+        item_ties: sort events of equal timestamps by item, not by their order in the file.
         has_time: whether timestamps are times and not positions.
-        event_type_names: event types that a trained model knows; by default the sorted event types
-            of the events.
+        event_type_names: event types that a trained model knows; by default those of the events.
         mapped_from: number of events from which the arrays are memory-mapped temporary files.
 
     Raises:
@@ -45,22 +43,19 @@ def build_event_log(
     user_ids = events["user_id"].unique().sort()
     # Sort numbers instead of text, and row numbers instead of whole rows: both save memory.
     coded = pl.DataFrame(
-        [
-            _codes(events["user_id"], user_ids, np.int32).alias("user"),
-            _codes(events["item_id"], item_ids, np.int32).fill_null(0).alias("item"),
-            events["event"]
-            .cast(pl.Enum(event_type_names))
-            .to_physical()
-            .cast(pl.Int8)
-            .alias("event_type"),
-            events["timestamp"],
-        ]
+        {
+            "user": index_in(events["user_id"], user_ids),
+            "item": index_in(events["item_id"], item_ids).fill_null(0),
+            "event_type": events["event"].cast(pl.Enum(event_type_names)).to_physical(),
+            "timestamp": events["timestamp"],
+        },
+        schema_overrides={"event_type": pl.Int8},
     )
     tie_break = ["item"] if item_ties else []
     order = pl.arg_sort_by("user", "timestamp", *tie_break, maintain_order=True)
     ordered = coded[coded.select(order).to_series()]
     lengths = ordered["user"].rle().struct.field("len").to_numpy()
-    unit = MILLISECONDS if has_time else 1
+    unit = 1000 if has_time else 1  # milliseconds to seconds
     store = _memory_mapped if len(ordered) >= mapped_from else np.asarray
     return EventLog(
         user_ids=user_ids,
@@ -81,9 +76,8 @@ def last_sessions(log: EventLog, gap: float) -> EventLog:
     pauses = np.diff(log.times, prepend=0) > (gap if log.has_time else np.inf)
     numbers = np.arange(len(log.items))
     user_starts = np.repeat(log.offsets[:-1], log.lengths)
-    session_starts = np.maximum(
-        np.maximum.accumulate(np.where(pauses, numbers, 0)), user_starts
-    )  # of every event
+    after_pause = np.maximum.accumulate(np.where(pauses, numbers, 0))
+    session_starts = np.maximum(after_pause, user_starts)
     last_events = np.repeat(log.offsets[1:] - 1, log.lengths)
     return some_events(log, numbers >= session_starts[last_events])
 
@@ -110,30 +104,20 @@ def position_in_history(log: EventLog) -> Int[np.ndarray, " M"]:
 
 
 def _checked_event_types(events: pl.Series, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The names, or by default the distinct event types; raises a DataError if they do not fit."""
+    """The names, or by default the distinct types of the events."""
     present = set(events.unique())
     names = names or tuple(sorted(present))
     if len(names) > MAX_EVENT_TYPES:
         raise DataError(
-            f"events have {len(names):,} event types ({', '.join(names[:5])} ...); at most "
-            f"{MAX_EVENT_TYPES} are supported. The column `event` must name the action, such as "
-            "view or buy"
+            f"events have {len(names):,} event types ({', '.join(names[:5])} ...), but at most "
+            f"{MAX_EVENT_TYPES} are possible. Name actions, such as view or buy"
         )
     if unknown := present - set(names):
         raise DataError(
-            "events have types that the model does not know: "
-            f"{', '.join(sorted(unknown))}; it knows {', '.join(names)}. Remove these events, or "
-            "use a strategy whose feedback reads them"
+            f"events have types that the model does not know: {', '.join(sorted(unknown))}; it "
+            f"knows {', '.join(names)}. Remove them, or use a strategy whose feedback reads them"
         )
     return names
-
-
-def _codes(column: pl.Series, ids: pl.Series, dtype: type[np.integer]) -> pl.Series:
-    """The index of every value in a list of distinct ids; null for values that are not there."""
-    index = pl.LazyFrame({"id": ids, "code": np.arange(len(ids), dtype=dtype)})
-    values = column.alias("id").to_frame().lazy()
-    combined = values.join(index, on="id", how="left", maintain_order="left")
-    return combined.select("code").collect().to_series()
 
 
 def _memory_mapped(values: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:

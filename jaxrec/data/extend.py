@@ -1,6 +1,5 @@
 """Extension of a trained catalogue by new items."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +7,10 @@ import polars as pl
 from jaxtyping import Int
 
 from jaxrec.data.columns import SHOWN_ROWS
-from jaxrec.data.graph import item_triples, node_ids, node_types
+from jaxrec.data.graph import edge_numbers, item_triples, node_types
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.errors import DataError
-from jaxrec.types import Catalog, KnowledgeGraph, NodeType
+from jaxrec.types import Catalog, KnowledgeGraph
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,8 @@ class Extension:
     """A catalogue with new items, and the rows of its nodes in the tables of the model."""
 
     catalog: Catalog
-    entities: Int[
-        np.ndarray, " entities"
-    ]  # rows of the entity table; new nodes: the unknown node's
+    # rows of the entity table; a new node has the row of the unknown node
+    entities: Int[np.ndarray, " entities"]
     num_old: int  # number of trained items, including row 0; new items follow them
     notes: tuple[str, ...]
 
@@ -35,8 +33,7 @@ def extend_catalog(
     dropped, as the model has no parameters for them.
 
     Args:
-        catalog: the catalogue of training. An extended catalogue cannot be extended again, as
-            `entities` refers to the model's entity table.
+        catalog: the catalogue of training; an extended one cannot be extended again.
         items: an items table; items of the catalogue are ignored.
         triples: edges between old or new nodes.
 
@@ -47,13 +44,16 @@ def extend_catalog(
     items, notes = validate_items(items, "new items")
     known = items["item_id"].is_in(catalog.item_ids.drop_nulls().implode())
     if known.all():
-        raise DataError(
-            f"new items: all {len(items):,} are in the trained catalogue; leave the table out"
-        )
+        raise DataError(f"new items: all {len(items):,} are in the trained catalogue")
     if known.any():
         notes.append(f"new items: rows left out because training has these items: {known.sum():,}.")
-    new_items = _cast_alike(items.filter(~known), catalog.items)
-    # Relaxed, because a column that was all null in training takes the type of the new items.
+    new_items = items.filter(~known)
+    new_items = new_items.with_columns(
+        _cast_like(new_items[name], catalog.items[name])
+        for name in items.columns
+        if name in catalog.items.columns and catalog.items.schema[name] != pl.Null
+    )
+    # relaxed, because a column that was all null in training takes the type of the new items
     table = pl.concat([catalog.items, new_items], how="diagonal_relaxed")
     edges = item_triples(new_items)
     if triples is not None:
@@ -76,15 +76,6 @@ def extend_catalog(
     )
 
 
-def _cast_alike(items: pl.DataFrame, known_items: pl.DataFrame) -> pl.DataFrame:
-    """New items with the column types of the known items, except for columns without values."""
-    return items.with_columns(
-        _cast_like(items[name], known_items[name])
-        for name in items.columns
-        if name in known_items.columns and known_items.schema[name] != pl.Null
-    )
-
-
 def _cast_like(column: pl.Series, known: pl.Series) -> pl.Series:
     """A column in the type of a known one; raises a DataError if it loses values or fractions."""
     place, dtype = f"new items, column {column.name!r}", known.dtype
@@ -98,8 +89,8 @@ def _cast_like(column: pl.Series, known: pl.Series) -> pl.Series:
     if column.dtype.is_float() and dtype.is_integer() and (cast != column).any():
         shown = ", ".join(map(str, column.filter(cast != column).head(SHOWN_ROWS)))
         raise DataError(
-            f"{place}: values with a fraction ({shown}) in a column that is {dtype} in training. "
-            "Round them, or train again"
+            f"{place}: values with a fraction ({shown}), but {dtype} in training. Round them, or "
+            "train again"
         )
     return cast
 
@@ -107,49 +98,36 @@ def _cast_like(column: pl.Series, known: pl.Series) -> pl.Series:
 def _representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The edges whose relation and node types are in the graph, and the other edges."""
     types = [node_type.name for node_type in graph.types]
-    kept = edges.select(
-        pl.col("relation").is_in(list(graph.relations))
-        & pl.col("head_type").is_in(types)
-        & pl.col("tail_type").is_in(types)
-    ).to_series()
-    return edges.filter(kept), edges.filter(~kept)
+    known = pl.all_horizontal(
+        pl.col("relation").is_in(list(graph.relations)),
+        pl.col("head_type", "tail_type").is_in(types),
+    )
+    return edges.filter(known), edges.filter(~known)
 
 
 def _grown(graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame) -> KnowledgeGraph:
     """The graph with all items of a longer list, new edges, and the entities at their ends."""
     types = node_types(item_ids, edges, graph.types)
-    renumbered = _new_node_ids(graph.types, types)
-    old = _edge_table(renumbered[graph.heads], graph.edge_relations, renumbered[graph.tails])
-    numbers = {name: number for number, name in enumerate(graph.relations)}
-    new = _edge_table(
-        node_ids(types, edges["head_type"], edges["head"]),
-        np.array([numbers[name] for name in edges["relation"]], np.int32),
-        node_ids(types, edges["tail_type"], edges["tail"]),
-    )
-    added = new.join(old, on=new.columns, how="anti", maintain_order="left")
-    heads, relations, tails = (column.to_numpy() for column in pl.concat([old, added]))
-    return KnowledgeGraph(types, graph.relations, heads, relations, tails)
-
-
-def _new_node_ids(old: Sequence[NodeType], new: Sequence[NodeType]) -> Int[np.ndarray, " N"]:
-    """The new node id of every old node."""
-    return np.concatenate(
+    new_ids = np.concatenate(
         [
             after.offset + np.arange(before.padded_size, dtype=np.int32)
-            for before, after in zip(old, new, strict=True)
+            for before, after in zip(graph.types, types, strict=True)
         ]
     )
-
-
-def _edge_table(
-    heads: Int[np.ndarray, " E"], relations: Int[np.ndarray, " E"], tails: Int[np.ndarray, " E"]
-) -> pl.DataFrame:
-    columns = {"head": heads, "relation": relations, "tail": tails}
-    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.Int32))
+    old = (new_ids[graph.heads], graph.edge_relations, new_ids[graph.tails])
+    new = edge_numbers(types, graph.relations, edges)
+    names = ("head", "relation", "tail")
+    old_edges, new_edges = (
+        pl.DataFrame(dict(zip(names, part, strict=True)), schema=dict.fromkeys(names, pl.Int32))
+        for part in (old, new)
+    )
+    added = new_edges.join(old_edges, on=names, how="anti", maintain_order="left")
+    columns = pl.concat([old_edges, added]).get_columns()
+    return KnowledgeGraph(types, graph.relations, *(column.to_numpy() for column in columns))
 
 
 def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " entities"]:
-    """Rows of the old graph's entity table, for every node of the new graph behind its items."""
+    """The row in the old graph's entity table, for every entity of the new graph."""
     old_items, new_items = old.types[0].padded_size, new.types[0].padded_size
     rows = np.zeros(new.num_nodes - new_items, np.int32)
     for before, after in zip(old.types[1:], new.types[1:], strict=True):

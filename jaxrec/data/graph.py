@@ -1,4 +1,4 @@
-"""The typed knowledge graph of item columns and triples, also as a padded jraph.GraphsTuple."""
+"""The typed knowledge graph of item columns and triples."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
-from jaxrec.data.columns import as_labels
+from jaxrec.data.columns import as_labels, index_in
 from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.tables import CATEGORY_SEPARATOR
 from jaxrec.errors import DataError
@@ -25,23 +25,19 @@ COLUMN_RELATIONS = {
 
 
 def item_triples(items: pl.DataFrame) -> pl.DataFrame:
-    """Triples that follow from the graph columns of an items table.
+    """Triples from the graph columns of an items table.
 
-    `categories` holds a path from the root. The item is linked to the leaf, and every category to
-    its parent, so that the root is not linked to every item.
-
-    Raises:
-        DataError: a graph column holds neither single values nor lists of single values.
+    `categories` holds a path from the root. Triples link the item to the leaf and every category to
+    its parent, so the root is not linked to every item. Raises a DataError for nested values.
     """
     items = items.select(column for column in items if column.dtype != pl.Null)
-    parts = [
-        _column_triples(items, column, *COLUMN_RELATIONS[column])
-        for column in COLUMN_RELATIONS
-        if column in items.columns
-    ]
+    parts = [_no_triples()]
+    for column, (relation, tail_type) in COLUMN_RELATIONS.items():
+        if column in items.columns:
+            parts.append(_column_triples(items, column, relation, tail_type))
     if "categories" in items.columns:
         parts += _path_triples(items)
-    return pl.concat(parts) if parts else _no_triples()
+    return pl.concat(parts)
 
 
 def build_graph(
@@ -49,7 +45,7 @@ def build_graph(
 ) -> KnowledgeGraph:
     """The knowledge graph of an items table and triples.
 
-    Triples of a relation that also follows from the item columns are ignored.
+    The relations of item columns replace those of the same names in `triples`.
 
     Args:
         items: in index order; row 0 is the unknown item.
@@ -66,20 +62,12 @@ def build_graph(
     missing = [name for name in relations if name not in names]
     if missing:
         raise DataError(
-            f"data.relations names {missing}, which the data do not have; "
-            f"they have {', '.join(names) or 'none'}"
+            f"data.relations: the data have no {missing}; they have {', '.join(names) or 'none'}"
         )
     edges = edges.filter(pl.col("relation").is_in(list(relations or names)))
     types = node_types(items["item_id"], edges)
-    relation_names = tuple(dict.fromkeys(edges["relation"].to_list()))
-    relation_ids = {name: number for number, name in enumerate(relation_names)}
-    return KnowledgeGraph(
-        types=types,
-        relations=relation_names,
-        heads=node_ids(types, edges["head_type"], edges["head"]),
-        edge_relations=np.array([relation_ids[r] for r in edges["relation"]], np.int32),
-        tails=node_ids(types, edges["tail_type"], edges["tail"]),
-    )
+    kept = tuple(edges["relation"].unique(maintain_order=True))
+    return KnowledgeGraph(types, kept, *edge_numbers(types, kept, edges))
 
 
 def node_types(
@@ -103,48 +91,50 @@ def node_types(
     return tuple(types)
 
 
+def edge_numbers(
+    types: Sequence[NodeType], relations: Sequence[str], edges: pl.DataFrame
+) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
+    """Triples as numbers: head node, position in `relations`, tail node."""
+    return (
+        node_ids(types, edges["head_type"], edges["head"]),
+        edges["relation"].cast(pl.Enum(relations)).to_physical().cast(pl.Int32).to_numpy(),
+        node_ids(types, edges["tail_type"], edges["tail"]),
+    )
+
+
 def node_ids(
     types: Sequence[NodeType], type_names: pl.Series, ids: pl.Series
 ) -> Int[np.ndarray, " E"]:
     """Node ids of named entities; an unknown entity gets the unknown node of its type."""
-    index = pl.concat(
-        pl.DataFrame(
-            {"id": t.ids[1:], "node": np.arange(t.offset + 1, t.offset + t.count, dtype=np.int32)}
-        ).select(pl.lit(t.name).alias("type"), "id", "node")
-        for t in types
-    )
-    offsets = pl.DataFrame(
-        {"type": [t.name for t in types], "unknown": np.array([t.offset for t in types], np.int32)}
-    )
-    return (
-        pl.DataFrame({"type": type_names, "id": ids})
-        .join(index, on=["type", "id"], how="left", maintain_order="left")
-        .join(offsets, on="type", how="left", maintain_order="left")
-        .select(pl.col("node").fill_null(pl.col("unknown")))
-        .to_series()
-        .to_numpy()
-    )
+    nodes = np.zeros(len(ids), np.int32)
+    for node_type in types:
+        of_type = type_names == node_type.name
+        local_ids = index_in(ids.filter(of_type), node_type.ids).fill_null(0)
+        nodes[of_type.to_numpy()] = node_type.offset + local_ids.to_numpy()
+    return nodes
 
 
 def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
-    """Edges in both directions, sorted by receiver and padded.
+    """Edges in both directions, sorted by receiver and padded, without node features.
 
     `edges` holds relation ids: r for a forward edge, R + r for its reverse, 2 R for padding.
-    Padding edges go from the last node, which is always unused, to itself. `nodes` is None, as the
-    model computes the features.
+    Padding edges go from the last node, which is always unused, to itself.
     """
-    forward, backward = graph.edge_relations, graph.edge_relations + len(graph.relations)
+    num_relations, last = len(graph.relations), graph.num_nodes - 1
     senders = np.concatenate([graph.heads, graph.tails])
     receivers = np.concatenate([graph.tails, graph.heads])
-    relations = np.concatenate([forward, backward])
+    relations = np.concatenate([graph.edge_relations, graph.edge_relations + num_relations])
     order = np.argsort(receivers, kind="stable")
     padding = padded_size(len(order) + 1) - len(order)
-    last = graph.num_nodes - 1
+
+    def sorted_and_padded(values: np.ndarray, fill: int) -> Int[np.ndarray, " padded"]:
+        return np.pad(values[order].astype(np.int32), (0, padding), constant_values=fill)
+
     return jraph.GraphsTuple(
         nodes=None,
-        edges=_padded(relations[order], padding, 2 * len(graph.relations)),
-        senders=_padded(senders[order], padding, last),
-        receivers=_padded(receivers[order], padding, last),
+        edges=sorted_and_padded(relations, 2 * num_relations),
+        senders=sorted_and_padded(senders, last),
+        receivers=sorted_and_padded(receivers, last),
         globals=None,
         n_node=np.array([last, 1], np.int32),
         n_edge=np.array([len(order), padding], np.int32),
@@ -197,40 +187,30 @@ def _column_triples(
 
 def _path_triples(items: pl.DataFrame) -> list[pl.DataFrame]:
     """item -> leaf, and child -> parent for every prefix of the path."""
-    paths = items.select("item_id", "categories").filter(pl.col("categories").list.len() > 0)
-    leaves = paths.select(
-        "item_id", pl.col("categories").list.join(CATEGORY_SEPARATOR).alias("leaf")
-    )
-    depth = int(paths["categories"].list.len().to_numpy().max(initial=0))
-    parents = [
-        paths.filter(pl.col("categories").list.len() > level)
-        .select(
-            pl.col("categories").list.head(level + 1).list.join(CATEGORY_SEPARATOR).alias("child"),
-            pl.col("categories").list.head(level).list.join(CATEGORY_SEPARATOR).alias("parent"),
+    path = pl.col("categories")
+    items = items.filter(path.list.len() > 0)
+    leaves = items.select("item_id", path.list.join(CATEGORY_SEPARATOR))
+    triples = [_triples(leaves, ITEM, "in_category", "category")]
+    for level in range(1, int(items["categories"].list.len().to_numpy().max(initial=0))):
+        parents = items.filter(path.list.len() > level).select(
+            child=path.list.head(level + 1).list.join(CATEGORY_SEPARATOR),
+            parent=path.list.head(level).list.join(CATEGORY_SEPARATOR),
         )
-        .unique(maintain_order=True)
-        for level in range(1, depth)
-    ]
-    return [
-        _triples(leaves, ITEM, "in_category", "category"),
-        *(_triples(pair, "category", "child_of", "category") for pair in parents),
-    ]
+        parents = parents.unique(maintain_order=True)
+        triples.append(_triples(parents, "category", "child_of", "category"))
+    return triples
 
 
 def _triples(pairs: pl.DataFrame, head_type: str, relation: str, tail_type: str) -> pl.DataFrame:
     head, tail = pairs.columns
     return pairs.select(
-        pl.lit(head_type).alias("head_type"),
-        pl.col(head).cast(pl.String).alias("head"),
-        pl.lit(relation).alias("relation"),
-        pl.lit(tail_type).alias("tail_type"),
-        pl.col(tail).cast(pl.String).alias("tail"),
+        head_type=pl.lit(head_type),
+        head=pl.col(head).cast(pl.String),
+        relation=pl.lit(relation),
+        tail_type=pl.lit(tail_type),
+        tail=pl.col(tail).cast(pl.String),
     )
 
 
 def _no_triples() -> pl.DataFrame:
     return pl.DataFrame(schema=dict.fromkeys(TRIPLE_COLUMNS, pl.String))
-
-
-def _padded(values: Int[np.ndarray, " E"], padding: int, fill: int) -> Int[np.ndarray, " padded"]:
-    return np.pad(values.astype(np.int32), (0, padding), constant_values=fill)

@@ -1,8 +1,8 @@
 """Packed training batches as a pure function of (log, seed, epoch, step).
 
-Histories are cut into windows. Windows are packed into rows by best fit over the histogram of
-their lengths (arXiv:2107.02027). Packing happens once. An epoch only permutes the rows and the
-windows of equal length, so every epoch has the same number of steps.
+Histories are cut into windows, which are packed into rows once, by best fit over the histogram of
+their lengths (arXiv:2107.02027). An epoch only permutes the rows and the windows of equal length,
+so every epoch has the same number of steps.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from jaxrec.types import MAX_GAP, NO_GAP, Batch, EventLog
 class Windows:
     """Parts of histories: window w holds the events `starts[w] : starts[w] + lengths[w]`.
 
-    Its first `burn_ins[w]` events only warm up the state: nothing is predicted from them.
+    Its first `burn_ins[w]` events warm up the state and predict nothing.
     """
 
     starts: Int[np.ndarray, " W"]
@@ -36,16 +36,12 @@ def cut_windows(
     """Cut every user's training events into windows of at most `sequence_length` events.
 
     The last event of a user is only a target, so n events give n - 1 inputs. Windows are cut from
-    the end, so the newest window is full if the history is long enough. Consecutive windows overlap
-    by `burn_in` events, so that every target is predicted once.
-
-    Raises:
-        ConfigError: `burn_in` leaves no event to predict from.
+    the end, so only the oldest one may be short. Consecutive windows overlap by `burn_in` events,
+    so every target is predicted once. Raises a ConfigError if `burn_in` leaves no other event.
     """
     if not 0 <= burn_in < sequence_length:
-        raise ConfigError(
-            f"burn_in must be at least 0 and below sequence_length={sequence_length}, not {burn_in}"
-        )
+        limits = f"at least 0 and below sequence_length={sequence_length}"
+        raise ConfigError(f"burn_in must be {limits}, not {burn_in}")
     inputs = np.maximum(train_lengths - 1, 0)
     stride = sequence_length - burn_in
     extra = np.maximum(inputs - sequence_length, 0)
@@ -64,16 +60,13 @@ def cut_windows(
 def pack(
     lengths: Int[np.ndarray, " W"], sequence_length: int
 ) -> tuple[Int[np.ndarray, " W"], Int[np.ndarray, " W"]]:
-    """Place windows into rows of `sequence_length` time steps.
+    """Row and first time step of every window, in rows of `sequence_length` time steps.
 
-    Windows of equal length are placed together: into the fullest rows that can hold them, or else
-    into as many new rows as they fill.
+    Windows of equal length are placed together, into the fullest rows that can hold them, or else
+    into new rows.
 
     Args:
         lengths: of the windows, in descending order.
-
-    Returns:
-        Row and first time step of every window.
     """
     row_of_window = np.empty(len(lengths), np.int64)
     first_steps = np.empty(len(lengths), np.int64)
@@ -123,12 +116,10 @@ class Packing:
     ):
         windows = cut_windows(log.offsets, train_lengths, sequence_length, burn_in)
         order = np.argsort(-windows.lengths, kind="stable")
-        self.windows = Windows(
-            windows.starts[order], windows.lengths[order], windows.burn_ins[order]
-        )
+        self.windows = Windows(*(values[order] for values in vars(windows).values()))
         self.log, self.weights, self.seed = log, weights, seed
         self.shape = (batch_size, sequence_length)
-        # A place is where a window of a certain length lies: a row and a first time step.
+        # a place is a row and a first time step, for a window of a certain length
         row_of_place, self.first_steps = pack(self.windows.lengths, sequence_length)
         self.places_by_row = np.argsort(row_of_place, kind="stable")
         self.row_offsets = np.concatenate([[0], np.cumsum(np.bincount(row_of_place))])
@@ -144,11 +135,6 @@ class Packing:
     def num_rows(self) -> int:
         """Number of packed rows of an epoch."""
         return len(self.row_offsets) - 1
-
-    @property
-    def fill(self) -> float:
-        """Share of all time steps that hold an event."""
-        return float(self.windows.lengths.sum() / (self.num_rows * self.shape[1]))
 
     def batch(self, epoch: int, step: int, part: slice = slice(None)) -> Batch:
         """The rows `part` of the batch at a step of an epoch."""

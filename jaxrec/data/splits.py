@@ -13,7 +13,7 @@ from jaxrec.types import EventLog, Queries
 
 @dataclass(frozen=True)
 class Split:
-    """A log and its three parts: events to train on, to validate on and to test on.
+    """An event log, divided into training, validation and test.
 
     Attributes:
         log: all events.
@@ -32,6 +32,11 @@ class Split:
         """True for the events that train the model."""
         return position_in_history(self.log) < np.repeat(self.train_lengths, self.log.lengths)
 
+    def subsampled(self, limit: int) -> "Split":
+        """The split with at most `limit` evenly spaced queries in each set."""
+        test = {name: queries.subsampled(limit) for name, queries in self.test.items()}
+        return replace(self, validation=self.validation.subsampled(limit), test=test)
+
 
 def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"]) -> Split:
     """Split a log by the scheme of the configuration.
@@ -49,15 +54,14 @@ def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"
         split = _global_time(log, config, targets)
     else:
         raise DataError(
-            "data.time is `order`: timestamps are only positions, so there is no split by time; "
-            "use --split.scheme leave_one_out"
+            "data.time is `order`, so there is no split by time; use --split.scheme leave_one_out"
         )
     sizes = {"validation": len(split.validation), **{k: len(q) for k, q in split.test.items()}}
     empty = [name for name, size in sizes.items() if not size]
     if empty or not (split.train_lengths > 1).any():
         fix = "give more events or loosen filters"
         if config.scheme == "global_time":
-            fix += ", or hold out each user's last events with --split.scheme leave_one_out"
+            fix += ", or hold out the last events of each user: --split.scheme leave_one_out"
         raise DataError(
             f"the {config.scheme} split leaves nothing for {', '.join(empty) or 'training'} "
             f"({log.num_users} users, {len(log.items)} events); {fix}"
@@ -65,23 +69,8 @@ def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"
     return split
 
 
-def subsampled(split: Split, limit: int) -> Split:
-    """The split with at most `limit` queries in each set, evenly spaced over the whole set."""
-
-    def subsample(queries: Queries) -> Queries:
-        if len(queries) <= limit:
-            return queries
-        return queries[np.linspace(0, len(queries) - 1, limit).astype(int)]
-
-    test = {name: subsample(queries) for name, queries in split.test.items()}
-    return replace(split, validation=subsample(split.validation), test=test)
-
-
 def _leave_one_out(log: EventLog, targets: Bool[np.ndarray, " M"]) -> Split:
-    """Test on each user's last target and validate on the target before it.
-
-    A user's first event is never a target, as it has no history.
-    """
+    """Test on each user's last target that has a history; validate on the target before it."""
     targets = targets & (position_in_history(log) > 0)
     test = _last_of_user(log, targets)
     test_positions = _per_user(test, log.offsets[1:])
@@ -100,15 +89,11 @@ def _global_time(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, "
     in_validation = targets & (log.times > validation_start) & (log.times <= test_start)
     num_before = np.concatenate([[0], np.cumsum(log.times <= validation_start)])
     every = np.flatnonzero(in_test)
-    return Split(
-        log,
-        np.diff(num_before[log.offsets]),
-        _last_of_user(log, in_validation),
-        {
-            "last": _last_of_user(log, in_test),
-            "every": Queries(user_of_event(log)[every], every),
-        },
-    )
+    test = {
+        "last": _last_of_user(log, in_test),
+        "every": Queries(user_of_event(log)[every], every),
+    }
+    return Split(log, np.diff(num_before[log.offsets]), _last_of_user(log, in_validation), test)
 
 
 def _last_of_user(log: EventLog, selected: Bool[np.ndarray, " M"]) -> Queries:
@@ -120,7 +105,7 @@ def _last_of_user(log: EventLog, selected: Bool[np.ndarray, " M"]) -> Queries:
 
 
 def _per_user(queries: Queries, default: Int[np.ndarray, " U"]) -> Int[np.ndarray, " U"]:
-    """The query position of every user; the default of users without a query."""
+    """The position of every user's query; the default for users without one."""
     positions = default.copy()
     positions[queries.users] = queries.positions
     return positions

@@ -13,7 +13,7 @@ import polars as pl
 from jaxtyping import UInt32
 
 from jaxrec.data.columns import MILLISECONDS_FROM, as_ids, reject_same_names, require
-from jaxrec.data.files import read_table, unreadable
+from jaxrec.data.files import csv_header, read_table, unreadable
 from jaxrec.data.sources import is_invoice_table, read_invoice_events
 from jaxrec.data.tables import TimeKind, validate_tables
 from jaxrec.errors import DataError, InputError
@@ -29,44 +29,30 @@ THREADS = 2  # each one needs its part of the memory
 
 @dataclass(frozen=True)
 class EventStream:
-    """The events of a file, as blocks of whole users.
+    """The events of a file, as blocks of whole users."""
 
-    Attributes:
-        path: the name of the file in messages.
-        source: its rows in file order, not yet read.
-        users_per_block: number of users of every block; the last block may have fewer.
-        time: as in `validate_tables`.
-        event_types: event types of the model; if there is only one, it fills in for a missing
-            column `event`.
-        keep: ids (unique strings) of the users to read; None: all users.
-        rows_per_batch: number of rows to read at a time.
-        grouped: whether the rows of every user to read are contiguous.
-        num_rows: number of rows of the users to read.
-        notes: sentences about sorting and about users in `keep` without events.
-    """
-
-    path: Path
-    source: pl.LazyFrame
-    users_per_block: int
+    path: Path  # the name of the file in messages
+    source: pl.LazyFrame  # rows in file order, not yet read
+    users_per_block: int  # the last block may have fewer users
     time: TimeKind
-    event_types: tuple[str, ...]
-    keep: pl.Series | None
-    rows_per_batch: int
-    grouped: bool
-    num_rows: int
-    notes: tuple[str, ...]
+    event_types: tuple[str, ...]  # a single one fills in for a missing column `event`
+    keep: pl.Series | None  # ids (unique strings) of the users to read; None: all users
+    rows_per_batch: int  # number of rows to read at a time
+    grouped: bool  # whether the rows of every user to read are contiguous
+    num_rows: int  # number of rows of the users to read
+    notes: tuple[str, ...]  # sentences about sorting and about users in `keep` without events
 
     def blocks(self) -> Iterator[pl.DataFrame]:
         """Validated events (columns as in `Tables.events`), `users_per_block` users at a time.
 
-        The events of a user keep their file order. Users of a grouped file keep their file order;
-        otherwise they are sorted by the bytes of their ids. Blocks do not depend on
-        `rows_per_batch`. Memory holds one batch (of a Parquet file: at least one row group), one
-        block and, while an ungrouped file is sorted, the larger of `MIN_MEMORY` and `BYTES_PER_ROW`
-        times its rows. The rest lies in a temporary directory (see TMPDIR).
+        The events of a user keep their file order. So do the users of a grouped file; otherwise
+        they are sorted by the bytes of their ids. Blocks do not depend on `rows_per_batch`. Memory
+        holds one batch (of a Parquet file: at least one row group), one block and, while an
+        ungrouped file is sorted, the larger of `MIN_MEMORY` and `BYTES_PER_ROW` times its rows. The
+        rest lies in a temporary directory (see TMPDIR).
 
-        Timestamps are milliseconds or positions: do not validate them again. A repeated event_id
-        is dropped as in `validate_tables`, if both events are in one batch or one block.
+        Timestamps are milliseconds or positions: do not validate them again. Repeats of an event_id
+        are dropped within a batch or block only.
 
         Raises:
             DataError: as `validate_tables`, with the first row of the batch; the file is
@@ -75,7 +61,12 @@ class EventStream:
         events = _validated(self)
         if not self.grouped:
             events = _sorted_by_user(events, self.rows_per_batch)
-        yield from _distinct_blocks(self, events)
+        for block in _whole_users(events, self.users_per_block):
+            if "event_id" in block.columns:  # its repeats may have been in different batches
+                name = f"{self.path}, block from user {block['user_id'][0]!r}"
+                # the timestamps are milliseconds already, so they pass as positions
+                block = _validate(block, name, "order")
+            yield block
 
 
 def open_events(
@@ -94,8 +85,7 @@ def open_events(
 
     Args:
         path, users_per_block, time, event_types, rows_per_batch: see `EventStream`.
-        keep: ids (text or integers) of the users to read. Events of other users are validated,
-            then dropped.
+        keep: ids (text or integers) of the users to read; the events of others are validated too.
 
     Raises:
         DataError: the file is unreadable or has no rows; a column is missing or occurs twice; a
@@ -103,10 +93,7 @@ def open_events(
         InputError: `users_per_block` or `rows_per_batch` is not positive.
     """
     if users_per_block < 1 or rows_per_batch < 1:
-        raise InputError(
-            f"users_per_block ({users_per_block}) and rows_per_batch ({rows_per_batch}) must be at "
-            "least 1"
-        )
+        raise InputError("users_per_block and rows_per_batch must be at least 1")
     if keep is not None:
         keep = as_ids(keep, "the users to keep").unique(maintain_order=True)
     with unreadable(path):
@@ -116,21 +103,18 @@ def open_events(
     if is_invoice_table(schema.names()):
         source = read_invoice_events(path).lazy()
         schema = source.collect_schema()
-    missing = [name for name in REQUIRED_COLUMNS if name not in schema]
-    if missing:
-        require(schema.to_frame(), missing[0], str(path))
-    grouped, num_rows, num_absent = _survey(
-        _batches(source, path, ("user_id",), rows_per_batch), keep
-    )
-    notes = []
+    for name in REQUIRED_COLUMNS:
+        if name not in schema:
+            require(schema.to_frame(), name, str(path))
+    ids = _batches(source, path, ("user_id",), rows_per_batch)
+    grouped, num_rows, num_absent = _survey(ids, keep)
+    notes: tuple[str, ...] = ()
     if not grouped:
-        notes.append(f"{path}: not grouped by user, so sorted on disk first ({num_rows:,} rows).")
+        notes += (f"{path}: not grouped by user, so sorted on disk first ({num_rows:,} rows).",)
     if keep is not None and num_absent:
-        notes.append(f"{path}: users without events: {num_absent:,} of {len(keep):,}.")
-    return EventStream(
-        *(path, source, users_per_block, time, event_types, keep, rows_per_batch),
-        *(grouped, num_rows, tuple(notes)),
-    )
+        notes += (f"{path}: users without events: {num_absent:,} of {len(keep):,}.",)
+    options = (users_per_block, time, event_types, keep, rows_per_batch)
+    return EventStream(path, source, *options, grouped, num_rows, notes)
 
 
 def _connect(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
@@ -143,10 +127,7 @@ def _connect(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
 def _survey(
     batches: Iterable[tuple[str, pl.DataFrame]], keep: pl.Series | None
 ) -> tuple[bool, int, int]:
-    """Whether the file is grouped, its number of rows, and the number of users without rows.
-
-    All of it is about the users to read. A file is grouped if every user id has one run of rows.
-    """
+    """Whether each of the users to read has one run of rows; their rows; users without rows."""
     absent = pl.Series([], dtype=pl.String) if keep is None else keep
     grouped, num_rows, num_runs, last = True, 0, 0, None
     with tempfile.TemporaryDirectory(prefix="jaxrec-") as directory:
@@ -176,11 +157,10 @@ def _scan(path: Path) -> pl.LazyFrame:
         case ".parquet":
             return pl.scan_parquet(path)
         case ".csv":
-            header = pl.scan_csv(path, has_header=False, infer_schema=False).head(1).collect()
-            reject_same_names([name or "" for name in header.row(0)], str(path))
+            csv_header(path)  # refuses names that occur twice
             return pl.scan_csv(path, infer_schema=False)
         case ".jsonl":
-            # Read all rows for the types: a late row may have another type than the first ones.
+            # all rows give the types, as a late row may have another type than the first ones
             schema = pl.scan_ndjson(path, infer_schema_length=None).collect_schema()
             return pl.scan_ndjson(path, schema=schema)
         case _:
@@ -190,7 +170,7 @@ def _scan(path: Path) -> pl.LazyFrame:
 def _batches(
     source: pl.LazyFrame, path: Path, columns: tuple[str, ...], rows_per_batch: int
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Some columns of the rows in file order, with the name of each batch in messages."""
+    """Some columns of the rows in file order; each batch has a name for messages."""
     num_read = 0
     with unreadable(path):
         for batch in _in_batches(source.select(columns), rows_per_batch):
@@ -200,10 +180,8 @@ def _batches(
         require(pl.DataFrame(schema=columns), columns[0], str(path))
 
 
-def _in_batches(source: pl.LazyFrame, rows_per_batch: int) -> Iterator[pl.DataFrame]:
-    return source.collect_batches(
-        chunk_size=rows_per_batch, maintain_order=True, engine="streaming"
-    )
+def _in_batches(source: pl.LazyFrame, size: int) -> Iterator[pl.DataFrame]:
+    return source.collect_batches(chunk_size=size, maintain_order=True, engine="streaming")
 
 
 def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
@@ -215,13 +193,16 @@ def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
         batch = batch.with_columns(_as_inferred(batch["timestamp"]))
         if "event" not in columns and len(stream.event_types) == 1:
             batch = batch.with_columns(pl.lit(stream.event_types[0]).alias("event"))
-        names = (origin, "items", "triples")
-        events = validate_tables(batch, None, None, origin=names, time=stream.time).events
+        events = _validate(batch, origin, stream.time)
         if stream.time == "timestamp":
             unit = _same_unit(unit, batch["timestamp"], origin)
         events = _of_users(events, stream.keep)
         if len(events):
             yield events
+
+
+def _validate(events: pl.DataFrame, name: str, time: TimeKind) -> pl.DataFrame:
+    return validate_tables(events, None, None, origin=(name, "", ""), time=time).events
 
 
 def _of_users(frame: pl.DataFrame, keep: pl.Series | None) -> pl.DataFrame:
@@ -241,20 +222,16 @@ def _as_inferred(column: pl.Series) -> pl.Series:
 
 def _same_unit(previous: str | None, timestamps: pl.Series, origin: str) -> str:
     """The unit of a batch's timestamps; `validate_tables` sees the units of one batch only."""
-    unit = _unit(timestamps)
+    unit = "dates"
+    if timestamps.dtype.is_numeric():
+        sizes = timestamps.cast(pl.Float64).abs()
+        unit = "milliseconds" if (sizes >= MILLISECONDS_FROM).any() else "seconds"
     if previous not in (None, unit):
         raise DataError(
             f"{origin}, column 'timestamp': {unit} after rows of {previous}. "
             "Use one unit in the whole column"
         )
     return unit
-
-
-def _unit(timestamps: pl.Series) -> str:
-    if not timestamps.dtype.is_numeric():
-        return "dates"
-    sizes = timestamps.cast(pl.Float64).abs()
-    return "milliseconds" if (sizes >= MILLISECONDS_FROM).any() else "seconds"
 
 
 def _run_starts(ids: pl.Series, previous: str | None) -> UInt32[np.ndarray, " runs"]:
@@ -278,17 +255,6 @@ def _sorted_by_user(frames: Iterable[pl.DataFrame], rows_per_batch: int) -> Iter
                 ordered.write_parquet(f"{directory}/sorted", compression="lz4")
             ordered_file = pl.scan_parquet(f"{directory}/sorted", glob=False)
             yield from _in_batches(ordered_file, rows_per_batch)
-
-
-def _distinct_blocks(stream: EventStream, frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Blocks of whole users, without repeats of an event_id within a block."""
-    for block in _whole_users(frames, stream.users_per_block):
-        if "event_id" in block.columns:
-            names = (f"{stream.path}, block from user {block['user_id'][0]!r}", "items", "triples")
-            # The timestamps are milliseconds already, so they pass as positions.
-            yield validate_tables(block, None, None, origin=names, time="order").events
-        else:
-            yield block
 
 
 def _whole_users(frames: Iterable[pl.DataFrame], users_per_block: int) -> Iterator[pl.DataFrame]:

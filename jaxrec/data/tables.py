@@ -66,12 +66,13 @@ def read_tables(directory: Path, *, time: TimeKind = "timestamp", strict: bool =
         )
     events = read_table(events_path)
     items = None if items_path is None else read_table(items_path)
-    triples = None
-    if triples_path is not None and triples_path.suffix == ATOMIC_SUFFIXES["triples"]:
+    if triples_path is None:
+        triples = None
+    elif triples_path.suffix == ATOMIC_SUFFIXES["triples"]:
         table, path = (events, events_path) if items is None else (items, items_path)
         item_ids = as_ids(require(table, "item_id", str(path)), str(path))
         triples = read_linked_triples(triples_path, item_ids)
-    elif triples_path is not None:
+    else:
         triples = read_table(triples_path)
     origin = (str(events_path), str(items_path), str(triples_path))
     return validate_tables(events, items, triples, origin=origin, time=time, strict=strict)
@@ -138,19 +139,17 @@ def _check_events(
         event_types = as_ids(events["event"], table)
     else:
         event_types = pl.repeat("event", len(events), eager=True).alias("event")
-    optional = [c for c in ("event_id", "session_id") if c in events.columns]
-    texts = [as_text(events[name], table) for name in optional]
+    optional = ("event_id", "session_id")
+    texts = [as_text(events[name], table) for name in optional if name in events.columns]
     known = pl.DataFrame([users, items, times, event_types, *texts])
     events = known.hstack(events.drop(known.columns, strict=False))
     notes = []
     if time == "timestamp" and (times < YEAR_1980).all():
-        notes.append(
-            f"{table}: all timestamps are before 1980; if they are positions, say `time: order`."
-        )
-    if "event_id" in events.columns:
-        events, repeats = _drop_repeats(events, "event_id", table)
-        notes += repeats
-    return events, notes
+        notes = [f"{table}: timestamps are before 1980; if they are positions, say `time: order`."]
+    if "event_id" not in events.columns:
+        return events, notes
+    events, repeat_notes = _drop_repeats(events, "event_id", table)
+    return events, notes + repeat_notes
 
 
 def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
@@ -226,15 +225,10 @@ def filter_tables(
     min_item_events: int = 0,
     drop_repeats: bool = False,
 ) -> Tables:
-    """Keep users and items with enough events, and the items and triples of these events.
+    """Keep users and items with enough events (k-core), and the items and triples of these events.
 
-    Both filters are repeated until nothing changes (k-core).
-
-    Args:
-        drop_repeats: first apply `without_consecutive_repeats`.
-
-    Raises:
-        DataError: no user is left.
+    `drop_repeats` applies `without_consecutive_repeats` first. Raises a DataError if no user is
+    left.
     """
     if not (min_user_events or min_item_events or drop_repeats):
         return tables
@@ -246,13 +240,24 @@ def filter_tables(
         if len(events) == before:
             break
     if events.is_empty():
-        users, items = (tables.events[c].unique_counts().max() for c in ("user_id", "item_id"))
+        user, item = (tables.events[c].unique_counts().max() for c in ("user_id", "item_id"))
         raise DataError(
             f"No user is left with min_user_events={min_user_events} and min_item_events="
-            f"{min_item_events}: before the filter the largest count is {users!r} events "
-            f"of a user and {items!r} of an item. Lower the minimum"
+            f"{min_item_events}: the largest counts are {user!r} events of a user and {item!r} of "
+            "an item. Lower the minimum"
         )
-    return _restricted(tables, events)
+    items = tables.items.join(events, on="item_id", how="semi", maintain_order="left")
+    triples = tables.triples
+    if triples is not None:
+        known = items["item_id"].implode()
+        triples = triples.filter(
+            (pl.col(f"{end}_type") != "item") | pl.col(end).is_in(known) for end in ("head", "tail")
+        )
+    note = (
+        f"Filtered to {events['user_id'].n_unique():,} users, {len(items):,} items, "
+        f"{len(events):,} of {len(tables.events):,} events."
+    )
+    return Tables(events, items, triples, (*tables.notes, note))
 
 
 def without_consecutive_repeats(events: pl.DataFrame) -> pl.DataFrame:
@@ -262,17 +267,3 @@ def without_consecutive_repeats(events: pl.DataFrame) -> pl.DataFrame:
     ordered = rows.sort("user_id", "timestamp", maintain_order=True)
     kept = ordered.filter(pl.col("item_id").ne_missing(previous))
     return events[kept["index"].sort()]
-
-
-def _restricted(tables: Tables, events: pl.DataFrame) -> Tables:
-    items = tables.items.join(events, on="item_id", how="semi", maintain_order="left")
-    triples = tables.triples
-    if triples is not None:
-        known = items["item_id"].implode()
-        for end in ("head", "tail"):
-            triples = triples.filter((pl.col(f"{end}_type") != "item") | pl.col(end).is_in(known))
-    note = (
-        f"Filtered to {events['user_id'].n_unique():,} users, {len(items):,} items, "
-        f"{len(events):,} of {len(tables.events):,} events."
-    )
-    return Tables(events, items, triples, (*tables.notes, note))

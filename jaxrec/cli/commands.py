@@ -1,0 +1,25 @@
+"""The commands that use a trained model: the options and the function of each."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxrec.config import parse_options
+from jaxrec.config.renamed import refuse_old_flags
+from jaxrec.serving import batch, options, reports, server
+
+CALLS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "recommend": (options.RecommendOptions, batch.recommend),
+    "serve": (options.ServeOptions, server.serve),
+    "audience": (options.AudienceOptions, reports.audience),
+    "profile": (options.ProfileOptions, batch.profile),
+    "similar": (options.SimilarOptions, reports.similar),
+    "replay": (options.ReplayOptions, reports.replay),
+    "plot": (options.PlotOptions, reports.plot),
+}
+
+
+def run(command: str, arguments: Sequence[str]) -> None:
+    """Run a command with its arguments."""
+    refuse_old_flags(command, arguments)
+    options_type, call = CALLS[command]
+    call(parse_options(options_type, arguments, f"jaxrec {command}"))
