@@ -29,6 +29,7 @@ SECONDS = 7200  # of training at most
 
 
 def main() -> None:
+    """Measure NDCG@10 and recall@10 of RecTools' models and their differences to a run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--history", type=int, default=50, help="events that a peer reads")

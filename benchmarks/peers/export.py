@@ -20,6 +20,7 @@ MIN_EVENTS = 3  # one for each of training, validation and test
 
 
 def main() -> None:
+    """Export the histories of the data set that the command line names."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--config", help="a YAML recipe or the name of a shipped one")

@@ -23,6 +23,7 @@ from jaxrec.training.state import initial_state, make_context
 
 
 def recipe(options: Options) -> Config:
+    """The configuration of jaxrec with the sizes that all systems share."""
     return configure(
         data=options.data,
         overrides={
@@ -43,6 +44,7 @@ def recipe(options: Options) -> Config:
 
 
 def main() -> None:
+    """Measure training time, ranking time and NDCG@10 of jaxrec, epoch by epoch."""
     options = read_options()
     enable_compilation_cache()
     config = recipe(options)

@@ -70,6 +70,7 @@ def read_options() -> Options:
 
 
 def read_histories(options: Options) -> Histories:
+    """The histories that `export.py` wrote."""
     with np.load(options.data / "histories.npz") as arrays:
         return Histories(**{**arrays, "num_items": int(arrays["num_items"])})
 

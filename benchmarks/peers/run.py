@@ -44,6 +44,7 @@ SYSTEMS = {
 
 
 def main() -> None:
+    """Run the script of one system in its environment."""
     parser = argparse.ArgumentParser()
     parser.add_argument("system", choices=SYSTEMS, metavar="SYSTEM", help=", ".join(SYSTEMS))
     parser.add_argument("--environments", type=Path, default=cache_dir() / "peers")

@@ -44,6 +44,7 @@ RUNS = Path("runs") / "quality"
 
 
 def main() -> None:
+    """Measure NDCG@10 and recall@10 of each case, variant and seed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("cases", nargs="*", default=["ml-100k"], choices=CASES, metavar="CASE")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
@@ -76,6 +77,7 @@ def main() -> None:
 
 
 def variants_of(case: Case, data: str, options: argparse.Namespace) -> dict[str, Variant]:
+    """The variants of a case that the command line asks for, by label."""
     variants = {"full": Variant()}
     if options.ablation:
         variants |= ablations(configuration(case, data, Variant(), 0)) | case.extra
@@ -170,12 +172,14 @@ def hashed_options(config: Config) -> dict[str, dict]:
 
 
 def read_results() -> list[dict]:
+    """The rows of all finished runs."""
     if not RESULTS.exists():
         return []
     return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
 def code_version() -> str:
+    """The commit of this checkout, with `-dirty` if files have changed."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
     return done.stdout.strip()
@@ -189,6 +193,7 @@ def mean_of(rows: list[dict], figure: Callable[[dict], float]) -> str:
 
 
 def by_variant(rows: list[dict]) -> dict[str, list[dict]]:
+    """The rows of every variant, in the order of the variants."""
     names = dict.fromkeys(row["variant"] for row in rows)
     return {name: [row for row in rows if row["variant"] == name] for name in names}
 

@@ -41,6 +41,7 @@ class Searches:
 
 
 def main() -> None:
+    """Measure how the strength of the words changes NDCG@10 and the share of the node."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--type", default="category", help="node type that users search for")

@@ -67,6 +67,7 @@ AXES = {
 
 
 def main() -> None:
+    """Measure time and memory of training as each size of a shop grows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--axes", nargs="*", default=list(AXES))
     parser.add_argument("--doublings", type=int, default=4)
@@ -172,6 +173,7 @@ def compiled_step(context: TrainContext) -> tuple[TrainState, Batch, jax.stages.
 
 
 def temporary_bytes(program: jax.stages.Compiled) -> float:
+    """Temporary memory of a compiled program."""
     return float(program.memory_analysis().temp_size_in_bytes)
 
 

@@ -26,6 +26,7 @@ PART = 5_000_000  # events
 
 
 def main() -> None:
+    """Measure seconds and peak memory of loading random events."""
     parser = argparse.ArgumentParser()
     for name, default in (("events", 3_000_000), ("users", 200_000), ("items", 50_000)):
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -42,6 +42,7 @@ for _ in range(repeats + 2):
 
 
 def main() -> None:
+    """Measure the time of an LSTM and its gradient by hidden size and system."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--torch", type=Path, help="a Python that has torch")
     for name, default in SIZES.items():
@@ -88,6 +89,7 @@ def one_round(options: argparse.Namespace, width: int) -> dict[str, list[float]]
 
 
 def flag(name: str) -> str:
+    """The command-line flag of an option."""
     return "--" + name.replace("_", "-")
 
 
@@ -109,16 +111,17 @@ def measure_jax(options: argparse.Namespace) -> None:
     from flax import nnx
 
     from jaxrec.models.sequence.lstm import LSTM
+    from jaxrec.models.sequence.lstm_scan import Masks
 
     width = options.hidden_size
     graphdef, params = nnx.split(LSTM(width, nnx.Rngs(0)))
     shape = (options.batch_size, options.sequence_length, width)
     x, cotangent = jax.random.normal(jax.random.key(0), (2, *shape))
-    starts = jnp.zeros(shape[:2], bool)
+    masks = Masks(jnp.zeros(shape[1::-1], bool), None)
     zeros = jnp.zeros((options.batch_size, width))
 
     def recurrence(layer: LSTM, x: jax.Array) -> jax.Array:
-        return layer.scan(x, starts, None, zeros, zeros)[0]
+        return layer.scan(x, masks, (zeros, zeros))[0]
 
     def scan(layer: LSTM, x: jax.Array) -> jax.Array:
         def step(state, inputs):

@@ -45,6 +45,7 @@ PRODUCT_SIZE, TRIAD_SIZE = 2048, 2**25  # entries: 128 MiB an array, more than t
 
 
 def main() -> None:
+    """Measure every part of a training step, and print and plot it beside the roofs."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--config", default="beauty", help="a YAML recipe or a shipped one's name")
     parser.add_argument("--data", help="short for --data.source")
@@ -63,6 +64,7 @@ def main() -> None:
 
 
 def refuse_unsupported(config: Config) -> None:
+    """Exit if the parts of the model are not measured."""
     if config.text.mode == "finetune":
         sys.exit("fine-tuned text layers are not measured; use --text.mode frozen")
     if config.model.sequence != "lstm":
@@ -93,6 +95,7 @@ def measure(context: TrainContext, repeats: int) -> tuple[list[Row], Roofs, np.n
 
 
 def matrix_product() -> Work:
+    """A product of square matrices, which measures the peak FLOP/s."""
     matrix = jnp.ones((PRODUCT_SIZE, PRODUCT_SIZE))
     return Work("product", partial(jax.jit(jnp.matmul), matrix, matrix), flops=2 * PRODUCT_SIZE**3)
 
@@ -122,6 +125,7 @@ def train_steps(context: TrainContext, step: Callable, state: TrainState, epoch:
 
 
 def timed(run: Callable[[], object]) -> float:
+    """Seconds of a call, with all work on the device."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start

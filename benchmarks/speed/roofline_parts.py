@@ -16,6 +16,7 @@ from jaxrec.models.items.encoder import ItemEncoder
 from jaxrec.models.items.text import TextSource
 from jaxrec.models.recommender import Expert, cast_products
 from jaxrec.models.sequence.lstm import LSTM
+from jaxrec.models.sequence.lstm_scan import Masks
 from jaxrec.training import loop as training
 from jaxrec.training.losses.base import mean_of_sum
 from jaxrec.training.losses.full_softmax import FullSoftmax
@@ -59,8 +60,9 @@ class Call:
 class NoLSTM(nnx.Module):
     """Replaces the LSTM of a layer, so that the rest of the layer can be timed."""
 
-    def scan(self, x, starts, valid, hidden, cell):
-        return x, hidden, cell
+    def scan(self, x, masks, state):
+        """The inputs and the state as they are."""
+        return x, state
 
 
 def step_work(context: TrainContext, state: TrainState) -> list[Work]:
@@ -159,7 +161,7 @@ def sequence_work(expert: Expert, events: Array, batch: Batch, key: Array) -> It
 
     def scan(lstm: LSTM, x: Array, starts: Array) -> Array:
         zeros = jnp.zeros_like(x[:, 0])
-        return lstm.scan(x, starts, None, zeros, zeros)[0]
+        return lstm.scan(x, Masks(starts.T, None), (zeros, zeros))[0]
 
     def encode_users(expert: Expert, events: Array, starts: Array, targets: Array, key: Array):
         before = expert.sequence.initial_state(len(events))
@@ -207,6 +209,7 @@ def loss_work(
 
 
 def optimizer_work(context: TrainContext, state: TrainState) -> Work:
+    """The update of all parameters."""
     changed = jax.tree.map(jnp.copy, (state.params, state.opt_state))
 
     @partial(jax.jit, donate_argnums=0)
@@ -231,6 +234,7 @@ def in_place(update: Callable, changed, constant) -> Callable[[], object]:
 
 
 def events_of(batch: Batch) -> Events:
+    """The events of a batch without their targets."""
     return Events(batch.items, batch.event_types, batch.gaps)
 
 
@@ -241,4 +245,5 @@ def matrix_entries(params: nnx.State) -> int:
 
 
 def num_bytes(tree) -> int:
+    """Bytes of all arrays of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -90,6 +90,7 @@ def plot(path: Path, rows: list[Row], roofs: Roofs, title: str) -> None:
 
 
 def plot_roofline(axes: Axes, rows: list[Row], roofs: Roofs) -> None:
+    """Plot the GFLOP/s of every part over its arithmetic intensity, below the two roofs."""
     peak, ridge = roofs.flops / 1e9, roofs.flops / roofs.moved
     right = max(row.flops / row.moved for row in rows)
     intensities = np.array([ridge / 8, ridge, right * 40])
@@ -115,6 +116,7 @@ def plot_roofline(axes: Axes, rows: list[Row], roofs: Roofs) -> None:
 
 
 def plot_times(axes: Axes, rows: list[Row], roofs: Roofs) -> None:
+    """Plot the time of every part beside the least time that the roofs allow."""
     places = np.arange(len(rows))
     least = [1e3 * max(row.flops / roofs.flops, row.moved / roofs.moved) for row in rows]
     bars = axes.barh(places - 0.2, [1e3 * row.seconds for row in rows], 0.4, label="measured")

@@ -53,6 +53,7 @@ for name, ranker in rankers.items():
 
 
 def main() -> None:
+    """Measure users/s and GFLOP/s of top-k retrieval by every system."""
     options = read_options()
     random = np.random.default_rng(0)
     padded_size = -(-options.items // 256) * 256
@@ -87,6 +88,7 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser()
     sizes = {"users": 20_000, "items": 100_000, "width": 64, "k": 100, "repeats": 3}
     for name, default in sizes.items():
@@ -112,6 +114,7 @@ def rank_with_jaxrec(users: np.ndarray, items: ItemTable, k: int) -> tuple[np.nd
 
 
 def show(seconds: dict[str, list[float]], options: argparse.Namespace) -> None:
+    """Print the speed of every system, and how fast jaxrec is in comparison."""
     flops = 2 * options.users * options.items * options.width
     peak = matrix_product_peak()
     print(f"matrix-product peak {peak / 1e9:.0f} GFLOP/s")
@@ -167,6 +170,7 @@ def matrix_product_peak(size: int = 2048, repeats: int = 5) -> float:
 
 
 def timed(run: Callable[[], object]) -> float:
+    """Seconds of a call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

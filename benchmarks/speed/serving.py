@@ -45,6 +45,7 @@ QUANTILES = (0.5, 0.99, 0.999)
 
 
 def main() -> None:
+    """Measure filling, events, lists, rebuilt states and the service under load."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--users", type=int, default=100_000)
@@ -83,6 +84,7 @@ def live_events(engine: LiveEngine, items: np.ndarray, start: int = START) -> li
 
 
 def record(engine: LiveEngine, user: str, events: list[LiveEvent]) -> None:
+    """Record events of one user."""
     engine.record([UserEvent(user, event) for event in events])
 
 
@@ -186,6 +188,7 @@ async def load(options: argparse.Namespace, path: Path, items: np.ndarray, event
 
 
 async def until_ready(client: aiohttp.ClientSession) -> None:
+    """Wait until the server answers."""
     for _ in range(3000):
         try:
             async with client.get("/health/ready") as answer:

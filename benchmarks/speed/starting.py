@@ -18,6 +18,7 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 def main() -> None:
+    """Measure the seconds from the start of a process to its first step."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
     options, arguments = parser.parse_known_args()

@@ -54,6 +54,8 @@ CALLED = re.compile(r"(?:calls|body|condition|to_apply|\w+_computations)=\{?((?:
 
 @dataclass(frozen=True)
 class Shape:
+    """An array of the program and its layout in memory."""
+
     dtype: str
     dims: tuple[int, ...]
     minor_to_major: tuple[int, ...]
@@ -78,6 +80,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Instruction:
+    """An instruction of the program, and where it comes from."""
+
     opcode: str
     outputs: tuple[Shape, ...]
     operands: tuple[Shape, ...]
@@ -89,6 +93,7 @@ class Instruction:
 
 
 def main() -> None:
+    """Compile a training step for TPUs and measure its memory, loops, transfers and products."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", default="ml100k")
     parser.add_argument("--data")
@@ -167,6 +172,7 @@ def read_computations(text: str) -> dict[str, list[Instruction]]:
 
 
 def read_shape(array: tuple[str, ...]) -> Shape:
+    """The shape in a match of ARRAY."""
     return Shape(array[0], *(tuple(map(int, filter(None, n.split(",")))) for n in array[1:]))
 
 
@@ -214,6 +220,7 @@ def iterations(computations: dict[str, list[Instruction]], loop: Instruction) ->
 
 
 def show_loops(kernels: list[Instruction]) -> None:
+    """Print the kernels and estimated cycles of every loop."""
     started: Counter[str] = Counter()
     cycles: Counter[str] = Counter()
     for op in kernels:
@@ -231,6 +238,7 @@ def show_loops(kernels: list[Instruction]) -> None:
 
 
 def show_collectives(collectives: list[Instruction]) -> None:
+    """Print the collectives by the bytes that they send."""
     rows = []
     for op in collectives:
         largest = max(op.operands, key=lambda shape: shape.size)
@@ -244,6 +252,7 @@ def show_collectives(collectives: list[Instruction]) -> None:
 
 
 def show_products(products: list[Instruction]) -> None:
+    """Print the matrix products by FLOPs, and how far they fill the matrix unit."""
     flops: Counter[tuple] = Counter()
     half = 0
     for op in products:
@@ -268,6 +277,7 @@ def show_products(products: list[Instruction]) -> None:
 
 
 def show_padding(kernels: list[Instruction]) -> None:
+    """Print the results with the most bytes of padding."""
     padding: Counter[tuple] = Counter()
     for op in kernels:
         for shape in op.outputs:
@@ -281,6 +291,7 @@ def show_padding(kernels: list[Instruction]) -> None:
 
 
 def show(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
+    """Print a table."""
     table = Table(title=title)
     for column in columns:
         table.add_column(column)
@@ -290,6 +301,7 @@ def show(title: str, columns: tuple[str, ...], rows: list[tuple]) -> None:
 
 
 def whole_multiple(number: int, of: int) -> int:
+    """Round a number up to a multiple of another."""
     return -(-number // of) * of
 
 

@@ -1,4 +1,4 @@
-"""What a model is built for and what it is given: sizes, nodes of the graph, events."""
+"""The inputs of a model: its sizes, the nodes of a graph, and events."""
 
 from dataclasses import dataclass
 

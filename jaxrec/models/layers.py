@@ -31,7 +31,7 @@ class Linear(nnx.Linear):
     def __call__(
         self, inputs: Float[Array, "*shape D"], out_sharding: Any = None
     ) -> Float[Array, "*shape out"]:
-        """inputs @ kernel + bias."""
+        """`inputs @ kernel + bias`."""
         *leading, width = inputs.shape
         outputs = super().__call__(inputs.reshape(-1, width), out_sharding)
         return outputs.reshape(*leading, self.out_features)

@@ -35,9 +35,6 @@ class Expert(nnx.Module):
 
     Args:
         name: the item sources, such as `id+graph`.
-        config: sizes and options of the parts.
-        sizes: sizes that the data decide.
-        rngs: source of the initial parameters.
 
     Raises:
         ConfigError: the name holds an unknown source.
@@ -48,6 +45,7 @@ class Expert(nnx.Module):
         self.config = config
         self.item_encoder = build_item_encoder(name, config, sizes, rngs)
         self.event_type_table = Table(jnp.zeros((num_event_types, width)))
+        # row 0 is ANY_EVENT_TYPE, here and in the repeat bias
         self.target_type_table = Table(jnp.zeros((num_event_types + 1, width)))
         if config.time_gaps:
             self.gap_table = Table(jnp.zeros((GAP_BUCKETS, width)))
@@ -91,8 +89,8 @@ class Expert(nnx.Module):
         """u = scale (Norm(W h) + exp(g h) readout) with h = Norm(interest) + context.
 
         The context is the sum of the vectors of the target event type and of the time since the
-        last event. It decides the weight of the memory readout as well: users often buy an item
-        that is in their cart, but rarely add it to the cart again.
+        last event. It also decides the weight of the memory readout: users often buy an item that
+        is in their cart, but rarely add it to the cart again.
 
         Args:
             outputs: outputs of the sequence encoder: interest [D] and memory readout [D].
@@ -100,7 +98,7 @@ class Expert(nnx.Module):
             time_since_last: seconds since the last event, NO_GAP if unknown; used by models with
                 `time_since_last`.
         """
-        context = self.target_type_table[...][target_rows(target_event_types)]
+        context = self.target_type_table[...][target_event_types - ANY_EVENT_TYPE]
         if self.config.time_since_last:
             seconds = jnp.broadcast_to(jnp.asarray(time_since_last), target_event_types.shape)
             context += self.time_since_last_table[...][gap_buckets(seconds)]
@@ -123,13 +121,13 @@ class Expert(nnx.Module):
         above the items similar to it, so the amounts come from a table.
 
         Args:
-            event_types: the types of the past events.
             target_event_types: the event types to predict, or ANY_EVENT_TYPE.
             ages: how many events ago the past events were, 0 for the last one.
         """
         buckets = 32 - jax.lax.clz(jnp.maximum(ages, 0))
         table = jnp.pad(self.repeat_bias_table[...], ((0, 0), (0, 0), (0, 1)))  # 0 beyond AGES
-        bias = table[target_rows(target_event_types), event_types, jnp.minimum(buckets, AGES)]
+        targets = target_event_types - ANY_EVENT_TYPE
+        bias = table[targets, event_types, jnp.minimum(buckets, AGES)]
         return bias * jnp.exp(self.log_scale[...])
 
 
@@ -137,10 +135,7 @@ class Recommender(nnx.Module):
     """Experts side by side; F is the width of their concatenated vectors.
 
     Args:
-        config: the experts by name, and their parts.
-        sizes: sizes that the data decide.
-        rngs: source of the initial parameters.
-        text_tower: the layers of the text encoder that are trained as well, if any.
+        text_tower: the layers of the text encoder that train with the model, if any.
 
     Raises:
         ConfigError: an expert names an unknown source.
@@ -176,14 +171,13 @@ class Recommender(nnx.Module):
 
         Masks as in `SequenceEncoder.scan`.
         """
-        outputs, after = [], []
-        vectors = jnp.split(items, len(self.experts), axis=-1)
-        for expert, state, own in zip(self.experts, states, vectors, strict=True):
-            x = expert.event_vectors(own, events)
-            output, state = expert.sequence.scan(state, x, starts, valid)
-            outputs.append(output)
-            after.append(state)
-        return jnp.concatenate(outputs, -1), tuple(after)
+        parts = zip(self.experts, states, jnp.split(items, len(self.experts), -1), strict=True)
+        scans = [
+            expert.sequence.scan(state, expert.event_vectors(vectors, events), starts, valid)
+            for expert, state, vectors in parts
+        ]
+        outputs, after = zip(*scans, strict=True)
+        return jnp.concatenate(outputs, -1), after
 
     def last_outputs(self, states: tuple[State, ...]) -> Float[Array, "B out"]:
         """The outputs after the last events of states, for `user_vectors`."""
@@ -208,17 +202,14 @@ class Recommender(nnx.Module):
         return jnp.concatenate(vectors, -1)
 
     def repeat_bias(self, target_event_type: Int[Array, ""] | int) -> Float[Array, "types A"]:
-        """The repeat bias by event type and by age, for one target event type.
-
-        See `Expert.repeat_bias`.
-        """
+        """`Expert.repeat_bias` by event type and age for one target event type, of all experts."""
         event_types = jnp.arange(len(self.experts[0].event_type_table[...]))[:, None]
         ages, target = jnp.arange(REPEAT_EVENTS)[None], jnp.full((1, 1), target_event_type)
         return jnp.stack([e.repeat_bias(event_types, target, ages) for e in self.experts]).sum(0)
 
 
 Params = nnx.State | dict[str, Any]
-"""Parameters; many small calls are faster with a plain dict, which JAX flattens faster."""
+"""Parameters; JAX flattens a plain dict faster, which counts in many small calls."""
 
 
 class ModelDef:
@@ -268,11 +259,6 @@ def cast_products(params: nnx.State, dtype: DTypeLike) -> nnx.State:
         return param if isinstance(param, Table) else jax.tree.map(lambda x: x.astype(dtype), param)
 
     return jax.tree.map(cast, params, is_leaf=lambda x: isinstance(x, nnx.Variable))
-
-
-def target_rows(target_event_types: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
-    """Rows of the tables by target event type: ANY_EVENT_TYPE, then the event types."""
-    return target_event_types - ANY_EVENT_TYPE
 
 
 def gap_buckets(gaps: Int[Array | np.ndarray, "*shape"]) -> Int[Array, "*shape"]:

@@ -1,6 +1,5 @@
 """The transformer block, written once: post-norm for BERT, pre-norm with a causal mask for GPT."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -11,8 +10,6 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrec.errors import ConfigError
 from jaxrec.models.layers import Linear
-
-Activation = Callable[[Array], Array]
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -55,41 +52,33 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Two dense layers around a non-linearity, at every position on its own.
-
-    With dtype None it computes in the dtype of its operands.
-    """
+    """down(gelu(up(hidden))); with dtype None in the dtype of its operands."""
 
     def __init__(
         self,
         width: int,
         inner_width: int,
         *,
-        activation: Activation = gelu,
         dtype: DTypeLike | None = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.activation = activation
         self.up = Linear(width, inner_width, dtype=dtype, rngs=rngs)
         self.down = Linear(inner_width, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """down(activation(up(hidden)))."""
-        return self.down(self.activation(self.up(hidden)))
+        """The outputs of every position."""
+        return self.down(gelu(self.up(hidden)))
 
 
 class TransformerBlock(nnx.Module):
     """Attention and an MLP, each with a residual connection and a LayerNorm.
 
     Args:
-        width: D, the width of the residual stream.
-        heads: H, the number of attention heads; it divides the width.
         inner_width: width inside the MLP.
         norm: "post" normalises after adding, as in BERT; "pre" normalises the input of
             attention and MLP, as in GPT-2 (Xiong et al., arXiv:2002.04745, compare them).
         epsilon: added to the variance in LayerNorm.
         dtype: of the computation; parameters are float32.
-        rngs: source of the initial parameters.
     """
 
     def __init__(

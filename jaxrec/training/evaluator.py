@@ -1,4 +1,4 @@
-"""What validation and test say of a trained state: metrics, corrections, ranks."""
+"""Validation, calibration and test of a trained state."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -74,7 +74,7 @@ def test(
 
 
 def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) -> pl.DataFrame:
-    """A row a query: user, item, and the item's rank (from 0) among all items."""
+    """One row per query: the user, the item, and its rank (from 0) among all items."""
     log = dataset.split.log
     return pl.DataFrame(
         {
@@ -87,34 +87,28 @@ def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) 
 
 
 def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Reliability]:
-    """Fit the corrections on validation, and measure how true the probabilities of test are."""
+    """Fit the corrections on validation, and measure the reliability of test probabilities."""
     evaluator, split = Evaluator(context, state), context.dataset.split
     items = evaluator.items
     all_targets = split.log.items[split.validation.positions]
     selected = usable_queries(all_targets, items.valid, MAX_QUERIES)
-    queries = split.validation[selected]
-    vectors, targets = evaluator.vectors(queries), all_targets[selected]
+    queries, targets = split.validation[selected], all_targets[selected]
+    vectors = evaluator.vectors(queries)
 
-    def adjusted(correction: Correction) -> EvalQueries:
-        adjustments = evaluator.adjustments(queries, correction, targets)
-        return EvalQueries(vectors, targets, adjustments)
+    def adjustments(correction: Correction, rows: Int[np.ndarray, " q"]) -> AdjustmentBlocks:
+        return evaluator.adjustments(queries[rows], correction, targets[rows])
 
-    repeat = Correction()
+    correction = Correction()
     if context.arrays.repeats:
-        repeat = fit_repeat_bias(
-            EvalQueries(vectors, targets),
-            items,
-            lambda correction, rows: evaluator.adjustments(
-                queries[rows], correction, targets[rows]
-            ),
-        )
-    fitted = fit_temperature(adjusted(repeat), items)
+        correction = fit_repeat_bias(EvalQueries(vectors, targets), items, adjustments)
+    eval_queries = EvalQueries(vectors, targets, adjustments(correction, np.arange(len(queries))))
+    fitted = fit_temperature(eval_queries, items)
     popularity = fit_popularity(
-        adjusted(repeat), items, context.counts, inverse_temperature=fitted.inverse_temperature
+        eval_queries, items, context.counts, inverse_temperature=fitted.inverse_temperature
     )
-    correction = replace(repeat, popularity=popularity)
+    correction = replace(correction, popularity=popularity)
     items = items.add_bias(correction.popularity_bias(context.counts))
-    fitted = fit_temperature(adjusted(repeat), items)
+    fitted = fit_temperature(eval_queries, items)
     reliability = evaluator.reliability(items, correction, fitted.inverse_temperature)
     return replace(fitted, correction=correction), reliability
 
@@ -153,7 +147,7 @@ class Evaluator:
     def adjustments(
         self, queries: Queries, correction: Correction, targets: Int[np.ndarray, " Q"] | None
     ) -> AdjustmentBlocks:
-        """What the queries' histories change in the scores; given targets are never left out."""
+        """Score adjustments by the queries' histories; `targets` are never masked."""
         log, mask = self.context.dataset.split.log, self.context.config.evaluation.mask
         counted = ~masked_event_types(mask, log.event_type_names)
         bias = correction.repeat_bias(self._learned_repeat_bias, counted)
@@ -172,10 +166,10 @@ class Evaluator:
     def reliability(
         self, items: ItemTable, correction: Correction, inverse_temperature: float
     ) -> Reliability:
-        """How true the probabilities of the likeliest items are on the last test events."""
+        """Reliability of the probabilities of the likeliest items on the last test events."""
         split = self.context.dataset.split
         queries = split.test["last"]
-        # as lists are made: the mask may leave a target out
+        # as in recommendation lists, the mask may leave a target out
         adjustments = scale(self.adjustments(queries, correction, None), inverse_temperature)
         bias = (inverse_temperature * items.biases).astype(np.float32)
         targets = split.log.items[queries.positions]

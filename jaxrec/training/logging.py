@@ -1,11 +1,11 @@
-"""What a run reports: progress on the console, `log.jsonl`, TensorBoard, tables and plots.
+"""The reports of a run: the console, `log.jsonl`, TensorBoard, result files and plots.
 
 matplotlib and tensorboardX are slow to import, so they are imported where they are used.
 """
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +13,7 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.files import write_json, write_table
@@ -51,25 +44,17 @@ def describe(dataset: Dataset) -> None:
 
 
 def print_notes(messages: tuple[str, ...]) -> None:
-    """Print facts that the user should know; they need no action."""
+    """Print what the user should know but need not act on."""
     for message in messages:
         notes.print(f"note: {message}")
 
 
-class EpochBar:
-    """A progress bar with loss, speed and remaining time; invisible without a terminal."""
-
-    def __init__(self, bar: Progress, task: TaskID):
-        self.bar, self.task = bar, task
-
-    def advance(self, loss: float, speed: float) -> None:
-        """Show that one more step is done."""
-        self.bar.update(self.task, advance=1, loss=loss, speed=speed)
-
-
 @contextmanager
-def epoch_bar(epoch: int, steps: int) -> Iterator[EpochBar]:
-    """A progress bar for the steps of an epoch."""
+def epoch_bar(epoch: int, steps: int) -> Iterator[Callable[[float, float], None]]:
+    """A progress bar of an epoch; `advance(loss, speed)` shows that one more step is done.
+
+    It is invisible without a terminal.
+    """
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
@@ -79,7 +64,8 @@ def epoch_bar(epoch: int, steps: int) -> Iterator[EpochBar]:
     )
     quiet = not console.is_terminal
     with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-        yield EpochBar(bar, bar.add_task("", total=steps, epoch=epoch + 1, loss=0.0, speed=0.0))
+        task = bar.add_task("", total=steps, epoch=epoch + 1, loss=0.0, speed=0.0)
+        yield lambda loss, speed: bar.update(task, advance=1, loss=loss, speed=speed)
 
 
 def epoch_line(progress: run_directory.Progress, speed: float) -> None:

@@ -50,12 +50,12 @@ def fit(
 ) -> dict[str, Any]:
     """Train a recommender into the directory `run`; returns the content of `metrics.json`.
 
-    Its `selected` are the validation metrics that selected the epoch; its `validation` are those
-    after calibration.
+    `selected` holds the validation metrics that selected the epoch, `validation` those after
+    calibration.
 
     Args:
-        config: all options; to resume, the run's own.
-        tables: data in memory, in place of `config.data.source`.
+        config: all options; to resume, those of the run.
+        tables: data in memory, instead of `config.data.source`.
         resume: continue the run from its last checkpoint.
 
     Raises:
@@ -75,7 +75,11 @@ def fit(
     else:
         run_directory.create_run(run, context.config, run_artifacts(context))
     with run_directory.open_checkpoints(run) as manager:
-        state, progress = begin(context, manager)
+        last = manager.latest_step()
+        if last is None:
+            state, progress = initial_state(context), Progress()
+        else:
+            state, progress = load(context, manager, last)
         with report.RunLog(run, int(state.step)) as log:
             train(context, state, progress, manager, log)
         best, selected = load(context, manager, manager.best_step())
@@ -87,18 +91,10 @@ def fit(
     return results
 
 
-def begin(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState, Progress]:
-    """The state to train from: that of the last checkpoint, or a new one."""
-    last = manager.latest_step()
-    if last is not None:
-        return load(context, manager, last)
-    return initial_state(context), Progress()
-
-
 def load(
     context: TrainContext, manager: CheckpointManager, step: int
 ) -> tuple[TrainState, Progress]:
-    """The state and the position of a checkpoint, which any other mesh may have saved."""
+    """The state and the position of a checkpoint; another mesh may have saved it."""
     target = laid_out(*state_layout(context))
     sizes = model_sizes(context.dataset, context.text)
     saved = run_directory.restore(
@@ -176,7 +172,7 @@ def train_epoch(
     first = number = int(state.step)
     events, start = 0, time.perf_counter()
     metrics: dict[str, Array] = {}
-    with report.epoch_bar(progress.epoch, len(steps)) as bar:
+    with report.epoch_bar(progress.epoch, len(steps)) as advance:
 
         def log_step(number: int, events: int, metrics: dict[str, Array]) -> None:
             scalars = {name: float(value) for name, value in metrics.items()}
@@ -187,7 +183,7 @@ def train_epoch(
                 )
             speed = events / (time.perf_counter() - start)
             log.write(number, {"epoch": progress.epoch, "events_per_second": speed, **scalars})
-            bar.advance(scalars["loss"], speed)
+            advance(scalars["loss"], speed)
 
         for batch, targets in prefetch(context, progress.epoch, steps):
             state, new_metrics = step(state, context.arrays, batch)

@@ -48,8 +48,8 @@ def expert_batch(
 ) -> ExpertBatch:
     """The node vectors of an expert, and the user vectors after every event of a batch.
 
-    Half of the user vectors know the event type of their target, and half the time to it, so that
-    the model serves requests with and without them.
+    A random half of the user vectors know the event type of their target, and an independent half
+    know the time to it, so that the model serves requests with and without them.
     """
     id_key, event_key, layer_key, target_key = jax.random.split(key, 4)
     vectors = expert.encode_nodes(nodes, arrays.catalog.graph, id_key)

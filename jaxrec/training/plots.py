@@ -10,11 +10,7 @@ from jaxrec.runtime import atomic_path
 
 
 def plot_training(path: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Draw the loss and the validation metrics over the steps into a PNG file.
-
-    Args:
-        rows: of the run's `log.jsonl`.
-    """
+    """Draw the loss and the validation metrics in `rows` of `log.jsonl` into a PNG file."""
     losses = [row for row in rows if "loss" in row]
     scores = [row for row in rows if "validation/ndcg@10" in row]
     figure = Figure(figsize=(10, 4), layout="constrained")

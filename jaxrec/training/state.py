@@ -21,7 +21,7 @@ from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.text_features import ItemText, item_text
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.build import expert_sources
-from jaxrec.models.recommender import Model, ModelDef, Recommender
+from jaxrec.models.recommender import Model, ModelDef, Recommender, split
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import make_mesh, replicated, state_shardings
 from jaxrec.training.optimizer import make_optimizer
@@ -52,7 +52,7 @@ class TrainContext:
     definition: ModelDef
     optimizer: optax.GradientTransformation
     arrays: TrainArrays  # on the devices, an argument of every step
-    notes: tuple[str, ...]  # what the user should know, such as an expert that is left out
+    notes: tuple[str, ...]  # to print, such as an expert that is left out
 
     @property
     def valid(self) -> Bool[np.ndarray, " I"]:
@@ -68,7 +68,7 @@ class TrainContext:
 
 
 def make_context(config: Config, dataset: Dataset) -> TrainContext:
-    """Everything that follows from the configuration and the data.
+    """The context of a configuration and its data.
 
     Raises:
         DataError: the data have no source for any expert.
@@ -79,14 +79,14 @@ def make_context(config: Config, dataset: Dataset) -> TrainContext:
     missing = [name for name in config.model.experts if name not in experts]
     config = replace(config, model=replace(config.model, experts=experts))
     packing = make_packing(config, dataset)
-    model = nnx.eval_shape(lambda: build_model(config, dataset, text))
+    definition, _ = split(nnx.eval_shape(lambda: build_model(config, dataset, text)))
     return TrainContext(
         config=config,
         dataset=dataset,
         text=text,
         mesh=mesh,
         packing=packing,
-        definition=ModelDef(nnx.graphdef(model)),
+        definition=definition,
         optimizer=make_optimizer(config.train, packing.steps_per_epoch),
         arrays=jax.device_put(train_arrays(config, dataset, text), replicated(mesh)),
         notes=tuple(
@@ -96,11 +96,7 @@ def make_context(config: Config, dataset: Dataset) -> TrainContext:
 
 
 def usable_experts(config: Config, dataset: Dataset, text: ItemText) -> tuple[str, ...]:
-    """The experts with a source in the data; any other would give all items the same score.
-
-    Raises:
-        DataError: there are none.
-    """
+    """The experts with a source in the data; any other would give all items the same score."""
     sources = {"id"}
     if len(dataset.catalog.graph.heads):
         sources.add("graph")
@@ -111,7 +107,7 @@ def usable_experts(config: Config, dataset: Dataset, text: ItemText) -> tuple[st
     if not usable:
         raise DataError(
             f"the data have no source for the experts {', '.join(experts)}; give items a text or "
-            "columns for the graph, or add id to model.experts"
+            "graph columns, or add id to model.experts"
         )
     return usable
 

@@ -4,16 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.losses import CANDIDATES, VALID, problem
+from helpers.losses import CANDIDATES, VALID, blocked_cross_entropy, cross_entropy, problem
 
 from jaxrec.training.losses.base import LogitAdjustments
-from jaxrec.training.losses.full_softmax import (
-    MIN_BLOCK,
-    FullSoftmax,
-    blocked_cross_entropy,
-    cross_entropy,
-    positions_per_block,
-)
+from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.types import NEG_INF
 
 
@@ -66,8 +60,8 @@ def test_amounts_are_added_to_the_logits_of_their_position(block):
 
 def test_full_softmax_is_the_blocked_sum_for_a_budget_of_logits():
     queries, candidates, targets, weights = problem()
-    assert positions_per_block(CANDIDATES, 10**4) == 2000
-    assert positions_per_block(CANDIDATES, 10) == MIN_BLOCK
+    assert FullSoftmax(10**4).positions_per_block(CANDIDATES) == 2000
+    assert FullSoftmax(10).positions_per_block(CANDIDATES) == FullSoftmax.min_positions
     total = FullSoftmax(10)(queries, candidates, targets, weights, VALID)
     dense = (cross_entropy(queries, candidates, targets, VALID) * weights).sum()
     np.testing.assert_allclose(total, dense, rtol=1e-5)

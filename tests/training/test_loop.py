@@ -8,33 +8,20 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers.paths import GOLDEN
-from helpers.training import complete_run, config, first_steps, scalars
+from helpers.training import config, first_steps, scalars
 
 import jaxrec
 from jaxrec.artifacts import run_directory
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError, RunError
-from jaxrec.evaluation import metrics
 from jaxrec.training import loop as training
 from jaxrec.training.state import initial_state, make_context
 
 
-@pytest.fixture(scope="session")
-def whole_run(tables, tmp_path_factory, worker_id):
-    return complete_run(tables, tmp_path_factory, worker_id)
-
-
-def test_a_run_writes_all_its_files(tables, whole_run):
+def test_a_run_writes_all_its_files(whole_run):
     run = whole_run
     results = json.loads((run / "metrics.json").read_text())
-    assert results["protocol"]["candidates"] == len(tables.items)
-    ranks = pl.read_parquet(run / "ranks.parquet").filter(pl.col("queries") == "test")["rank"]
-    assert metrics.summarise(ranks.to_numpy()).items() <= results["test"]["model"].items()
-    baselines = {"popularity", "recent_popularity", "personal_frequency", "item_knn"}
-    assert set(results["test"]) == {"model", "segments"} | baselines
-    assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
-    assert list((run / "tensorboard").glob("events*"))
     assert run_directory.read_config(run) == config()
     assert not [p for p in run.rglob("*") if p.suffix in (".pkl", ".pickle")]
     with run_directory.open_checkpoints(run, read_only=True) as manager:

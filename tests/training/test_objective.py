@@ -19,10 +19,7 @@ from helpers.objective import (
 )
 
 from jaxrec.inference.text_features import FinetunedText
-from jaxrec.models.recommender import (
-    Recommender,
-    gap_buckets,
-)
+from jaxrec.models.recommender import Recommender, gap_buckets
 from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.training.objective import finetuned_rows

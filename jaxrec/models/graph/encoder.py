@@ -1,4 +1,4 @@
-"""Node features -> node features that hold their surroundings in the graph."""
+"""The seam of graph layers, and the stack of them that encodes a graph."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -26,7 +26,6 @@ class GraphLayer(Protocol):
         the padding edges of the last node reach no other node.
 
         Args:
-            nodes: vectors of the nodes.
             graph: edges sorted by receiver; `graph.edges` holds relation numbers.
         """
         ...
@@ -35,8 +34,8 @@ class GraphLayer(Protocol):
 class GraphEncoder(nnx.Module):
     """h_1 = Layer_1(h_0), h_2 = Layer_2(h_1), ...; the result is the sum h_1 + h_2 + ...
 
-    The sum is the jumping-knowledge read-out of GIN (arXiv:1810.00826, section 4.2): a further
-    layer never hides what the layers before it have found.
+    The sum is the jumping-knowledge read-out of GIN (arXiv:1810.00826, section 4.2), so a later
+    layer does not hide the vectors of earlier ones.
     """
 
     def __init__(self, layers: Sequence[GraphLayer]):

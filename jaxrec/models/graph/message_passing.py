@@ -29,11 +29,9 @@ def message_passing(
     that memory is [N, D] for any number of edges.
 
     Args:
-        nodes: vectors h of the nodes.
         graph: edges sorted by receiver; `graph.edges` holds relation numbers.
         message: (relation, vector of the sender) -> message, for many edges at once.
         update: (vector of the node, gathered messages) -> new vector, for all nodes at once.
-        aggregate: how a node gathers its messages.
     """
 
     @partial(jax.checkpoint, prevent_cse=False)  # inside a scan, XLA needs no such guard

@@ -15,7 +15,7 @@ from jaxrec.models.layers import Table, unit_norm
 
 @runtime_checkable
 class ItemSource(Protocol):
-    """Something known about items, such as an id or a text, as vectors.
+    """One kind of knowledge about items, such as ids or texts -> vectors.
 
     To add a source, write an `nnx.Module` with this method in a file beside this one, then add its
     name and its case to `jaxrec/models/items/build.py`. A source named `image` is selected by
@@ -29,7 +29,6 @@ class ItemSource(Protocol):
         hold any finite values.
 
         Args:
-            nodes: ids and raw features of the items.
             key: a random key in training, None at inference. All sources get the same key: pass it
                 through `jax.random.fold_in` with a number that no other source uses.
         """
@@ -42,9 +41,7 @@ class ItemEncoder(nnx.Module):
     h is the sum of the sources for an item, and a learned vector for every other node.
 
     Args:
-        width: D.
         entity_table: vectors of the nodes that are not items; None if all nodes are items.
-        sources: sources of the items' features.
         graph_encoder: message passing over all nodes; None leaves the graph out.
     """
 

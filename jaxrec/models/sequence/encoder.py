@@ -39,8 +39,6 @@ class SequenceEncoder(Protocol):
         without a memory returns zeros as readout.
 
         Args:
-            state: the state before the events.
-            events: event vectors.
             starts: steps at which a new sequence starts: the state is empty before them. Several
                 sequences may share a row. None: no step is a start.
             valid: steps that hold an event, the first ones of every row. The others leave the

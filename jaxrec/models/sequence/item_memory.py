@@ -46,9 +46,8 @@ class ItemMemory(nnx.Module):
             decay = jnp.where(valid[..., None], decay, 1)
             gates = jnp.where(valid[..., None], gates, 0)
         decay, gates = (jnp.transpose(part, (1, 2, 0)) for part in (decay, gates))
-        readout, memory = scan_memory(
-            self.weights[...], decay, gates, jnp.moveaxis(x, 1, 0), memory
-        )
+        x = jnp.moveaxis(x, 1, 0)
+        readout, memory = scan_memory(self.weights[...], decay, gates, x, memory)
         return jnp.moveaxis(readout, 0, 1), memory
 
 

@@ -13,6 +13,9 @@ from jaxrec.models.sequence.item_memory import ItemMemory
 from jaxrec.models.sequence.lstm_scan import Masks, Weights, scan_lstm
 from jaxrec.models.transformer import MLP
 
+LayerState = tuple[Float[Array, "B D"], Float[Array, "B D"]]
+"""Hidden and cell state of one layer."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -35,27 +38,17 @@ class LSTM(nnx.Module):
         self.recurrent = nnx.Param(nnx.initializers.orthogonal()(rngs.params(), (width, 4 * width)))
 
     def scan(
-        self,
-        x: Float[Array, "B T D"],
-        starts: Bool[Array, "B T"],
-        valid: Bool[Array, "B T"] | None,
-        hidden: Float[Array, "B D"],
-        cell: Float[Array, "B D"],
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"], Float[Array, "B D"]]:
-        """Hidden states after every step, and the hidden and cell state after the last.
-
-        Masks as in `SequenceEncoder.scan`.
-        """
+        self, x: Float[Array, "B T D"], masks: Masks, state: LayerState
+    ) -> tuple[Float[Array, "B T D"], LayerState]:
+        """Hidden states after every step, and the state after the last."""
         bias = self.input.bias
         assert bias is not None
         kernels = jnp.concatenate([self.input.kernel[...], self.recurrent[...]])
+        hidden, cell = state
         outputs, (hidden, cell) = scan_lstm(
-            Weights(kernels, bias[...]),
-            jnp.transpose(x, (1, 2, 0)),
-            Masks(starts.T, None if valid is None else valid.T),
-            (hidden.T, cell.T),
+            Weights(kernels, bias[...]), jnp.transpose(x, (1, 2, 0)), masks, (hidden.T, cell.T)
         )
-        return jnp.transpose(outputs, (2, 0, 1)), hidden.T, cell.T
+        return jnp.transpose(outputs, (2, 0, 1)), (hidden.T, cell.T)
 
 
 class LSTMBlock(nnx.Module):
@@ -70,20 +63,14 @@ class LSTMBlock(nnx.Module):
         self.rate = rate
 
     def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        starts: Bool[Array, "B T"],
-        valid: Bool[Array, "B T"] | None,
-        hidden: Float[Array, "B D"],
-        cell: Float[Array, "B D"],
-        key: Array | None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"], Float[Array, "B D"]]:
+        self, x: Float[Array, "B T D"], masks: Masks, state: LayerState, key: Array | None
+    ) -> tuple[Float[Array, "B T D"], LayerState]:
         """The residual stream after the block, and the LSTM's state after the last step."""
         keys = (None, None) if key is None else jax.random.split(key)
-        outputs, hidden, cell = self.lstm.scan(self.lstm_norm(x), starts, valid, hidden, cell)
+        outputs, state = self.lstm.scan(self.lstm_norm(x), masks, state)
         x = x + dropout(self.output(outputs), self.rate, keys[0])
         x = x + dropout(self.mlp(self.mlp_norm(x)), self.rate, keys[1])
-        return x, hidden, cell
+        return x, state
 
 
 class BareLSTM(nnx.Module):
@@ -94,27 +81,15 @@ class BareLSTM(nnx.Module):
         self.rate = rate
 
     def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        starts: Bool[Array, "B T"],
-        valid: Bool[Array, "B T"] | None,
-        hidden: Float[Array, "B D"],
-        cell: Float[Array, "B D"],
-        key: Array | None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"], Float[Array, "B D"]]:
+        self, x: Float[Array, "B T D"], masks: Masks, state: LayerState, key: Array | None
+    ) -> tuple[Float[Array, "B T D"], LayerState]:
         """The LSTM's outputs after dropout, and its state after the last step."""
-        outputs, hidden, cell = self.lstm.scan(x, starts, valid, hidden, cell)
-        return dropout(outputs, self.rate, key), hidden, cell
+        outputs, state = self.lstm.scan(x, masks, state)
+        return dropout(outputs, self.rate, key), state
 
 
 class LSTMEncoder(nnx.Module):
-    """A stack of layers that hold an LSTM, and an item memory that reads the same events.
-
-    Args:
-        layer: the class of the layers.
-        config: sizes and dropout.
-        rngs: source of the initial parameters.
-    """
+    """A stack of layers that hold an LSTM, and an item memory that reads the same events."""
 
     def __init__(
         self, layer: type[LSTMBlock] | type[BareLSTM], config: ModelConfig, rngs: nnx.Rngs
@@ -145,21 +120,20 @@ class LSTMEncoder(nnx.Module):
         """The output of the last layer and the memory readout; see `SequenceEncoder.scan`."""
         if starts is None:
             starts = jnp.zeros(events.shape[:2], bool)
-        keys: list[Array | None] = [None] * len(self.layers)
-        if key is not None:
-            keys = list(jax.random.split(key, len(self.layers)))
-        x, hiddens, cells = events, [], []
-        for number, (layer, layer_key) in enumerate(zip(self.layers, keys, strict=True)):
+        masks = Masks(starts.T, None if valid is None else valid.T)
+        keys = None if key is None else jax.random.split(key, len(self.layers))
+        x, states = events, []
+        for number, layer in enumerate(self.layers):
             before = state.hidden[:, number], state.cell[:, number]
-            x, hidden, cell = layer(x, starts, valid, *before, layer_key)
-            hiddens.append(hidden)
-            cells.append(cell)
+            x, after = layer(x, masks, before, None if keys is None else keys[number])
+            states.append(after)
         readout, memory = jnp.zeros_like(x), state.memory
         if self.memory is not None:
             readout, memory = self.memory.scan(events, starts, valid, memory)
         outputs = jnp.concatenate([x, readout], -1)
         last = outputs[:, -1] if valid is None else _last_valid(outputs, valid, state.output)
-        return outputs, InterestState(jnp.stack(hiddens, 1), jnp.stack(cells, 1), memory, last)
+        hidden, cell = (jnp.stack(parts, 1) for parts in zip(*states, strict=True))
+        return outputs, InterestState(hidden, cell, memory, last)
 
     def last_output(self, state: InterestState) -> Float[Array, "B out"]:
         """The output after the last event; the learned one if there was no event."""

@@ -1,11 +1,12 @@
 """The scan of an LSTM over time, with a gradient written by hand.
 
-Arrays are [features, rows] in here. Then the four gates are split and joined along whole rows of
-memory, and no operand of a step's three products needs a transposition. On two CPU cores, forward
-and backward at 256 rows and 64 steps take .71 to .87 of the time of a scan over [rows, features]
-with the automatic gradient (`benchmarks/speed/lstm.py`).
+Arrays are [features, rows], so that the four gates are split and joined along whole rows of memory
+and no operand of a step's three products is transposed. On two CPU cores, forward and backward at
+256 rows and 64 steps take .71 to .87 of the time of a scan over [rows, features] with the automatic
+gradient (`benchmarks/speed/lstm.py`).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -42,8 +43,7 @@ def scan_lstm(
     weights: Weights, x: Float[Array, "T D B"], masks: Masks, state: State
 ) -> tuple[Float[Array, "T D B"], State]:
     """Hidden states after every step, and the state after the last."""
-    outputs, state, _ = _forward(weights, x, masks, state, keep_residuals=False)
-    return outputs, state
+    return _forward(weights, x, masks, state, keep_residuals=False)[0]
 
 
 def _sigmoid(x: Array) -> Array:
@@ -51,9 +51,7 @@ def _sigmoid(x: Array) -> Array:
     return 0.5 + 0.5 * jnp.tanh(0.5 * x)
 
 
-def _forward(
-    weights: Weights, x: Float[Array, "T D B"], masks: Masks, state: State, *, keep_residuals: bool
-) -> tuple[Float[Array, "T D B"], State, Residuals | None]:
+def _forward(weights, x, masks, state, *, keep_residuals):
     kernel = weights.kernel.T
     bias = weights.bias[:, None]
 
@@ -78,11 +76,6 @@ def _forward(
         return (hidden, cell), (hidden, residuals)
 
     state, (outputs, residuals) = jax.lax.scan(step, state, (x, masks))
-    return outputs, state, residuals
-
-
-def _forward_with_residuals(weights, x, masks, state):
-    outputs, state, residuals = _forward(weights, x, masks, state, keep_residuals=True)
     return (outputs, state), (weights, masks, residuals)
 
 
@@ -99,12 +92,10 @@ def _backward(saved, cotangents):
         # where the step kept the state, its gradient passes the step by
         kept_hidden, kept_cell = jnp.zeros_like(grad_hidden), jnp.zeros_like(grad_cell)
         if masks.valid is not None:
-            kept_hidden, kept_cell = (
-                jnp.where(masks.valid, 0, part) for part in (grad_hidden, grad_cell)
-            )
-            grad_hidden, grad_cell = (
-                jnp.where(masks.valid, part, 0) for part in (grad_hidden, grad_cell)
-            )
+            kept_hidden = jnp.where(masks.valid, 0, grad_hidden)
+            kept_cell = jnp.where(masks.valid, 0, grad_cell)
+            grad_hidden = jnp.where(masks.valid, grad_hidden, 0)
+            grad_cell = jnp.where(masks.valid, grad_cell, 0)
         cell_tanh = jnp.tanh(forget_gate * cell_before + input_gate * cell_gate)
         grad_cell = grad_cell + grad_hidden * output_gate * (1 - cell_tanh * cell_tanh)
         by_gate = (
@@ -138,4 +129,4 @@ def _backward(saved, cotangents):
     return grad_weights, grad_x, None, grad_state
 
 
-scan_lstm.defvjp(_forward_with_residuals, _backward)
+scan_lstm.defvjp(partial(_forward, keep_residuals=True), _backward)

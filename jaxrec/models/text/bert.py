@@ -61,9 +61,7 @@ class Bert(nnx.Module):
     """A post-norm transformer encoder with learned positions.
 
     Args:
-        config: the architecture.
         dtype: of the computation; parameters are float32.
-        rngs: source of the initial parameters.
     """
 
     weight_names: ClassVar[Mapping[str, str]] = {
@@ -112,8 +110,8 @@ class Bert(nnx.Module):
         length = token_ids.shape[1]
         if length > self.config.max_position_embeddings:
             raise ConfigError(
-                f"a text of {length} tokens does not fit this BERT, which has "
-                f"{self.config.max_position_embeddings} positions: lower max_tokens"
+                f"a text of {length} tokens exceeds the {self.config.max_position_embeddings} "
+                "positions of this BERT; lower max_tokens"
             )
         positions = self.position(jnp.arange(length)[None])
         return self.norm(self.word(token_ids) + positions + self.token_type(jnp.zeros((1, 1), int)))
@@ -158,6 +156,5 @@ def load_bert(directory: Path, dtype: DTypeLike = jnp.float32) -> Bert:
             missing, left over or of another shape.
     """
     config = BertConfig.from_file(directory)
-    return load_weights(
-        nnx.eval_shape(lambda: Bert(config, dtype=dtype, rngs=nnx.Rngs(0))), directory
-    )
+    shapes = nnx.eval_shape(lambda: Bert(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    return load_weights(shapes, directory)

@@ -57,7 +57,7 @@ def _checkpoint_name(path: tuple[object, ...], names: Mapping[str, str]) -> str:
 
 
 def _read_weights(directory: Path) -> dict[str, np.ndarray]:
-    """Weights of a checkpoint's encoder, under the names of today's transformers library."""
+    """Weights of the encoder, under the names of the present transformers library."""
     weights = {}
     for shard in _shards(directory):
         try:
@@ -65,11 +65,11 @@ def _read_weights(directory: Path) -> dict[str, np.ndarray]:
                 weights[_current_name(name)] = weight
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
-                f"cannot read {shard}: {error}. Convert pickles (pytorch_model.bin) where PyTorch "
-                f"is installed, with AutoModel.from_pretrained({str(directory)!r})"
-                f".save_pretrained({str(directory)!r}); fetch damaged files again"
+                f"cannot read {shard}: {error}. Fetch a damaged file again; convert a pickle "
+                "(pytorch_model.bin) where PyTorch is installed, with AutoModel.from_pretrained"
+                f"({str(directory)!r}).save_pretrained({str(directory)!r})"
             ) from error
-    # the others are poolers, heads of pretraining or of a task, and a constant of old versions
+    # leave out poolers, heads of pretraining or of a task, and a constant of old versions
     return {
         name: weight
         for name, weight in weights.items()
@@ -95,6 +95,6 @@ def _check_names(expected: set[str], present: set[str], directory: Path) -> None
         if names:
             raise CheckpointError(
                 f"{directory} {problem} weights: {', '.join(sorted(names)[:5])}"
-                f"{' ...' if len(names) > 5 else ''}. Its config.json is that of another model, or "
-                "the file is incomplete: fetch the checkpoint again"
+                f"{' ...' if len(names) > 5 else ''}. It is incomplete, or its config.json belongs "
+                "to another model: fetch it again"
             )

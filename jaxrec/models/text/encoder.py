@@ -12,9 +12,8 @@ class TextEncoder(Protocol):
     """Tokens -> one vector for each token, by a stack of layers with pretrained weights.
 
     To add an encoder, write an `nnx.Module` with these members in a file beside this one, and a
-    function that loads it, as `load_bert` does with `load_weights`. Training fine-tunes the last
-    layers (`TextTower`) on the stored outputs of the layers below, which is why the layers can be
-    run in parts.
+    function that loads it, as `load_bert` does with `load_weights`. The layers can run in parts,
+    because training fine-tunes the last ones (`TextTower`) on stored outputs of those below.
     """
 
     weight_names: ClassVar[Mapping[str, str]]

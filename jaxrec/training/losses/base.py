@@ -1,4 +1,4 @@
-"""What a loss is, and the one way to average over weighted positions."""
+"""The seam of losses, and the mean over weighted positions."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -17,10 +17,7 @@ class LogitAdjustments(NamedTuple):
 
 @runtime_checkable
 class Loss(Protocol):
-    """A loss of ranking: how far the targets are from the top of all candidates.
-
-    A loss is a static part of a jitted step, so it must be hashable.
-    """
+    """A ranking loss. It is a static part of a jitted step, so it must be hashable."""
 
     def __call__(
         self,
@@ -40,13 +37,6 @@ class Loss(Protocol):
         """
 
 
-def weighted_mean(
-    values: Float[Array, "*shape"], weights: Float[Array, "*shape"]
-) -> Float[Array, ""]:
-    """Sum of weight * value over the sum of weights; 0 if all weights are 0."""
-    return mean_of_sum((values * weights).sum(), weights)
-
-
 def mean_of_sum(total: Float[Array, ""], weights: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """The weighted mean, given the weighted sum."""
+    """The weighted mean from the weighted sum; 0 if all weights are 0."""
     return total / jnp.maximum(weights.sum(), MIN_WEIGHT)

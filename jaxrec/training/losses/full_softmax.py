@@ -1,4 +1,4 @@
-"""Softmax cross entropy over all candidates, dense and without ever holding all logits."""
+"""Softmax cross entropy over all candidates, in blocks that bound the number of logits."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -10,14 +10,18 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.training.losses.base import LogitAdjustments
 from jaxrec.types import NEG_INF
 
-MIN_BLOCK = 256  # positions; with fewer, most time goes into reading and writing candidates
-
 
 @dataclass(frozen=True)
 class FullSoftmax:
-    """`blocked_cross_entropy` as a `Loss` that holds about `max_logits` logits at a time."""
+    """-log softmax(queries . candidates)[target], for a block of positions at a time.
 
-    max_logits: int
+    Products have the dtype of the queries; sums are float32. Memory is [positions of a block, K]
+    for any T. Blocks are cut along T, so a batch that is sharded along B stays sharded; a block
+    holds B positions at least.
+    """
+
+    max_logits: int  # of a block
+    min_positions: int = 256  # of a block: fewer would mostly read and write candidates
 
     def __call__(
         self,
@@ -28,55 +32,21 @@ class FullSoftmax:
         valid: Bool[Array, " K"],
         adjustments: LogitAdjustments | None = None,
     ) -> Float[Array, ""]:
-        """The weighted sum of the cross entropy at all positions."""
-        block = positions_per_block(len(candidates), self.max_logits)
-        return blocked_cross_entropy(
-            queries, candidates, targets, weights, valid, block, adjustments
-        )
+        """The weighted sum over all positions and the valid candidates; see `Loss`."""
+        block = self.positions_per_block(len(candidates))
+        weights = jax.lax.stop_gradient(weights)
+        no_adjustments = LogitAdjustments(jnp.zeros((*weights.shape, 0), jnp.int32), None)
+        adjusted, amounts = adjustments or no_adjustments
+        target_logits = jnp.sum(queries * candidates[targets], -1, dtype=jnp.float32)
+        if amounts is not None:
+            target_logits += jnp.where(adjusted == targets[..., None], amounts, 0).sum(-1)
+        rounded = candidates.astype(queries.dtype)
+        log_z = _weighted_log_z(queries, rounded, amounts, weights, valid, adjusted, block)
+        return log_z - (target_logits * weights).sum()
 
-
-def cross_entropy(
-    queries: Float[Array, "*positions D"],
-    candidates: Float[Array, "K D"],
-    targets: Int[Array, "*positions"],
-    valid: Bool[Array, " K"],
-) -> Float[Array, "*positions"]:
-    """-log softmax(queries . candidates)[target] over the valid candidates, in float32."""
-    logits = jnp.einsum("...d,kd->...k", queries, candidates, preferred_element_type=jnp.float32)
-    logits = jnp.where(valid.reshape((1,) * targets.ndim + (-1,)), logits, NEG_INF)
-    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - target_logits
-
-
-def blocked_cross_entropy(
-    queries: Float[Array, "B T D"],
-    candidates: Float[Array, "K D"],
-    targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
-    valid: Bool[Array, " K"],
-    block: int,
-    adjustments: LogitAdjustments | None = None,
-) -> Float[Array, ""]:
-    """The weighted sum of `cross_entropy`, about `block` positions at a time.
-
-    Products have the dtype of the queries; sums are float32. Memory is [block, K] for any T.
-    Blocks are cut along T, so a batch that is sharded along B stays sharded; a block holds B
-    positions at least. Weights get no gradient.
-    """
-    weights = jax.lax.stop_gradient(weights)
-    no_adjustments = LogitAdjustments(jnp.zeros((*weights.shape, 0), jnp.int32), None)
-    adjusted, amounts = adjustments or no_adjustments
-    target_logits = jnp.sum(queries * candidates[targets], -1, dtype=jnp.float32)
-    if amounts is not None:
-        target_logits += jnp.where(adjusted == targets[..., None], amounts, 0).sum(-1)
-    rounded = candidates.astype(queries.dtype)
-    log_z = _weighted_log_z(queries, rounded, amounts, weights, valid, adjusted, block)
-    return log_z - (target_logits * weights).sum()
-
-
-def positions_per_block(num_candidates: int, max_logits: int) -> int:
-    """Positions per block for a budget of logits, MIN_BLOCK at least."""
-    return max(max_logits // num_candidates, MIN_BLOCK)
+    def positions_per_block(self, num_candidates: int) -> int:
+        """Positions whose logits are in memory at a time."""
+        return max(self.max_logits // num_candidates, self.min_positions)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6,))
@@ -155,12 +125,9 @@ _weighted_log_z.defvjp(_log_z_and_gradients, _scale_gradients)
 def _cut(arrays: tuple[Array | None, ...], block: int) -> tuple[Array | None, ...]:
     """[B, T, ...] arrays as blocks [n, B, t, ...] of about `block` positions each."""
     batch_size, length = jax.tree.leaves(arrays)[0].shape[:2]
-    steps = _largest_divisor(length, max(1, block // batch_size))
+    limit = max(1, block // batch_size)
+    steps = next(t for t in range(min(length, limit), 0, -1) if length % t == 0)
     return jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(batch_size, length // steps, steps, *x.shape[2:]), 1, 0),
         arrays,
     )
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)

@@ -1,4 +1,4 @@
-"""What a task is, and what it is given."""
+"""The seam of tasks, and their inputs."""
 
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -30,15 +30,15 @@ class TrainArrays:
 
 @dataclass(frozen=True)
 class ExpertBatch:
-    """What one expert makes of a batch; all tasks share it."""
+    """A batch as one expert encodes it; all tasks share it."""
 
     expert: Expert
     arrays: TrainArrays
     batch: Batch
     node_vectors: Float[Array, "N D"]  # items first
     user_vectors: Float[Array, "B T D"]  # after every event
-    target_event_types: Int[Array, "B T"]  # as the user vectors know them: ANY_EVENT_TYPE or one
-    key: Array  # of the task `first_item`; another random task folds in a number of its own
+    target_event_types: Int[Array, "B T"]  # ANY_EVENT_TYPE where the user vector has no target type
+    key: Array  # of the task `first_item`; another random task must fold in its own number
 
     @property
     def item_vectors(self) -> Float[Array, "I D"]:
@@ -48,7 +48,7 @@ class ExpertBatch:
 
 @runtime_checkable
 class Task(Protocol):
-    """Something that an expert learns to predict. A task is a pytree: it holds its own arrays."""
+    """A prediction that an expert learns. A task is a pytree that holds its own arrays."""
 
     @property
     def name(self) -> str:

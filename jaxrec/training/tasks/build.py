@@ -10,7 +10,7 @@ from jaxrec.types import KnowledgeGraph
 
 
 def build_tasks(config: TrainConfig, graph: KnowledgeGraph) -> tuple[Task, ...]:
-    """All that an expert learns to predict; node types that the graph lacks are skipped."""
+    """All predictions that an expert learns; node types that the graph lacks are skipped."""
     criterion, weight = FullSoftmax(config.loss_logits), config.auxiliary_weight
     known = {node_type.name for node_type in graph.types}
     return (

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrec.training.losses.base import weighted_mean
+from jaxrec.training.losses.base import mean_of_sum
 from jaxrec.training.tasks.base import STATIC, ExpertBatch, half_hidden
 from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
 
@@ -30,6 +30,5 @@ class FirstItem:
         logits = jnp.where(arrays.candidates, users @ inputs.item_vectors.T, NEG_INF)
         losses = -jax.nn.log_softmax(logits.astype(jnp.float32))
         targets = half_hidden(inputs.key, jnp.asarray(batch.event_types), ANY_EVENT_TYPE)
-        return weighted_mean(
-            losses[targets - ANY_EVENT_TYPE, batch.items], jnp.asarray(batch.first_weights)
-        )
+        weights = jnp.asarray(batch.first_weights)
+        return mean_of_sum((losses[targets - ANY_EVENT_TYPE, batch.items] * weights).sum(), weights)

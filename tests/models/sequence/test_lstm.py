@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers.encoders import random_events
+from helpers.graph import WIDTH
 
 from jaxrec.config import ModelConfig
 from jaxrec.models.sequence.lstm import LSTM, BareLSTM, LSTMBlock, LSTMEncoder
+from jaxrec.models.sequence.lstm_scan import Masks
 
-WIDTH, LAYERS, DECAYS = 4, 2, 3
+LAYERS, DECAYS = 2, 3
 CONFIG = ModelConfig(hidden_size=WIDTH, num_layers=LAYERS, dropout=0.5, memory_decays=DECAYS)
 
 
@@ -22,10 +25,6 @@ def encoder():
     for number, weights in enumerate((memory.gates.kernel, memory.weights)):
         weights[...] = jax.random.normal(jax.random.key(number), weights.shape)
     return made
-
-
-def random_events(batch_size: int, length: int) -> jax.Array:
-    return jax.random.normal(jax.random.key(0), (batch_size, length, WIDTH))
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -48,12 +47,10 @@ def test_a_step_equals_a_hand_written_cell():
     expected_cell = sigmoid(gates["forget"]) * cell
     expected_cell += sigmoid(gates["input"]) * np.tanh(gates["cell"])
     expected_hidden = sigmoid(gates["output"]) * np.tanh(expected_cell)
-    outputs, new_hidden, new_cell = lstm.scan(
+    outputs, (new_hidden, new_cell) = lstm.scan(
         jnp.asarray(x)[:, None],
-        jnp.zeros((2, 1), bool),
-        None,
-        jnp.asarray(hidden),
-        jnp.asarray(cell),
+        Masks(jnp.zeros((1, 2), bool), None),
+        (jnp.asarray(hidden), jnp.asarray(cell)),
     )
     np.testing.assert_array_equal(outputs[:, 0], new_hidden)
     np.testing.assert_allclose(new_cell, expected_cell, atol=1e-5)
@@ -102,6 +99,8 @@ def test_initial_state_is_empty_but_for_a_learned_output(encoder):
 
 def test_a_bare_layer_is_the_lstm_alone():
     layer, lstm = BareLSTM(WIDTH, 0.0, nnx.Rngs(0)), LSTM(WIDTH, nnx.Rngs(0))
-    inputs = random_events(2, 3), jnp.zeros((2, 3), bool), None, *jnp.ones((2, 2, WIDTH))
-    for part, expected in zip(layer(*inputs, None), lstm.scan(*inputs), strict=True):
-        np.testing.assert_array_equal(part, expected)
+    masks, state = Masks(jnp.zeros((3, 2), bool), None), tuple(jnp.ones((2, 2, WIDTH)))
+    inputs = random_events(2, 3), masks, state
+    parts, expected = (jax.tree.leaves(part) for part in (layer(*inputs, None), lstm.scan(*inputs)))
+    for part, expected_part in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(part, expected_part)

@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxrec.inference.text_features import (
-    fit_whitening,
-)
 from jaxrec.models.text import whitening
+from jaxrec.models.text.whitening import fit_whitening
 
 
 def correlated(rows: int, rank: int, width: int) -> np.ndarray:

@@ -1,14 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers.losses import VALID, problem
+from helpers.losses import VALID, blocked_cross_entropy, cross_entropy, problem
 from scipy.special import logsumexp
 
 from jaxrec.training.losses.base import LogitAdjustments
-from jaxrec.training.losses.full_softmax import (
-    blocked_cross_entropy,
-    cross_entropy,
-)
 from jaxrec.types import NEG_INF
 
 

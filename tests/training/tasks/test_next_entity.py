@@ -4,9 +4,7 @@ import pytest
 from flax import nnx
 from helpers.objective import CONFIG, ITEM_TASKS, SIZES, make_arrays, make_batch, parts_of
 
-from jaxrec.models.recommender import (
-    Recommender,
-)
+from jaxrec.models.recommender import Recommender
 
 
 def test_an_entity_type_named_like_a_task_has_its_own_weight():

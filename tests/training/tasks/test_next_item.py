@@ -5,10 +5,7 @@ import numpy as np
 from flax import nnx
 from helpers.objective import expert_batch, make_arrays, make_batch, parts_of
 
-from jaxrec.models.recommender import (
-    AGES,
-    REPEAT_EVENTS,
-)
+from jaxrec.models.recommender import AGES, REPEAT_EVENTS
 from jaxrec.training.tasks.next_item import history_adjustments
 from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
 
