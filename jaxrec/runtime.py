@@ -101,6 +101,8 @@ def enable_compilation_cache() -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A draft path to write to; the draft replaces `path` when the `with` block ends.
 
+    What was written survives a power cut once the block has ended.
+
     The draft has the name of `path` and lies in a hidden directory beside it, because a rename is
     atomic within one file system only. If the block raises, the draft is removed and `path` stays
     as it was; a killed process leaves the hidden directory `.NAME.*` behind. Missing parent
@@ -110,4 +112,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as hidden:
         draft = Path(hidden, path.name)
         yield draft
+        for written in (draft, *draft.rglob("*")):
+            sync(written)
         draft.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Write a file, or the names in a directory, from the system's cache to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from jaxrec.artifacts.files import write_json, write_table
+from jaxrec.artifacts.files import LOCK, write_json, write_table
 from jaxrec.errors import RunError
+from jaxrec.runtime import sync
 
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
 
@@ -38,7 +39,7 @@ class Partitions:
     def finish(self, totals: dict[str, Any]) -> None:
         """Add totals to the manifest and mark the directory as complete."""
         self.write_manifest(totals)
-        (self.directory / SUCCESS).touch()
+        mark_complete(self.directory)
 
     def write_manifest(self, totals: dict[str, Any] | None = None) -> None:
         """Replace the manifest."""
@@ -73,6 +74,12 @@ def open_partitions(directory: Path, job: dict[str, Any]) -> Partitions:
     return partitions
 
 
+def mark_complete(directory: Path) -> None:
+    """Write the marker that all parts are there."""
+    (directory / SUCCESS).touch()
+    sync(directory)
+
+
 def begun_job(directory: Path) -> dict[str, Any]:
     """The settings of the job that a directory belongs to; empty if there is no manifest.
 
@@ -83,7 +90,7 @@ def begun_job(directory: Path) -> dict[str, Any]:
 
 def refuse_files(directory: Path) -> None:
     """Raise a RunError if a directory holds any file."""
-    if any(directory.iterdir()):
+    if any(path.name != LOCK for path in directory.iterdir()):
         raise RunError(f"{directory} is not empty, and its files are kept; name another directory")
 
 

@@ -4,7 +4,8 @@ run/config.yaml            the resolved configuration
 run/catalog/               items, training counts, node types, edges, event types and the whitening
                            of text vectors (Parquet, JSON, NumPy)
 run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of all nodes, and of
-                           the items' text; progress: data position and validation history (JSON)
+                           the items' text; progress: data position, validation history and
+                           checksums (JSON)
 """
 
 import json
@@ -22,6 +23,7 @@ from jax.sharding import Sharding
 from jaxtyping import Bool, Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jaxrec.artifacts import checksums
 from jaxrec.config import Config, parse, read_recipe, to_yaml
 from jaxrec.errors import RunError
 from jaxrec.models.inputs import Sizes
@@ -212,6 +214,11 @@ def save(
     """Save a checkpoint atomically, unless its step is saved already."""
     if manager.latest_step() == step:
         return
+    sums = {
+        "params": checksums.of_tree(params),
+        "vectors": checksums.of_tree(vectors),
+        "catalog": _catalog_checksum(Path(manager.directory).parent),
+    }
     manager.save(
         step,
         metrics=metrics,
@@ -219,7 +226,7 @@ def save(
             params=ocp.args.StandardSave(params),
             rest=ocp.args.StandardSave(rest),
             vectors=ocp.args.StandardSave(vectors),
-            progress=ocp.args.JsonSave(asdict(progress)),
+            progress=ocp.args.JsonSave({**asdict(progress), "checksums": sums}),
         ),
     )
 
@@ -247,6 +254,69 @@ def restore(manager: ocp.CheckpointManager, step: int, **targets: Any) -> dict[s
 
 def restore_progress(manager: ocp.CheckpointManager, step: int) -> Progress:
     """The data position and the validation history of a checkpoint."""
-    args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-    saved = manager.restore(step, args=args).progress
+    saved = _progress(manager, step)
     return Progress(saved["epoch"], saved["step"], tuple(saved["history"]))
+
+
+def restore_best(run: Path, **targets: Any) -> tuple[int, dict[str, Any]]:
+    """The best step of a run and parts of its checkpoint, whole and of the run's catalogue.
+
+    Raises:
+        RunError: there is no validated checkpoint, or it is incomplete, damaged or of another
+            catalogue.
+    """
+    with open_checkpoints(run, read_only=True) as manager:
+        best = manager.best_step()
+        if best is None:
+            raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
+        try:
+            restored = restore(manager, best, **targets)
+            expected = _progress(manager, best).get("checksums", {})
+        except (ValueError, OSError, KeyError) as error:
+            raise RunError(
+                f"the checkpoint of step {best} in {run} cannot be read, as if it were incomplete "
+                f"({str(error).splitlines()[0]}). Copy the run again, or resume its training"
+            ) from error
+    found = {name: checksums.of_tree(part) for name, part in restored.items()}
+    found["catalog"] = _catalog_checksum(run)
+    different = [name for name, value in found.items() if expected.get(name, value) != value]
+    if different:
+        raise RunError(
+            f"the checkpoint of step {best} in {run} does not fit its checksums "
+            f"({', '.join(different)}): it is damaged, or belongs to another catalogue. Copy the "
+            "whole run again"
+        )
+    return best, restored
+
+
+def identity(run: Path) -> str:
+    """What is served from a run: it changes with the best checkpoint's content and calibration.
+
+    Raises:
+        RunError: there is no validated checkpoint.
+    """
+    with open_checkpoints(run, read_only=True) as manager:
+        best = manager.best_step()
+        if best is None:
+            raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
+        progress = _progress(manager, best)
+    calibration = checksums.of_files(run.glob(CALIBRATION))
+    return json.dumps([best, progress.get("checksums"), _catalog_checksum(run), calibration])
+
+
+def file_states(run: Path) -> set[tuple[str, int, int]]:
+    """Path, size and time of change (ns) of every file that `load` reads."""
+    roots = (run / "checkpoints", run / "catalog")
+    files = [path for root in roots for path in root.rglob("*") if path.is_file()]
+    files += [path for name in ("config.yaml", CALIBRATION) for path in run.glob(name)]
+    states = ((str(path), path.stat()) for path in files)
+    return {(name, state.st_size, state.st_mtime_ns) for name, state in states}
+
+
+def _progress(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+    return manager.restore(step, args=args).progress
+
+
+def _catalog_checksum(run: Path) -> str:
+    return checksums.of_files(path for path in (run / "catalog").iterdir() if path.is_file())

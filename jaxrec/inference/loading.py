@@ -2,14 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from flax import nnx
 
 from jaxrec.artifacts import run_directory
 from jaxrec.config import TextConfig
 from jaxrec.data.text import resolve_pretrained
-from jaxrec.errors import RunError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.trained_model import TrainedModel, padded_bias
@@ -45,7 +43,8 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
     definition, shapes = split(model)
     mesh = make_mesh(item_shards)
     targets = run_directory.vector_targets(config, artifacts.sizes, replicated(mesh))
-    step, saved = _best_checkpoint(run, laid_out(shapes, replicated(mesh)), targets)
+    params = laid_out(shapes, replicated(mesh))
+    step, saved = run_directory.restore_best(run, params=params, vectors=targets)
     inverse_temperature, correction = _calibration(run)
     catalog, vectors = artifacts.catalog, saved["vectors"]
     bias = padded_bias(correction, artifacts.counts, catalog.graph.types[0].padded_size)
@@ -61,21 +60,6 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
         correction=correction,
         mesh=mesh,
     )
-
-
-def _best_checkpoint(run: Path, params: Any, vectors: Any) -> tuple[int, dict[str, Any]]:
-    """The best step of a run, and its arrays with the shapes and shardings of the arguments."""
-    with run_directory.open_checkpoints(run, read_only=True) as manager:
-        best = manager.best_step()
-        if best is None:
-            raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
-        try:
-            return best, run_directory.restore(manager, best, params=params, vectors=vectors)
-        except (ValueError, OSError, KeyError) as error:
-            raise RunError(
-                f"the checkpoint of step {best} in {run} cannot be read "
-                f"({str(error).splitlines()[0]}). Copy the run again, or resume its training"
-            ) from error
 
 
 def _calibration(run: Path) -> tuple[float, Correction]:

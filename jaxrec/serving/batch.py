@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from jaxrec.artifacts import checksums
+from jaxrec.artifacts.files import locked
 from jaxrec.artifacts.partitions import (
-    SUCCESS,
     Partitions,
     begun_job,
+    mark_complete,
     open_partitions,
     refuse_files,
     remove_drafts,
@@ -89,6 +92,20 @@ def write_parts(
         steps: of the strategy.
         items_removed: rule -> items that it removes for all users.
     """
+    with ExitStack() as stack:
+        for directory in (options.out, options.states):
+            if directory is not None:
+                stack.enter_context(locked(directory))
+        return _write_parts(model, options, score, steps, items_removed or {})
+
+
+def _write_parts(
+    model: TrainedModel,
+    options: BatchOptions,
+    score: Score,
+    steps: Sequence[Step],
+    items_removed: dict[str, int],
+) -> dict[str, Any]:
     events = open_user_events(model, options.events, options.block, options.users)
     parts = open_outputs(model, options, describe_job(model, options, steps))
     for number, table in enumerate(events.blocks()):
@@ -113,8 +130,8 @@ def write_parts(
         }
         parts = parts.write(tables, {**sizes, **counts})
     if options.states is not None:  # first: a job whose lists are complete is never continued
-        (options.states / SUCCESS).touch()
-    totals = sum_parts(parts, items_removed or {}, events.notes)
+        mark_complete(options.states)
+    totals = sum_parts(parts, items_removed, events.notes)
     parts.finish(totals)
     return {**totals, "parts": parts.done}
 
@@ -153,7 +170,7 @@ def describe_job(
         "options": json.loads(json.dumps(given, default=str)),
         "states": None if options.states is None else str(options.states.resolve()),
         "inverse_temperature": model.inverse_temperature,
-        "files": {str(file): _identity(file) for file in files},
+        "files": {str(file): checksums.of_files(_files_in(file)) for file in files},
     }
 
 
@@ -202,6 +219,6 @@ def report_parts(totals: dict[str, Any], out: Path) -> None:
     )
 
 
-def _identity(path: Path) -> list[int]:
-    """Size and time of change (ns) of a file."""
-    return [path.stat().st_size, path.stat().st_mtime_ns]
+def _files_in(path: Path) -> list[Path]:
+    """A file, or all files in a directory."""
+    return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]

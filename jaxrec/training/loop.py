@@ -20,6 +20,7 @@ from jaxtyping import Array
 from orbax.checkpoint import CheckpointManager
 
 from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.files import locked
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
@@ -74,7 +75,7 @@ def fit(
         run_directory.refuse_other_data(run, run_artifacts(context))
     else:
         run_directory.create_run(run, context.config, run_artifacts(context))
-    with run_directory.open_checkpoints(run) as manager:
+    with locked(run), run_directory.open_checkpoints(run) as manager:
         last = manager.latest_step()
         if last is None:
             state, progress = initial_state(context), Progress()

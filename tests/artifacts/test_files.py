@@ -5,7 +5,8 @@ import json
 import polars as pl
 import pytest
 
-from jaxrec.artifacts.files import WRITERS, write_json, write_table
+from jaxrec.artifacts.files import WRITERS, locked, write_json, write_table
+from jaxrec.errors import RunError
 from jaxrec.runtime import atomic_path
 
 
@@ -44,3 +45,13 @@ def test_the_suffix_names_the_format_of_a_table(tmp_path, suffix):
     write_table(table, path)
     read = {"parquet": pl.read_parquet, "csv": pl.read_csv, "jsonl": pl.read_ndjson}[suffix]
     assert read(path).equals(table)
+
+
+def test_a_directory_has_one_writer_at_a_time(tmp_path):
+    with locked(tmp_path / "out"):
+        with pytest.raises(RunError, match="another process is writing"), locked(tmp_path / "out"):
+            pass
+        assert (tmp_path / "out").is_dir()
+    assert not list((tmp_path / "out").iterdir())
+    with locked(tmp_path / "out"):
+        pass

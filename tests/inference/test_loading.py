@@ -1,5 +1,6 @@
 import shutil
 
+import polars as pl
 import pytest
 
 import jaxrec
@@ -26,3 +27,28 @@ def test_a_run_that_is_incomplete_or_of_another_version_is_refused(trained_run, 
     layout.unlink()
     with pytest.raises(RunError, match=r"no catalog/layout\.json"):
         jaxrec.load(run)
+
+
+def test_a_checkpoint_of_another_catalogue_is_refused(trained_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    items = pl.read_parquet(run / "catalog" / "items.parquet")
+    items[[0, 2, 1, *range(3, len(items))]].write_parquet(run / "catalog" / "items.parquet")
+    with pytest.raises(RunError, match=r"does not fit its checksums \(catalog\)"):
+        jaxrec.load(run)
+
+
+def test_the_identity_of_a_run_changes_with_what_is_served(trained_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    identities = [checkpoint.identity(run)]
+    (run / "checkpoints" / "other.txt").touch()
+    assert checkpoint.identity(run) == identities[0] == checkpoint.identity(trained_run)
+    for path in ("calibration.json", "catalog/items.parquet"):
+        with (run / path).open("ab") as file:
+            file.write(b" ")
+        identities.append(checkpoint.identity(run))
+    [progress] = run.glob(f"checkpoints/{jaxrec.load(trained_run).step}/progress/metadata")
+    progress.write_text(progress.read_text().replace('"params": "', '"params": "0'))
+    identities.append(checkpoint.identity(run))
+    assert len(set(identities)) == len(identities)

@@ -11,6 +11,7 @@ from helpers.jobs import BLOCK, contents, read
 from helpers.shop import HELD_OUT
 
 import jaxrec
+from jaxrec.artifacts.files import locked
 from jaxrec.artifacts.partitions import Partitions
 from jaxrec.cli import scripts
 from jaxrec.ranking.strategy import read_strategy
@@ -88,6 +89,39 @@ def test_a_stopped_job_continues_and_gives_the_same_bytes(serve, tmp_path, monke
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert not list(stopped.glob(".*"))
     assert "is complete" in refused(serve, "--out", stopped, *options)
+
+
+def test_a_job_does_not_continue_with_other_events_of_equal_size_and_time(
+    serve, events_file, tmp_path, monkeypatch, refused
+):
+    events, out = tmp_path / "events.parquet", tmp_path / "out"
+    events.write_bytes(events_file.read_bytes())
+    write = Partitions.write
+
+    def stop_at_the_second(parts, tables, facts):
+        if parts.done:
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(parts, tables, facts)
+
+    monkeypatch.setattr(Partitions, "write", stop_at_the_second)
+    with pytest.raises(SystemExit):
+        serve("--out", out, *BLOCK, events=events)
+    monkeypatch.undo()
+    before, content = events.stat(), bytearray(events.read_bytes())
+    content[len(content) // 2] ^= 1
+    events.write_bytes(content)
+    os.utime(events, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "another job (files" in refused(serve, "--out", out, *BLOCK, events=events)
+
+
+def test_two_jobs_do_not_write_to_one_directory(serve, tmp_path, refused):
+    out, states = tmp_path / "out", tmp_path / "states"
+    with locked(out):
+        assert "another process is writing" in refused(serve, "--out", out, *BLOCK)
+    with locked(states):
+        assert "another process" in refused(serve, "--out", out, "--states", states, *BLOCK)
+    serve("--out", out, "--states", states, *BLOCK)
+    assert not list(out.glob(".*")) + list(states.glob(".*"))
 
 
 def test_a_job_continues_after_kill_9(serve, trained_run, events_file, tmp_path):
