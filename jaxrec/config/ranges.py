@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args, get_type_hints
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from jaxrec.errors import ConfigError
 
@@ -14,6 +14,7 @@ NonNegative = Annotated[int, Ge(0)]
 Amount = Annotated[float, Ge(0), Lt(math.inf)]
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
+Portion = Annotated[float, Gt(0), Le(1)]
 Quantile = Annotated[float, Gt(0), Lt(1)]
 
 
@@ -46,6 +47,8 @@ def _limit(bound: Any, value: Any) -> tuple[bool, str]:
             return value >= low, f"{low} or more"
         case Gt(low):
             return value > low, f"above {low}"
+        case Le(high):
+            return value <= high, f"{high} or less"
         case Lt(high):
             return value < high, "finite" if high == math.inf else f"below {high}"
     return True, ""

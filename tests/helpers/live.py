@@ -43,7 +43,7 @@ def assert_as_in_batch(engine, user_events):
         ],
         axis=1,
     )
-    documents = engine.store.load(log.user_ids.to_list())
+    documents = engine.store.load(log.user_ids.to_list()).documents
     for user, state in zip(log.user_ids, expected, strict=True):
         np.testing.assert_allclose(documents[user].state, state, atol=1e-5)
     lists = model.recommend(table(user_events), k=5)

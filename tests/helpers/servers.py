@@ -34,6 +34,12 @@ def wait(condition, seconds=60):
     raise TimeoutError(f"waited for {seconds} s")
 
 
+def without_log(store):
+    """Wait until the write-ahead log of a SQLite store is in its file."""
+    store.erased.set()
+    wait(lambda: not store.erased.is_set())
+
+
 def wait_until_ready(client):
     def ready():
         try:
@@ -110,7 +116,7 @@ class Load:
 
     def lost(self, store):
         """Acknowledged events that a store neither keeps nor has truncated."""
-        documents = store.load([f"user{n}" for n in range(4)])
+        documents = store.load([f"user{n}" for n in range(4)]).documents
         kept = {(user, e.event_id) for user, d in documents.items() for e in d.events}
         return {
             (user, event_id)

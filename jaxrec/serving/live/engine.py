@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jaxrec.config import Config
 from jaxrec.data.graph import ITEM
-from jaxrec.errors import InputError
+from jaxrec.errors import InputError, StoreError
 from jaxrec.inference.encoding import CHUNK
 from jaxrec.inference.profiles import interest_over_time, profile_table
 from jaxrec.inference.text_features import LENGTH_BUCKETS
@@ -28,8 +28,8 @@ from jaxrec.serving.live.recommendation_builder import (
     padded_blocks,
     void_adjustments,
 )
-from jaxrec.serving.live.recorder import EventRecorder, Outcome, UserEvent
-from jaxrec.serving.live.state_updater import BATCHES, StateUpdater, Update
+from jaxrec.serving.live.recorder import EventRecorder, Recorded, UserEvent
+from jaxrec.serving.live.state_updater import BATCHES, Precision, StateUpdater, Update
 from jaxrec.serving.stores.base import Impression, LiveEvent, Store, UserDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.types import EventLog
@@ -49,6 +49,8 @@ class LiveEngine:
         strategy: steps that act on every list of items, in their order. The event types that its
             feedback names are recorded although the model does not know them.
         random: for steps that depend on chance.
+        precision: of the states in the store; float16 makes documents smaller and scores less
+            exact.
 
     Raises:
         InputError: the window is not positive, or the run cannot be served live.
@@ -62,18 +64,19 @@ class LiveEngine:
         window: int = 64,
         strategy: Sequence[Step] = (Feedback(),),
         random: np.random.Generator | None = None,
+        precision: Precision = "float32",
     ):
         if window < 1:
             raise InputError(f"window={window}: keep 1 event or more")
         check_live_run(model.config)
         self.model, self.store = model, store
-        self.updater = StateUpdater(model, window, feedback_types(strategy))
+        self.updater = StateUpdater(model, window, feedback_types(strategy), precision)
         self.builder = RecommendationBuilder(
             self.updater, strategy, random or np.random.default_rng()
         )
         self.recorder = EventRecorder(self.updater, store, self.builder.event_types)
 
-    def record(self, user_events: Sequence[UserEvent]) -> list[Outcome]:
+    def record(self, user_events: Sequence[UserEvent]) -> list[Recorded]:
         """Record events and update states; see `EventRecorder.record`."""
         return self.recorder.record(user_events)
 
@@ -89,27 +92,51 @@ class LiveEngine:
         Raises:
             DataError: the condition cannot be used.
             InputError: an option does not fit the model.
+            StoreError: the store fails, or the document of a user cannot be read.
         """
-        request = ListRequest(k, **options)
-        self.builder.check(request)
-        if not user_ids:
-            return []
-        documents = list(self.recorder.documents(user_ids).values())
-        lists = self.builder.build(documents, request, now)
-        if request.target == ITEM:
-            pipeline = self.builder.reranker(request.where, bool(request.words)).pipeline
-            if pipeline.is_random:
-                self.store.add_impressions(impressions(lists, self.model.version))
-        by_user = {made.user_id: made for made in lists}
+        by_user = dict[str, RecommendationList]()
+        for user_id, made in self.recommend_each(user_ids, ListRequest(k, **options), now).items():
+            if isinstance(made, StoreError):
+                raise made
+            by_user[user_id] = made
+        shown = self.impressions(list(by_user.values()))
+        if shown:
+            self.store.add_impressions(shown)
         return [by_user[user_id] for user_id in user_ids]
+
+    def recommend_each(
+        self, user_ids: Sequence[str], request: ListRequest, now: int | None = None
+    ) -> dict[str, RecommendationList | StoreError]:
+        """A list for every user, or why the document of that user cannot be read.
+
+        Nothing is written: `impressions` gives what the store should keep of the lists.
+
+        Raises:
+            DataError, InputError: as in `recommend`.
+            StoreError: the store fails.
+        """
+        self.builder.check(request)
+        loaded = self.recorder.load(user_ids)
+        documents = list(loaded.documents.values())
+        lists = self.builder.build(documents, request, now) if documents else []
+        return {made.user_id: made for made in lists} | loaded.damaged
+
+    def impressions(self, lists: Sequence[RecommendationList]) -> list[Impression]:
+        """What the store should keep of lists: those of items whose strategy depends on chance."""
+        if not self.builder.is_random:
+            return []
+        return impressions([made for made in lists if made.target == ITEM], self.model.version)
 
     def document(self, user_id: str) -> UserDocument:
         """What is kept of a user, with a state of this model."""
         return self.recorder.documents([user_id])[user_id]
 
     def delete_user(self, user_id: str) -> bool:
-        """Delete everything that is kept of a user; False if there was nothing."""
-        return self.store.delete(user_id)
+        """Delete everything that is kept of a user; False if there was nothing.
+
+        Events until now are refused then, as long as the tombstone is kept.
+        """
+        return self.store.delete(user_id, time_of_deletion(self.model.config))
 
     def profile(self, document: UserDocument, *, last: int = 10, top: int = 5) -> pl.DataFrame:
         """What a user is interested in now, and how that changed; columns as in batch scoring.
@@ -179,6 +206,11 @@ def check_live_run(config: Config) -> None:
     """Raise an InputError for a run that cannot be served live."""
     if config.data.drop_repeats:
         raise InputError("the run dropped repeated events (data.drop_repeats); train without that")
+
+
+def time_of_deletion(config: Config) -> int | None:
+    """The time of a tombstone that is set now (s); None where times are only positions."""
+    return int(time.time()) if config.data.time == "timestamp" else None
 
 
 def user_events_of(log: EventLog, model: TrainedModel) -> list[UserEvent]:

@@ -52,6 +52,7 @@ class RecommendationBuilder:
     ):
         self.updater, self.strategy, self.random = updater, tuple(strategy), random
         self.model: TrainedModel = updater.model
+        self.is_random = self.model.ranker.pipeline(self.strategy).is_random
         feedback_types = sorted(updater.feedback_types)
         self.event_types = self.model.encoder.event_types_with(feedback_types)
         index = self.model.index

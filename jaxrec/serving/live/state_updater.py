@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from jaxrec.ranking.top_k import at_least, padded
 from jaxrec.serving.stores.base import NEVER, LiveEvent, UserDocument
 from jaxrec.serving.stores.documents import merge_events, newest_of_each_type
 from jaxrec.types import NO_GAP, EventLog
+
+Precision = Literal["float32", "float16"]
 
 BATCHES = (1, 8, 64, 512)  # users at a time: the shapes that are compiled
 
@@ -34,14 +36,28 @@ class StateUpdater:
     Args:
         window: the least number of newest events that a document keeps.
         feedback_types: event types that a strategy reads as feedback on their items.
+        precision: of the states in documents; float16 halves them and rounds them at every event.
     """
 
-    def __init__(self, model: TrainedModel, window: int, feedback_types: Collection[str] = ()):
+    def __init__(
+        self,
+        model: TrainedModel,
+        window: int,
+        feedback_types: Collection[str] = (),
+        precision: Precision = "float32",
+    ):
         self.model, self.window, self.feedback_types = model, window, feedback_types
+        self.precision = precision
         self.items = jnp.asarray(model.index.items.vectors)
         ids = model.catalog.item_ids.to_list()
         self.item_number = {item: number for number, item in enumerate(ids) if item is not None}
         self.new_user = initial_states(model.model, 1)
+        self.state_size = sum(leaf.size for leaf in jax.tree.leaves(self.new_user))
+
+    def fits(self, document: UserDocument) -> bool:
+        """Whether the states of a document have the size of this model's."""
+        states = [state for state in (document.state, document.base) if state is not None]
+        return all(len(state) == self.state_size for state in states)
 
     def refresh(self, changes: Sequence[tuple[UserDocument, UserDocument]]) -> list[UserDocument]:
         """Documents with the states that belong to their events.
@@ -130,8 +146,13 @@ class StateUpdater:
             before = self.stack([update.state for update in batch])
             last_times = np.array([update.last_time for update in batch])
             log = self.event_log([update.events for update in batch])
-            flat += list(flat_states(self.update(log, before, last_times)))
+            flat += list(self.rounded(flat_states(self.update(log, before, last_times))))
         return flat
+
+    def rounded(self, states: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """States in the precision of documents."""
+        largest = np.finfo(self.precision).max
+        return np.clip(states, -largest, largest).astype(self.precision)
 
     def update(
         self,
@@ -191,6 +212,7 @@ class StateUpdater:
         leaves, structure = jax.tree.flatten(self.new_user)
         new_user = np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
         stacked = np.stack([new_user if state is None else state for state in flat])
+        stacked = stacked.astype(np.float32)
         bounds = np.cumsum([leaf.size for leaf in leaves])[:-1]
         parts = np.split(stacked, bounds, axis=1)
         shaped = [

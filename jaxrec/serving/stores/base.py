@@ -7,13 +7,17 @@ event can enter at its place in time, and a new model can compute the state agai
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxrec.errors import StoreError
+
 NEVER = -1  # time of the last event of a user without events
 MAX_IMPRESSIONS = 1000  # lists kept per user
+MAX_POSITIVES, MAX_UNKNOWN = 4096, 256  # items per event type, in the catalogue and outside of it
+MAX_IDS_OF_A_SECOND = 1024  # events with an `event_id` of one user
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,10 @@ class LiveEvent:
 class UserDocument:
     """All that a store keeps of one user.
 
-    States are flat: the leaves of the user's `InterestState`s, concatenated.
+    States are flat: the leaves of the user's `InterestState`s, concatenated. They are float32, or
+    float16 if the service runs with that precision. Every part is bounded, so a document is too: by
+    twice the window of events, as much feedback of each type, `MAX_POSITIVES` + `MAX_UNKNOWN` items
+    of each event type, `MAX_IDS_OF_A_SECOND` ids and two states.
     """
 
     user_id: str
@@ -38,15 +45,19 @@ class UserDocument:
     state: Float[np.ndarray, " S"] | None = None  # after all events; None: not computed yet
     base: Float[np.ndarray, " S"] | None = None  # state before `events`; None: the initial state
     base_time: int = NEVER  # time of the last event that is in `base` or is no longer kept
-    base_ids: frozenset[str] = frozenset()  # ids of the events at `base_time` no longer kept
+    # ids of the events at `base_time` that are no longer kept, up to `MAX_IDS_OF_A_SECOND`
+    base_ids: frozenset[str] = frozenset()
     num_in_base: int = 0  # how many of `events`, from the first, `base` already includes
     truncated: int = 0  # number of events that are no longer kept
     approximate: bool = False  # True: the state lacks the truncated events
-    # event type -> items, of all events ever recorded
-    positives: dict[str, frozenset[str]] = field(default_factory=dict)
+    # event type -> items of all events ever recorded, each once, the last recorded one last; only
+    # the newest `MAX_POSITIVES` items of the catalogue and `MAX_UNKNOWN` others
+    positives: dict[str, tuple[str, ...]] = field(default_factory=dict)
     feedback: tuple[LiveEvent, ...] = ()  # events that only the strategy reads, in time order
     model: str = ""  # version of the model that computed the states
     version: int = 0  # changes with every write; 0: not stored yet
+    # when the user was deleted (s): earlier events are refused. The store knows it, not the bytes.
+    deleted_at: int = NEVER
 
     @property
     def last_time(self) -> int:
@@ -75,6 +86,13 @@ class Impression:
     propensities: tuple[float, ...]  # of each item at its rank, given the items above it
 
 
+class Loaded(NamedTuple):
+    """What a store holds of some users; users that it does not know are in neither part."""
+
+    documents: dict[str, UserDocument]
+    damaged: dict[str, StoreError]  # why the document of a user cannot be read
+
+
 @runtime_checkable
 class Store(Protocol):
     """User documents and impressions, by user id.
@@ -82,21 +100,30 @@ class Store(Protocol):
     All methods raise a StoreError when the store fails.
     """
 
-    def load(self, user_ids: Sequence[str]) -> dict[str, UserDocument]:
-        """Return the stored documents by user id; unknown users are left out."""
+    def load(self, user_ids: Sequence[str]) -> Loaded:
+        """Return the stored documents by user id; a damaged one harms no other user.
+
+        A user with a tombstone and no document has an empty document of version 0.
+        """
 
     def save(self, documents: Iterable[UserDocument]) -> list[str]:
         """Write documents, except those that were changed since they were loaded.
 
         A document is written if the stored version still equals its own. It is durable when this
-        returns, and its version is one higher, or `first_version` for a new document.
+        returns, and its version is one higher, or `first_version` for a new document. A new
+        document is not written either if its user was deleted since it was loaded.
 
         Returns:
             User ids whose documents were not written: load them again and retry.
         """
 
-    def delete(self, user_id: str) -> bool:
-        """Delete the document and impressions of a user; return whether a document existed."""
+    def delete(self, user_id: str, deleted_at: int | None = None) -> bool:
+        """Delete the document and impressions of a user; return whether a document existed.
+
+        Args:
+            deleted_at: the time (s) of a tombstone, which refuses earlier events and impressions
+                until it expires. None leaves nothing.
+        """
 
     def add_impressions(self, impressions: Iterable[Impression]) -> None:
         """Add impressions; only the newest `MAX_IMPRESSIONS` of each user stay."""
@@ -104,17 +131,40 @@ class Store(Protocol):
     def impressions(self, user_id: str) -> list[Impression]:
         """Return the impressions of a user, oldest first."""
 
-    def expire(self, before: float, max_users: int) -> int:
+    def expire(
+        self,
+        before: float,
+        max_users: int,
+        *,
+        max_bytes: float = float("inf"),
+        max_share: float = 0.2,
+        tombstones_before: float = 0.0,
+    ) -> int:
         """Delete documents not written since `before` (s), and the oldest beyond `max_users`.
 
         The same rule deletes impressions, those of users without a document included.
 
+        Args:
+            max_bytes: of the store; if it holds more, the oldest users go in proportion.
+            max_share: the share of documents that may go at once, so that a wrong clock does not
+                delete all users. 1,000 documents may always go.
+            tombstones_before: older tombstones (s) are deleted, and the oldest beyond `max_users`.
+
         Returns:
             The number of deleted documents.
+
+        Raises:
+            StoreError: more than `max_share` of the documents would go; nothing is deleted.
         """
 
     def count(self) -> int:
-        """Return the number of documents."""
+        """Return the number of documents; tombstones do not count."""
+
+    def size(self) -> int:
+        """Return the bytes that the store takes: of its files, or of the server's memory."""
+
+    def check(self) -> None:
+        """Raise a StoreError if the store cannot be read and written now; waits for a second."""
 
     def close(self) -> None:
         """Close files and connections."""

@@ -1,29 +1,50 @@
 """Pure functions on user documents: bytes and back, merging of events."""
 
 import json
+import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrec.errors import StoreError
-from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
+from jaxrec.serving.stores.base import (
+    MAX_POSITIVES,
+    MAX_UNKNOWN,
+    Impression,
+    LiveEvent,
+    Loaded,
+    UserDocument,
+)
 
-FORMAT = 2  # of the bytes that `encode` writes
+FORMAT = 3  # of the bytes that `encode` writes; their first one
+FIRST_FORMATS = b"{"  # how documents of the formats 1 and 2 begin: with uncompressed JSON
+PRECISIONS = {"float32": "<f4", "float16": "<f2"}
+LEVEL = 1  # of zlib: higher levels save a twentieth and take several times as long
 RENAMED = {"chosen": "positives", "forgotten": "truncated", "folded": "num_in_base"}  # of format 1
 
 SortKey = Callable[[LiveEvent], Any]
 BY_TIME: SortKey = attrgetter("time")
 
 
+class StoredRow(NamedTuple):
+    """What a store holds of one user."""
+
+    version: int | None = None
+    content: bytes | None = None  # None: no document
+    deleted_at: int | None = None  # None: no tombstone
+
+
 def encode(document: UserDocument) -> bytes:
-    """Encode a document: one line of JSON, then its states as little-endian float32."""
+    """Encode a document: the format, compressed JSON, then its states, little-endian."""
     states = [state for state in (document.state, document.base) if state is not None]
+    halved = bool(states) and all(state.dtype == np.float16 for state in states)
+    precision = "float16" if halved else "float32"
     head = {
-        "format": FORMAT,
+        "precision": precision,
         "events": [_event_row(event) for event in document.events],
         "feedback": [_event_row(event) for event in document.feedback],
         "has_state": document.state is not None,
@@ -33,11 +54,12 @@ def encode(document: UserDocument) -> bytes:
         "num_in_base": document.num_in_base,
         "truncated": document.truncated,
         "approximate": document.approximate,
-        "positives": {name: sorted(items) for name, items in document.positives.items()},
+        "positives": document.positives,
         "model": document.model,
     }
     text = json.dumps(head, ensure_ascii=False, separators=(",", ":"))
-    return text.encode() + b"\n" + b"".join(state.astype("<f4").tobytes() for state in states)
+    numbers = b"".join(state.astype(PRECISIONS[precision]).tobytes() for state in states)
+    return bytes([FORMAT]) + zlib.compress(text.encode(), LEVEL) + numbers
 
 
 def decode(user_id: str, version: int, content: bytes) -> UserDocument:
@@ -48,29 +70,70 @@ def decode(user_id: str, version: int, content: bytes) -> UserDocument:
     """
     try:
         return _decode(user_id, version, content)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise StoreError(f"the document of user {user_id!r} cannot be read: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
+        raise damaged(user_id, str(error)) from error
+
+
+def damaged(user_id: str, reason: str) -> StoreError:
+    """The error for a document that cannot be read."""
+    return StoreError(
+        f"the document of user {user_id!r} cannot be read: {reason}; "
+        "DELETE the user to start it afresh"
+    )
+
+
+def decode_each(rows: Mapping[str, StoredRow]) -> Loaded:
+    """Decode what is stored of every user, each apart from the others."""
+    loaded = Loaded({}, {})
+    for user_id, (version, content, deleted_at) in rows.items():
+        if content is None and deleted_at is None:
+            continue
+        document = UserDocument(user_id)
+        try:
+            if content is not None:
+                document = decode(user_id, version or 0, content)
+        except StoreError as error:
+            loaded.damaged[user_id] = error
+            continue
+        if deleted_at is not None:
+            document = replace(document, deleted_at=deleted_at)
+        loaded.documents[user_id] = document
+    return loaded
 
 
 def _decode(user_id: str, version: int, content: bytes) -> UserDocument:
-    text, _, numbers = content.partition(b"\n")
-    head: dict[str, Any] = json.loads(text)
-    if head.pop("format", 1) > FORMAT:
-        raise ValueError("a newer jaxrec wrote it; update jaxrec")
-    head = {RENAMED.get(name, name): value for name, value in head.items()}
+    head, numbers = _split(content)
+    head = {RENAMED.get(name, name): value for name, value in head.items() if name != "format"}
     names = [name for name in ("state", "base") if head.pop(f"has_{name}")]
-    states: Any = np.frombuffer(numbers, "<f4").reshape(max(len(names), 1), -1)
+    precision = PRECISIONS[head.pop("precision", "float32")]
+    states: Any = np.frombuffer(numbers, precision).reshape(max(len(names), 1), -1)
+    if not all(type(head[name]) is int for name in ("base_time", "num_in_base", "truncated")):
+        raise TypeError("a time or a count is not a whole number")
     positives = head.pop("positives").items()
     return UserDocument(
         user_id,
-        events=tuple(LiveEvent(*row) for row in head.pop("events")),
-        feedback=tuple(LiveEvent(*row) for row in head.pop("feedback", ())),
+        events=tuple(_event(row) for row in head.pop("events")),
+        feedback=tuple(_event(row) for row in head.pop("feedback", ())),
         base_ids=frozenset(head.pop("base_ids", ())),
-        positives={event_type: frozenset(items) for event_type, items in positives},
+        positives={event_type: tuple(items) for event_type, items in positives},
         version=version,
         **dict(zip(names, states, strict=False)),
         **head,
     )
+
+
+def _split(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """The head of a document and the bytes of its states."""
+    if content.startswith(FIRST_FORMATS):
+        text, _, numbers = content.partition(b"\n")
+    elif content.startswith(bytes([FORMAT])):
+        decompressor = zlib.decompressobj()
+        text, numbers = decompressor.decompress(content[1:]), decompressor.unused_data
+    elif content and FORMAT < content[0] < FIRST_FORMATS[0]:
+        raise ValueError(f"a newer jaxrec wrote it in format {content[0]}; update jaxrec")
+    else:
+        raise ValueError("its format is unknown")
+    return json.loads(text), numbers
 
 
 def decode_impression(user_id: str, time: int, content: str | bytes) -> Impression:
@@ -80,16 +143,22 @@ def decode_impression(user_id: str, time: int, content: str | bytes) -> Impressi
 
 
 def with_events(
-    document: UserDocument, events: Sequence[LiveEvent], key: SortKey = BY_TIME
+    document: UserDocument,
+    events: Sequence[LiveEvent],
+    catalog: Container[str],
+    key: SortKey = BY_TIME,
 ) -> UserDocument:
     """Add events that the model reads to a document, in the order of `key`.
 
     Events in the base stay before all others.
+
+    Args:
+        catalog: the ids of the items that the model knows.
     """
     positives = dict(document.positives)
     for event_type in {event.event_type for event in events}:
-        items = {event.item_id for event in events if event.event_type == event_type}
-        positives[event_type] = positives.get(event_type, frozenset()) | items
+        items = [event.item_id for event in events if event.event_type == event_type]
+        positives[event_type] = newest_items((*positives.get(event_type, ()), *items), catalog)
     in_base = document.events[: document.num_in_base]
     after_base = merge_events(document.events_after_base, events, key)
     return replace(document, events=in_base + after_base, positives=positives)
@@ -102,6 +171,18 @@ def merge_events(
     return tuple(sorted((*kept, *new), key=key))
 
 
+def newest_items(items: Sequence[str], catalog: Container[str]) -> tuple[str, ...]:
+    """The newest items of the catalogue and the newest others, each once, in the same order."""
+    room = {True: MAX_POSITIVES, False: MAX_UNKNOWN}
+    kept = list[str]()
+    for item in dict.fromkeys(reversed(items)):
+        is_known = item in catalog
+        if room[is_known]:
+            room[is_known] -= 1
+            kept.append(item)
+    return tuple(reversed(kept))
+
+
 def newest_of_each_type(events: Sequence[LiveEvent], count: int) -> tuple[LiveEvent, ...]:
     """Keep the newest `count` events of each type, so that no type displaces the others."""
     seen, kept = Counter[str](), list[LiveEvent]()
@@ -110,6 +191,14 @@ def newest_of_each_type(events: Sequence[LiveEvent], count: int) -> tuple[LiveEv
         if seen[event.event_type] <= count:
             kept.append(event)
     return tuple(reversed(kept))
+
+
+def _event(row: Sequence) -> LiveEvent:
+    seconds, item_id, event_type, event_id = row
+    are_text = isinstance(item_id, str) and isinstance(event_type, str)
+    if type(seconds) is not int or not are_text or not isinstance(event_id, str | None):
+        raise TypeError(f"{row} is no event")
+    return LiveEvent(seconds, item_id, event_type, event_id)
 
 
 def _event_row(event: LiveEvent) -> list:

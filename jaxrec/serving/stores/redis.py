@@ -10,25 +10,46 @@ from typing import Any
 import redis
 
 from jaxrec.errors import StoreError
-from jaxrec.serving.stores.base import MAX_IMPRESSIONS, Impression, UserDocument, first_version
-from jaxrec.serving.stores.documents import decode, decode_impression, encode
+from jaxrec.serving.stores.base import (
+    MAX_IMPRESSIONS,
+    NEVER,
+    Impression,
+    Loaded,
+    UserDocument,
+    first_version,
+)
+from jaxrec.serving.stores.documents import StoredRow, decode_each, decode_impression, encode
+from jaxrec.serving.stores.retention import number_to_delete, share_within
 
 logger = logging.getLogger(__name__)
 
 # Each user has a hash (the document) and a list (the impressions). Two sorted sets hold the user
-# ids by the time of the last write. All keys share a hash tag, so that a cluster keeps them on one
-# node, where one script can write them. Keys keep the names that they had in the first version, so
+# ids by the time of the last write, a third one those of deleted users by the time of deletion. All
+# keys share a hash tag, so that a cluster keeps them on one node, where one script can write them.
+# Keys keep the names that they had in the first version, so
 # that existing stores can be opened.
 PREFIX = "{jaxrec}:"
 WRITTEN = PREFIX + "written"
 SHOWN = PREFIX + "shown"
+DELETED = PREFIX + "deleted"
+HEARTBEAT = PREFIX + "heartbeat"
+READ_SECONDS = 1.0  # to wait for an answer to a read, which the caller can do without
 CHUNK = 500  # users deleted per call, which other clients wait for
 SAVE = """
 local stored = redis.call('HGET', KEYS[1], 'version') or '0'
 if stored ~= ARGV[1] then return 0 end
+local deleted = redis.call('ZSCORE', KEYS[3], ARGV[4]) or ARGV[6]
+if stored == '0' and tonumber(deleted) ~= tonumber(ARGV[7]) then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[5], 'document', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
 return 1
+"""
+SHOW = """
+local deleted = redis.call('ZSCORE', KEYS[3], ARGV[1])
+if deleted and tonumber(deleted) >= tonumber(ARGV[2]) then return end
+redis.call('RPUSH', KEYS[1], ARGV[3])
+redis.call('LTRIM', KEYS[1], -ARGV[4], -1)
+redis.call('ZADD', KEYS[2], 'GT', ARGV[2], ARGV[1])
 """
 EXPIRE = """
 local written = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -42,43 +63,42 @@ class RedisStore:
     """Documents in Redis; see `jaxrec.serving.stores.base.Store`.
 
     Saved documents survive a crash of the server only if it runs with `appendonly yes` and
-    `appendfsync always`. Otherwise the store logs a warning.
+    `appendfsync always`, and a full memory only with `maxmemory-policy noeviction`. Otherwise the
+    store logs a warning.
 
     Args:
         address: such as `redis://localhost:6379/0`.
-        timeout: seconds to wait for an answer.
+        timeout: seconds to wait for an answer to a write; reads wait for up to `READ_SECONDS`.
 
     Raises:
         StoreError: the server cannot be reached.
     """
 
     def __init__(self, address: str, *, timeout: float = 5.0):
-        # no retries: a repeated save would find its own version in the store and be refused
-        self.client = redis.Redis.from_url(
-            address,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            health_check_interval=1,
-            retry=None,
-        )
+        self.client = _client(address, timeout)
+        self.reader = _client(address, min(timeout, READ_SECONDS))
         self.save_script = self.client.register_script(SAVE)
+        self.show_script = self.client.register_script(SHOW)
         self.expire_script = self.client.register_script(EXPIRE)
         with _store_errors():
             self.client.ping()
         self._warn_unless_durable()
 
-    def load(self, user_ids: Sequence[str]) -> dict[str, UserDocument]:
+    def load(self, user_ids: Sequence[str]) -> Loaded:
         """See `Store.load`."""
         with _store_errors():
-            pipeline = self.client.pipeline(transaction=False)
+            pipeline = self.reader.pipeline(transaction=False)
             for user_id in user_ids:
                 pipeline.hmget(_document_key(user_id), "version", "document")
-            rows = pipeline.execute()
-        return {
-            user_id: decode(user_id, int(version), content)
-            for user_id, (version, content) in zip(user_ids, rows, strict=True)
-            if content is not None
+                pipeline.zscore(DELETED, user_id)
+            answers = pipeline.execute()
+        rows = {
+            user_id: StoredRow(int(version or 0), content, None if score is None else int(score))
+            for user_id, (version, content), score in zip(
+                user_ids, answers[::2], answers[1::2], strict=True
+            )
         }
+        return decode_each(rows)
 
     def save(self, documents: Iterable[UserDocument]) -> list[str]:
         """See `Store.save`."""
@@ -87,12 +107,13 @@ class RedisStore:
             pipeline = self.client.pipeline(transaction=False)
             for d in documents:
                 after = d.version + 1 if d.version else first_version()
+                keys = [_document_key(d.user_id), WRITTEN, DELETED]
                 arguments: list[Any] = [d.version, encode(d), now, d.user_id, after]
-                self.save_script([_document_key(d.user_id), WRITTEN], arguments, client=pipeline)
+                self.save_script(keys, [*arguments, NEVER, d.deleted_at], client=pipeline)
             written = pipeline.execute()
         return [d.user_id for d, done in zip(documents, written, strict=True) if not done]
 
-    def delete(self, user_id: str) -> bool:
+    def delete(self, user_id: str, deleted_at: int | None = None) -> bool:
         """See `Store.delete`."""
         with _store_errors():
             pipeline = self.client.pipeline()
@@ -100,6 +121,8 @@ class RedisStore:
             pipeline.delete(_impressions_key(user_id))
             pipeline.zrem(WRITTEN, user_id)
             pipeline.zrem(SHOWN, user_id)
+            if deleted_at is not None:
+                pipeline.zadd(DELETED, {user_id: deleted_at}, gt=True)
             return pipeline.execute()[0] > 0
 
     def add_impressions(self, impressions: Iterable[Impression]) -> None:
@@ -107,41 +130,71 @@ class RedisStore:
         with _store_errors():
             pipeline = self.client.pipeline(transaction=False)
             for i in impressions:
-                key = _impressions_key(i.user_id)
-                pipeline.rpush(key, json.dumps([i.time, i.model, i.items, i.propensities]))
-                pipeline.ltrim(key, -MAX_IMPRESSIONS, -1)
-                pipeline.zadd(SHOWN, {i.user_id: i.time}, gt=True)
+                row = json.dumps([i.time, i.model, i.items, i.propensities])
+                arguments: list[Any] = [i.user_id, i.time, row, MAX_IMPRESSIONS]
+                keys = [_impressions_key(i.user_id), SHOWN, DELETED]
+                self.show_script(keys, arguments, client=pipeline)
             pipeline.execute()
 
     def impressions(self, user_id: str) -> list[Impression]:
         """See `Store.impressions`."""
         with _store_errors():
-            rows = self.client.lrange(_impressions_key(user_id), 0, -1)
+            rows = self.reader.lrange(_impressions_key(user_id), 0, -1)
         return [decode_impression(user_id, *_split_time(row)) for row in rows]
 
-    def expire(self, before: float, max_users: int) -> int:
-        """See `Store.expire`."""
+    def expire(
+        self,
+        before: float,
+        max_users: int,
+        *,
+        max_bytes: float = float("inf"),
+        max_share: float = 0.2,
+        tombstones_before: float = 0.0,
+    ) -> int:
+        """See `Store.expire`; `max_bytes` concerns all that the server holds."""
+        share = share_within(max_bytes, self.size())
         with _store_errors():
-            self._expire(SHOWN, _impressions_key, before, max_users)
-            return self._expire(WRITTEN, _document_key, before, max_users)
+            count, num_old = self._count_old(WRITTEN, before)
+            number = number_to_delete(count, num_old, min(max_users, int(share * count)), max_share)
+            deleted = self._expire(WRITTEN, _document_key, number)
+            count, num_old = self._count_old(SHOWN, before)
+            number = max(num_old, count - min(max_users, int(share * count)))
+            self._expire(SHOWN, _impressions_key, number)
+            self.client.zremrangebyscore(DELETED, "-inf", f"({tombstones_before}")
+            self.client.zremrangebyrank(DELETED, 0, -max_users - 1)
+        return deleted
 
     def count(self) -> int:
         """See `Store.count`."""
         with _store_errors():
-            return self.client.zcard(WRITTEN)
+            return self.reader.zcard(WRITTEN)
+
+    def size(self) -> int:
+        """See `Store.size`."""
+        with _store_errors():
+            return int(self.reader.info("memory")["used_memory"])
+
+    def check(self) -> None:
+        """See `Store.check`."""
+        with _store_errors():
+            self.reader.set(HEARTBEAT, time.time())
+            self.reader.get(HEARTBEAT)
 
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
+        self.reader.close()
 
-    def _expire(
-        self, index: str, key_of: Callable[[str], str], before: float, max_users: int
-    ) -> int:
-        """Delete the old and surplus users of one sorted set; return the number of deleted keys."""
-        old: list[Any] = self.client.zrangebyscore(index, "-inf", f"({before}", withscores=True)
-        deleted = self._delete_unchanged(index, key_of, old)
-        surplus: list[Any] = self.client.zrange(index, 0, -max_users - 1, withscores=True)
-        return deleted + self._delete_unchanged(index, key_of, surplus)
+    def _count_old(self, index: str, before: float) -> tuple[int, int]:
+        """The number of users in one sorted set, and of those that are too old."""
+        return self.client.zcard(index), self.client.zcount(index, "-inf", f"({before}")
+
+    def _expire(self, index: str, key_of: Callable[[str], str], number: int) -> int:
+        """Delete the oldest users of one sorted set; return the number of deleted keys."""
+        if not number:
+            return 0
+        oldest: list[Any] = self.client.zrange(index, 0, number - 1, withscores=True)
+        return self._delete_unchanged(index, key_of, oldest)
 
     def _delete_unchanged(
         self, index: str, key_of: Callable[[str], str], users: Sequence[tuple[bytes, float]]
@@ -159,7 +212,7 @@ class RedisStore:
 
     def _warn_unless_durable(self) -> None:
         try:
-            settings = self.client.config_get("appendonly", "appendfsync")
+            settings = self.client.config_get("appendonly", "appendfsync", "maxmemory-policy")
         except redis.RedisError:
             return  # hosted servers may not reveal their configuration
         if settings.get("appendonly") != "yes" or settings.get("appendfsync") != "always":
@@ -167,6 +220,24 @@ class RedisStore:
                 "Redis may lose acknowledged events when it crashes; "
                 "run it with appendonly yes and appendfsync always"
             )
+        policy = settings.get("maxmemory-policy")
+        if policy != "noeviction":
+            logger.warning(
+                "Redis may drop users when its memory is full (maxmemory-policy %s); "
+                "run it with maxmemory-policy noeviction",
+                policy,
+            )
+
+
+def _client(address: str, timeout: float) -> redis.Redis:
+    # no retries: a repeated save would find its own version in the store and be refused
+    return redis.Redis.from_url(
+        address,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        health_check_interval=1,
+        retry=None,
+    )
 
 
 @contextmanager

@@ -1,20 +1,39 @@
 """A store in one SQLite file, for a single machine."""
 
 import json
+import logging
+import os
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from jaxrec.errors import StoreError
-from jaxrec.serving.stores.base import MAX_IMPRESSIONS, Impression, UserDocument, first_version
-from jaxrec.serving.stores.documents import decode, decode_impression, encode
+from jaxrec.serving.stores.base import (
+    MAX_IMPRESSIONS,
+    NEVER,
+    Impression,
+    Loaded,
+    UserDocument,
+    first_version,
+)
+from jaxrec.serving.stores.documents import StoredRow, decode_each, decode_impression, encode
+from jaxrec.serving.stores.retention import number_to_delete, share_within
 
+logger = logging.getLogger(__name__)
+
+MEMORY = ":memory:"
+READ_SECONDS = 1.0  # to wait for a lock; readers meet one only while a file is opened or closed
+CHECK_SECONDS = 1.0  # that a health check waits for other writers
 CHECKPOINT_SECONDS = 1.0
+CHECKPOINT_WAIT = 0.1  # seconds that a checkpoint makes writers wait for readers
 LOG_PAGES = 25_000  # 100 MB
+CHUNK = 500  # rows deleted at a time, while other writers wait
+VACUUM_PAGES = 1000  # given back at a time, while other writers wait
 
 # Tables keep the names that they had in the first version, so that existing files can be opened.
 SCHEMA = """
@@ -24,65 +43,98 @@ CREATE INDEX IF NOT EXISTS by_age ON shoppers (written);
 CREATE TABLE IF NOT EXISTS shown (user_id TEXT, time INTEGER, document TEXT);
 CREATE INDEX IF NOT EXISTS shown_to ON shown (user_id, time);
 CREATE INDEX IF NOT EXISTS shown_at ON shown (time);
+CREATE TABLE IF NOT EXISTS deleted (user_id TEXT PRIMARY KEY, time INTEGER) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS deleted_at ON deleted (time);
+CREATE TABLE IF NOT EXISTS heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), time REAL);
 """
+HEARTBEAT = (
+    "INSERT INTO heartbeat VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time"
+)
 
 
 class SQLiteStore:
     """Documents in one SQLite file; see `jaxrec.serving.stores.base.Store`.
 
-    Several processes may share the file. A write locks it for some milliseconds; a document that
-    another process has changed meanwhile is not written.
+    Several processes may share the file, and several threads the object. A write locks the file
+    for some milliseconds; reads do not wait for it. A document that another process has changed
+    meanwhile is not written. A new file can be read by its owner only, deleted content is
+    overwritten, and the space of expired documents is given back to the file system.
 
     Args:
-        path: of the file, created if missing.
-        timeout: seconds to wait for a lock.
+        path: of the file, created if missing; `:memory:` for a store that ends with the object.
+        timeout: seconds to wait for other writers.
 
     Raises:
         StoreError: the file cannot be opened.
     """
 
     def __init__(self, path: str | Path, *, timeout: float = 5.0):
+        self.path, self.timeout = str(path), timeout
+        self.write_lock = threading.Lock()
+        self.closed, self.erased = threading.Event(), threading.Event()
+        weakref.finalize(self, self.closed.set)
         try:
-            self._open(path, timeout)
-        except sqlite3.Error as error:
+            self._open()
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path} cannot be used as a store: {error}") from error
 
-    def _open(self, path: str | Path, timeout: float) -> None:
-        # one thread at a time uses the connection, but not always the same thread
-        self.connection = sqlite3.connect(
-            path, timeout=timeout, isolation_level=None, check_same_thread=False
-        )
-        weakref.finalize(self, self.connection.close)
+    def _open(self) -> None:
+        in_memory = self.path == MEMORY
+        if not in_memory:
+            _create_private(self.path)
+        self.connection = self._connect(self.timeout)
+        self.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before a new file has a table
         self.connection.execute("PRAGMA journal_mode = WAL")
-        self.connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
-        # a checkpoint within a commit would delay the request by half a second
-        self.connection.execute("PRAGMA wal_autocheckpoint = 0")
-        self.closed = threading.Event()
-        weakref.finalize(self, self.closed.set)
+        self.connection.executescript(SCHEMA)
+        # a database in memory belongs to one connection
+        self.reader = self.connection if in_memory else self._connect(READ_SECONDS)
+        self.read_lock = self.write_lock if in_memory else threading.Lock()
         self.checkpoints = threading.Thread(
-            target=_checkpoint_log, args=(path, self.closed), daemon=True
+            target=_checkpoint_log, args=(self.path, self.closed, self.erased), daemon=True
         )
         self.checkpoints.start()
-        self.connection.executescript(SCHEMA)
 
-    def load(self, user_ids: Sequence[str]) -> dict[str, UserDocument]:
+    def _connect(self, timeout: float) -> sqlite3.Connection:
+        # one thread at a time uses a connection, but not always the same thread
+        connection = sqlite3.connect(
+            self.path, timeout=timeout, isolation_level=None, check_same_thread=False
+        )
+        weakref.finalize(self, connection.close)
+        connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+        connection.execute("PRAGMA secure_delete = ON")
+        # a checkpoint within a commit would delay the request by half a second
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        return connection
+
+    def load(self, user_ids: Sequence[str]) -> Loaded:
         """See `Store.load`."""
-        query = "SELECT version, document FROM shoppers WHERE user_id = ?"
-        with _store_errors():
-            rows = {u: self.connection.execute(query, (u,)).fetchone() for u in user_ids}
-        return {user_id: decode(user_id, *row) for user_id, row in rows.items() if row}
+        query = (
+            "SELECT version, document, (SELECT time FROM deleted WHERE user_id = ?1) "
+            "FROM (SELECT 1) LEFT JOIN shoppers ON user_id = ?1"
+        )
+        with self._reading() as reader:
+            rows = {u: StoredRow(*reader.execute(query, (u,)).fetchone()) for u in user_ids}
+        return decode_each(rows)
 
     def save(self, documents: Iterable[UserDocument]) -> list[str]:
         """See `Store.save`."""
+        rows = [(d, encode(d)) for d in documents]
         with self.transaction() as connection:
-            return [d.user_id for d in documents if not self._write(connection, d)]
+            return [d.user_id for d, content in rows if not _write(connection, d, content)]
 
-    def delete(self, user_id: str) -> bool:
+    def delete(self, user_id: str, deleted_at: int | None = None) -> bool:
         """See `Store.delete`."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM shown WHERE user_id = ?", (user_id,))
             deleted = connection.execute("DELETE FROM shoppers WHERE user_id = ?", (user_id,))
-            return deleted.rowcount > 0
+            if deleted_at is not None:
+                connection.execute(
+                    "INSERT INTO deleted VALUES (?, ?) ON CONFLICT (user_id) "
+                    "DO UPDATE SET time = max(time, excluded.time)",
+                    (user_id, deleted_at),
+                )
+        self.erased.set()
+        return deleted.rowcount > 0
 
     def add_impressions(self, impressions: Iterable[Impression]) -> None:
         """See `Store.add_impressions`."""
@@ -91,7 +143,11 @@ class SQLiteStore:
         ]
         users = {(user_id, user_id, MAX_IMPRESSIONS) for user_id, _, _ in rows}
         with self.transaction() as connection:
-            connection.executemany("INSERT INTO shown VALUES (?, ?, ?)", rows)
+            connection.executemany(
+                "INSERT INTO shown SELECT ?1, ?2, ?3 WHERE NOT EXISTS "
+                "(SELECT 1 FROM deleted WHERE user_id = ?1 AND time >= ?2)",
+                rows,
+            )
             connection.executemany(
                 "DELETE FROM shown WHERE user_id = ? AND rowid IN (SELECT rowid FROM shown "
                 "WHERE user_id = ? ORDER BY time DESC, rowid DESC LIMIT -1 OFFSET ?)",
@@ -101,79 +157,182 @@ class SQLiteStore:
     def impressions(self, user_id: str) -> list[Impression]:
         """See `Store.impressions`."""
         query = "SELECT time, document FROM shown WHERE user_id = ? ORDER BY time, rowid"
-        with _store_errors():
-            rows = self.connection.execute(query, (user_id,)).fetchall()
+        with self._reading() as reader:
+            rows = reader.execute(query, (user_id,)).fetchall()
         return [decode_impression(user_id, *row) for row in rows]
 
-    def expire(self, before: float, max_users: int) -> int:
+    def expire(
+        self,
+        before: float,
+        max_users: int,
+        *,
+        max_bytes: float = float("inf"),
+        max_share: float = 0.2,
+        tombstones_before: float = 0.0,
+    ) -> int:
         """See `Store.expire`."""
+        count, share = self.count(), share_within(max_bytes, self._used())
+        num_old = self._number("SELECT count(*) FROM shoppers WHERE written < ?", before)
+        number = number_to_delete(count, num_old, min(max_users, int(share * count)), max_share)
+        oldest = self._rows(
+            "SELECT user_id, written FROM shoppers ORDER BY written LIMIT ?", number
+        )
+        statement = "DELETE FROM shoppers WHERE user_id = ? AND written = ?"  # not written since
+        deleted = self._delete_each(statement, oldest)
+        self._expire_impressions(before, max_users, share)
         with self.transaction() as connection:
-            connection.execute("DELETE FROM shown WHERE time < ?", (before,))
+            connection.execute("DELETE FROM deleted WHERE time < ?", (tombstones_before,))
             connection.execute(
-                "DELETE FROM shown WHERE user_id IN (SELECT user_id FROM shown "
-                "GROUP BY user_id ORDER BY max(time) DESC LIMIT -1 OFFSET ?)",
+                "DELETE FROM deleted WHERE user_id IN "
+                "(SELECT user_id FROM deleted ORDER BY time DESC LIMIT -1 OFFSET ?)",
                 (max_users,),
             )
-            old = connection.execute("DELETE FROM shoppers WHERE written < ?", (before,)).rowcount
-            surplus = connection.execute(
-                "DELETE FROM shoppers WHERE user_id IN "
-                "(SELECT user_id FROM shoppers ORDER BY written DESC LIMIT -1 OFFSET ?)",
-                (max_users,),
-            ).rowcount
-            return old + surplus
+        self._give_back()
+        return deleted
 
     def count(self) -> int:
         """See `Store.count`."""
-        with _store_errors():
-            return self.connection.execute("SELECT count(*) FROM shoppers").fetchone()[0]
+        return self._number("SELECT count(*) FROM shoppers")
+
+    def size(self) -> int:
+        """See `Store.size`."""
+        if self.path == MEMORY:
+            return self._used()
+        files = (Path(self.path + suffix) for suffix in ("", "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def check(self) -> None:
+        """See `Store.check`."""
+        if self.path == MEMORY:
+            with self.transaction() as connection:
+                connection.execute(HEARTBEAT, (time.time(),))
+            return
+        address = Path(self.path).absolute().as_uri() + "?mode=rw"  # a missing file is an error
+        with (
+            self._writing(CHECK_SECONDS),  # SQLite alone would let busy writers pass it by
+            closing(sqlite3.connect(address, CHECK_SECONDS, isolation_level=None, uri=True)) as own,
+        ):
+            own.execute("PRAGMA synchronous = NORMAL")  # nobody waits for the disk
+            own.execute("PRAGMA wal_autocheckpoint = 0")
+            own.execute("SELECT document FROM shoppers LIMIT 1").fetchone()
+            own.execute(HEARTBEAT, (time.time(),))
 
     def close(self) -> None:
         """Close the file."""
         self.closed.set()
         self.checkpoints.join()
+        self.reader.close()
         self.connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit everything that the block writes, or nothing; other writers wait."""
-        with _store_errors():
-            self.connection.execute("BEGIN IMMEDIATE")
+        with self._writing() as connection:
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self.connection
-                self.connection.execute("COMMIT")
+                yield connection
+                connection.execute("COMMIT")
             except BaseException:
-                if self.connection.in_transaction:  # SQLite itself rolls back on a full disk
-                    self.connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite itself rolls back on a full disk
+                    connection.execute("ROLLBACK")
                 raise
 
-    @staticmethod
-    def _write(connection: sqlite3.Connection, document: UserDocument) -> bool:
-        """Write a document; return False if its version is not the stored one."""
-        row = (time.time(), encode(document), document.user_id)
-        if document.version:
-            cursor = connection.execute(
-                "UPDATE shoppers SET version = version + 1, written = ?, document = ? "
-                "WHERE user_id = ? AND version = ?",
-                (*row, document.version),
-            )
-        else:
-            cursor = connection.execute(
-                "INSERT OR IGNORE INTO shoppers (version, written, document, user_id) "
-                "VALUES (?, ?, ?, ?)",
-                (first_version(), *row),
-            )
-        return cursor.rowcount == 1
+    @contextmanager
+    def _writing(self, timeout: float | None = None) -> Iterator[sqlite3.Connection]:
+        if not self.write_lock.acquire(timeout=self.timeout if timeout is None else timeout):
+            raise StoreError("the store fails: other threads keep writing")
+        try:
+            with _store_errors():
+                yield self.connection
+        finally:
+            self.write_lock.release()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self.read_lock, _store_errors():
+            yield self.reader
+
+    def _rows(self, query: str, *arguments: Any) -> list[tuple]:
+        with self._reading() as reader:
+            return reader.execute(query, arguments).fetchall()
+
+    def _number(self, query: str, *arguments: Any) -> int:
+        return self._rows(query, *arguments)[0][0]
+
+    def _used(self) -> int:
+        """Bytes of the file that hold content; free pages will be given back or used again."""
+        pages = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
+        return pages * self._number("PRAGMA page_size")
+
+    def _expire_impressions(self, before: float, max_users: int, share: float) -> None:
+        old = self._rows("SELECT rowid FROM shown WHERE time < ?", before)
+        self._delete_each("DELETE FROM shown WHERE rowid = ?", old)
+        users = self._number("SELECT count(DISTINCT user_id) FROM shown")
+        surplus = self._rows(
+            "SELECT user_id FROM shown GROUP BY user_id ORDER BY max(time) DESC LIMIT -1 OFFSET ?",
+            min(max_users, int(share * users)),
+        )
+        self._delete_each("DELETE FROM shown WHERE user_id = ?", surplus)
+
+    def _delete_each(self, statement: str, rows: Sequence[tuple]) -> int:
+        """Execute a DELETE for every row, some at a time; return the number of deleted rows."""
+        deleted = 0
+        for start in range(0, len(rows), CHUNK):
+            with self.transaction() as connection:
+                deleted += connection.executemany(statement, rows[start : start + CHUNK]).rowcount
+        return deleted
+
+    def _give_back(self) -> None:
+        """Shrink the file by its free pages; a file of an earlier version keeps them for reuse."""
+        free = self._number("PRAGMA freelist_count")
+        while free:
+            with self._writing() as connection:
+                connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            before, free = free, self._number("PRAGMA freelist_count")
+            if free >= before:
+                break
+        self.erased.set()
 
 
-def _checkpoint_log(path: str | Path, closed: threading.Event) -> None:
+def _write(connection: sqlite3.Connection, document: UserDocument, content: bytes) -> bool:
+    """Write a document; return False if its version or tombstone is not the stored one."""
+    row = (time.time(), content, document.user_id)
+    if document.version:
+        cursor = connection.execute(
+            "UPDATE shoppers SET version = version + 1, written = ?, document = ? "
+            "WHERE user_id = ? AND version = ?",
+            (*row, document.version),
+        )
+    else:
+        cursor = connection.execute(
+            "INSERT OR IGNORE INTO shoppers (version, written, document, user_id) "
+            "SELECT ?1, ?2, ?3, ?4 WHERE "
+            "coalesce((SELECT time FROM deleted WHERE user_id = ?4), ?5) = ?6",
+            (first_version(), *row, NEVER, document.deleted_at),
+        )
+    return cursor.rowcount == 1
+
+
+def _create_private(path: str) -> None:
+    """Create a file that only its owner may read; SQLite gives its log the same mode."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    if Path(path).stat().st_mode & 0o077:
+        logger.warning("%s: other users of this machine may read it; run chmod 600", path)
+
+
+def _checkpoint_log(path: str, closed: threading.Event, erased: threading.Event) -> None:
     """Move the write-ahead log into the file every second, until the store is closed."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    mode = "PASSIVE"
+    connection = sqlite3.connect(path, timeout=CHECKPOINT_WAIT, isolation_level=None)
+    pages = 0
     while not closed.wait(CHECKPOINT_SECONDS):
+        # RESTART makes writers wait once, so use it only where the log has grown long; TRUNCATE
+        # does too, and removes deleted content from the log
+        mode = "TRUNCATE" if erased.is_set() else "RESTART" if pages > LOG_PAGES else "PASSIVE"
         with suppress(sqlite3.Error):  # another process holds the file, or the disk is full
-            pages = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[1]
-            # RESTART makes writers wait once, so use it only where the log has grown long
-            mode = "RESTART" if pages > LOG_PAGES else "PASSIVE"
+            busy, pages, _ = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            if mode == "TRUNCATE" and not busy:
+                erased.clear()
     connection.close()
 
 

@@ -83,7 +83,7 @@ def test_words_move_the_described_items_to_the_top(engine):
 
 def test_a_dislike_removes_the_item_and_lowers_similar_ones(engine):
     engine.record([UserEvent("u", event(0, "i00")), UserEvent("u", event(DAY, "i03"))])
-    state = engine.store.load(["u"])["u"].state
+    state = engine.store.load(["u"]).documents["u"].state
     before = engine.recommend(["u"], k=10)[0].table
     disliked = before["item_id"][0]
     dislike = UserEvent("u", event(2 * DAY, disliked, "dislike", "d1"))
@@ -93,7 +93,7 @@ def test_a_dislike_removes_the_item_and_lowers_similar_ones(engine):
     assert disliked not in after.table["item_id"].to_list()
     assert "feedback" in after.table["rules"].explode().to_list()
     assert after.events == 2
-    np.testing.assert_array_equal(engine.store.load(["u"])["u"].state, state)
+    np.testing.assert_array_equal(engine.store.load(["u"]).documents["u"].state, state)
     brand = dict(engine.model.catalog.items.select("item_id", "brand").rows())
     of_brand = [
         sum(brand[item] == brand[disliked] for item in t["item_id"]) for t in (before, after.table)

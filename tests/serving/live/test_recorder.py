@@ -1,28 +1,34 @@
 """Recording events: order, duplicates, conflicts, imports and states of batch jobs."""
 
+import re
 import sqlite3
+import time
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
-from helpers.live import DAY, assert_as_in_batch, event, rescaled, table
+from helpers.live import DAY, START, assert_as_in_batch, event, rescaled, table
 
-from jaxrec.errors import StoreError
+from jaxrec.errors import InputError, StoreError
 from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.live.lists import ListRequest
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.states import state_table
+from jaxrec.serving.stores.base import MAX_IDS_OF_A_SECOND, MAX_UNKNOWN, LiveEvent
+from jaxrec.serving.stores.documents import encode
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
 
 def test_events_older_than_the_kept_ones_are_refused(engine):
     user_events = [UserEvent("u", event(n * DAY, f"i{n:02}", "view", f"e{n}")) for n in range(20)]
     engine.record(user_events)
-    before = engine.store.load(["u"])["u"]
+    before = engine.store.load(["u"]).documents["u"]
     assert len(before.events) <= 6
     assert before.truncated == 20 - len(before.events)
     assert engine.record([UserEvent("u", event(0, "i30"))]) == ["too_late"]
-    after = engine.store.load(["u"])["u"]
+    after = engine.store.load(["u"]).documents["u"]
     assert (after.version, after.events) == (before.version, before.events)
 
 
@@ -79,7 +85,7 @@ def test_histories_are_imported_once(engine, known_shop):
     count = events["user_id"].n_unique()
     assert engine.recorder.import_users(events) == count - 1
     assert engine.recorder.import_users(events) == 0
-    assert engine.store.load(["u001"])["u001"].events == (stored.event,)
+    assert engine.store.load(["u001"]).documents["u001"].events == (stored.event,)
     kept = engine.document("u003").events
     assert {e.item_id for e in kept} == {"new"}  # this model does not know the item, another may
     assert engine.record([UserEvent("u003", kept[-1])]) == ["duplicate"]
@@ -170,3 +176,170 @@ def test_a_locked_or_full_store_stores_nothing_and_raises(model, tmp_path):
     engine.store.connection.execute(f"PRAGMA max_page_count = {pages + 1000}")
     assert engine.record([UserEvent("v0", event(1))]) == ["accepted"]
     assert engine.recommend(["u"], k=3)[0].events == 2
+
+
+def damage(engine, user, content):
+    engine.store.connection.execute(
+        "UPDATE shoppers SET document = ? WHERE user_id = ?", (content, user)
+    )
+
+
+def other_size(engine):
+    """A document whose state has another size than the model's."""
+    return encode(replace(engine.document("bad"), state=np.zeros(3, np.float32)))
+
+
+def no_state(engine):
+    return b"\x00"
+
+
+@pytest.mark.parametrize("content", [no_state, other_size])
+def test_a_damaged_document_harms_only_its_user(engine, known_shop, content):
+    engine.record([UserEvent(user, event(0)) for user in ("bad", "good")])
+    damage(engine, "bad", content(engine))
+    users = ("good", "bad", "new", "bad")
+    outcomes = engine.record([UserEvent(user, event(1)) for user in users])
+    assert [outcomes[0], outcomes[2]] == ["accepted", "accepted"]
+    assert all(isinstance(outcomes[n], StoreError) for n in (1, 3))
+    lists = engine.recommend_each(users, ListRequest(k=3))
+    assert "DELETE the user" in str(lists["bad"])
+    assert (lists["good"].events, lists["new"].events) == (2, 1)
+    with pytest.raises(StoreError, match="user 'bad'"):
+        engine.recommend(["good", "bad"], k=3)
+    with pytest.raises(StoreError, match="user 'bad'"):
+        engine.document("bad")
+    bad = known_shop.events.head(3).with_columns(user_id=pl.lit("bad"))
+    assert engine.recorder.import_users(bad) == 0
+    assert engine.delete_user("bad")
+    later = event(int(time.time()) + DAY - START)
+    assert engine.record([UserEvent("bad", later)]) == ["accepted"]
+    assert engine.recommend(["good", "bad"], k=3)[1].events == 1
+
+
+def test_a_user_that_others_keep_writing_harms_only_that_user(engine, monkeypatch):
+    save = engine.store.save
+
+    def save_others(documents):
+        documents = list(documents)
+        refused = save([d for d in documents if d.user_id != "busy"])
+        return refused + [d.user_id for d in documents if d.user_id == "busy"]
+
+    monkeypatch.setattr(engine.store, "save", save_others)
+    busy, free = engine.record([UserEvent("busy", event(0)), UserEvent("free", event(0))])
+    assert "keep writing user 'busy'" in str(busy)
+    assert free == "accepted"
+
+
+def test_unknown_items_do_not_make_a_document_grow(engine):
+    user_events = [UserEvent("u", event(n, f"unknown item {n}")) for n in range(20_000)]
+    engine.recorder.record_many(user_events)
+    document = engine.document("u")
+    assert document.positives["view"] == tuple(
+        f"unknown item {n}" for n in range(20_000 - MAX_UNKNOWN, 20_000)
+    )
+    assert len(encode(document)) < 200_000
+
+
+def test_event_ids_of_one_second_do_not_make_a_document_grow(engine):
+    """Known ones stay duplicates; a further one is refused, and one a second later is not."""
+    user_events = [UserEvent("u", event(0, "i01", event_id=f"event {n}")) for n in range(10_000)]
+    for start in range(0, 10_000, 500):
+        outcomes = engine.record(user_events[start : start + 500])
+        expected = ["accepted" if start + n < 1024 else "too_late" for n in range(500)]
+        assert outcomes == expected
+    assert set(engine.record(user_events[:1024])) == {"duplicate"}
+    assert len(encode(engine.document("u"))) < 200_000
+    assert engine.record([UserEvent("u", event(0, "i02"))]) == ["accepted"]  # without an id
+    assert engine.record([UserEvent("u", event(1, "i02", event_id="next"))]) == ["accepted"]
+
+
+def test_the_longest_ids_are_bounded_by_their_number(engine):
+    """256 characters of four bytes each; compression is not what keeps the document small."""
+    for second in range(3):
+        engine.record(
+            [
+                UserEvent("u", event(second, f"{n}{'😀' * 250}", name, f"{name} {second} {n}"))
+                for n in range(600)
+                for name in ("view", "buy", "dislike")
+            ]
+        )
+    document = engine.document("u")
+    assert {name: len(items) for name, items in document.positives.items()} == dict.fromkeys(
+        ("view", "buy"), MAX_UNKNOWN
+    )
+    assert len(document.base_ids) <= MAX_IDS_OF_A_SECOND
+    assert len(document.events) <= 6
+    assert len(document.feedback) <= 6
+
+
+def test_a_late_event_does_not_bring_a_deleted_user_back(engine, monkeypatch):
+    engine.record([UserEvent("u", event(0)), UserEvent("u", event(1, "i02", "dislike"))])
+    monkeypatch.setattr(time, "time", lambda: START + 10)
+    assert engine.delete_user("u")
+    late = [event(9, event_id="a"), event(10), event(10, "i02", "dislike")]
+    assert engine.record([UserEvent("u", e) for e in late]) == ["too_late"] * 3
+    assert engine.store.count() == 0
+    assert engine.recommend(["u"], k=3)[0].events == 0
+    later = UserEvent("u", event(11, "i05"))
+    outcomes = engine.record([UserEvent("u", event(9)), later, UserEvent("u", event(8))])
+    assert outcomes == ["too_late", "accepted", "too_late"]
+    assert engine.record([UserEvent("u", event(9))]) == ["too_late"]
+    assert_as_in_batch(engine, [later])
+    engine.store.expire(before=0, max_users=9, tombstones_before=START + 11)
+    assert engine.record([UserEvent("u", event(9))]) == ["accepted"]
+
+
+def test_an_import_does_not_bring_a_deleted_user_back(engine, model):
+    user_events = [UserEvent(user, event(n * DAY)) for user in "ab" for n in range(3)]
+    events = table(user_events).with_columns(pl.col("timestamp") * 1000)
+    assert engine.recorder.import_users(events) == 2
+    engine.delete_user("a")
+    assert engine.recorder.import_users(events) == 0
+    assert engine.store.count() == 1
+    log = model.encoder.event_log(table(user_events))
+    states = state_table(log, model.encoder.states(log))
+    engine.record([UserEvent("a", event(int(time.time()) + DAY - START))])
+    assert engine.recorder.load_states(states) == 1  # that of the other user
+
+
+def test_no_tombstone_is_left_where_times_are_positions(model, tmp_path):
+    data = replace(model.config.data, time="order")
+    by_order = replace(model, config=replace(model.config, data=data))
+    engine = LiveEngine(by_order, SQLiteStore(tmp_path / "store.db"), window=3)
+    engine.record([UserEvent("u", LiveEvent(0, "i01", "view"))])
+    assert engine.delete_user("u")
+    assert engine.store.load(["u"]).documents == {}
+    assert engine.record([UserEvent("u", LiveEvent(1, "i01", "view"))]) == ["accepted"]
+
+
+@pytest.mark.parametrize("wrong", ["", "a\nb", "x" * 257, "\x00", "\u2028"])
+def test_text_that_is_no_id_is_refused(engine, wrong):
+    with pytest.raises(InputError, match="is no id: use 1 to 256 characters"):
+        engine.record([UserEvent("u", event(0)), UserEvent(wrong, event(0))])
+    assert engine.store.count() == 0
+    events = table([UserEvent(user, event(0)) for user in ("u", wrong, wrong)])
+    escaped = re.escape(repr(wrong)[:80])
+    with pytest.raises(InputError, match=f"2 values of user_id that are no ids, first {escaped}"):
+        engine.recorder.import_users(events)
+    events = table([UserEvent("u", event(0)), UserEvent("u", event(0, wrong))])
+    with pytest.raises(InputError, match="1 values of item_id"):
+        engine.recorder.import_users(events)
+    assert engine.store.count() == 0
+
+
+def test_states_in_float16_give_nearly_the_same_scores(model, tmp_path):
+    engines = [
+        LiveEngine(model, SQLiteStore(tmp_path / name), window=8, precision=name)
+        for name in ("float32", "float16")
+    ]
+    for n in range(60):
+        for engine in engines:
+            engine.record([UserEvent("u", event(n * DAY, f"i{7 * n % 40:02}"))])
+    exact, rounded = (engine.recommend(["u"], k=39, mask=("none",))[0].table for engine in engines)
+    assert engines[1].document("u").base.dtype == np.float16
+    joined = exact.join(rounded, on="item_id", validate="1:1")
+    np.testing.assert_allclose(joined["score"], joined["score_right"], atol=0.05)
+    engines[0].record([UserEvent("v", event(0))])
+    both = LiveEngine(model, engines[0].store, window=8, precision="float16")
+    assert both.record([UserEvent("v", event(DAY))]) == ["accepted"]
+    assert both.document("v").state.dtype == np.float16

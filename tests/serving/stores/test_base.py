@@ -1,11 +1,13 @@
 """Both stores pass the same checks."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from helpers.servers import START, RedisServer
+from helpers.servers import START, RedisServer, wait, without_log
 
-from jaxrec.serving.stores import redis, sqlite
+from jaxrec.errors import StoreError
+from jaxrec.serving.stores import redis, retention, sqlite
 from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
 from jaxrec.serving.stores.opening import open_store
 
@@ -34,34 +36,34 @@ def impression(user, time=START):
 
 def test_only_the_version_loaded_last_can_be_saved(store):
     assert store.save([document("a"), document("b")]) == []
-    loaded = store.load(["a", "b", "c"])
+    loaded = store.load(["a", "b", "c"]).documents
     assert set(loaded) == {"a", "b"}
     assert loaded["a"].events == document("a").events
     version = loaded["a"].version
     assert store.save([document("a")]) == ["a"]  # as a new document
     assert store.save([document("a", version, truncated=5), document("b", 7)]) == ["b"]
-    assert store.load(["a"])["a"].version == version + 1
-    assert store.load(["a"])["a"].truncated == 5
+    assert store.load(["a"]).documents["a"].version == version + 1
+    assert store.load(["a"]).documents["a"].truncated == 5
     assert store.count() == 2
 
 
 def test_a_deleted_document_cannot_be_saved_by_an_earlier_reader(store):
     store.save([document("u", truncated=1)])
-    before = store.load(["u"])["u"]
+    before = store.load(["u"]).documents["u"]
     assert store.delete("u")
     assert not store.delete("u")
     assert store.save([before]) == ["u"]
     assert store.save([document("u", truncated=2)]) == []
     assert store.save([before]) == ["u"]
-    assert store.save([document("u", store.load(["u"])["u"].version, truncated=3)]) == []
-    assert store.load(["u"])["u"].truncated == 3
+    assert store.save([document("u", store.load(["u"]).documents["u"].version, truncated=3)]) == []
+    assert store.load(["u"]).documents["u"].truncated == 3
 
 
 def test_old_and_surplus_documents_expire(store):
     for user in "abcd":
         store.save([document(user)])
     assert store.expire(before=0, max_users=3) == 1
-    assert set(store.load("abcd")) == set("bcd")
+    assert set(store.load("abcd").documents) == set("bcd")
     assert store.count() == 3
     assert store.expire(before=4e9, max_users=3) == 3
     assert store.count() == 0
@@ -85,3 +87,106 @@ def test_the_newest_impressions_are_kept(store, monkeypatch):
     assert [i.time for i in store.impressions("u")] == [2, 3, 4]
     store.expire(before=0, max_users=2)  # counts users without a document as well
     assert [bool(store.impressions(user)) for user in ("u", "v3", "v4")] == [True, False, True]
+
+
+def damage(store, user, content=b"\x00 no document"):
+    """Write something else in place of a user's document."""
+    if isinstance(store, sqlite.SQLiteStore):
+        store.connection.execute(
+            "UPDATE shoppers SET document = ? WHERE user_id = ?", (content, user)
+        )
+    else:
+        store.client.hset(redis._document_key(user), "document", content)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00 no document", b"{}", b'{"events": 3}\n'])
+def test_a_damaged_document_harms_no_other_user(store, content):
+    store.save([document("a"), document("b")])
+    damage(store, "a", content)
+    loaded = store.load(["a", "b", "c"])
+    assert set(loaded.documents) == {"b"}
+    assert set(loaded.damaged) == {"a"}
+    assert "DELETE the user" in str(loaded.damaged["a"])
+    assert store.delete("a")
+    assert store.save([document("a")]) == []
+    assert set(store.load(["a"]).documents) == {"a"}
+
+
+def test_more_than_a_share_does_not_expire_unless_told(store, monkeypatch):
+    """As if the clock of one tidying were a year ahead."""
+    monkeypatch.setattr(retention, "ALWAYS_ALLOWED", 2)
+    store.save([document(f"u{n}") for n in range(10)])
+    store.add_impressions([impression("u1")])
+    with pytest.raises(StoreError, match=r"10 of 10 users .* --expire-share 0\.2; nothing was"):
+        store.expire(before=4e9, max_users=100)
+    with pytest.raises(StoreError, match="3 of 10 users"):
+        store.expire(before=0, max_users=7)
+    assert store.count() == 10
+    assert store.impressions("u1")
+    assert store.expire(before=0, max_users=8) == 2  # as many may always go
+    assert store.expire(before=0, max_users=4, max_share=0.5) == 4
+    assert store.expire(before=4e9, max_users=100, max_share=1) == 4
+    assert store.impressions("u1") == []
+
+
+def test_the_oldest_users_go_from_a_store_that_is_too_large(store):
+    ids = [f"u{n:03}" for n in range(400)]
+    events = tuple(LiveEvent(START + n, f"i{n * n}", "view") for n in range(500))
+    store.save([UserDocument(user, events) for user in ids])
+    if isinstance(store, sqlite.SQLiteStore):
+        without_log(store)
+    before = store.size()
+    assert before > 1_000_000
+    assert store.expire(before=0, max_users=1000, max_bytes=2 * before) == 0
+    deleted = store.expire(before=0, max_users=1000, max_bytes=before / 2, max_share=1)
+    assert 100 < deleted < 300
+    assert set(store.load(ids).documents) == set(ids[deleted:])
+    wait(lambda: store.size() < 0.8 * before)  # SQLite shrinks its file with the next checkpoint
+
+
+def test_a_tombstone_refuses_what_was_loaded_before(store):
+    store.save([document("u")])
+    assert store.delete("u", deleted_at=START)
+    assert not store.delete("u", deleted_at=START - 9)  # the newest deletion counts
+    assert store.count() == 0
+    deleted = store.load(["u", "v"]).documents["u"]
+    assert (deleted.version, deleted.deleted_at, deleted.events) == (0, START, ())
+    assert store.save([document("u")]) == ["u"]  # does not know of the deletion
+    assert store.save([document("u", deleted_at=START)]) == []
+    assert store.load(["u"]).documents["u"].deleted_at == START
+    store.add_impressions([impression("u", START), impression("u", START + 1)])
+    assert [i.time for i in store.impressions("u")] == [START + 1]
+    assert store.delete("u")
+    assert store.load(["u"]).documents["u"].deleted_at == START
+
+
+def test_tombstones_expire_by_their_own_rule(store):
+    for number, user in enumerate("abcd"):
+        store.delete(user, deleted_at=START + number)
+    assert store.expire(before=4e9, max_users=3, tombstones_before=START + 1) == 0
+    assert set(store.load("abcd").documents) == set("bcd")
+    store.expire(before=0, max_users=2)
+    assert set(store.load("abcd").documents) == set("cd")
+    store.expire(before=0, max_users=2, tombstones_before=4e9)
+    assert store.load("abcd").documents == {}
+
+
+def test_a_store_that_works_passes_its_check(store):
+    store.check()
+    store.save([document("u")])
+    store.check()
+    assert store.count() == 1
+
+
+def test_threads_may_share_a_store(store):
+    def work(name):
+        for number in range(8):
+            store.save([document(f"{name}{number}")])
+            assert store.load([f"{name}{number}"]).documents
+            store.add_impressions([impression(name, number)])
+            store.check()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, "abcd"))
+    assert store.count() == 32
+    assert len(store.impressions("a")) == 8

@@ -47,12 +47,12 @@ def test_a_user_written_during_expiry_stays(store, monkeypatch):
 
     def write_then_delete(index, key_of, users):
         if users:
-            store.save([UserDocument("a", version=store.load(["a"])["a"].version)])
+            store.save([UserDocument("a", version=store.load(["a"]).documents["a"].version)])
         return delete_unchanged(index, key_of, users)
 
     monkeypatch.setattr(store, "_delete_unchanged", write_then_delete)
     assert store.expire(before=4e9, max_users=5) == 1
-    assert set(store.load("ab")) == {"a"}
+    assert set(store.load("ab").documents) == {"a"}
 
 
 def test_workers_that_share_a_server_see_all_events(trained_run, server):
@@ -75,7 +75,7 @@ def test_a_killed_server_has_lost_nothing_when_it_is_back(server, store):
         with pytest.raises(StoreError, match="the store fails"):
             call()
     server.start()
-    assert set(store.load(["a", "b"])) == {"a"}
+    assert set(store.load(["a", "b"]).documents) == {"a"}
     assert store.save([b]) == []
 
 
@@ -104,3 +104,37 @@ def test_killing_a_worker_and_the_server_loses_no_acknowledged_event(trained_run
         load.wait_for(60)
     assert workers[1].stop() == 128 + signal.SIGTERM
     assert load.lost(open_store(server.address)) == set()
+
+
+def test_a_server_that_may_drop_users_causes_a_warning(server, store, caplog):
+    store.client.config_set("maxmemory-policy", "allkeys-lru")
+    open_store(server.address).close()
+    assert "maxmemory-policy noeviction" in caplog.text
+
+
+def test_a_check_tells_of_a_server_that_is_full_or_gone(server, store):
+    store.check()
+    store.client.config_set("maxmemory", "1mb")
+    with pytest.raises(StoreError, match="maxmemory"):
+        store.check()
+    store.client.config_set("maxmemory", "0")
+    store.check()
+    server.kill()
+    with pytest.raises(StoreError, match="the store fails"):
+        store.check()
+
+
+def test_reads_wait_for_a_paused_server_for_less_time_than_writes(server):
+    """Of a write that may wait for an hour, a read that gives up at once."""
+    store = open_store(server.address)
+    assert store.reader.connection_pool.connection_kwargs["socket_timeout"] == 1
+    assert store.client.connection_pool.connection_kwargs["socket_timeout"] == 5
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        for call in (lambda: store.load(["a"]), lambda: store.impressions("a"), store.check):
+            with pytest.raises(StoreError, match="the store fails"):
+                call()
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert store.load(["a"]).documents == {}
+    store.close()

@@ -1,0 +1,37 @@
+"""The alphabet of ids: user ids, item ids, event ids and event types."""
+
+import re
+
+from jaxrec.errors import InputError
+
+# controls, line and paragraph separators, halves of surrogate pairs
+FORBIDDEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+ID = re.compile(rf"[^{FORBIDDEN}\ud800-\udfff]{{1,256}}")
+PATTERN = f"^[^{FORBIDDEN}]{{1,256}}$"  # for Polars and JSON Schema, whose text has no surrogates
+
+
+def is_id(text: str) -> bool:
+    """Whether text is an id: 1 to 256 characters, without control characters and line breaks.
+
+    `.` and `..` are none, because clients shorten the paths that hold them.
+    """
+    return ID.fullmatch(text) is not None and text not in (".", "..")
+
+
+def check_id(text: str) -> str:
+    """Return an id.
+
+    Raises:
+        InputError: the text is none.
+    """
+    if not is_id(text):
+        raise InputError(f"{shown(text)} is no id: {RULE}")
+    return text
+
+
+RULE = "use 1 to 256 characters without control characters and line breaks"
+
+
+def shown(text: str) -> str:
+    """Text for a message: escaped, and cut if it is long."""
+    return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
