@@ -10,17 +10,20 @@ from jaxrec.serving.options import LiveOptions
 METHODS = ("get", "post", "delete")
 INTRODUCTION = """# HTTP API
 
-`jaxrec serve RUN --http :8080` serves a run. The service also has `/docs`, an interactive page, and
-`/openapi.json`, the OpenAPI document. This page is generated from that document.
+`jaxrec serve RUN` serves a run. `/openapi.json` is the OpenAPI document; this page is generated
+from it.
 
-* **Key**: if `JAXREC_API_KEY` (or `--api-key`) is set, requests for users and events must send it
-  as `X-API-Key`. Health checks and metrics need no key.
+* **Key**: if `JAXREC_API_KEY` (or `--api-key`) is set, a request must send it as `X-API-Key` or as
+  `Authorization: Bearer KEY`. Separate keys allow reading, writing or deleting alone
+  (`--read-key`, `--write-key`, `--delete-key`). The page, health checks and metrics need no key.
 * **Errors** are `application/problem+json` (RFC 9457): `type`, `title`, `status`, `detail`, and
-  `errors` for a request whose fields are wrong.
-* **Status 503** means that the store failed, that the model is still being loaded, or that too many
-  requests wait. Send the request again after `Retry-After` seconds. Events with an `event_id` count
-  once, however often they are sent.
-* **Size**: a body has at most 1 MiB and 1,000 events.
+  the first ten `errors` of a request whose fields are wrong.
+* **Status 503** means that the store failed, that the model is still being loaded, that too many
+  requests wait, or that a list took longer than `--list-timeout`. Send the request again after
+  `Retry-After` seconds. Events with an `event_id` count once, however often they are sent.
+* **Size**: a body has at most 1 MiB and 1,000 events, and must arrive within 10 seconds.
+* **Ids** have 1 to 256 characters without control characters and line breaks.
+* **Times** are whole seconds since 1970, or ISO 8601 with an offset; at most a day in the future.
 """
 
 

@@ -3,12 +3,12 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import tyro
 
 from jaxrec.artifacts.files import WRITERS, Format
-from jaxrec.config.ranges import Bounded, Count, NonNegative, Positive
+from jaxrec.config.ranges import Amount, Bounded, Count, NonNegative, Portion, Positive
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.ranking.strategy import Rules
@@ -175,12 +175,15 @@ class ReplayOptions(ModelOptions):
     """Quantile of the times at which the period begins."""
 
 
+Role = Literal["read", "write", "delete"]  # what a request does to the data of users
+
+
 @dataclass(frozen=True)
 class LiveOptions(Bounded):
     """How to serve over HTTP."""
 
     http: str = "127.0.0.1:8080"
-    """Address HOST:PORT; `:8080` listens on all interfaces."""
+    """Address HOST:PORT; `:8080` listens on all interfaces if there is a key, or with --open."""
     store: str = ""
     """Where users' documents are kept: a SQLite file or redis://HOST:PORT/DB (by default
     `shoppers.db` in the run)."""
@@ -192,17 +195,46 @@ class LiveOptions(Bounded):
     """Delete users without an event in this number of days."""
     keep_users: Count = 1_000_000
     """Most users to keep; those inactive for longest are deleted first."""
+    keep_gigabytes: Amount = 0.0
+    """Most gigabytes of the store (0: no limit); users inactive for longest are deleted first."""
+    keep_tombstones: Amount = 30.0
+    """Days for which the id of a deleted user is kept, so that late events do not bring it back."""
+    expire_share: Portion = 0.2
+    """Share of the users that may be deleted at once by these limits; a wrong clock would delete
+    all of them. 1,000 users may always go."""
+    state_precision: Literal["float32", "float16"] = "float32"
+    """Precision of users' states in the store; float16 saves space and makes scores less exact."""
     rate: NonNegative = 0
     """Requests per second allowed for a client (0: no limit)."""
     api_key: str = ""
     """Key that clients must send as X-API-Key (by default the value of JAXREC_API_KEY)."""
+    read_key: str = ""
+    """A second key, for reading lists and profiles alone (JAXREC_READ_KEY)."""
+    write_key: str = ""
+    """A second key, for sending events alone (JAXREC_WRITE_KEY)."""
+    delete_key: str = ""
+    """A second key, for deleting users alone (JAXREC_DELETE_KEY)."""
+    open: bool = False
+    """Let other machines in without a key."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies whose X-Forwarded-For is believed."""
+    list_timeout: Positive = 2.0
+    """Seconds after which a list or profile that is not ready is refused with 503."""
     refresh: Positive = 10.0
     """Seconds between checks for a new checkpoint."""
 
+    def keys(self, role: Role) -> tuple[bytes, ...]:
+        """The keys that allow a role."""
+        return tuple(key for key in (self._key("api"), self._key(role)) if key)
+
     @property
-    def key(self) -> str:
-        """Key that clients must send; empty if none."""
-        return self.api_key or os.environ.get("JAXREC_API_KEY", "")
+    def has_keys(self) -> bool:
+        """Whether clients must send a key."""
+        return any(self._key(name) for name in ("api", *get_args(Role)))
+
+    def _key(self, name: str) -> bytes:
+        given = getattr(self, f"{name}_key") or os.environ.get(f"JAXREC_{name.upper()}_KEY", "")
+        return given.encode()
 
     def store_of(self, run: Path) -> str:
         """Address of the store of a run."""

@@ -26,10 +26,12 @@ def serve(options: ServeOptions) -> None:
         InputError: the events or an option cannot be used.
     """
     try:
-        from jaxrec.serving.http.app import serve_http
+        from jaxrec.serving.http.app import create_app
+        from jaxrec.serving.http.listen import listen, parse_address
     except ImportError as error:
         raise ConfigError(f"serving needs more: pip install 'jaxrec[serve]' ({error})") from error
 
+    parse_address(options.live)
     enable_compilation_cache()
     check_live_run(run_directory.read_config(options.run))
     strategy = (Feedback(),) if options.strategy is None else read_strategy(options.strategy)
@@ -39,14 +41,17 @@ def serve(options: ServeOptions) -> None:
     build_pipeline(strategy, trained.catalog, trained.counts, items.valid)
     if options.events is not None or options.live.load_states is not None:
         prepare_store(options, strategy)
-    serve_http(options.run, options.live, strategy)
+    listen(create_app(options.run, options.live, strategy), options.live)
 
 
 def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
     """Add the missing users of an events file, and load the states of a batch job."""
     model = loading.load(options.run)
     store = open_store(options.live.store_of(options.run))
-    engine = LiveEngine(model, store, window=options.live.window, strategy=strategy)
+    live = options.live
+    engine = LiveEngine(
+        model, store, window=live.window, strategy=strategy, precision=live.state_precision
+    )
     if options.live.load_states is not None:
         loaded = engine.recorder.load_states(read_states(model, options.live.load_states))
         note(f"{loaded:,} users of the store have the states of {options.live.load_states}")

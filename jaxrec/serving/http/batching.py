@@ -58,6 +58,9 @@ class RequestBatcher(Generic[Request, Result]):
             batch = [await self.waiting.get()]
             while len(batch) < self.max_size and not self.waiting.empty():
                 batch.append(self.waiting.get_nowait())
+            batch = [(request, future) for request, future in batch if not future.done()]
+            if not batch:  # nobody waits for an answer any more
+                continue
             self.sizes.observe(len(batch))
             requests = [request for request, _ in batch]
             results: Sequence[Result | Exception]
@@ -69,7 +72,7 @@ class RequestBatcher(Generic[Request, Result]):
                 failure = error if isinstance(error, Exception) else RuntimeError(str(error))
                 results = [failure] * len(batch)
             for (_, future), result in zip(batch, results, strict=True):
-                if future.done():  # the client has disconnected
+                if future.done():  # its time is over
                     continue
                 if isinstance(result, Exception):
                     future.set_exception(result)

@@ -1,100 +1,141 @@
-"""What every request passes: API key, rate limit, size limit, error responses, timing."""
+"""What every request passes: rate limit, API key, size and time limits, headers, timing."""
 
-import logging
+import asyncio
 import time
-from collections.abc import Callable
 from secrets import compare_digest
-from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import HTTPException
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from prometheus_client import Histogram
-from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jaxrec.errors import InputError, StoreError
-from jaxrec.serving.options import LiveOptions
+from jaxrec.serving.http.problems import refusal
+from jaxrec.serving.options import LiveOptions, Role
 
-logger = logging.getLogger("uvicorn.error")  # the server sets its format and level
-
-
-def add_problem_handlers(app: FastAPI) -> None:
-    """Answer errors as application/problem+json (RFC 9457)."""
-
-    def problem(
-        status: int, title: str, detail: Any, headers: Any = None, **more: Any
-    ) -> JSONResponse:
-        content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-        return JSONResponse(content | more, status, headers, media_type="application/problem+json")
-
-    @app.exception_handler(AnyHTTPException)
-    async def refused(_: Request, error: AnyHTTPException) -> JSONResponse:
-        return problem(error.status_code, "request refused", error.detail, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [
-            {"where": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()
-        ]
-        return problem(422, "invalid request", errors[0]["problem"], errors=errors)
-
-    @app.exception_handler(StoreError)
-    async def store_failed(request: Request, error: StoreError) -> JSONResponse:
-        logger.error("%s %s failed: %s", request.method, request.url.path, error)
-        advice = "send the request again; events with an event_id count once"
-        return problem(503, "the store fails", advice, {"Retry-After": "1"})
-
-    @app.exception_handler(InputError)
-    async def unusable(request: Request, error: InputError) -> JSONResponse:
-        logger.warning("%s %s refused: %s", request.method, request.url.path, error)
-        return problem(422, "invalid request", str(error))
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem(500, "internal error", "see the log of the server")
+MAX_BODY = 2**20  # bytes of one request
+MAX_BODIES = 64 * 2**20  # bytes of all requests that wait for their answers
+BODY_SECONDS = 10.0  # to receive a body
+OPEN_PATHS = ("/", "/health/live", "/health/ready", "/metrics")  # these need no key
+CLOSE = {"Connection": "close"}  # the rest of the body is not read
+SAFE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
-def admission(options: LiveOptions) -> Callable:
-    """Make the dependency that checks rate and API key."""
-    limiter = MovingWindowRateLimiter(MemoryStorage())
-    limit = RateLimitItemPerSecond(options.rate)
-    key = options.key
+class Admission:
+    """Refuses requests beyond the rate limit or without the key, before their body is read."""
 
-    async def admit(request: Request, x_api_key: Annotated[str | None, Header()] = None) -> None:
-        client = request.client.host if request.client else ""
-        if options.rate and not await limiter.hit(limit, client):
-            raise HTTPException(429, f"send at most {options.rate} requests per second")
-        sent = (x_api_key or "").encode("latin-1")  # the bytes as received
-        if key and not compare_digest(sent, key.encode()):
-            raise HTTPException(401, "send the API key in the header X-API-Key")
-
-    return admit
-
-
-class BodyLimit:
-    """Refuses bodies of more than `max_bytes`, whatever their Content-Length says."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int):
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, options: LiveOptions):
+        self.app, self.options = app, options
+        self.limiter = MovingWindowRateLimiter(MemoryStorage())
+        self.limit = RateLimitItemPerSecond(options.rate) if options.rate else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a connection (ASGI)."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                await self.check(scope)
+            except HTTPException as error:
+                return await refusal(error)(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+    async def check(self, scope: Scope) -> None:
+        """Raise an HTTPException: 429 beyond the rate limit, 401 without the right key."""
+        host, _ = scope["client"] or ("", 0)
+        if self.limit and not await self.limiter.hit(self.limit, host):
+            raise HTTPException(
+                429, f"send at most {self.options.rate} requests per second", {"Retry-After": "1"}
+            )
+        role = role_of(scope["method"], scope["path"])
+        keys = self.options.keys(role)
+        if self.options.has_keys and not any(compare_digest(sent_key(scope), key) for key in keys):
+            raise HTTPException(
+                401,
+                f"send the key to {role} in the header X-API-Key",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+
+def role_of(method: str, path: str) -> Role:
+    """What a request does to the data of users."""
+    if method == "DELETE":
+        return "delete"
+    return "write" if path == "/events" else "read"
+
+
+def sent_key(scope: Scope) -> bytes:
+    """The API key of a request as received; empty if there is none."""
+    headers = Headers(scope=scope)
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    key = headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")
+    return key.encode("latin-1")
+
+
+class BodyLimit:
+    """Bounds the bytes of a body, of all bodies in the process, and the time to receive one."""
+
+    def __init__(self, app: ASGIApp):
+        self.app, self.held = app, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a connection (ASGI)."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
         size = 0
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        complete = False
 
         async def limited_receive() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.max_bytes:
-                raise HTTPException(413, f"the body is larger than {self.max_bytes:,} bytes")
+            nonlocal size, complete
+            if complete:  # a disconnection may take as long as the answer
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"the body was not complete after {BODY_SECONDS:g} s"
+                raise HTTPException(408, detail, CLOSE) from None
+            length = len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            size, self.held = size + length, self.held + length
+            if size > MAX_BODY:
+                raise HTTPException(413, f"the body is larger than {MAX_BODY:,} bytes", CLOSE)
+            if self.held > MAX_BODIES:
+                raise HTTPException(
+                    503, "too many large requests are waiting", {"Retry-After": "1"}
+                )
             return message
 
-        await self.app(scope, limited_receive, send)
+        try:
+            await self.app(scope, limited_receive, send)
+        finally:
+            self.held -= size
+
+
+class SafeHeaders:
+    """Adds headers that keep a browser from running, framing or storing an answer."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a connection (ASGI)."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
 
 
 class RequestTimer:

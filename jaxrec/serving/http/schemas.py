@@ -1,13 +1,46 @@
 """Requests and responses of the HTTP service; FastAPI makes the OpenAPI document of them."""
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
 
+from jaxrec.serving.ids import PATTERN, check_id
 from jaxrec.serving.live.recommendation_builder import LISTS
 from jaxrec.serving.live.recorder import Outcome
 
-Text = Annotated[str, Field(min_length=1, max_length=256)]
+MAX_EVENTS = 1000  # in one request
+EventOutcome = Outcome | Literal["failed"]
+
+
+def seconds(value: Any) -> int:
+    """Seconds since 1970 of a whole number, or of a date and time with its offset (ISO 8601).
+
+    Raises:
+        ValueError: anything else; the message says what to send.
+    """
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = datetime.min
+        if moment.tzinfo is not None:
+            return int(moment.timestamp())
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError("send whole seconds since 1970, or ISO 8601 with an offset")
+
+
+Text = Annotated[
+    str,
+    Field(min_length=1, max_length=256, json_schema_extra={"pattern": PATTERN}),
+    AfterValidator(check_id),
+]
+Seconds = Annotated[
+    int,
+    BeforeValidator(seconds, json_schema_input_type=int | datetime),
+    Field(ge=0, lt=2**33),
+]
 
 
 class EventRequest(BaseModel):
@@ -18,7 +51,7 @@ class EventRequest(BaseModel):
     event: Text | None = Field(
         None, description="event type; optional if the model knows only one", examples=["view"]
     )
-    timestamp: Annotated[int, Field(ge=0, lt=2**33)] | AwareDatetime | None = Field(
+    timestamp: Seconds | None = Field(
         None, description="seconds since 1970, or ISO 8601; by default now"
     )
     event_id: Text | None = Field(
@@ -26,10 +59,17 @@ class EventRequest(BaseModel):
     )
 
 
+Events = Annotated[
+    Annotated[EventRequest, Tag("event")]
+    | Annotated[list[EventRequest], Field(max_length=MAX_EVENTS), Tag("events")],
+    Discriminator(lambda body: "events" if isinstance(body, list) else "event"),
+]
+
+
 class RecordedResponse(BaseModel):
     """The outcome of each event, in the order of the request."""
 
-    outcomes: list[Outcome]
+    outcomes: list[EventOutcome]
 
 
 class RecommendedItemResponse(BaseModel):

@@ -3,31 +3,35 @@
 import asyncio
 import gc
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import HTTPException
-from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from jaxrec.artifacts import run_directory
+from jaxrec.errors import StoreError
 from jaxrec.inference import loading
 from jaxrec.ranking.context import Step
 from jaxrec.serving.http.batching import RequestBatcher
-from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.http.metrics import Metrics
+from jaxrec.serving.live.engine import LiveEngine, time_of_deletion
+from jaxrec.serving.live.impression_writer import ImpressionWriter
 from jaxrec.serving.live.lists import ListRequest, RecommendationList
-from jaxrec.serving.live.recorder import Outcome, UserEvent
+from jaxrec.serving.live.recorder import Recorded, UserEvent
 from jaxrec.serving.live.state_updater import BATCHES
 from jaxrec.serving.options import LiveOptions
 from jaxrec.serving.stores.opening import open_store
 
 logger = logging.getLogger("uvicorn.error")  # the server sets its format and level
 
-DAY, HOUR = 86_400, 3600
-LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)  # seconds
+DAY, HOUR, GIGABYTE = 86_400, 3600, 1e9
+CHECK_SECONDS = 5.0  # between checks of the store
 
 Result = TypeVar("Result")
 
@@ -35,34 +39,33 @@ Result = TypeVar("Result")
 class LiveService:
     """The served model, its store and the request batches.
 
-    One thread does all model and store work.
+    One thread computes lists and profiles, another writes to the store, so that no list waits
+    behind a write.
     """
 
     def __init__(self, run: Path, options: LiveOptions, strategy: Sequence[Step]):
         self.run, self.options, self.strategy = run, options, strategy
         self.store = open_store(options.store_of(run))
-        self.executor = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.impressions = ImpressionWriter(self.store)
+        self.readers = ThreadPoolExecutor(1, thread_name_prefix="lists")
+        self.writers = ThreadPoolExecutor(1, thread_name_prefix="events")
         self.engine: LiveEngine | None = None  # None until a model is loaded and compiled
-        self.served: tuple[int | None, bool] | None = None  # checkpoint step, has a calibration
-        self.registry = CollectorRegistry()
-        self.request_seconds = Histogram(
-            "jaxrec_request_seconds",
-            "Time to answer a request",
-            ("method", "route", "status"),
-            registry=self.registry,
-            buckets=LATENCY_BUCKETS,
+        self.served = ""  # identity of the served checkpoint
+        self.store_failure = ""  # why the last check of the store failed
+        self.reload_failure = ""  # why the last checkpoint was not loaded
+        self.metrics = Metrics()
+        self.record_batcher = RequestBatcher(
+            self._record, self.writers, BATCHES[-1], self.metrics.batch_size
         )
-        self.outcomes = Counter(
-            "jaxrec_events", "Received events by outcome", ("outcome",), registry=self.registry
+        self.list_batcher = RequestBatcher(
+            self._recommend, self.readers, BATCHES[-2], self.metrics.batch_size
         )
-        sizes = Histogram(
-            "jaxrec_batch_size",
-            "Requests that were computed together",
-            registry=self.registry,
-            buckets=BATCHES,
-        )
-        self.record_batcher = RequestBatcher(self._record, self.executor, BATCHES[-1], sizes)
-        self.list_batcher = RequestBatcher(self._recommend, self.executor, BATCHES[-2], sizes)
+        self.metrics.gauge("users", "Users in the store", self._count)
+        self.metrics.gauge("store_bytes", "Size of the store", self._size)
+        for name, batcher in (("events", self.record_batcher), ("lists", self.list_batcher)):
+            self.metrics.gauge(
+                f"waiting_{name}", f"Requests that wait for {name}", batcher.waiting.qsize
+            )
 
     @property
     def ready_engine(self) -> LiveEngine:
@@ -72,65 +75,137 @@ class LiveService:
             HTTPException: 503 if no model is loaded yet.
         """
         if self.engine is None:
-            raise HTTPException(
-                503, "the model is still loading; try again later", {"Retry-After": "5"}
-            )
+            reason = self.reload_failure or "the model is still loading; try again later"
+            raise HTTPException(503, reason, {"Retry-After": "5"})
         return self.engine
 
-    async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function in the thread that does all model and store work."""
+    def background_tasks(self) -> list[asyncio.Task]:
+        """Start what runs beside the requests."""
+        work = (
+            self.watch_run(),
+            self.record_batcher.run(),
+            self.list_batcher.run(),
+            self.expire_documents(),
+            self.check_store(),
+        )
+        return [asyncio.create_task(coroutine) for coroutine in work]
+
+    def close(self) -> None:
+        """Wait for the present batches and the waiting impressions; close the store."""
+        self.readers.shutdown()
+        self.writers.shutdown()
+        self.impressions.close()
+        self.store.close()
+
+    async def recommend(self, user_id: str, request: ListRequest) -> RecommendationList:
+        """The list of a user, from the next batch.
+
+        Raises:
+            HTTPException: 503 if the list takes longer than `options.list_timeout`.
+        """
+        return await self._in_time(self.list_batcher.submit((user_id, request)))
+
+    async def read(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function in the thread that computes lists; raises as `recommend`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.executor, function, *arguments)
+        return await self._in_time(loop.run_in_executor(self.readers, function, *arguments))
+
+    async def write(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function in the thread that writes to the store."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.writers, function, *arguments)
+
+    async def _in_time(self, result: Any) -> Any:
+        try:
+            return await asyncio.wait_for(result, self.options.list_timeout)
+        except TimeoutError:
+            raise HTTPException(
+                503, f"no answer within {self.options.list_timeout:g} s", {"Retry-After": "1"}
+            ) from None
 
     def load_best(self) -> LiveEngine:
         """Load and compile the run's best model; the present engine if that already serves it."""
-        best = best_step(self.run), (self.run / run_directory.CALIBRATION).exists()
-        if self.engine is not None and best == self.served:
+        identity = run_directory.identity(self.run)
+        if self.engine is not None and identity == self.served:
             return self.engine
         model = loading.load(self.run)
-        window = self.options.window
-        engine = LiveEngine(model, self.store, window=window, strategy=self.strategy)
+        engine = LiveEngine(
+            model,
+            self.store,
+            window=self.options.window,
+            strategy=self.strategy,
+            precision=self.options.state_precision,
+        )
         engine.warm_up()
-        self.served = best
+        self.served = identity
         logger.info("serving step %s of %s", engine.model.step, self.run)
         return engine
 
     async def watch_run(self) -> None:
         """Load the best model, then every better one; the present one serves meanwhile."""
-        seen: set[str] = set()
+        seen: set[tuple[str, int, int]] = set()
         while True:
             try:
-                checkpoints = (self.run / "checkpoints").iterdir()
-                calibration = self.run.glob(run_directory.CALIBRATION)
-                files = {path.name for path in (*checkpoints, *calibration)}
-                if files != seen:  # asking Orbax for the best step is slow
+                files = await asyncio.to_thread(run_directory.file_states, self.run)
+                if files != seen:
                     self.engine = await asyncio.to_thread(self.load_best)
+                    self.metrics.model_step.set(self.engine.model.step)
                     # Frozen objects spare the garbage collector pauses of 0.3 s. Those of the
                     # previous model are unfrozen first, so that they are freed.
                     gc.unfreeze()
                     gc.collect()
                     gc.freeze()
-                seen = files
-            except Exception:
+                seen, self.reload_failure = files, ""
+            except Exception as error:
+                self.metrics.failed_reloads.inc()
+                self.reload_failure = f"the checkpoint cannot be loaded: {error}"
                 logger.exception("cannot load the checkpoint; the previous model stays")
             await asyncio.sleep(self.options.refresh)
+
+    async def check_store(self) -> None:
+        """Read and write the store every few seconds, for `/health/ready`."""
+        while True:
+            try:
+                await asyncio.to_thread(self.store.check)
+                self.store_failure = ""
+            except StoreError as error:
+                self.store_failure = str(error)
+            await asyncio.sleep(CHECK_SECONDS)
 
     async def expire_documents(self) -> None:
         """Delete documents that are too old or too many, every hour."""
         while True:
-            before = time.time() - DAY * self.options.keep_days
             try:
-                deleted = await self.call(self.store.expire, before, self.options.keep_users)
+                deleted = await asyncio.to_thread(self._expire)
+                self.metrics.expired.inc(deleted)
                 if deleted:
                     logger.info("deleted %d expired documents", deleted)
+            except StoreError as error:
+                self.metrics.store_errors.inc()
+                logger.error("%s", error)
             except Exception:
                 logger.exception("cannot delete expired documents; next try in an hour")
             await asyncio.sleep(HOUR)
 
-    def _record(self, batches: list[list[UserEvent]]) -> list[list[Outcome]]:
+    def _expire(self) -> int:
+        options, now = self.options, time.time()
+        return self.store.expire(
+            now - DAY * options.keep_days,
+            options.keep_users,
+            max_bytes=GIGABYTE * options.keep_gigabytes or math.inf,
+            max_share=options.expire_share,
+            tombstones_before=now - DAY * options.keep_tombstones,
+        )
+
+    def delete(self, user_id: str) -> bool:
+        """Delete a user, also while no model is loaded."""
+        config = run_directory.read_config(self.run)
+        return self.store.delete(user_id, time_of_deletion(config))
+
+    def _record(self, batches: list[list[UserEvent]]) -> list[list[Recorded]]:
         assert self.engine is not None
-        outcomes = iter(self.engine.record([event for batch in batches for event in batch]))
-        return [[next(outcomes) for _ in batch] for batch in batches]
+        recorded = iter(self.engine.record([event for batch in batches for event in batch]))
+        return [list(islice(recorded, len(batch))) for batch in batches]
 
     def _recommend(
         self, requests: list[tuple[str, ListRequest]]
@@ -144,15 +219,23 @@ class LiveService:
         for settings, numbers in groups.items():
             users = list(dict.fromkeys(requests[number][0] for number in numbers))
             try:
-                lists = self.engine.recommend(users, **settings._asdict(), now=int(time.time()))
-                by_user = {answer.user_id: answer for answer in lists}
-                answers |= {number: by_user[requests[number][0]] for number in numbers}
+                lists = self.engine.recommend_each(users, settings, int(time.time()))
+                made = [answer for answer in lists.values() if not isinstance(answer, StoreError)]
+                self.impressions.add(self.engine.impressions(made))
+                answers |= {number: lists[requests[number][0]] for number in numbers}
             except Exception as error:
                 answers |= dict.fromkeys(numbers, error)
         return [answers[number] for number in range(len(requests))]
 
+    def _count(self) -> float:
+        return self._of_store(self.store.count)
 
-def best_step(run: Path) -> int | None:
-    """Step of the run's best checkpoint."""
-    with run_directory.open_checkpoints(run, read_only=True) as manager:
-        return manager.best_step()
+    def _size(self) -> float:
+        return self._of_store(self.store.size)
+
+    @staticmethod
+    def _of_store(read: Callable[[], int]) -> float:
+        try:
+            return read()
+        except StoreError:
+            return math.nan

@@ -1,0 +1,100 @@
+"""Listens on an address: uvicorn with limits on connections and on the time of their headers."""
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from jaxrec.errors import ConfigError
+from jaxrec.serving.console import note
+from jaxrec.serving.options import LiveOptions
+
+HEADER_SECONDS = 10.0  # to receive the headers of a request, from the first byte or connection
+KEEP_ALIVE_SECONDS = 65  # longer than a proxy's, so that the proxy closes first
+SHUTDOWN_SECONDS = 10  # to answer the requests already received
+MAX_CONNECTIONS = 2048
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+
+
+class HeaderTimeout(HttpToolsProtocol):
+    """Closes a connection whose request headers are not complete in time."""
+
+    timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Start the clock of the first request."""
+        super().connection_made(transport)
+        self._start_clock()
+
+    def on_message_begin(self) -> None:
+        """Start the clock of a further request."""
+        if self.timer is None:
+            self._start_clock()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def _start_clock(self) -> None:
+        self.timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _stop_clock(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+def parse_address(options: LiveOptions) -> tuple[str, int]:
+    """Host and port to listen on.
+
+    Without a key, other machines are let in only where `options.open` says so.
+
+    Raises:
+        ConfigError: the address is not HOST:PORT, or it is open to other machines without a key.
+    """
+    host, separator, port = options.http.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(f"--http {options.http}: write HOST:PORT, such as :8080")
+    guarded = options.has_keys or options.open
+    if not host:
+        if not guarded:
+            note("without a key the service listens on this machine only; set a key, or --open")
+        return ("0.0.0.0" if guarded else "127.0.0.1"), int(port)
+    if host not in LOOPBACK and not guarded:
+        raise ConfigError(
+            f"--http {options.http} lets other machines in without a key. Set JAXREC_API_KEY, or "
+            "say --open"
+        )
+    return host.strip("[]"), int(port)
+
+
+def listen(app: FastAPI, options: LiveOptions) -> None:
+    """Serve until SIGTERM or SIGINT, then answer the requests already received.
+
+    Raises:
+        ConfigError: see `parse_address`.
+    """
+    host, port = parse_address(options)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        http=HeaderTimeout,
+        ws="none",
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(options.trusted_proxies),
+        forwarded_allow_ips=list(options.trusted_proxies),
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )

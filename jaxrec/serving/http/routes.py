@@ -1,0 +1,226 @@
+"""The routes of the HTTP service: requests in, responses out."""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import Path as PathParameter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from jaxrec.data.graph import ITEM
+from jaxrec.errors import StoreError
+from jaxrec.serving.http.page import PAGE, PAGE_POLICY
+from jaxrec.serving.http.schemas import (
+    EventOutcome,
+    EventRequest,
+    Events,
+    Interest,
+    InterestMovement,
+    ModelResponse,
+    Problem,
+    ProfileEvent,
+    ProfileResponse,
+    RecommendationsResponse,
+    RecommendedItemResponse,
+    RecordedResponse,
+    SearchRequest,
+    Text,
+)
+from jaxrec.serving.http.service import DAY, LiveService
+from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.live.lists import ListRequest
+from jaxrec.serving.live.recommendation_builder import LISTS
+from jaxrec.serving.live.recorder import UserEvent
+from jaxrec.serving.stores.base import LiveEvent
+
+PROBLEM: dict[str, Any] = {"model": Problem, "content": {"application/problem+json": {}}}
+PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys(
+    (400, 401, 404, 408, 413, 422, 429, 503), PROBLEM
+)
+
+UserId = Annotated[Text, PathParameter(examples=["A1YJEY40YUW4SE"])]
+
+user_routes = APIRouter()  # behind the API key and the rate limit
+operation_routes = APIRouter()  # open to everyone
+
+
+@user_routes.post("/events", tags=["events"])
+async def record(request: Request, events: Events) -> RecordedResponse:
+    """Record one event, or up to 1,000. Accepted events are durable when this answers.
+
+    The outcome of an event is `accepted`, `duplicate` (its `event_id` is known), `too_late` (it is
+    older than the events that the service no longer keeps one by one, or than the user's deletion)
+    or `failed` (what is stored of its user cannot be read; delete the user to start again).
+    """
+    service = service_of(request)
+    listed = events if isinstance(events, list) else [events]
+    user_events = parse_events(listed, service.ready_engine)
+    recorded = await service.record_batcher.submit(user_events) if user_events else []
+    failures = [outcome for outcome in recorded if isinstance(outcome, StoreError)]
+    if failures and len(failures) == len(recorded):
+        raise failures[0]
+    outcomes: list[EventOutcome] = [
+        "failed" if isinstance(outcome, StoreError) else outcome for outcome in recorded
+    ]
+    for outcome in outcomes:
+        service.metrics.outcomes.labels(outcome).inc()
+    return RecordedResponse(outcomes=outcomes)
+
+
+@user_routes.get("/users/{user_id:path}/recommendations", tags=["users"])
+async def recommend(
+    request: Request,
+    user_id: UserId,
+    k: Annotated[int, Query(ge=1, le=LISTS[-1], description="length of the list")] = 10,
+    target: Annotated[str, Query(max_length=100, description="`item`, `brand` ...")] = ITEM,
+    where: Annotated[
+        str, Query(max_length=4000, description="condition on the items", examples=["price < 50"])
+    ] = "",
+    context: Annotated[
+        str, Query(max_length=100, description="event type to predict, such as `buy`")
+    ] = "",
+) -> RecommendationsResponse:
+    """Recommend items, brands or other nodes to a user, known or new, as of the last event."""
+    return await answer_list(request, user_id, ListRequest(k, target, where, event_type=context))
+
+
+@user_routes.post("/query", tags=["users"])
+async def search(request: Request, query: SearchRequest) -> RecommendationsResponse:
+    """Recommend items that match words as well as the user's interest."""
+    settings = ListRequest(query.k, where=query.where, words=query.words, strength=query.strength)
+    return await answer_list(request, query.user_id, settings)
+
+
+@user_routes.get("/users/{user_id:path}/profile", tags=["users"])
+async def profile(
+    request: Request,
+    user_id: UserId,
+    last: Annotated[
+        int, Query(ge=1, le=1000, description="events over which `change` is measured")
+    ] = 5,
+    top: Annotated[int, Query(ge=1, le=100, description="interests per type")] = 5,
+) -> ProfileResponse:
+    """Describe a user's present interests, and how the last events changed them."""
+    service = service_of(request)
+    return await service.read(profile_response, service.ready_engine, user_id, last, top)
+
+
+@user_routes.delete("/users/{user_id:path}", status_code=204, tags=["users"])
+async def delete(request: Request, user_id: UserId) -> None:
+    """Delete everything stored about a user."""
+    service = service_of(request)
+    await service.write(service.delete, user_id)
+
+
+@user_routes.get("/model", tags=["operation"])
+async def model(request: Request) -> ModelResponse:
+    """Describe the served model: event types, targets, strategy."""
+    engine = service_of(request).ready_engine
+    event_types = engine.model.artifacts.event_type_names
+    return ModelResponse(
+        step=engine.model.step,
+        items=engine.model.catalog.num_items - 1,
+        event_types=list(event_types),
+        feedback=[name for name in engine.builder.event_types if name not in event_types],
+        strategy=[step.name for step in engine.builder.strategy],
+        targets=[ITEM, *engine.model.profiled_types],
+    )
+
+
+@operation_routes.get("/", include_in_schema=False)
+async def page() -> Response:
+    """Send the page that shows one user live."""
+    return Response(PAGE, media_type="text/html", headers={"Content-Security-Policy": PAGE_POLICY})
+
+
+@operation_routes.head("/health/live", include_in_schema=False)
+@operation_routes.get("/health/live", tags=["operation"])
+async def alive() -> dict[Literal["status"], str]:
+    """Answer as long as the process runs."""
+    return {"status": "alive"}
+
+
+@operation_routes.head("/health/ready", include_in_schema=False)
+@operation_routes.get("/health/ready", tags=["operation"], responses={503: PROBLEM})
+async def ready(request: Request) -> dict[str, str | int]:
+    """Answer 200 once the model is compiled and while the store can be read and written, else 503.
+
+    `reload` says why a newer checkpoint is not served, or `ok`; the previous one is served then.
+    """
+    service = service_of(request)
+    step = service.ready_engine.model.step
+    if service.store_failure:
+        raise HTTPException(503, service.store_failure, {"Retry-After": "5"})
+    return {"status": "ready", "step": step, "reload": service.reload_failure or "ok"}
+
+
+@operation_routes.get("/metrics", tags=["operation"], response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Metrics for Prometheus."""
+    content = generate_latest(service_of(request).metrics.registry)
+    return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+
+def service_of(request: Request) -> LiveService:
+    """The service of the application that received a request."""
+    return request.app.state.service
+
+
+def parse_events(events: Sequence[EventRequest], engine: LiveEngine) -> list[UserEvent]:
+    """Convert events to those of the engine.
+
+    Raises:
+        HTTPException: 422 for an unknown event type or a time in the future.
+    """
+    known = engine.model.artifacts.event_type_names
+    user_events = []
+    for number, event in enumerate(events):
+        event_type = event.event or (known[0] if len(known) == 1 else None)
+        if event_type not in engine.builder.event_types:
+            names = ", ".join(engine.builder.event_types)
+            raise HTTPException(422, f"events[{number}].event: send one of {names}")
+        seconds = int(time.time()) if event.timestamp is None else event.timestamp
+        if seconds > time.time() + DAY:  # later events would then all be too late
+            raise HTTPException(422, f"events[{number}].timestamp: send a time not in the future")
+        live_event = LiveEvent(seconds, event.item_id, event_type, event.event_id)
+        user_events.append(UserEvent(event.user_id, live_event))
+    return user_events
+
+
+async def answer_list(
+    request: Request, user_id: str, settings: ListRequest
+) -> RecommendationsResponse:
+    """Rank a list in the next batch and convert it to a response."""
+    service = service_of(request)
+    engine = service.ready_engine
+    answer = await service.recommend(user_id, settings)
+    return RecommendationsResponse(
+        user_id=answer.user_id,
+        target=answer.target,
+        items=[RecommendedItemResponse(**item._asdict()) for item in answer.items],
+        events=answer.events,
+        approximate=answer.approximate,
+        model=str(engine.model.step),
+    )
+
+
+def profile_response(engine: LiveEngine, user_id: str, last: int, top: int) -> ProfileResponse:
+    """Compute a user's profile and convert it to a response."""
+    document = engine.document(user_id)
+    events = sorted((*document.events, *document.feedback), key=lambda event: event.time)
+    numbers = [engine.updater.item_number.get(event.item_id, 0) for event in events]
+    titles = engine.model.index.labels(np.array(numbers, np.int64))
+    interests = engine.profile(document, last=last, top=top).drop("user_id", "before").to_dicts()
+    node_type, names, weights = engine.interest_history(document)
+    return ProfileResponse(
+        user_id=user_id,
+        interests=[Interest(**row) for row in interests],
+        movement=InterestMovement(type=node_type, names=names, weights=weights.tolist()),
+        events=[
+            ProfileEvent(time=e.time, item_id=e.item_id, event_type=e.event_type, title=title)
+            for e, title in zip(events, titles, strict=True)
+        ],
+        truncated=document.truncated,
+    )
