@@ -1,6 +1,7 @@
 """Encodes a catalogue to vectors, and histories of any length to user vectors.
 
-Evaluation, batch scoring and live serving call these functions, so their scores agree.
+Evaluation, batch scoring and live serving call these functions, so their scores agree. A state is
+one row of S numbers here, so that the states of users are one array to move and to store.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.data.graph import graphs_tuple
 from jaxrec.data.packing import event_gaps, ranges
 from jaxrec.models.inputs import Events, Nodes
-from jaxrec.models.recommender import Model
+from jaxrec.models.recommender import Model, Recommender
 from jaxrec.models.sequence.encoder import State
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 
-States = tuple[State, ...]
-"""The states of B users, one part an expert."""
 CHUNK = 4  # time steps at a time; 1 where one is left, as for most live events
 ROUNDS = 8  # histories in a row, one after another, in `encode_queries`
 WORKERS = 3  # groups of rows at a time: one is computed while events of the others are gathered
@@ -75,7 +74,7 @@ def encode_catalog(model: Model, arrays: CatalogArrays) -> Float[Array, "N F"]:
 @jax.jit
 def user_vectors(
     model: Model,
-    states: States,
+    states: Float[Array | np.ndarray, "B S"],
     target_event_type: Int[Array, ""] | int,
     time_since_last: Int[Array | np.ndarray, " B"] | Int[Array, ""] | int = NO_GAP,
 ) -> Float[Array, "B F"]:
@@ -86,7 +85,7 @@ def user_vectors(
         time_since_last: seconds since the last event, or NO_GAP for unknown.
     """
     recommender = model.merge()
-    outputs = recommender.last_outputs(states)
+    outputs = recommender.last_outputs(state_tree(recommender, states))
     target_types = jnp.full(len(outputs), target_event_type)
     return recommender.user_vectors(outputs, target_types, jnp.asarray(time_since_last))
 
@@ -97,28 +96,57 @@ def repeat_bias(model: Model, target_event_type: int) -> Float[np.ndarray, "type
 
 
 @partial(jax.jit, static_argnames="users")
-def initial_states(model: Model, users: int) -> States:
+def initial_states(model: Model, users: int) -> Float[Array, "B S"]:
     """The states of users without events."""
-    return model.merge().initial_state(users)
+    return _as_rows(model.merge().initial_state(users))
+
+
+def state_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays that a state consists of, in their order."""
+    tree = jax.eval_shape(lambda: model.merge().initial_state(1))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf.shape[1:] for path, leaf in leaves}
+
+
+def _as_rows(states: tuple[State, ...]) -> Float[Array, "B S"]:
+    leaves = jax.tree.leaves(states)
+    rows = [leaf.reshape(len(leaf), -1).astype(jnp.float32) for leaf in leaves]
+    return jnp.concatenate(rows, axis=1)
+
+
+def state_tree(
+    recommender: Recommender, rows: Float[Array | np.ndarray, "B S"]
+) -> tuple[State, ...]:
+    """Rows of states as the sequence encoders know them, one part an expert."""
+    leaves, structure = jax.tree.flatten(
+        jax.eval_shape(lambda: recommender.initial_state(len(rows)))
+    )
+    bounds = np.cumsum([leaf.size // len(rows) for leaf in leaves])[:-1]
+    parts = jnp.split(jnp.asarray(rows), bounds, axis=1)
+    shaped = [
+        part.reshape(leaf.shape).astype(leaf.dtype)
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, shaped)
 
 
 @jax.jit
 def update_chunk(
     model: Model,
-    states: States,
+    states: Float[Array | np.ndarray, "B S"],
     items: Float[Array, "I F"],
     events: Events,
     starts: Bool[Array | np.ndarray, "B T"],
     valid: Bool[Array | np.ndarray, "B T"],
     target_event_type: Int[Array, ""] | int,
-) -> tuple[Float[Array, "B T F"], States]:
+) -> tuple[Float[Array, "B T F"], Float[Array, "B S"]]:
     """User vectors after each of T events a row, and the states after all of them."""
     recommender = model.merge()
-    outputs, states = recommender.update(
-        states, items, events, jnp.asarray(starts), jnp.asarray(valid)
+    outputs, after = recommender.update(
+        state_tree(recommender, states), items, events, jnp.asarray(starts), jnp.asarray(valid)
     )
     target_types = jnp.broadcast_to(target_event_type, valid.shape)
-    return recommender.user_vectors(outputs, target_types), states
+    return recommender.user_vectors(outputs, target_types), _as_rows(after)
 
 
 @dataclass(frozen=True)
@@ -132,8 +160,11 @@ class HistoryReader:
     target_event_type: int = ANY_EVENT_TYPE
 
     def update(
-        self, states: States, numbers: Int[np.ndarray, "B T"], starts: Bool[np.ndarray, "B T"]
-    ) -> tuple[Float[Array, "B T F"], States]:
+        self,
+        states: Float[Array | np.ndarray, "B S"],
+        numbers: Int[np.ndarray, "B T"],
+        starts: Bool[np.ndarray, "B T"],
+    ) -> tuple[Float[Array, "B T F"], Float[Array, "B S"]]:
         """`update_chunk` with the events of these numbers in the log, -1 for none."""
         valid = numbers >= 0
         events = Events(
@@ -207,10 +238,10 @@ def encode_users(
     *,
     history: int = 0,
     users: int = 512,
-    before: States | None = None,
+    before: Float[np.ndarray, "U S"] | None = None,
     last_times: Int[np.ndarray, " U"] | None = None,
-) -> States:
-    """The state of every user of a log after all their events; NumPy arrays.
+) -> Float[np.ndarray, "U S"]:
+    """The state of every user of a log after all their events.
 
     Args:
         history: number of newest events to read, 0 for all.
@@ -221,34 +252,21 @@ def encode_users(
     ends = log.offsets[1:]
     starts = np.maximum(log.offsets[:-1], ends - history) if history else log.offsets[:-1]
     if before is None:
-        new_user = initial_states(model, 1)
-        before = jax.tree.map(
-            lambda leaf: np.repeat(np.asarray(leaf), log.num_users, axis=0), new_user
-        )
-    result = jax.tree.map(np.array, before)
+        before = np.repeat(np.asarray(initial_states(model, 1)), log.num_users, axis=0)
+    result = before.copy()
     reader = HistoryReader(model, items, log, event_gaps(log, last_times))
     # users of similar lengths together waste the fewest time steps
     for group in _groups(np.argsort(ends - starts, kind="stable"), users):
         rows = np.pad(group, (0, users - len(group)))
-        states = jax.tree.map(lambda leaf, rows=rows: leaf[rows], before)
+        states: Float[Array | np.ndarray, "B S"] = before[rows]
         begins, lengths = starts[rows], ends[rows] - starts[rows]
         lengths[len(group) :] = 0  # rows of padding have no events
         for chunk in _chunks(int(lengths.max())):
             steps = np.arange(chunk.start, chunk.stop)
             numbers = np.where(steps < lengths[:, None], begins[:, None] + steps, -1)
             _, states = reader.update(states, numbers, np.zeros(numbers.shape, bool))
-
-        def place(whole: np.ndarray, part: Array | np.ndarray, group: np.ndarray = group) -> None:
-            whole[group] = np.asarray(part)[: len(group)]
-
-        jax.tree.map(place, result, states)
+        result[group] = np.asarray(states)[: len(group)]
     return result
-
-
-def flat_states(states: States) -> Float[np.ndarray, "B S"]:
-    """The leaves of B users' states, one after another."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
-    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
 def in_rows(

@@ -11,7 +11,7 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import predicted_event_types, target_event_type
 from jaxrec.data.events import build_event_log, some_events
 from jaxrec.data.tables import validate_tables, without_consecutive_repeats
-from jaxrec.inference.encoding import States, encode_queries, encode_users, user_vectors
+from jaxrec.inference.encoding import encode_queries, encode_users, user_vectors
 from jaxrec.models.recommender import Model
 from jaxrec.types import NO_GAP, EventLog, Queries
 
@@ -75,7 +75,7 @@ class UserEncoder:
         """Whether evaluation predicts events of a type."""
         return event_type in predicted_event_types(self.config, self.event_type_names)
 
-    def states(self, log: EventLog) -> States:
+    def states(self, log: EventLog) -> Float[np.ndarray, "U S"]:
         """The state of every user of a log after all their events."""
         return encode_users(
             self.model,
@@ -87,7 +87,7 @@ class UserEncoder:
 
     def vectors(
         self,
-        states: States,
+        states: Float[np.ndarray, "U S"],
         event_type: int | None = None,
         time_since_last: Int[np.ndarray, " U"] | int = NO_GAP,
     ) -> Float[np.ndarray, "U F"]:

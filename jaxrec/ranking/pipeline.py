@@ -55,17 +55,17 @@ class RerankPipeline:
             if isinstance(step, Filter)
         }
 
-    @property
+    @cached_property
     def session(self) -> Session | None:
         """The step that mixes the current session in, if there is one."""
         return next((step for step in self.steps if isinstance(step, Session)), None)
 
-    @property
+    @cached_property
     def is_random(self) -> bool:
         """Whether lists depend on chance."""
         return any(isinstance(step, Epsilon) for step in self.steps)
 
-    @property
+    @cached_property
     def reordering(self) -> list[tuple[int, Reordering]]:
         """The steps that act on the best items, with their numbers."""
         return [(n, step) for n, step in enumerate(self.steps) if isinstance(step, Reordering)]

@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from jaxrec.artifacts.partitions import SUCCESS
 from jaxrec.errors import RunError
-from jaxrec.inference.encoding import States, flat_states, initial_states
+from jaxrec.inference.encoding import state_shapes
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.serving.stores.base import NEVER
 from jaxrec.types import EventLog
@@ -17,10 +17,9 @@ from jaxrec.types import EventLog
 LAYOUT = "layout.json"
 
 
-def state_table(log: EventLog, states: States) -> pl.DataFrame:
+def state_table(log: EventLog, states: Float[np.ndarray, "U S"]) -> pl.DataFrame:
     """One row per user: `user_id`, `events`, `last_time` (s; `NEVER` without events) and `state`,
-    flattened as layout.json describes."""
-    flat = flat_states(states).astype(np.float32)
+    whose parts layout.json describes."""
     last_times = np.full(log.num_users, NEVER)
     last_times[log.lengths > 0] = log.times[log.offsets[1:][log.lengths > 0] - 1]
     return pl.DataFrame(
@@ -28,21 +27,19 @@ def state_table(log: EventLog, states: States) -> pl.DataFrame:
             "user_id": log.user_ids,
             "events": log.lengths,
             "last_time": last_times,
-            "state": pl.Series(flat, dtype=pl.Array(pl.Float32, flat.shape[1])),
+            "state": pl.Series(states, dtype=pl.Array(pl.Float32, states.shape[1])),
         }
     )
 
 
 def write_layout(model: TrainedModel, directory: Path) -> None:
-    """Write `layout.json`: the parts of a flattened state in their order, with their shapes."""
+    """Write `layout.json`: the parts of a state in their order, with their shapes."""
     directory.mkdir(parents=True, exist_ok=True)
-    state = initial_states(model.model, 1)
-    paths, _ = jax.tree_util.tree_flatten_with_path(state)
     layout = {
         "step": model.step,
         "model": model.version,
         "parts": [
-            {"name": jax.tree_util.keystr(path), "shape": leaf.shape[1:]} for path, leaf in paths
+            {"name": name, "shape": shape} for name, shape in state_shapes(model.model).items()
         ],
     }
     (directory / LAYOUT).write_text(json.dumps(layout, indent=2))

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jax
 import numpy as np
 import polars as pl
 
@@ -36,13 +35,7 @@ def assert_as_in_batch(engine, user_events):
     """Compare states and lists of all users with batch scoring of the same events."""
     model = engine.model
     log = model.encoder.event_log(table(user_events))
-    expected = np.concatenate(
-        [
-            np.asarray(leaf).reshape(log.num_users, -1)
-            for leaf in jax.tree.leaves(model.encoder.states(log))
-        ],
-        axis=1,
-    )
+    expected = model.encoder.states(log)
     documents = engine.store.load(log.user_ids.to_list()).documents
     for user, state in zip(log.user_ids, expected, strict=True):
         np.testing.assert_allclose(documents[user].state, state, atol=1e-5)

@@ -7,6 +7,7 @@ from helpers.jobs import BLOCK, read
 from helpers.live import START, event, table
 
 import jaxrec
+from jaxrec.inference.encoding import state_tree
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.states import state_table
@@ -29,7 +30,9 @@ def test_written_states_equal_those_of_the_model(serve, trained_run, known_shop,
         for part, described in zip(parts, layout["parts"], strict=True)
         if described["name"].endswith("output")
     ]
-    expected = [np.asarray(state.output) for state in model.encoder.states(log)]
+    states = model.encoder.states(log)
+    np.testing.assert_allclose(table["state"].to_numpy(), states, atol=1e-5)
+    expected = [state.output for state in state_tree(model.model.merge(), states)]
     np.testing.assert_allclose(np.stack(outputs), np.stack(expected), atol=1e-5)
     assert (tmp_path / "states" / "_SUCCESS").exists()
 

@@ -1,8 +1,8 @@
 """Lists for live users: ranked under a strategy, with names and reasons."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import polars as pl
@@ -56,7 +56,8 @@ class RecommendationBuilder:
         feedback_types = sorted(updater.feedback_types)
         self.event_types = self.model.encoder.event_types_with(feedback_types)
         index = self.model.index
-        self.labels = index.labels(np.arange(index.catalog.num_items))
+        # row 0 stands for no reason
+        self.reason_labels = index.labels(np.arange(index.catalog.num_items)).scatter(0, None)
         # each prepared reranker holds the item table once more
         size = max(2, min(MAX_RERANKERS, RERANKER_BYTES // updater.items.nbytes))
         self.reranker = lru_cache(maxsize=size)(self._reranker)
@@ -101,15 +102,18 @@ class RecommendationBuilder:
         else:
             lists = self.node_lists(vectors, request.target, request.k)
         pipeline = None if reranker is None else reranker.pipeline
+        own_lists = RankedLists(*(part[: len(documents)] for part in lists))
+        entries = self._entries(request.target, own_lists, pipeline, documents)
+        counts = (own_lists.items > 0).sum(1).tolist()
         return [
             RecommendationList(
                 document.user_id,
                 request.target,
-                self._entries(request.target, RankedLists(*row), pipeline, document),
+                [RecommendedItem(rank, *entry) for rank, entry in enumerate(own, 1)],
                 events=document.truncated + len(document.events),
                 approximate=document.approximate,
             )
-            for document, *row in zip(documents, *lists, strict=False)
+            for document, own in zip(documents, split(entries, counts), strict=True)
         ]
 
     def user_vectors(
@@ -266,23 +270,29 @@ class RecommendationBuilder:
         target: str,
         lists: RankedLists,
         pipeline: RerankPipeline | None,
-        document: UserDocument,
-    ) -> list[RecommendedItem]:
-        """One user's list from one row of ranked lists."""
-        count = int((lists.items > 0).sum())
-        items, scores, touched, propensity = (part[:count] for part in lists)
+        documents: Sequence[UserDocument],
+    ) -> Iterable[tuple]:
+        """The fields of a `RecommendedItem` behind its rank, for all lists one after another."""
+        listed = lists.items > 0
+        items, scores, touched, propensity = (part[listed] for part in lists)
         ids, titles = self.names(target)
-        reasons = self._reasons(target, items, document)
-        columns = (
-            range(1, count + 1),
+        reasons = [
+            self._reasons(target, row[: np.count_nonzero(row)], document)
+            for row, document in zip(lists.items, documents, strict=True)
+        ]
+        rules: list[list[str]] = [[] for _ in items]
+        if pipeline is not None:
+            for number in np.flatnonzero(touched.any(1)):
+                rules[number] = pipeline.names(touched[number])
+        return zip(
             ids.gather(items),
             scores.tolist(),
             titles.gather(items),
-            [None] * count if reasons is None else self.labels.gather(reasons),
-            [pipeline.names(steps) if pipeline else [] for steps in touched],
+            self.reason_labels.gather(np.concatenate(reasons)),
+            rules,
             propensity.tolist(),
+            strict=True,
         )
-        return [RecommendedItem(*row) for row in zip(*columns, strict=True)]
 
     def _feedback_log(self, documents: Sequence[UserDocument]) -> EventLog | None:
         """The kept events of users who gave feedback; None if none of them did."""
@@ -304,12 +314,12 @@ class RecommendationBuilder:
 
     def _reasons(
         self, target: str, rows: Int[np.ndarray, " n"], document: UserDocument
-    ) -> Int[np.ndarray, " n"] | None:
-        """The user's most similar kept item for every recommended node; None without one."""
+    ) -> Int[np.ndarray, " n"]:
+        """The user's most similar kept item for every recommended node; 0 without one."""
         numbers = (self.updater.item_number.get(event.item_id, 0) for event in document.events)
         own = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
         if not len(own):
-            return None
+            return np.zeros(len(rows), np.int64)
         cosines = self.unit_vectors(target)[rows] @ self.unit_vectors(ITEM)[own].T
         return own[cosines.argmax(1)]
 
@@ -324,6 +334,12 @@ class RecommendationBuilder:
             lengths=[min(length, self.count(ITEM)) for length in LISTS],
             batch_sizes=BATCHES,
         )
+
+
+def split(entries: Iterable[tuple], counts: Sequence[int]) -> Iterator[list[tuple]]:
+    """The entries of each list, from those of all lists one after another."""
+    remaining = iter(entries)
+    return (list(islice(remaining, count)) for count in counts)
 
 
 def void_adjustments(count: int) -> AdjustmentBlocks:

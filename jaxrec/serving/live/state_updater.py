@@ -4,13 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from jaxrec.inference.encoding import States, encode_users, flat_states, initial_states
+from jaxrec.inference.encoding import encode_users, initial_states
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.top_k import at_least, padded
 from jaxrec.serving.stores.base import NEVER, LiveEvent, UserDocument
@@ -51,13 +50,12 @@ class StateUpdater:
         self.items = jnp.asarray(model.index.items.vectors)
         ids = model.catalog.item_ids.to_list()
         self.item_number = {item: number for number, item in enumerate(ids) if item is not None}
-        self.new_user = initial_states(model.model, 1)
-        self.state_size = sum(leaf.size for leaf in jax.tree.leaves(self.new_user))
+        self.new_user = np.asarray(initial_states(model.model, 1))[0]
 
     def fits(self, document: UserDocument) -> bool:
         """Whether the states of a document have the size of this model's."""
         states = [state for state in (document.state, document.base) if state is not None]
-        return all(len(state) == self.state_size for state in states)
+        return all(len(state) == len(self.new_user) for state in states)
 
     def refresh(self, changes: Sequence[tuple[UserDocument, UserDocument]]) -> list[UserDocument]:
         """Documents with the states that belong to their events.
@@ -140,14 +138,14 @@ class StateUpdater:
 
     def apply(self, updates: Sequence[Update]) -> list[Float[np.ndarray, " S"]]:
         """The state after each update, a batch of updates at a time."""
-        flat: list[Float[np.ndarray, " S"]] = []
+        after = list[Float[np.ndarray, " S"]]()
         for start in range(0, len(updates), BATCHES[-1]):
             batch = updates[start : start + BATCHES[-1]]
             before = self.stack([update.state for update in batch])
             last_times = np.array([update.last_time for update in batch])
             log = self.event_log([update.events for update in batch])
-            flat += list(self.rounded(flat_states(self.update(log, before, last_times))))
-        return flat
+            after += list(self.rounded(self.update(log, before, last_times)))
+        return after
 
     def rounded(self, states: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """States in the precision of documents."""
@@ -157,9 +155,9 @@ class StateUpdater:
     def update(
         self,
         log: EventLog,
-        before: States | None = None,
+        before: Float[np.ndarray, "U S"] | None = None,
         last_times: Int[np.ndarray, " U"] | None = None,
-    ) -> States:
+    ) -> Float[np.ndarray, "U S"]:
         """States after the events of a log; see `encode_users`."""
         return encode_users(
             self.model.model,
@@ -172,7 +170,7 @@ class StateUpdater:
 
     def user_vectors(
         self,
-        states: States,
+        states: Float[np.ndarray, "U S"],
         event_type: int | None = None,
         time_since_last: Int[np.ndarray, " U"] | None = None,
     ) -> Float[np.ndarray, "Q F"]:
@@ -182,11 +180,10 @@ class StateUpdater:
             event_type: the event type to predict; by default the run's.
             time_since_last: seconds since the last event, for a model that reads it.
         """
-        size = at_least(len(jax.tree.leaves(states)[0]), BATCHES)
+        size = at_least(len(states), BATCHES)
         seconds = np.zeros(0, np.int32) if time_since_last is None else time_since_last
-        padded_states = jax.tree.map(lambda leaf: padded(leaf, size), states)
         return self.model.encoder.vectors(
-            padded_states, event_type, padded(seconds.astype(np.int32), size, fill=NO_GAP)
+            padded(states, size), event_type, padded(seconds.astype(np.int32), size, fill=NO_GAP)
         )
 
     def event_log(
@@ -207,16 +204,7 @@ class StateUpdater:
             has_time=self.model.config.data.time == "timestamp",
         )
 
-    def stack(self, flat: Sequence[Float[np.ndarray, " S"] | None]) -> States:
-        """Flat states of users as one batch; None is the state of a new user."""
-        leaves, structure = jax.tree.flatten(self.new_user)
-        new_user = np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
-        stacked = np.stack([new_user if state is None else state for state in flat])
-        stacked = stacked.astype(np.float32)
-        bounds = np.cumsum([leaf.size for leaf in leaves])[:-1]
-        parts = np.split(stacked, bounds, axis=1)
-        shaped = [
-            part.reshape(len(flat), *leaf.shape[1:])
-            for part, leaf in zip(parts, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(structure, shaped)
+    def stack(self, states: Sequence[Float[np.ndarray, " S"] | None]) -> Float[np.ndarray, "U S"]:
+        """States of users as one batch; None is the state of a new user."""
+        rows = [self.new_user if state is None else state for state in states]
+        return np.stack(rows).astype(np.float32)
