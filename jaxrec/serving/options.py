@@ -1,6 +1,7 @@
 """Options of the commands that use a trained model."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -175,6 +176,7 @@ class ReplayOptions(ModelOptions):
     """Quantile of the times at which the period begins."""
 
 
+IMAGE_HOST = re.compile(r"(https?://)?(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*(:\d{1,5})?", re.I | re.A)
 Role = Literal["read", "write", "delete"]  # what a request does to the data of users
 
 
@@ -216,12 +218,25 @@ class LiveOptions(Bounded):
     """A second key, for deleting users alone (JAXREC_DELETE_KEY)."""
     open: bool = False
     """Let other machines in without a key."""
+    example_users: bool = False
+    """List ids of users on the page and in GET /users, to everyone who may read; without a key on
+    this machine only, they are listed anyway."""
+    image_hosts: tuple[str, ...] = ()
+    """Hosts from which the page may load the images of items, such as `img.shop.com` or
+    `*.shop.com`, beside its own."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies whose X-Forwarded-For is believed."""
     list_timeout: Positive = 2.0
     """Seconds after which a list or profile that is not ready is refused with 503."""
     refresh: Positive = 10.0
     """Seconds between checks for a new checkpoint."""
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for a host that is none."""
+        super().__post_init__()
+        for host in self.image_hosts:
+            if not IMAGE_HOST.fullmatch(host):  # it becomes part of a header
+                raise ConfigError(f"--image-hosts {host!r}: name hosts, such as img.shop.com")
 
     def keys(self, role: Role) -> tuple[bytes, ...]:
         """The keys that allow a role."""

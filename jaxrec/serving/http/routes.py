@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import StoreError
-from jaxrec.serving.http.page import PAGE, PAGE_POLICY
+from jaxrec.serving.http.page import PAGE, content_policy
 from jaxrec.serving.http.schemas import (
     EventOutcome,
     EventRequest,
@@ -30,7 +30,7 @@ from jaxrec.serving.http.schemas import (
 )
 from jaxrec.serving.http.service import DAY, LiveService
 from jaxrec.serving.live.engine import LiveEngine
-from jaxrec.serving.live.lists import ListRequest
+from jaxrec.serving.live.lists import ListRequest, RecommendationList
 from jaxrec.serving.live.recommendation_builder import LISTS
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.stores.base import LiveEvent
@@ -126,13 +126,15 @@ async def model(request: Request) -> ModelResponse:
         feedback=[name for name in engine.builder.event_types if name not in event_types],
         strategy=[step.name for step in engine.builder.strategy],
         targets=[ITEM, *engine.model.profiled_types],
+        words=engine.model.words.available,
     )
 
 
 @operation_routes.get("/", include_in_schema=False)
-async def page() -> Response:
+async def page(request: Request) -> Response:
     """Send the page that shows one user live."""
-    return Response(PAGE, media_type="text/html", headers={"Content-Security-Policy": PAGE_POLICY})
+    policy = content_policy(PAGE, service_of(request).options.image_hosts)
+    return Response(PAGE, media_type="text/html", headers={"Content-Security-Policy": policy})
 
 
 @operation_routes.head("/health/live", include_in_schema=False)
@@ -199,11 +201,21 @@ async def answer_list(
     return RecommendationsResponse(
         user_id=answer.user_id,
         target=answer.target,
-        items=[RecommendedItemResponse(**item._asdict()) for item in answer.items],
+        items=item_responses(engine, answer),
         events=answer.events,
         approximate=answer.approximate,
         model=str(engine.model.step),
     )
+
+
+def item_responses(engine: LiveEngine, answer: RecommendationList) -> list[RecommendedItemResponse]:
+    """The entries of a list; items with what a shop shows of them."""
+    entries = [item._asdict() for item in answer.items]
+    if answer.target == ITEM:
+        numbers = [engine.updater.item_number.get(item.id, 0) for item in answer.items]
+        details = engine.shop_items.details_of(numbers)
+        entries = [entry | detail for entry, detail in zip(entries, details, strict=True)]
+    return [RecommendedItemResponse(**entry) for entry in entries]
 
 
 def profile_response(engine: LiveEngine, user_id: str, last: int, top: int) -> ProfileResponse:

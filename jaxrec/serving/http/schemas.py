@@ -72,13 +72,47 @@ class RecordedResponse(BaseModel):
     outcomes: list[EventOutcome]
 
 
-class RecommendedItemResponse(BaseModel):
-    """One entry of a list."""
+class ItemDetails(BaseModel):
+    """What a shop shows of an item, as far as the items table has columns for it."""
+
+    title: str | None = None
+    price: float | None = None
+    brand: str | None = None
+    category: str | None = Field(None, description="the last one of a path, or all genres")
+    image_url: str | None = None
+
+
+class ItemResponse(ItemDetails):
+    """An item of the catalogue."""
+
+    id: str
+
+
+class ItemsResponse(BaseModel):
+    """Items, the best match or the most popular first."""
+
+    items: list[ItemResponse]
+
+
+class ExampleUser(BaseModel):
+    """A user of the store."""
+
+    user_id: str
+    events: int = Field(description="number of the user's events")
+
+
+class UsersResponse(BaseModel):
+    """Some users of the store; none unless the service may list them."""
+
+    users: list[ExampleUser]
+
+
+class RecommendedItemResponse(ItemDetails):
+    """One entry of a list; only items have details."""
 
     rank: int
     id: str
     score: float
-    title: str | None = None
     because: str | None = Field(None, description="the item of the user's history most like it")
     rules: list[str] = Field(description="strategy steps that moved it")
     propensity: float = Field(
@@ -146,6 +180,7 @@ class ModelResponse(BaseModel):
     feedback: list[str] = Field(description="event types that only the strategy reads")
     strategy: list[str] = Field(description="names of the strategy's steps, in order")
     targets: list[str] = Field(description="node types that can be recommended")
+    words: bool = Field(description="whether lists can be steered by words (`POST /query`)")
 
 
 class SearchRequest(BaseModel):

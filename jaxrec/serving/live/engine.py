@@ -29,6 +29,7 @@ from jaxrec.serving.live.recommendation_builder import (
     void_adjustments,
 )
 from jaxrec.serving.live.recorder import EventRecorder, Recorded, UserEvent
+from jaxrec.serving.live.shop_items import ShopItems
 from jaxrec.serving.live.state_updater import BATCHES, Precision, StateUpdater, Update
 from jaxrec.serving.stores.base import Impression, LiveEvent, Store, UserDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
@@ -70,6 +71,7 @@ class LiveEngine:
             raise InputError(f"window={window}: keep 1 event or more")
         check_live_run(model.config)
         self.model, self.store = model, store
+        self.shop_items = ShopItems(model.index)
         self.updater = StateUpdater(model, window, feedback_types(strategy), precision)
         self.builder = RecommendationBuilder(
             self.updater, strategy, random or np.random.default_rng()

@@ -157,6 +157,9 @@ class Store(Protocol):
             StoreError: more than `max_share` of the documents would go; nothing is deleted.
         """
 
+    def newest(self, count: int) -> list[str]:
+        """Return ids of up to `count` users, those whose documents were written last first."""
+
     def count(self) -> int:
         """Return the number of documents; tombstones do not count."""
 

@@ -164,6 +164,12 @@ class RedisStore:
             self.client.zremrangebyrank(DELETED, 0, -max_users - 1)
         return deleted
 
+    def newest(self, count: int) -> list[str]:
+        """See `Store.newest`."""
+        with _store_errors():
+            newest: list[Any] = self.reader.zrevrange(WRITTEN, 0, count - 1)
+        return [user_id.decode() for user_id in newest]
+
     def count(self) -> int:
         """See `Store.count`."""
         with _store_errors():

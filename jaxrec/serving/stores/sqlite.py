@@ -190,6 +190,11 @@ class SQLiteStore:
         self._give_back()
         return deleted
 
+    def newest(self, count: int) -> list[str]:
+        """See `Store.newest`."""
+        rows = self._rows("SELECT user_id FROM shoppers ORDER BY written DESC LIMIT ?", count)
+        return [user_id for (user_id,) in rows]
+
     def count(self) -> int:
         """See `Store.count`."""
         return self._number("SELECT count(*) FROM shoppers")

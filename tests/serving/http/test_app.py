@@ -1,6 +1,5 @@
 """The HTTP service, in this process and as a real server that is killed."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -120,46 +119,6 @@ def test_all_responses_fit_the_openapi_document(trained_run, tmp_path):
             with suppress(Unsatisfiable):  # an operation without input has no invalid request
                 check()
     assert server.stop() == 128 + signal.SIGTERM
-
-
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium (Debian: chromium)")
-def test_the_page_shows_the_list_change_after_a_click(trained_run, tmp_path):
-    """In a real browser: look up a user, buy an item, search; elements are selected by label."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    expect = playwright.expect
-    server = Service(trained_run, tmp_path / "store.db")
-    server.client.post("/events", json=[payload("gus", n) for n in range(3)])
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-background-networking"],
-        )
-        page = browser.new_page(viewport={"width": 390, "height": 800})  # a phone
-        failures = []
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        page.goto(str(server.client.base_url))
-        page.get_by_label("Shopper").fill("gus")
-        page.get_by_role("button", name="Show").click()
-        page.wait_for_selector("#list li")
-        items = page.locator("#list li")
-        before = items.evaluate_all("rows => rows.map(row => row.dataset.item)")
-        assert len(before) == 10
-        assert page.locator("#events li").count() == 3
-        assert page.get_by_role("img").get_attribute("aria-label").startswith("Share of interest")
-        page.locator("#list li").nth(4).get_by_role("button", name="buy").click()
-        expect(page.locator("#events li")).to_have_count(4)
-        after = items.evaluate_all("rows => rows.map(row => row.dataset.item)")
-        assert after != before
-        assert before[4] not in after
-        page.get_by_label("Looks for").fill("brand x item f")
-        page.get_by_role("button", name="Steer").click()
-        expect(items.first).not_to_have_attribute("data-item", after[0])
-        wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
-        page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
-        browser.close()
-    assert server.stop() == 128 + signal.SIGTERM
-    assert not failures
-    assert not wide
 
 
 def test_batch_scoring_imports_no_web_framework():

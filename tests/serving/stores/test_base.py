@@ -2,6 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import pytest
 from helpers.servers import START, RedisServer, wait, without_log
@@ -45,6 +46,16 @@ def test_only_the_version_loaded_last_can_be_saved(store):
     assert store.load(["a"]).documents["a"].version == version + 1
     assert store.load(["a"]).documents["a"].truncated == 5
     assert store.count() == 2
+
+
+def test_the_newest_users_are_those_written_last(store, monkeypatch):
+    clock = count(START)
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    for user in ("a", "b", "c"):
+        store.save([document(user)])
+    store.save([document("a", store.load(["a"]).documents["a"].version)])
+    assert store.newest(2) == ["a", "c"]
+    assert store.newest(5) == ["a", "c", "b"]
 
 
 def test_a_deleted_document_cannot_be_saved_by_an_earlier_reader(store):
