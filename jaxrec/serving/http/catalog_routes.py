@@ -1,10 +1,10 @@
 """The routes that show what can be recommended, and to whom."""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from jaxrec.serving.http.listen import LOOPBACK
 from jaxrec.serving.http.schemas import ExampleUser, ItemResponse, ItemsResponse, UsersResponse
 from jaxrec.serving.http.service import LiveService
 from jaxrec.serving.options import LiveOptions
@@ -12,6 +12,8 @@ from jaxrec.serving.stores.base import Store
 
 MAX_ITEMS = 50  # in one answer
 EXAMPLES, CANDIDATES = 20, 50  # users in one answer, of these with the newest documents
+
+LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 
 catalog_routes = APIRouter()  # behind the key to read and the rate limit
 
@@ -42,20 +44,21 @@ async def users(request: Request) -> UsersResponse:
     machine only and is asked by its local name.
     """
     service: LiveService = request.app.state.service
-    if not may_list_users(service.options, request.url.hostname):
+    if not may_list_users(service.options, request.headers.get("host", "")):
         return UsersResponse(users=[])
     return UsersResponse(users=await service.read(example_users, service.store))
 
 
-def may_list_users(options: LiveOptions, host: str | None) -> bool:
-    """Whether a request that was sent to a host may see ids of users.
+def may_list_users(options: LiveOptions, host: str) -> bool:
+    """Whether a request with this `Host` header may see ids of users.
 
-    Without a key and without `--open` the service listens on this machine only. The name of the
-    host matters because a foreign web page can make its own name mean this machine.
+    Without a key and without `--open` the service listens on this machine only. The header matters
+    because a foreign web page can make its own name mean this machine.
     """
     if options.example_users:
         return True
-    return not options.has_keys and not options.open and host in LOOPBACK
+    is_local = not (options.has_keys or options.open or options.trusted_proxies)
+    return is_local and bool(LOCAL_HOST.fullmatch(host))
 
 
 def example_users(store: Store) -> list[ExampleUser]:

@@ -68,10 +68,15 @@ def test_lists_show_what_a_shop_shows(client):
     [
         ({}, "127.0.0.1", True),
         ({}, "localhost", True),
-        ({}, "::1", True),
+        ({}, "LOCALHOST:8080", True),
+        ({}, "[::1]:8080", True),
         ({}, "rebound.example", False),  # a foreign page that makes its name mean this machine
-        ({}, None, False),
+        ({}, "my_rebound.example", False),  # not a host name for the framework
+        ({}, "localhost.example", False),
+        ({}, "localhost@example", False),
+        ({}, "", False),
         ({"open": True}, "localhost", False),
+        ({"trusted_proxies": ("10.0.0.1",)}, "localhost", False),
         ({"api_key": "k"}, "localhost", False),
         ({"write_key": "k"}, "localhost", False),
         ({"api_key": "k", "example_users": True}, "shop.example", True),
