@@ -35,7 +35,7 @@ def likeliest(
     """
     users = pl.DataFrame({"user_id": user_ids, "log_p": log_p})
     users = pl.concat([audience, users], how="vertical_relaxed").filter(pl.col("log_p") > -np.inf)
-    return users.sort("log_p", descending=True, maintain_order=True).head(size)
+    return users.sort("log_p", descending=True, maintain_order=True).head(min(size, len(users)))
 
 
 def audience_table(audience: pl.DataFrame, bid: float | None) -> pl.DataFrame:

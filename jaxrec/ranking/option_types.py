@@ -11,7 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from jaxrec.errors import ConfigError, InputError
 
 MAX_NUMBER = 1e6  # scores have 32 bits, in which a larger number leaves nothing of the ranking
-NAMES = {int: "a whole number", str: "text", Path: "a file", NoneType: "nothing"}
+MAX_WHOLE = 2**31
+NAMES = {int: "a whole number of 32 bits", str: "text", Path: "a file", NoneType: "nothing"}
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Typed:
 def check_type(name: str, value: Any, hint: Any) -> None:
     """Raise a ConfigError for a value that is not of a type.
 
-    A float is a finite number of size `MAX_NUMBER` at most, a path may be text, and any sequence is
-    read as a list.
+    A float is a finite number of size `MAX_NUMBER` at most, an integer has 32 bits, a path may be
+    text, and a tuple may be a list.
     """
     parts = get_args(hint)
     match get_origin(hint):
@@ -78,9 +79,9 @@ def _is_of_type(value: Any, hint: Any) -> bool:
 def _fits(value: Any, kind: type) -> bool:
     if kind is float:
         return is_finite(value) and abs(value) <= MAX_NUMBER
-    return (
-        is_whole(value) if kind is int else isinstance(value, (str, Path) if kind is Path else kind)
-    )
+    if kind is int:
+        return is_whole(value) and abs(value) < MAX_WHOLE
+    return isinstance(value, (str, Path) if kind is Path else kind)
 
 
 def _words(hint: Any) -> str:

@@ -25,7 +25,7 @@ NAN, INF = float("nan"), float("inf")
         ({"where": 5}, "where: 5 is not text"),
         ({"caps": ["brand"]}, r"caps: \['brand'\] is not a mapping"),
         ({"caps": None}, "caps: None is not a mapping"),
-        ({"caps": {"brand": "2"}}, "caps: brand: '2' is not a whole number; it is read as text"),
+        ({"caps": {"brand": "2"}}, "caps: brand: '2' is not a whole number of 32 bits; it is read"),
         ({"caps": {"brand": 1.5}}, "caps: brand: 1.5 is not a whole number"),
         ({"caps": {1: 2}}, "caps, key: 1 is not text"),
         ({"only": 5}, "only: 5 is neither a file nor a list of ids"),
@@ -95,6 +95,13 @@ def test_plots_refuse(model, events, unchecked, tmp_path, options, reason):
     given = {"user": "u003", "path": tmp_path / "x.png", **options}
     with pytest.raises(InputError, match=reason):
         model.plot_profile(events, **given)
+
+
+def test_a_huge_number_takes_all(model, tmp_path):
+    few = new_user_of_brand(1)
+    assert len(model.audience(few, "brand:brand1", size=10**30)) == 1
+    assert model.profile(few, last=10**30).equals(model.profile(few, last=len(few)))
+    model.plot_profile(few, few["user_id"][0], tmp_path / "x.png", last=10**30, top=10**30)
 
 
 @pytest.mark.parametrize("method", ["recommend", "profile"])

@@ -98,6 +98,7 @@ NUMBER = "is not a number from -1,000,000 to 1,000,000"
         ("feedback: {item: .inf}", f"item: inf {NUMBER}"),
         ("feedback:", "None is no mapping"),
         ("caps: {brand: 1.5}", "limits: brand: 1.5 is not a whole number"),
+        ("caps: {brand: 99999999999999999999}", "is not a whole number of 32 bits"),
         ("caps: {brand: true}", "limits: brand: True is not a whole number"),
         ("caps: {brand: x}", "limits: brand: 'x' is not a whole number"),
         ("caps: [1, 2]", "limits: [1, 2] is not a mapping"),
