@@ -34,10 +34,17 @@ class Bounded:
 
 
 def _check(name: str, value: Any, hint: Any) -> None:
-    limits = [_limit(bound, value) for bound in getattr(hint, "__metadata__", ())]
+    if value is None:  # an option that may be left out
+        return
+    bounds = [bound for part in (hint, *get_args(hint)) for bound in _bounds(part)]
+    limits = [_limit(bound, value) for bound in bounds]
     if not all(holds for holds, _ in limits):
         words = " and ".join(words for _, words in limits)
         raise ConfigError(f"{name} must be {words}, not {value}")
+
+
+def _bounds(hint: Any) -> tuple[Any, ...]:
+    return getattr(hint, "__metadata__", ())
 
 
 def _limit(bound: Any, value: Any) -> tuple[bool, str]:

@@ -5,14 +5,22 @@ import polars as pl
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
+from jaxrec.errors import InputError
 from jaxrec.ranking.adjustments import AdjustmentBlocks, ScoreAdjustments
 from jaxrec.ranking.item_table import ItemTable, prepare
+from jaxrec.ranking.option_types import is_finite
 from jaxrec.ranking.top_k import log_probabilities
 from jaxrec.types import KnowledgeGraph
 
 MAX_CELLS = 2**23  # probabilities at a time
 IMPRESSIONS = 1000
 EMPTY_AUDIENCE = pl.DataFrame(schema={"user_id": pl.String, "log_p": pl.Float32})
+
+
+def check_bid(bid: float | None) -> None:
+    """Raise an InputError for a price that is not a finite number of 0 or more."""
+    if bid is not None and not (is_finite(bid) and bid >= 0):
+        raise InputError(f"bid={bid!r}: give a finite price of 0 or more")
 
 
 def likeliest(
@@ -27,7 +35,7 @@ def likeliest(
     """
     users = pl.DataFrame({"user_id": user_ids, "log_p": log_p})
     users = pl.concat([audience, users], how="vertical_relaxed").filter(pl.col("log_p") > -np.inf)
-    return users.sort("log_p", descending=True, maintain_order=True).head(size)
+    return users.sort("log_p", descending=True, maintain_order=True).head(min(size, len(users)))
 
 
 def audience_table(audience: pl.DataFrame, bid: float | None) -> pl.DataFrame:

@@ -51,7 +51,7 @@ class CatalogIndex:
         Raises:
             InputError: there is no such type or node.
         """
-        name, separator, identity = entity.partition(":")
+        name, separator, identity = str(entity).partition(":")
         if not separator:
             raise InputError(f"{entity!r}: write TYPE:ID, such as item:42 or brand:NAME")
         matches = (self.node_type(name).ids == identity).arg_true()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def profile_users(model: "TrainedModel", users: UserBatch, last: int, top: int) -> pl.DataFrame:
     """`TrainedModel.profile` for users whose vectors are known."""
     log = users.log
-    earlier = np.maximum(log.offsets[1:] - last, log.offsets[:-1])
+    earlier = np.maximum(log.offsets[1:] - min(last, len(log.items)), log.offsets[:-1])
     before = model.encoder.vectors_at(log, Queries(np.arange(log.num_users), earlier))
     masked = model.ranker.mask(log)
     return profile_table(model, log.user_ids, (users.vectors, before), top, masked)
@@ -67,7 +67,7 @@ def plot_user(
     """`TrainedModel.plot_profile` of the first user of a log."""
     from jaxrec.inference.plots import plot_interest  # matplotlib is slow to import
 
-    positions = np.arange(max(log.offsets[1] - last, 0), log.offsets[1])
+    positions = np.arange(max(int(log.offsets[1]) - last, 0), log.offsets[1])
     moments = Queries(np.zeros(len(positions), np.int64), positions + 1)
     name, rows, weights = interest_over_time(model, model.encoder.vectors_at(log, moments), top)
     plot_interest(

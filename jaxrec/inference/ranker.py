@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,7 @@ from jaxrec.ranking.adjustments import (
 )
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.item_table import ItemTable, prepare
+from jaxrec.ranking.option_types import is_whole
 from jaxrec.ranking.pipeline import (
     Reranker,
     RerankPipeline,
@@ -33,9 +35,11 @@ from jaxrec.ranking.pipeline import (
     UserAdjustments,
     build_pipeline,
 )
-from jaxrec.ranking.strategy import Rules, steps_of
+from jaxrec.ranking.strategy import Rules, as_steps, steps_of
 from jaxrec.ranking.top_k import best_items
 from jaxrec.types import ANY_EVENT_TYPE, EventLog, Queries
+
+DEFAULT_K = 10
 
 
 @dataclass(frozen=True)
@@ -76,31 +80,33 @@ class Ranker:
     correction: Correction
     mesh: Mesh
 
-    def pipeline(self, strategy: Sequence[Step] = (), rules: Rules | None = None) -> RerankPipeline:
+    def pipeline(
+        self, strategy: str | Path | Sequence[Step] = (), rules: Rules | None = None
+    ) -> RerankPipeline:
         """The steps of a strategy or of rules, prepared for the catalogue.
 
         Raises:
             InputError: both are given, or `build_pipeline` raises it.
         """
-        steps = steps_of(rules or Rules())
-        if strategy and steps:
+        given, steps = as_steps(strategy), steps_of(rules or Rules())
+        if given and steps:
             raise InputError(f"a strategy names its own steps; make {steps[0].name} one of them")
         index = self.index
         return build_pipeline(
-            strategy or steps, index.catalog, index.counts, index.node_type(ITEM).valid
+            given or steps, index.catalog, index.counts, index.node_type(ITEM).valid
         )
 
-    def check_request(self, k: int, target: str, *, reranks: bool = False) -> None:
-        """Raise an InputError for a list that cannot be made.
+    def check_request(self, k: int | None, target: str, *, reranks: bool = False) -> int:
+        """The length of a list; raises an InputError for a list that cannot be made.
 
         Args:
+            k: None: `DEFAULT_K`, or all nodes if there are fewer.
             reranks: whether rules or a mask act on the list.
         """
         count = self.index.node_type(target).count - 1
-        if not 1 <= k <= count:
-            raise InputError(f"k={k}: give a number from 1 to {count:,}, the number of {target}s")
         if target != ITEM and reranks:
             raise InputError(f"rules act on items only; leave them out to rank {target}s")
+        return list_length(k, count, f"the number of {target}s")
 
     def recommend(
         self, users: UserBatch, pipeline: RerankPipeline, options: ListOptions
@@ -162,15 +168,26 @@ class Ranker:
             for target in range(ANY_EVENT_TYPE, len(names))
         }
 
-    def similar(self, entity: str, k: int = 10) -> pl.DataFrame:
+    def similar(self, entity: str, k: int | None = None) -> pl.DataFrame:
         """The nodes of the same type that are most like one; see `TrainedModel.similar`."""
         name, node = self.index.find(entity)
-        count = self.index.node_type(name).count - 2
-        if not 1 <= k <= count:
-            raise InputError(f"k={k}: give a number from 1 to {count:,}, the other {name}s")
+        k = list_length(k, self.index.node_type(name).count - 2, f"the other {name}s")
         units = self.index.unit_vectors(name)
         itself = exclude(np.zeros(1, np.int64), np.array([node]))
         table = ItemTable(units, self.index.node_type(name).valid)
         top = best_items(units[[node]], table, k, lambda *_: itself)
         lists = self.index.list_table(pl.Series([entity]), top.items, top.scores, name)
         return lists.drop("user_id").rename({"score": "cosine"})
+
+
+def list_length(k: int | None, count: int, what: str) -> int:
+    """The length of a list of at most `count` nodes: `k`, or by default `DEFAULT_K` at most.
+
+    Raises:
+        InputError: `k` is not a whole number from 1 to `count`.
+    """
+    if k is None:
+        k = min(DEFAULT_K, count)
+    if not is_whole(k) or not 1 <= k <= count:
+        raise InputError(f"k={k!r}: give a number from 1 to {count:,}, {what}")
+    return int(k)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
+from jaxrec.data.columns import as_ids, require
 from jaxrec.data.extend import extend_catalog
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
@@ -22,6 +23,7 @@ from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.audiences import (
     EMPTY_AUDIENCE,
     audience_table,
+    check_bid,
     choice_log_probability,
     entity_items,
     likeliest,
@@ -31,10 +33,11 @@ from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.profiles import plot_user, profile_users
 from jaxrec.inference.ranker import ListOptions, Ranker, UserBatch
 from jaxrec.inference.text_features import new_item_text
-from jaxrec.inference.user_encoder import UserEncoder
+from jaxrec.inference.user_encoder import UserEncoder, collected
 from jaxrec.inference.word_search import WordSearch
 from jaxrec.models.recommender import Model
 from jaxrec.ranking.context import Step
+from jaxrec.ranking.option_types import check_counts
 from jaxrec.ranking.steps import feedback_types
 from jaxrec.ranking.strategy import Rules
 from jaxrec.types import Catalog, EventLog
@@ -92,7 +95,9 @@ class TrainedModel:
         return tuple(name for name in self.config.train.auxiliary if name in present)
 
     def with_items(
-        self, items: pl.DataFrame, triples: pl.DataFrame | None = None
+        self,
+        items: pl.DataFrame | pl.LazyFrame,
+        triples: pl.DataFrame | pl.LazyFrame | None = None,
     ) -> "TrainedModel":
         """The same model over a catalogue with more items, encoded from text and graph only.
 
@@ -103,7 +108,9 @@ class TrainedModel:
         trained = self.artifacts
         if self.catalog is not trained.catalog:
             raise InputError("the model has new items already; add all of them in one table")
-        extension = extend_catalog(trained.catalog, items, triples)
+        new_items = collected(items, "new items")
+        edges = None if triples is None else collected(triples, "new triples")
+        extension = extend_catalog(trained.catalog, new_items, edges)
         catalog, num_old = extension.catalog, extension.num_old
         tower = self.model.merge().text_tower
         new_text = new_item_text(catalog.items[num_old:], self.config, trained.whitening, tower)
@@ -118,12 +125,12 @@ class TrainedModel:
 
     def recommend(
         self,
-        events: pl.DataFrame,
-        k: int = 10,
+        events: pl.DataFrame | pl.LazyFrame,
+        k: int | None = None,
         *,
         target: str = ITEM,
         approximate: bool = False,
-        strategy: Sequence[Step] = (),
+        strategy: str | Path | Sequence[Step] = (),
         **rules: Any,
     ) -> pl.DataFrame:
         """The k best items for every user of `events`.
@@ -131,9 +138,10 @@ class TrainedModel:
         Args:
             events: `user_id`, `item_id`, `timestamp` and, where the model knows several event
                 types, `event`. Items that the catalogue lacks are read as unknown items.
+            k: by default 10, or all if there are fewer.
             target: any node type of the graph, such as `brand`, in place of items.
             approximate: search approximately; see `best_items`.
-            strategy: steps in their order, such as `read_strategy` returns, in place of rules.
+            strategy: a YAML file, or steps in their order, in place of rules.
             rules: fields of `Rules`, such as `where="price < 50"`.
 
         Returns:
@@ -146,8 +154,8 @@ class TrainedModel:
         """
         given = Rules(**rules)
         pipeline = self.ranker.pipeline(strategy, given)
-        self.ranker.check_request(k, target, reranks=bool(pipeline.steps or given.mask))
-        histories = self.encoder.event_log(events, feedback_types(strategy))
+        k = self.ranker.check_request(k, target, reranks=bool(pipeline.steps or given.mask))
+        histories = self.encoder.event_log(events, feedback_types(pipeline.steps))
         users = self.user_batch(histories)
         options = ListOptions(k, target, given.mask, approximate)
         return self.ranker.recommend(users, pipeline, options).table
@@ -157,8 +165,11 @@ class TrainedModel:
         log = self.encoder.known_events(histories)
         return UserBatch(log, self.encoder.vectors(self.encoder.states(log)), histories)
 
-    def similar(self, entity: str, k: int = 10) -> pl.DataFrame:
+    def similar(self, entity: str, k: int | None = None) -> pl.DataFrame:
         """The nodes of the same type that are most like one: `similar("item:B00IJ9")`.
+
+        Args:
+            k: by default 10, or all if there are fewer.
 
         Returns:
             `rank`, `item_id` (or the type's name), `cosine` (the mean over the experts), `title`.
@@ -170,7 +181,7 @@ class TrainedModel:
 
     def audience(
         self,
-        events: pl.DataFrame,
+        events: pl.DataFrame | pl.LazyFrame,
         entity: str,
         size: int = 1000,
         *,
@@ -182,7 +193,8 @@ class TrainedModel:
         Args:
             entity: `item:ID`, `brand:NAME` and so on.
             size: the most users to return.
-            bid: price of a choice; adds `ecpm`, the expected revenue of a thousand impressions.
+            bid: price of a choice, 0 or more; adds `ecpm`, the expected revenue of a thousand
+                impressions.
             mask: what of a user's history to leave out; by default as in the run's evaluation.
 
         Returns:
@@ -191,9 +203,12 @@ class TrainedModel:
         Raises:
             InputError: the events or an option cannot be used.
         """
+        check_counts(size=size)
+        check_bid(bid)
+        given = Rules(mask=mask)
         log = self.encoder.event_log(events)
         vectors = self.encoder.vectors(self.encoder.states(log))
-        log_p = self.choice_log_probability(log, vectors, entity, mask)
+        log_p = self.choice_log_probability(log, vectors, entity, given.mask)
         return audience_table(likeliest(EMPTY_AUDIENCE, log.user_ids, log_p, size), bid)
 
     def choice_log_probability(
@@ -214,7 +229,9 @@ class TrainedModel:
             vectors, self.index.items, members, adjustments, self.inverse_temperature
         )
 
-    def profile(self, events: pl.DataFrame, *, last: int = 10, top: int = 5) -> pl.DataFrame:
+    def profile(
+        self, events: pl.DataFrame | pl.LazyFrame, *, last: int = 10, top: int = 5
+    ) -> pl.DataFrame:
         """What every user of `events` is interested in now, and how that changed.
 
         Args:
@@ -230,22 +247,31 @@ class TrainedModel:
         Raises:
             InputError: the events or an option cannot be used.
         """
-        if last < 1 or top < 1:
-            raise InputError(f"last={last}, top={top}: give 1 or more of both")
+        check_counts(last=last, top=top)
         return profile_users(self, self.user_batch(self.encoder.event_log(events)), last, top)
 
     def plot_profile(
-        self, events: pl.DataFrame, user: str, path: Path, *, last: int = 20, top: int = 6
+        self,
+        events: pl.DataFrame | pl.LazyFrame,
+        user: str,
+        path: str | Path,
+        *,
+        last: int = 20,
+        top: int = 6,
     ) -> None:
         """Draw how a user's interest in the first profiled node type changed, as a PNG file.
 
         Raises:
-            InputError: `events` holds no such user.
+            InputError: `events` holds no such user, the file is no .png, or an option does not fit.
         """
-        own = events.filter(pl.col("user_id").cast(pl.String) == user)
+        check_counts(last=last, top=top)
+        if Path(path).suffix != ".png":
+            raise InputError(f"{path}: name a file ending in .png")
+        events = collected(events, "events")
+        own = events.filter(as_ids(require(events, "user_id", "events"), "events") == str(user))
         if own.is_empty():
             raise InputError(f"the events hold no user {user!r}")
-        plot_user(self, self.encoder.event_log(own), path, last=last, top=top)
+        plot_user(self, self.encoder.event_log(own), Path(path), last=last, top=top)
 
 
 def padded_bias(

@@ -11,6 +11,7 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import predicted_event_types, target_event_type
 from jaxrec.data.events import build_event_log, some_events
 from jaxrec.data.tables import validate_tables, without_consecutive_repeats
+from jaxrec.errors import DataError
 from jaxrec.inference.encoding import encode_queries, encode_users, user_vectors
 from jaxrec.models.recommender import Model
 from jaxrec.types import NO_GAP, EventLog, Queries
@@ -26,7 +27,9 @@ class UserEncoder:
     item_ids: pl.Series  # in index order; the first is null
     items: Float[Array, "I F"]  # vectors
 
-    def event_log(self, events: pl.DataFrame, feedback_types: Sequence[str] = ()) -> EventLog:
+    def event_log(
+        self, events: pl.DataFrame | pl.LazyFrame, feedback_types: Sequence[str] = ()
+    ) -> EventLog:
         """Raw events as a log; items that are not in the catalogue become the unknown item.
 
         Args:
@@ -35,6 +38,7 @@ class UserEncoder:
         Raises:
             DataError: the events cannot be used; the message says which and why.
         """
+        events = collected(events, "events")
         if "event" not in events.columns and len(self.event_type_names) == 1:
             events = events.with_columns(pl.lit(self.event_type_names[0]).alias("event"))
         table = validate_tables(events, None, None, time=self.config.data.time).events
@@ -115,3 +119,25 @@ class UserEncoder:
     def _batch_size(self, users: int) -> int:
         """A power of two, as a few users need no large batch."""
         return min(self.config.evaluation.users, 1 << max(users - 1, 0).bit_length())
+
+
+def collected(table: pl.DataFrame | pl.LazyFrame, name: str) -> pl.DataFrame:
+    """A table in memory.
+
+    Args:
+        name: what the table holds, for messages.
+
+    Raises:
+        DataError: it is not a table of polars, or a column holds Python objects.
+    """
+    if isinstance(table, pl.LazyFrame):
+        table = table.collect()
+    if not isinstance(table, pl.DataFrame):
+        kind = type(table).__name__
+        raise DataError(f"{name}: {kind} is not a polars DataFrame; pl.DataFrame(...) makes one")
+    for column, kind in table.schema.items():
+        if kind == pl.Object:
+            raise DataError(
+                f"{name}, column {column!r}: Python objects; convert them to text or numbers"
+            )
+    return table

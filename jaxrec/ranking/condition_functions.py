@@ -9,7 +9,9 @@ import polars as pl
 
 MAX_PATTERN = 200  # characters of a LIKE pattern or regular expression
 MAX_REPEATS = 100  # product of the counts {n} of a regular expression
-MAX_DIGITS = 18  # of a whole number in 64 bits
+MAX_DECIMALS = 18
+MAX_SEPARATOR = 20  # characters between the values of a joined list
+WHOLE = pl.Int128  # holds signed and unsigned 64-bit integers, and the product of two
 ZERO, ISO_DATE = pl.lit(0), pl.lit("%Y-%m-%d")
 
 
@@ -54,14 +56,19 @@ def like(text: pl.Expr, pattern: pl.Expr, flags: str = "s") -> pl.Expr:
 
 def _round(value: pl.Expr, digits: pl.Expr = ZERO) -> pl.Expr:
     decimals = constant(digits, int, "the number of decimals")
-    if not 0 <= decimals <= MAX_DIGITS:
-        raise Refused(f"round takes 0 to {MAX_DIGITS} decimals, not {decimals}")
+    if not 0 <= decimals <= MAX_DECIMALS:
+        raise Refused(f"round takes 0 to {MAX_DECIMALS} decimals, not {decimals}")
     return value.round(decimals)
 
 
 def remainder(value: pl.Expr, divisor: pl.Expr) -> pl.Expr:
     """SQL gives the remainder the sign of the dividend."""
     return value.abs() % divisor.abs() * value.sign()
+
+
+def quotient(value: pl.Expr, divisor: pl.Expr) -> pl.Expr:
+    """The whole part of a quotient; null for a division by zero."""
+    return ((value - remainder(value, divisor)) // divisor).cast(WHOLE, strict=False)
 
 
 def _substr(text: pl.Expr, start: pl.Expr, length: pl.Expr | None = None) -> pl.Expr:
@@ -71,6 +78,19 @@ def _substr(text: pl.Expr, start: pl.Expr, length: pl.Expr | None = None) -> pl.
         return text.str.slice(max(first - 1, 0))
     end = first + constant(length, int, "the length of substr")
     return text.str.slice(max(first - 1, 0), max(end - max(first, 1), 0))
+
+
+def _strpos(text: pl.Expr, part: pl.Expr) -> pl.Expr:
+    """Place of a part in a text, counted from 1; 0 without one."""
+    place = (text.str.find(part, literal=True) + 1).fill_null(0).cast(WHOLE)
+    return pl.when(text.is_not_null() & part.is_not_null()).then(place)
+
+
+def _joined(values: pl.Expr, between: pl.Expr) -> pl.Expr:
+    separator = constant(between, str, "the separator of array_to_string")
+    if len(separator) > MAX_SEPARATOR:
+        raise Refused(f"the separator of array_to_string exceeds {MAX_SEPARATOR} characters")
+    return values.cast(pl.List(pl.String)).list.join(separator)
 
 
 DATE_PARTS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
@@ -95,7 +115,8 @@ def date_part(part: pl.Expr, value: pl.Expr) -> pl.Expr:
     name = constant(part, str, "the part of a date").lower()
     if name not in DATE_PARTS:
         raise Refused(f"{name!r} is not one of the parts of a date: {', '.join(DATE_PARTS)}")
-    return DATE_PARTS[name](value)
+    number = DATE_PARTS[name](value)
+    return number if name == "epoch" else number.cast(WHOLE)
 
 
 # Each function reads one row. Aggregates, windows and readers of files are left out, and `replace`,
@@ -103,10 +124,10 @@ def date_part(part: pl.Expr, value: pl.Expr) -> pl.Expr:
 FUNCTIONS: dict[str, Callable[..., pl.Expr]] = {
     "abs": lambda x: x.abs(),
     "array_contains": lambda values, value: values.list.contains(value),
-    "array_length": lambda values: values.list.len(),
-    "array_to_string": lambda values, between: values.cast(pl.List(pl.String)).list.join(between),
+    "array_length": lambda values: values.list.len().cast(WHOLE),
+    "array_to_string": _joined,
     "ceil": lambda x: x.ceil(),
-    "char_length": lambda text: text.str.len_chars(),
+    "char_length": lambda text: text.str.len_chars().cast(WHOLE),
     "coalesce": lambda first, *others: pl.coalesce(first, *others),
     "concat": lambda first, *others: pl.concat_str(first, *others, ignore_nulls=True),
     "date": lambda text, form=ISO_DATE: text.str.to_date(constant(form, str, "a format")),
@@ -120,14 +141,14 @@ FUNCTIONS: dict[str, Callable[..., pl.Expr]] = {
     "initcap": lambda text: text.str.to_titlecase(),
     "least": lambda first, *others: pl.min_horizontal(first, *others),
     "left": lambda text, count: text.str.head(count),
-    "length": lambda text: text.str.len_chars(),
+    "length": lambda text: text.str.len_chars().cast(WHOLE),
     "ln": lambda x: x.log(),
     "log": lambda x, base: x.log(constant(base, int | float, "the base of log")),
     "lower": lambda text: text.str.to_lowercase(),
     "ltrim": lambda text, chars=None: text.str.strip_chars_start(chars),
     "mod": remainder,
     "nullif": lambda value, other: pl.when(value == other).then(None).otherwise(value),
-    "pow": lambda x, exponent: x.pow(exponent),
+    "pow": lambda x, exponent: x.cast(pl.Float64).pow(exponent),
     "regexp_like": regexp_like,
     "right": lambda text, count: text.str.tail(count),
     "round": _round,
@@ -135,7 +156,7 @@ FUNCTIONS: dict[str, Callable[..., pl.Expr]] = {
     "sign": lambda x: x.sign(),
     "sqrt": lambda x: x.sqrt(),
     "starts_with": lambda text, start: text.str.starts_with(start),
-    "strpos": lambda text, part: (text.str.find(part, literal=True) + 1).fill_null(0),
+    "strpos": _strpos,
     "substr": _substr,
     "trim": lambda text, chars=None: text.str.strip_chars(chars),
     "upper": lambda text: text.str.to_uppercase(),

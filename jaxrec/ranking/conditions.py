@@ -8,9 +8,10 @@ expression. A node that is not listed here is refused.
 import operator
 import re
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from datetime import date
 from functools import partial
 from inspect import signature
+from itertools import compress
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -27,12 +28,22 @@ from sqlglot.tokens import Tokenizer as AnyTokenizer
 from jaxrec.errors import DataError
 from jaxrec.ranking.condition_functions import (
     FUNCTIONS,
-    MAX_DIGITS,
     Refused,
     date_part,
     like,
+    quotient,
     regexp_like,
     remainder,
+)
+from jaxrec.ranking.condition_values import (
+    TYPES,
+    constant_of,
+    exact,
+    is_in,
+    is_moment,
+    kind_of,
+    literal,
+    moments,
 )
 
 Node = exp.Expression
@@ -41,28 +52,13 @@ MAX_NESTING = 16  # open parentheses, CASE, and NOT or signs in a row: the parse
 MAX_DEPTH = 100  # levels of the tree that the engine walks recursively
 MAX_JOINED = 32  # texts joined by || and concat, which bounds the memory of a result
 MAX_PATTERNS = 64
+MAX_ROWS = 2**15  # at a time, which bounds the memory of long texts
 SINGLE_QUOTES = " Text stands in single quotes ('Nails'), double quotes name a column."
 KEYWORDS = (
     "AND AS BETWEEN CASE ELSE END FALSE FROM ILIKE IN INTERVAL IS LIKE NOT NULL OR REGEXP RLIKE "
     "THEN TRUE WHEN CURRENT_DATE DISTINCT"
 )
 SYMBOLS = ":: || <= >= <> != == ~ ~* ~~ ~~* // <=>"
-TYPES: dict[str, Any] = {
-    "BIGINT": pl.Int64,
-    "BOOLEAN": pl.Boolean,
-    "DATE": pl.Date,
-    "DATETIME": pl.Datetime("us"),
-    "DOUBLE": pl.Float64,
-    "FLOAT": pl.Float64,
-    "INT": pl.Int32,
-    "INTEGER": pl.Int32,
-    "REAL": pl.Float32,
-    "SMALLINT": pl.Int16,
-    "TEXT": pl.String,
-    "TIMESTAMP": pl.Datetime("us"),
-    "TINYINT": pl.Int8,
-    "VARCHAR": pl.String,
-}
 
 
 class Condition(Dialect):
@@ -106,20 +102,26 @@ def where(items: pl.DataFrame, condition: str) -> Bool[np.ndarray, " I"]:
     """
     try:
         expression = _expression(_parsed(condition), items, MAX_DEPTH)
-        kept = items.select(expression.alias("kept"))["kept"]
+        starts = range(0, max(len(items), 1), MAX_ROWS)
+        kept = pl.concat([_evaluated(expression, items[row : row + MAX_ROWS]) for row in starts])
     except (PolarsError, PanicException, Refused, OverflowError) as error:
         reason = str(error).strip().splitlines() or ["the engine fails on it"]
         raise _refused(items, condition, reason[0]) from error
     if kept.dtype != pl.Boolean:
         raise _refused(items, condition, f"it gives {kept.dtype}, not true or false")
-    if len(kept) == 1:  # a condition that is the same for all rows
-        kept = kept.new_from_index(0, len(items))
     return kept.fill_null(False).to_numpy()
 
 
+def _evaluated(expression: pl.Expr, items: pl.DataFrame) -> pl.Series:
+    """The value of an expression in every row; one without columns gives a single value."""
+    values = items.select(expression.alias("kept")).to_series()
+    return values.new_from_index(0, len(items)) if len(values) == 1 else values
+
+
 def _refused(items: pl.DataFrame, condition: str, reason: str) -> DataError:
-    shown = condition if len(condition) <= MAX_CONDITION else f"{condition[:40]} ..."
-    hint = SINGLE_QUOTES if '"' in condition else ""
+    text = str(condition)
+    shown = condition if len(text) <= MAX_CONDITION else f"{text[:40]} ..."
+    hint = SINGLE_QUOTES if '"' in text else ""
     columns = ", ".join(items.columns)
     return DataError(
         f"the condition {shown!r} cannot be used: {reason}. Columns of the items: {columns}.{hint}"
@@ -128,10 +130,15 @@ def _refused(items: pl.DataFrame, condition: str, reason: str) -> DataError:
 
 def _parsed(condition: str) -> Node:
     """The syntax tree of a condition within the limits."""
+    if not isinstance(condition, str):
+        raise Refused("it is not a text")
     if len(condition) > MAX_CONDITION:
         raise Refused(f"it is longer than {MAX_CONDITION:,} characters")
     try:
+        condition.encode()
         tokens = Condition().tokenize(condition)
+    except UnicodeEncodeError as error:
+        raise Refused("it holds half of a surrogate pair, which is no character") from error
     except SqlglotError as error:
         raise Refused("it cannot be parsed; check the quotes") from error
     if _nesting(tokens) > MAX_NESTING:
@@ -175,8 +182,8 @@ def _check_size(tree: Node) -> None:
         raise Refused(f"it joins more than {MAX_JOINED} texts")
 
 
-# these use an operand twice, as % and BETWEEN do, so each level of nesting doubles the expression
-REPEATING = ("mod", "nullif")
+# these use an operand twice, as %, // and BETWEEN do, so each level doubles the expression
+REPEATING = ("mod", "nullif", "strpos")
 
 PATTERNS: dict[type[Node], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
     exp.Like: like,
@@ -184,20 +191,25 @@ PATTERNS: dict[type[Node], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
     exp.RegexpLike: regexp_like,
     exp.RegexpILike: partial(regexp_like, flags=pl.lit("i")),
 }
-OPERATORS: dict[type[Node], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
-    exp.EQ: operator.eq,
-    exp.NEQ: operator.ne,
+ORDERS: dict[type[Node], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
     exp.LT: operator.lt,
     exp.LTE: operator.le,
     exp.GT: operator.gt,
     exp.GTE: operator.ge,
+}
+COMPARISONS: dict[type[Node], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
+    **ORDERS,
+    exp.EQ: operator.eq,
+    exp.NEQ: operator.ne,
     exp.NullSafeEQ: lambda left, right: left.eq_missing(right),
     exp.NullSafeNEQ: lambda left, right: left.ne_missing(right),
+}
+OPERATORS: dict[type[Node], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
     exp.Add: operator.add,
     exp.Sub: operator.sub,
     exp.Mul: operator.mul,
     exp.Div: operator.truediv,
-    exp.IntDiv: lambda left, right: (left / right).cast(pl.Int64, strict=False),
+    exp.IntDiv: quotient,
     exp.Mod: remainder,
     **PATTERNS,
 }
@@ -213,7 +225,7 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
     if node.args.get("negate"):
         node.set("negate", None)
         return ~build(node)
-    if isinstance(node, exp.Mod | exp.Between) or node.name.lower() in REPEATING:
+    if isinstance(node, exp.Mod | exp.IntDiv | exp.Between) or node.name.lower() in REPEATING:
         build = partial(_expression, items=items, depth=depth // 4)
     match node:
         case exp.Paren():
@@ -221,7 +233,7 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
         case exp.Column():
             return _column(node, items)
         case exp.Literal() | exp.Boolean() | exp.Null() | exp.Neg(this=exp.Literal()):
-            return pl.lit(_value(node))
+            return constant_of(literal(node))
         case exp.And():
             return _balanced(operator.and_, [build(part) for part in _chain(node)])
         case exp.Or():
@@ -231,7 +243,7 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
         case exp.Not():
             return ~build(node.this)
         case exp.Neg():
-            return -build(node.this)
+            return build(node.this) * constant_of(-1)
         case exp.Is(this=value, expression=exp.Null()):
             return build(value).is_null()
         case exp.Is(this=value, expression=exp.Boolean() as truth):
@@ -239,8 +251,9 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
         case exp.In(this=value, expressions=[_, *_] as others):
             return _is_in(value, others, items, build)
         case exp.Between() if not node.args.get("symmetric"):
-            value = build(node.this)
-            return (value >= build(node.args["low"])) & (value <= build(node.args["high"]))
+            ends = [node.this, node.args["low"], node.args["high"]]
+            value, low, high = _comparable(ends, items, build)
+            return (value >= low) & (value <= high)
         case exp.Case():
             return _case(node, items, depth - len(node.args["ifs"]))
         case exp.Cast():
@@ -256,6 +269,13 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
             return _interval(count.name, unit.name.lower().removesuffix("s") + "s")
         case exp.Anonymous():
             return _call(node.name.lower(), [build(argument) for argument in node.expressions])
+        case exp.Binary() if type(node) in COMPARISONS:
+            _check_comparison(node)
+            sides = _comparable([node.this, node.expression], items, build)
+            return COMPARISONS[type(node)](*sides)
+        case exp.Mul() if node.this.find(exp.Mul) or node.expression.find(exp.Mul):
+            # only the product of two whole numbers is certain to fit
+            return build(node.this).cast(pl.Float64) * build(node.expression).cast(pl.Float64)
         case exp.Binary() if type(node) in OPERATORS:
             return OPERATORS[type(node)](build(node.this), build(node.expression))
     raise Refused(f"{type(node).__name__} is not supported in a condition")
@@ -282,7 +302,27 @@ def _column(node: exp.Column, items: pl.DataFrame) -> pl.Expr:
     name = ".".join(part.name for part in node.parts)
     if len(node.parts) > 1 or name not in items.columns:
         raise Refused(f"there is no column {name!r}")
-    return pl.col(name)
+    return exact(pl.col(name), items.schema[name])
+
+
+def _check_comparison(node: Node) -> None:
+    """Refuse `1 < price < 3`, which compares a truth value with 3."""
+    for side in (node.this, node.expression):
+        inner = side.unnest() if side and type(node) in ORDERS else side
+        if isinstance(inner, exp.Predicate):
+            raise Refused("a comparison stands inside another; join the two by AND")
+
+
+def _comparable(nodes: Sequence[Node], items: pl.DataFrame, build: Callable) -> list[pl.Expr]:
+    """The operands of a comparison; a text literal beside a date or time becomes one."""
+    values = [build(node) for node in nodes]
+    is_text = [node.is_string for node in nodes]
+    others = [value for value, text in zip(values, is_text, strict=True) if not text]
+    if any(is_text) and others and is_moment(kind := kind_of(others[0], items)):
+        for place in compress(range(len(nodes)), is_text):
+            times = moments([nodes[place].name], kind)
+            values[place] = pl.lit(times[0], times.dtype)
+    return values
 
 
 def _is_literal(node: Node) -> bool:
@@ -290,44 +330,16 @@ def _is_literal(node: Node) -> bool:
     return isinstance(value, exp.Literal | exp.Boolean | exp.Null)
 
 
-def _value(node: Node) -> str | int | float | bool | None:
-    """The Python value of a literal."""
-    match node:
-        case exp.Null():
-            return None
-        case exp.Boolean() | exp.Literal(is_string=True):
-            return node.this
-        case exp.Neg(this=exp.Literal() as literal):
-            return -_number(literal.name)
-    return _number(node.name)
-
-
-def _number(text: str) -> int | float:
-    try:
-        return int(text) if text.isdigit() and len(text) <= MAX_DIGITS else float(text)
-    except ValueError as error:
-        raise Refused(f"{text!r} is not a number") from error
-
-
 def _is_in(node: Node, others: Sequence[Node], items: pl.DataFrame, build: Callable) -> pl.Expr:
     """Whether a value equals one of others; null if it equals none and one of them is null."""
-    value = build(node)
     if not all(_is_literal(other) for other in others):
         if not isinstance(node, exp.Column):  # its expression is repeated for every value
             raise Refused("IN compares a column with other columns, or any value with literals")
-        return _balanced(operator.or_, [value == build(other) for other in others])
-    literals = [_value(other) for other in others]
-    listed = [literal for literal in literals if literal is not None]
-    kinds = {type(literal) for literal in listed}
-    if kinds <= {int, float} and kinds:
-        column = isinstance(node, exp.Column) and items.schema[node.name]
-        exact = kinds == {int} and column and column.is_integer()
-        number = int if exact else float
-        is_listed = value.cast(number).is_in([number(literal) for literal in listed])
-    elif len(kinds) <= 1:
-        is_listed = value.is_in(listed)
-    else:
-        raise Refused("the values of IN are of different types")
+        pairs = [_comparable([node, other], items, build) for other in others]
+        return _balanced(operator.or_, [value == other for value, other in pairs])
+    value, literals = build(node), [literal(other) for other in others]
+    listed = [entry for entry in literals if entry is not None]
+    is_listed = is_in(value, listed, kind_of(value, items))
     return is_listed if len(listed) == len(literals) else is_listed | pl.lit(None, pl.Boolean)
 
 
@@ -339,7 +351,10 @@ def _case(node: exp.Case, items: pl.DataFrame, depth: int) -> pl.Expr:
     subject, default = node.this, node.args.get("default")
     result = build(default) if default else pl.lit(None)
     for branch in reversed(node.args["ifs"]):
-        test = build(branch.this) if subject is None else build(subject) == build(branch.this)
+        if subject is None:
+            test = build(branch.this)
+        else:
+            test = operator.eq(*_comparable([subject, branch.this], items, build))
         result = pl.when(test).then(build(branch.args["true"])).otherwise(result)
     return result
 
@@ -351,12 +366,8 @@ def _cast(node: exp.Cast, build: Callable) -> pl.Expr:
         raise Refused(f"the type {node.to.sql()} is not one of {', '.join(TYPES)}")
     kind = TYPES[name]
     if value.is_string and name in ("DATE", "DATETIME", "TIMESTAMP"):
-        try:
-            moment = datetime.fromisoformat(value.name)
-        except ValueError as error:
-            raise Refused(f"{value.name!r} is not a {name} such as '2025-01-31'") from error
-        return pl.lit(moment.replace(tzinfo=None)).cast(kind)
-    return build(value).cast(kind, strict=not isinstance(node, exp.TryCast))
+        return pl.lit(moments([value.name], kind)[0]).cast(kind)
+    return exact(build(value).cast(kind, strict=not isinstance(node, exp.TryCast)), kind)
 
 
 def _interval(count: str, unit: str) -> pl.Expr:

@@ -1,6 +1,6 @@
 """Lists of items to recommend or to leave out, and the correction for popularity."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +9,53 @@ from jaxtyping import Bool, Float, Real
 
 from jaxrec.data.columns import as_ids, require
 from jaxrec.data.files import read_table
+from jaxrec.errors import DataError
+from jaxrec.ranking.option_types import is_whole
 
 FILE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".inter", ".item")
+SHOWN_IDS = 3  # in a message
 
 
-def listed_ids(source: str | Path | Sequence[str], column: str = "item_id") -> pl.Series:
+def listed_ids(
+    source: str | Path | pl.Series | Sequence[str | int],
+    column: str = "item_id",
+    place: str = "listed ids",
+) -> pl.Series:
     """Ids from a column of a file, or from a sequence of ids, as strings.
 
     A single text or path is a file if it has the ending of a table or the file exists, else one id,
     because the command line cannot tell an id from a path.
 
+    Args:
+        place: what a message names.
+
     Raises:
-        DataError: the file cannot be read or lacks the column, or an id is empty.
+        DataError: the file cannot be read or lacks the column, an id is empty, or the source is
+            neither a file nor a list of ids.
     """
     if not isinstance(source, str | Path):
-        return as_ids(pl.Series(column, list(source)), "listed ids")
+        return as_ids(_series(source, column, place), place)
     path = Path(source)
     if path.suffix not in FILE_SUFFIXES and not path.is_file():
-        return as_ids(pl.Series(column, [str(source)]), "listed ids")
+        return as_ids(pl.Series(column, [str(source)]), place)
     return as_ids(require(read_table(path), column, str(path)), str(path))
+
+
+def _series(source: pl.Series | Sequence[str | int], column: str, place: str) -> pl.Series:
+    if isinstance(source, pl.Series):
+        return source.alias(column)
+    if not np.iterable(source) or isinstance(source, bytes | Mapping):
+        raise DataError(f"{place}: {source!r} is neither a file nor a list of ids")
+    ids = [str(entry) if is_whole(entry) else entry for entry in source]
+    try:
+        return pl.Series(column, ids or None, pl.String if not ids else None)
+    except TypeError:
+        raise DataError(f"{place}: {ids[:SHOWN_IDS]!r}: give ids as text") from None
+
+
+def shown(ids: pl.Series) -> str:
+    """The first ids of a series, for a message."""
+    return ", ".join(map(repr, ids.head(SHOWN_IDS))) + " ..." * (len(ids) > SHOWN_IDS)
 
 
 def is_listed(item_ids: pl.Series, listed: pl.Series) -> Bool[np.ndarray, " I"]:

@@ -23,10 +23,11 @@ from jaxrec.ranking.context import (
     Scoring,
     Step,
 )
+from jaxrec.ranking.filters import shown
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
 from jaxrec.ranking.reorder import take
 from jaxrec.ranking.shard import LEFT_OUT
-from jaxrec.ranking.steps import Caps, Epsilon, Feedback, Filter, Session
+from jaxrec.ranking.steps import Caps, Epsilon, Feedback, Filter, ListedItems, Session
 from jaxrec.ranking.top_k import at_least, best_items, padded
 from jaxrec.types import Catalog, EventLog
 
@@ -54,6 +55,17 @@ class RerankPipeline:
             for n, step in enumerate(self.steps)
             if isinstance(step, Filter)
         }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How many listed ids the catalogue lacks, for each step that lists some."""
+        listed = [step for step in self.steps if isinstance(step, ListedItems)]
+        unknown = [(step.name, step.unknown(self.context.catalog)) for step in listed]
+        return tuple(
+            f"{name}: the catalogue lacks {len(ids):,} of the listed items: {shown(ids)}"
+            for name, ids in unknown
+            if len(ids)
+        )
 
     @cached_property
     def session(self) -> Session | None:

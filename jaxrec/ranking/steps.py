@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.data.events import last_sessions, user_of_event
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, DataError
 from jaxrec.ranking.conditions import where
 from jaxrec.ranking.context import ItemContext, RankedLists, ReorderedLists, RerankContext, Step
-from jaxrec.ranking.filters import is_listed, listed_ids, popularity_bias
+from jaxrec.ranking.filters import is_listed, listed_ids, popularity_bias, shown
+from jaxrec.ranking.option_types import Typed
 from jaxrec.ranking.reorder import (
     compact,
     diversify,
@@ -33,13 +35,13 @@ from jaxrec.ranking.reorder import (
     take,
     within_caps,
 )
-from jaxrec.types import EventLog
+from jaxrec.types import Catalog, EventLog
 
 MINUTE, DAY = 60, 86_400  # seconds
 
 
 @dataclass(frozen=True)
-class Where:
+class Where(Typed):
     """Recommend only items whose columns satisfy an SQL condition; see `conditions.where`."""
 
     name: ClassVar[str] = "where"
@@ -51,31 +53,58 @@ class Where:
 
 
 @dataclass(frozen=True)
-class Only:
+class ListedItems:
+    """Base of the steps that name items: a file with a column item_id, or ids."""
+
+    name: ClassVar[str]
+    items: Path | str | Sequence[str | int]
+
+    def __post_init__(self) -> None:
+        """Raise a DataError for what is neither a file nor a list of ids."""
+        if not isinstance(self.items, str | Path):
+            self.ids()
+
+    def ids(self) -> pl.Series:
+        """The listed ids; a file is read."""
+        return listed_ids(self.items, place=self.name)
+
+    def unknown(self, catalog: Catalog) -> pl.Series:
+        """Listed ids that the catalogue lacks."""
+        ids = self.ids()
+        return ids.filter(~is_listed(ids, catalog.item_ids))
+
+
+@dataclass(frozen=True)
+class Only(ListedItems):
     """Recommend only these items: a file with a column item_id, or ids."""
 
     name: ClassVar[str] = "only"
-    items: Path | str | Sequence[str]
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
-        """See `Scoring`."""
-        return _bias_of_filter(items, is_listed(items.catalog.item_ids, listed_ids(self.items)))
+        """See `Scoring`; raises a DataError if the catalogue has none of the items."""
+        ids = self.ids()
+        kept = is_listed(items.catalog.item_ids, ids)
+        if not kept.any():
+            raise DataError(
+                f"only: the catalogue has none of the {len(ids):,} listed items ({shown(ids)}); "
+                "give ids, or a file with a column item_id"
+            )
+        return _bias_of_filter(items, kept)
 
 
 @dataclass(frozen=True)
-class Without:
+class Without(ListedItems):
     """Never recommend these items: a file with a column item_id, or ids."""
 
     name: ClassVar[str] = "without"
-    items: Path | str | Sequence[str]
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
-        return _bias_of_filter(items, ~is_listed(items.catalog.item_ids, listed_ids(self.items)))
+        return _bias_of_filter(items, ~is_listed(items.catalog.item_ids, self.ids()))
 
 
 @dataclass(frozen=True)
-class Boost:
+class Boost(Typed):
     """Raise (or lower) the score of items that satisfy an SQL condition."""
 
     name: ClassVar[str] = "boost"
@@ -89,14 +118,16 @@ class Boost:
 
 
 @dataclass(frozen=True)
-class Popularity:
+class Popularity(Typed):
     """Correct for popularity (0: not; 1: the logQ correction); see `filters.popularity_bias`."""
 
     name: ClassVar[str] = "popularity"
     strength: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength < float("inf"):
+        """Raise a ConfigError for a value that does not fit."""
+        super().__post_init__()
+        if self.strength < 0:
             raise ConfigError(f"popularity: {self.strength} is not a number of 0 or more")
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
@@ -106,7 +137,7 @@ class Popularity:
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(Typed):
     """Mix the interest of the current session into the user's vector.
 
     A session ends when there is no event for `gap_minutes`. At weight 1 only the session counts.
@@ -117,6 +148,8 @@ class Session:
     gap_minutes: float = 30.0
 
     def __post_init__(self) -> None:
+        """Raise a ConfigError for a value that does not fit."""
+        super().__post_init__()
         _check_range("weight", self.weight, 0, 1)
         _check_range("gap_minutes", self.gap_minutes, 0, np.inf)
 
@@ -138,7 +171,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Feedback:
+class Feedback(Typed):
     """Lower or raise items that a user gave feedback on, and items like them in the graph.
 
     Each feedback event of an item adds the weight of its type, halved every `half_life_days`. A
@@ -164,6 +197,8 @@ class Feedback:
     )
 
     def __post_init__(self) -> None:
+        """Raise a ConfigError for a value that does not fit."""
+        super().__post_init__()
         for option in ("item", "neighbours"):
             _check_range(option, getattr(self, option), 0, np.inf)
         if not self.half_life_days > 0:
@@ -213,13 +248,15 @@ class Feedback:
 
 
 @dataclass(frozen=True)
-class Caps:
+class Caps(Typed):
     """Limit the items of one brand, category and so on in a list; see `reorder.within_caps`."""
 
     name: ClassVar[str] = "caps"
     limits: Mapping[str, int]
 
     def __post_init__(self) -> None:
+        """Raise a ConfigError for a value that does not fit."""
+        super().__post_init__()
         for entity, limit in self.limits.items():
             if limit < 1:
                 raise ConfigError(f"caps: {entity} {limit} lets no item pass; give 1 or more")
@@ -234,7 +271,7 @@ class Caps:
 
 
 @dataclass(frozen=True)
-class Diversity:
+class Diversity(Typed):
     """Choose different items from the best of the list; see `reorder.diversify`."""
 
     name: ClassVar[str] = "diversity"
@@ -242,6 +279,8 @@ class Diversity:
     pool: int = 100
 
     def __post_init__(self) -> None:
+        """Raise a ConfigError for a value that does not fit."""
+        super().__post_init__()
         _check_range("diversity", self.strength, 0, 1)
         _check_pool(self.pool)
 
@@ -253,7 +292,7 @@ class Diversity:
 
 
 @dataclass(frozen=True)
-class Explore:
+class Explore(Typed):
     """Reserve a share of every list for items chosen at most `events` times in training."""
 
     name: ClassVar[str] = "explore"
@@ -261,6 +300,8 @@ class Explore:
     events: int = 0
 
     def __post_init__(self) -> None:
+        """Raise a ConfigError for a value that does not fit."""
+        super().__post_init__()
         _check_range("explore", self.share, 0, 1)
         if self.events < 0:
             raise ConfigError(f"explore_events: {self.events} is below 0")
@@ -276,7 +317,7 @@ class Explore:
 
 
 @dataclass(frozen=True)
-class Epsilon:
+class Epsilon(Typed):
     """Show a random item of the pool at a share of the places; see `reorder.epsilon_greedy`."""
 
     name: ClassVar[str] = "epsilon"
@@ -284,6 +325,8 @@ class Epsilon:
     pool: int = 100
 
     def __post_init__(self) -> None:
+        """Raise a ConfigError for a value that does not fit."""
+        super().__post_init__()
         _check_range("rate", self.rate, 0, 1)
         _check_pool(self.pool)
 

@@ -1,17 +1,21 @@
 """A strategy: the steps of re-ranking, read from a YAML file or given as options."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from jaxrec.config import read_yaml
 from jaxrec.config.renamed import refuse_renamed
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, InputError
+from jaxrec.ranking.filters import listed_ids
+from jaxrec.ranking.option_types import Typed, check_type
 from jaxrec.ranking.steps import (
     STEPS,
     Caps,
     Diversity,
     Explore,
+    ListedItems,
     Only,
     Popularity,
     Step,
@@ -21,7 +25,7 @@ from jaxrec.ranking.steps import (
 
 
 @dataclass(frozen=True)
-class Rules:
+class Rules(Typed):
     """Re-ranking given as options: a short way to write the most common steps."""
 
     mask: tuple[str, ...] = ()
@@ -52,8 +56,16 @@ class Rules:
     """An item is new if it was chosen at most this many times in training."""
 
     def __post_init__(self) -> None:
+        """Raise an InputError for a value that does not fit."""
         if isinstance(self.mask, str):
             raise ConfigError(f"mask: {self.mask!r} is one text; give a tuple such as ('seen',)")
+        if isinstance(self.mask, list):
+            object.__setattr__(self, "mask", tuple(self.mask))
+        for name in ("only", "without"):
+            ids = getattr(self, name)
+            if ids is not None and not isinstance(ids, str | Path):
+                object.__setattr__(self, name, tuple(listed_ids(ids, place=name)))
+        super().__post_init__()
         steps_of(self)
 
 
@@ -71,6 +83,22 @@ def steps_of(rules: Rules) -> tuple[Step, ...]:
     return tuple(step for is_given, step in given if is_given)
 
 
+def as_steps(strategy: str | Path | Sequence[Step]) -> tuple[Step, ...]:
+    """The steps of a strategy: of a YAML file, or given as they are.
+
+    Raises:
+        ConfigError: the file cannot be used, or an entry is not a step.
+    """
+    if isinstance(strategy, str | Path):
+        return read_strategy(Path(strategy))
+    if not isinstance(strategy, list | tuple):
+        raise ConfigError(f"strategy: {strategy!r} is neither a YAML file nor a list of steps")
+    for step in strategy:
+        if isinstance(step, type) or not is_dataclass(step) or not isinstance(step, Step):
+            raise ConfigError(f"strategy: {step!r} is not a step such as Caps({{'brand': 2}})")
+    return tuple(strategy)
+
+
 def read_strategy(path: Path) -> tuple[Step, ...]:
     """Steps of a YAML file.
 
@@ -85,30 +113,34 @@ def read_strategy(path: Path) -> tuple[Step, ...]:
 
 def _step(entry: Any, place: str) -> Step:
     """A step from `name: options` or, for a step with one option, from `name: value`."""
-    if isinstance(entry, str):
-        entry = {entry: {}}
-    if not isinstance(entry, dict) or len(entry) != 1:
+    if not isinstance(entry, str | dict) or (isinstance(entry, dict) and len(entry) != 1):
         raise ConfigError(f"{place}: write one `name: options`")
-    ((name, options),) = entry.items()
+    ((name, options),) = [(entry, {})] if isinstance(entry, str) else entry.items()
     if name not in STEPS:
         raise ConfigError(f"{place}: there is no step {name!r}; give one of {', '.join(STEPS)}")
-    known = {option.name: option.type for option in fields(STEPS[name])}
-    if len(known) == 1:
+    known = [option.name for option in fields(STEPS[name])]
+    if len(known) == 1 and not isinstance(entry, str):
         options = dict.fromkeys(known, options)
-    if isinstance(options, dict):
-        refuse_renamed((f"{name}.{option}" for option in options), place)
     try:
-        step = STEPS[name](**options)
-        for option, option_type in known.items():
-            _check_type(option, getattr(step, option), option_type)
-        return step
-    except (TypeError, ValueError) as error:
+        if not isinstance(options, dict):
+            raise ConfigError(f"{options!r} is no mapping; write {{option: value}}")
+        refuse_renamed((f"{name}.{option}" for option in options), place)
+        _check_options(options, STEPS[name])
+        return STEPS[name](**options)
+    except InputError as error:
         names = ", ".join(known)
         raise ConfigError(f"{place} ({name}, with the options {names}): {error}") from error
 
 
-def _check_type(name: str, value: Any, option_type: Any) -> None:
-    """Raise a TypeError for a value of YAML that an option of this type does not take."""
-    taken = {float: (int, float), int: (int,), str: (str,)}.get(option_type)
-    if taken and (isinstance(value, bool) or not isinstance(value, taken)):
-        raise TypeError(f"{name}: {value!r} is not of type {option_type.__name__}")
+def _check_options(options: dict[Any, Any], step: type) -> None:
+    """Raise a ConfigError for an option that is unknown, missing, or of another type."""
+    hints = get_type_hints(step)
+    known = {option.name: option for option in fields(step)}
+    for option, value in options.items():
+        if option not in known:
+            raise ConfigError(f"there is no option {option!r}")
+        if not issubclass(step, ListedItems):  # which checks lists of ids itself
+            check_type(option, value, hints[option])
+    for option, own in known.items():
+        if option not in options and own.default is own.default_factory is MISSING:
+            raise ConfigError(f"{option} is missing")

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,11 @@ def recommend(options: RecommendOptions) -> None:
     steps = () if options.strategy is None else read_strategy(options.strategy)
     pipeline = model.ranker.pipeline(steps, options.rules)
     reranks = bool(pipeline.steps or options.rules.mask)
-    model.ranker.check_request(options.k, options.target, reranks=reranks)
-    mask = options.rules.mask
-    list_options = ListOptions(options.k, options.target, mask, options.approximate)
+    k = model.ranker.check_request(options.k, options.target, reranks=reranks)
+    options = replace(options, k=k)
+    list_options = ListOptions(k, options.target, options.rules.mask, options.approximate)
+    for message in pipeline.notes:
+        note(message)
 
     def score(users: UserBatch) -> tuple[pl.DataFrame, dict[str, Any]]:
         lists = model.ranker.recommend(users, pipeline, list_options)
@@ -65,7 +67,7 @@ def recommend(options: RecommendOptions) -> None:
         return lists.table, counts
 
     totals = write_parts(model, options, score, steps, pipeline.removed)
-    report_removed(totals, options.k)
+    report_removed(totals, k)
     report_parts(totals, options.out)
 
 

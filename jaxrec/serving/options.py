@@ -73,8 +73,8 @@ class RecommendOptions(BatchOptions):
     """Recommend to every user of an events file, seen in training or not, from the best checkpoint
     of a run. A job that was stopped continues. `jaxrec serve` answers over HTTP instead."""
 
-    k: Count = 10
-    """Items in a list."""
+    k: Count | None = None
+    """Items in a list (by default 10, or all if there are fewer)."""
     target: str = ITEM
     """Recommend nodes of this type: item, or brand, category and so on."""
     approximate: bool = False
@@ -115,7 +115,7 @@ class AudienceOptions(EventsOptions):
     """item:ID, brand:NAME and so on."""
     k: Count = 10
     """Users to find."""
-    bid: float | None = None
+    bid: Amount | None = None
     """Pay for a choice; adds the expected pay of a thousand impressions."""
     mask: tuple[str, ...] = ()
     """Items of a user's own history to leave out: `none`, `seen`, or event types such as `buy`
@@ -135,8 +135,8 @@ class SimilarOptions(ModelOptions):
 
     entity: tyro.conf.Positional[str]
     """item:ID, brand:NAME and so on."""
-    k: Count = 10
-    """Nodes to show."""
+    k: Count | None = None
+    """Nodes to show (by default 10, or all if there are fewer)."""
     out: Path | None = None
     """Also write the table to this .parquet, .csv or .jsonl file."""
 

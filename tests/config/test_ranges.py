@@ -1,9 +1,25 @@
+from dataclasses import dataclass
+
 import pytest
 
 from jaxrec.config import (
     parse,
 )
+from jaxrec.config.ranges import Amount, Bounded
 from jaxrec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Optional(Bounded):
+    bid: Amount | None = None
+
+
+@pytest.mark.parametrize("bid", [-1.0, float("nan"), float("inf")])
+def test_an_option_that_may_be_left_out_has_bounds_too(bid):
+    assert Optional().bid is None
+    assert Optional(0.5).bid == 0.5
+    with pytest.raises(ConfigError, match="bid must be 0 or more and finite, not"):
+        Optional(bid)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from jaxrec.errors import ConfigError, InputError
 from jaxrec.ranking.steps import (
     Boost,
     Caps,
@@ -73,6 +74,79 @@ def test_an_invalid_strategy_file_names_the_place_and_the_reason(tmp_path, text,
     with pytest.raises(ValueError, match=r"strategy\.yaml") as error:
         read_strategy(file)
     assert reason in str(error.value)
+
+
+NUMBER = "is not a number from -1,000,000 to 1,000,000"
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (
+            "boost: {where: price < 5, by: .nan}",
+            f"(boost, with the options where, by): by: nan {NUMBER}",
+        ),
+        ("boost: {where: price < 5, by: .inf}", f"by: inf {NUMBER}"),
+        ("boost: {where: price < 5, by: 1e3}", "by: '1e3' is not a number"),
+        ("feedback: {event_weights: [a]}", "event_weights: ['a'] is not a mapping"),
+        ("feedback: {event_weights: {like: x}}", f"event_weights: like: 'x' {NUMBER}"),
+        ("feedback: {event_weights: {buy: null}}", f"event_weights: buy: None {NUMBER}"),
+        ("feedback: {event_weights: {buy: .nan}}", f"event_weights: buy: nan {NUMBER}"),
+        ("feedback: {event_weights: {1: 2}}", "event_weights, key: 1 is not text"),
+        ("feedback: {event_weights: null}", "event_weights: None is not a mapping"),
+        ("feedback: {event_weights: 5}", "event_weights: 5 is not a mapping"),
+        ("feedback: {item: .inf}", f"item: inf {NUMBER}"),
+        ("feedback:", "None is no mapping"),
+        ("caps: {brand: 1.5}", "limits: brand: 1.5 is not a whole number"),
+        ("caps: {brand: 99999999999999999999}", "is not a whole number of 32 bits"),
+        ("caps: {brand: true}", "limits: brand: True is not a whole number"),
+        ("caps: {brand: x}", "limits: brand: 'x' is not a whole number"),
+        ("caps: [1, 2]", "limits: [1, 2] is not a mapping"),
+        ("caps: 5", "limits: 5 is not a mapping"),
+        ("caps:", "limits: None is not a mapping"),
+        ("caps", "limits is missing"),
+        ("only: {a: b}", "only: {'a': 'b'} is neither a file nor a list of ids"),
+        ("only: 5", "only: 5 is neither"),
+        ("only:", "only: None is neither"),
+        ("only: [1, [a]]", "only: ['1', ['a']]: give ids as text"),
+        ("only: [a, null]", "null or empty"),
+        ("without: true", "without: True is neither"),
+        ("popularity: 1e300", "strength: '1e300' is not a number"),
+        ("popularity: 1.0e+300", f"strength: 1e+300 {NUMBER}"),
+        ("session: {weight: '1'}", "it is read as text, so write it plainly"),
+        ("session: {gap_minutes: .inf}", f"gap_minutes: inf {NUMBER}"),
+        ("diversity: 0.5", "0.5 is no mapping; write {option: value}"),
+        ("epsilon: {rate: 0.1, pool: 2.5}", "pool: 2.5 is not a whole number"),
+        ("explore", "share is missing"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_its_place(unchecked, tmp_path, step, reason):
+    file = tmp_path / "strategy.yaml"
+    file.write_text(f"- feedback\n- {step}")
+    with pytest.raises(ConfigError, match=r"strategy\.yaml, step 2 \(") as error:
+        read_strategy(file)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_ids_of_a_file_may_be_numbers(tmp_path):
+    file = tmp_path / "strategy.yaml"
+    file.write_text("- only: [1, a]\n- without: [2, 3]")
+    only, without = read_strategy(file)
+    assert only.ids().to_list() == ["1", "a"]
+    assert without.ids().to_list() == ["2", "3"]
+
+
+def test_a_step_made_in_python_is_checked_too(unchecked):
+    for make in (
+        lambda: Boost("price < 5", float("nan")),
+        lambda: Caps({"brand": 1.5}),
+        lambda: Feedback(event_weights={1: 2}),
+        lambda: Where(5),
+        lambda: Only(5),
+    ):
+        with pytest.raises(InputError):
+            make()
 
 
 def test_rules_become_steps_in_the_order_of_batch_scoring():

@@ -13,7 +13,7 @@ from helpers.shop import HELD_OUT
 import jaxrec
 from jaxrec.artifacts.files import locked
 from jaxrec.artifacts.partitions import Partitions
-from jaxrec.cli import scripts
+from jaxrec.cli import main, scripts
 from jaxrec.ranking.strategy import read_strategy
 
 
@@ -237,6 +237,42 @@ def test_bad_input_exits_with_2_and_overwrites_nothing(
     assert not list(out.glob("part-*"))
     serve("--out", out, "--users", "u003")  # a refused job leaves no obstacle
     assert [path.name for path in full.iterdir()] == ["precious"]
+
+
+def test_a_list_is_no_longer_than_the_nodes_of_its_type(serve, trained_run, tmp_path, capsys):
+    serve("--out", tmp_path / "out", "--target", "brand")
+    assert set(read(tmp_path / "out").group_by("user_id").len()["len"]) == {4}
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["job"]["options"]["k"] == 4
+    main(["similar", str(trained_run), "brand:brand1"])
+    assert "brand3" in capsys.readouterr().out
+
+
+def test_options_that_cannot_act_are_refused_with_the_reason(
+    serve, ask, refused, trained_run, tmp_path
+):
+    out = ["--out", tmp_path / "out"]
+    shown = refused(serve, *out, "--target", "brand", "--where", "price < 5")
+    assert "rules act on items only" in shown
+    assert "from 1 to 4" in refused(serve, *out, "--target", "brand", "--k", "10")
+    assert "none of the 1 listed items ('nix')" in refused(serve, *out, "--only", "nix")
+    assert "none of the 1 listed items" in refused(serve, *out, "--only", tmp_path)
+    assert "popularity: 1e+300 is not a number" in refused(serve, *out, "--popularity", "1e300")
+    for bid in ("nan", "inf", "-1"):
+        assert "bid must be 0 or more and finite" in refused(
+            ask, "audience", "brand:brand1", "--bid", bid
+        )
+    assert "k must be 1 or more" in refused(
+        main, ["similar", str(trained_run), "brand:brand1", "--k", "0"]
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_listed_items_that_the_catalogue_lacks_are_counted(serve, tmp_path, capsys):
+    serve("--out", tmp_path / "out", "--k", 1, "--only", "i01", "nix", "--without", "nada")
+    shown = capsys.readouterr().err
+    assert "note: only: the catalogue lacks 1 of the listed items: 'nix'" in shown
+    assert "note: without: the catalogue lacks 1 of the listed items: 'nada'" in shown
 
 
 def test_users_with_short_lists_are_reported(serve, tmp_path, capsys):
