@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from jaxrec.serving.live.state_updater import BATCHES
 
 LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)  # seconds
+DOCUMENT_BUCKETS = (2**10, 2**12, 2**13, 2**14, 2**15, 2**16, 2**18)  # bytes
 
 
 class Metrics:
@@ -26,6 +27,12 @@ class Metrics:
             "Requests that were computed together",
             registry=self.registry,
             buckets=BATCHES,
+        )
+        self.document_bytes = Histogram(
+            "jaxrec_document_bytes",
+            "Size of written documents",
+            registry=self.registry,
+            buckets=DOCUMENT_BUCKETS,
         )
         self.outcomes = self._counter("events", "Received events by outcome", "outcome")
         self.store_errors = self._counter("store_errors", "Requests that the store failed")

@@ -54,6 +54,7 @@ class LiveService:
         self.store_failure = ""  # why the last check of the store failed
         self.reload_failure = ""  # why the last checkpoint was not loaded
         self.metrics = Metrics()
+        self.store.observe = self.metrics.document_bytes.observe
         self.record_batcher = RequestBatcher(
             self._record, self.writers, BATCHES[-1], self.metrics.batch_size
         )
@@ -128,6 +129,7 @@ class LiveService:
         identity = run_directory.identity(self.run)
         if self.engine is not None and identity == self.served:
             return self.engine
+        logger.info("loading and compiling %s; a first start takes longest", self.run)
         model = loading.load(self.run)
         engine = LiveEngine(
             model,

@@ -5,7 +5,7 @@ event can enter at its place in time, and a new model can compute the state agai
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -98,7 +98,12 @@ class Store(Protocol):
     """User documents and impressions, by user id.
 
     All methods raise a StoreError when the store fails.
+
+    Attributes:
+        observe: called with the bytes of every document that is written.
     """
+
+    observe: Callable[[int], object]
 
     def load(self, user_ids: Sequence[str]) -> Loaded:
         """Return the stored documents by user id; a damaged one harms no other user.

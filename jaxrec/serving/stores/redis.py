@@ -75,6 +75,7 @@ class RedisStore:
     """
 
     def __init__(self, address: str, *, timeout: float = 5.0):
+        self.observe: Callable[[int], object] = lambda size: None
         self.client = _client(address, timeout)
         self.reader = _client(address, min(timeout, READ_SECONDS))
         self.save_script = self.client.register_script(SAVE)
@@ -108,7 +109,9 @@ class RedisStore:
             for d in documents:
                 after = d.version + 1 if d.version else first_version()
                 keys = [_document_key(d.user_id), WRITTEN, DELETED]
-                arguments: list[Any] = [d.version, encode(d), now, d.user_id, after]
+                content = encode(d)
+                self.observe(len(content))
+                arguments: list[Any] = [d.version, content, now, d.user_id, after]
                 self.save_script(keys, [*arguments, NEVER, d.deleted_at], client=pipeline)
             written = pipeline.execute()
         return [d.user_id for d, done in zip(documents, written, strict=True) if not done]

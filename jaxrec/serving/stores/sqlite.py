@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class SQLiteStore:
 
     def __init__(self, path: str | Path, *, timeout: float = 5.0):
         self.path, self.timeout = str(path), timeout
+        self.observe: Callable[[int], object] = lambda size: None
         self.write_lock = threading.Lock()
         self.closed, self.erased = threading.Event(), threading.Event()
         weakref.finalize(self, self.closed.set)
@@ -119,6 +120,8 @@ class SQLiteStore:
     def save(self, documents: Iterable[UserDocument]) -> list[str]:
         """See `Store.save`."""
         rows = [(d, encode(d)) for d in documents]
+        for _, content in rows:
+            self.observe(len(content))
         with self.transaction() as connection:
             return [d.user_id for d, content in rows if not _write(connection, d, content)]
 

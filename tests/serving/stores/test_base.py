@@ -201,3 +201,11 @@ def test_threads_may_share_a_store(store):
         list(threads.map(work, "abcd"))
     assert store.count() == 32
     assert len(store.impressions("a")) == 8
+
+
+def test_the_size_of_each_written_document_is_observed(store):
+    sizes = []
+    store.observe = sizes.append
+    store.save([UserDocument("a"), UserDocument("b", truncated=7)])
+    assert len(sizes) == 2
+    assert min(sizes) > 10
