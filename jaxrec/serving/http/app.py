@@ -1,5 +1,6 @@
 """The application of the HTTP service: receives events, answers with recommendations."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks = service.background_tasks()
+        if options.consume:
+            tasks.append(asyncio.create_task(_consume(service)))
         yield
         for task in tasks:
             task.cancel()
@@ -51,3 +54,9 @@ def create_app(
     app.include_router(user_routes, dependencies=keys, responses=PROBLEMS)
     app.include_router(operation_routes)
     return app
+
+
+async def _consume(service: LiveService) -> None:
+    from jaxrec.serving.http.consumer import StreamConsumer  # needs the package redis
+
+    await StreamConsumer(service, service.options.consume).run()

@@ -54,18 +54,23 @@ class LiveService:
         self.store_failure = ""  # why the last check of the store failed
         self.reload_failure = ""  # why the last checkpoint was not loaded
         self.metrics = Metrics()
+        metrics = self.metrics
         self.record_batcher = RequestBatcher(
-            self._record, self.writers, BATCHES[-1], self.metrics.batch_size
+            self._record,
+            self.writers,
+            BATCHES[-1],
+            metrics.batch_size,
+            metrics.total("waiting_events", "Requests that wait for their events to be recorded"),
         )
         self.list_batcher = RequestBatcher(
-            self._recommend, self.readers, BATCHES[-2], self.metrics.batch_size
+            self._recommend,
+            self.readers,
+            BATCHES[-2],
+            metrics.batch_size,
+            metrics.total("waiting_lists", "Requests that wait for their lists"),
         )
-        self.metrics.gauge("users", "Users in the store", self._count)
-        self.metrics.gauge("store_bytes", "Size of the store", self._size)
-        for name, batcher in (("events", self.record_batcher), ("lists", self.list_batcher)):
-            self.metrics.gauge(
-                f"waiting_{name}", f"Requests that wait for {name}", batcher.waiting.qsize
-            )
+        metrics.computed("users", "Users in the store", self._count)
+        metrics.computed("store_bytes", "Size of the store", self._size)
 
     @property
     def ready_engine(self) -> LiveEngine:
@@ -128,7 +133,7 @@ class LiveService:
         identity = run_directory.identity(self.run)
         if self.engine is not None and identity == self.served:
             return self.engine
-        model = loading.load(self.run)
+        model = loading.load(self.run, shared=self.options.workers > 1)
         engine = LiveEngine(
             model,
             self.store,
