@@ -18,9 +18,18 @@ from jaxrec.serving.options import LiveOptions
 
 
 def create_app(
-    run: Path, options: LiveOptions | None = None, strategy: Sequence[Step] = (Feedback(),)
+    run: Path,
+    options: LiveOptions | None = None,
+    strategy: Sequence[Step] = (Feedback(),),
+    *,
+    load_first: bool = False,
 ) -> FastAPI:
-    """Make the ASGI application that serves a run."""
+    """Make the ASGI application that serves a run.
+
+    Args:
+        load_first: load the model before the first connection is accepted; by default requests are
+            answered with 503 meanwhile.
+    """
     options = options or LiveOptions()
     service = LiveService(run, options, strategy)
 
@@ -29,6 +38,8 @@ def create_app(
         tasks = service.background_tasks()
         if options.consume:
             tasks.append(asyncio.create_task(_consume(service)))
+        if load_first:
+            await service.tried.wait()
         yield
         for task in tasks:
             task.cancel()

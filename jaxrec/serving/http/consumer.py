@@ -55,6 +55,7 @@ class StreamConsumer:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.client = redis.Redis.from_url(
             self.address.server,
+            protocol=2,  # the answers of protocol 3 differ between versions of the client
             decode_responses=True,
             encoding_errors="surrogateescape",
             socket_timeout=5.0 + BLOCK_SECONDS,
@@ -101,10 +102,10 @@ class StreamConsumer:
                 await self._claim()
                 await self._measure()
                 next_claim = clock() + CLAIM_SECONDS / 10
-            streams = await self.client.xreadgroup(
+            streams: Any = await self.client.xreadgroup(
                 GROUP, self.name, {self.address.name: ">"}, BATCH, int(1000 * BLOCK_SECONDS)
             )
-            for entries in _entries_of(streams):
+            for _, entries in streams or []:
                 await self._record(entries)
 
     async def _claim(self) -> None:
@@ -197,11 +198,3 @@ class StreamConsumer:
             pipeline.xack(self.address.name, GROUP, entry_id)
             await pipeline.execute()
         self.entries.labels("rejected").inc()
-
-
-def _entries_of(streams: object) -> list[list[tuple[str, Fields]]]:
-    """The entries of each stream in an answer to XREADGROUP, in any version of the protocol."""
-    if isinstance(streams, dict):
-        return [entries for lists in streams.values() for entries in lists]
-    assert isinstance(streams, list)
-    return [entries for _, entries in streams]

@@ -20,7 +20,7 @@ from jaxrec.serving.options import LiveOptions
 HEADER_SECONDS = 10.0  # to receive the headers of a request, from the first byte or connection
 KEEP_ALIVE_SECONDS = 65  # longer than a proxy's, so that the proxy closes first
 SHUTDOWN_SECONDS = 10  # to answer the requests already received
-WORKER_SECONDS = 60  # for a worker to answer the supervisor; it imports the libraries first
+WORKER_SECONDS = 120  # for a worker to import the libraries and, when it replaces one, to load
 MAX_CONNECTIONS = 2048  # of one process
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 

@@ -50,6 +50,7 @@ class LiveService:
         self.readers = ThreadPoolExecutor(1, thread_name_prefix="lists")
         self.writers = ThreadPoolExecutor(1, thread_name_prefix="events")
         self.engine: LiveEngine | None = None  # None until a model is loaded and compiled
+        self.tried = asyncio.Event()  # set when the first model is loaded, or cannot be
         self.served = ""  # identity of the served checkpoint
         self.store_failure = ""  # why the last check of the store failed
         self.reload_failure = ""  # why the last checkpoint was not loaded
@@ -165,6 +166,7 @@ class LiveService:
                 self.metrics.failed_reloads.inc()
                 self.reload_failure = f"the checkpoint cannot be loaded: {error}"
                 logger.exception("cannot load the checkpoint; the previous model stays")
+            self.tried.set()
             await asyncio.sleep(self.options.refresh)
 
     async def check_store(self) -> None:

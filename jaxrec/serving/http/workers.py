@@ -6,8 +6,10 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,12 +25,14 @@ from jaxrec.serving.http.metrics import DIRECTORY
 from jaxrec.serving.options import LiveOptions
 
 
-def worker_app(run: Path, options: LiveOptions, strategy: Sequence[Step]) -> FastAPI:
-    """The application of one worker, which ends with its supervisor."""
+def worker_app(
+    run: Path, options: LiveOptions, strategy: Sequence[Step], *, load_first: bool = False
+) -> FastAPI:
+    """The application of one worker, which ends with its supervisor; see `create_app`."""
     keep_freed_memory()
     enable_compilation_cache()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
-    return create_app(run, options, strategy)
+    return create_app(run, options, strategy, load_first=load_first)
 
 
 def _end_with_supervisor() -> None:
@@ -61,6 +65,12 @@ class Supervisor(Multiprocess):
     """The supervisor of uvicorn, which also tells why it ended and which workers died."""
 
     received: int | None = None  # the signal that ended it
+
+    def init_processes(self) -> None:
+        """Start the workers; those that replace them leave connections to the others at first."""
+        super().init_processes()
+        make_app = cast(Callable[..., FastAPI], self.config.app)
+        self.config.app = partial(make_app, load_first=True)
 
     def handle_int(self) -> None:
         """Stop the workers."""
