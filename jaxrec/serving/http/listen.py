@@ -94,15 +94,19 @@ def listen(run: Path, options: LiveOptions, strategy: Sequence[Step]) -> None:
     if options.workers > 1:
         supervise(server_config(partial(worker_app, run, options, strategy), options))
     else:
-        uvicorn.Server(server_config(partial(create_app, run, options, strategy), options)).run()
+        uvicorn.Server(server_config(create_app(run, options, strategy), options)).run()
 
 
-def server_config(make_app: Callable[[], FastAPI], options: LiveOptions) -> uvicorn.Config:
-    """How to listen; `make_app` is called in the process that answers."""
+def server_config(app: FastAPI | Callable[[], FastAPI], options: LiveOptions) -> uvicorn.Config:
+    """How to listen.
+
+    Args:
+        app: the application, or a function that makes it in the process that answers.
+    """
     host, port = parse_address(options)
     return uvicorn.Config(
-        make_app,
-        factory=True,
+        app,
+        factory=not isinstance(app, FastAPI),
         workers=options.workers,
         timeout_worker_healthcheck=WORKER_SECONDS,
         host=host,
