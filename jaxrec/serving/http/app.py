@@ -33,23 +33,11 @@ def create_app(
     options = options or LiveOptions()
     service = LiveService(run, options, strategy)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = service.background_tasks()
-        if options.consume:
-            tasks.append(asyncio.create_task(_consume(service)))
-        if load_first:
-            await service.tried.wait()
-        yield
-        for task in tasks:
-            task.cancel()
-        service.close()
-
     app = FastAPI(
         title="jaxrec",
         description="Recommendations that follow a user's interest, event by event.",
         version="0.1.0",
-        lifespan=lifespan,
+        lifespan=lambda app: lifespan(service, load_first),
         docs_url=None,  # its page loads scripts of a third party
         redoc_url=None,
     )
@@ -67,7 +55,18 @@ def create_app(
     return app
 
 
-async def _consume(service: LiveService) -> None:
-    from jaxrec.serving.http.consumer import StreamConsumer  # needs the package redis
+@asynccontextmanager
+async def lifespan(service: LiveService, load_first: bool) -> AsyncIterator[None]:
+    """Run what goes on beside the requests, from before the first one until after the last."""
+    tasks = service.background_tasks()
+    if service.options.consume:
+        from jaxrec.serving.http.consumer import StreamConsumer  # needs the package redis
 
-    await StreamConsumer(service, service.options.consume).run()
+        consumer = StreamConsumer(service, service.options.consume)
+        tasks.append(asyncio.create_task(consumer.run()))
+    if load_first:
+        await service.tried.wait()
+    yield
+    for task in tasks:
+        task.cancel()
+    service.close()

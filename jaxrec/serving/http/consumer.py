@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import socket
+import traceback
 from typing import Any, NamedTuple
 
 import redis.asyncio as redis
@@ -33,7 +34,6 @@ GROUP = "jaxrec"
 BATCH = 512  # entries read at a time
 BLOCK_SECONDS = 1.0  # to wait for new entries
 CLAIM_SECONDS = 60.0  # after which the entries of a process that ended go to another
-FORGET_SECONDS = 3600.0  # after which a consumer without entries is removed from the group
 RETRY_SECONDS = 1.0  # between attempts while the model is loading, or a server fails
 MAX_ATTEMPTS = 5  # to record an event of a user whose document cannot be read or written
 MAX_REJECTED = 10_000  # entries kept in the stream of rejected ones, about
@@ -70,15 +70,19 @@ class StreamConsumer:
 
     async def run(self) -> None:
         """Consume until cancelled; wait while the model is loading or a server fails."""
+        failure = ""  # is logged once, not every second
         try:
             while True:
                 try:
                     await self._create_group()
+                    failure = ""
                     await self._consume()
                 except (RedisError, OSError) as error:
-                    logger.error("the stream %s fails: %s", self.address.name, error)
-                except Exception:
-                    logger.exception("cannot consume the stream %s", self.address.name)
+                    if str(error) != failure:
+                        logger.error("the stream %s fails: %s", self.address.name, error)
+                    failure = str(error)
+                except Exception as error:
+                    self._log_defect(error)
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
             await self.client.aclose()
@@ -118,11 +122,7 @@ class StreamConsumer:
             # an entry that was deleted from the stream meanwhile has no fields
             await self._record([(entry_id, fields) for entry_id, fields in entries if fields])
             if start == "0-0":
-                break
-        for consumer in await self.client.xinfo_consumers(name, GROUP):
-            idle = consumer["idle"] > 1000 * FORGET_SECONDS
-            if idle and not consumer["pending"] and consumer["name"] != self.name:
-                await self.client.xgroup_delconsumer(name, GROUP, consumer["name"])
+                return
 
     async def _measure(self) -> None:
         for group in await self.client.xinfo_groups(self.address.name):
@@ -153,10 +153,10 @@ class StreamConsumer:
 
     async def _parsed(self, entries: list[tuple[str, Fields]]) -> list[Entry]:
         """The entries that are valid events; the others are rejected."""
-        valid = list[Entry]()
+        valid, engine = list[Entry](), self.service.ready_engine
         for entry_id, fields in entries:
             try:
-                [event] = parse_events([parse_entry(entry_id, fields)], self.service.ready_engine)
+                [event] = parse_events([parse_entry(entry_id, fields)], engine)
             except InputError as error:
                 await self._reject(entry_id, fields, str(error))
             except HTTPException as error:
@@ -180,10 +180,19 @@ class StreamConsumer:
                 logger.error("the stream %s waits: %s", self.address.name, reason)
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception as error:  # of one event: the others must not suffer
-                if len(entries) == 1:
-                    logger.exception("cannot record an entry of the stream %s", self.address.name)
-                    return [InputError(f"{type(error).__name__}: {error}")]
-                return [outcome for entry in entries for outcome in await self._outcomes([entry])]
+                if len(entries) > 1:
+                    return [
+                        outcome for entry in entries for outcome in await self._outcomes([entry])
+                    ]
+                if isinstance(error, InputError):
+                    return [error]
+                self._log_defect(error)
+                return [InputError(f"internal error ({type(error).__name__}); see the log")]
+
+    def _log_defect(self, error: Exception) -> None:
+        """Log where an error happened; its message may hold data of a user."""
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("stream %s: %s in\n%s", self.address.name, type(error).__name__, frames)
 
     async def _acknowledge(self, ids: list[str]) -> None:
         if ids:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from pydantic import ValidationError
 
@@ -36,11 +36,19 @@ def parse_stream(address: str) -> StreamAddress:
     """
     parts = urlsplit(address)
     database, _, name = parts.path.removeprefix("/").partition("/")
-    if parts.scheme not in SCHEMES or not parts.hostname or not database.isdigit() or not name:
+    server = parts.scheme in SCHEMES and parts.hostname and _has_valid_port(parts)
+    if not server or not database.isdigit() or not name:
         raise ConfigError(
             "--consume: write redis://HOST:PORT/DB/STREAM, such as redis://localhost:6379/0/events"
         )
     return StreamAddress(urlunsplit(parts._replace(path=f"/{database}")), unquote(name))
+
+
+def _has_valid_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def parse_entry(entry_id: str, fields: Fields) -> EventRequest:

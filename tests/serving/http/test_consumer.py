@@ -104,6 +104,19 @@ def test_a_killed_process_loses_no_entry_and_none_counts_twice(
 
 
 @needs_redis
+def test_workers_consume_as_one_group_and_count_together(trained_run, server, stream):
+    add(stream, [payload(f"u{n % 50}", n) for n in range(2000)])
+    service = Service(trained_run, server.address, "--workers", "2", "--consume", address(server))
+
+    def metrics():
+        return service.client.get("/metrics").text.splitlines()
+
+    wait(lambda: 'jaxrec_stream_entries_total{result="recorded"} 2000.0' in metrics())
+    wait(lambda: {"jaxrec_stream_lag 0.0", "jaxrec_stream_pending 0.0"} <= {*metrics()})
+    assert service.stop() == 128 + signal.SIGTERM
+
+
+@needs_redis
 def test_entries_of_a_consumer_that_ended_go_to_another(stream, consuming):
     [known, sent_again] = [payload("a", 1), payload("a", 1)]
     stream.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
@@ -184,6 +197,27 @@ def test_entries_wait_while_the_store_or_the_stream_fails(
     assert rejected(stream) == []
 
 
+@needs_redis
+def test_an_event_that_fails_alone_does_not_hold_up_its_batch(stream, consuming, caplog):
+    events = [payload("good", 0), payload("secret", 0), payload("good", 1)]
+    with consuming() as client:
+        engine = client.app.state.service.engine
+        record = engine.record
+
+        def failing(user_events):
+            if any(user_event.user_id == "secret" for user_event in user_events):
+                raise ZeroDivisionError(user_events[0].user_id, "hid" + "den")
+            return record(user_events)
+
+        engine.record = failing
+        add(stream, events)
+        wait(lambda: rejected(stream) and unread(stream) == 0)
+        assert client.get("/users/good/recommendations").json()["events"] == 2
+    [entry] = rejected(stream)
+    assert "ZeroDivisionError" in entry["reason"]
+    assert "ZeroDivisionError" in caplog.text and "hidden" not in caplog.text
+
+
 def test_an_entry_without_id_and_time_has_those_of_the_stream():
     event = parse_entry("1704067200123-4", {"user_id": "u", "item_id": "i"})
     assert (event.event_id, event.timestamp) == ("1704067200123-4", 1_704_067_200)
@@ -204,6 +238,9 @@ def test_the_address_of_a_stream_names_server_database_and_stream():
         "redis://host/0",
         "redis://host/0/",
         "http://h/0/s",
+        "redis://h:x/0/s",
+        "redis://h:99999/0/s",
+        "redis:///0/s",
     ):
         with pytest.raises(ConfigError, match="--consume: write redis://"):
             parse_stream(wrong)
