@@ -2,11 +2,15 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from io import TextIOBase
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -88,6 +92,45 @@ def cache_dir() -> Path:
     if own := os.environ.get("JAXREC_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrec"
+
+
+def call_in_process(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function in a process of its own, whose memory is free afterwards.
+
+    Raises:
+        Exception: what the function raises.
+        ChildProcessError: the process ended before the function did.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would copy running threads' locks
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_call_and_report, args=(sender, function, arguments), daemon=True
+    )
+    process.start()
+    sender.close()  # so that the end of the process is the end of the pipe
+    try:
+        error = receiver.recv()
+    except EOFError:
+        process.join()
+        raise ChildProcessError(
+            f"{function.__name__} ended with exit code {process.exitcode}"
+        ) from None
+    finally:
+        process.terminate()
+        process.join()
+    if error is not None:
+        raise error
+
+
+def _call_and_report(sender: Connection, function: Callable[..., None], arguments: tuple) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
+    try:
+        function(*arguments)
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # a traceback does not travel
+        sender.send(error)
+    else:
+        sender.send(None)
 
 
 def enable_compilation_cache() -> None:

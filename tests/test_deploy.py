@@ -45,7 +45,7 @@ def client_metrics():
     metrics = pytest.importorskip("jaxrec.serving.http.metrics").Metrics()
     metrics.request_seconds.labels("GET", "/", "200").observe(0.1)
     for name in ("events", "lists"):
-        metrics.gauge(f"waiting_{name}", "")
+        metrics.total(f"waiting_{name}", "")
     samples = (sample for family in metrics.registry.collect() for sample in family.samples)
     return {sample.name for sample in samples}
 

@@ -1,11 +1,14 @@
 """The nodes of a trained model by name: ids, titles, vectors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 import polars as pl
 from jaxtyping import Array, Float, Int
 
+from jaxrec.artifacts.mapped import MappedArrays
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
 from jaxrec.ranking.item_table import ItemTable
@@ -21,6 +24,7 @@ class CatalogIndex:
     bias: Float[np.ndarray, " I"]  # popularity bias
     text: Float[Array, "I text"]  # whitened text vectors
     counts: Float[np.ndarray, " n"]  # how often each item was chosen in training
+    mapped: MappedArrays | None = None  # where processes share the vectors and what derives of them
 
     @property
     def items(self) -> ItemTable:
@@ -34,7 +38,11 @@ class CatalogIndex:
             InputError: there is no such type.
         """
         node_type = self.node_type(type_name)
-        vectors = self.vectors[node_type.offset : node_type.offset + node_type.padded_size]
+        rows = _rows_of(node_type)
+        if self.mapped is None:
+            vectors = self.vectors[rows]
+        else:  # a slice made on the device is a copy
+            vectors = jax.device_put(np.asarray(self.vectors)[rows], self.vectors.sharding)
         return ItemTable(vectors, node_type.valid, self.bias if type_name == ITEM else None)
 
     def node_type(self, name: str) -> NodeType:
@@ -43,7 +51,14 @@ class CatalogIndex:
 
     def unit_vectors(self, type_name: str) -> Float[np.ndarray, "n F"]:
         """Vectors of a type at length 1, so that products are cosines."""
-        return unit_rows(np.asarray(self.table(type_name).vectors))
+        if self.mapped is None:
+            return unit_rows(np.asarray(self.table(type_name).vectors))
+        units = self.mapped.array("unit_vectors", lambda: unit_rows(np.asarray(self.vectors)))
+        return units[_rows_of(self.node_type(type_name))]
+
+    def derived(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array that follows from the vectors; computed once for processes that share them."""
+        return compute() if self.mapped is None else self.mapped.array(name, compute)
 
     def find(self, entity: str) -> tuple[str, int]:
         """Type and local id of a node such as `brand:NAME`.
@@ -99,6 +114,10 @@ class CatalogIndex:
         return pl.concat([table, names], how="horizontal").select(
             "user_id", "rank", identity, "score", *title
         )
+
+
+def _rows_of(node_type: NodeType) -> slice:
+    return slice(node_type.offset, node_type.offset + node_type.padded_size)
 
 
 def unit_rows(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from flax import nnx
 
 from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.mapped import restore_mapped
 from jaxrec.config import TextConfig
 from jaxrec.data.text import resolve_pretrained
 from jaxrec.evaluation.calibration import Correction
@@ -18,7 +19,7 @@ from jaxrec.models.text.whitening import Whitening
 from jaxrec.sharding import laid_out, make_mesh, replicated
 
 
-def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
+def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> TrainedModel:
     """The best checkpoint of a run directory.
 
     >>> import jaxrec
@@ -28,6 +29,8 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
 
     Args:
         item_shards: devices along the `items` axis of the mesh; the others go along `users`.
+        shared: map the arrays from files of the cache directory, so that the processes of a
+            machine hold them once. CPUs alone can share.
 
     Raises:
         RunError: not a run directory, one of another version, or one without a validated
@@ -44,11 +47,15 @@ def load(run: str | Path, item_shards: int = 1) -> TrainedModel:
     mesh = make_mesh(item_shards)
     targets = run_directory.vector_targets(config, artifacts.sizes, replicated(mesh))
     params = laid_out(shapes, replicated(mesh))
-    step, saved = run_directory.restore_best(run, params=params, vectors=targets)
+    mapped = None
+    if shared:
+        step, saved, mapped = restore_mapped(run, params=params, vectors=targets)
+    else:
+        step, saved = run_directory.restore_best(run, params=params, vectors=targets)
     inverse_temperature, correction = _calibration(run)
     catalog, vectors = artifacts.catalog, saved["vectors"]
     bias = padded_bias(correction, artifacts.counts, catalog.graph.types[0].padded_size)
-    index = CatalogIndex(catalog, vectors["nodes"], bias, vectors["text"], artifacts.counts)
+    index = CatalogIndex(catalog, vectors["nodes"], bias, vectors["text"], artifacts.counts, mapped)
     # JAX flattens a plain dict of parameters faster, which counts in small calls
     return TrainedModel(
         config=config,

@@ -60,7 +60,8 @@ class TrainedModel:
     @cached_property
     def version(self) -> str:
         """A hash of the item vectors: states of another version do not fit this model."""
-        return hashlib.sha256(np.asarray(self.index.vectors).tobytes()).hexdigest()
+        vectors = np.ascontiguousarray(self.index.vectors)
+        return hashlib.sha256(vectors.data.cast("B")).hexdigest()
 
     @property
     def catalog(self) -> Catalog:

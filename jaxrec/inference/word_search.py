@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import polars as pl
 from jaxtyping import Float
@@ -64,9 +64,14 @@ class WordSearch:
 
         The popularity bias is a column, because words scale it down with the rest of the score.
         """
+        rows = self.index.derived("word_search", self._rows)
+        vectors = jax.device_put(rows, self.index.vectors.sharding)
+        return ItemTable(vectors, self.index.items.valid)
+
+    def _rows(self) -> Float[np.ndarray, "I width"]:
         items, text = self.index.items, unit_rows(np.asarray(self.index.text))
-        columns = [items.vectors, jnp.asarray(text), jnp.asarray(items.biases)[:, None]]
-        return ItemTable(jnp.concatenate(columns, axis=1), items.valid)
+        columns = (np.asarray(items.vectors), text, items.biases[:, None])
+        return np.concatenate(columns, axis=1, dtype=np.float32)
 
     def steer(
         self, vectors: Float[np.ndarray, "Q F"], words: str, strength: float

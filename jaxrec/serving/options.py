@@ -189,6 +189,10 @@ class LiveOptions(Bounded):
     store: str = ""
     """Where users' documents are kept: a SQLite file or redis://HOST:PORT/DB (by default
     `shoppers.db` in the run)."""
+    consume: str = ""
+    """Also read events from a Redis or Valkey stream, redis://HOST:PORT/DB/STREAM."""
+    workers: Count = 1
+    """Processes that answer at the address; they share the memory of the catalogue."""
     load_states: Path | None = None
     """States that `jaxrec recommend --states` wrote, for the users of the store."""
     window: Count = 64

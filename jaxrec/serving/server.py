@@ -1,21 +1,25 @@
 """The live service of a run: its store is prepared, then HTTP requests are answered."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+
+import jax
 
 from jaxrec.artifacts import run_directory
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference import loading
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.pipeline import build_pipeline
 from jaxrec.ranking.steps import Feedback
 from jaxrec.ranking.strategy import read_strategy
-from jaxrec.runtime import enable_compilation_cache
+from jaxrec.runtime import call_in_process, enable_compilation_cache
 from jaxrec.serving.console import note
 from jaxrec.serving.inputs import open_user_events
 from jaxrec.serving.live.engine import LiveEngine, check_live_run
 from jaxrec.serving.options import ServeOptions
 from jaxrec.serving.states import read_states
-from jaxrec.serving.stores.opening import open_store
+from jaxrec.serving.stores.opening import check_redis, open_store
+from jaxrec.serving.stores.sqlite import MEMORY
 
 
 def serve(options: ServeOptions) -> None:
@@ -26,22 +30,60 @@ def serve(options: ServeOptions) -> None:
         InputError: the events or an option cannot be used.
     """
     try:
-        from jaxrec.serving.http.app import create_app
         from jaxrec.serving.http.listen import listen, parse_address
+        from jaxrec.serving.http.stream import parse_stream
     except ImportError as error:
         raise ConfigError(f"serving needs more: pip install 'jaxrec[serve]' ({error})") from error
 
-    parse_address(options.live)
+    live = options.live
+    parse_address(live)
+    if live.consume:
+        parse_stream(live.consume)
+        check_redis(live.consume)
+    strategy = (Feedback(),) if options.strategy is None else read_strategy(options.strategy)
+    if live.workers > 1:
+        # the supervisor of the workers stays small, and starts no JAX
+        call_in_process(prepare_workers, options, strategy)
+    else:
+        prepare(options, strategy)
+    listen(options.run, live, strategy)
+
+
+def prepare(options: ServeOptions, strategy: Sequence[Step]) -> None:
+    """Stop the service now if it cannot answer, and bring its store up to date.
+
+    Raises:
+        RunError, StoreError, InputError: as in `serve`.
+    """
     enable_compilation_cache()
     check_live_run(run_directory.read_config(options.run))
-    strategy = (Feedback(),) if options.strategy is None else read_strategy(options.strategy)
     trained = run_directory.read_artifacts(options.run)
     items = trained.catalog.graph.types[0]
     # a strategy that does not fit stops the service now, not each request
     build_pipeline(strategy, trained.catalog, trained.counts, items.valid)
     if options.events is not None or options.live.load_states is not None:
         prepare_store(options, strategy)
-    listen(create_app(options.run, options.live, strategy), options.live)
+
+
+def prepare_workers(options: ServeOptions, strategy: Sequence[Step]) -> None:
+    """`prepare`, and write what the workers share.
+
+    Raises:
+        ConfigError: workers cannot share the store or the device.
+        RunError, StoreError, InputError: as in `serve`.
+    """
+    workers, address = options.live.workers, options.live.store_of(options.run)
+    if address == MEMORY:
+        raise ConfigError(f"--workers {workers} cannot share --store {MEMORY}; name a file")
+    if jax.default_backend() != "cpu":
+        raise ConfigError(
+            f"--workers {workers} is for CPUs: one process uses the whole "
+            f"{jax.default_backend()}. Leave it out, or set JAX_PLATFORMS=cpu"
+        )
+    prepare(options, strategy)
+    open_store(address).close()
+    with suppress(RunError):  # the run may have no checkpoint yet; the workers wait for it
+        loading.load(options.run, shared=True)
 
 
 def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:

@@ -53,13 +53,13 @@ def wait_until_ready(client):
 class Service:
     """`python serve.py RUN --http` in a separate process."""
 
-    def __init__(self, run, store):
+    def __init__(self, run, store, *options):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         command = [sys.executable, str(ROOT / "serve.py"), str(run), "--http", address]
         self.process = subprocess.Popen(
-            [*command, "--store", str(store)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+            [*command, "--store", str(store), *options], env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
         self.client = httpx.Client(base_url=f"http://{address}", timeout=30)
         wait_until_ready(self.client)

@@ -1,5 +1,6 @@
 """The application of the HTTP service: receives events, answers with recommendations."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,25 +19,26 @@ from jaxrec.serving.options import LiveOptions
 
 
 def create_app(
-    run: Path, options: LiveOptions | None = None, strategy: Sequence[Step] = (Feedback(),)
+    run: Path,
+    options: LiveOptions | None = None,
+    strategy: Sequence[Step] = (Feedback(),),
+    *,
+    load_first: bool = False,
 ) -> FastAPI:
-    """Make the ASGI application that serves a run."""
+    """Make the ASGI application that serves a run.
+
+    Args:
+        load_first: load the model before the first connection is accepted; by default requests are
+            answered with 503 meanwhile.
+    """
     options = options or LiveOptions()
     service = LiveService(run, options, strategy)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = service.background_tasks()
-        yield
-        for task in tasks:
-            task.cancel()
-        service.close()
 
     app = FastAPI(
         title="jaxrec",
         description="Recommendations that follow a user's interest, event by event.",
         version="0.1.0",
-        lifespan=lifespan,
+        lifespan=lambda app: lifespan(service, load_first),
         docs_url=None,  # its page loads scripts of a third party
         redoc_url=None,
     )
@@ -53,3 +55,20 @@ def create_app(
     app.include_router(catalog_routes, dependencies=keys, responses=PROBLEMS)
     app.include_router(operation_routes)
     return app
+
+
+@asynccontextmanager
+async def lifespan(service: LiveService, load_first: bool) -> AsyncIterator[None]:
+    """Run what goes on beside the requests, from before the first one until after the last."""
+    tasks = service.background_tasks()
+    if service.options.consume:
+        from jaxrec.serving.http.consumer import StreamConsumer  # needs the package redis
+
+        consumer = StreamConsumer(service, service.options.consume)
+        tasks.append(asyncio.create_task(consumer.run()))
+    if load_first:
+        await service.tried.wait()
+    yield
+    for task in tasks:
+        task.cancel()
+    service.close()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from fastapi import HTTPException
-from prometheus_client import Histogram
+from prometheus_client import Gauge, Histogram
 
 MAX_WAITING = 10_000  # requests in one queue
 
@@ -25,6 +25,7 @@ class RequestBatcher(Generic[Request, Result]):
         executor: runs `process`.
         max_size: largest batch.
         sizes: records the batch sizes.
+        unanswered: counts the requests that wait for their results.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class RequestBatcher(Generic[Request, Result]):
         executor: ThreadPoolExecutor,
         max_size: int,
         sizes: Histogram,
+        unanswered: Gauge,
     ):
-        self.process, self.executor, self.max_size, self.sizes = process, executor, max_size, sizes
+        self.process, self.executor, self.max_size = process, executor, max_size
+        self.sizes, self.unanswered = sizes, unanswered
         self.waiting: asyncio.Queue[tuple[Request, asyncio.Future[Result]]] = asyncio.Queue()
 
     async def submit(self, request: Request) -> Result:
@@ -48,8 +51,9 @@ class RequestBatcher(Generic[Request, Result]):
                 503, "too many requests are waiting; try again later", {"Retry-After": "1"}
             )
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        await self.waiting.put((request, future))
-        return await future
+        with self.unanswered.track_inprogress():
+            await self.waiting.put((request, future))
+            return await future
 
     async def run(self) -> None:
         """Compute batches until cancelled."""

@@ -1,6 +1,9 @@
 """Listens on an address: uvicorn with limits on connections and on the time of their headers."""
 
 import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -8,13 +11,17 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jaxrec.errors import ConfigError
+from jaxrec.ranking.context import Step
 from jaxrec.serving.console import note
+from jaxrec.serving.http.app import create_app
+from jaxrec.serving.http.workers import supervise, worker_app
 from jaxrec.serving.options import LiveOptions
 
 HEADER_SECONDS = 10.0  # to receive the headers of a request, from the first byte or connection
 KEEP_ALIVE_SECONDS = 65  # longer than a proxy's, so that the proxy closes first
 SHUTDOWN_SECONDS = 10  # to answer the requests already received
-MAX_CONNECTIONS = 2048
+WORKER_SECONDS = 120  # for a worker to import the libraries and, when it replaces one, to load
+MAX_CONNECTIONS = 2048  # of one process
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
@@ -77,15 +84,31 @@ def parse_address(options: LiveOptions) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def listen(app: FastAPI, options: LiveOptions) -> None:
+def listen(run: Path, options: LiveOptions, strategy: Sequence[Step]) -> None:
     """Serve until SIGTERM or SIGINT, then answer the requests already received.
 
     Raises:
         ConfigError: see `parse_address`.
+        Interrupted: a signal has stopped several workers.
+    """
+    if options.workers > 1:
+        supervise(server_config(partial(worker_app, run, options, strategy), options))
+    else:
+        uvicorn.Server(server_config(create_app(run, options, strategy), options)).run()
+
+
+def server_config(app: FastAPI | Callable[[], FastAPI], options: LiveOptions) -> uvicorn.Config:
+    """How to listen.
+
+    Args:
+        app: the application, or a function that makes it in the process that answers.
     """
     host, port = parse_address(options)
-    uvicorn.run(
+    return uvicorn.Config(
         app,
+        factory=not isinstance(app, FastAPI),
+        workers=options.workers,
+        timeout_worker_healthcheck=WORKER_SECONDS,
         host=host,
         port=port,
         http=HeaderTimeout,

@@ -50,23 +50,29 @@ class LiveService:
         self.readers = ThreadPoolExecutor(1, thread_name_prefix="lists")
         self.writers = ThreadPoolExecutor(1, thread_name_prefix="events")
         self.engine: LiveEngine | None = None  # None until a model is loaded and compiled
+        self.tried = asyncio.Event()  # set when the first model is loaded, or cannot be
         self.served = ""  # identity of the served checkpoint
         self.store_failure = ""  # why the last check of the store failed
         self.reload_failure = ""  # why the last checkpoint was not loaded
         self.metrics = Metrics()
         self.store.observe = self.metrics.document_bytes.observe
+        metrics = self.metrics
         self.record_batcher = RequestBatcher(
-            self._record, self.writers, BATCHES[-1], self.metrics.batch_size
+            self._record,
+            self.writers,
+            BATCHES[-1],
+            metrics.batch_size,
+            metrics.total("waiting_events", "Requests that wait for their events to be recorded"),
         )
         self.list_batcher = RequestBatcher(
-            self._recommend, self.readers, BATCHES[-2], self.metrics.batch_size
+            self._recommend,
+            self.readers,
+            BATCHES[-2],
+            metrics.batch_size,
+            metrics.total("waiting_lists", "Requests that wait for their lists"),
         )
-        self.metrics.gauge("users", "Users in the store", self._count)
-        self.metrics.gauge("store_bytes", "Size of the store", self._size)
-        for name, batcher in (("events", self.record_batcher), ("lists", self.list_batcher)):
-            self.metrics.gauge(
-                f"waiting_{name}", f"Requests that wait for {name}", batcher.waiting.qsize
-            )
+        metrics.computed("users", "Users in the store", self._count)
+        metrics.computed("store_bytes", "Size of the store", self._size)
 
     @property
     def ready_engine(self) -> LiveEngine:
@@ -130,7 +136,7 @@ class LiveService:
         if self.engine is not None and identity == self.served:
             return self.engine
         logger.info("loading and compiling %s; a first start takes longest", self.run)
-        model = loading.load(self.run)
+        model = loading.load(self.run, shared=self.options.workers > 1)
         engine = LiveEngine(
             model,
             self.store,
@@ -162,6 +168,7 @@ class LiveService:
                 self.metrics.failed_reloads.inc()
                 self.reload_failure = f"the checkpoint cannot be loaded: {error}"
                 logger.exception("cannot load the checkpoint; the previous model stays")
+            self.tried.set()
             await asyncio.sleep(self.options.refresh)
 
     async def check_store(self) -> None:

@@ -19,8 +19,15 @@ def open_store(address: str | Path) -> Store:
     """
     if not str(address).startswith(("redis://", "rediss://", "unix://")):
         return SQLiteStore(address)
+    check_redis(address)
+    from jaxrec.serving.stores.redis import RedisStore
+
+    return RedisStore(str(address))
+
+
+def check_redis(address: str | Path) -> None:
+    """Raise a ConfigError if the package that an address needs is not installed."""
     try:
-        from jaxrec.serving.stores.redis import RedisStore
+        import redis  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"{address}: pip install 'jaxrec[redis]' first ({error})") from error
-    return RedisStore(str(address))

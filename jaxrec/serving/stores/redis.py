@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -33,6 +33,8 @@ WRITTEN = PREFIX + "written"
 SHOWN = PREFIX + "shown"
 DELETED = PREFIX + "deleted"
 HEARTBEAT = PREFIX + "heartbeat"
+EXPIRING = PREFIX + "expiring"  # exists while a process deletes old users
+EXPIRY_SECONDS = 1800.0  # after which that process counts as dead
 READ_SECONDS = 1.0  # to wait for an answer to a read, which the caller can do without
 CHUNK = 500  # users deleted per call, which other clients wait for
 SAVE = """
@@ -154,8 +156,30 @@ class RedisStore:
         max_share: float = 0.2,
         tombstones_before: float = 0.0,
     ) -> int:
-        """See `Store.expire`; `max_bytes` concerns all that the server holds."""
+        """See `Store.expire`; `max_bytes` concerns all that the server holds.
+
+        While another process does this, nothing is done.
+        """
         share = share_within(max_bytes, self.size())
+        lock = self.client.lock(EXPIRING, timeout=EXPIRY_SECONDS, blocking=False)
+        # two processes that count at once would delete twice as many users
+        with _store_errors():
+            if not lock.acquire():
+                return 0
+        try:
+            return self._expire_all(before, max_users, share, max_share, tombstones_before)
+        finally:
+            with suppress(redis.RedisError):  # the lock ends by itself
+                lock.release()
+
+    def _expire_all(
+        self,
+        before: float,
+        max_users: int,
+        share: float,
+        max_share: float,
+        tombstones_before: float,
+    ) -> int:
         with _store_errors():
             count, num_old = self._count_old(WRITTEN, before)
             number = number_to_delete(count, num_old, min(max_users, int(share * count)), max_share)

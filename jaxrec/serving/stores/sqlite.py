@@ -8,9 +8,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from jaxrec.errors import StoreError
 from jaxrec.serving.stores.base import (
@@ -173,7 +175,27 @@ class SQLiteStore:
         max_share: float = 0.2,
         tombstones_before: float = 0.0,
     ) -> int:
-        """See `Store.expire`."""
+        """See `Store.expire`; while another process does this, nothing is done."""
+        try:
+            with self._one_at_a_time():
+                return self._expire(before, max_users, max_bytes, max_share, tombstones_before)
+        except Timeout:
+            return 0
+
+    def _one_at_a_time(self) -> AbstractContextManager:
+        """A lock of all processes: two that count at once would delete twice as many users."""
+        if self.path == MEMORY:
+            return nullcontext()
+        return FileLock(f"{self.path}.lock", blocking=False)
+
+    def _expire(
+        self,
+        before: float,
+        max_users: int,
+        max_bytes: float,
+        max_share: float,
+        tombstones_before: float,
+    ) -> int:
         count, share = self.count(), share_within(max_bytes, self._used())
         num_old = self._number("SELECT count(*) FROM shoppers WHERE written < ?", before)
         number = number_to_delete(count, num_old, min(max_users, int(share * count)), max_share)

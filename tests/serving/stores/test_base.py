@@ -1,7 +1,9 @@
 """Both stores pass the same checks."""
 
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import count
 
 import pytest
@@ -25,6 +27,12 @@ def store(request, tmp_path):
     store.close()
     if server:
         server.kill()
+
+
+def address_of(store):
+    if isinstance(store, sqlite.SQLiteStore):
+        return store.path
+    return f"redis://127.0.0.1:{store.client.connection_pool.connection_kwargs['port']}/0"
 
 
 def document(user, version=0, **fields):
@@ -78,6 +86,23 @@ def test_old_and_surplus_documents_expire(store):
     assert store.count() == 3
     assert store.expire(before=4e9, max_users=3) == 3
     assert store.count() == 0
+
+
+def test_one_process_at_a_time_deletes_old_documents(store, monkeypatch):
+    store.save([document(user) for user in "abcd"])
+    module = sys.modules[type(store).__module__]
+
+    def while_another_expires(count, num_old, max_users, max_share):
+        monkeypatch.undo()
+        with closing(open_store(address_of(store))) as other:
+            assert other.expire(before=0, max_users=3) == 0
+        return number_to_delete(count, num_old, max_users, max_share)
+
+    number_to_delete = module.number_to_delete
+    monkeypatch.setattr(module, "number_to_delete", while_another_expires)
+    assert store.expire(before=0, max_users=3) == 1
+    assert store.expire(before=0, max_users=2) == 1
+    assert store.count() == 2
 
 
 def test_impressions_are_deleted_with_their_user_and_expire(store):
