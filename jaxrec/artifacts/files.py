@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from jaxrec.errors import RunError
 from jaxrec.runtime import atomic_path
 
 Format = Literal["parquet", "csv", "jsonl"]
@@ -15,6 +16,13 @@ WRITERS: dict[Format, Callable[[pl.DataFrame, Path], None]] = {
     "csv": pl.DataFrame.write_csv,
     "jsonl": pl.DataFrame.write_ndjson,
 }
+
+
+def refuse_file_on_the_way(path: Path) -> None:
+    """Raise a RunError if `path` would lie in a file."""
+    for parent in path.parents:
+        if parent.is_file():
+            raise RunError(f"{path}: {parent} is a file, not a directory; name another path")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ def serve(options: ServeOptions) -> None:
     try:
         from jaxrec.serving.http.app import serve_http
     except ImportError as error:
-        raise ConfigError(f"serving needs more: pip install 'jaxrec[serve]' ({error})") from error
+        raise ConfigError(f"serving needs more: pip install -e '.[serve]' ({error})") from error
 
     enable_compilation_cache()
     check_live_run(run_directory.read_config(options.run))
