@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args, get_type_hints
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from jaxrec.errors import ConfigError
 
@@ -15,6 +15,7 @@ NonNegative = Annotated[int, Ge(0), Lt(LARGEST)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Amount = Annotated[float, Ge(0), Lt(math.inf)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
+Fraction = Annotated[float, Ge(0), Le(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Quantile = Annotated[float, Gt(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
@@ -50,6 +51,8 @@ def _limit(bound: Any, value: Any) -> tuple[bool, str]:
             return value >= low, f"{low} or more"
         case Gt(low):
             return value > low, f"above {low}"
+        case Le(high):
+            return value <= high, f"{high} or less"
         case Lt(high):
             return value < high, "finite" if high == math.inf else f"below {high}"
         case MinLen():

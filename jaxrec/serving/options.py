@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from jaxrec.artifacts.files import WRITERS, Format, refuse_file_on_the_way
-from jaxrec.config.ranges import Bounded, Count, NonNegative, Positive, Share
+from jaxrec.config.ranges import Bounded, Count, Fraction, NonNegative, Positive
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.ranking.strategy import Rules
@@ -174,7 +174,7 @@ class ReplayOptions(ModelOptions):
 
     events: Path | None = None
     """Events: .parquet, .csv or .jsonl (by default the data that the run was trained on)."""
-    since: Share = 0.9
+    since: Fraction = 0.9
     """Quantile of the times at which the period begins."""
 
 

