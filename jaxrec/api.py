@@ -9,7 +9,7 @@ from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config, parse, read_recipe
 from jaxrec.data.sources import NAMED_SOURCES
 from jaxrec.data.tables import Tables
-from jaxrec.errors import Interrupted
+from jaxrec.errors import ConfigError, Interrupted
 from jaxrec.runtime import enable_compilation_cache
 
 OWN_DATA_RECIPE = "shopping"
@@ -40,6 +40,7 @@ def configure(
     Raises:
         ConfigError: unknown recipe or option, or a value that does not fit.
     """
+    _refuse_empty(recipe=recipe, data=data)
     recipe = recipe or (OWN_DATA_RECIPE if data else DEFAULT_RECIPE)
     source = {"data.source": str(data)} if data else {}
     config = parse(arguments, [read_recipe(recipe), source, overrides or {}])
@@ -79,18 +80,23 @@ def fit(
     ['user_id', 'rank', 'item_id', 'score']
 
     Args:
-        recipe, overrides, arguments: as in `configure`.
+        recipe: as in `configure`.
         data: as in `configure`, or tables in memory.
         run: the directory to write, by default `runs/` and the name of the data.
         resume: a run directory to continue instead, with the options that it has. `data` is needed
             only for tables in memory, or if the files have moved.
+        overrides: as in `configure`.
+        arguments: as in `configure`.
 
     Raises:
-        ConfigError, DataError, RunError: the options, the data or the directory cannot be used.
+        ConfigError: the options cannot be used.
+        DataError: the data cannot be used.
+        RunError: the directory cannot be used.
         Interrupted: Ctrl-C or SIGTERM; the run is saved and can be resumed.
     """
     from jaxrec.training.loop import fit as train  # imports the whole training stack
 
+    _refuse_empty(recipe=recipe, data=data, run=run, resume=resume)
     enable_compilation_cache()
     tables, source = (data, IN_MEMORY) if isinstance(data, Tables) else (None, data)
     if resume is not None:
@@ -106,6 +112,13 @@ def fit(
         if (target / "config.yaml").is_file():
             stop.add_note(f"continue with --resume {target}")
         raise
+
+
+def _refuse_empty(**arguments: object) -> None:
+    """Raise a ConfigError for empty text, such as an unset variable of the shell gives."""
+    for name, value in arguments.items():
+        if isinstance(value, str) and not value.strip():
+            raise ConfigError(f"{name} is empty; give a value, or leave it out")
 
 
 def _run_name(source: str) -> str:

@@ -26,7 +26,7 @@ class CheckpointError(InputError):
 
 
 class Diverged(InputError):
-    """The loss is not finite."""
+    """The loss or a vector is not finite."""
 
 
 class FetchError(OSError):

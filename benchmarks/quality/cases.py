@@ -68,7 +68,6 @@ CASES = {
         "ml100k",
         "ml-100k",
         {"data.min_item_events": 5},
-        {"WEARec": (0.1023, 0.1930)},
         peer_history=200,
     ),
     "ml-1m": Case(

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,7 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
         "seed": config.train.seed,
         "key": key,
         "code": code_version(),
+        "date": datetime.now(UTC).date().isoformat(),
         "epochs": sum("validation/ndcg@10" in entry for entry in log),
         "minutes": round((time.perf_counter() - start) / 60, 1),
         **{name: scores(results[name]) for name in results if name != "protocol"},
@@ -211,8 +213,9 @@ def quality_table(case: str, rows: list[dict]) -> Table:
     for heading in (*columns, "epochs", "minutes", "seeds"):
         table.add_column(heading, justify="right")
     for variant, seeds in by_variant(rows).items():
+        changed = any(row["code"].endswith("-dirty") for row in seeds)
         table.add_row(
-            variant,
+            f"{variant} (changed code)" if changed else variant,
             *(mean_of(seeds, lambda row, q=q, m=m: row[q][m]) for q, m in figures),
             f"{np.mean([row['epochs'] for row in seeds]):.0f}",
             f"{np.mean([row['minutes'] for row in seeds]):.1f}",

@@ -3,12 +3,12 @@
 import ast
 import dataclasses
 import inspect
-import math
 import textwrap
 import typing
 from typing import Any
 
 from jaxrec.config import Config
+from jaxrec.config.ranges import LARGEST
 
 INTRODUCTION = """# Options of a recipe
 
@@ -116,7 +116,7 @@ def _bounds(bound: Any) -> list[str]:
     return [
         words[name].format(limit)
         for name, limit in limits.items()
-        if limit is not None and limit != math.inf
+        if limit is not None and limit < LARGEST
     ]
 
 

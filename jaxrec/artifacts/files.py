@@ -22,6 +22,13 @@ WRITERS: dict[Format, Callable[[pl.DataFrame, Path], None]] = {
 }
 
 
+def refuse_file_on_the_way(path: Path) -> None:
+    """Raise a RunError if `path` would lie in a file."""
+    for parent in path.parents:
+        if parent.is_file():
+            raise RunError(f"{path}: {parent} is a file, not a directory; name another path")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
     with atomic_path(path) as draft:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from jaxrec.artifacts.files import LOCK, write_json, write_table
+from jaxrec.artifacts.files import LOCK, refuse_file_on_the_way, write_json, write_table
 from jaxrec.errors import RunError
 from jaxrec.runtime import sync
 
@@ -54,6 +54,7 @@ def open_partitions(directory: Path, job: dict[str, Any]) -> Partitions:
         RunError: the directory is complete, holds other files, or belongs to a different job.
     """
     job = json.loads(json.dumps(job))
+    refuse_file_on_the_way(directory)
     directory.mkdir(parents=True, exist_ok=True)
     done: list[dict[str, Any]] = []
     if not (directory / MANIFEST).is_file():

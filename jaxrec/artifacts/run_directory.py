@@ -10,6 +10,9 @@ run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of a
 
 import json
 import logging
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -24,8 +27,9 @@ from jaxtyping import Bool, Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxrec.artifacts import checksums
+from jaxrec.artifacts.files import refuse_file_on_the_way
 from jaxrec.config import Config, parse, read_recipe, to_yaml
-from jaxrec.errors import RunError
+from jaxrec.errors import InputError, RunError
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.text.whitening import Whitening
 from jaxrec.runtime import atomic_path
@@ -34,6 +38,11 @@ from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 FORMAT = 5  # of the files in `catalog`
 CALIBRATION = "calibration.json"  # corrections fitted on validation; written when training ends
 SELECTED_BY = "ndcg@10"
+# what damaged files raise in json, NumPy, polars and Orbax
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile),
+    pl.exceptions.PolarsError,
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,23 @@ class RunArtifacts:
     whitening: Whitening | None  # None if the model reads no text
 
 
+@contextmanager
+def reading(run: Path, what: str = "the run") -> Iterator[None]:
+    """Turn what readers of a run's files raise for unexpected content into a RunError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(
+            f"{run}: {what} is incomplete or damaged ({reason}); copy it again"
+        ) from error
+
+
 def refuse_existing(run: Path) -> None:
-    """Raise a RunError if the path `run` exists."""
+    """Raise a RunError if the path `run` exists, or if it would lie in a file."""
+    refuse_file_on_the_way(run)
     if run.exists():
         raise RunError(
             f"{run} exists; continue it with --resume {run}, or name another --run directory"
@@ -105,9 +129,15 @@ def read_config(run: Path) -> Config:
 
 def read_artifacts(run: Path) -> RunArtifacts:
     """The artifacts of a run; raises a RunError if they are missing or of another version."""
-    layout, directory = _read_layout(run), run / "catalog"
-    ids = pl.read_parquet(directory / "nodes.parquet").partition_by("type", as_dict=True)
-    edges = pl.read_parquet(directory / "edges.parquet")
+    layout = _read_layout(run)
+    with reading(run):
+        return _checked(_read_catalog(run / "catalog", layout))
+
+
+def _read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
+    nodes = pl.read_parquet(directory / "nodes.parquet", glob=False)
+    ids = nodes.partition_by("type", as_dict=True)
+    edges = pl.read_parquet(directory / "edges.parquet", glob=False)
     types = tuple(
         NodeType(name, ids[(name,)]["id"], offset) for name, offset in layout["node_types"].items()
     )
@@ -116,15 +146,43 @@ def read_artifacts(run: Path) -> RunArtifacts:
         tuple(layout["relations"]),
         *(edges[column].to_numpy() for column in ("head", "relation", "tail")),
     )
+    items = pl.read_parquet(directory / "items.parquet", glob=False)
     whitening = directory / "whitening.npz"
     return RunArtifacts(
-        catalog=Catalog(pl.read_parquet(directory / "items.parquet"), graph),
+        catalog=Catalog(items, graph),
         counts=np.load(directory / "counts.npy", allow_pickle=False),
         has_trained_id=np.load(directory / "has_trained_id.npy", allow_pickle=False),
         event_type_names=tuple(layout["event_types"]),
         sizes=Sizes(**layout["sizes"]),
         whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
     )
+
+
+def _checked(artifacts: RunArtifacts) -> RunArtifacts:
+    """The artifacts; raises a ValueError if their files are not of one run."""
+    catalog, graph, sizes = artifacts.catalog, artifacts.catalog.graph, artifacts.sizes
+    item_type = graph.types[0]
+    ends = np.cumsum([node_type.padded_size for node_type in graph.types])
+    expected = Sizes(
+        num_items=item_type.padded_size,
+        num_nodes=int(ends[-1]),
+        num_relations=len(graph.relations),
+        num_event_types=len(artifacts.event_type_names),
+        text_width=int(sizes.text_width),
+    )
+    ids = [(graph.heads, ends[-1]), (graph.tails, ends[-1])]
+    ids += [(graph.edge_relations, len(graph.relations))]
+    if not (
+        sizes == expected
+        and [node_type.offset for node_type in graph.types] == [0, *ends[:-1]]
+        and catalog.item_ids.equals(item_type.ids)
+        and artifacts.counts.shape == artifacts.has_trained_id.shape == (catalog.num_items,)
+        and artifacts.counts.dtype.kind in "iuf"
+        and artifacts.has_trained_id.dtype == bool
+        and all(((values >= 0) & (values < limit)).all() for values, limit in ids)
+    ):
+        raise ValueError("the files in catalog do not belong together")
+    return artifacts
 
 
 def _comparable(artifacts: RunArtifacts) -> dict[str, Any]:
@@ -144,10 +202,12 @@ def _read_layout(run: Path) -> dict[str, Any]:
     path = run / "catalog" / "layout.json"
     if not path.is_file():
         raise RunError(f"{run} is not a complete run directory: it holds no catalog/layout.json")
-    layout = json.loads(path.read_text())
-    if layout["format"] != FORMAT:
+    with reading(run, "catalog/layout.json"):
+        layout = json.loads(path.read_text())
+        number = layout["format"]
+    if number != FORMAT:
         raise RunError(
-            f"{run} has format {layout['format']}; this version reads format {FORMAT}. Train "
+            f"{run} has format {number}; this version reads format {FORMAT}. Train "
             "again, or use the version of jaxrec that wrote it"
         )
     return layout

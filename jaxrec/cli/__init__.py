@@ -6,16 +6,19 @@ after Ctrl-C; 143 after SIGTERM. Results go to stdout, errors and notes to stder
 
 import signal
 import sys
+from _thread import interrupt_main
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Timer
+from typing import Any
 
 from jaxrec.errors import ConfigError, InputError, Interrupted
-from jaxrec.runtime import keep_freed_memory, safe_console
+from jaxrec.runtime import SafeStream, keep_freed_memory, safe_console
 
 COMMANDS = {
     "train": "train a recommender, evaluate it, and leave a run directory",
     "recommend": "write recommendations for every user of an events file",
-    "serve": "serve recommendations over HTTP and learn from each event",
+    "serve": "serve recommendations over HTTP and update the user's state with each event",
     "audience": "find the users most likely to choose an item next",
     "profile": "write every user's interests and how they changed",
     "similar": "show the nodes most similar to an item, a brand and so on",
@@ -27,7 +30,11 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `jaxrec COMMAND ...`."""
     with _process():
-        match sys.argv[1:] if arguments is None else list(arguments):
+        arguments = sys.argv[1:] if arguments is None else list(arguments)
+        for argument in arguments:
+            if argument.encode(errors="replace").decode() != argument:
+                raise ConfigError(f"{argument!r} is not UTF-8; rename the file")
+        match arguments:
             case [command, *rest] if command in COMMANDS:
                 _run(command, rest)
             case ["--help" | "-h"]:
@@ -66,38 +73,60 @@ def _usage() -> str:
 @contextmanager
 def _process() -> Iterator[None]:
     """Set the exit codes above, and make the console safe."""
-    with safe_console() as console, _signals():
+    with safe_console() as console, _signals() as received:
         try:
             yield
-        except (InputError, OSError) as error:
+            if received:  # whatever ran has caught the exception
+                raise Interrupted(128 + received[-1])
+        except (InputError, OSError, MemoryError) as error:
             sys.stderr.write(f"error: {_message(error)}\n")
             sys.exit(2)
         except Interrupted as stop:
             sys.stderr.write("; ".join(["interrupted", *getattr(stop, "__notes__", ())]) + "\n")
             raise
-        console.flush()
-        if console.failure and not isinstance(console.failure, BrokenPipeError):
-            sys.stderr.write(f"error: stdout: {_message(console.failure)}\n")
-            sys.exit(2)
+        except SystemExit as done:
+            if not done.code:  # the help was printed
+                _refuse_lost_output(console)
+            raise
+        _refuse_lost_output(console)
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Make Ctrl-C and SIGTERM raise `Interrupted`."""
+def _signals() -> Iterator[list[int]]:
+    """Make Ctrl-C and SIGTERM raise `Interrupted`; yields the numbers of those that came."""
+    received: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
+        received.append(number)
         raise Interrupted(128 + number)
 
+    def unraisable(lost: Any) -> None:
+        """Send a signal again if it came in a `__del__` or a callback, which drop exceptions."""
+        if isinstance(lost.exc_value, Interrupted):
+            Timer(0.01, interrupt_main, [received[-1]]).start()
+        else:
+            hook(lost)
+
     before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
-        yield
+        yield received
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _refuse_lost_output(console: SafeStream) -> None:
+    """Exit with 2 if stdout could not be written, unless its reader has gone."""
+    console.flush()
+    if console.failure and not isinstance(console.failure, BrokenPipeError):
+        sys.stderr.write(f"error: stdout: {_message(console.failure)}\n")
+        sys.exit(2)
 
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}"
-    return str(error)
+    return str(error) or "not enough memory"

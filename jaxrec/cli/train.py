@@ -2,10 +2,16 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
 from jaxrec import api
 from jaxrec.config import parse
 from jaxrec.errors import ConfigError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "))
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -14,7 +20,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.help:
         _parser().print_help()
         parse(["--help"])
-    if options.resume and (overrides or options.config or options.run):
+    if options.resume is not None and (overrides or options.config or options.run):
         raise ConfigError("--resume keeps the options of the run; only --data goes with it")
     api.fit(
         options.config,
@@ -26,7 +32,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "jaxrec train",
         description="Train a recommender, evaluate it, and leave a run directory. "
         "--section.option VALUE overrides an option of the recipe.",

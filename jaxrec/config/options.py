@@ -3,7 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxrec.config.ranges import Amount, Bounded, Count, NonNegative, Positive, Quantile, Share
+from jaxrec.config.ranges import (
+    Amount,
+    Bounded,
+    Count,
+    NonNegative,
+    Positive,
+    Quantile,
+    Seed,
+    Share,
+    Text,
+)
 from jaxrec.errors import ConfigError
 
 
@@ -11,7 +21,7 @@ from jaxrec.errors import ConfigError
 class DataConfig(Bounded):
     """Where the events come from and which of them to use."""
 
-    source: str = "ml-100k"
+    source: Text = "ml-100k"
     """`ml-100k`, `ml-1m`, a directory with the tables events, items and triples, a file of events,
     or an invoice file in the columns of UCI Online Retail. `--data X` is short for
     `--data.source X`."""
@@ -108,7 +118,7 @@ class ModelConfig(Bounded):
 class TextConfig(Bounded):
     """The text encoder."""
 
-    pretrained: str = "sentence-transformers/all-MiniLM-L6-v2"
+    pretrained: Text = "sentence-transformers/all-MiniLM-L6-v2"
     """A BERT checkpoint: a directory or a Hugging Face name."""
     mode: Literal["frozen", "finetune"] = "frozen"
     """`frozen`: text vectors are computed once. `finetune`: the last BERT layers train as well."""
@@ -126,7 +136,7 @@ class TextConfig(Bounded):
 class TrainConfig(Bounded):
     """Optimisation."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of parameters, dropout and batches."""
     epochs: Count = 30
     """Most epochs to train; the learning rate reaches its final value at the last one."""

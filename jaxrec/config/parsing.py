@@ -1,27 +1,36 @@
 """YAML recipes and command-line arguments to a `Config`.
 
-The entries of a recipe become arguments before those of the user, so tyro alone checks names and
-types.
+The entries of a recipe become arguments before those of the user, so tyro alone checks types.
 """
 
 import contextlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 import yaml
 
+from jaxrec.config.help import RULES, escaped
 from jaxrec.config.options import Config
 from jaxrec.config.renamed import refuse_renamed
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, Interrupted
 
 Options = TypeVar("Options")
+TYPES = {
+    f"{section}.{option}": option_type
+    for section, options in get_type_hints(Config).items()
+    for option, option_type in get_type_hints(options).items()
+}
+"""The type of every option by its dotted name."""
+NO_VALUES = (Mapping, list, tuple, set, type(None))
+FLAGS = ("config", "data", "run", "resume", "help")  # of `jaxrec train`, beside the options
 
 
 def recipes() -> Path:
@@ -40,8 +49,8 @@ def read_recipe(recipe: str | Path, derived: tuple[Path, ...] = ()) -> dict[str,
         derived: the recipes that lead to this one by their `base`.
 
     Raises:
-        ConfigError: the recipe does not exist, is not a mapping, is its own base, or holds an
-            option by its old name.
+        ConfigError: the recipe does not exist, is not a mapping, or is its own base; an option is
+            unknown, has its old name, or has a value of another form.
     """
     path = Path(recipe)
     if not path.suffix:
@@ -55,11 +64,13 @@ def read_recipe(recipe: str | Path, derived: tuple[Path, ...] = ()) -> dict[str,
     entries = read_yaml(path)
     if not isinstance(entries, dict):
         raise ConfigError(f"{path} must hold `section: {{option: value}}` entries")
-    base = entries.pop("base", None)
-    inherited = read_recipe(base, chain) if base else {}
-    own = dict(_flatten(entries))
-    refuse_renamed(own, str(path))
-    return {**inherited, **own}
+    inherited = {}
+    if "base" in entries:
+        base = entries.pop("base")
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: base must be a YAML file or the name of a recipe")
+        inherited = read_recipe(base, chain)
+    return {**inherited, **_checked(entries, str(path))}
 
 
 def read_yaml(path: Path) -> Any:
@@ -70,7 +81,9 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text") from None
-    except yaml.YAMLError as error:
+    except OSError:
+        raise
+    except Exception as error:  # impossible dates, long numbers and deep lists raise their own
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -85,10 +98,10 @@ def parse(arguments: Sequence[str] = (), layers: Sequence[Mapping[str, Any]] = (
     Raises:
         ConfigError: an unknown or old option (the message names the right one), or a wrong type.
     """
-    entries = dict(entry for layer in layers for entry in _flatten(layer))
+    entries = {name: value for layer in layers for name, value in _checked(layer).items()}
     flags = [argument for argument in arguments if argument.startswith("--")]
     names = [flag[2:].partition("=")[0].replace("-", "_") for flag in flags]
-    refuse_renamed([*entries, *names])
+    _refuse_unknown([name for name in names if name != "help"])
     tokens = [token for name, value in entries.items() for token in _flag(name, value)]
     markers = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
     return parse_options(
@@ -121,9 +134,12 @@ def parse_options(
                 options_type,
                 args=arguments,
                 prog=program,
-                config=tuple(markers),
+                config=(*markers, tyro.conf.DisallowNone),
                 use_underscores=use_underscores,
+                registry=RULES,
             )
+    except Interrupted:  # a SystemExit too
+        raise
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -134,6 +150,41 @@ def to_yaml(config: Config) -> str:
     """The configuration as YAML that `read_recipe` reads back."""
     entries = json.loads(json.dumps(asdict(config)))  # YAML has lists, but no tuples
     return yaml.safe_dump(entries, sort_keys=False)
+
+
+def _checked(entries: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Entries by their dotted names; raises a ConfigError unless they are options."""
+    flat = dict(_flatten(entries))
+    _refuse_unknown(flat, place)
+    for name, value in flat.items():
+        kind = get_origin(TYPES[name])
+        match value:
+            case Mapping():
+                fits, parts = kind is dict, list(value.values())
+            case list() | tuple():
+                fits, parts = kind is tuple, list(value)
+            case _:
+                fits, parts = kind is not dict, [value]
+        if not fits or any(isinstance(part, NO_VALUES) for part in parts):
+            form = {dict: "NAME: VALUE entries", tuple: "a list of values"}.get(kind, "one value")
+            prefix = f"{place}: " if place else ""
+            raise ConfigError(f"{prefix}{name} must be {form}, not {str(value)[:60]}")
+    return flat
+
+
+def _refuse_unknown(names: Iterable[str], place: str = "") -> None:
+    """Raise a ConfigError with the nearest options if a name is not that of an option."""
+    names = list(names)
+    refuse_renamed(names, place)
+    for name in names:
+        if name not in TYPES:
+            known = [option for option in (*FLAGS, *TYPES) if option != name]
+            near = [option for option in TYPES if name in option.split(".")]
+            near = (near or get_close_matches(name, known))[:3]
+            hint = f"did you mean {' or '.join(f'--{option}' for option in near)}?"
+            hint = hint if near else "jaxrec train --help shows all"
+            prefix = f"{place}: " if place else ""
+            raise ConfigError(f"{prefix}there is no option {name}; {hint}")
 
 
 def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -147,16 +198,22 @@ def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 def _flag(name: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
-        return [f"--{name}", *(str(part) for pair in value.items() for part in pair)]
+        return [f"--{name}", *(escaped(part) for pair in value.items() for part in pair)]
     values = value if isinstance(value, list | tuple) else [value]
-    return [f"--{name}", *map(str, values)]
+    return [f"--{name}", *map(escaped, values)]
 
 
 def _plain_text(message: str) -> str:
-    """A message of tyro in one line, without its frame, its title and the help of the option."""
-    lines = [line.strip("│╰╯ ") for line in message.splitlines()[1:]]
+    """A message of tyro without its frame, its title and the help of options; an option a line."""
+    text = "".join(f"\n{line[2:].rstrip('│ ')}" for line in message.splitlines()[1:])
     # rules are hyphens where the console has only ASCII
-    parts = [part.strip(" .") for part in re.split("[─-]{9,}", " ".join(lines))]
+    blocks = re.split(r"\n *[─-]{9,}╯?(?=\n|$)", text)
+    blocks = [re.sub(r"\n {5,}.*", "", block) for block in blocks]
+    blocks = [re.sub(r"\n(?! {4})", " ", block).strip(" .") for block in blocks]
     hidden = ("Argument helptext", "For full")
-    shown = [part for part in parts if part and not part.startswith(hidden)]
-    return re.sub(r"^Error parsing (?!-)\S+: ", "", ". ".join(shown))
+    shown = ""
+    for block in blocks:
+        if block and not block.startswith(hidden):
+            shown += block if not shown else f"\n{block}" if "\n" in shown else f". {block}"
+    shown = re.sub(r"^Error parsing (?!-)\S+: ", "", shown.replace("\n    ", "\n  "))
+    return shown.replace("Failed to parse key-value pairs!", "write NAME NUMBER, such as view 0.5")

@@ -5,17 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from jaxrec.errors import ConfigError
 
-Count = Annotated[int, Ge(1)]
-NonNegative = Annotated[int, Ge(0)]
+LARGEST = 2**31  # numbers of items, events and so on are 32-bit integers
+Count = Annotated[int, Ge(1), Lt(LARGEST)]
+NonNegative = Annotated[int, Ge(0), Lt(LARGEST)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
 Amount = Annotated[float, Ge(0), Lt(math.inf)]
-Positive = Annotated[float, Gt(0)]
+Positive = Annotated[float, Gt(0), Lt(math.inf)]
+Fraction = Annotated[float, Ge(0), Le(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Portion = Annotated[float, Gt(0), Le(1)]
 Quantile = Annotated[float, Gt(0), Lt(1)]
+Text = Annotated[str, MinLen(1)]
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,20 @@ class Bounded:
             value, hint = getattr(self, option.name), hints[option.name]
             if isinstance(value, Mapping):
                 for key, entry in value.items():
-                    _check(f"{option.name}: {key}", entry, get_args(hint)[-1])
+                    check_bounds(f"{option.name}: {key}", entry, get_args(hint)[-1])
             else:
-                _check(option.name, value, hint)
+                check_bounds(option.name, value, hint)
 
 
-def _check(name: str, value: Any, hint: Any) -> None:
+def check_bounds(name: str, value: Any, hint: Any) -> None:
+    """Raise a ConfigError unless a value is within the bounds of its annotated type."""
     if value is None:  # an option that may be left out
         return
     bounds = [bound for part in (hint, *get_args(hint)) for bound in _bounds(part)]
     limits = [_limit(bound, value) for bound in bounds]
-    if not all(holds for holds, _ in limits):
-        words = " and ".join(words for _, words in limits)
-        raise ConfigError(f"{name} must be {words}, not {value}")
+    missed = " and ".join(words for holds, words in limits if not holds)
+    if missed:
+        raise ConfigError(f"{name} must be {missed}, not {value!r}")
 
 
 def _bounds(hint: Any) -> tuple[Any, ...]:
@@ -58,4 +63,6 @@ def _limit(bound: Any, value: Any) -> tuple[bool, str]:
             return value <= high, f"{high} or less"
         case Lt(high):
             return value < high, "finite" if high == math.inf else f"below {high}"
+        case MinLen():
+            return bool(value.strip()), "some text"
     return True, ""

@@ -14,14 +14,14 @@ ISO_FORMATS = (
     "%Y-%m-%d",
 )
 TIME_FIX = "Use integer seconds or milliseconds since 1970, a datetime, or ISO 8601 text"
-SHOWN_ROWS = 5
+SHOWN_ROWS, SHOWN_WIDTH = 5, 80
 MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 1973
 
 
 def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
     """A required column; raises a DataError if it is missing or the table has no rows."""
     if name not in frame.columns:
-        has = ", ".join(frame.columns)
+        has = ", ".join(frame.columns) or "no columns at all"
         raise DataError(f"{table}: no column {name!r}; it has {has}. Rename or add the column")
     if frame.is_empty():
         raise DataError(f"{table}: the table has no rows; add rows, or remove an optional table")
@@ -32,7 +32,7 @@ def reject(bad: pl.Series, column: pl.Series, table: str, problem: str, fix: str
     """Raise a DataError with the first bad rows (counted from 1) and their values, if any."""
     rows = bad.arg_true()
     if len(rows):
-        shown = ", ".join(f"row {row + 1}: {column[row]!r}" for row in rows.head(SHOWN_ROWS))
+        shown = ", ".join(f"row {row + 1}: {_shown(column, row)}" for row in rows.head(SHOWN_ROWS))
         raise DataError(
             f"{table}, column {column.name!r}: {len(rows):,} of {len(column):,} values "
             f"{problem} ({shown}). {fix}"
@@ -41,7 +41,7 @@ def reject(bad: pl.Series, column: pl.Series, table: str, problem: str, fix: str
 
 def reject_same_names(names: list[str], table: str) -> None:
     """Raise a DataError if two names differ only in case or in spaces at their ends."""
-    normal = pl.Series(names).str.strip_chars().str.to_lowercase()
+    normal = pl.Series(names, dtype=pl.String).str.strip_chars().str.to_lowercase()
     clashes = [name for name, clash in zip(names, normal.is_duplicated(), strict=True) if clash]
     if clashes:
         listed = ", ".join(map(repr, clashes))
@@ -87,6 +87,13 @@ def as_labels(column: pl.Series, table: str) -> pl.Series:
     return column.cast(pl.List(pl.String) if is_list else pl.String)
 
 
+def as_cells(column: pl.Series, table: str) -> pl.Series:
+    """Single values as strings; raises a DataError for lists, structs and binary values."""
+    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
+        raise wrong_type(column, table, "text or numbers")
+    return column.cast(pl.String)
+
+
 def as_positions(column: pl.Series, table: str) -> pl.Series:
     """Whole numbers as int64. Raises a DataError for other values."""
     numbers = _numbers(column, table, "integers")
@@ -128,9 +135,16 @@ def index_in(column: pl.Series, ids: pl.Series) -> pl.Series:
 def wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
     """The error of a column whose type is not the expected one."""
     return DataError(
-        f"{table}, column {column.name!r}: wrong type {column.dtype} (row 1: {column[0]!r}). "
+        f"{table}, column {column.name!r}: wrong type {column.dtype} (row 1: {_shown(column, 0)}). "
         f"Convert it to {expected}"
     )
+
+
+def _shown(column: pl.Series, row: int) -> str:
+    """A value in one line."""
+    value = column[row]
+    shown = " ".join(repr(value.to_list() if isinstance(value, pl.Series) else value).split())
+    return shown if len(shown) <= SHOWN_WIDTH else f"{shown[:SHOWN_WIDTH]} ..."
 
 
 def _value_type(column: pl.Series) -> Any:
@@ -164,7 +178,7 @@ def _dates(column: pl.Series) -> pl.Series:
 
 def _from_epoch(times: pl.Series, column: pl.Series, table: str) -> pl.Series:
     """Numbers in seconds or milliseconds as milliseconds."""
-    sizes = times.abs()
+    sizes = times.cast(pl.Float64).abs()  # as an integer, -2^63 has no absolute value
     reject(sizes >= 1e14, column, table, "are beyond the year 5138", TIME_FIX)
     if not (sizes >= MILLISECONDS_FROM).any():
         return (times * 1000).round().cast(pl.Int64)

@@ -11,11 +11,12 @@ from jaxrec.errors import FetchError
 from jaxrec.runtime import atomic_path, cache_dir
 
 
-def fetch_wheel(requirement: str, sha256: str) -> Path:
+def fetch_wheel(requirement: str, sha256: str, content: str) -> Path:
     """Directory with the files of a wheel, from the cache or the package index.
 
     Args:
         requirement: with a version, such as `recbole==1.2.1`.
+        content: what the user gets, such as `MovieLens-100K`, for the message.
 
     Raises:
         FetchError: the wheel cannot be downloaded, or has another digest; it is not cached.
@@ -25,6 +26,8 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
         return target
     try:
         with atomic_path(target) as files, tempfile.TemporaryDirectory() as scratch:
+            source = f"{content} (from the package {requirement.replace('==', ' ')})"
+            print(f"downloading {source}", file=sys.stderr, flush=True)
             wheel = _download(requirement, sha256, Path(scratch))
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(files)  # drops absolute paths and `..`
@@ -35,7 +38,6 @@ def fetch_wheel(requirement: str, sha256: str) -> Path:
 
 
 def _download(requirement: str, sha256: str, directory: Path) -> Path:
-    print(f"downloading {requirement}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(directory), requirement]
     pip = subprocess.run(command, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 import polars as pl
@@ -27,11 +28,11 @@ def read_table(path: Path) -> pl.DataFrame:
     with unreadable(path):
         match path.suffix:
             case ".parquet":
-                return pl.read_parquet(path)
+                return pl.read_parquet(path, glob=False)
             case ".csv":
                 return _read_csv(path)
             case ".jsonl":
-                return pl.read_ndjson(path, infer_schema_length=None)
+                return pl.read_ndjson(escape(str(path)), infer_schema_length=None)
             case ".inter" | ".item" | ".kg" | ".link":
                 return _read_atomic(path)
     raise DataError(f"{path}: unknown file format; use .parquet, .csv or .jsonl")
@@ -41,12 +42,13 @@ def read_table(path: Path) -> pl.DataFrame:
 def unreadable(path: Path) -> Iterator[None]:
     """Turn the errors of a file reader into a DataError that names the file."""
     try:
+        str(path).encode()  # polars takes no other paths
         yield
     except pl.exceptions.NoDataError:
         raise DataError(f"{path}: the file is empty; it needs a header and rows") from None
     except FileNotFoundError:
         raise DataError(f"{path}: no such file{_neighbours(path)}") from None
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
             f"{path}: cannot be read ({reason}); write it again as valid {path.suffix} in UTF-8"
@@ -64,7 +66,7 @@ def _neighbours(path: Path) -> str:
 
 def csv_header(path: Path) -> list[str]:
     """The column names of a CSV file. Polars would rename a column that occurs twice."""
-    row = pl.read_csv(path, has_header=False, n_rows=1, infer_schema=False).row(0)
+    row = pl.read_csv(path, has_header=False, n_rows=1, infer_schema=False, glob=False).row(0)
     header = [name or "" for name in row]
     reject_same_names(header, str(path))
     return header
@@ -72,12 +74,12 @@ def csv_header(path: Path) -> list[str]:
 
 def _read_csv(path: Path) -> pl.DataFrame:
     text = {name: pl.String for name in csv_header(path) if name in TEXT_COLUMNS}
-    return pl.read_csv(path, schema_overrides=text, infer_schema_length=None)
+    return pl.read_csv(path, schema_overrides=text, infer_schema_length=None, glob=False)
 
 
 def _read_atomic(path: Path) -> pl.DataFrame:
     """Tab-separated values; a header `name:type` gives token, float, token_seq or float_seq."""
-    frame = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False)
+    frame = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False, glob=False)
     fields = [column.partition(":") for column in frame.columns]
     reject_same_names([name for name, _, _ in fields], str(path))
     return pl.DataFrame(

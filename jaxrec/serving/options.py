@@ -8,8 +8,8 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from jaxrec.artifacts.files import WRITERS, Format
-from jaxrec.config.ranges import Amount, Bounded, Count, NonNegative, Portion, Positive
+from jaxrec.artifacts.files import WRITERS, Format, refuse_file_on_the_way
+from jaxrec.config.ranges import Amount, Bounded, Count, Fraction, NonNegative, Portion, Positive
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.ranking.strategy import Rules
@@ -62,8 +62,10 @@ class BatchOptions(EventsOptions):
         """Raise a ConfigError for directories that cannot be written."""
         super().__post_init__()
         for name, path in (("out", self.out), ("states", self.states)):
-            if path is not None and path.is_file():
-                raise ConfigError(f"--{name} {path} is a file; name a directory")
+            if path is not None:
+                refuse_file_on_the_way(path)
+                if path.is_file():
+                    raise ConfigError(f"--{name} {path} is a file; name a directory")
         if self.states and self.states.resolve() == self.out.resolve():
             raise ConfigError("--states and --out are the same directory; name two")
 
@@ -100,6 +102,7 @@ def _check_file(out: Path | None, suffixes: tuple[str, ...]) -> None:
         return
     if out.suffix not in suffixes:
         raise ConfigError(f"--out {out}: name a file ending in {', '.join(suffixes)}")
+    refuse_file_on_the_way(out)
     if out.exists():
         raise RunError(f"{out} exists and is not overwritten; name another file")
 
@@ -172,7 +175,7 @@ class ReplayOptions(ModelOptions):
 
     events: Path | None = None
     """Events: .parquet, .csv or .jsonl (by default the data that the run was trained on)."""
-    since: float = 0.9
+    since: Fraction = 0.9
     """Quantile of the times at which the period begins."""
 
 

@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import track
 from rich.table import Table
 
+from jaxrec.config.ranges import Fraction, check_bounds
 from jaxrec.errors import InputError
 from jaxrec.evaluation import metrics
 from jaxrec.inference.trained_model import TrainedModel
@@ -81,14 +82,16 @@ def replay(
 
     Args:
         log: what `UserEncoder.event_log` returns. Events before the period are recorded first.
-        since: the quantile of the times at which the period begins.
+        since: the quantile of the times at which the period begins, from 0 to 1.
         weights: weights of the present session; each is ranked apart, so that a strategy can use
             the best.
         gap_minutes: a session ends after so many minutes without an event.
 
     Raises:
-        InputError: the model has no time, or `since` leaves no event to rank.
+        InputError: the model has no time, `since` is no such quantile, or it leaves no event to
+            rank.
     """
+    check_bounds("since", since, Fraction)
     if model.config.data.time != "timestamp":
         raise InputError("the run's times are only positions, so users have no common order")
     user_events = in_time_order(model, log)

@@ -33,7 +33,7 @@ def serve(options: ServeOptions) -> None:
         from jaxrec.serving.http.listen import listen, parse_address
         from jaxrec.serving.http.stream import parse_stream
     except ImportError as error:
-        raise ConfigError(f"serving needs more: pip install 'jaxrec[serve]' ({error})") from error
+        raise ConfigError(f"serving needs more: pip install -e '.[serve]' ({error})") from error
 
     live = options.live
     parse_address(live)

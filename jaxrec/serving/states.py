@@ -8,6 +8,7 @@ import polars as pl
 from jaxtyping import Float
 
 from jaxrec.artifacts.partitions import SUCCESS
+from jaxrec.artifacts.run_directory import reading
 from jaxrec.errors import RunError
 from jaxrec.inference.encoding import state_shapes
 from jaxrec.inference.trained_model import TrainedModel
@@ -49,10 +50,13 @@ def read_states(model: TrainedModel, directory: Path) -> pl.DataFrame:
     """The states that a finished job has written with --states.
 
     Raises:
-        RunError: the job has not finished, or another model wrote them.
+        RunError: the job has not finished, another model wrote them, or a file is damaged.
     """
     if not (directory / SUCCESS).exists():
         raise RunError(f"{directory} holds no states of a finished job (--states)")
-    if json.loads((directory / LAYOUT).read_text())["model"] != model.version:
+    with reading(directory, "this directory of states"):
+        version = json.loads((directory / LAYOUT).read_text())["model"]
+        states = pl.read_parquet(sorted(directory.glob("*.parquet")), glob=False)
+    if version != model.version:
         raise RunError(f"the states in {directory} are those of another checkpoint")
-    return pl.read_parquet(directory / "*.parquet")
+    return states

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from jaxrec.data.dataset import Dataset
+from jaxrec.errors import Diverged
 from jaxrec.evaluation.calibration import (
     MAX_QUERIES,
     Calibration,
@@ -154,12 +155,20 @@ class Evaluator:
         return history_adjustments(log, queries, mask, bias, targets)
 
     def metrics(self, queries: Queries, correction: Correction) -> tuple[dict[str, float], Ranking]:
-        """Metrics of queries under a correction, and the ranking behind them."""
-        context = self.context
+        """Metrics of queries under a correction, and the ranking behind them.
+
+        Raises Diverged if a user vector or an item vector is not finite.
+        """
+        context, vectors = self.context, self.vectors(queries)
+        if not (np.isfinite(vectors).all() and np.isfinite(self.items.vectors).all()):
+            raise Diverged(
+                "the model's vectors are not finite after the epoch; the last checkpoint is kept. "
+                "Lower train.learning_rate"
+            )
         targets = context.dataset.split.log.items[queries.positions]
         adjustments = self.adjustments(queries, correction, targets)
         items = self.items.add_bias(correction.popularity_bias(context.counts))
-        eval_queries = EvalQueries(self.vectors(queries), targets, adjustments)
+        eval_queries = EvalQueries(vectors, targets, adjustments)
         k = context.config.evaluation.k
         return evaluate(eval_queries, items, context.counts, k, context.mesh)
 

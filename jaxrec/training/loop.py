@@ -63,7 +63,7 @@ def fit(
         RunError: `run` exists; or, to resume, it does not exist or was trained on other data.
         DataError: the data are not usable.
         Interrupted: Ctrl-C or SIGTERM came; the run is saved and can be resumed.
-        Diverged: the loss is not finite.
+        Diverged: the loss or the scores are not finite.
     """
     if not resume:
         run_directory.refuse_existing(run)
@@ -89,24 +89,29 @@ def fit(
     results, ranks = test(context, best, calibration.correction)
     results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
     report.write_results(run, results, ranks)
+    report.console.print(f"the model is in {run}")
     return results
 
 
 def load(
     context: TrainContext, manager: CheckpointManager, step: int
 ) -> tuple[TrainState, Progress]:
-    """The state and the position of a checkpoint; another mesh may have saved it."""
+    """The state and the position of a checkpoint; another mesh may have saved it.
+
+    Raises a RunError if the checkpoint is damaged, or does not fit the options.
+    """
     target = laid_out(*state_layout(context))
     sizes = model_sizes(context.dataset, context.text)
-    saved = run_directory.restore(
-        manager,
-        step,
-        params=target.params,
-        rest={"step": target.step, "opt_state": target.opt_state},
-        vectors=run_directory.vector_targets(context.config, sizes, replicated(context.mesh)),
-    )
-    state = TrainState(params=saved["params"], text=saved["vectors"]["text"], **saved["rest"])
-    return state, run_directory.restore_progress(manager, step)
+    vectors = run_directory.vector_targets(context.config, sizes, replicated(context.mesh))
+    rest = {"step": target.step, "opt_state": target.opt_state}
+    run, what = Path(manager.directory).parent, f"config.yaml or the checkpoint of step {step}"
+    with run_directory.reading(run, what):
+        saved = run_directory.restore(
+            manager, step, params=target.params, rest=rest, vectors=vectors
+        )
+        progress = run_directory.restore_progress(manager, step)
+    text = saved["vectors"]["text"]
+    return TrainState(params=saved["params"], text=text, **saved["rest"]), progress
 
 
 def make_train_step(context: TrainContext) -> Callable[[TrainState, TrainArrays, Batch], Any]:

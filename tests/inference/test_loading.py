@@ -12,6 +12,13 @@ def test_a_run_that_is_incomplete_or_of_another_version_is_refused(trained_run, 
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     step = jaxrec.load(run).step
+    calibration = run / checkpoint.CALIBRATION
+    whole = calibration.read_text()
+    for text in ("", whole[:40], "[1]", "{}", '{"inverse_temperature": "x", "correction": {}}'):
+        calibration.write_text(text)
+        with pytest.raises(RunError, match=r"calibration\.json is incomplete or damaged"):
+            jaxrec.load(run)
+    calibration.write_text(whole)
     for data in (run / "checkpoints" / str(step) / "params").rglob("d/*"):
         data.unlink()
     with pytest.raises(RunError, match=f"step {step} in .* cannot be read"):

@@ -1,12 +1,16 @@
 """The replay of a held-out period."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
 from jaxrec.config import parse
+from jaxrec.errors import ConfigError
 from jaxrec.inference import loading
 from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.options import ReplayOptions
 from jaxrec.serving.replay import in_time_order, replay, rounds
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.training import loop as training
@@ -20,6 +24,15 @@ def test_a_session_that_is_over_changes_no_rank(model, known_shop):
     for name, ranks in (result.ranks | whole.ranks).items():
         if name != "frozen":
             np.testing.assert_array_equal(ranks, result.ranks["live"])
+
+
+@pytest.mark.parametrize("since", [2.0, -1.0, float("nan"), float("inf")])
+def test_a_period_begins_at_a_quantile(model, known_shop, since):
+    log = model.encoder.validated_log(known_shop.events)
+    with pytest.raises(ConfigError, match="since must be"):
+        replay(model, log, since=since)
+    with pytest.raises(ConfigError, match="since must be"):
+        ReplayOptions(run=Path("run"), since=since)
 
 
 def test_a_model_with_time_since_last_gets_the_time_of_the_request(known_shop, tmp_path):

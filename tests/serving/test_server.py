@@ -1,5 +1,8 @@
 """Starting the live service: its store and its options."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from helpers.jobs import BLOCK
 
@@ -25,6 +28,19 @@ def test_states_of_a_finished_job_go_into_a_live_store(
     count = known_shop.events["user_id"].n_unique()
     assert f"{count} users of the store have the states" in shown
     assert "0 users were added" in shown
+    renamed = directory.rename(tmp_path / "states [1]")
+    model = jaxrec.load(trained_run)
+    assert len(states.read_states(model, renamed)) == count
+    for damage in (lambda path: path.write_bytes(path.read_bytes()[:9]), Path.unlink):
+        for name in ("layout.json", "part-00000.parquet"):
+            broken = tmp_path / "broken"
+            shutil.copytree(renamed, broken)
+            damage(broken / name)
+            if name == "layout.json" or damage is not Path.unlink:
+                with pytest.raises(RunError, match="states is incomplete or damaged"):
+                    states.read_states(model, broken)
+            shutil.rmtree(broken)
+    directory = renamed
     (directory / "_SUCCESS").unlink()
     with pytest.raises(RunError, match="no states of a finished job"):
         states.read_states(jaxrec.load(trained_run), directory)

@@ -1,6 +1,7 @@
 """Training end to end on small tables."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -14,7 +15,7 @@ import jaxrec
 from jaxrec.artifacts import run_directory
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
-from jaxrec.errors import DataError, RunError
+from jaxrec.errors import DataError, Diverged, RunError
 from jaxrec.training import loop as training
 from jaxrec.training.state import initial_state, make_context
 
@@ -154,3 +155,42 @@ def test_no_expert_with_a_source_is_an_error(tables, tmp_path):
     with pytest.raises(DataError, match="no source for the experts text; give items a text"):
         training.fit(config(**{"model.experts": ["text"]}), tmp_path / "run", tables=bare)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def nan_passes():
+    """No error for NaN, in worker threads either."""
+    jax.config.update("jax_debug_nans", False)
+    yield
+    jax.config.update("jax_debug_nans", True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"train.learning_rate": 1e30}, {"train.weight_decay": 1e38, "train.learning_rate": 1.0}],
+    ids=str,
+)
+def test_a_last_step_that_diverges_is_an_error(tables, tmp_path, nan_passes, options):
+    one_step = {"train.batch_size": 64, "train.epochs": 1, "train.warmup_steps": 0}
+    with pytest.raises(Diverged, match=r"finite .* train\.learning_rate"):
+        training.fit(config(**one_step, **options), tmp_path / "run", tables=tables)
+
+
+@pytest.mark.parametrize("part", ["params", "rest", "vectors", "progress"])
+def test_a_run_without_a_part_of_its_checkpoint_does_not_resume(tables, whole_run, tmp_path, part):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    for directory in (run / "checkpoints").glob(f"*/{part}"):
+        shutil.rmtree(directory)
+    with pytest.raises(RunError, match=r"checkpoint of step \d+ is incomplete or damaged"):
+        jaxrec.fit(data=tables, resume=run)
+
+
+@pytest.mark.parametrize("option", ["hidden_size: 8", "num_layers: 1"])
+def test_a_run_whose_options_were_changed_does_not_resume(tables, whole_run, tmp_path, option):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace(option, f"{option[:-1]}16"))
+    with pytest.raises(RunError, match=r"config\.yaml or the checkpoint of step \d+"):
+        jaxrec.fit(data=tables, resume=run)
