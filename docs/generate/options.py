@@ -29,6 +29,8 @@ jaxrec train --config my-recipe.yaml --model.hidden_size 128
 jaxrec.fit("my-recipe.yaml", overrides={"model.hidden_size": 128})
 ```
 
+On the command line, a text that begins with a hyphen is written `\\-text`.
+
 Options of the command line replace `overrides`, and `overrides` replace the recipe. An unknown
 option or a value out of range is an error. Its message names the nearest option or the allowed
 range.

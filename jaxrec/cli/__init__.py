@@ -73,11 +73,10 @@ def _usage() -> str:
 @contextmanager
 def _process() -> Iterator[None]:
     """Set the exit codes above, and make the console safe."""
-    with safe_console() as console, _signals() as received:
+    with safe_console() as console:
         try:
-            yield
-            if received:  # whatever ran has caught the exception
-                raise Interrupted(128 + received[-1])
+            with _signals():
+                yield
         except (InputError, OSError, MemoryError) as error:
             sys.stderr.write(f"error: {_message(error)}\n")
             sys.exit(2)
@@ -92,8 +91,8 @@ def _process() -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Make Ctrl-C and SIGTERM raise `Interrupted`; yields the numbers of those that came."""
+def _signals() -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM raise `Interrupted`, if only at the end."""
     received: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
@@ -110,11 +109,16 @@ def _signals() -> Iterator[list[int]]:
     before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
-        yield received
+        yield
+    except SystemExit as done:
+        if done.code or not received:
+            raise
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+    if received:  # whatever ran has caught the exception
+        raise Interrupted(128 + received[-1])
 
 
 def _refuse_lost_output(console: SafeStream) -> None:

@@ -1,6 +1,7 @@
 """The commands end to end: exit codes, streams, help, and the scripts train.py and serve.py."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,3 +244,123 @@ def test_results_that_do_not_fit_on_the_disk_are_an_error(run, tmp_path):
     assert shown == "error: stdout: No space left on device\n"
     assert process.returncode == 2
     assert len(pl.read_csv(tmp_path / "similar.csv")) == 10
+
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+LOST = {
+    "in a destructor": """
+class Doomed:
+    def __del__(self): os.kill(os.getpid(), number)
+def job(_):
+    Doomed()
+    for _ in range(1200): time.sleep(0.1)
+""",
+    "in a callback of the garbage collector": """
+def job(_):
+    gc.callbacks.append(lambda phase, info: phase == "start" and os.kill(os.getpid(), number))
+    gc.collect()
+    gc.callbacks.clear()
+    for _ in range(1200): time.sleep(0.1)
+""",
+    "by a handler": """
+def job(_):
+    try: os.kill(os.getpid(), number)
+    except BaseException: pass
+    sys.exit(0)
+""",
+}
+
+
+@pytest.mark.parametrize("job", LOST.values(), ids=LOST)
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_whose_exception_is_lost_stops_the_command(job, number, code):
+    program = (
+        "import gc, os, sys, time; from jaxrec import cli; from jaxrec.serving import reports\n"
+        f"number = {int(number)}\n{job}\nreports.load_model = job\n"
+        "cli.main(['similar', 'run', 'item:i01'])"
+    )
+    process = start(["-c", program], stderr=subprocess.PIPE, text=True)
+    try:
+        shown = process.communicate(timeout=100)[1]
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert shown == "interrupted\n"
+
+
+@pytest.mark.parametrize("name", ["config", "data", "run", "resume"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_value_of_train_is_refused(refusal, name, value):
+    assert refusal("train", f"--{name}", value).endswith(
+        f"error: {'recipe' if name == 'config' else name} is empty; give a value, or leave it out\n"
+    )
+
+
+def test_mistakes_on_the_command_line_are_answered_in_one_line(refusal):
+    for name in ("--data", "--resume"):
+        assert refusal("train", name) == f"error: {name}: expected one argument\n"
+    assert refusal("train", "--dat", "shop") == (
+        "error: there is no option dat; did you mean --data?\n"
+    )
+    number = "9" * 5000
+    assert refusal("train", "--train.epochs", number).count("\n") == 1
+    assert "is not UTF-8" in refusal("recommend", "run", "--events", "odd/\udcff.csv")
+
+
+def test_missing_options_are_listed(refusal):
+    assert refusal("recommend") == (
+        "error: Missing from jaxrec recommend:\n  RUN\n  --events PATH\n  --out PATH\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["serve", "-h"]], ids=str)
+def test_a_help_that_does_not_fit_on_the_disk_is_an_error(arguments):
+    with Path("/dev/full").open("w") as full:
+        process = start(
+            ["-m", "jaxrec"], *arguments, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+        shown = process.communicate()[1]
+    assert shown == "error: stdout: No space left on device\n"
+    assert process.returncode == 2
+
+
+def test_outputs_cannot_lie_in_a_file(run, data, refusal):
+    inside = data / "events.parquet" / "x"
+    events = ["--events", data / "events.parquet"]
+    for command in (
+        ["train", "--data", data, "--run", inside],
+        ["recommend", run, *events, "--out", inside],
+        ["profile", run, *events, "--out", data / "new", "--states", inside],
+        ["similar", run, "item:i01", "--out", inside.with_suffix(".csv")],
+        ["plot", run, "u01", *events, "--out", inside.with_suffix(".png")],
+    ):
+        assert "events.parquet is a file, not a directory; name another path" in refusal(*command)
+
+
+def test_a_request_for_too_much_memory_is_no_internal_error(monkeypatch, refusal):
+    def too_large(_):
+        raise MemoryError
+
+    monkeypatch.setattr(reports, "load_model", too_large)
+    assert refusal("similar", "run", "item:i01") == "error: not enough memory\n"
+
+
+def test_training_prints_where_the_model_is(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    cli.main(["train", "--data", str(data), "--run", str(run), *TINY])
+    assert f"the model is in {run}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_files_whose_names_hold_brackets_are_read(run, data, tmp_path):
+    copy = tmp_path / "run [1]"
+    shutil.copytree(run, copy)
+    events = tmp_path / "ev[1].parquet"
+    shutil.copy(data / "events.parquet", events)
+    listed = tmp_path / "sh[1]" / "items.parquet"
+    listed.parent.mkdir()
+    pl.DataFrame({"item_id": ["i01"]}).write_parquet(listed)
+    out = tmp_path / "out [1]"
+    arguments = ["--events", events, "--without", listed, "--out", out]
+    cli.main(["recommend", str(copy), *map(str, arguments)])
+    written = pl.read_parquet(out / "part-00000.parquet", glob=False)
+    assert "i01" not in written["item_id"]

@@ -170,9 +170,7 @@ def test_a_value_of_several_lines_is_shown_in_one(tmp_path):
 
 @pytest.mark.parametrize("events", [pl.DataFrame(), pl.DataFrame(schema=["user_id"])])
 def test_a_table_without_columns_or_rows(events):
-    with pytest.raises(
-        DataError, match=r"events: (no column 'user_id'; it has no columns|the tab)"
-    ):
+    with pytest.raises(DataError, match=r"events: (no column 'user_id'; it has no col|the)"):
         validate_tables(events, None, None)
 
 
