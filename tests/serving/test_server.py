@@ -54,7 +54,7 @@ def test_states_of_a_finished_job_go_into_a_live_store(
         (["--k", "3"], "Unrecognized options: --k"),
         (["--window", "0"], "window must be 1 or more"),
         (["--keep-users", "-1"], "keep_users must be 1 or more"),
-        (["--expire-share", "2"], "expire_share must be above 0 and 1 or less"),
+        (["--expire-share", "2"], "expire_share must be 1 or less"),
         (["--state-precision", "float8"], "float8"),
         (["--store", "nowhere/store.db"], "nowhere/store.db cannot be used as a store"),
     ],
