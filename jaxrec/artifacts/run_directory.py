@@ -70,6 +70,7 @@ class RunArtifacts:
     event_type_names: tuple[str, ...]
     sizes: Sizes
     whitening: Whitening | None  # None if the model reads no text
+    text_encoder: str = ""  # SHA-256 of its files; empty if no text is read, or in an older run
 
 
 @contextmanager
@@ -155,6 +156,7 @@ def _read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
         event_type_names=tuple(layout["event_types"]),
         sizes=Sizes(**layout["sizes"]),
         whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
+        text_encoder=layout.get("text_encoder", ""),
     )
 
 
@@ -221,6 +223,7 @@ def _write_artifacts(directory: Path, artifacts: RunArtifacts) -> None:
         "relations": graph.relations,
         "event_types": artifacts.event_type_names,
         "sizes": asdict(artifacts.sizes),
+        "text_encoder": artifacts.text_encoder,
     }
     (directory / "layout.json").write_text(json.dumps(layout, indent=2))
     artifacts.catalog.items.write_parquet(directory / "items.parquet")

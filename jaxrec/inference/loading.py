@@ -7,15 +7,15 @@ from flax import nnx
 
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.mapped import restore_mapped
+from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import TextConfig
-from jaxrec.data.text import resolve_pretrained
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex
+from jaxrec.inference.text_features import trained_encoder
 from jaxrec.inference.trained_model import TrainedModel, padded_bias
 from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.finetuned import TextTower
-from jaxrec.models.text.whitening import Whitening
 from jaxrec.sharding import laid_out, make_mesh, replicated
 
 
@@ -34,13 +34,13 @@ def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> Trai
 
     Raises:
         RunError: not a run directory, one of another version, a damaged one, or one without a
-            validated checkpoint.
+            validated checkpoint; or its text encoder has changed.
     """
     run = Path(run)
     config, artifacts = run_directory.read_config(run), run_directory.read_artifacts(run)
     model = nnx.eval_shape(
         lambda: Recommender(
-            config.model, artifacts.sizes, nnx.Rngs(0), _tower(config.text, artifacts.whitening)
+            config.model, artifacts.sizes, nnx.Rngs(0), _tower(config.text, artifacts)
         )
     )
     definition, shapes = split(model)
@@ -80,8 +80,8 @@ def _calibration(run: Path) -> tuple[float, Correction]:
         return float(fitted["inverse_temperature"]), Correction(**correction)
 
 
-def _tower(config: TextConfig, whitening: Whitening | None) -> TextTower | None:
-    if config.mode == "frozen" or whitening is None:
+def _tower(config: TextConfig, artifacts: RunArtifacts) -> TextTower | None:
+    if config.mode == "frozen" or artifacts.whitening is None:
         return None
-    bert = BertConfig.from_file(resolve_pretrained(config.pretrained))
+    bert = BertConfig.from_file(trained_encoder(config.pretrained, artifacts.text_encoder))
     return TextTower(Bert(bert, rngs=nnx.Rngs(0)), config.finetune_layers)

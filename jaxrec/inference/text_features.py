@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Float16, Int
 
 from jaxrec.config import Config
 from jaxrec.data.text import Tokens, item_texts, resolve_pretrained, tokenize
+from jaxrec.errors import RunError
 from jaxrec.models.items.build import expert_sources
 from jaxrec.models.text.bert import Bert, load_bert, mean_pool
 from jaxrec.models.text.finetuned import TextTower
@@ -49,30 +50,39 @@ class ItemText:
     whitening: Whitening | None  # None: the model reads no text
     tower: TextTower | None = None  # the layers to fine-tune
     finetuned: FinetunedText | None = None  # their input
+    encoder: str = ""  # digest of the files of the pretrained encoder; empty: no text is read
 
 
-def item_text(items: pl.DataFrame, config: Config) -> ItemText:
+def item_text(items: pl.DataFrame, config: Config, encoder: str = "") -> ItemText:
     """The text of an item table, whose row 0 is the unknown item.
 
     Without a text expert, or without two items of different text vectors, all vectors are zero and
     of width 1.
+
+    Args:
+        encoder: the digest that `trained_encoder` demands.
+
+    Raises:
+        RunError: the encoder has another digest.
     """
     if not any("text" in expert_sources(name) for name in config.model.experts):
         return _no_text(len(items))
     texts, known = _texts(items, config)
     if len(set(texts) - {""}) < 2:
         return _no_text(len(items))
-    vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
+    directory = trained_encoder(config.text.pretrained, encoder)
+    vectors = text_vectors(texts, str(directory), config.text.max_tokens)
     whitening = fit_whitening(vectors, known, config.text.whiten)
     if whitening is None:
         return _no_text(len(items))
     whitened = whitening.apply(vectors, known).astype(np.float32)
+    encoder = _digest(directory)
     if config.text.mode == "frozen":
-        return ItemText(whitened, whitening)
-    bert = load_bert(resolve_pretrained(config.text.pretrained))
+        return ItemText(whitened, whitening, encoder=encoder)
+    bert = load_bert(directory)
     tower = TextTower(bert, config.text.finetune_layers)
     finetuned = _finetuned_text(texts, known, config, whitening, bert)
-    return ItemText(whitened, whitening, tower, finetuned)
+    return ItemText(whitened, whitening, tower, finetuned, encoder)
 
 
 def new_item_text(
@@ -80,6 +90,7 @@ def new_item_text(
     config: Config,
     whitening: Whitening | None,
     tower: TextTower | None,
+    encoder: str = "",
     bert: Bert | None = None,
 ) -> Float[np.ndarray, "n text"]:
     """Text vectors of items that are new since training, whitened like the trained catalogue.
@@ -87,21 +98,47 @@ def new_item_text(
     Args:
         whitening: None if the model reads no text.
         tower: the fine-tuned layers, if any.
+        encoder: the digest that `trained_encoder` demands, unless `bert` is in memory.
         bert: the pretrained encoder, if it is in memory; the cache on disk is then not used.
+
+    Raises:
+        RunError: the encoder has another digest.
     """
     if whitening is None:
         return _no_text(len(items)).vectors
     texts, known = _texts(items, config)
-    directory = resolve_pretrained(config.text.pretrained)
+    directory = trained_encoder(config.text.pretrained, encoder if bert is None else "")
     if tower is not None:
         pretrained = bert or load_bert(directory)
         finetuned = _finetuned_text(texts, known, config, whitening, pretrained, bert is None)
         return np.asarray(encode_finetuned_text(tower, finetuned))
     if bert is None:
-        vectors = text_vectors(texts, config.text.pretrained, config.text.max_tokens)
+        vectors = text_vectors(texts, str(directory), config.text.max_tokens)
     else:
         vectors = encode_texts(bert, tokenize(texts, directory, config.text.max_tokens))
     return whitening.apply(vectors, known).astype(np.float32)
+
+
+def trained_encoder(pretrained: str, digest: str) -> Path:
+    """Directory of the text encoder that a run was trained with.
+
+    Args:
+        pretrained: a checkpoint, as `resolve_pretrained` takes it.
+        digest: SHA-256 of its files in training; empty if it is not known.
+
+    Raises:
+        RunError: the files have another digest.
+        FetchError: the checkpoint cannot be fetched.
+    """
+    directory = resolve_pretrained(pretrained)
+    if digest and _digest(directory) != digest:
+        raise RunError(
+            f"the text encoder {pretrained!r} is not the one that the run was trained with: the "
+            f"files in {directory} have another SHA-256. Name the original revision "
+            "(org/model@REVISION) or directory as text.pretrained in the run's config.yaml, or "
+            "train again"
+        )
+    return directory
 
 
 def _texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np.ndarray, " I"]]:
@@ -284,6 +321,11 @@ def _cache_path(name: str, *contents: bytes) -> Path:
     for content in contents:
         digest.update(content)
     return cache_dir() / "text" / f"{name}-{digest.hexdigest()[:32]}.npy"
+
+
+def _digest(directory: Path) -> str:
+    """SHA-256 of the files of a checkpoint and their names."""
+    return hashlib.sha256(json.dumps(_files_digest(directory)).encode()).hexdigest()
 
 
 def _files_digest(directory: Path) -> list[tuple[str, str]]:

@@ -87,7 +87,10 @@ class TrainedModel:
     @cached_property
     def words(self) -> WordSearch:
         """Steers lists by words."""
-        return WordSearch(self.config, self.index, self.model, self.artifacts.whitening)
+        trained = self.artifacts
+        return WordSearch(
+            self.config, self.index, self.model, trained.whitening, trained.text_encoder
+        )
 
     @property
     def profiled_types(self) -> tuple[str, ...]:
@@ -105,6 +108,7 @@ class TrainedModel:
         Raises:
             DataError: the tables cannot be used; see `extend_catalog`.
             InputError: this model has new items already.
+            RunError: the text encoder is not the one that the model was trained with.
         """
         trained = self.artifacts
         if self.catalog is not trained.catalog:
@@ -114,7 +118,8 @@ class TrainedModel:
         extension = extend_catalog(trained.catalog, new_items, edges)
         catalog, num_old = extension.catalog, extension.num_old
         tower = self.model.merge().text_tower
-        new_text = new_item_text(catalog.items[num_old:], self.config, trained.whitening, tower)
+        added, encoder = catalog.items[num_old:], trained.text_encoder
+        new_text = new_item_text(added, self.config, trained.whitening, tower, encoder)
         text = np.concatenate([np.asarray(self.index.text)[:num_old], new_text])
         padding = (0, len(text) - len(trained.counts))
         counts, has_id = np.pad(trained.counts, padding), np.pad(trained.has_trained_id, padding)

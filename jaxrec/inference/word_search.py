@@ -9,10 +9,9 @@ import polars as pl
 from jaxtyping import Float
 
 from jaxrec.config import Config
-from jaxrec.data.text import resolve_pretrained
 from jaxrec.errors import InputError
 from jaxrec.inference.catalog_index import CatalogIndex, unit_rows
-from jaxrec.inference.text_features import new_item_text
+from jaxrec.inference.text_features import new_item_text, trained_encoder
 from jaxrec.models.recommender import Model
 from jaxrec.models.text.bert import Bert, load_bert
 from jaxrec.models.text.whitening import Whitening
@@ -27,6 +26,7 @@ class WordSearch:
     index: CatalogIndex
     model: Model
     whitening: Whitening | None  # None: the model reads no text
+    text_encoder: str = ""  # the digest of its files in training
 
     @property
     def available(self) -> bool:
@@ -42,8 +42,12 @@ class WordSearch:
 
     @cached_property
     def bert(self) -> Bert:
-        """The pretrained text encoder, loaded on first use."""
-        return load_bert(resolve_pretrained(self.config.text.pretrained))
+        """The pretrained text encoder, loaded on first use.
+
+        Raises:
+            RunError: it is not the one that the model was trained with.
+        """
+        return load_bert(trained_encoder(self.config.text.pretrained, self.text_encoder))
 
     def text_vector(self, words: str) -> Float[np.ndarray, " text"]:
         """The whitened text vector of words, at length 1.
@@ -55,7 +59,7 @@ class WordSearch:
             raise InputError("the model reads no text, so words cannot steer it")
         item = pl.DataFrame({self.text_column: [words]})
         tower = self.model.merge().text_tower
-        text = new_item_text(item, self.config, self.whitening, tower, self.bert)
+        text = new_item_text(item, self.config, self.whitening, tower, bert=self.bert)
         return unit_rows(text)[0]
 
     @cached_property

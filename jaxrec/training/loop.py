@@ -60,7 +60,8 @@ def fit(
         resume: continue the run from its last checkpoint.
 
     Raises:
-        RunError: `run` exists; or, to resume, it does not exist or was trained on other data.
+        RunError: `run` exists; or, to resume, it does not exist, or was trained on other data or
+            with another text encoder.
         DataError: the data are not usable.
         Interrupted: Ctrl-C or SIGTERM came; the run is saved and can be resumed.
         Diverged: the loss or the scores are not finite.
@@ -69,7 +70,8 @@ def fit(
         run_directory.refuse_existing(run)
     dataset = prepare(config, tables)
     report.describe(dataset)
-    context = make_context(config, dataset)
+    text_encoder = run_directory.read_artifacts(run).text_encoder if resume else ""
+    context = make_context(config, dataset, text_encoder)
     report.print_notes(context.notes)
     if resume:
         run_directory.refuse_other_data(run, run_artifacts(context))

@@ -67,14 +67,18 @@ class TrainContext:
         return popularity(split.log.items[positives], len(self.valid))
 
 
-def make_context(config: Config, dataset: Dataset) -> TrainContext:
+def make_context(config: Config, dataset: Dataset, text_encoder: str = "") -> TrainContext:
     """The context of a configuration and its data.
 
+    Args:
+        text_encoder: the digest of the text encoder of a run to resume; empty: any encoder.
+
     Raises:
+        RunError: the text encoder has another digest.
         DataError: the data have no source for any expert.
     """
     mesh = make_mesh(config.train.item_shards)
-    text = item_text(dataset.catalog.items, config)
+    text = item_text(dataset.catalog.items, config, text_encoder)
     experts = usable_experts(config, dataset, text)
     missing = [name for name in config.model.experts if name not in experts]
     config = replace(config, model=replace(config.model, experts=experts))
@@ -148,6 +152,7 @@ def run_artifacts(context: TrainContext) -> RunArtifacts:
         event_type_names=dataset.split.log.event_type_names,
         sizes=model_sizes(dataset, context.text),
         whitening=context.text.whitening,
+        text_encoder=context.text.encoder,
     )
 
 

@@ -109,7 +109,7 @@ def test_hub_cache_is_used_without_network(monkeypatch, tmp_path):
     (tmp_path / "model.safetensors").touch()
     calls = []
 
-    def snapshot(name, allow_patterns, local_files_only=False):
+    def snapshot(name, allow_patterns, revision=None, local_files_only=False):
         calls.append((name, local_files_only))
         return str(tmp_path)
 
@@ -120,7 +120,7 @@ def test_hub_cache_is_used_without_network(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("cached", ["nothing", "tokenizer only"])
 def test_weights_that_are_not_cached_are_downloaded(monkeypatch, tmp_path, cached):
-    def snapshot(name, allow_patterns, local_files_only=False):
+    def snapshot(name, allow_patterns, revision=None, local_files_only=False):
         if local_files_only and cached == "nothing":
             raise LocalEntryNotFoundError("not cached")
         assert "pytorch_model.bin" not in allow_patterns
@@ -131,7 +131,7 @@ def test_weights_that_are_not_cached_are_downloaded(monkeypatch, tmp_path, cache
 
 
 def test_offline_without_cache_says_what_to_do(monkeypatch):
-    def snapshot(name, allow_patterns, local_files_only=False):
+    def snapshot(name, allow_patterns, revision=None, local_files_only=False):
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(text, "snapshot_download", snapshot)
@@ -142,3 +142,35 @@ def test_offline_without_cache_says_what_to_do(monkeypatch):
 def test_mistyped_directory_is_reported_as_such():
     with pytest.raises(FetchError, match=r"'\./no/such/directory' is no directory"):
         resolve_pretrained("./no/such/directory")
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "0123abc", "refs/pr/1"])
+@pytest.mark.parametrize("name", ["org/model", MINILM])
+def test_a_revision_is_looked_up_and_downloaded(monkeypatch, tmp_path, name, revision):
+    calls = []
+
+    def snapshot(name, allow_patterns, revision=None, local_files_only=False):
+        calls.append((name, revision, local_files_only))
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        return str(tmp_path)
+
+    monkeypatch.setattr(text, "snapshot_download", snapshot)
+    assert resolve_pretrained(f"{name}@{revision}") == tmp_path
+    assert calls == [(name, revision, True), (name, revision, False)]
+
+
+def test_an_unknown_revision_says_what_to_do(monkeypatch):
+    def snapshot(name, allow_patterns, revision=None, local_files_only=False):
+        raise LocalEntryNotFoundError("no such revision")
+
+    monkeypatch.setattr(text, "snapshot_download", snapshot)
+    with pytest.raises(FetchError, match=r"revision.*hf download org/model --revision v9` else"):
+        resolve_pretrained("org/model@v9")
+    with pytest.raises(FetchError, match=r"'org/model@' names no revision after the @"):
+        resolve_pretrained("org/model@")
+
+
+def test_a_directory_may_have_an_at_sign(tmp_path):
+    (tmp_path / "model@v1").mkdir()
+    assert resolve_pretrained(str(tmp_path / "model@v1")) == tmp_path / "model@v1"
