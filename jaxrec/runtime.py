@@ -138,6 +138,8 @@ def enable_compilation_cache() -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    # a service compiles some hundred small programs, none of which takes the second of the default
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @contextlib.contextmanager

@@ -21,14 +21,12 @@ from helpers.shop import HELD_OUT, make_shop, make_tables
 
 from jaxrec.config import parse
 from jaxrec.data.tables import Tables, validate_tables
-from jaxrec.runtime import cache_dir
+from jaxrec.runtime import enable_compilation_cache
 from jaxrec.training import loop
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
-# most tests that train compile the same few programs
-jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+enable_compilation_cache()
 
 
 @pytest.fixture

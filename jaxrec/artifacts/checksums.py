@@ -18,7 +18,9 @@ ODD = np.uint32(2_654_435_761)  # multiplies positions, so that exchanged values
 def of_tree(tree: Any) -> str:
     """Checksum of the names and values of a pytree of arrays, equal on any number of devices."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    sums = {jax.tree_util.keystr(path): int(_of_array(leaf)) for path, leaf in leaves}
+    values = jax.device_get(_of_arrays([leaf for _, leaf in leaves]))
+    names = (jax.tree_util.keystr(path) for path, _ in leaves)
+    sums = {name: int(value) for name, value in zip(names, values, strict=True)}
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
@@ -33,6 +35,10 @@ def of_files(paths: Iterable[Path]) -> str:
 
 
 @jax.jit
+def _of_arrays(arrays: list[Array]) -> list[UInt32[Array, ""]]:
+    return [_of_array(values) for values in arrays]
+
+
 def _of_array(values: Array) -> UInt32[Array, ""]:
     """The sum of all bit patterns, each multiplied by an odd number of its position."""
     bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[values.dtype.itemsize]

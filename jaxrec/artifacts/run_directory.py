@@ -282,13 +282,14 @@ def save(
         "vectors": checksums.of_tree(vectors),
         "catalog": _catalog_checksum(Path(manager.directory).parent),
     }
+    arrays = {"params": params, "rest": rest, "vectors": vectors}
+    if jax.process_count() == 1:
+        arrays = jax.device_get(arrays)  # Orbax saves NumPy arrays in half the time
     manager.save(
         step,
         metrics=metrics,
         args=ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            rest=ocp.args.StandardSave(rest),
-            vectors=ocp.args.StandardSave(vectors),
+            **{name: ocp.args.StandardSave(part) for name, part in arrays.items()},
             progress=ocp.args.JsonSave({**asdict(progress), "checksums": sums}),
         ),
     )

@@ -73,6 +73,7 @@ def test_a_checkpoint_that_training_replaces_meanwhile_is_read_again(
     assert [path.name for path in directories(cache)] == [mapped._hash("second")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_memory_of_a_second_process_does_not_hold_the_table(tmp_path):
     run = tmp_path / "run"

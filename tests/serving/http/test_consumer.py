@@ -74,6 +74,7 @@ def rejected(stream):
 
 
 @needs_redis
+@pytest.mark.slow
 def test_a_killed_process_loses_no_entry_and_none_counts_twice(
     trained_run, server, stream, consuming
 ):
@@ -104,6 +105,7 @@ def test_a_killed_process_loses_no_entry_and_none_counts_twice(
 
 
 @needs_redis
+@pytest.mark.slow
 def test_workers_consume_as_one_group_and_count_together(trained_run, server, stream):
     add(stream, [payload(f"u{n % 50}", n) for n in range(2000)])
     service = Service(trained_run, server.address, "--workers", "2", "--consume", address(server))

@@ -11,6 +11,7 @@ from helpers.servers import Service, payload, wait
 
 from jaxrec.cli import main
 
+pytestmark = pytest.mark.slow
 WORKERS = 2
 
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 from helpers.servers import START, Load, RedisServer, Service
 
-from jaxrec.errors import StoreError
+from jaxrec.errors import ConfigError, StoreError
 from jaxrec.inference import loading
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
@@ -87,11 +87,18 @@ def test_a_server_that_may_lose_events_causes_a_warning(server, store, caplog):
     assert "appendfsync always" in caplog.text
 
 
+@pytest.mark.parametrize("address", ["redis://:x/0", "redis://host:port/0", "nix://host/0"])
+def test_an_address_that_cannot_be_read_is_refused(address):
+    with pytest.raises(ConfigError, match="redis://HOST:PORT/DATABASE"):
+        open_store(address)
+
+
 def test_a_missing_server_is_reported_at_once():
     with pytest.raises(StoreError, match="the store fails"):
         open_store("redis://127.0.0.1:1/0")
 
 
+@pytest.mark.slow
 def test_killing_a_worker_and_the_server_loses_no_acknowledged_event(trained_run, server):
     workers = [Service(trained_run, server.address) for _ in range(2)]
     with Load(workers) as load:
