@@ -4,18 +4,28 @@ import re
 
 from jaxrec.errors import InputError
 
-# controls, line and paragraph separators, halves of surrogate pairs
+# controls, line and paragraph separators
 FORBIDDEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-ID = re.compile(rf"[^{FORBIDDEN}\ud800-\udfff]{{1,256}}")
-PATTERN = f"^[^{FORBIDDEN}]{{1,256}}$"  # for Polars and JSON Schema, whose text has no surrogates
+
+
+def _pattern(forbidden: str) -> str:
+    """1 to 256 characters; `.` and `..` are none, because clients shorten paths that hold them."""
+    character, first = f"[^{forbidden}]", f"[^.{forbidden}]"
+    forms = (
+        f"{first}{character}{{0,255}}",
+        rf"\.{first}{character}{{0,254}}",
+        rf"\.\.{character}{{1,254}}",
+    )
+    return f"^(?:{'|'.join(forms)})$"
+
+
+PATTERN = _pattern(FORBIDDEN)  # for Polars and JSON Schema, whose text has no surrogates
+ID = re.compile(_pattern(rf"{FORBIDDEN}\ud800-\udfff"))
 
 
 def is_id(text: str) -> bool:
-    """Whether text is an id: 1 to 256 characters, without control characters and line breaks.
-
-    `.` and `..` are none, because clients shorten the paths that hold them.
-    """
-    return ID.fullmatch(text) is not None and text not in (".", "..")
+    """Whether text is an id: 1 to 256 characters, without control characters and line breaks."""
+    return ID.fullmatch(text) is not None
 
 
 def check_id(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxrec.errors import InputError
@@ -30,6 +30,7 @@ def test_a_long_text_is_cut_in_the_message():
     assert len(str(refused.value)) < 300
 
 
+@example([".", "..", "...", ".a", "a.", "..a", ".\n", "..\n", "." * 256, "." * 257])
 @given(st.lists(st.text(max_size=300), max_size=20))
 def test_tables_have_the_same_alphabet(texts):
     column = pl.Series(texts, dtype=pl.String)

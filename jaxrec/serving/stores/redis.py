@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 # Each user has a hash (the document) and a list (the impressions). Two sorted sets hold the user
 # ids by the time of the last write, a third one those of deleted users by the time of deletion. All
 # keys share a hash tag, so that a cluster keeps them on one node, where one script can write them.
-# Keys keep the names that they had in the first version, so
-# that existing stores can be opened.
+# Keys keep the names of the first version, so that existing stores can be opened.
 PREFIX = "{jaxrec}:"
 WRITTEN = PREFIX + "written"
 SHOWN = PREFIX + "shown"

@@ -240,7 +240,9 @@ class SQLiteStore:
         address = Path(self.path).absolute().as_uri() + "?mode=rw"  # a missing file is an error
         with (
             self._writing(CHECK_SECONDS),  # SQLite alone would let busy writers pass it by
-            closing(sqlite3.connect(address, CHECK_SECONDS, isolation_level=None, uri=True)) as own,
+            closing(
+                sqlite3.connect(address, timeout=CHECK_SECONDS, isolation_level=None, uri=True)
+            ) as own,
         ):
             own.execute("PRAGMA synchronous = NORMAL")  # nobody waits for the disk
             own.execute("PRAGMA wal_autocheckpoint = 0")
