@@ -1,7 +1,8 @@
 """The nodes of a trained model by name: ids, titles, vectors."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxrec.artifacts.mapped import MappedArrays
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
+from jaxrec.ranking.codes import encode_rows
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.types import Catalog, NodeType
 
@@ -26,7 +28,7 @@ class CatalogIndex:
     counts: Float[np.ndarray, " n"]  # how often each item was chosen in training
     mapped: MappedArrays | None = None  # where processes share the vectors and what derives of them
 
-    @property
+    @cached_property
     def items(self) -> ItemTable:
         """The items for a ranking."""
         return self.table(ITEM)
@@ -49,12 +51,22 @@ class CatalogIndex:
         """A node type; raises an InputError that lists the types."""
         return self.catalog.graph.type(name)
 
-    def unit_vectors(self, type_name: str) -> Float[np.ndarray, "n F"]:
-        """Vectors of a type at length 1, so that products are cosines."""
-        if self.mapped is None:
-            return unit_rows(np.asarray(self.table(type_name).vectors))
-        units = self.mapped.array("unit_vectors", lambda: unit_rows(np.asarray(self.vectors)))
-        return units[_rows_of(self.node_type(type_name))]
+    def unit_vectors(
+        self, type_name: str, rows: Int[np.ndarray, " n"] | None = None
+    ) -> Float[np.ndarray, "n F"]:
+        """Vectors of all or some nodes of a type at length 1, so that products are cosines."""
+        vectors = np.asarray(self.vectors)[_rows_of(self.node_type(type_name))]
+        return unit_rows(vectors if rows is None else vectors[rows])
+
+    def coded(self, table: ItemTable, name: str) -> ItemTable:
+        """A table with codes of its vectors, which processes share; see `ItemTable`.
+
+        Args:
+            name: of the table.
+        """
+        codes = self.derived(f"{name}_codes", lambda: encode_rows(table.vectors)[0])
+        scales = self.derived(f"{name}_scales", lambda: encode_rows(table.vectors)[1])
+        return replace(table, codes=(codes, scales))
 
     def derived(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """An array that follows from the vectors; computed once for processes that share them."""

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int8
 
+from jaxrec.ranking.codes import CodedRows
 from jaxrec.sharding import ITEMS, single_device_mesh
 from jaxrec.types import NEG_INF
 
@@ -20,11 +21,15 @@ class ItemTable:
         vectors: one row an item, or a node of another type.
         valid: rows to rank. Row 0 (unknown) and rows of padding are not valid.
         bias: added to the scores of every query; -inf leaves an item out. None: zero.
+        codes: what `encode_rows` makes of the vectors. Items are then searched by their codes and
+            ranked by exact scores, so lists miss an item only where its code ranks behind those of
+            all candidates.
     """
 
     vectors: Float[Array | np.ndarray, "I F"]
     valid: Bool[np.ndarray, " I"]
     bias: Float[np.ndarray, " I"] | None = None
+    codes: tuple[Int8[np.ndarray, "I F"], Float[np.ndarray, " I"]] | None = None
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -43,9 +48,10 @@ class ItemTable:
 class PreparedItems:
     """An item table on a mesh, for callers that rank it many times."""
 
-    rows: Float[Array, "I width"]  # vectors and bias
+    rows: Float[Array, "I width"] | CodedRows  # vectors and bias
     valid: Bool[Array, " I"]
     mesh: Mesh
+    vectors: Float[Array | np.ndarray, "I F"] | None = None  # of coded rows: the exact ones
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -55,13 +61,18 @@ def prepare(items: ItemTable | PreparedItems, mesh: Mesh | None = None) -> Prepa
     """Lay a table out on a mesh (one device by default), sharded along `items`.
 
     The bias becomes the last column, so that the matrix product adds it: adding it to the scores
-    would cost as much as the product. Prepared items stay on their mesh.
+    would cost as much as the product. Coded tables keep it apart. Prepared items stay on their
+    mesh.
     """
     if isinstance(items, PreparedItems):
         return items
     mesh = mesh or single_device_mesh()
-    rows = _with_bias(items.vectors, items.biases, items.valid)
     sharding = NamedSharding(mesh, PartitionSpec(ITEMS))
+    if items.codes is not None:
+        coded = CodedRows(*items.codes, _masked(items.biases, items.valid))
+        coded, valid = jax.device_put((coded, items.valid), sharding)
+        return PreparedItems(coded, valid, mesh, items.vectors)
+    rows = _with_bias(items.vectors, items.biases, items.valid)
     rows, valid = jax.device_put((rows, items.valid), sharding)
     return PreparedItems(rows, valid, mesh)
 
@@ -70,5 +81,11 @@ def prepare(items: ItemTable | PreparedItems, mesh: Mesh | None = None) -> Prepa
 def _with_bias(
     vectors: Float[Array, "I F"], bias: Float[Array, " I"], valid: Bool[Array, " I"]
 ) -> Float[Array, "I F+1"]:
-    bias = jnp.where(valid & (bias > -jnp.inf), bias, NEG_INF)
+    bias = _masked(bias, valid)
     return jnp.concatenate([vectors, bias[:, None].astype(vectors.dtype)], axis=1)
+
+
+def _masked(
+    bias: Float[Array | np.ndarray, " I"], valid: Bool[Array | np.ndarray, " I"]
+) -> Float[Array, " I"]:
+    return jnp.where(valid & (bias > -jnp.inf), bias, NEG_INF)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.ranking.adjustments import ScoreAdjustments
+from jaxrec.ranking.codes import CodedRows, coded_scores
 from jaxrec.sharding import ITEMS, USERS
 from jaxrec.types import NEG_INF
 
@@ -152,7 +153,9 @@ def compiled_ranking(
 
     def rank(left, right, valid, inputs):
         scores = left
-        if from_vectors:
+        if isinstance(right, CodedRows):
+            scores = coded_scores(left[:, :-1], right)
+        elif from_vectors:
             # full precision and float32 sums: rounded scores would tie items that differ
             scores = jnp.einsum(
                 "qf,if->qi",

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.ranking.adjustments import AdjustmentBlocks, ScoreAdjustments, no_adjustments, scale
+from jaxrec.ranking.codes import CodedRows, coded_products
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
 from jaxrec.ranking.shard import LEFT_OUT, BlockInputs, RankOptions, compiled_ranking
 from jaxrec.sharding import USERS, single_device_mesh
@@ -22,6 +23,8 @@ from jaxrec.types import NEG_INF
 MAX_BLOCK_SCORES = 2**23 - 2**10
 MAX_ACCELERATOR_SCORES = 2**26
 MIN_BLOCK_ROWS = 8
+CANDIDATES = 4  # items to score exactly for one in the list, where codes are searched
+MAX_CANDIDATE_FLOATS = 2**23  # of their vectors at a time
 WORKERS = 2  # blocks in flight: one is multiplied while the other is searched
 
 
@@ -94,7 +97,8 @@ def best_items(
     """The k best items by <query, item> + bias; among equals the smaller item first.
 
     Args:
-        items: a table is ranked on one device; prepared items on their mesh.
+        items: a table is ranked on one device; prepared items on their mesh. Coded items may miss
+            one; see `ItemTable`.
         approximate: use `lax.approx_max_k`, which is faster on a TPU (arXiv:2206.14286) and misses
             about one in twenty of the items there.
         block: queries at a time.
@@ -102,10 +106,33 @@ def best_items(
     Raises:
         ValueError: a score is not finite.
     """
-    options = RankOptions(k, with_log_z, approximate)
-    fields = _rank_vectors(vectors, prepare(items), adjustments, options, block)
+    prepared = prepare(items)
+    is_coded = isinstance(prepared.rows, CodedRows)
+    length = max(k, min(CANDIDATES * k, len(prepared))) if is_coded else k
+    options = RankOptions(length, with_log_z, approximate)
+    fields = _rank_vectors(vectors, prepared, adjustments, options, block)
     _require_finite(np.all(fields["scores"] < np.inf, axis=1))
+    if is_coded:
+        fields |= _ranked_exactly(np.asarray(vectors), prepared, fields, k)
     return TopItems(fields["items"], fields["scores"], fields.get("log_z"))
+
+
+def _ranked_exactly(
+    queries: Float[np.ndarray, "Q F"], items: PreparedItems, found: dict[str, np.ndarray], k: int
+) -> dict[str, np.ndarray]:
+    """The k best of the candidates that codes have found, by exact scores."""
+    candidates, scores = found["items"], found["scores"].copy()
+    vectors = np.asarray(items.vectors)
+    step = max(MAX_CANDIDATE_FLOATS // (candidates.shape[1] * vectors.shape[1]), 1)
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        exact = np.einsum("qf,qcf->qc", queries[part], vectors[candidates[part]], optimize=True)
+        scores[part] += exact - coded_products(queries[part], items.rows, candidates[part])
+    order = np.lexsort((candidates, -scores))[:, :k]
+    return {
+        "items": np.take_along_axis(candidates, order, axis=1),
+        "scores": np.take_along_axis(scores, order, axis=1),
+    }
 
 
 def log_probabilities(

@@ -213,6 +213,9 @@ class LiveOptions(Bounded):
     all of them. 1,000 users may always go."""
     state_precision: Literal["float32", "float16"] = "float32"
     """Precision of users' states in the store; float16 saves space and makes scores less exact."""
+    item_precision: Literal["float32", "int8"] = "float32"
+    """Precision of the item table that is searched; int8 takes a quarter of the memory, finds
+    candidates by rounded scores and ranks them by exact ones."""
     rate: NonNegative = 0
     """Requests per second allowed for a client (0: no limit)."""
     api_key: str = ""

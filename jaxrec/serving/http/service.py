@@ -136,13 +136,17 @@ class LiveService:
         if self.engine is not None and identity == self.served:
             return self.engine
         logger.info("loading and compiling %s; a first start takes longest", self.run)
-        model = loading.load(self.run, shared=self.options.workers > 1)
+        options = self.options
+        # the exact vectors beside codes may stay on disk
+        shared = options.workers > 1 or options.item_precision == "int8"
+        model = loading.load(self.run, shared=shared)
         engine = LiveEngine(
             model,
             self.store,
-            window=self.options.window,
+            window=options.window,
             strategy=self.strategy,
-            precision=self.options.state_precision,
+            precision=options.state_precision,
+            item_precision=options.item_precision,
         )
         engine.warm_up()
         self.served = identity

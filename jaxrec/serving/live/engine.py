@@ -24,6 +24,7 @@ from jaxrec.serving.live.lists import ListRequest, RecommendationList
 from jaxrec.serving.live.recommendation_builder import (
     ADJUSTMENTS,
     LISTS,
+    ItemPrecision,
     RecommendationBuilder,
     padded_blocks,
     void_adjustments,
@@ -52,6 +53,7 @@ class LiveEngine:
         random: for steps that depend on chance.
         precision: of the states in the store; float16 makes documents smaller and scores less
             exact.
+        item_precision: of the tables that items are searched in; see `ItemTable`.
 
     Raises:
         InputError: the window is not positive, or the run cannot be served live.
@@ -66,6 +68,7 @@ class LiveEngine:
         strategy: Sequence[Step] = (Feedback(),),
         random: np.random.Generator | None = None,
         precision: Precision = "float32",
+        item_precision: ItemPrecision = "float32",
     ):
         if window < 1:
             raise InputError(f"window={window}: keep 1 event or more")
@@ -74,7 +77,7 @@ class LiveEngine:
         self.shop_items = ShopItems(model.index)
         self.updater = StateUpdater(model, window, feedback_types(strategy), precision)
         self.builder = RecommendationBuilder(
-            self.updater, strategy, random or np.random.default_rng()
+            self.updater, strategy, random or np.random.default_rng(), item_precision
         )
         self.recorder = EventRecorder(self.updater, store, self.builder.event_types)
 

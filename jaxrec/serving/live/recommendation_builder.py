@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, islice
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,7 @@ from jaxrec.ranking.adjustments import (
     select_queries,
 )
 from jaxrec.ranking.context import RankedLists, Step
+from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.pipeline import Reranker, RerankPipeline, RerankQueries
 from jaxrec.ranking.steps import Session, Where
 from jaxrec.ranking.top_k import at_least, best_items, pad_adjustments
@@ -35,6 +37,7 @@ from jaxrec.types import MAX_GAP, NO_GAP, EventLog, Queries
 LISTS = (16, 64, 256)  # lengths of the rankings that are compiled
 ADJUSTMENTS = (64, 1024, 65_536)  # numbers of score adjustments that are compiled
 OUTSIDE = 2**30  # no row of a batch
+ItemPrecision = Literal["float32", "int8"]
 MAX_RERANKERS, RERANKER_BYTES = 16, 2**30  # conditions that stay prepared, and their memory
 
 
@@ -45,11 +48,17 @@ class RecommendationBuilder:
         updater: holds the model.
         strategy: steps that act on every list of items, in their order.
         random: for steps that depend on chance.
+        item_precision: of the tables that items are searched in; see `ItemTable`.
     """
 
     def __init__(
-        self, updater: StateUpdater, strategy: Sequence[Step], random: np.random.Generator
+        self,
+        updater: StateUpdater,
+        strategy: Sequence[Step],
+        random: np.random.Generator,
+        item_precision: ItemPrecision = "float32",
     ):
+        self.item_precision = item_precision
         self.updater, self.strategy, self.random = updater, tuple(strategy), random
         self.model: TrainedModel = updater.model
         self.is_random = self.model.ranker.pipeline(self.strategy).is_random
@@ -58,11 +67,12 @@ class RecommendationBuilder:
         index = self.model.index
         # row 0 stands for no reason
         self.reason_labels = index.labels(np.arange(index.catalog.num_items)).scatter(0, None)
-        # each prepared reranker holds the item table once more
-        size = max(2, min(MAX_RERANKERS, RERANKER_BYTES // updater.items.nbytes))
+        size = MAX_RERANKERS
+        if item_precision == "float32":  # each prepared reranker holds the table once more
+            size = max(2, min(MAX_RERANKERS, RERANKER_BYTES // updater.items.nbytes))
+        self.item_table = lru_cache(maxsize=2)(self._item_table)
         self.reranker = lru_cache(maxsize=size)(self._reranker)
         self.names = lru_cache(maxsize=16)(self._names)
-        self.unit_vectors = lru_cache(maxsize=16)(index.unit_vectors)
 
     def check(self, request: ListRequest) -> None:
         """Raise an InputError for a list that cannot be made."""
@@ -249,7 +259,7 @@ class RecommendationBuilder:
         """Compile every length of list for a number of users; fill the caches."""
         steered = [False, True] if self.model.words.available else [False]
         for target in (ITEM, *self.model.profiled_types):
-            self.names(target), self.unit_vectors(target)
+            self.names(target)
         for with_words in steered:
             queries = self.model.words.steer(vectors, "any", 0.5) if with_words else vectors
             reranker = self.reranker("", with_words)
@@ -320,16 +330,24 @@ class RecommendationBuilder:
         own = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
         if not len(own):
             return np.zeros(len(rows), np.int64)
-        cosines = self.unit_vectors(target)[rows] @ self.unit_vectors(ITEM)[own].T
+        index = self.model.index
+        cosines = index.unit_vectors(target, rows) @ index.unit_vectors(ITEM, own).T
         return own[cosines.argmax(1)]
+
+    def _item_table(self, with_words: bool) -> ItemTable:
+        """The items, or the items and their texts."""
+        index = self.model.index
+        items = self.model.words.items if with_words else index.items
+        if self.item_precision == "float32":
+            return items
+        return index.coded(items, "text" if with_words else "items")
 
     def _reranker(self, where: str, with_words: bool) -> Reranker:
         """The strategy behind a condition over the items, or over the items and their texts."""
         steps = (Where(where), *self.strategy) if where else self.strategy
-        items = self.model.words.items if with_words else self.model.index.items
         return Reranker(
             self.model.ranker.pipeline(steps),
-            items,
+            self.item_table(with_words),
             self.model.mesh,
             lengths=[min(length, self.count(ITEM)) for length in LISTS],
             batch_sizes=BATCHES,

@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
@@ -47,7 +46,7 @@ class StateUpdater:
     ):
         self.model, self.window, self.feedback_types = model, window, feedback_types
         self.precision = precision
-        self.items = jnp.asarray(model.index.items.vectors)
+        self.items = model.encoder.items
         ids = model.catalog.item_ids.to_list()
         self.item_number = {item: number for number, item in enumerate(ids) if item is not None}
         self.new_user = np.asarray(initial_states(model.model, 1))[0]

@@ -72,3 +72,19 @@ def test_no_request_to_a_warm_model_waits_for_a_compilation(model, tmp_path):
         engine.profile(document)
         engine.interest_history(document)
     assert not traced
+
+
+def test_a_search_by_codes_gives_the_same_lists(model, tmp_path):
+    """Of items, with a condition and with words."""
+    engines = [
+        LiveEngine(model, SQLiteStore(tmp_path / f"{precision}.db"), item_precision=precision)
+        for precision in ("float32", "int8")
+    ]
+    tables = []
+    for engine in engines:
+        engine.record([UserEvent("u", event(n, f"i{n:02}")) for n in range(4)])
+        requests = ({}, {"where": "price < 10"}, {"words": "nails", "strength": 0.5})
+        tables.append([engine.recommend(["u"], k=5, **request)[0].table for request in requests])
+    for exact, coded in zip(*tables, strict=True):
+        assert coded["item_id"].to_list() == exact["item_id"].to_list()
+        np.testing.assert_allclose(coded["score"], exact["score"], rtol=1e-4, atol=1e-4)

@@ -1,0 +1,129 @@
+"""Lists from a catalogue of a million items: memory, latency and recall of 8-bit codes.
+
+    python benchmarks/speed/large_catalogue.py [--items 1000000] [--run RUN]
+
+The script trains a run for one epoch on random events, or takes one, and starts `serve.py` once
+for each precision of the item table. Every service records the same events of some users and makes
+one list after another. Printed are the private and the shared memory, the latency of the lists, and
+the share of the exact lists that the search by codes finds.
+"""
+
+import argparse
+import contextlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import polars as pl
+import psutil
+
+ROOT = Path(__file__).parents[2]
+START, DAY = 1_700_000_000, 86_400
+USERS, EVENTS = 200, 8  # whose lists are compared
+
+
+def main() -> None:
+    """Compare the precisions."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--run", type=Path, help="take this run, which keeps a trained one")
+    parser.add_argument("--k", type=int, default=10)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = options.run or Path(folder, "run")
+        if not (run / "checkpoints").exists():
+            train(Path(folder), run, options.items)
+        ids = pl.read_parquet(run / "catalog" / "items.parquet")["item_id"].drop_nulls().to_list()
+        exact, coded = (
+            measure(run, precision, ids, options.k) for precision in ("float32", "int8")
+        )
+    shares = [len(set(a) & set(b)) / len(a) for a, b in zip(exact, coded, strict=True)]
+    print(f"of {len(shares)} lists of {options.k}, codes find {np.mean(shares):.4f} of the items")
+
+
+def train(folder: Path, run: Path, items: int) -> None:
+    """Train one epoch on random events and brands."""
+    random = np.random.default_rng(0)
+    ids = [f"i{n}" for n in range(items)]
+    brands = random.integers(items // 200, size=items)
+    table = pl.DataFrame({"item_id": ids, "brand": [f"b{n}" for n in brands]})
+    table.write_parquet(folder / "items.parquet")
+    count = 8000
+    events = pl.DataFrame(
+        {
+            "user_id": [f"u{n % 1000}" for n in range(count)],
+            "item_id": [ids[n] for n in np.minimum(random.zipf(1.2, count), items) - 1],
+            "timestamp": START + random.integers(90 * DAY, size=count),
+            "event": "view",
+        }
+    )
+    events.write_parquet(folder / "events.parquet")
+    options = {"train.epochs": 1, "evaluation.queries": 200}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, str(ROOT / "train.py"), "--data", str(folder), "--run", str(run)]
+    subprocess.run([*command, *arguments], check=True)
+
+
+def measure(run: Path, precision: str, ids: list[str], k: int) -> list[list[str]]:
+    """Print memory and latency of a service; return its lists."""
+    with service(run, precision) as (process, client):
+        random = np.random.default_rng(1)
+        for user in range(USERS):
+            numbers = np.minimum(random.zipf(1.2, EVENTS), len(ids)) - 1
+            events = [
+                {"user_id": f"u{user}", "item_id": ids[n], "timestamp": START + 100 * DAY + place}
+                for place, n in enumerate(numbers)
+            ]
+            client.post("/events", json=events).raise_for_status()
+        lists, seconds = [], []
+        for user in range(USERS):
+            start = time.perf_counter()
+            answer = client.get(f"/users/u{user}/recommendations", params={"k": k})
+            seconds.append(time.perf_counter() - start)
+            lists.append([item["id"] for item in answer.raise_for_status().json()["items"]])
+        memory = psutil.Process(process.pid).memory_full_info()
+    median, slow = 1000 * np.quantile(seconds, [0.5, 0.99])
+    print(
+        f"{precision}: {memory.uss / 2**20:,.0f} MiB private, "
+        f"{(memory.rss - memory.uss) / 2**20:,.0f} MiB of files; "
+        f"a list in {median:.1f} ms (p99 {slow:.1f})"
+    )
+    return lists
+
+
+@contextlib.contextmanager
+def service(run: Path, precision: str) -> Iterator[tuple[subprocess.Popen, httpx.Client]]:
+    """A service with an empty store, once it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, str(ROOT / "serve.py"), str(run), "--http", address]
+    options = ["--store", ":memory:", "--item-precision", precision, "--list-timeout", "60"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL)
+    with httpx.Client(base_url=f"http://{address}", timeout=120) as client:
+        try:
+            while not is_ready(client):
+                if process.poll() is not None:
+                    sys.exit("serve.py ended before it was ready")
+                time.sleep(1)
+            yield process, client
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def is_ready(client: httpx.Client) -> bool:
+    """Whether the service answers."""
+    with contextlib.suppress(httpx.TransportError):
+        return client.get("/health/ready").status_code == 200
+    return False
+
+
+if __name__ == "__main__":
+    main()
