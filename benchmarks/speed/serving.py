@@ -238,7 +238,7 @@ async def send(client, options, items, event_type: str, warm: bool = False):
 
 def missing(path: Path, sent: list[tuple[str, str]]) -> int:
     """Number of acknowledged events that the store does not hold."""
-    documents = SQLiteStore(path).load(list({user for user, _ in sent}))
+    documents = SQLiteStore(path).load(list({user for user, _ in sent})).documents
     stored = {(user, e.event_id) for user, document in documents.items() for e in document.events}
     return len(set(sent) - stored)
 
