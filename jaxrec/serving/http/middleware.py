@@ -3,6 +3,7 @@
 import asyncio
 import time
 from secrets import compare_digest
+from typing import get_args
 
 from fastapi import HTTPException
 from limits import RateLimitItemPerSecond
@@ -34,7 +35,9 @@ class Admission:
 
     def __init__(self, app: ASGIApp, options: LiveOptions):
         self.app, self.options = app, options
+        self.keys = {role: options.keys(role) for role in get_args(Role)}
         self.limiter = MovingWindowRateLimiter(MemoryStorage())
+        self.has_keys = options.has_keys
         self.limit = RateLimitItemPerSecond(options.rate) if options.rate else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,8 +57,8 @@ class Admission:
                 429, f"send at most {self.options.rate} requests per second", {"Retry-After": "1"}
             )
         role = role_of(scope["method"], scope["path"])
-        keys = self.options.keys(role)
-        if self.options.has_keys and not any(compare_digest(sent_key(scope), key) for key in keys):
+        is_allowed = any(compare_digest(sent_key(scope), key) for key in self.keys[role])
+        if self.has_keys and not is_allowed:
             raise HTTPException(
                 401,
                 f"send the key to {role} in the header X-API-Key",
