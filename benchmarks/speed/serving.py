@@ -6,7 +6,7 @@
 The script fills a store with `--users` documents with items of a Zipf distribution. Printed are
 the events/s of filling; the milliseconds of one event and one list for a short and a long history,
 beside those of reading the whole history; and how close the states that a new model rebuilds from
-kept events are to exact states. Then `serve.py --http` starts with the store and gets `--rate`
+kept events are to exact states; and how the time of a request divides. Then `serve.py --http` starts with the store and gets `--rate`
 requests a second, whether or not it keeps up, half of them events and half recommendations.
 Printed are latencies from the moment a request was due, acknowledged events that are not stored,
 and the memory of the server. Client and server share the machine.
@@ -14,7 +14,9 @@ and the memory of the server. Client and server share the machine.
 
 import argparse
 import asyncio
+import cProfile
 import gc
+import pstats
 import socket
 import subprocess
 import sys
@@ -33,6 +35,7 @@ from jaxrec.api import enable_compilation_cache
 from jaxrec.inference.catalog_index import unit_rows
 from jaxrec.ranking.top_k import best_items
 from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.live.lists import ListRequest
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.live.state_updater import Update
 from jaxrec.serving.stores.base import NEVER, LiveEvent
@@ -41,6 +44,19 @@ from jaxrec.serving.stores.sqlite import SQLiteStore
 SERVE = Path(__file__).parents[2] / "serve.py"
 START, HOUR = 1_700_000_000, 3600
 EVENTS_PER_CALL = 4096
+PARTS = {  # of a request: module and function
+    "event": {
+        "reading the document": ("live/recorder.py", "load"),
+        "updating the state": ("live/state_updater.py", "refresh"),
+        "writing": ("stores/sqlite.py", "save"),
+    },
+    "list": {
+        "reading the document": ("live/recorder.py", "load"),
+        "user vector": ("live/recommendation_builder.py", "user_vectors"),
+        "ranking": ("live/recommendation_builder.py", "item_lists"),
+        "names and reasons": ("live/recommendation_builder.py", "_entries"),
+    },
+}
 QUANTILES = (0.5, 0.99, 0.999)
 
 
@@ -63,6 +79,7 @@ def main() -> None:
         fill(engine, items.reshape(options.users, options.events))
         time_by_length(engine, items)
         compare_rebuilt_states(engine, items)
+        profile_requests(engine, items)
         store.close()
         gc.collect()
         gc.freeze()  # the client's garbage collector must not add pauses
@@ -158,6 +175,32 @@ def user_vectors(engine: LiveEngine, histories: list[list[LiveEvent]]) -> np.nda
     """User vectors after histories of new users."""
     states = engine.updater.apply([Update(None, NEVER, history) for history in histories])
     return engine.model.encoder.vectors(engine.updater.stack(states))
+
+
+def profile_requests(engine: LiveEngine, items: np.ndarray, repeats: int = 200) -> None:
+    """Print the milliseconds of the parts of an event and of a list, slower by the profiler."""
+    now = START + 10_000 * HOUR
+
+    def event(n: int) -> None:
+        record(engine, f"u{n}", live_events(engine, items[[n]], now))
+
+    def ranked(n: int) -> None:
+        engine.recommend_each([f"u{n}"], ListRequest(), now)
+
+    for (name, parts), request in zip(PARTS.items(), (event, ranked), strict=True):
+        profiler = cProfile.Profile()
+        for n in range(repeats):
+            profiler.runcall(request, n)
+        stats = pstats.Stats(profiler).get_stats_profile()
+        cumulative = {(f.file_name, key): f.cumtime for key, f in stats.func_profiles.items()}
+        total = 1000 * stats.total_tt / repeats
+        shares = [
+            f"{part} {1000 * seconds / repeats:.2f}"
+            for part, (module, function) in parts.items()
+            for (file, key), seconds in cumulative.items()
+            if key == function and file.endswith(module)
+        ]
+        print(f"{name}: {total:.2f} ms under the profiler, of which {', '.join(shares)}")
 
 
 async def load(options: argparse.Namespace, path: Path, items: np.ndarray, event_type: str) -> None:
