@@ -92,16 +92,19 @@ class Clients:
     async def run(self) -> None:
         """Start a request whenever one is due, until `ended`."""
         timeout = aiohttp.ClientTimeout(total=60)
-        connector = aiohttp.TCPConnector(limit=500)
+        events, lists = (aiohttp.TCPConnector(limit=500) for _ in range(2))  # neither waits
         async with (
-            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+            aiohttp.ClientSession(timeout=timeout, connector=events) as event_session,
+            aiohttp.ClientSession(timeout=timeout, connector=lists) as list_session,
             asyncio.TaskGroup() as tasks,
         ):
             for number in itertools.count():
                 if self.ended:
                     break
-                request = self.event if number % 2 else self.list
-                tasks.create_task(request(session, number // 2))
+                if number % 2:
+                    tasks.create_task(self.event(event_session, number // 2))
+                else:
+                    tasks.create_task(self.list(list_session, number // 2))
                 await asyncio.sleep(1 / self.rate)
 
     async def event(self, session: aiohttp.ClientSession, number: int) -> None:
@@ -118,7 +121,7 @@ class Clients:
             if status == 200 and answer["outcomes"][0] in ("accepted", "duplicate"):
                 self.acknowledged[user].add(event["event_id"])
                 return
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(random.uniform(1, 3))  # `Retry-After`, and not all at once
 
     async def list(self, session: aiohttp.ClientSession, number: int) -> None:
         """Ask for one list."""

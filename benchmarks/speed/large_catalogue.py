@@ -64,8 +64,9 @@ def train(folder: Path, run: Path, items: int) -> None:
         }
     )
     events.write_parquet(folder / "events.parquet")
-    options = {"train.epochs": 1, "evaluation.queries": 200}
-    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    arguments = ["--train.epochs", "1", "--evaluation.queries", "200"]
+    # as wide as three experts of the default size; training graphs of this size needs more memory
+    arguments += ["--model.experts", "id", "--model.hidden-size", "192"]
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(folder), "--run", str(run)]
     subprocess.run([*command, *arguments], check=True)
 
