@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import cProfile
 import gc
-import pstats
 import socket
 import subprocess
 import sys
@@ -191,9 +190,9 @@ def profile_requests(engine: LiveEngine, items: np.ndarray, repeats: int = 200) 
         profiler = cProfile.Profile()
         for n in range(repeats):
             profiler.runcall(request, n)
-        stats = pstats.Stats(profiler).get_stats_profile()
-        cumulative = {(f.file_name, key): f.cumtime for key, f in stats.func_profiles.items()}
-        total = 1000 * stats.total_tt / repeats
+        profiler.create_stats()
+        cumulative = {(file, key): row[3] for (file, _, key), row in profiler.stats.items()}
+        total = 1000 * sum(row[2] for row in profiler.stats.values()) / repeats
         shares = [
             f"{part} {1000 * seconds / repeats:.2f}"
             for part, (module, function) in parts.items()
