@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import jax
 import numpy as np
@@ -64,8 +64,9 @@ class CatalogIndex:
         Args:
             name: of the table.
         """
-        codes = self.derived(f"{name}_codes", lambda: encode_rows(table.vectors)[0])
-        scales = self.derived(f"{name}_scales", lambda: encode_rows(table.vectors)[1])
+        encoded = cache(lambda: encode_rows(table.vectors))
+        codes = self.derived(f"{name}_codes", lambda: encoded()[0])
+        scales = self.derived(f"{name}_scales", lambda: encoded()[1])
         return replace(table, codes=(codes, scales))
 
     def derived(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:

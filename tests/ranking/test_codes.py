@@ -43,12 +43,12 @@ def test_coded_scores_are_off_by_half_a_step_of_every_number_at_most(items):
 def test_lists_and_scores_equal_exact_ones(item_shards):
     exact, own = table(1024), queries(5)
     excluded = np.random.default_rng(2).random((5, 1024)) < 0.3
-    ours, theirs = (
+    coded_lists, exact_lists = (
         best_items(own, prepare(items, make_mesh(item_shards)), 10, from_mask(excluded))
         for items in (coded(exact), exact)
     )
-    np.testing.assert_array_equal(ours.items, theirs.items)
-    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(coded_lists.items, exact_lists.items)
+    np.testing.assert_allclose(coded_lists.scores, exact_lists.scores, rtol=1e-5, atol=1e-5)
 
 
 def test_equal_items_come_in_their_order_and_missing_ones_last():

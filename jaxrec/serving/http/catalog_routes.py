@@ -1,4 +1,4 @@
-"""The routes that show what can be recommended, and to whom."""
+"""The routes that show the items of the catalogue and example users."""
 
 import re
 from typing import Annotated
