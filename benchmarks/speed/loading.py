@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.data.events import build_event_log
-from jaxrec.data.files import read_table
+from jaxrec.data.opener import read_table
 from jaxrec.data.tables import validate_tables
 
 MIB = 2**20

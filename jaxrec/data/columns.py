@@ -6,16 +6,14 @@ import polars as pl
 
 from jaxrec.errors import DataError
 
-ISO_FORMATS = (
-    "%Y-%m-%dT%H:%M:%S%.f%#z",
-    "%Y-%m-%dT%H:%M%#z",
-    "%Y-%m-%dT%H:%M:%S%.f",
-    "%Y-%m-%dT%H:%M",
-    "%Y-%m-%d",
-)
-TIME_FIX = "Use integer seconds or milliseconds since 1970, a datetime, or ISO 8601 text"
 SHOWN_ROWS, SHOWN_WIDTH = 5, 80
-MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 1973
+# From here on, a float cannot tell an integer from the next one.
+INEXACT_FROM: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
+# What other programs write for a missing value
+NULL_WORDS = (
+    *("NULL", "null", "Null", "nan", "NaN", "NAN", "None", "none", "NA", "N/A", "n/a", "<NA>"),
+    *("nil", "undefined", "\\N", "(not set)", "(none)", "#N/A", "-", "-1"),
+)
 
 
 def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
@@ -48,11 +46,30 @@ def reject_same_names(names: list[str], table: str) -> None:
         raise DataError(f"{table}: columns of the same name ({listed}); rename all but one")
 
 
+def reject_inexact(column: pl.Series, table: str, fix: str) -> None:
+    """Raise a DataError if a column of floats has values that it cannot tell apart."""
+    limit = INEXACT_FROM.get(column.dtype)
+    if limit is not None:
+        power = limit.bit_length() - 1
+        problem = f"are 2**{power} or more, where a float cannot tell integers apart"
+        reject(column.abs() >= limit, column, table, problem, fix)
+
+
 def as_text(column: pl.Series, table: str) -> pl.Series:
-    """Text or whole numbers as strings; nulls stay null. Raises a DataError for other values."""
+    """Text or whole numbers as strings; nulls stay null.
+
+    Raises a DataError for other values, and for numbers that their type cannot tell apart.
+    """
+    if isinstance(column.dtype, pl.Decimal) and column.dtype.scale == 0:
+        return column.cast(pl.String)
+    if column.dtype == pl.Binary:
+        text = column.cast(pl.String, strict=False)
+        reject(text.is_null() & column.is_not_null(), column, table, "are not UTF-8", "Use text")
+        return text
     if column.dtype.is_float():
         fix = "Write ids as text or integers"
         reject(column.is_not_null() & ~_is_whole(column), column, table, "are not whole", fix)
+        reject_inexact(column, table, fix)
         column = column.cast(pl.Int64)
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
         raise wrong_type(column, table, "text or integers")
@@ -65,6 +82,18 @@ def as_ids(column: pl.Series, table: str) -> pl.Series:
     missing = text.is_null() | (text.str.strip_chars() == "")
     reject(missing, column, table, "are null or empty", "Fill them in or remove these rows")
     return text
+
+
+def null_words(ids: pl.Series, table: str) -> list[str]:
+    """A note on ids that are words for a missing value, such as `NULL`, if there are any."""
+    counts = ids.filter(ids.is_in(NULL_WORDS)).value_counts(sort=True)
+    if counts.is_empty():
+        return []
+    words = ", ".join(f"{count:,} times {word!r}" for word, count in counts.head(SHOWN_ROWS).rows())
+    return [
+        f"{table}, column {ids.name!r}: {words}. Each is one id; if it means nobody or nothing, "
+        "remove these rows."
+    ]
 
 
 def with_simple_type(column: pl.Series) -> pl.Series:
@@ -92,36 +121,6 @@ def as_cells(column: pl.Series, table: str) -> pl.Series:
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         raise wrong_type(column, table, "text or numbers")
     return column.cast(pl.String)
-
-
-def as_positions(column: pl.Series, table: str) -> pl.Series:
-    """Whole numbers as int64. Raises a DataError for other values."""
-    numbers = _numbers(column, table, "integers")
-    fix = "Positions are integers: 0, 1, 2 ..."
-    reject(~_is_whole(numbers), column, table, "are not whole numbers", fix)
-    return numbers.cast(pl.Int64)
-
-
-def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
-    """Timestamps as int64 milliseconds since 1970.
-
-    The column holds dates, datetimes (UTC unless they have a zone), ISO 8601 text or numbers.
-    Numbers are all seconds or all milliseconds, as the largest one shows.
-
-    Raises:
-        DataError: the column has another type; a value is null, no timestamp, or in another unit.
-    """
-    if column.dtype in (pl.Date, pl.Datetime):
-        times = column
-    elif column.dtype == pl.String:
-        readings = (_dates(column), _numbers(column, table, "text"))
-        times = max(readings, key=lambda reading: reading.count())
-    else:
-        times = _numbers(column, table, "integers, datetimes or ISO 8601 text")
-    reject(times.is_null(), column, table, "are not timestamps", TIME_FIX)
-    if times.dtype.is_temporal():
-        return times.dt.epoch("ms")
-    return _from_epoch(times, column, table)
 
 
 def index_in(column: pl.Series, ids: pl.Series) -> pl.Series:
@@ -154,34 +153,3 @@ def _value_type(column: pl.Series) -> Any:
 
 def _is_whole(numbers: pl.Series) -> pl.Series:
     return (numbers == numbers.cast(pl.Int64, strict=False)).fill_null(False)
-
-
-def _numbers(column: pl.Series, table: str, expected: str) -> pl.Series:
-    """Integers as int64, other numbers and text as float64; null where there is no number."""
-    if column.dtype.is_integer():
-        return column.cast(pl.Int64, strict=False)
-    if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Null)):
-        raise wrong_type(column, table, expected)
-    numbers = column.cast(pl.Float64, strict=False)
-    return numbers.set(~numbers.is_finite(), None)
-
-
-def _dates(column: pl.Series) -> pl.Series:
-    """ISO 8601 text as UTC datetimes; null for other text."""
-    text = column.str.strip_chars().str.replace(" ", "T")
-    utc = [
-        text.str.to_datetime(iso_format, time_unit="ms", time_zone="UTC", strict=False)
-        for iso_format in ISO_FORMATS
-    ]
-    return pl.select(pl.coalesce(utc)).to_series()
-
-
-def _from_epoch(times: pl.Series, column: pl.Series, table: str) -> pl.Series:
-    """Numbers in seconds or milliseconds as milliseconds."""
-    sizes = times.cast(pl.Float64).abs()  # as an integer, -2^63 has no absolute value
-    reject(sizes >= 1e14, column, table, "are beyond the year 5138", TIME_FIX)
-    if not (sizes >= MILLISECONDS_FROM).any():
-        return (times * 1000).round().cast(pl.Int64)
-    problem = "look like seconds among milliseconds"
-    reject(sizes < MILLISECONDS_FROM, column, table, problem, "Use one unit in the whole column")
-    return times.round().cast(pl.Int64)

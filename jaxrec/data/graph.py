@@ -9,8 +9,8 @@ from jaxtyping import Int
 from scipy.sparse import csr_array
 
 from jaxrec.data.columns import as_labels, index_in
-from jaxrec.data.files import TRIPLE_COLUMNS
-from jaxrec.data.tables import CATEGORY_SEPARATOR
+from jaxrec.data.item_columns import CATEGORY_SEPARATOR
+from jaxrec.data.opener import TRIPLE_COLUMNS
 from jaxrec.errors import DataError
 from jaxrec.types import KnowledgeGraph, NodeType, padded_size
 

@@ -1,15 +1,17 @@
 """Named public data sets and invoice files, converted to the three tables."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from jaxrec.data.columns import as_cells, require, wrong_type
 from jaxrec.data.fetch import fetch_wheel
-from jaxrec.data.files import link_entities, read_table
-from jaxrec.data.tables import Tables, TimeKind, find_table, read_tables, validate_tables
+from jaxrec.data.invoices import invoice_tables, is_invoice_table
+from jaxrec.data.linked_triples import link_entities
+from jaxrec.data.listing import find_table, format_of
+from jaxrec.data.opener import read_table
+from jaxrec.data.spec import SPEC_SUFFIXES
+from jaxrec.data.tables import Tables, TimeKind, read_tables, validate_tables
 from jaxrec.errors import DataError
 
 NAMED_SOURCES = ("ml-100k", "ml-1m")
@@ -45,25 +47,20 @@ MIRRORED_RELATIONS = (
     "film.film_subject.films",
     "film.film.prequel",
 )
-INVOICE_SPELLINGS = {"Invoice": "InvoiceNo", "Price": "UnitPrice", "Customer ID": "CustomerID"}
-INVOICE_COLUMNS = (
-    *("InvoiceNo", "StockCode", "Description", "Quantity"),
-    *("InvoiceDate", "UnitPrice", "CustomerID"),
-)
-HAS_CUSTOMER = pl.col("user_id").is_not_null()
-IS_PRODUCT = pl.col("item_id").str.contains(r"^\d{5}")
-EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event")
 
 
-def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = False) -> Tables:
+def load_source(
+    source: str, layout: str = "", *, time: TimeKind = "timestamp", strict: bool = False
+) -> Tables:
     """The validated tables of a data set.
 
     Args:
-        source: `ml-100k` or `ml-1m`, downloaded on first use; a directory with the three tables;
-            a file of events; or an invoice file (Parquet or CSV, with the columns of UCI's "Online
-            Retail"), also as the only file of a directory.
+        source: `ml-100k` or `ml-1m`, downloaded on first use; a data set as `dataset_spec` reads
+            it; or an invoice file (with the columns of UCI's "Online Retail"), also as the only
+            file of a directory.
+        layout: see `dataset_spec`.
         time: `order` if timestamps are only positions.
-        strict: refuse events and triples of unknown items.
+        strict: refuse events and triples of unknown items, and implausible times.
 
     Raises:
         DataError: the source does not exist, or its tables are invalid.
@@ -72,20 +69,23 @@ def load_source(source: str, *, time: TimeKind = "timestamp", strict: bool = Fal
     if source in NAMED_SOURCES:
         return _movielens(source, time, strict)
     path = Path(source)
-    if not path.exists():
+    if not path.exists() and not any(mark in source for mark in "*?["):
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
-    files = [path]
-    if path.is_dir():
-        files = [*path.glob("*.parquet"), *path.glob("*.csv")]
-        if len(files) != 1 or find_table(path, "events") is not None:
-            return read_tables(path, time=time, strict=strict)
-    [file] = files
-    table = read_table(file)
-    if is_invoice_table(table.columns):
-        return _online_retail(table, str(file), time, strict)
-    if path.is_dir():  # for the message about the missing table
-        return read_tables(path, time=time, strict=strict)
-    return validate_tables(table, None, None, origin=(str(file),) * 3, time=time, strict=strict)
+    if not layout and (file := _only_file(path)):
+        table = read_table(file)
+        if is_invoice_table(table.columns):
+            return invoice_tables(table, str(file), time, strict)
+    return read_tables(path, layout, time=time, strict=strict)
+
+
+def _only_file(path: Path) -> Path | None:
+    """A file that is not a description, or the only file of a directory without events."""
+    if path.is_file():
+        return None if path.suffix in SPEC_SUFFIXES else path
+    files = [file for file in path.glob("*") if format_of(file) in ("parquet", "csv")]
+    if len(files) != 1 or find_table(path, "events") is not None:
+        return None
+    return files[0] if files[0].is_file() else None
 
 
 def _movielens(name: str, time: TimeKind, strict: bool) -> Tables:
@@ -165,64 +165,3 @@ def _informative(triples: pl.DataFrame) -> pl.DataFrame:
     shared = item.n_unique().over(entity) >= 2
     touching = triples.filter(head_is_item | tail_is_item)
     return touching.filter((head_is_item & tail_is_item) | shared)
-
-
-def is_invoice_table(columns: Sequence[str]) -> bool:
-    """Whether a file with these columns is an invoice table, not an events table."""
-    return "item_id" not in columns and "StockCode" in columns
-
-
-def read_invoice_events(path: Path) -> pl.DataFrame:
-    """Purchases and cancellations of an invoice table, not yet validated.
-
-    Raises a DataError if the file is unreadable or lacks a column.
-    """
-    rows = _invoice_rows(read_table(path), str(path))
-    return rows.filter(HAS_CUSTOMER, IS_PRODUCT).select(EVENT_COLUMNS)
-
-
-def _online_retail(table: pl.DataFrame, path: str, time: TimeKind, strict: bool) -> Tables:
-    """The tables of an invoice table: its rows as events, its products as items."""
-    all_rows = _invoice_rows(table, path)
-    of_customers = all_rows.filter(HAS_CUSTOMER)
-    rows = of_customers.filter(IS_PRODUCT)
-    anonymous, services = len(all_rows) - len(of_customers), len(of_customers) - len(rows)
-    notes = (
-        f"{path}: rows dropped because they name no customer: {anonymous:,}.",
-        f"{path}: rows dropped because their code is no product (five digits): {services:,}.",
-    )
-    events, origin = rows.select(EVENT_COLUMNS), (path, path, path)
-    tables = validate_tables(events, _products(rows), None, origin=origin, time=time, strict=strict)
-    return replace(tables, notes=(*notes, *tables.notes))
-
-
-def _invoice_rows(table: pl.DataFrame, path: str) -> pl.DataFrame:
-    for spelling, name in INVOICE_SPELLINGS.items():
-        if {spelling, name} <= set(table.columns):
-            raise DataError(f"{path}: {spelling!r} and {name!r} mean the same; remove one of them")
-    raw = table.rename(INVOICE_SPELLINGS, strict=False)
-    invoices = pl.DataFrame([require(raw, name, path) for name in INVOICE_COLUMNS])
-    for name in ("Quantity", "UnitPrice"):
-        if not invoices[name].dtype.is_numeric():
-            raise wrong_type(invoices[name], path, "numbers")
-    texts = ("InvoiceNo", "StockCode", "Description", "CustomerID")
-    invoices = invoices.with_columns(as_cells(invoices[name], path) for name in texts)
-    is_credit_note = pl.col("InvoiceNo").str.starts_with("C")
-    cancelled = is_credit_note | (pl.col("Quantity") < 0)
-    return invoices.select(
-        user_id=pl.col("CustomerID").str.strip_suffix(".0"),
-        item_id=pl.col("StockCode").str.strip_chars().str.to_uppercase(),
-        timestamp="InvoiceDate",
-        event=pl.when(cancelled).then(pl.lit("cancel")).otherwise(pl.lit("buy")),
-        title=pl.col("Description").str.strip_chars(),
-        price="UnitPrice",
-    )
-
-
-def _products(rows: pl.DataFrame) -> pl.DataFrame:
-    """Items in order of appearance, with the most frequent title and the median price of sales."""
-    is_sale = pl.col("event") == "buy"
-    return rows.group_by("item_id", maintain_order=True).agg(
-        pl.col("title").filter(is_sale).drop_nulls().mode(maintain_order=True).first(),
-        pl.col("price").filter(is_sale).median(),
-    )

@@ -1,8 +1,9 @@
 """Events files of any size, read as blocks of whole users in bounded memory."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from glob import escape
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +13,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import UInt32
 
-from jaxrec.data.columns import MILLISECONDS_FROM, as_ids, reject_same_names, require
-from jaxrec.data.files import csv_header, read_table, unreadable
-from jaxrec.data.sources import is_invoice_table, read_invoice_events
+from jaxrec.data.columns import as_ids, null_words, require
+from jaxrec.data.invoices import invoice_events, is_invoice_table
+from jaxrec.data.opener import open_table
+from jaxrec.data.spec import dataset_spec
+from jaxrec.data.sql import connect
 from jaxrec.data.tables import TimeKind, validate_tables
-from jaxrec.errors import DataError, InputError
+from jaxrec.data.times import same_unit
+from jaxrec.errors import InputError
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
 COLUMNS = (*REQUIRED_COLUMNS, "event", "event_id", "session_id")
@@ -27,12 +31,16 @@ BYTES_PER_ROW = 16
 THREADS = 2  # each one needs its part of the memory
 
 
+Reader = Callable[[Sequence[str], int], Iterator[pl.DataFrame]]
+
+
 @dataclass(frozen=True)
 class EventStream:
     """The events of a file, as blocks of whole users."""
 
-    path: Path  # the name of the file in messages
-    source: pl.LazyFrame  # rows in file order, not yet read
+    name: str  # of the file in messages
+    columns: tuple[str, ...]  # names of the columns
+    read: Reader  # columns in batches, in order
     users_per_block: int  # the last block may have fewer users
     time: TimeKind
     event_types: tuple[str, ...]  # a single one fills in for a missing column `event`
@@ -63,14 +71,14 @@ class EventStream:
             events = _sorted_by_user(events, self.rows_per_batch)
         for block in _whole_users(events, self.users_per_block):
             if "event_id" in block.columns:  # its repeats may have been in different batches
-                name = f"{self.path}, block from user {block['user_id'][0]!r}"
+                name = f"{self.name}, block from user {block['user_id'][0]!r}"
                 # the timestamps are milliseconds already, so they pass as positions
                 block = _validate(block, name, "order")
             yield block
 
 
 def open_events(
-    path: Path,
+    source: Path,
     users_per_block: int,
     *,
     time: TimeKind = "timestamp",
@@ -78,13 +86,12 @@ def open_events(
     keep: pl.Series | None = None,
     rows_per_batch: int = 1_000_000,
 ) -> EventStream:
-    """Read the user ids of an events file and decide how to stream its events.
+    """Read the user ids of an events table and decide how to stream its events.
 
-    Parquet, CSV and JSON lines are read in batches. RecBole's atomic files and invoice files (see
-    `load_source`) are read as a whole.
+    Invoice files (see `load_source`) are read as a whole; everything else is read in batches.
 
     Args:
-        path: see `EventStream`.
+        source: a file, directory or pattern of events, or a data set (see `dataset_spec`).
         users_per_block: see `EventStream`.
         time: see `EventStream`.
         event_types: see `EventStream`.
@@ -92,7 +99,7 @@ def open_events(
         rows_per_batch: see `EventStream`.
 
     Raises:
-        DataError: the file is unreadable or has no rows; a column is missing or occurs twice; a
+        DataError: the table is unreadable or has no rows; a column is missing or occurs twice; a
             user id is null, empty or of the wrong type.
         InputError: `users_per_block` or `rows_per_batch` is not positive.
     """
@@ -100,46 +107,51 @@ def open_events(
         raise InputError("users_per_block and rows_per_batch must be at least 1")
     if keep is not None:
         keep = as_ids(keep, "the users to keep").unique(maintain_order=True)
-    with unreadable(path):
-        source = _scan(path)
-        schema = source.collect_schema()
-    reject_same_names(schema.names(), str(path))
-    if is_invoice_table(schema.names()):
-        source = read_invoice_events(path).lazy()
-        schema = source.collect_schema()
-    for name in REQUIRED_COLUMNS:
-        if name not in schema:
-            require(schema.to_frame(), name, str(path))
-    ids = _batches(source, path, ("user_id",), rows_per_batch)
-    grouped, num_rows, num_absent = _survey(ids, keep)
-    notes: tuple[str, ...] = ()
+    table = open_table(dataset_spec(source).events)
+    name, columns = table.spec.origin, table.columns
+    read: Reader = table.batches
+    if is_invoice_table(columns):
+        events = invoice_events(table.read(), name)
+        columns, read = tuple(events.columns), partial(_slices, events)
+    for column in REQUIRED_COLUMNS:
+        if column not in columns:
+            require(pl.DataFrame(schema=columns), column, name)
+    ids = _batches(read, name, ("user_id",), rows_per_batch)
+    grouped, num_rows, num_absent, notes = _survey(ids, keep)
     if not grouped:
-        notes += (f"{path}: not grouped by user, so sorted on disk first ({num_rows:,} rows).",)
+        notes += (f"{name}: not grouped by user, so sorted on disk first ({num_rows:,} rows).",)
     if keep is not None and num_absent:
-        notes += (f"{path}: users without events: {num_absent:,} of {len(keep):,}.",)
+        notes += (f"{name}: users without events: {num_absent:,} of {len(keep):,}.",)
     options = (users_per_block, time, event_types, keep, rows_per_batch)
-    return EventStream(path, source, *options, grouped, num_rows, notes)
+    return EventStream(name, columns, read, *options, grouped, num_rows, notes)
 
 
-def _connect(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
+def _slices(frame: pl.DataFrame, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
+    return frame.select(columns).iter_slices(size)
+
+
+def _sorting(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection for tables of `num_rows` rows, with a directory for temporary files."""
     memory = max(MIN_MEMORY, BYTES_PER_ROW * num_rows)
-    limits = {"memory_limit": f"{memory}B", "threads": str(THREADS)}
-    return duckdb.connect(config={**limits, "temp_directory": f"{directory}/spill"})
+    return connect(
+        memory_limit=f"{memory}B", threads=str(THREADS), temp_directory=f"{directory}/spill"
+    )
 
 
 def _survey(
     batches: Iterable[tuple[str, pl.DataFrame]], keep: pl.Series | None
-) -> tuple[bool, int, int]:
-    """Whether each of the users to read has one run of rows; their rows; users without rows."""
+) -> tuple[bool, int, int, tuple[str, ...]]:
+    """Whether each user to read has one run of rows; their rows; users without rows; notes."""
     absent = pl.Series([], dtype=pl.String) if keep is None else keep
     grouped, num_rows, num_runs, last = True, 0, 0, None
+    notes: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory(prefix="jaxrec-") as directory:
         for number, (origin, batch) in enumerate(batches):
             frame = _of_users(as_ids(batch["user_id"], origin).to_frame(), keep)
             if frame.is_empty():
                 continue
             ids = frame["user_id"]
+            notes = notes or tuple(null_words(ids, origin))
             num_rows += len(ids)
             absent = absent.filter(~absent.is_in(ids.implode()))
             if grouped:
@@ -149,58 +161,38 @@ def _survey(
                 num_runs += len(runs)
             last = ids[-1]
         if grouped and num_runs:
-            with _connect(directory, num_runs) as database:
+            with _sorting(directory, num_runs) as database:
                 all_runs = database.read_parquet(f"{escape(directory)}/*.parquet")
                 [[num_users]] = all_runs.aggregate("count(DISTINCT user_id)").fetchall()
             grouped = num_users == num_runs
-    return grouped, num_rows, len(absent)
-
-
-def _scan(path: Path) -> pl.LazyFrame:
-    match path.suffix:
-        case ".parquet":
-            return pl.scan_parquet(path, glob=False)
-        case ".csv":
-            csv_header(path)  # refuses names that occur twice
-            return pl.scan_csv(path, infer_schema=False, glob=False)
-        case ".jsonl":
-            # all rows give the types, as a late row may have another type than the first ones
-            lines = escape(str(path))
-            schema = pl.scan_ndjson(lines, infer_schema_length=None).collect_schema()
-            return pl.scan_ndjson(lines, schema=schema)
-        case _:
-            return read_table(path).lazy()
+    return grouped, num_rows, len(absent), notes
 
 
 def _batches(
-    source: pl.LazyFrame, path: Path, columns: tuple[str, ...], rows_per_batch: int
+    read: Reader,
+    name: str,
+    columns: tuple[str, ...],
+    rows_per_batch: int,
 ) -> Iterator[tuple[str, pl.DataFrame]]:
     """Some columns of the rows in file order; each batch has a name for messages."""
     num_read = 0
-    with unreadable(path):
-        for batch in _in_batches(source.select(columns), rows_per_batch):
-            yield f"{path}, batch from row {num_read + 1:,}", batch
-            num_read += len(batch)
+    for batch in read(columns, rows_per_batch):
+        yield f"{name}, batch from row {num_read + 1:,}", batch
+        num_read += len(batch)
     if not num_read:
-        require(pl.DataFrame(schema=columns), columns[0], str(path))
-
-
-def _in_batches(source: pl.LazyFrame, size: int) -> Iterator[pl.DataFrame]:
-    return source.collect_batches(chunk_size=size, maintain_order=True, engine="streaming")
+        require(pl.DataFrame(schema=columns), columns[0], name)
 
 
 def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
     """Validated events of the users to read, in file order; no frame is empty."""
-    schema = stream.source.collect_schema()
-    columns = tuple(name for name in COLUMNS if name in schema)
+    columns = tuple(name for name in COLUMNS if name in stream.columns)
     unit = None
-    for origin, batch in _batches(stream.source, stream.path, columns, stream.rows_per_batch):
-        batch = batch.with_columns(_as_inferred(batch["timestamp"]))
+    for origin, batch in _batches(stream.read, stream.name, columns, stream.rows_per_batch):
         if "event" not in columns and len(stream.event_types) == 1:
             batch = batch.with_columns(pl.lit(stream.event_types[0]).alias("event"))
         events = _validate(batch, origin, stream.time)
         if stream.time == "timestamp":
-            unit = _same_unit(unit, batch["timestamp"], origin)
+            unit = same_unit(unit, batch["timestamp"], origin)
         events = _of_users(events, stream.keep)
         if len(events):
             yield events
@@ -212,31 +204,6 @@ def _validate(events: pl.DataFrame, name: str, time: TimeKind) -> pl.DataFrame:
 
 def _of_users(frame: pl.DataFrame, keep: pl.Series | None) -> pl.DataFrame:
     return frame if keep is None else frame.filter(pl.col("user_id").is_in(keep.implode()))
-
-
-def _as_inferred(column: pl.Series) -> pl.Series:
-    """Text that holds only numbers as numbers, as if a whole CSV file were read at once."""
-    if column.dtype != pl.String:
-        return column
-    for dtype in (pl.Int64, pl.Float64):
-        numbers = column.cast(dtype, strict=False)
-        if numbers.null_count() == column.null_count():
-            return numbers
-    return column
-
-
-def _same_unit(previous: str | None, timestamps: pl.Series, origin: str) -> str:
-    """The unit of a batch's timestamps; `validate_tables` sees the units of one batch only."""
-    unit = "dates"
-    if timestamps.dtype.is_numeric():
-        sizes = timestamps.cast(pl.Float64).abs()
-        unit = "milliseconds" if (sizes >= MILLISECONDS_FROM).any() else "seconds"
-    if previous not in (None, unit):
-        raise DataError(
-            f"{origin}, column 'timestamp': {unit} after rows of {previous}. "
-            "Use one unit in the whole column"
-        )
-    return unit
 
 
 def _run_starts(ids: pl.Series, previous: str | None) -> UInt32[np.ndarray, " runs"]:
@@ -254,12 +221,14 @@ def _sorted_by_user(frames: Iterable[pl.DataFrame], rows_per_batch: int) -> Iter
             frame.with_columns(rows.alias(ROW)).write_parquet(path, compression="lz4")
             num_rows += len(frame)
         if num_rows:
-            with _connect(directory, num_rows) as database:
+            with _sorting(directory, num_rows) as database:
                 ordered = database.read_parquet(f"{escape(directory)}/*.parquet")
                 ordered = ordered.order(f"user_id, {ROW}").project(f"* EXCLUDE {ROW}")
                 ordered.write_parquet(f"{directory}/sorted", compression="lz4")
             ordered_file = pl.scan_parquet(f"{directory}/sorted", glob=False)
-            yield from _in_batches(ordered_file, rows_per_batch)
+            yield from ordered_file.collect_batches(
+                chunk_size=rows_per_batch, maintain_order=True, engine="streaming"
+            )
 
 
 def _whole_users(frames: Iterable[pl.DataFrame], users_per_block: int) -> Iterator[pl.DataFrame]:

@@ -8,23 +8,26 @@ import polars as pl
 
 from jaxrec.data.columns import (
     as_ids,
-    as_labels,
-    as_milliseconds,
-    as_positions,
     as_text,
+    null_words,
     reject,
     reject_same_names,
     require,
     with_simple_type,
 )
-from jaxrec.data.files import TRIPLE_COLUMNS, read_linked_triples, read_table
+from jaxrec.data.item_columns import (
+    CATEGORY_SEPARATOR,
+    items_of_events,
+    unused_item_columns,
+    with_labels,
+)
+from jaxrec.data.linked_triples import read_linked_triples
+from jaxrec.data.opener import TRIPLE_COLUMNS, open_table
+from jaxrec.data.spec import dataset_spec
+from jaxrec.data.times import as_milliseconds, as_positions, time_notes
 from jaxrec.errors import DataError
 
 TimeKind = Literal["timestamp", "order"]
-
-ATOMIC_SUFFIXES = {"events": ".inter", "items": ".item", "triples": ".kg"}
-CATEGORY_SEPARATOR = " > "
-YEAR_1980 = 315_532_800_000  # milliseconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -45,48 +48,33 @@ class Tables:
     notes: tuple[str, ...]
 
 
-def read_tables(directory: Path, *, time: TimeKind = "timestamp", strict: bool = False) -> Tables:
-    """Read and validate the tables in a directory.
+def read_tables(
+    source: Path, layout: str = "", *, time: TimeKind = "timestamp", strict: bool = False
+) -> Tables:
+    """Read and validate the tables of a data set.
 
-    A table is a file NAME.parquet, NAME.csv or NAME.jsonl, or a RecBole atomic file (`.inter`,
-    `.item`, and `.kg` with its `.link`). Without an items table, the events give the items.
+    Args:
+        source: see `dataset_spec`. Without an items table, the events give the items.
+        layout: see `dataset_spec`.
+        time: see `validate_tables`.
+        strict: see `validate_tables`.
 
     Raises:
-        DataError: as `validate_tables`; or the directory or the events table is missing, a table
-            has several files, or a file is unreadable.
+        DataError: as `dataset_spec`, `open_table` and `validate_tables`.
     """
-    if not directory.is_dir():
-        raise DataError(f"{directory}: no such directory; give one that holds an events table")
-    events_path, items_path, triples_path = (find_table(directory, n) for n in ATOMIC_SUFFIXES)
-    if events_path is None:
-        files = ", ".join(sorted(path.name for path in directory.iterdir())) or "nothing"
-        raise DataError(
-            f"{directory}: no events table (it holds {files}); name it events.parquet, "
-            "events.csv, events.jsonl or NAME.inter"
-        )
-    events = read_table(events_path)
-    items = None if items_path is None else read_table(items_path)
-    if triples_path is None:
-        triples = None
-    elif triples_path.suffix == ATOMIC_SUFFIXES["triples"]:
-        table, path = (events, events_path) if items is None else (items, items_path)
-        item_ids = as_ids(require(table, "item_id", str(path)), str(path))
-        triples = read_linked_triples(triples_path, item_ids)
-    else:
-        triples = read_table(triples_path)
-    origin = (str(events_path), str(items_path), str(triples_path))
-    return validate_tables(events, items, triples, origin=origin, time=time, strict=strict)
-
-
-def find_table(directory: Path, name: str) -> Path | None:
-    """Path of the table `events`, `items` or `triples` in a directory, or None."""
-    candidates = [directory / f"{name}{suffix}" for suffix in (".parquet", ".csv", ".jsonl")]
-    files = [path for path in candidates if path.is_file()]
-    files += sorted(directory.glob(f"*{ATOMIC_SUFFIXES[name]}"))
-    if len(files) > 1:
-        names = " and ".join(path.name for path in files)
-        raise DataError(f"{directory}: more than one table of {name} ({names}); keep one of them")
-    return files[0] if files else None
+    spec = dataset_spec(source, layout)
+    events = open_table(spec.events).read()
+    items = None if spec.items is None else open_table(spec.items).read()
+    triples = None
+    if spec.triples is not None and spec.triples.path.suffix == ".kg":
+        table, name = (events, spec.events.origin)
+        if items is not None and spec.items is not None:
+            table, name = items, spec.items.origin
+        item_ids = as_ids(require(table, "item_id", name), name)
+        triples = read_linked_triples(spec.triples.path, item_ids)
+    elif spec.triples is not None:
+        triples = open_table(spec.triples).read()
+    return validate_tables(events, items, triples, origin=spec.origin, time=time, strict=strict)
 
 
 def validate_tables(
@@ -114,12 +102,14 @@ def validate_tables(
             an event or part of a triple is null or empty; a timestamp is invalid; an item_id or
             event_id names two different rows; the head of a triple is an unknown item.
     """
-    events, event_notes = _check_events(events, origin[0], time)
+    events, event_notes = _check_events(events, origin[0], time, strict)
     if items is None:
-        items = events["item_id"].unique(maintain_order=True).to_frame()
-        item_notes = [f"No items table: the {len(items):,} items are those of the events."]
+        items, notes = items_of_events(events, origin[0])
+        items, item_notes = validate_items(items, origin[0])
+        item_notes = notes + item_notes
     else:
         items, item_notes = validate_items(items, origin[1])
+        item_notes += unused_item_columns(events, items, origin[0])
     items, unknown_notes = _add_unknown_items(items, events["item_id"], origin, strict)
     notes = event_notes + item_notes + unknown_notes
     if triples is not None:
@@ -129,7 +119,7 @@ def validate_tables(
 
 
 def _check_events(
-    events: pl.DataFrame, table: str, time: TimeKind
+    events: pl.DataFrame, table: str, time: TimeKind, strict: bool
 ) -> tuple[pl.DataFrame, list[str]]:
     reject_same_names(events.columns, table)
     users, items = (as_ids(require(events, name, table), table) for name in ("user_id", "item_id"))
@@ -141,11 +131,11 @@ def _check_events(
         event_types = pl.repeat("event", len(events), eager=True).alias("event")
     optional = ("event_id", "session_id")
     texts = [as_text(events[name], table) for name in optional if name in events.columns]
+    notes = [note for ids in (users, items) for note in null_words(ids, table)]
+    if time == "timestamp":
+        notes += time_notes(times, stamps, table, strict)
     known = pl.DataFrame([users, items, times, event_types, *texts])
     events = known.hstack(events.drop(known.columns, strict=False))
-    notes = []
-    if time == "timestamp" and (times < YEAR_1980).all():
-        notes = [f"{table}: timestamps are before 1980; if they are positions, say `time: order`."]
     if "event_id" not in events.columns:
         return events, notes
     events, repeat_notes = _drop_repeats(events, "event_id", table)
@@ -157,15 +147,16 @@ def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[
     reject_same_names(items.columns, table)
     ids = as_ids(require(items, "item_id", table), table)
     items = ids.to_frame().hstack([with_simple_type(column) for column in items.drop("item_id")])
-    if "categories" in items.columns:
-        items = items.with_columns(_category_paths(items["categories"], table))
-    return _drop_repeats(items, "item_id", table)
+    items, notes = with_labels(items, table)
+    if "categories" in items.columns and items.schema["categories"] != pl.Null:
+        items = items.with_columns(_category_paths(items["categories"]))
+    items, repeat_notes = _drop_repeats(items, "item_id", table)
+    return items, notes + repeat_notes
 
 
-def _category_paths(column: pl.Series, table: str) -> pl.Series:
+def _category_paths(column: pl.Series) -> pl.Series:
     """Category paths as lists of names from the root on, without blank names."""
-    labels = as_labels(column, table)
-    paths = labels.str.split(CATEGORY_SEPARATOR) if labels.dtype == pl.String else labels
+    paths = column.str.split(CATEGORY_SEPARATOR) if column.dtype == pl.String else column
     name = pl.element().str.strip_chars()
     return paths.list.eval(name.filter(name != ""))
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from jaxrec.data.columns import as_labels
 from jaxrec.data.fetch import fetch_wheel
-from jaxrec.data.tables import CATEGORY_SEPARATOR
+from jaxrec.data.item_columns import CATEGORY_SEPARATOR
 from jaxrec.errors import CheckpointError, DataError, FetchError
 
 PATH_COLUMNS = ("category", "categories")

@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Real
 
 from jaxrec.data.columns import as_ids, require
-from jaxrec.data.files import read_table
+from jaxrec.data.opener import read_table
 from jaxrec.errors import DataError
 from jaxrec.ranking.option_types import is_whole
 

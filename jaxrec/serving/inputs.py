@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from jaxrec.data.files import read_table
+from jaxrec.data.opener import read_table
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.errors import DataError
 from jaxrec.inference import loading

@@ -3,7 +3,7 @@
 import polars as pl
 
 from jaxrec.data.dataset import filtered
-from jaxrec.data.files import read_table
+from jaxrec.data.opener import read_table
 from jaxrec.inference.audiences import EMPTY_AUDIENCE, audience_table, likeliest
 from jaxrec.inference.profiles import plot_user
 from jaxrec.inference.trained_model import TrainedModel

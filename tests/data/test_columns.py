@@ -125,7 +125,7 @@ def test_positions_taken_for_seconds_are_noted():
         (["2024-01-01", "yesterday", "01/02/2024"], ["row 2: 'yesterday', row 3: '01/02/2024'"]),
         ([str(SECOND), "yesterday", "3"], ["1 of 3", "row 2: 'yesterday'", "Use integer seconds"]),
         ([SECOND * 1000, SECOND, SECOND * 1000], [f"row 2: {SECOND}", "Use one unit"]),
-        ([SECOND * 10**6] * 3, ["beyond the year 5138", "row 1", "Use integer seconds"]),
+        ([SECOND * 10**7] * 3, ["beyond the year 5138", "row 1", "Use integer seconds"]),
     ],
 )
 def test_bad_timestamps(tmp_path, values, parts):

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.extend import Extension, extend_catalog
-from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.graph import build_graph
+from jaxrec.data.opener import TRIPLE_COLUMNS
 from jaxrec.errors import DataError
 from jaxrec.types import PADDING_MULTIPLE, Catalog, KnowledgeGraph
 

@@ -54,7 +54,7 @@ def test_bad_number_in_atomic_file(tmp_path):
     path.write_text(path.read_text().replace(f"{SECOND}.5", "noon"))
     with pytest.raises(DataError) as caught:
         read_tables(tmp_path)
-    assert_names(str(caught.value), "shop.inter, column 'timestamp:float'", "row 1: 'noon'")
+    assert_names(str(caught.value), "shop.inter, column 'timestamp'", "row 1: 'noon'")
 
 
 @pytest.mark.parametrize(

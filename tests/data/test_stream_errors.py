@@ -43,8 +43,9 @@ def test_a_corrupt_file_is_named(tmp_path, name, text):
 
 
 def test_a_file_of_an_unknown_format_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"events\.txt: unknown file format"):
-        open_events(tmp_path / "events.txt", 1)
+    (tmp_path / "events.xlsx").write_text("x")
+    with pytest.raises(DataError, match=r"events\.xlsx: unknown file format"):
+        open_events(tmp_path / "events.xlsx", 1)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ".inter"])

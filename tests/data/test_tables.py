@@ -129,7 +129,7 @@ def test_null_in_triples(tmp_path, column):
 
 
 def test_missing_directory(tmp_path):
-    with pytest.raises(DataError, match="nowhere: no such directory; give one"):
+    with pytest.raises(DataError, match="nowhere: no such file or directory"):
         read_tables(tmp_path / "nowhere")
 
 
@@ -142,7 +142,7 @@ def test_directory_without_events(tmp_path):
 def test_two_tables_of_events(tmp_path):
     write_csv(tmp_path)
     write_parquet(tmp_path)
-    with pytest.raises(DataError, match=r"events.parquet and events.csv\); keep one"):
+    with pytest.raises(DataError, match=r"events.csv and events.parquet\); keep one"):
         read_tables(tmp_path)
 
 

@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.graph import build_graph
+from jaxrec.data.opener import TRIPLE_COLUMNS
 from jaxrec.types import Catalog, KnowledgeGraph
 
 ITEMS = pl.DataFrame(

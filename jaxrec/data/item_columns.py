@@ -1,0 +1,129 @@
+"""Columns of items: labels and lists of them, and items whose columns stand in the events."""
+
+import ast
+
+import polars as pl
+
+from jaxrec.data.columns import NULL_WORDS, as_labels
+
+CATEGORY_SEPARATOR = " > "
+LABEL_COLUMNS = ("brand", "merchant", "category", "categories", "genres")
+SEPARATORS = ("|", ">", "/", ";", ",", ".")
+CLEAR_SEPARATORS = ("|", ">")  # the others may stand inside a label
+OFTEN = 0.5  # share of the values that hold a possible separator
+NO_LABELS = (*NULL_WORDS, "(no genres listed)")
+EVENT_ITEM_COLUMNS = (
+    *("title", "description", *LABEL_COLUMNS, "price", "image_url"),
+    *("category_code", "product_name"),
+)
+
+
+def with_labels(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
+    """Items whose label columns hold labels or lists of labels, and notes.
+
+    Text that is a list (`['Hair', 'Care']`), genres and category paths with a clear separator
+    become lists. Words for a missing value become null.
+
+    Raises a DataError for nested or binary labels.
+    """
+    notes: list[str] = []
+    for name in LABEL_COLUMNS:
+        if name in items.columns and items.schema[name] != pl.Null:
+            column, column_notes = _labels(as_labels(items[name], table), table)
+            items, notes = items.with_columns(column), notes + column_notes
+    return items, notes
+
+
+def items_of_events(events: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
+    """The items of events, with the last value of the item columns that stand in the events."""
+    names = [name for name in EVENT_ITEM_COLUMNS if name in events.columns]
+    items = events.group_by("item_id", maintain_order=True).agg(
+        pl.col(name).sort_by("timestamp").drop_nulls().last() for name in names
+    )
+    notes = [f"No items table: the {len(items):,} items are those of the events."]
+    if names:
+        notes.append(
+            f"{table}: the columns {', '.join(names)} describe items; each item has its last value."
+        )
+    return items, notes
+
+
+def unused_item_columns(events: pl.DataFrame, items: pl.DataFrame, table: str) -> list[str]:
+    """A note that names the item columns of events that the items table lacks."""
+    unused = [n for n in EVENT_ITEM_COLUMNS if n in events.columns and n not in items.columns]
+    if not unused:
+        return []
+    return [f"{table}: columns not used: {', '.join(unused)}. Add them to the items table."]
+
+
+def _labels(column: pl.Series, table: str) -> tuple[pl.Series, list[str]]:
+    """One column of labels without words for a missing value, and notes."""
+    notes: list[str] = []
+    if column.dtype == pl.String and (lists := _list_literals(column)) is not None:
+        column = lists
+    is_list = column.dtype != pl.String
+    missing = column.explode() if is_list else column
+    count = missing.str.strip_chars().is_in(NO_LABELS).sum()
+    if count:
+        notes.append(f"{table}, column {column.name!r}: words for no value ignored: {count:,}.")
+        column = _without_words(column, is_list)
+    if not is_list:
+        column, separator_notes = _split(column, table)
+        notes += separator_notes
+    return column, notes
+
+
+def _without_words(column: pl.Series, is_list: bool) -> pl.Series:
+    if not is_list:
+        return column.set(column.str.strip_chars().is_in(NO_LABELS), None)
+    kept = pl.element().filter(~pl.element().str.strip_chars().is_in(NO_LABELS))
+    return column.to_frame().select(pl.col(column.name).list.eval(kept)).to_series()
+
+
+def _list_literals(column: pl.Series) -> pl.Series | None:
+    """Text such as `['Hair', 'Care']` or `["Hair"]` as lists, if all values are such text."""
+    values = column.drop_nulls()
+    text = values.str.strip_chars()
+    if not len(values) or not (text.str.starts_with("[") & text.str.ends_with("]")).all():
+        return None
+    try:
+        lists = {value: _labels_of(value) for value in values.unique()}
+    except (ValueError, SyntaxError):
+        return None
+    return pl.Series(
+        column.name,
+        [None if value is None else lists[value] for value in column],
+        dtype=pl.List(pl.String),
+    )
+
+
+def _labels_of(text: str) -> list[str]:
+    value = ast.literal_eval(text.strip())
+    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
+        raise ValueError(text)
+    return value
+
+
+def _split(column: pl.Series, table: str) -> tuple[pl.Series, list[str]]:
+    """Genres as lists, category paths with the usual separator, or a note on a likely separator."""
+    values = column.drop_nulls()
+    counts = {mark: values.str.contains(mark, literal=True).sum() for mark in SEPARATORS}
+    if column.name == "genres" and counts["|"]:
+        note = f"{table}: {counts['|']:,} of {len(values):,} genres were split at '|'."
+        return column.str.split("|"), [note]
+    if column.name == "categories":
+        column = column.str.replace_all(r"\s*[|>]\s*", CATEGORY_SEPARATOR)
+        counts["|"] = counts[">"] = 0
+    likely = [m for m, count in counts.items() if count >= _least(m, len(values))]
+    if not likely or column.name in ("brand", "merchant"):
+        return column, []
+    name, mark = column.name, likely[0]
+    return column, [
+        f"{table}, column {name!r}: {counts[mark]:,} of {len(values):,} values hold {mark!r}. If "
+        f"it separates labels, say so in dataset.yaml: items: {{separators: {{{name}: {mark!r}}}}}."
+    ]
+
+
+def _least(mark: str, num_values: int) -> float:
+    """How many values must hold a mark that likely separates labels."""
+    return 1 if mark in CLEAR_SEPARATORS else max(1, OFTEN * num_values)

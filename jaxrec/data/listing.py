@@ -1,0 +1,95 @@
+"""The files of a table: their formats, directories of parts, and patterns."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxrec.errors import DataError
+
+FORMATS = {
+    ".parquet": "parquet",
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt", ".dat", ".data"), "csv"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
+    **dict.fromkeys((".inter", ".item", ".kg", ".link"), "atomic"),  # RecBole
+}
+COMPRESSED = (".gz", ".zst")
+ATOMIC_SUFFIXES = {"events": ".inter", "items": ".item", "triples": ".kg"}
+SHOWN_NAMES = 10
+
+
+def format_of(path: Path) -> str | None:
+    """`parquet`, `csv`, `json` or `atomic`, by the suffix; None for other files."""
+    suffixes = path.suffixes
+    if suffixes and suffixes[-1].lower() in COMPRESSED:
+        suffixes = suffixes[:-1]
+    return FORMATS.get(suffixes[-1].lower()) if suffixes else None
+
+
+def find_table(directory: Path, name: str) -> Path | None:
+    """The file or directory of the table `events`, `items` or `triples` in a directory, or None.
+
+    Raises a DataError if there are several.
+    """
+    entries = sorted(path for path in directory.iterdir() if not _is_hidden(path))
+    found = [path for path in entries if path.name.split(".")[0] == name and _is_table(path)]
+    found = [path for path in found if format_of(path) != "atomic"]
+    found += [path for path in entries if path.suffix == ATOMIC_SUFFIXES[name]]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise DataError(f"{directory}: more than one table of {name} ({names}); keep one of them")
+    return found[0] if found else None
+
+
+def is_table_directory(path: Path) -> bool:
+    """Whether a directory holds the parts of one table, as Spark and Hive write them."""
+    return path.is_dir() and (
+        format_of(path) is not None
+        or any(entry.name.startswith("part-") or "=" in entry.name for entry in path.iterdir())
+    )
+
+
+def list_files(base: Path, names: Sequence[str]) -> list[Path]:
+    """The files of a table, sorted by name for each entry.
+
+    Names that begin with `_` or `.` are left out of directories, as other readers do.
+
+    Args:
+        base: directory that the names start from.
+        names: files, directories (all files inside, also in subdirectories) and patterns.
+
+    Raises:
+        DataError: an entry matches no file, or the files have different or unknown formats.
+    """
+    files: list[Path] = []
+    for name in names:
+        path = base / name
+        if path.is_file():
+            files.append(path)
+            continue
+        pattern = "**/*" if path.is_dir() else name
+        start = path if path.is_dir() else base
+        if Path(pattern).is_absolute():
+            start, pattern = Path("/"), str(Path(pattern).relative_to("/"))
+        matches = sorted(match for match in start.glob(pattern) if match.is_file())
+        files += [match for match in matches if not _is_hidden(match.relative_to(start))]
+        if not matches:
+            raise DataError(f"{path}: no such file or directory{neighbours(path)}")
+    return files
+
+
+def neighbours(path: Path) -> str:
+    """What the directory of a missing file holds, in brackets."""
+    if not path.parent.is_dir():
+        return f" (there is no directory {path.parent})"
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix)
+    more = ", ..." if len(names) > SHOWN_NAMES else ""
+    return f" ({path.parent} holds {', '.join(names[:SHOWN_NAMES])}{more})" if names else ""
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(("_", ".")) for part in path.parts)
+
+
+def _is_table(path: Path) -> bool:
+    if path.is_dir():
+        return any(format_of(entry) for entry in path.rglob("*"))
+    return format_of(path) is not None

@@ -1,0 +1,285 @@
+"""One way to read tables: DuckDB reads files of every format, directories, patterns and queries."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow
+from pyarrow import parquet
+
+from jaxrec.data.atomic import named_types, typed
+from jaxrec.data.columns import reject_same_names
+from jaxrec.data.csv_header import csv_header
+from jaxrec.data.listing import format_of, list_files
+from jaxrec.data.shape import shaped
+from jaxrec.data.spec import TableSpec
+from jaxrec.data.sql import connect, file_names, identifier, literal
+from jaxrec.errors import DataError
+
+TRIPLE_COLUMNS = ("head_type", "head", "relation", "tail_type", "tail")
+ID_COLUMNS = ("user_id", "item_id")
+# These columns stay text even if all values look like numbers ("007").
+TEXT_COLUMNS = (
+    *(*ID_COLUMNS, "event", "event_id", "session_id", *TRIPLE_COLUMNS),
+    *("title", "description", "brand", "category", "categories", "merchant"),
+)
+KNOWN_COLUMNS = (*TEXT_COLUMNS, "timestamp", "genres", "price", "rating")
+# JSON types whose text DuckDB would change, or that stand for several types
+RESTORED_TYPES = (
+    *("DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "UUID", "HUGEINT", "JSON"),
+)
+
+
+@dataclass(frozen=True)
+class OpenTable:
+    """A table whose rows are read when asked for.
+
+    Attributes:
+        spec: what was opened.
+        query: DuckDB query of all rows, with jaxrec's names of the columns.
+        columns: these names.
+        is_text: whether all values are text, as in CSV files.
+        field_types: types of the columns of RecBole's atomic files.
+    """
+
+    spec: TableSpec
+    query: str
+    columns: tuple[str, ...]
+    is_text: bool
+    field_types: Mapping[str, str]
+
+    def read(self) -> pl.DataFrame:
+        """All rows. Columns of text files whose values are all numbers become numbers."""
+        with _readable(self.spec), connect(self.spec.base) as connection:
+            frame = self._converted(pl.DataFrame(connection.sql(self.query)))
+        if self.is_text:
+            others = [name for name in frame.columns if name not in TEXT_COLUMNS]
+            frame = frame.with_columns(_as_inferred(frame[name]) for name in others)
+        return shaped(frame, self.spec)
+
+    def batches(self, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
+        """Some columns of all rows in order, `size` rows at a time."""
+        names = ", ".join(map(identifier, columns))
+        with _readable(self.spec), connect(self.spec.base) as connection:
+            reader = connection.sql(f"SELECT {names} FROM ({self.query})").to_arrow_reader(size)
+            for batch in reader:
+                frame = pl.DataFrame(pl.from_arrow(batch))
+                yield shaped(self._converted(frame), self.spec)
+
+    def _converted(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if self.field_types:
+            return frame.with_columns(
+                typed(column, self.field_types[column.name], self.spec.origin) for column in frame
+            )
+        # DuckDB has no type for columns without values
+        empty = [c.name for c in frame if c.dtype == pl.Int32 and c.null_count() == len(c)]
+        return frame.with_columns(pl.lit(None).alias(name) for name in empty)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """All rows of a file, directory or pattern; raises as `open_table`."""
+    return open_table(TableSpec("table", path.parent, (path.name,))).read()
+
+
+def open_table(spec: TableSpec) -> OpenTable:
+    """Find the files of a table and the names of its columns.
+
+    Formats: Parquet, text with separators (CSV, TSV ...), JSON lines or a JSON array, RecBole's
+    atomic files; text and JSON may be compressed (.gz, .zst). Names of columns lose spaces at
+    their ends, and known names may be in capitals.
+
+    Raises:
+        DataError: a file is missing, empty, corrupt or of an unknown format; the query is invalid;
+            a column of the specification is missing, or two columns have the same name.
+    """
+    with _readable(spec), connect(spec.base) as connection:
+        if spec.sql:
+            query, kind = _checked_query(spec, connection), "query"
+        else:
+            query, kind = _file_query(spec, connection)
+        relation = connection.sql(query)
+        source_names, types = list(relation.columns), list(map(str, relation.types))
+    fields = named_types(source_names) if kind == "atomic" else []
+    names = _column_names([name for name, _ in fields] or source_names, spec)
+    projection = dict(zip(names, map(identifier, source_names), strict=True))
+    if kind in ("csv", "json"):
+        texts = {name for name, value in zip(names, types, strict=True) if value == "VARCHAR"}
+        with _readable(spec), connect(spec.base) as connection:
+            for name in sorted(texts & {*ID_COLUMNS}):
+                projection[name] = _without_zero_fraction(connection, query, projection[name])
+    selected = ", ".join(f"{value} AS {identifier(name)}" for name, value in projection.items())
+    return OpenTable(
+        spec=spec,
+        query=f"SELECT {selected} FROM ({query})",
+        columns=tuple(names),
+        is_text=kind == "csv",
+        field_types=dict(zip(names, (field_type for _, field_type in fields), strict=False)),
+    )
+
+
+def _file_query(spec: TableSpec, connection: duckdb.DuckDBPyConnection) -> tuple[str, str]:
+    """The query of a table's files and their format."""
+    files = list_files(spec.base, spec.files)
+    formats = {format_of(path): path for path in files}
+    if None in formats:
+        raise DataError(
+            f"{formats[None]}: unknown file format; use .parquet, .csv or .jsonl (also .tsv, "
+            ".json, and .gz or .zst behind them)"
+        )
+    if len(formats) > 1:
+        names = " and ".join(str(path) for path in formats.values())
+        raise DataError(f"{spec.origin}: files of several formats ({names}); use one")
+    if not any(path.stat().st_size for path in files):
+        raise DataError(f"{files[0]}: the file is empty; it needs a header and rows")
+    kind = str(next(iter(formats)))
+    match kind:
+        case "parquet":
+            query = _parquet_query(files)
+        case "json":
+            query = _json_query(files, connection)
+        case _:
+            query = _csv_query(files, spec, connection, kind)
+    return query, kind
+
+
+def _parquet_query(files: Sequence[Path]) -> str:
+    for path in files[:1]:  # DuckDB merges columns whose names differ only in case
+        columns = parquet.read_schema(path).names
+        reject_same_names(columns, str(path))
+        if not columns:
+            raise DataError(f"{path}: the file has no columns; write it again with its columns")
+    return f"SELECT * FROM read_parquet({file_names(files)}, union_by_name = true)"
+
+
+def _csv_query(
+    files: Sequence[Path], spec: TableSpec, connection: duckdb.DuckDBPyConnection, kind: str
+) -> str:
+    """All values as text, because a type guessed from some rows may not fit the others."""
+    separator, names = csv_header(connection, files, spec)
+    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
+    quote = "" if kind == "atomic" else '"'
+    return (
+        f"SELECT * FROM read_csv({file_names(files)}, auto_detect = false, "
+        f"delim = {literal(separator)}, quote = {literal(quote)}, escape = {literal(quote)}, "
+        f"header = {not spec.header}, encoding = {literal(spec.encoding)}, "
+        f"columns = {{{columns}}})"
+    )
+
+
+def _json_query(files: Sequence[Path], connection: duckdb.DuckDBPyConnection) -> str:
+    """All rows give the types, as a late row may have another type than the first ones."""
+    source = f"read_json({file_names(files)}, sample_size = -1, union_by_name = true"
+    types = {
+        name: "VARCHAR" if _is_restored(name, type_name) else type_name
+        for name, type_name, *_ in connection.execute(f"DESCRIBE FROM {source})").fetchall()
+    }
+    columns = ", ".join(f"{literal(name)}: {literal(kind)}" for name, kind in types.items())
+    return f"SELECT * FROM {source}, columns = {{{columns}}})"
+
+
+def _is_restored(name: str, type_name: str) -> bool:
+    nested = type_name.endswith("]") or type_name.startswith(("STRUCT", "MAP"))
+    is_text = name.strip().lower() in TEXT_COLUMNS
+    return type_name in RESTORED_TYPES or (is_text and not nested)
+
+
+def _checked_query(spec: TableSpec, connection: duckdb.DuckDBPyConnection) -> str:
+    statements = connection.extract_statements(spec.sql)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise DataError(f"{spec.origin}: give one SELECT statement")
+    return spec.sql.strip().rstrip(";")
+
+
+def _column_names(source: list[str], spec: TableSpec) -> list[str]:
+    """jaxrec's names of the columns of a source."""
+    by_name = {name.strip().lower(): jaxrec_name for jaxrec_name, name in spec.columns.items()}
+    normal = [name.strip().lower() for name in source]
+    if missing := [name for name in spec.columns.values() if name.strip().lower() not in normal]:
+        raise DataError(
+            f"{spec.origin}: `columns` names {', '.join(map(repr, missing))}; the table has "
+            f"{', '.join(source)}"
+        )
+    reject_same_names(source, spec.origin)
+    names = [
+        by_name.get(key, key if key in KNOWN_COLUMNS else name.strip())
+        for name, key in zip(source, normal, strict=True)
+    ]
+    reject_same_names(names, spec.origin)
+    return names
+
+
+def _without_zero_fraction(connection: duckdb.DuckDBPyConnection, query: str, column: str) -> str:
+    """`3.0` as `3` if all ids are whole numbers with a fraction of zeros, as pandas writes them."""
+    others = (
+        f"SELECT 1 FROM ({query}) WHERE {column} IS NOT NULL "
+        rf"AND NOT regexp_full_match({column}, '-?\d+\.0+') LIMIT 1"
+    )
+    if connection.execute(others).fetchone():
+        return column
+    return rf"regexp_replace({column}, '\.0+$', '')"
+
+
+def _as_inferred(column: pl.Series) -> pl.Series:
+    """Text that holds only numbers as numbers, and only truth values as such."""
+    if column.dtype != pl.String or column.null_count() == len(column):
+        return column
+    for dtype in (pl.Int64, pl.Float64):
+        numbers = column.cast(dtype, strict=False)
+        if numbers.null_count() == column.null_count():
+            return numbers
+    if column.drop_nulls().is_in(["true", "false"]).all():
+        return column == "true"
+    return column
+
+
+@contextmanager
+def _readable(spec: TableSpec) -> Iterator[None]:
+    """Turn the errors of DuckDB and of the file system into a DataError that names the file."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _as_data_error(error, spec) from error
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+        raise _unreadable(spec.path, str(error).strip().splitlines()[0]) from error
+
+
+def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
+    text = str(error)
+    if spec.sql:
+        return DataError(f"{spec.origin}: {' '.join(text.split())}")
+    named = re.search(r"file = (.+)|file \"(.+?)\"", text)
+    file = Path(next(filter(None, named.groups()))) if named else spec.base / spec.files[0]
+    csv_error = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: (.*))?", text)
+    if "Malformed JSON" in text:
+        reason = _broken_row(file)
+    elif csv_error and "unicode" in text:
+        reason = f"line {csv_error[1]} is not {spec.encoding} text"
+    elif csv_error:
+        reason = f"line {csv_error[1]} does not fit the header: {csv_error[2]}"
+    else:
+        reason = text.splitlines()[0]
+    return _unreadable(file, reason)
+
+
+def _unreadable(file: Path, reason: str) -> DataError:
+    return DataError(
+        f"{file}: cannot be read ({reason}); write it again as valid {file.suffix} in UTF-8"
+    )
+
+
+def _broken_row(path: Path) -> str:
+    """The first row of a JSON file that is no JSON."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        for row, line in enumerate(lines, 1):
+            try:
+                json.loads(line.strip().lstrip("\ufeff") or "null")
+            except ValueError as error:
+                is_cut = not line.endswith("\n") and not line.rstrip().endswith("}")
+                return f"row {row} is cut off" if is_cut else f"row {row}: {error}"
+    return "it is no JSON"

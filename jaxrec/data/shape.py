@@ -1,0 +1,53 @@
+"""What a specification says about the values of a table: event types, ratings, separators."""
+
+import polars as pl
+
+from jaxrec.data.columns import as_text, reject
+from jaxrec.data.spec import TableSpec
+from jaxrec.errors import DataError
+
+
+def shaped(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
+    """A table with the event types, the lowest rating and the lists of a specification.
+
+    Raises a DataError if the specification names a column that the table lacks.
+    """
+    if spec.ratings or spec.min_rating is not None:
+        frame = _by_rating(frame, spec)
+    if spec.event_types and "event" in frame.columns:
+        frame = _with_event_types(frame, spec)
+    for name, separator in spec.separators.items():
+        if name not in frame.columns:
+            raise DataError(
+                f"{spec.origin}: `separators` names {name!r}, but there is no such column"
+            )
+        if frame.schema[name] == pl.String:
+            frame = frame.with_columns(pl.col(name).str.split(separator))
+    return frame
+
+
+def _by_rating(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
+    """Rows with ratings from `min_rating` on; the event type of a row by its rating."""
+    if "rating" not in frame.columns:
+        raise DataError(f"{spec.origin}: no column 'rating'; name it in `columns`")
+    rating = frame["rating"].cast(pl.Float64, strict=False)
+    if spec.min_rating is not None:
+        frame = frame.filter(rating >= spec.min_rating)
+        rating = rating.filter(rating >= spec.min_rating)
+    if not spec.ratings:
+        return frame
+    lowest = min(spec.ratings.values())
+    fix = "Correct them, or give an event type to lower ratings"
+    outside = rating.is_null() | (rating < lowest)
+    reject(outside, frame["rating"], spec.origin, "have no event type", fix)
+    ordered = sorted(spec.ratings.items(), key=lambda pair: pair[1])
+    event = pl.lit(None, pl.String)
+    for event_type, least in ordered:
+        event = pl.when(rating >= least).then(pl.lit(event_type)).otherwise(event)
+    return frame.with_columns(event.alias("event"))
+
+
+def _with_event_types(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
+    """Event types by their names in jaxrec; rows whose type has the name "" are left out."""
+    event_types = as_text(frame["event"], spec.origin).replace(dict(spec.event_types))
+    return frame.with_columns(event_types).filter((event_types != "").fill_null(True))

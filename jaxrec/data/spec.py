@@ -1,0 +1,184 @@
+"""What a data set consists of: the files or queries of its tables, and what their columns mean."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxrec.config.parsing import recipes
+from jaxrec.data.listing import find_table, is_table_directory
+from jaxrec.errors import DataError
+
+SPEC_FILE = "dataset.yaml"
+SPEC_SUFFIXES = (".yaml", ".yml")
+TABLES = ("events", "items", "triples")
+SQL_WORDS = ("select ", "select\n", "with ", "with\n", "from ", "from\n")
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """Where a table comes from and what its columns mean.
+
+    Attributes:
+        name: events, items or triples.
+        base: directory that relative names and the file names of `sql` start from.
+        files: files, directories or patterns (`events*.csv.gz`); the rows of several follow each
+            other in the order of their names.
+        sql: a DuckDB query in place of `files`.
+        header: names of the columns of text files whose first row is data.
+        separator: separator of text files ("": as the first row shows).
+        encoding: encoding of text files.
+        columns: jaxrec's name of a column -> its name in the source.
+        event_types: event type in the source -> its name; rows of the name "" are left out.
+        ratings: event type -> the lowest value of the column `rating` that has it.
+        min_rating: rows with a lower `rating` are left out.
+        separators: column of items -> what separates the labels of a cell.
+    """
+
+    name: str
+    base: Path = Path()
+    files: tuple[str, ...] = ()
+    sql: str = ""
+    header: tuple[str, ...] = ()
+    separator: str = ""
+    encoding: str = "utf-8"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    event_types: Mapping[str, str] = field(default_factory=dict)
+    ratings: Mapping[str, float] = field(default_factory=dict)
+    min_rating: float | None = None
+    separators: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The first of the files."""
+        return self.base / (self.files[0] if self.files else "")
+
+    @property
+    def origin(self) -> str:
+        """The name of the table in messages."""
+        if self.sql:
+            return f"{self.name} (query)"
+        return str(self.path) + (" ..." if len(self.files) > 1 else "")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The tables of a data set."""
+
+    events: TableSpec
+    items: TableSpec | None = None
+    triples: TableSpec | None = None
+
+    @property
+    def origin(self) -> tuple[str, str, str]:
+        """The names of the three tables in messages."""
+        others = ("" if table is None else table.origin for table in (self.items, self.triples))
+        return (self.events.origin, *others)  # type: ignore[return-value]
+
+
+def dataset_spec(source: Path, layout: str = "") -> DatasetSpec:
+    """What a source consists of.
+
+    Args:
+        source: a file or pattern of events, a directory with tables, or a YAML file that describes
+            them (see `TableSpec`). A directory may hold that file as `dataset.yaml`.
+        layout: name of a layout that jaxrec ships (such as `rees46`), or a YAML file; its file
+            names start from the directory `source`.
+
+    Raises:
+        DataError: the source does not exist, has no events, or its description is not valid.
+    """
+    if layout:
+        path = Path(layout) if Path(layout).suffix in SPEC_SUFFIXES else _shipped(layout)
+        return read_spec(path, source)
+    if source.suffix in SPEC_SUFFIXES:
+        return read_spec(source, source.parent)
+    if (source / SPEC_FILE).is_file():
+        return read_spec(source / SPEC_FILE, source)
+    if not source.is_dir() or is_table_directory(source):
+        return DatasetSpec(TableSpec("events", source.parent, (source.name,)))
+    paths = {name: find_table(source, name) for name in TABLES}
+    if paths["events"] is None:
+        names = ", ".join(sorted(path.name for path in source.iterdir())) or "nothing"
+        raise DataError(
+            f"{source}: no events table (it holds {names}); name it events.parquet, events.csv, "
+            f"events.jsonl or NAME.inter, or describe the files in {source / SPEC_FILE}"
+        )
+    specs = {name: TableSpec(name, source, (path.name,)) for name, path in paths.items() if path}
+    return DatasetSpec(**specs)
+
+
+def read_spec(path: Path, base: Path) -> DatasetSpec:
+    """The data set that a YAML file describes; raises a DataError if it is not valid."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is not valid YAML: {reason}") from None
+    tables = _mapping(content, str(path))
+    _refuse_unknown(tables, TABLES, str(path))
+    if "events" not in tables:
+        raise DataError(f"{path}: no `events`; name their files, or give a query")
+    return DatasetSpec(
+        **{name: _table(name, value, base, f"{path}, {name}") for name, value in tables.items()}
+    )
+
+
+def layouts() -> list[str]:
+    """The names of the layouts that jaxrec ships."""
+    return sorted(path.stem for path in (recipes() / "layouts").iterdir() if path.suffix == ".yaml")
+
+
+def _shipped(layout: str) -> Path:
+    if layout not in layouts():
+        raise DataError(
+            f"data.layout: no layout {layout!r}; there are {', '.join(layouts())}. Name one of "
+            "them or a YAML file"
+        )
+    return recipes() / "layouts" / f"{layout}.yaml"
+
+
+def _table(name: str, value: Any, base: Path, place: str) -> TableSpec:
+    if isinstance(value, str):
+        value = {"sql" if value.lower().startswith(SQL_WORDS) else "files": value}
+    value = dict(_mapping(value, place))
+    _refuse_unknown(value, {f.name for f in fields(TableSpec)} - {"name", "base"}, place)
+    if ("files" in value) == ("sql" in value):
+        raise DataError(f"{place}: give either `files` or `sql`")
+    for option in ("files", "header"):
+        if option in value:
+            names = value[option]
+            value[option] = tuple(map(str, names if isinstance(names, list) else [names]))
+    for option in ("sql", "separator", "encoding"):
+        if not isinstance(value.get(option, ""), str):
+            raise DataError(f"{place}: {option} must be text")
+    for option in ("columns", "event_types", "separators"):
+        pairs = _mapping(value.get(option, {}), f"{place}, {option}").items()
+        value[option] = {str(key): "" if name is None else str(name) for key, name in pairs}
+    try:
+        ratings = _mapping(value.get("ratings", {}), f"{place}, ratings")
+        value["ratings"] = {str(key): float(lowest) for key, lowest in ratings.items()}
+        if value.get("min_rating") is not None:
+            value["min_rating"] = float(value["min_rating"])
+    except (TypeError, ValueError):
+        raise DataError(f"{place}: ratings and min_rating must be numbers") from None
+    return TableSpec(name, base, **value)
+
+
+def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: expected names and values, got {value!r}")
+    return value
+
+
+def _refuse_unknown(value: Mapping[str, Any], known: Any, place: str) -> None:
+    if unknown := [str(key) for key in value if key not in known]:
+        raise DataError(
+            f"{place}: unknown {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+        )

@@ -1,0 +1,204 @@
+"""Timestamps in any usual form as milliseconds since 1970."""
+
+import time
+
+import polars as pl
+
+from jaxrec.data.columns import reject, reject_inexact, wrong_type
+from jaxrec.errors import DataError
+
+TIME_FIX = (
+    "Use integer seconds or milliseconds since 1970, a datetime, or ISO 8601 text such as "
+    "2024-01-31T23:59:59Z"
+)
+YEAR_1980 = 315_532_800_000  # milliseconds since 1970
+DAY = 86_400_000
+YEAR_5138 = 1e14  # milliseconds; integers of other units cannot become milliseconds beyond it
+MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 1973
+# how many units a millisecond has
+PER_MILLISECOND = {"seconds": 1e-3, "milliseconds": 1, "microseconds": 1e3, "nanoseconds": 1e6}
+# digits of a calendar date written as a number -> its format
+CALENDAR = {"dates like 20240131": (8, "%Y%m%d"), "times like 20240131235959": (14, "%Y%m%d%H%M%S")}
+TEXT_FORMATS = (
+    *("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z"),
+    *("%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d"),
+    *("%Y%m%dT%H%M%S", "%Y%m%dT%H%M%S%#z"),
+    *("%d %b %Y %H:%M:%S", "%d %b %Y %H:%M:%S%#z"),
+)
+
+
+def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
+    """Timestamps as int64 milliseconds since 1970.
+
+    The column holds dates, datetimes (UTC unless they have a zone), text or numbers. Text is ISO
+    8601 (also basic, with slashes, or with `UTC` behind it) or RFC 1123. The unit of numbers is
+    the one in which most of them lie between 1980 and tomorrow: seconds, milliseconds,
+    microseconds, nanoseconds, or digits such as 20240131 and 20240131235959. If there is none,
+    numbers are milliseconds or seconds, by their size.
+
+    Raises:
+        DataError: the column has another type; a value is null, no timestamp, in another unit, or
+            larger than its type can hold exactly.
+    """
+    if column.dtype in (pl.Date, pl.Datetime):
+        times = column
+    elif column.dtype == pl.String:
+        times = _dates(column)
+        if times.null_count():
+            numbers = _numbers(column, table, "text")
+            times = max(times, numbers, key=lambda reading: reading.count())
+    else:
+        times = _numbers(column, table, "integers, datetimes or ISO 8601 text")
+    reject(times.is_null(), column, table, "are not timestamps", TIME_FIX)
+    if times.dtype.is_temporal():
+        return times.dt.epoch("ms")
+    return _from_numbers(times, column, table)
+
+
+def as_positions(column: pl.Series, table: str) -> pl.Series:
+    """Whole numbers as int64. Raises a DataError for other values."""
+    numbers = _numbers(column, table, "integers")
+    whole = (numbers == numbers.cast(pl.Int64, strict=False)).fill_null(False)
+    fix = "Positions are integers: 0, 1, 2 ..."
+    reject(~whole, column, table, "are not whole numbers", fix)
+    return numbers.cast(pl.Int64)
+
+
+def time_notes(times: pl.Series, column: pl.Series, table: str, strict: bool) -> list[str]:
+    """A note if times (milliseconds) lie outside 1980 to tomorrow; when strict, a DataError."""
+    outside = (times < YEAR_1980) | (times > _tomorrow())
+    if not outside.any():
+        return []
+    if outside.all() and (times < YEAR_1980).all() and not strict:
+        return [f"{table}: timestamps are before 1980; if they are positions, say `time: order`."]
+    problem = "lie outside 1980 to tomorrow"
+    if strict:
+        reject(outside, column, table, problem, "Correct or remove these rows")
+    row = outside.arg_max() or 0
+    return [
+        f"{table}, column {column.name!r}: {outside.sum():,} of {len(times):,} timestamps "
+        f"{problem} (row {row + 1}: {column[row]!r}). Correct or remove these rows."
+    ]
+
+
+def unit_of(column: pl.Series) -> str:
+    """The unit of a column of timestamps, in words; dates and other text have the unit `dates`."""
+    numbers = column
+    if column.dtype == pl.String:
+        numbers = column.cast(pl.Float64, strict=False)
+        if 2 * numbers.count() <= column.count():
+            return "dates"
+    return _unit(numbers) if numbers.dtype.is_numeric() else "dates"
+
+
+def _tomorrow() -> float:
+    return time.time() * 1000 + DAY
+
+
+def _plausible(numbers: pl.Series) -> dict[str, pl.Series]:
+    """For every unit: whether each number lies between 1980 and tomorrow in it."""
+    sizes = numbers.cast(pl.Float64)
+    last = _tomorrow()
+    plausible = {
+        unit: sizes.is_between(YEAR_1980 * scale, last * scale)
+        for unit, scale in PER_MILLISECOND.items()
+    }
+    now = time.gmtime(last / 1000)
+    for unit, (digits, _) in CALENDAR.items():
+        scale = 10 ** (digits - 8)
+        today = (now.tm_year * 10_000 + now.tm_mon * 100 + now.tm_mday) * scale
+        dates = sizes // scale
+        is_date = (dates // 100 % 100).is_between(1, 12) & (dates % 100).is_between(1, 31)
+        plausible[unit] = is_date & sizes.is_between(19_800_101 * scale, today + scale)
+    return plausible
+
+
+def _unit(numbers: pl.Series) -> str:
+    """The unit in which most numbers are plausible, or the one that their size suggests."""
+    counts = {unit: values.sum() for unit, values in _plausible(numbers).items()}
+    best = max(counts, key=lambda unit: counts[unit])
+    if 2 * counts[best] > len(numbers):
+        return best
+    large = (numbers.cast(pl.Float64).abs() >= MILLISECONDS_FROM).any()
+    return "milliseconds" if large else "seconds"
+
+
+def _numbers(column: pl.Series, table: str, expected: str) -> pl.Series:
+    """Integers as int64, other numbers and text as float64; null where there is no number."""
+    if column.dtype.is_integer():
+        return column.cast(pl.Int64, strict=False)
+    if column.dtype == pl.String:
+        column = column.str.strip_chars()
+        integers = column.cast(pl.Int64, strict=False)
+        if integers.null_count() == column.null_count():
+            return integers
+    elif not (column.dtype.is_numeric() or column.dtype == pl.Null):
+        raise wrong_type(column, table, expected)
+    numbers = column.cast(pl.Float64, strict=False)
+    return numbers.set(~numbers.is_finite(), None)
+
+
+def _from_numbers(numbers: pl.Series, column: pl.Series, table: str) -> pl.Series:
+    unit = _unit(numbers)
+    for other, plausible in _plausible(numbers).items():
+        if other != unit:
+            problem = f"look like {other} among {unit}"
+            reject(plausible, column, table, problem, "Use one unit in the whole column")
+    reject_inexact(column, table, "Write integers")
+    if unit in CALENDAR:
+        return _from_calendar(numbers, unit, column, table)
+    # as an integer, -2^63 has no absolute value
+    too_large = numbers.cast(pl.Float64).abs() >= YEAR_5138 * PER_MILLISECOND[unit]
+    reject(too_large, column, table, "are beyond the year 5138", TIME_FIX)
+    if unit == "seconds":
+        return (numbers * 1000).round().cast(pl.Int64)
+    per_millisecond = int(PER_MILLISECOND[unit])
+    if numbers.dtype.is_integer():
+        return numbers // per_millisecond
+    return (numbers / per_millisecond).round().cast(pl.Int64)
+
+
+def _from_calendar(numbers: pl.Series, unit: str, column: pl.Series, table: str) -> pl.Series:
+    digits = numbers.cast(pl.Int64, strict=False).cast(pl.String)
+    times = digits.str.to_datetime(CALENDAR[unit][1], time_unit="ms", strict=False)
+    reject(times.is_null(), column, table, f"are not {unit}", TIME_FIX)
+    return times.dt.epoch("ms")
+
+
+def _dates(column: pl.Series) -> pl.Series:
+    """Text as UTC datetimes; null for text in no known format."""
+    times = _parsed(column.str.strip_chars().str.replace(" ", "T"), TEXT_FORMATS[:2])
+    if not times.null_count():
+        return times
+    text = (
+        column.str.strip_chars()
+        .str.replace(r"\s*(UTC|GMT|Z|z)$", "+00:00")
+        .str.replace(r"([+-]\d{2}:?\d{2}) *\+00:00$", "$1")  # an offset and a zone
+        .str.replace(r"\s+([+-]\d{2}(:?\d{2})?)$", "$1")
+        .str.replace(r"^(\d{4})/(\d{1,2})/", "$1-$2-")
+        .str.replace(r"^(\d{4}-?\d{1,2}-?\d{1,2}) +", "${1}T")
+        .str.replace(r"^[A-Z][a-z]{2}, ", "")
+    )
+    return times.zip_with(times.is_not_null(), _parsed(text, TEXT_FORMATS))
+
+
+def _parsed(text: pl.Series, formats: tuple[str, ...]) -> pl.Series:
+    """Text in any of the formats as UTC datetimes, null for other text."""
+    times = pl.repeat(None, len(text), dtype=pl.Datetime("ms", "UTC"), eager=True).alias(text.name)
+    for form in formats:
+        if times.null_count() == text.null_count():
+            break
+        parsed = text.str.to_datetime(form, time_unit="ms", time_zone="UTC", strict=False)
+        times = times.zip_with(times.is_not_null(), parsed)
+    return times
+
+
+def same_unit(previous: str | None, column: pl.Series, origin: str) -> str:
+    """The unit of a batch of timestamps. Raises a DataError if the batch before had another."""
+    unit = unit_of(column)
+    if previous not in (None, unit):
+        raise DataError(
+            f"{origin}, column 'timestamp': {unit} after rows of {previous}. "
+            "Use one unit in the whole column"
+        )
+    return unit
