@@ -143,7 +143,7 @@ def read_tables(variant: Variant, config: Config) -> Tables | None:
     if not variant.event_type:
         return None
     data = config.data
-    tables = load_source(data.source, time=data.time, strict=data.strict)
+    tables = load_source(data.source, data.layout, time=data.time, strict=data.strict)
     return replace(tables, events=tables.events.filter(pl.col("event") == variant.event_type))
 
 

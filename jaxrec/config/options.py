@@ -22,9 +22,13 @@ class DataConfig(Bounded):
     """Where the events come from and which of them to use."""
 
     source: Text = "ml-100k"
-    """`ml-100k`, `ml-1m`, a directory with the tables events, items and triples, a file of events,
-    or an invoice file in the columns of UCI Online Retail. `--data X` is short for
-    `--data.source X`."""
+    """`ml-100k`, `ml-1m`, a directory with the tables events, items and triples (or with a
+    `dataset.yaml` that describes them), such a YAML file, a file or directory of events, or an
+    invoice file in the columns of UCI Online Retail. `--data X` is short for `--data.source X`."""
+    layout: str = ""
+    """What the files of the directory mean: a YAML file as `dataset.yaml`, or a shipped one:
+    amazon2023, diginetica, ga4, hm, instacart, movielens, rees46, retailrocket, shopify, taobao,
+    tmall, yoochoose."""
     time: Literal["timestamp", "order"] = "timestamp"
     """`order`: timestamps are only positions, so there are no time gaps and no split by time."""
     ties: Literal["file", "item_id"] = "file"

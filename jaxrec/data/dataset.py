@@ -88,7 +88,7 @@ def filtered(config: Config, tables: Tables | None = None) -> Tables:
     """Tables, by default those of the configuration, after its filters; raises as `prepare`."""
     data = config.data
     if tables is None:
-        tables = load_source(data.source, time=data.time, strict=data.strict)
+        tables = load_source(data.source, data.layout, time=data.time, strict=data.strict)
     return filter_tables(
         tables,
         min_user_events=data.min_user_events,

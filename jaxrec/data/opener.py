@@ -17,7 +17,7 @@ from jaxrec.data.atomic import named_types, typed
 from jaxrec.data.columns import reject_same_names
 from jaxrec.data.csv_header import csv_header
 from jaxrec.data.listing import format_of, list_files
-from jaxrec.data.shape import shaped
+from jaxrec.data.shape import check_columns, columns_made, columns_read, shaped
 from jaxrec.data.spec import TableSpec
 from jaxrec.data.sql import connect, file_names, identifier, literal
 from jaxrec.errors import DataError
@@ -65,12 +65,14 @@ class OpenTable:
 
     def batches(self, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
         """Some columns of all rows in order, `size` rows at a time."""
-        names = ", ".join(map(identifier, columns))
+        made = columns_made(self.spec)
+        read = [*(name for name in columns if name not in made), *columns_read(self.spec)]
+        names = ", ".join(map(identifier, dict.fromkeys(read)))
         with _readable(self.spec), connect(self.spec.base) as connection:
             reader = connection.sql(f"SELECT {names} FROM ({self.query})").to_arrow_reader(size)
             for batch in reader:
                 frame = pl.DataFrame(pl.from_arrow(batch))
-                yield shaped(self._converted(frame), self.spec)
+                yield shaped(self._converted(frame), self.spec).select(columns)
 
     def _converted(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self.field_types:
@@ -107,6 +109,7 @@ def open_table(spec: TableSpec) -> OpenTable:
         source_names, types = list(relation.columns), list(map(str, relation.types))
     fields = named_types(source_names) if kind == "atomic" else []
     names = _column_names([name for name, _ in fields] or source_names, spec)
+    check_columns(tuple(names), spec)
     projection = dict(zip(names, map(identifier, source_names), strict=True))
     if kind in ("csv", "json"):
         texts = {name for name, value in zip(names, types, strict=True) if value == "VARCHAR"}
@@ -117,7 +120,7 @@ def open_table(spec: TableSpec) -> OpenTable:
     return OpenTable(
         spec=spec,
         query=f"SELECT {selected} FROM ({query})",
-        columns=tuple(names),
+        columns=tuple(dict.fromkeys([*names, *columns_made(spec)])),
         is_text=kind == "csv",
         field_types=dict(zip(names, (field_type for _, field_type in fields), strict=False)),
     )

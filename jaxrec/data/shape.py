@@ -10,26 +10,44 @@ from jaxrec.errors import DataError
 def shaped(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
     """A table with the event types, the lowest rating and the lists of a specification.
 
-    Raises a DataError if the specification names a column that the table lacks.
+    Raises a DataError for ratings without an event type.
     """
-    if spec.ratings or spec.min_rating is not None:
+    if columns_read(spec):
         frame = _by_rating(frame, spec)
     if spec.event_types and "event" in frame.columns:
         frame = _with_event_types(frame, spec)
-    for name, separator in spec.separators.items():
-        if name not in frame.columns:
+    return frame.with_columns(
+        pl.col(name).str.split(separator)
+        for name, separator in spec.separators.items()
+        if frame.schema.get(name) == pl.String
+    )
+
+
+def columns_read(spec: TableSpec) -> tuple[str, ...]:
+    """The columns that `shaped` needs in a frame that has only some of the columns."""
+    return ("rating",) if spec.ratings or spec.min_rating is not None else ()
+
+
+def columns_made(spec: TableSpec) -> tuple[str, ...]:
+    """The columns that `shaped` makes."""
+    return ("event",) if spec.ratings else ()
+
+
+def check_columns(columns: tuple[str, ...], spec: TableSpec) -> None:
+    """Raise a DataError if the specification names a column that the table lacks."""
+    needed = {"separators": tuple(spec.separators), "ratings": columns_read(spec)}
+    if spec.event_types:
+        needed["event_types"] = ("event",)
+    for option, names in needed.items():
+        if missing := [name for name in names if name not in columns]:
             raise DataError(
-                f"{spec.origin}: `separators` names {name!r}, but there is no such column"
+                f"{spec.origin}: `{option}` needs the column {missing[0]!r}; the table has "
+                f"{', '.join(columns)}. Say which one it is in `columns`"
             )
-        if frame.schema[name] == pl.String:
-            frame = frame.with_columns(pl.col(name).str.split(separator))
-    return frame
 
 
 def _by_rating(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
     """Rows with ratings from `min_rating` on; the event type of a row by its rating."""
-    if "rating" not in frame.columns:
-        raise DataError(f"{spec.origin}: no column 'rating'; name it in `columns`")
     rating = frame["rating"].cast(pl.Float64, strict=False)
     if spec.min_rating is not None:
         frame = frame.filter(rating >= spec.min_rating)

@@ -81,6 +81,7 @@ def open_events(
     source: Path,
     users_per_block: int,
     *,
+    layout: str = "",
     time: TimeKind = "timestamp",
     event_types: tuple[str, ...] = (),
     keep: pl.Series | None = None,
@@ -93,6 +94,7 @@ def open_events(
     Args:
         source: a file, directory or pattern of events, or a data set (see `dataset_spec`).
         users_per_block: see `EventStream`.
+        layout: what the files of a directory mean (see `dataset_spec`).
         time: see `EventStream`.
         event_types: see `EventStream`.
         keep: ids (text or integers) of the users to read; the events of others are validated too.
@@ -107,7 +109,7 @@ def open_events(
         raise InputError("users_per_block and rows_per_batch must be at least 1")
     if keep is not None:
         keep = as_ids(keep, "the users to keep").unique(maintain_order=True)
-    table = open_table(dataset_spec(source).events)
+    table = open_table(dataset_spec(source, layout if source.is_dir() else "").events)
     name, columns = table.spec.origin, table.columns
     read: Reader = table.batches
     if is_invoice_table(columns):

@@ -53,6 +53,7 @@ def open_user_events(
     stream = open_events(
         events,
         block,
+        layout=model.config.data.layout,
         time=model.config.data.time,
         event_types=model.artifacts.event_type_names,
         keep=keep,
