@@ -63,9 +63,9 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
     if isinstance(column.dtype, pl.Decimal) and column.dtype.scale == 0:
         return column.cast(pl.String)
     if column.dtype == pl.Binary:
-        text = column.cast(pl.String, strict=False)
-        reject(text.is_null() & column.is_not_null(), column, table, "are not UTF-8", "Use text")
-        return text
+        broken = pl.Series([_is_broken(value) for value in column], dtype=pl.Boolean)
+        reject(broken, column, table, "are not UTF-8", "Write ids as text")
+        return column.cast(pl.String)
     if column.dtype.is_float():
         fix = "Write ids as text or integers"
         reject(column.is_not_null() & ~_is_whole(column), column, table, "are not whole", fix)
@@ -153,3 +153,12 @@ def _value_type(column: pl.Series) -> Any:
 
 def _is_whole(numbers: pl.Series) -> pl.Series:
     return (numbers == numbers.cast(pl.Int64, strict=False)).fill_null(False)
+
+
+def _is_broken(value: bytes | None) -> bool:
+    """Whether bytes are no UTF-8 text."""
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return True
+    return False

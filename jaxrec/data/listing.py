@@ -14,6 +14,7 @@ FORMATS = {
 COMPRESSED = (".gz", ".zst")
 ATOMIC_SUFFIXES = {"events": ".inter", "items": ".item", "triples": ".kg"}
 SHOWN_NAMES = 10
+HIDDEN = ("_", ".")
 
 
 def format_of(path: Path) -> str | None:
@@ -63,16 +64,17 @@ def list_files(base: Path, names: Sequence[str]) -> list[Path]:
     for name in names:
         path = base / name
         if path.is_file():
-            files.append(path)
-            continue
-        pattern = "**/*" if path.is_dir() else name
-        start = path if path.is_dir() else base
-        if Path(pattern).is_absolute():
-            start, pattern = Path("/"), str(Path(pattern).relative_to("/"))
-        matches = sorted(match for match in start.glob(pattern) if match.is_file())
-        files += [match for match in matches if not _is_hidden(match.relative_to(start))]
+            matches = [path]
+        elif path.is_dir():
+            inside = (entry for entry in path.rglob("*") if not _is_hidden(entry.relative_to(path)))
+            matches = sorted(entry for entry in inside if entry.is_file())
+        else:
+            start = Path(path.anchor)
+            inside = start.glob(str(path.relative_to(start)))
+            matches = sorted(m for m in inside if m.is_file() and not m.name.startswith(HIDDEN))
         if not matches:
             raise DataError(f"{path}: no such file or directory{neighbours(path)}")
+        files += matches
     return files
 
 
@@ -86,7 +88,7 @@ def neighbours(path: Path) -> str:
 
 
 def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(("_", ".")) for part in path.parts)
+    return any(part.startswith(HIDDEN) for part in path.parts)
 
 
 def _is_table(path: Path) -> bool:

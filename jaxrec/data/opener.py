@@ -86,7 +86,7 @@ class OpenTable:
 
 def read_table(path: Path) -> pl.DataFrame:
     """All rows of a file, directory or pattern; raises as `open_table`."""
-    return open_table(TableSpec("table", path.parent, (path.name,))).read()
+    return open_table(TableSpec("table", files=(str(path),))).read()
 
 
 def open_table(spec: TableSpec) -> OpenTable:

@@ -10,7 +10,7 @@ from jaxrec.data.invoices import invoice_tables, is_invoice_table
 from jaxrec.data.linked_triples import link_entities
 from jaxrec.data.listing import find_table, format_of
 from jaxrec.data.opener import read_table
-from jaxrec.data.spec import SPEC_SUFFIXES
+from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES
 from jaxrec.data.tables import Tables, TimeKind, read_tables, validate_tables
 from jaxrec.errors import DataError
 
@@ -82,8 +82,11 @@ def _only_file(path: Path) -> Path | None:
     """A file that is not a description, or the only file of a directory without events."""
     if path.is_file():
         return None if path.suffix in SPEC_SUFFIXES else path
+    if not path.is_dir():
+        return None
     files = [file for file in path.glob("*") if format_of(file) in ("parquet", "csv")]
-    if len(files) != 1 or find_table(path, "events") is not None:
+    described = (path / SPEC_FILE).is_file() or find_table(path, "events") is not None
+    if described or len(files) != 1:
         return None
     return files[0] if files[0].is_file() else None
 

@@ -98,7 +98,7 @@ def dataset_spec(source: Path, layout: str = "") -> DatasetSpec:
     if (source / SPEC_FILE).is_file():
         return read_spec(source / SPEC_FILE, source)
     if not source.is_dir() or is_table_directory(source):
-        return DatasetSpec(TableSpec("events", source.parent, (source.name,)))
+        return DatasetSpec(TableSpec("events", files=(str(source),)))
     paths = {name: find_table(source, name) for name in TABLES}
     if paths["events"] is None:
         names = ", ".join(sorted(path.name for path in source.iterdir())) or "nothing"

@@ -1,0 +1,182 @@
+"""Tables in every format and dialect that shops export."""
+
+import gzip
+from decimal import Decimal
+
+import polars as pl
+import pytest
+from helpers.tables import EVENTS, SECOND
+
+from jaxrec.data.opener import open_table, read_table
+from jaxrec.data.sources import load_source
+from jaxrec.data.spec import TableSpec
+from jaxrec.errors import DataError
+
+ROWS = [("u1", "007"), ("u1", "b"), ("u2", "b")]
+COMMA = "user_id,item_id,timestamp\n" + "".join(f"{u},{i},{SECOND}\n" for u, i in ROWS)
+
+
+def pairs(source) -> list[tuple[str, str]]:
+    return load_source(str(source)).events.select("user_id", "item_id").rows()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("events.csv", COMMA.replace(",", ";").encode()),
+        ("events.csv", COMMA.replace(",", "\t").encode()),
+        ("events.tsv", COMMA.replace(",", "\t").encode()),
+        ("events.csv", COMMA.replace(",", "|").encode()),
+        ("events.dat", COMMA.replace(",", "::").encode()),
+        ("events.csv.gz", gzip.compress(COMMA.encode())),
+        ("events.csv", b"\xef\xbb\xbf" + COMMA.encode()),
+        ("events.csv", COMMA.replace("\n", "\r").encode()),
+        ("events.csv", COMMA.replace("\n", "\r\n").encode()),
+        ("events.csv", COMMA.replace("user_id,item_id", "User_ID, ITEM_ID ").encode()),
+        ("events.csv", b'"user_id","item_id","timestamp"\n' + COMMA.partition("\n")[2].encode()),
+    ],
+    ids=["semicolon", "tab", "tsv", "bar", "colons", "gzip", "bom", "cr", "crlf", "case", "quoted"],
+)
+def test_dialects_of_text_files(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert pairs(tmp_path) == ROWS
+
+
+JSON_ROWS = [
+    f'{{"user_id": "{user}", "item_id": "{item}", "timestamp": {SECOND}}}' for user, item in ROWS
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("events.jsonl", "\n".join(JSON_ROWS)),
+        ("events.ndjson", "\ufeff" + "\n".join(JSON_ROWS)),
+        ("events.json", "[" + ",\n".join(JSON_ROWS) + "]"),
+    ],
+)
+def test_json_lines_and_arrays(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert pairs(tmp_path) == ROWS
+
+
+def test_parts_in_a_directory_are_one_table(tmp_path):
+    """As Spark writes it: part files, a marker and checksums; also below `column=value`."""
+    parts = tmp_path / "events.parquet"
+    (parts / "day=2").mkdir(parents=True)
+    EVENTS.head(2).write_parquet(parts / "part-0.parquet")
+    EVENTS.tail(1).write_parquet(parts / "day=2" / "part-1.parquet")
+    (parts / "_SUCCESS").touch()
+    (parts / ".part-0.parquet.crc").write_bytes(b"crc")
+    expected = EVENTS.select("user_id", "item_id").rows()
+    for source in (tmp_path, parts, tmp_path / "events.parquet/**/part-*.parquet"):
+        assert sorted(pairs(source)) == sorted(expected)
+
+
+def test_ids_keep_their_text_and_whole_floats_become_integers(tmp_path):
+    """As pandas writes ids of a float column. `3.0` beside `x` is no number, so it stays."""
+    path = tmp_path / "events.csv"
+    path.write_text(f"user_id,item_id,timestamp\n3.0,1.0,{SECOND}\n007.0,x,{SECOND}\n")
+    assert pairs(path) == [("3", "1.0"), ("007", "x")]
+    path.write_text(f"user_id,item_id,timestamp\n007,1e5,{SECOND}\n")
+    assert pairs(path) == [("007", "1e5")]
+
+
+def test_json_ids_that_look_like_numbers_dates_or_uuids_keep_their_text(tmp_path):
+    ids = ["A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "2024-01-01", "00:10:00"]
+    pl.DataFrame({"user_id": ids, "item_id": ids, "timestamp": [SECOND] * 3}).write_ndjson(
+        tmp_path / "events.jsonl"
+    )
+    assert pairs(tmp_path) == [(value, value) for value in ids]
+    (tmp_path / "events.jsonl").write_text(
+        f'{{"user_id": 12345678901234567890123, "item_id": 1, "timestamp": {SECOND}}}\n'
+        f'{{"user_id": "x", "item_id": 2, "timestamp": {SECOND}}}'
+    )
+    assert pairs(tmp_path) == [("12345678901234567890123", "1"), ("x", "2")]
+
+
+def test_decimal_and_binary_ids(tmp_path):
+    times = pl.Series("timestamp", [SECOND] * 2)
+    decimals = pl.Series("user_id", [Decimal(10**20), Decimal(7)], pl.Decimal(38, 0))
+    binary = pl.Series("item_id", [b"a", "\u00e9".encode()])
+    pl.DataFrame([decimals, binary, times]).write_parquet(tmp_path / "events.parquet")
+    assert pairs(tmp_path) == [(str(10**20), "a"), ("7", "\u00e9")]
+    broken = pl.DataFrame([decimals, pl.Series("item_id", [b"a", b"\xff"]), times])
+    broken.write_parquet(tmp_path / "events.parquet")
+    with pytest.raises(DataError, match=r"'item_id': 1 of 2 values are not UTF-8 \(row 2"):
+        pairs(tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "first"), [(pl.Float64, 2**53), (pl.Float32, 2**24)])
+def test_floats_that_cannot_tell_ids_or_times_apart_are_refused(tmp_path, dtype, first):
+    ids = pl.Series("user_id", [first, first - 1], dtype)
+    frame = EVENTS.head(2).with_columns(ids)
+    frame.write_parquet(tmp_path / "events.parquet")
+    with pytest.raises(DataError, match=r"'user_id': 1 of 2 values are 2\*\*\d\d or more, where"):
+        pairs(tmp_path)
+    times = pl.Series("timestamp", [SECOND, SECOND], pl.Float32)
+    EVENTS.head(2).with_columns(times).write_parquet(tmp_path / "events.parquet")
+    with pytest.raises(DataError, match="'timestamp': 2 of 2 values are 2"):
+        pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("events.csv", b"1,2,3\n4,5,6\n", r"the first row looks like data.*`header: \[user_id"),
+        ("events.csv", COMMA.encode() + b"u,i\n", r"line 5 does not fit the header: u,i"),
+        ("events.csv", COMMA.encode() + b"\xff,i,1\n", "line 5 is not utf-8 text"),
+        ("events.jsonl", "\n".join(JSON_ROWS)[:-20].encode(), "row 3 is cut off"),
+        ("events.jsonl", f"{JSON_ROWS[0]}\n{{x\n{JSON_ROWS[1]}".encode(), "row 2: Expecting"),
+        ("events.parquet", b"PAR1 and no more", "cannot be read"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_row(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_table(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_told_with_its_neighbours(tmp_path):
+    EVENTS.write_parquet(tmp_path / "events.parquet")
+    with pytest.raises(DataError, match=r"evnts\.parquet: no such file.* holds events\.parquet\)"):
+        read_table(tmp_path / "evnts.parquet")
+
+
+def test_files_of_one_table_have_one_header(tmp_path):
+    (tmp_path / "a.csv").write_text("item_id,price\nx,1\n")
+    (tmp_path / "b.csv").write_text("price,item_id\n1,x\n")
+    with pytest.raises(DataError, match=r"b\.csv: its header \(price,item_id\) is not that of"):
+        read_table(tmp_path / "*.csv")
+
+
+def test_columns_of_text_files_become_numbers_only_if_all_values_are(tmp_path):
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,price,size,new,none\n1,2,S,true,\n2,1.5,10,false,\n")
+    frame = read_table(path)
+    assert frame.schema["price"] == pl.Float64 and frame["new"].to_list() == [True, False]
+    assert frame["size"].to_list() == ["S", "10"] and frame["item_id"].to_list() == ["1", "2"]
+
+
+def test_a_query_over_files(tmp_path):
+    (tmp_path / "a.csv").write_text("k,v\n007,1\n")
+    sql = "SELECT k AS item_id, v AS price FROM read_csv('*.csv', all_varchar = true);"
+    frame = open_table(TableSpec("items", tmp_path, sql=sql)).read()
+    assert frame.rows() == [("007", "1")]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT 1; SELECT 2", "give one SELECT statement"),
+        ("DROP TABLE x", "give one SELECT statement"),
+        ("SELECT * FROM 'none.csv'", r"items \(query\): .*none\.csv"),
+        ("SELECT a FROM (SELECT 1 AS b)", r"items \(query\): .*\"a\""),
+    ],
+)
+def test_a_wrong_query_is_an_error_of_one_line(tmp_path, sql, message):
+    with pytest.raises(DataError, match=message) as caught:
+        open_table(TableSpec("items", tmp_path, sql=sql)).read()
+    assert "\n" not in str(caught.value)
