@@ -7,7 +7,9 @@ from typing import Any
 
 from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config, parse, read_recipe
+from jaxrec.data.listing import is_pattern
 from jaxrec.data.sources import NAMED_SOURCES
+from jaxrec.data.spec import SPEC_FILE
 from jaxrec.data.tables import Tables
 from jaxrec.errors import ConfigError, Interrupted
 from jaxrec.runtime import enable_compilation_cache
@@ -123,14 +125,19 @@ def _refuse_empty(**arguments: object) -> None:
 
 def _run_name(source: str) -> str:
     path = Path(source).resolve()
+    if is_pattern(path.name) or path.name == SPEC_FILE:
+        path = path.parent
     return path.stem if path.is_file() else path.name
 
 
 def _with_source(config: Config, source: str) -> Config:
-    return replace(config, data=replace(config.data, source=_absolute(source)))
+    layout = _absolute(config.data.layout)
+    return replace(config, data=replace(config.data, source=_absolute(source), layout=layout))
 
 
 def _absolute(source: str) -> str:
-    """The absolute path of a file or directory; other names stay as they are."""
+    """The absolute path of files or a directory; other names stay as they are."""
+    if not source or source in NAMED_SOURCES:
+        return source
     path = Path(source)  # a run must not depend on the directory where it began
-    return str(path.absolute()) if source not in NAMED_SOURCES and path.exists() else source
+    return str(path.absolute()) if path.exists() or is_pattern(source) else source

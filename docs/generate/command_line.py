@@ -11,6 +11,8 @@ from unittest.mock import patch
 from jaxrec.cli import main
 
 COMMANDS = {
+    "validate": "Print what a data set holds, with warnings, before anybody trains. "
+    "[Your files](../how-to/your-files.md) tells how to describe them.",
     "train": "Train a recipe on a data set. `python train.py` is the same command. "
     "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
     "recommend": "Recommend to every user of an events file. "
@@ -24,13 +26,14 @@ COMMANDS = {
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with eight sub-commands.
+`pip install -e .` installs one command, `jaxrec`, with nine sub-commands.
 
 | exit code | means |
 |---|---|
 | 0 | done |
 | 1 | an internal error; the traceback is on stderr |
 | 2 | the input cannot be used; the message names the place and the correction |
+| 3 | `jaxrec validate` has warnings |
 | 130, 143 | stopped by Ctrl-C or SIGTERM; `jaxrec train` has saved its state |
 
 This page is generated from the `--help` of every command.

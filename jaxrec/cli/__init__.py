@@ -1,7 +1,8 @@
 """The command line: `jaxrec COMMAND ...`.
 
-Exit codes: 0 success; 1 an internal error, with its traceback; 2 bad input, with a message; 130
-after Ctrl-C; 143 after SIGTERM. Results go to stdout, errors and notes to stderr.
+Exit codes: 0 success; 1 an internal error, with its traceback; 2 bad input, with a message; 3
+warnings of `jaxrec validate`; 130 after Ctrl-C; 143 after SIGTERM. Results go to stdout, errors and
+notes to stderr.
 """
 
 import signal
@@ -16,6 +17,7 @@ from jaxrec.errors import ConfigError, InputError, Interrupted
 from jaxrec.runtime import SafeStream, keep_freed_memory, safe_console
 
 COMMANDS = {
+    "validate": "print what a data set holds, with warnings, before anybody trains",
     "train": "train a recommender, evaluate it, and leave a run directory",
     "recommend": "write recommendations for every user of an events file",
     "serve": "serve recommendations over HTTP and update the user's state with each event",
@@ -52,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: str, arguments: Sequence[str]) -> None:
     keep_freed_memory()  # before the imports, as libraries start threads
-    if command == "train":
+    if command == "validate":
+        from jaxrec.cli import validate
+
+        validate.run(arguments)
+    elif command == "train":
         from jaxrec.cli import train
 
         train.run(arguments)

@@ -2,16 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
 
 from jaxrec import api
+from jaxrec.cli.parser import Parser
 from jaxrec.config import parse
 from jaxrec.errors import ConfigError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.removeprefix("argument "))
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -32,7 +27,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "jaxrec train",
         description="Train a recommender, evaluate it, and leave a run directory. "
         "--section.option VALUE overrides an option of the recipe.",

@@ -78,6 +78,11 @@ def list_files(base: Path, names: Sequence[str]) -> list[Path]:
     return files
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for several files."""
+    return any(mark in name for mark in "*?[") and not Path(name).exists()
+
+
 def neighbours(path: Path) -> str:
     """What the directory of a missing file holds, in brackets."""
     if not path.parent.is_dir():

@@ -8,7 +8,7 @@ import polars as pl
 from jaxrec.data.fetch import fetch_wheel
 from jaxrec.data.invoices import invoice_tables, is_invoice_table
 from jaxrec.data.linked_triples import link_entities
-from jaxrec.data.listing import find_table, format_of
+from jaxrec.data.listing import find_table, format_of, is_pattern
 from jaxrec.data.opener import read_table
 from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES
 from jaxrec.data.tables import Tables, TimeKind, read_tables, validate_tables
@@ -69,7 +69,7 @@ def load_source(
     if source in NAMED_SOURCES:
         return _movielens(source, time, strict)
     path = Path(source)
-    if not path.exists() and not any(mark in source for mark in "*?["):
+    if not path.exists() and not is_pattern(source):
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
     if not layout and (file := _only_file(path)):
         table = read_table(file)

@@ -1,6 +1,6 @@
 """Reading, validation and filtering of a data set's tables: events, items and triples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,12 +40,16 @@ class Tables:
         items: item_id (unique strings; holds every item of `events`), then any other columns.
         triples: head_type, head, relation, tail_type, tail (strings), or None.
         notes: sentences about repaired and dropped rows.
+        warnings: those of the notes that tell of a likely mistake.
+        num_unknown: number of events whose item the items table lacked.
     """
 
     events: pl.DataFrame
     items: pl.DataFrame
     triples: pl.DataFrame | None
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    num_unknown: int = 0
 
 
 def read_tables(
@@ -102,25 +106,29 @@ def validate_tables(
             an event or part of a triple is null or empty; a timestamp is invalid; an item_id or
             event_id names two different rows; the head of a triple is an unknown item.
     """
-    events, event_notes = _check_events(events, origin[0], time, strict)
+    events, warnings, notes = _check_events(events, origin[0], time, strict)
     if items is None:
-        items, notes = items_of_events(events, origin[0])
-        items, item_notes = validate_items(items, origin[0])
-        item_notes = notes + item_notes
+        items, item_notes = items_of_events(events, origin[0])
+        items, label_notes = validate_items(items, origin[0])
+        notes += item_notes + label_notes
     else:
         items, item_notes = validate_items(items, origin[1])
-        item_notes += unused_item_columns(events, items, origin[0])
-    items, unknown_notes = _add_unknown_items(items, events["item_id"], origin, strict)
-    notes = event_notes + item_notes + unknown_notes
+        notes += item_notes
+        warnings += unused_item_columns(events, items, origin[0])
+    unknown = ~events["item_id"].is_in(items["item_id"].implode())
+    items, unknown_notes = _add_unknown_items(items, events["item_id"], unknown, origin, strict)
+    warnings += unknown_notes
     if triples is not None:
         triples, triple_notes = validate_triples(triples, items["item_id"], origin[2], strict)
-        notes += triple_notes
-    return Tables(events, items, triples, tuple(notes))
+        warnings += triple_notes
+    all_notes = (*warnings, *notes)
+    return Tables(events, items, triples, all_notes, tuple(warnings), int(unknown.sum()))
 
 
 def _check_events(
     events: pl.DataFrame, table: str, time: TimeKind, strict: bool
-) -> tuple[pl.DataFrame, list[str]]:
+) -> tuple[pl.DataFrame, list[str], list[str]]:
+    """Events in normal form, warnings and notes."""
     reject_same_names(events.columns, table)
     users, items = (as_ids(require(events, name, table), table) for name in ("user_id", "item_id"))
     stamps = require(events, "timestamp", table)
@@ -131,15 +139,15 @@ def _check_events(
         event_types = pl.repeat("event", len(events), eager=True).alias("event")
     optional = ("event_id", "session_id")
     texts = [as_text(events[name], table) for name in optional if name in events.columns]
-    notes = [note for ids in (users, items) for note in null_words(ids, table)]
+    warnings = [note for ids in (users, items) for note in null_words(ids, table)]
     if time == "timestamp":
-        notes += time_notes(times, stamps, table, strict)
+        warnings += time_notes(times, stamps, table, strict)
     known = pl.DataFrame([users, items, times, event_types, *texts])
     events = known.hstack(events.drop(known.columns, strict=False))
     if "event_id" not in events.columns:
-        return events, notes
-    events, repeat_notes = _drop_repeats(events, "event_id", table)
-    return events, notes + repeat_notes
+        return events, warnings, []
+    events, notes = _drop_repeats(events, "event_id", table)
+    return events, warnings, notes
 
 
 def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
@@ -162,18 +170,22 @@ def _category_paths(column: pl.Series) -> pl.Series:
 
 
 def _add_unknown_items(
-    items: pl.DataFrame, event_items: pl.Series, origin: tuple[str, str, str], strict: bool
+    items: pl.DataFrame,
+    event_items: pl.Series,
+    unknown: pl.Series,
+    origin: tuple[str, str, str],
+    strict: bool,
 ) -> tuple[pl.DataFrame, list[str]]:
-    unknown = ~event_items.is_in(items["item_id"].implode())
     if not unknown.any():
         return items, []
-    if strict:
-        fix = "Add these items, or leave strict mode"
+    if strict or unknown.all():
+        fix = "Write the ids of both tables alike" if unknown.all() else "Add these items"
+        fix += ", or leave strict mode" if strict else ""
         reject(unknown, event_items, origin[0], f"are not in {origin[1]}", fix)
     added = event_items.filter(unknown).unique(maintain_order=True).to_frame()
     note = (
-        f"{origin[0]}: events of items that are not in {origin[1]}: {unknown.sum():,} "
-        f"(of {len(added):,} items); added to the items without other columns."
+        f"{origin[0]}: events of items that are not in {origin[1]}: {unknown.sum():,} of "
+        f"{len(unknown):,}, of {len(added):,} items; added to the items without other columns."
     )
     return pl.concat([items, added], how="diagonal"), [note]
 
@@ -248,7 +260,7 @@ def filter_tables(
         f"Filtered to {events['user_id'].n_unique():,} users, {len(items):,} items, "
         f"{len(events):,} of {len(tables.events):,} events."
     )
-    return Tables(events, items, triples, (*tables.notes, note))
+    return replace(tables, events=events, items=items, triples=triples, notes=(*tables.notes, note))
 
 
 def without_consecutive_repeats(events: pl.DataFrame) -> pl.DataFrame:

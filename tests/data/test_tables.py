@@ -94,7 +94,12 @@ def test_events_of_unknown_items(tmp_path):
     assert tables.items["item_id"].to_list() == ["007", "unsold", "b"]
     assert tables.items.row(2) == ("b", None, None, None)
     assert_frame_equal(tables.events, EVENTS)
-    assert_names(tables.notes[0], "not in", "2 (of 1 items)")
+    assert_names(tables.notes[0], "not in", "2 of 3, of 1 items")
+
+
+def test_events_of_only_unknown_items_are_a_mix_up_of_ids(tmp_path):
+    items = ITEMS.with_columns(pl.format("item-{}", "item_id").alias("item_id"))
+    assert_names(message(tmp_path, items=items), "3 of 3", "Write the ids of both tables alike")
 
 
 def triple(*row: str | None) -> pl.DataFrame:

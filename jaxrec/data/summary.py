@@ -1,0 +1,141 @@
+"""What a data set holds, before anybody trains on it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+
+from jaxrec.config import Config
+from jaxrec.data.graph import COLUMN_RELATIONS
+from jaxrec.data.tables import Tables
+
+EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event", "event_id", "session_id")
+QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
+MANY_REPEATS = 0.2  # share of events
+LONG_HISTORY = 50_000  # events of a user who is hardly a person
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of events per user or item, sorted."""
+
+    values: pl.Series
+
+    def at(self, quantile: float) -> int:
+        """The number at a quantile."""
+        return int(self.values.quantile(quantile, "nearest") or 0)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a data set holds.
+
+    Attributes:
+        rows: number of rows of every table.
+        columns: table -> what its columns are used for -> their names; "" for no use.
+        matches: of what -> (number that matched, number in all).
+        period: first and last time of an event, or None if timestamps are positions.
+        event_types: number of events of every type, the most frequent first.
+        repeats: share of events whose item the user had before.
+        user_events: events per user.
+        item_events: events per item, of all items.
+        warnings: likely mistakes, each with the fix.
+        notes: what was repaired.
+    """
+
+    rows: dict[str, int]
+    columns: dict[str, dict[str, tuple[str, ...]]]
+    matches: dict[str, tuple[int, int]]
+    period: tuple[datetime, datetime] | None
+    event_types: dict[str, int]
+    repeats: float
+    user_events: Counts
+    item_events: Counts
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def summarize(tables: Tables, config: Config) -> Summary:
+    """Describe tables as training with a configuration sees them."""
+    events, items, triples = tables.events, tables.items, tables.triples
+    rows = {"events": len(events), "items": len(items)}
+    if triples is not None:
+        rows["triples"] = len(triples)
+    per_user = events.group_by("user_id").len()
+    per_item = events.group_by("item_id").len()
+    num_idle = len(items) - len(per_item)
+    item_events = pl.concat([pl.zeros(num_idle, pl.UInt32, eager=True), per_item["len"].sort()])
+    pairs = events.select(pl.struct("user_id", "item_id").n_unique()).item()
+    repeats = 1 - pairs / len(events)
+    event_types = events["event"].value_counts(sort=True).rows()
+    return Summary(
+        rows=rows,
+        columns={"events": _event_columns(tables), "items": _item_columns(items, config)},
+        matches=_matches(tables, len(per_item)),
+        period=_period(events["timestamp"]) if config.data.time == "timestamp" else None,
+        event_types=dict(event_types),
+        repeats=repeats,
+        user_events=Counts(per_user["len"].sort()),
+        item_events=Counts(item_events),
+        warnings=(*tables.warnings, *_warnings(per_user, repeats, config)),
+        notes=tuple(note for note in tables.notes if note not in tables.warnings),
+    )
+
+
+def _event_columns(tables: Tables) -> dict[str, tuple[str, ...]]:
+    names = tables.events.columns
+    described = set(tables.items.columns) - {"item_id"}
+    used = tuple(name for name in names if name in EVENT_COLUMNS)
+    of_items = tuple(name for name in names if name not in used and name in described)
+    unused = tuple(name for name in names if name not in (*used, *of_items))
+    return {"events": used, "items": of_items, "": unused}
+
+
+def _item_columns(items: pl.DataFrame, config: Config) -> dict[str, tuple[str, ...]]:
+    graph = (*COLUMN_RELATIONS, "categories")
+    others = [name for name in items.columns if name != "item_id"]
+    texts = config.data.text_columns
+    return {
+        "text": tuple(name for name in others if name in texts),
+        "graph": tuple(name for name in others if name in graph),
+        "conditions": tuple(name for name in others if name not in (*texts, *graph)),
+    }
+
+
+def _matches(tables: Tables, num_active: int) -> dict[str, tuple[int, int]]:
+    num_events = len(tables.events)
+    matches = {
+        "events whose item is in the items table": (num_events - tables.num_unknown, num_events),
+        "items with an event": (num_active, len(tables.items)),
+    }
+    if tables.triples is not None:
+        of_items = tables.triples.filter(head_type="item")["head"].n_unique()
+        matches["items with a triple"] = (of_items, len(tables.items))
+    return matches
+
+
+def _period(timestamps: pl.Series) -> tuple[datetime, datetime]:
+    first, last = (
+        timestamps.cast(pl.Datetime("ms", "UTC"))
+        .clip(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+        .sort()[[0, -1]]
+    )
+    return first, last
+
+
+def _warnings(per_user: pl.DataFrame, repeats: float, config: Config) -> list[str]:
+    warnings = []
+    longest = per_user.sort("len", descending=True).row(0)
+    if longest[1] >= LONG_HISTORY:
+        warnings.append(
+            f"user {longest[0]!r} has {longest[1]:,} events. If this is a program or a shared "
+            "account, remove its events."
+        )
+    if repeats >= MANY_REPEATS and config.evaluation.mask == ("seen",):
+        warnings.append(
+            f"{repeats:.0%} of the events repeat an item of the user, but lists leave out items "
+            "that the user has seen. To recommend them again, use --evaluation.mask none."
+        )
+    if len(per_user) < 100:
+        warnings.append(f"there are {len(per_user):,} users; results of a test vary a lot.")
+    return warnings

@@ -1,0 +1,49 @@
+"""Rough memory and time of a training, before it begins."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.config import Config
+from jaxrec.types import padded_size
+
+BASE_BYTES = 1.2e9  # the process with jax and its compiler
+COPIES = 4  # of every parameter: itself, its gradient and two moments of AdamW
+BYTES_PER_EVENT = 13 + 8  # item, type and time; the order of an epoch
+# A block multiplies with 17 D^2 numbers, and the backward pass costs twice the forward pass.
+BLOCK_FLOPS = 2 * 17 * 3
+# Of the rate of a matrix product: .25 with hidden size 64, .45 with 128 (two CPU cores)
+EFFICIENCY = 0.4
+SIZE = 1024  # of the matrices that measure this machine
+
+
+def train_bytes(config: Config, num_items: int, num_events: int) -> float:
+    """Bytes of memory that training needs, without the tables while they are read."""
+    model = config.model
+    width = model.hidden_size * len(model.experts)
+    texts = config.text.whiten * any("text" in expert for expert in model.experts)
+    rows = padded_size(num_items) * (COPIES * width + texts) * 4
+    return BASE_BYTES + rows + BYTES_PER_EVENT * num_events
+
+
+def train_seconds(config: Config, num_items: int, num_events: int) -> float:
+    """Seconds of all epochs on this machine, after the compilation."""
+    model = config.model
+    size = model.hidden_size
+    softmax = 6 * padded_size(num_items) * size
+    flops = len(model.experts) * (softmax + model.num_layers * BLOCK_FLOPS * size**2)
+    return config.train.epochs * num_events * flops / (EFFICIENCY * matrix_rate())
+
+
+def matrix_rate() -> float:
+    """Floating-point operations per second of a matrix product on the default device."""
+    matrix = jnp.ones((SIZE, SIZE), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * SIZE**3 / min(seconds)
