@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from jaxrec.cli.validate import estimates, matches_in_words
@@ -37,7 +38,7 @@ def write_report(path: Path, summary: Summary, tables: Tables, config: Config) -
         _section("Matches", _items(matches_in_words(summary))),
         _section("Events", _events(summary, tables)),
         _section("Events per user and per item", _counts(summary)),
-        _section("Training", f"<p>{escape(estimates(summary, config).capitalize())}.</p>"),
+        _section("Training", f"<p>{escape(estimates(summary, config))}</p>"),
         _section("Notes", _items(summary.notes) or "<p>None.</p>"),
     ]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
@@ -75,7 +76,7 @@ def _tables(summary: Summary) -> str:
             for use, names in uses.items()
             if names
         )
-        rows.append(f"{name}: {num_rows:,} rows. {columns}")
+        rows.append(f"{name}: {num_rows:,} rows" + (f". Columns {columns}" if columns else ""))
     return _items(rows)
 
 
@@ -100,6 +101,7 @@ def _per_day(summary: Summary, events: pl.DataFrame) -> Figure:
         of_type = counts.filter(event=name)
         axes.plot(of_type["day"], of_type["len"], label=name, linewidth=1)
     axes.set(ylabel="events per day", yscale="log")
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
     axes.legend()
     return figure
 

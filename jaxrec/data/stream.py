@@ -19,7 +19,7 @@ from jaxrec.data.opener import open_table
 from jaxrec.data.spec import dataset_spec
 from jaxrec.data.sql import connect
 from jaxrec.data.tables import TimeKind, validate_tables
-from jaxrec.data.times import same_unit
+from jaxrec.data.times import as_milliseconds, same_unit, time_notes
 from jaxrec.errors import InputError
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
@@ -118,8 +118,9 @@ def open_events(
     for column in REQUIRED_COLUMNS:
         if column not in columns:
             require(pl.DataFrame(schema=columns), column, name)
-    ids = _batches(read, name, ("user_id",), rows_per_batch)
-    grouped, num_rows, num_absent, notes = _survey(ids, keep)
+    surveyed = ("user_id", "timestamp") if time == "timestamp" else ("user_id",)
+    batches = _batches(read, name, surveyed, rows_per_batch)
+    grouped, num_rows, num_absent, notes = _survey(batches, keep)
     if not grouped:
         notes += (f"{name}: not grouped by user, so sorted on disk first ({num_rows:,} rows).",)
     if keep is not None and num_absent:
@@ -153,7 +154,7 @@ def _survey(
             if frame.is_empty():
                 continue
             ids = frame["user_id"]
-            notes = notes or tuple(null_words(ids, origin))
+            notes = notes or _warnings(batch, origin)
             num_rows += len(ids)
             absent = absent.filter(~absent.is_in(ids.implode()))
             if grouped:
@@ -168,6 +169,14 @@ def _survey(
                 [[num_users]] = all_runs.aggregate("count(DISTINCT user_id)").fetchall()
             grouped = num_users == num_runs
     return grouped, num_rows, len(absent), notes
+
+
+def _warnings(batch: pl.DataFrame, origin: str) -> tuple[str, ...]:
+    notes = null_words(as_ids(batch["user_id"], origin), origin)
+    if "timestamp" in batch.columns:
+        column = batch["timestamp"]
+        notes += time_notes(as_milliseconds(column, origin), column, origin, strict=False)
+    return tuple(notes)
 
 
 def _batches(

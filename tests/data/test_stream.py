@@ -338,3 +338,12 @@ def test_a_parquet_file_without_columns_is_refused(tmp_path):
     pl.DataFrame().write_parquet(tmp_path / "events.parquet")
     with pytest.raises(DataError, match="the file has no columns"):
         open_events(tmp_path / "events.parquet", 2)
+
+
+def test_suspect_users_and_times_are_noted_before_the_work(tmp_path):
+    frame = events_of(GROUPED).with_columns(
+        user_id=pl.lit("NULL"), timestamp=pl.Series([0, *[SECOND] * (len(GROUPED) - 1)])
+    )
+    notes = open_events(write(frame, tmp_path / "events.csv"), 2).notes
+    assert "times 'NULL'" in notes[0]
+    assert "1 of 12 timestamps lie outside 1980 to tomorrow (row 1" in notes[1]
