@@ -16,6 +16,7 @@ from pyarrow import parquet
 from jaxrec.data.atomic import named_types, typed
 from jaxrec.data.columns import reject_same_names
 from jaxrec.data.csv_header import csv_header
+from jaxrec.data.database import answer
 from jaxrec.data.listing import format_of, list_files
 from jaxrec.data.shape import check_columns, columns_made, columns_read, shaped
 from jaxrec.data.spec import TableSpec
@@ -30,6 +31,7 @@ TEXT_COLUMNS = (
     *("title", "description", "brand", "category", "categories", "merchant"),
 )
 KNOWN_COLUMNS = (*TEXT_COLUMNS, "timestamp", "genres", "price", "rating")
+ANSWER = "answer"
 # JSON types whose text DuckDB would change, or that stand for several types
 RESTORED_TYPES = (
     *("DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "UUID", "HUGEINT", "JSON"),
@@ -56,7 +58,7 @@ class OpenTable:
 
     def read(self) -> pl.DataFrame:
         """All rows. Columns of text files whose values are all numbers become numbers."""
-        with _readable(self.spec), connect(self.spec.base) as connection:
+        with _readable(self.spec), _connected(self.spec) as connection:
             frame = self._converted(pl.DataFrame(connection.sql(self.query)))
         if self.is_text:
             others = [name for name in frame.columns if name not in TEXT_COLUMNS]
@@ -68,7 +70,7 @@ class OpenTable:
         made = columns_made(self.spec)
         read = [*(name for name in columns if name not in made), *columns_read(self.spec)]
         names = ", ".join(map(identifier, dict.fromkeys(read)))
-        with _readable(self.spec), connect(self.spec.base) as connection:
+        with _readable(self.spec), _connected(self.spec) as connection:
             reader = connection.sql(f"SELECT {names} FROM ({self.query})").to_arrow_reader(size)
             for batch in reader:
                 frame = pl.DataFrame(pl.from_arrow(batch))
@@ -100,8 +102,10 @@ def open_table(spec: TableSpec) -> OpenTable:
         DataError: a file is missing, empty, corrupt or of an unknown format; the query is invalid;
             a column of the specification is missing, or two columns have the same name.
     """
-    with _readable(spec), connect(spec.base) as connection:
-        if spec.sql:
+    with _readable(spec), _connected(spec) as connection:
+        if spec.database:
+            query, kind = f"SELECT * FROM {ANSWER}", "query"
+        elif spec.sql:
             query, kind = _checked_query(spec, connection), "query"
         else:
             query, kind = _file_query(spec, connection)
@@ -113,7 +117,7 @@ def open_table(spec: TableSpec) -> OpenTable:
     projection = dict(zip(names, map(identifier, source_names), strict=True))
     if kind in ("csv", "json"):
         texts = {name for name, value in zip(names, types, strict=True) if value == "VARCHAR"}
-        with _readable(spec), connect(spec.base) as connection:
+        with _readable(spec), _connected(spec) as connection:
             for name in sorted(texts & {*ID_COLUMNS}):
                 projection[name] = _without_zero_fraction(connection, query, projection[name])
     selected = ", ".join(f"{value} AS {identifier(name)}" for name, value in projection.items())
@@ -239,6 +243,18 @@ def _as_inferred(column: pl.Series) -> pl.Series:
     if column.drop_nulls().is_in(["true", "false"]).all():
         return column == "true"
     return column
+
+
+@contextmanager
+def _connected(spec: TableSpec) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection; the answer of a database is its table `ANSWER`."""
+    with connect(spec.base) as connection:
+        if not spec.database:
+            yield connection
+            return
+        with answer(spec.database, spec.sql, spec.base, spec.origin) as rows:
+            connection.register(ANSWER, rows)
+            yield connection
 
 
 @contextmanager

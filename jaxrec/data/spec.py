@@ -26,7 +26,8 @@ class TableSpec:
         base: directory that relative names and the file names of `sql` start from.
         files: files, directories or patterns (`events*.csv.gz`); the rows of several follow each
             other in the order of their names.
-        sql: a DuckDB query in place of `files`.
+        sql: a query in place of `files`: of `database`, or a DuckDB query over files.
+        database: URL of a database (see `answer` in `database.py`).
         header: names of the columns of text files whose first row is data.
         separator: separator of text files ("": as the first row shows).
         encoding: encoding of text files.
@@ -41,6 +42,7 @@ class TableSpec:
     base: Path = Path()
     files: tuple[str, ...] = ()
     sql: str = ""
+    database: str = ""
     header: tuple[str, ...] = ()
     separator: str = ""
     encoding: str = "utf-8"
@@ -151,11 +153,13 @@ def _table(name: str, value: Any, base: Path, place: str) -> TableSpec:
     _refuse_unknown(value, {f.name for f in fields(TableSpec)} - {"name", "base"}, place)
     if ("files" in value) == ("sql" in value):
         raise DataError(f"{place}: give either `files` or `sql`")
+    if "database" in value and "sql" not in value:
+        raise DataError(f"{place}: `database` needs a query: `sql`")
     for option in ("files", "header"):
         if option in value:
             names = value[option]
             value[option] = tuple(map(str, names if isinstance(names, list) else [names]))
-    for option in ("sql", "separator", "encoding"):
+    for option in ("sql", "database", "separator", "encoding"):
         if not isinstance(value.get(option, ""), str):
             raise DataError(f"{place}: {option} must be text")
     for option in ("columns", "event_types", "separators"):

@@ -1,0 +1,59 @@
+"""Queries that a database answers, as streams of Arrow batches."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import duckdb
+import pyarrow
+
+from jaxrec.errors import DataError
+
+DRIVERS = {
+    "sqlite": "adbc_driver_sqlite.dbapi",
+    "postgresql": "adbc_driver_postgresql.dbapi",
+    "postgres": "adbc_driver_postgresql.dbapi",
+}
+ROWS_PER_BATCH = 100_000
+
+
+@contextmanager
+def answer(url: str, sql: str, base: Path, name: str) -> Iterator[pyarrow.RecordBatchReader]:
+    """The rows of a query.
+
+    Args:
+        url: `duckdb:///shop.duckdb`, `sqlite:///shop.db` (files relative to `base`, or
+            `sqlite:////absolute`) or `postgresql://user@host/shop`. Variables of the environment,
+            such as `$SHOP_URL`, are filled in, so that a file need not hold a password.
+        sql: a query of that database.
+        base: directory of relative file names.
+        name: of the table in messages; messages do not show the URL.
+
+    Raises:
+        DataError: the scheme is unknown, the driver is not installed, the file is missing, or the
+            database refuses the query.
+    """
+    scheme, _, rest = os.path.expandvars(url).partition("://")
+    path = base / rest.removeprefix("/")
+    if scheme in ("duckdb", "sqlite") and not path.is_file():
+        raise DataError(f"{name}: {path}: no such file")
+    if scheme == "duckdb":
+        with duckdb.connect(str(path), read_only=True) as connection:
+            yield connection.sql(sql).to_arrow_reader(ROWS_PER_BATCH)
+        return
+    if scheme not in DRIVERS:
+        known = ", ".join(("duckdb", *DRIVERS))
+        raise DataError(f"{name}: `database` must begin with one of {known}, and ://")
+    try:
+        driver = import_module(DRIVERS[scheme])
+    except ImportError:
+        raise DataError(f"{name}: needs a driver; pip install 'jaxrec[database]'") from None
+    target = str(path) if scheme == "sqlite" else f"{scheme}://{rest}"
+    try:
+        with closing(driver.connect(target)) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(sql)
+            yield cursor.fetch_record_batch()
+    except driver.Error as error:
+        raise DataError(f"{name}: {' '.join(str(error).split())}") from error
