@@ -73,7 +73,7 @@ def list_files(base: Path, names: Sequence[str]) -> list[Path]:
             inside = start.glob(str(path.relative_to(start)))
             matches = sorted(m for m in inside if m.is_file() and not m.name.startswith(HIDDEN))
         if not matches:
-            raise DataError(f"{path}: no such file or directory{neighbours(path)}")
+            raise DataError(f"{path}: no such file{neighbours(path)}")
         files += matches
     return files
 
