@@ -13,7 +13,7 @@ from jaxrec.data.packing import Packing, cut_windows, event_gaps, pack
 from jaxrec.types import NO_GAP, Batch, EventLog
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(lambda n: max(n) > 1)
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=30, deadline=None)
 
 
 def make_log(lengths, has_time: bool = True) -> EventLog:

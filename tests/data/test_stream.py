@@ -47,7 +47,7 @@ def test_every_format_gives_the_events_that_reading_it_at_once_gives(tmp_path, s
     st.integers(1, 4),
     st.integers(1, 7),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_blocks_hold_every_event_once_and_all_of_a_user_together(runs, users, rows):
     ids = [user for user, length in runs for _ in range(length)]
     order = [user for user, _ in groupby(ids)]
@@ -170,7 +170,7 @@ def test_blocks_do_not_depend_on_the_run_or_on_the_batches(tmp_path, users):
 
 
 @given(st.lists(st.text(max_size=12).filter(lambda text: text.strip()), min_size=1, max_size=20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_users_of_an_ungrouped_file_are_sorted_by_the_bytes_of_their_ids(users):
     with tempfile.TemporaryDirectory() as directory:
         path = written(Path(directory), [*users, "other", *users, "other"])

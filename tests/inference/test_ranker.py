@@ -16,6 +16,7 @@ from jaxrec.training import loop as training
 from jaxrec.types import ANY_EVENT_TYPE
 
 
+@pytest.mark.slow
 def test_a_run_without_a_mask_reproduces_its_evaluation(model, known_shop, tmp_path):
     """With the repeat bias of training, corrected on validation."""
     config = replace(

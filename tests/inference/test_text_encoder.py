@@ -124,6 +124,7 @@ def test_a_run_without_the_digest_takes_any_encoder(trained):
         trained_encoder(str(encoder), digest)
 
 
+@pytest.mark.slow
 def test_a_run_that_reads_no_text_records_no_encoder(tables, tmp_path):
     loop.fit(config(**{"train.epochs": 1}), tmp_path / "run", tables=tables)
     assert read_artifacts(tmp_path / "run").text_encoder == ""

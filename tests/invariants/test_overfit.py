@@ -1,5 +1,6 @@
 """Overfitting: on one batch, a tiny model reaches a next-item loss near zero."""
 
+import pytest
 from helpers.training import config
 
 from jaxrec.data.dataset import prepare
@@ -26,6 +27,7 @@ def test_a_tiny_model_overfits_one_batch(tables):
     assert losses[-1] < 0.3 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_wider_model_reaches_a_loss_near_zero(tables):
     losses = next_item_losses(tables, steps=120, **{"model.hidden_size": 32})
     assert min(losses[0]) > 1

@@ -46,6 +46,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert parts == whole
 
 
+@pytest.mark.slow
 def test_a_run_resumes_after_kill_9(tables, whole_run, tmp_path):
     data = tmp_path / "data"
     data.mkdir()

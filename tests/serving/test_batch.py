@@ -124,6 +124,7 @@ def test_two_jobs_do_not_write_to_one_directory(serve, tmp_path, refused):
     assert not list(out.glob(".*")) + list(states.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_job_continues_after_kill_9(serve, trained_run, events_file, tmp_path):
     out, arguments = tmp_path / "killed", ["--k", "3", *BLOCK]
     program = (

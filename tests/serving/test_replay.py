@@ -35,6 +35,7 @@ def test_a_period_begins_at_a_quantile(model, known_shop, since):
         ReplayOptions(run=Path("run"), since=since)
 
 
+@pytest.mark.slow
 def test_a_model_with_time_since_last_gets_the_time_of_the_request(known_shop, tmp_path):
     options = {
         "split.scheme": "leave_one_out",

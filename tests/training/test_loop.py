@@ -35,6 +35,7 @@ def test_a_run_writes_all_its_files(whole_run):
         assert manager.best_step() == steps_per_epoch * selected["epoch"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tables, whole_run, tmp_path):
     for name, seed in (("same", 0), ("other", 1)):
         training.fit(config(**{"train.seed": seed}), tmp_path / name, tables=tables)
@@ -78,6 +79,7 @@ def test_the_step_is_compiled_once(tables):
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_bf16_trains_close_to_float32(tables):
     dataset = prepare(config(), tables)
     options = {"model.num_layers": 2}
@@ -103,12 +105,14 @@ def test_a_trained_run_recommends_to_new_users(tables, whole_run):
     assert not set(both["item_id"]) & set(events["item_id"])
 
 
+@pytest.mark.slow
 def test_finetuning_without_any_text_trains_and_loads(tables, tmp_path):
     options = {"model.experts": ["id"], "text.mode": "finetune", "train.epochs": 1}
     training.fit(config(**options), tmp_path / "run", tables=tables)
     assert len(jaxrec.load(tmp_path / "run").recommend(tables.events, k=1)) == 40
 
 
+@pytest.mark.slow
 def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tmp_path):
     encoder = GOLDEN / "tiny_bert"
     options = {
@@ -165,6 +169,7 @@ def nan_passes():
     jax.config.update("jax_debug_nans", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"train.learning_rate": 1e30}, {"train.weight_decay": 1e38, "train.learning_rate": 1.0}],

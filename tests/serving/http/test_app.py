@@ -94,6 +94,7 @@ def test_feedback_changes_the_list_and_the_response_says_so(client):
     assert [event["event_type"] for event in events] == ["view", "view", "view", "dislike"]
 
 
+@pytest.mark.slow
 def test_all_responses_fit_the_openapi_document(trained_run, tmp_path):
     """For valid and invalid requests that schemathesis generates from the document."""
     schemathesis = pytest.importorskip("schemathesis")

@@ -31,6 +31,7 @@ def test_other_machines_come_in_with_a_key_or_where_the_service_is_open(monkeypa
     assert listen.parse_address(LiveOptions(http="shop:8080")) == ("shop", 8080)
 
 
+@pytest.mark.slow
 def test_unfinished_requests_are_closed_and_do_not_hold_up_the_end(trained_run, tmp_path):
     server = Service(trained_run, tmp_path / "store.db")
     host, port = server.client.base_url.host, server.client.base_url.port

@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 
+import pytest
 from fastapi.testclient import TestClient
 from helpers.servers import Load, Service, wait, wait_until_ready
 
@@ -51,6 +52,7 @@ def test_a_run_copied_in_place_is_served_once_it_is_whole(trained_run, tmp_path)
         assert client.get("/users/u/recommendations").status_code == 200
 
 
+@pytest.mark.slow
 def test_killing_the_service_loses_no_acknowledged_event(trained_run, tmp_path):
     store = tmp_path / "store.db"
     server = Service(trained_run, store)
