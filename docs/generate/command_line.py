@@ -12,7 +12,7 @@ from jaxrec.cli import main
 
 COMMANDS = {
     "validate": "Print what a data set holds, with warnings, before anybody trains. "
-    "[Your files](../how-to/your-files.md) tells how to describe them.",
+    "[Read your files](../how-to/your-files.md) tells how to describe them.",
     "train": "Train a recipe on a data set. `python train.py` is the same command. "
     "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
     "recommend": "Recommend to every user of an events file. "
