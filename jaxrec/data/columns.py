@@ -20,7 +20,10 @@ def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
     """A required column; raises a DataError if it is missing or the table has no rows."""
     if name not in frame.columns:
         has = ", ".join(frame.columns) or "no columns at all"
-        raise DataError(f"{table}: no column {name!r}; it has {has}. Rename or add the column")
+        raise DataError(
+            f"{table}: no column {name!r}; it has {has}. Rename or add the "
+            "column, or say which one it is in dataset.yaml (`columns`)"
+        )
     if frame.is_empty():
         raise DataError(f"{table}: the table has no rows; add rows, or remove an optional table")
     return frame[name]

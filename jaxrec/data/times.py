@@ -17,6 +17,8 @@ YEAR_5138 = 1e14  # milliseconds; integers of other units cannot become millisec
 MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 1973
 # how many units a millisecond has
 PER_MILLISECOND = {"seconds": 1e-3, "milliseconds": 1, "microseconds": 1e3, "nanoseconds": 1e6}
+# Spreadsheets count days from 1899-12-30.
+SPREADSHEET, DAYS_TO_1970 = "days of a spreadsheet", 25_569
 # digits of a calendar date written as a number -> its format
 CALENDAR = {"dates like 20240131": (8, "%Y%m%d"), "times like 20240131235959": (14, "%Y%m%d%H%M%S")}
 TEXT_FORMATS = (
@@ -33,8 +35,9 @@ def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
     The column holds dates, datetimes (UTC unless they have a zone), text or numbers. Text is ISO
     8601 (also basic, with slashes, or with `UTC` behind it) or RFC 1123. The unit of numbers is
     the one in which most of them lie between 1980 and tomorrow: seconds, milliseconds,
-    microseconds, nanoseconds, or digits such as 20240131 and 20240131235959. If there is none,
-    numbers are milliseconds or seconds, by their size.
+    microseconds, nanoseconds, or digits such as 20240131 and 20240131235959; or the days of a
+    spreadsheet, if all of them do. If there is none, numbers are milliseconds or seconds, by their
+    size.
 
     Raises:
         DataError: the column has another type; a value is null, no timestamp, in another unit, or
@@ -119,6 +122,9 @@ def _unit(numbers: pl.Series) -> str:
     best = max(counts, key=lambda unit: counts[unit])
     if 2 * counts[best] > len(numbers):
         return best
+    days = numbers.cast(pl.Float64) - DAYS_TO_1970
+    if days.is_between(YEAR_1980 / DAY, _tomorrow() / DAY).all():
+        return SPREADSHEET
     large = (numbers.cast(pl.Float64).abs() >= MILLISECONDS_FROM).any()
     return "milliseconds" if large else "seconds"
 
@@ -145,6 +151,8 @@ def _from_numbers(numbers: pl.Series, column: pl.Series, table: str) -> pl.Serie
             problem = f"look like {other} among {unit}"
             reject(plausible, column, table, problem, "Use one unit in the whole column")
     reject_inexact(column, table, "Write integers")
+    if unit == SPREADSHEET:
+        return ((numbers - DAYS_TO_1970) * DAY).round().cast(pl.Int64)
     if unit in CALENDAR:
         return _from_calendar(numbers, unit, column, table)
     # as an integer, -2^63 has no absolute value

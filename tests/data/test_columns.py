@@ -84,6 +84,14 @@ def test_numeric_ids_become_strings_and_event_is_filled_in():
         (["1970-01-01 00:00:01.5", "1970-01-01T00:00:01Z"], [1500, 1000]),
         (["1970-01-01T02:00:00+02:00", "1970-01-01T02:00+0100"], [0, 3_600_000]),
         ([str(SECOND), "3.5"], [SECOND * 1000, 3500]),
+        ([SECOND * 10**6, SECOND * 10**6 + 1000], [SECOND * 1000, SECOND * 1000 + 1]),
+        ([SECOND * 10**9, SECOND * 10**9 + 10**6], [SECOND * 1000, SECOND * 1000 + 1]),
+        ([20231114, 20231115], [1_699_920_000_000, 1_700_006_400_000]),
+        (["20231114221320", "20231114221321"], [SECOND * 1000, SECOND * 1000 + 1000]),
+        ([45244.5, 45244], [1_699_963_200_000, 1_699_920_000_000]),
+        (["2023-11-14 22:13:20 UTC", "2023/11/14 22:13:21"], [SECOND * 1000, SECOND * 1000 + 1000]),
+        (["Tue, 14 Nov 2023 22:13:20 GMT", "20231114T221320Z"], [SECOND * 1000] * 2),
+        (["2023-11-14 22:13:20 +0000 UTC", "2023-11-14 22:13:20+00"], [SECOND * 1000] * 2),
     ],
 )
 def test_timestamps_become_milliseconds(timestamps, milliseconds):
@@ -125,6 +133,8 @@ def test_positions_taken_for_seconds_are_noted():
         (["2024-01-01", "yesterday", "01/02/2024"], ["row 2: 'yesterday', row 3: '01/02/2024'"]),
         ([str(SECOND), "yesterday", "3"], ["1 of 3", "row 2: 'yesterday'", "Use integer seconds"]),
         ([SECOND * 1000, SECOND, SECOND * 1000], [f"row 2: {SECOND}", "Use one unit"]),
+        ([SECOND * 1000, SECOND * 10**6, SECOND * 1000], ["look like microseconds among milli"]),
+        ([20231114, 20231399, 20231115], ["1 of 3 values are not dates like", "row 2: 20231399"]),
         ([SECOND * 10**7] * 3, ["beyond the year 5138", "row 1", "Use integer seconds"]),
     ],
 )
