@@ -9,6 +9,7 @@ from jaxrec.errors import DataError
 SHOWN_ROWS, SHOWN_WIDTH = 5, 80
 # From here on, a float cannot tell an integer from the next one.
 INEXACT_FROM: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
+ROUNDED = r"^-?\d(\.\d+)?E\+\d{2,}$"
 # What other programs write for a missing value
 NULL_WORDS = (
     *("NULL", "null", "Null", "nan", "NaN", "NAN", "None", "none", "NA", "N/A", "n/a", "<NA>"),
@@ -58,6 +59,13 @@ def reject_inexact(column: pl.Series, table: str, fix: str) -> None:
         reject(column.abs() >= limit, column, table, problem, fix)
 
 
+def reject_rounded(column: pl.Series, table: str) -> None:
+    """Raise a DataError if text has numbers such as `1.5E+18`, as spreadsheets round them."""
+    rounded = column.str.contains(ROUNDED).fill_null(False)
+    fix = "A spreadsheet has rounded them; export the column again as text"
+    reject(rounded, column, table, "have lost digits", fix)
+
+
 def as_text(column: pl.Series, table: str) -> pl.Series:
     """Text or whole numbers as strings; nulls stay null.
 
@@ -76,7 +84,9 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
         column = column.cast(pl.Int64)
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
         raise wrong_type(column, table, "text or integers")
-    return column.cast(pl.String)
+    column = column.cast(pl.String)
+    reject_rounded(column, table)
+    return column
 
 
 def as_ids(column: pl.Series, table: str) -> pl.Series:

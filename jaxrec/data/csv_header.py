@@ -58,7 +58,9 @@ def _first_line(connection: duckdb.DuckDBPyConnection, path: Path, encoding: str
         f"delim = {literal(UNIT_SEPARATOR)}, quote = '', escape = '', "
         f"encoding = {literal(encoding)}, columns = {{'line': 'VARCHAR'}}) LIMIT 1"
     ).fetchone()
-    return None if row is None else row[0]
+    if row and not row[0]:
+        raise DataError(f"{path}: the first line is blank; remove it")
+    return row[0] if row else None
 
 
 def _outside_quotes(line: str, mark: str) -> int:
@@ -68,7 +70,9 @@ def _outside_quotes(line: str, mark: str) -> int:
 def _cells(line: str, separator: str) -> list[str]:
     if len(separator) > 1:
         return line.split(separator)
-    return next(csv.reader([line], delimiter=separator))
+    cells = next(csv.reader([line], delimiter=separator))
+    # pandas writes its index without a name
+    return [cell if cell.strip() else f"unnamed_{number}" for number, cell in enumerate(cells, 1)]
 
 
 def _is_number(cell: str) -> bool:

@@ -61,7 +61,7 @@ class OpenTable:
         with _readable(self.spec), _connected(self.spec) as connection:
             frame = self._converted(pl.DataFrame(connection.sql(self.query)))
         if self.is_text:
-            others = [name for name in frame.columns if name not in TEXT_COLUMNS]
+            others = [n for n in frame.columns if n not in (*TEXT_COLUMNS, "timestamp")]
             frame = frame.with_columns(_as_inferred(frame[name]) for name in others)
         return shaped(frame, self.spec)
 
@@ -278,7 +278,12 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
     if "Malformed JSON" in text:
         reason = _broken_row(file)
     elif csv_error and "unicode" in text:
-        reason = f"line {csv_error[1]} is not {spec.encoding} text"
+        return DataError(
+            f"{file}: line {csv_error[1]} is not {spec.encoding} text; write the file again in "
+            "UTF-8, or name its `encoding` (latin-1, utf-16) in dataset.yaml"
+        )
+    elif csv_error and "unterminated quote" in text:
+        reason = f"a quote in line {csv_error[1]} is not closed: {csv_error[2]}"
     elif csv_error:
         reason = f"line {csv_error[1]} does not fit the header: {csv_error[2]}"
     else:

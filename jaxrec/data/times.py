@@ -4,7 +4,7 @@ import time
 
 import polars as pl
 
-from jaxrec.data.columns import reject, reject_inexact, wrong_type
+from jaxrec.data.columns import reject, reject_inexact, reject_rounded, wrong_type
 from jaxrec.errors import DataError
 
 TIME_FIX = (
@@ -135,6 +135,7 @@ def _numbers(column: pl.Series, table: str, expected: str) -> pl.Series:
         return column.cast(pl.Int64, strict=False)
     if column.dtype == pl.String:
         column = column.str.strip_chars()
+        reject_rounded(column, table)
         integers = column.cast(pl.Int64, strict=False)
         if integers.null_count() == column.null_count():
             return integers

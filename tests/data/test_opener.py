@@ -82,6 +82,21 @@ def test_ids_keep_their_text_and_whole_floats_become_integers(tmp_path):
     assert pairs(path) == [("007", "1e5")]
 
 
+@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp"])
+def test_numbers_that_a_spreadsheet_rounded_are_refused(tmp_path, column):
+    path = tmp_path / "events.csv"
+    EVENTS.with_columns(pl.lit("1.5E+18").alias(column)).write_csv(path)
+    with pytest.raises(DataError, match=rf"'{column}': 3 of 3 values have lost digits \(row 1"):
+        pairs(path)
+
+
+def test_columns_without_a_name_do_no_harm(tmp_path):
+    """As pandas writes its index, and as some programs end their lines."""
+    lines = COMMA.splitlines()
+    (tmp_path / "events.csv").write_text("\n".join(f",{line}," for line in lines))
+    assert pairs(tmp_path) == ROWS
+
+
 def test_json_ids_that_look_like_numbers_dates_or_uuids_keep_their_text(tmp_path):
     ids = ["A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "2024-01-01", "00:10:00"]
     pl.DataFrame({"user_id": ids, "item_id": ids, "timestamp": [SECOND] * 3}).write_ndjson(
@@ -125,7 +140,9 @@ def test_floats_that_cannot_tell_ids_or_times_apart_are_refused(tmp_path, dtype,
     [
         ("events.csv", b"1,2,3\n4,5,6\n", r"the first row looks like data.*`header: \[user_id"),
         ("events.csv", COMMA.encode() + b"u,i\n", r"line 5 does not fit the header: u,i"),
-        ("events.csv", COMMA.encode() + b"\xff,i,1\n", "line 5 is not utf-8 text"),
+        ("events.csv", COMMA.encode() + b"\xff,i,1\n", "line 5 is not utf-8 text.*`encoding`"),
+        ("events.csv", COMMA.encode() + b'"u,i,1\n', "a quote in line 5 is not closed"),
+        ("events.csv", b"\n" + COMMA.encode(), "the first line is blank"),
         ("events.jsonl", "\n".join(JSON_ROWS)[:-20].encode(), "row 3 is cut off"),
         ("events.jsonl", f"{JSON_ROWS[0]}\n{{x\n{JSON_ROWS[1]}".encode(), "row 2: Expecting"),
         ("events.parquet", b"PAR1 and no more", "cannot be read"),
