@@ -81,7 +81,6 @@ def test_kg_without_link(tmp_path):
         ("events.parquet", b"not parquet"),
         ("events.jsonl", b'{"user_id": 1, "item'),
         ("events.csv", b"user_id,item_id,timestamp\n1,2,3,4,5\n"),
-        ("events.csv", b"user_id,item_id,timestamp\n\xff\xfe,2,3\n"),
         ("x.inter", b"user_id:token\titem_id:token\ttimestamp:float\n1\t2\t3\t4\n"),
     ],
 )
