@@ -11,6 +11,9 @@ from scipy import sparse
 
 WEEK_SECONDS = 7 * 24 * 3600
 MAX_BLOCK_SIMILARITIES = 2**22
+# The events of a user, the newest ones, that item-kNN and personal frequency read. Their cost grows
+# with the square of a history, and a till or a robot may have more events than all other users.
+NEWEST = 10_000
 
 Scorer = Callable[[int, int], Float[np.ndarray, "Q I"]]
 """Scores of the queries [start, stop) for every item."""
@@ -114,7 +117,7 @@ def baseline_scorers(
     *,
     has_time: bool = True,
 ) -> dict[str, Scorer]:
-    """The baselines by name, fitted to the training events.
+    """The baselines by name, fitted to the training events, whose users ascend.
 
     Args:
         has_time: False where times are only positions.
@@ -122,7 +125,9 @@ def baseline_scorers(
     popular = popularity(train_items, num_items)
     window = WEEK_SECONDS if has_time else None
     recent = recent_popularity(train_items, train_times, num_items, window)
-    similarity = fit_item_knn(train_users, train_items, int(train_users.max()) + 1, num_items)
+    from_end = np.cumsum(np.bincount(train_users))[train_users] - np.arange(len(train_users))
+    users, items = train_users[from_end <= NEWEST], train_items[from_end <= NEWEST]
+    similarity = fit_item_knn(users, items, int(train_users.max()) + 1, num_items)
 
     return {
         "popularity": lambda start, stop: np.tile(popular, (stop - start, 1)),

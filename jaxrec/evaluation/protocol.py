@@ -11,7 +11,7 @@ from jaxrec.config import EvaluationConfig
 from jaxrec.data.events import user_of_event
 from jaxrec.data.splits import Split
 from jaxrec.evaluation import metrics
-from jaxrec.evaluation.baselines import baseline_scorers
+from jaxrec.evaluation.baselines import NEWEST, baseline_scorers
 from jaxrec.ranking.adjustments import history_events, mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_host_scores, rank_queries
@@ -19,6 +19,7 @@ from jaxrec.types import EventLog, Queries
 
 HISTORY_SEGMENTS = {"1-3": (1, 3), "4-10": (4, 10), "11-50": (11, 50), "51+": (51, np.inf)}
 RARE = 5  # an item with at most so many training events is rare
+MAX_EVENTS = 2**23  # of the histories that baselines read at a time
 
 
 def evaluate(
@@ -59,7 +60,7 @@ def evaluate_baselines(
     training = split.in_training & positives
 
     def histories(start: int, stop: int) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
-        rows, events = history_events(log, queries, start, stop)
+        rows, events = history_events(log, queries, start, stop, NEWEST)
         kept = positives[events]
         return rows[kept], log.items[events[kept]]
 
@@ -73,9 +74,11 @@ def evaluate_baselines(
     )
     masked = mask_adjustments(log, queries, config.mask)
     targets = log.items[queries.positions]
+    longest = (queries.positions - log.offsets[queries.users]).max(initial=1)
+    block = MAX_EVENTS // min(int(longest), NEWEST)
 
     def one(scorer: Callable[[int, int], Float[np.ndarray, "Q I"]]) -> dict[str, Any]:
-        ranking = rank_host_scores(scorer, targets, masked, valid, config.k)
+        ranking = rank_host_scores(scorer, targets, masked, valid, config.k, block)
         segments = metrics.segments(ranking.ranks, masks)
         return {**_summary(ranking, valid, counts), "segments": segments}
 

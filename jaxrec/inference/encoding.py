@@ -4,9 +4,11 @@ Evaluation, batch scoring and live serving call these functions, so their scores
 one row of S numbers here, so that the states of users are one array to move and to store.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,9 @@ from jaxrec.models.sequence.encoder import State
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 4  # time steps at a time; 1 where one is left, as for most live events
+SLOTS = 2048  # rows x time steps of the longer chunks that few rows are read in
+LONG = 1024  # time steps from which such chunks are worth their compilation
+FEWER = 8  # batches shrink by this factor when rows have ended
 ROUNDS = 8  # histories in a row, one after another, in `encode_queries`
 WORKERS = 3  # groups of rows at a time: one is computed while events of the others are gathered
 
@@ -212,19 +217,22 @@ def encode_queries(
     by_length = np.argsort(starts - last, kind="stable")
 
     def answer(group: Int[np.ndarray, " g"]) -> None:
-        numbers, histories = in_rows(starts[group], last[group], users)
-        used, next_position = numbers >= 0, numbers + 1
+        rows = in_rows(starts[group], last[group], users)
+        next_position = rows.numbers + 1
         # the vector after an event answers the query at the next position
         place = np.minimum(np.searchsorted(positions, next_position), len(order) - 1)
-        queried = used & (next_position >= first[group][histories])
+        queried = next_position >= first[group][rows.histories]
         queried &= positions[place] == next_position
-        firsts = used & (numbers == starts[group][histories])
+        firsts = rows.numbers == starts[group][rows.histories]
         states = new_users
-        for chunk in _chunks(numbers.shape[1]):
-            vectors, states = reader.update(states, numbers[:, chunk], firsts[:, chunk])
-            inside = queried[:, chunk]
+        for width, steps in _batches(rows.lengths):
+            slots = rows.slots(width, steps)
+            used = slots >= 0
+            numbers = np.where(used, rows.numbers[slots], -1)
+            vectors, states = reader.update(states[:width], numbers, used & firsts[slots])
+            inside = used & queried[slots]
             if inside.any():
-                result[order[place[:, chunk][inside]]] = np.asarray(vectors)[inside]
+                result[order[place[slots[inside]]]] = np.asarray(vectors)[inside]
 
     with ThreadPoolExecutor(WORKERS) as workers:
         list(workers.map(answer, _groups(by_length, ROUNDS * users)))
@@ -256,43 +264,63 @@ def encode_users(
     result = before.copy()
     reader = HistoryReader(model, items, log, event_gaps(log, last_times))
     # users of similar lengths together waste the fewest time steps
-    for group in _groups(np.argsort(ends - starts, kind="stable"), users):
+    for group in _groups(np.argsort(starts - ends, kind="stable"), users):
         rows = np.pad(group, (0, users - len(group)))
         states: Float[Array | np.ndarray, "B S"] = before[rows]
         begins, lengths = starts[rows], ends[rows] - starts[rows]
         lengths[len(group) :] = 0  # rows of padding have no events
-        for chunk in _chunks(int(lengths.max())):
-            steps = np.arange(chunk.start, chunk.stop)
-            numbers = np.where(steps < lengths[:, None], begins[:, None] + steps, -1)
+        for width, steps in _batches(lengths):
+            if width < len(states):  # the other rows have ended
+                result[group[width : len(states)]] = np.asarray(states)[width : len(group)]
+                states = states[:width]
+            numbers = begins[:width, None] + np.arange(steps.start, steps.stop)
+            numbers = np.where(numbers < (begins + lengths)[:width, None], numbers, -1)
             _, states = reader.update(states, numbers, np.zeros(numbers.shape, bool))
-        result[group] = np.asarray(states)[: len(group)]
+        result[group[: len(states)]] = np.asarray(states)[: len(group)]
     return result
 
 
-def in_rows(
-    begins: Int[np.ndarray, " n"], ends: Int[np.ndarray, " n"], rows: int
-) -> tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"]]:
+class HistoryRows(NamedTuple):
+    """Histories in rows, one after another; rows with more events come first.
+
+    Row r holds the events `numbers[offsets[r] : offsets[r + 1]]` in time order.
+    """
+
+    numbers: Int[np.ndarray, " M"]  # of the events in the log
+    histories: Int[np.ndarray, " M"]  # that the events belong to
+    offsets: Int[np.ndarray, " offsets"]  # B + 1
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " B"]:
+        """Number of events of every row."""
+        return np.diff(self.offsets)
+
+    def slots(self, width: int, steps: slice) -> Int[np.ndarray, "B T"]:
+        """Places in `numbers` of the first `width` rows at some time steps; -1 after their ends."""
+        places = self.offsets[:width, None] + np.arange(steps.start, steps.stop)
+        return np.where(places < self.offsets[1 : width + 1, None], places, -1)
+
+
+def in_rows(begins: Int[np.ndarray, " n"], ends: Int[np.ndarray, " n"], rows: int) -> HistoryRows:
     """Put histories into rows, one after another.
 
-    The first B histories get a row each, in their order. Rows are about equally long if longer
-    histories come first.
-
-    Returns:
-        The event number at every time step, and its history; -1 after the last event of a row.
+    Each of the first B histories gets a row of its own. Rows are about equally long if longer
+    histories come first. Memory is in proportion to the events, however long one history is.
     """
     lengths = ends - begins
-    row, step = np.empty((2, len(lengths)), np.int64)
+    row = np.empty(len(lengths), np.int64)
     filled = np.zeros(rows, np.int64)
     for begin in range(0, len(lengths), rows):
         part = slice(begin, begin + rows)
-        emptiest = np.argsort(filled, kind="stable")[: len(lengths[part])]
-        row[part], step[part] = emptiest, filled[emptiest]
+        row[part] = emptiest = np.argsort(filled, kind="stable")[: len(lengths[part])]
         filled[emptiest] += lengths[part]
-    numbers, histories = np.full((2, rows, _whole_chunks(int(filled.max()))), -1)
-    place = np.repeat(row, lengths), ranges(step, lengths)
-    numbers[place] = ranges(begins, lengths)
-    histories[place] = np.repeat(np.arange(len(lengths)), lengths)
-    return numbers, histories
+    longest_first = np.argsort(-filled, kind="stable")
+    order = np.argsort(np.argsort(longest_first)[row], kind="stable")
+    return HistoryRows(
+        numbers=ranges(begins[order], lengths[order]),
+        histories=np.repeat(order, lengths[order]),
+        offsets=np.concatenate([[0], np.cumsum(filled[longest_first])]),
+    )
 
 
 def _groups(members: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " g"]]:
@@ -304,7 +332,28 @@ def _whole_chunks(steps: int) -> int:
     return steps if steps % CHUNK == 1 else steps + -steps % CHUNK
 
 
-def _chunks(steps: int) -> list[slice]:
-    """Chunks of time steps, padded so that only two sizes are compiled."""
-    whole = _whole_chunks(steps)
-    return [slice(begin, min(begin + CHUNK, whole)) for begin in range(0, whole, CHUNK)]
+def _batches(lengths: Int[np.ndarray, " B"]) -> Iterator[tuple[int, slice]]:
+    """How many rows to read at a time, and which of their time steps; lengths descend.
+
+    Without long histories, all rows are read in chunks of two sizes. A few rows that are longer
+    than the others are read alone, in longer chunks of as many slots, so that slots stay in
+    proportion to events.
+    """
+    width, begin, end = len(lengths), 0, int(lengths.max(initial=0))
+    while begin < end:
+        fewer, stop = -(-width // FEWER), end
+        if fewer < width and end - lengths[fewer] >= LONG:
+            stop = max(int(lengths[fewer]), begin)
+        is_long = width < len(lengths) or stop - begin >= LONG
+        size = max(SLOTS // width, CHUNK) if is_long else CHUNK
+        for steps in _chunks(begin, stop, min(size, LONG // 4)):
+            yield width, steps
+            begin = steps.stop
+        width = fewer
+
+
+def _chunks(begin: int, end: int, size: int) -> list[slice]:
+    """Time steps in chunks, padded so that few sizes are compiled."""
+    steps = end - begin
+    whole = begin + (_whole_chunks(steps) if size == CHUNK else steps + -steps % size)
+    return [slice(first, min(first + size, whole)) for first in range(begin, whole, size)]

@@ -13,6 +13,8 @@ from jaxrec.data.packing import ranges
 from jaxrec.errors import ConfigError
 from jaxrec.types import NEG_INF, EventLog, Queries
 
+MAX_EVENTS = 2**22  # of the histories of a block, from which only distinct items are kept
+
 
 class ScoreAdjustments(NamedTuple):
     """Amounts to add to the scores of some (query, item) pairs."""
@@ -117,13 +119,36 @@ def mask_adjustments(
     is_masked_type = masked_event_types(mask, log.event_type_names)
 
     def block(start: int, stop: int) -> ScoreAdjustments:
-        rows, events = history_events(log, queries, start, stop)
-        masked = is_masked_type[log.event_types[events]]
+        part = Queries(queries.users[start:stop], queries.positions[start:stop])
+        rows, events = _masked_events(log, part, is_masked_type)
         if targets is not None:
-            masked &= log.items[events] != targets[start:stop][rows]
-        return exclude(rows[masked], log.items[events[masked]])
+            kept = log.items[events] != targets[start:stop][rows]
+            rows, events = rows[kept], events[kept]
+        return exclude(rows, log.items[events])
 
     return block
+
+
+def _masked_events(
+    log: EventLog, queries: Queries, is_masked_type: Bool[np.ndarray, " types"]
+) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
+    """Query and number of the masked events before queries; in long histories the first one of
+    every item, so that there are at most as many as scores."""
+    if (queries.positions - log.offsets[queries.users]).sum() <= MAX_EVENTS:
+        rows, events = history_events(log, queries, 0, len(queries))
+        masked = is_masked_type[log.event_types[events]]
+        return rows[masked], events[masked]
+    users, number = np.unique(queries.users, return_inverse=True)
+    lengths = np.zeros(len(users), np.int64)
+    np.maximum.at(lengths, number, queries.positions - log.offsets[queries.users])
+    events, owners = ranges(log.offsets[users], lengths), np.repeat(np.arange(len(users)), lengths)
+    masked = is_masked_type[log.event_types[events]]
+    events, owners = events[masked], owners[masked]
+    pairs = owners * (int(log.items.max()) + 1) + log.items[events]
+    firsts = events[np.sort(np.unique(pairs, return_index=True)[1])]
+    begins = np.searchsorted(firsts, log.offsets[queries.users])
+    counts = np.searchsorted(firsts, queries.positions) - begins
+    return np.repeat(np.arange(len(queries)), counts), firsts[ranges(begins, counts)]
 
 
 def repeat_adjustments(

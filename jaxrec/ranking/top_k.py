@@ -180,12 +180,13 @@ def rank_host_scores(
 ) -> Ranking:
     """Rank all items by scores that the host computes, `score_block(start, stop)` at a time.
 
-    Other arguments and errors as in `rank_queries`.
+    Other arguments and errors as in `rank_queries`; `block` is the most queries at a time.
     """
     check_targets(len(targets), targets, valid)
     mesh = single_device_mesh()
     rank = compiled_ranking(mesh, RankOptions(k), from_vectors=False)
-    size = _block_rows(len(targets), len(valid), mesh, block)
+    size = _block_rows(len(targets), len(valid), mesh, None)
+    size = size if block is None else min(size, _block_rows(len(targets), len(valid), mesh, block))
     unused = np.zeros(len(valid), np.float32)
 
     def rank_block(start: int, stop: int, adjustments: ScoreAdjustments) -> dict:

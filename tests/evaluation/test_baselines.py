@@ -172,3 +172,13 @@ def test_scorers_without_times_take_the_last_tenth_as_recent(training):
 
     np.testing.assert_array_equal(scorers["recent_popularity"](0, 1)[0], expected)
     assert not np.array_equal(expected, baselines.recent_popularity(items, times, 30))
+
+
+def test_neighbours_are_counted_over_the_newest_events_of_a_user(monkeypatch):
+    """A till with more events than all users together does not set the cost."""
+    monkeypatch.setattr(baselines, "NEWEST", 2)
+    users, items = np.array([0, 0, 0, 1, 1], np.int32), np.array([1, 2, 3, 4, 5], np.int32)
+    scorers = baselines.baseline_scorers(users, items, np.arange(5), in_blocks([[2], [4]]), 6)
+    assert np.flatnonzero(scorers["item_knn"](0, 2)[0]).tolist() == [3]
+    assert np.flatnonzero(scorers["item_knn"](0, 2)[1]).tolist() == [5]
+    assert scorers["popularity"](0, 1)[0].tolist() == [0, 1, 1, 1, 1, 1]

@@ -1,5 +1,6 @@
 """A small recommender, a log, and user vectors computed event by event."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -38,13 +39,13 @@ def make_items() -> jax.Array:
     return jax.random.normal(jax.random.key(1), (ITEMS, 8))
 
 
-def make_log() -> EventLog:
+def make_log(lengths: Sequence[int] | np.ndarray = LENGTHS) -> EventLog:
     random = np.random.default_rng(0)
-    count = LENGTHS.sum()
+    count = np.sum(lengths)
     return EventLog(
-        user_ids=pl.Series([f"u{number}" for number in range(len(LENGTHS))]),
+        user_ids=pl.Series([f"u{number}" for number in range(len(lengths))]),
         event_type_names=("view", "buy"),
-        offsets=np.concatenate([[0], np.cumsum(LENGTHS)]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
         items=random.integers(1, ITEMS, count).astype(np.int32),
         event_types=random.integers(0, EVENT_TYPES, count).astype(np.int8),
         times=np.cumsum(random.integers(0, 10_000, count)),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from helpers.splits import ITEMS, make_split
 
+from jaxrec.ranking import adjustments
 from jaxrec.ranking.adjustments import (
     ScoreAdjustments,
     as_blocks,
@@ -9,14 +10,14 @@ from jaxrec.ranking.adjustments import (
     repeat_adjustments,
     scale,
 )
-from jaxrec.types import NEG_INF
+from jaxrec.types import NEG_INF, Queries
 
 
 def test_scaled_adjustments_keep_masks():
-    adjustments = as_blocks(
+    blocks = as_blocks(
         ScoreAdjustments(np.array([0, 1, 1]), np.array([4, 5, 6]), np.float32([2, NEG_INF, -1]))
     )
-    result = scale(adjustments, 0.1)(1, 2)
+    result = scale(blocks, 0.1)(1, 2)
     assert result.rows.tolist() == [0, 0]
     np.testing.assert_allclose(result.amounts, [NEG_INF, -0.1])
 
@@ -68,3 +69,21 @@ def test_repeat_bias_depends_on_event_type_and_age(split):
     assert second.rows.tolist() == [0, 0, 0]
     untrained = repeat_adjustments(split.log, split.test["last"], np.zeros((2, 3), np.float32))
     assert not len(untrained(0, 2).rows)
+
+
+@pytest.mark.parametrize("mask", [("seen",), ("buy",), ("none",)])
+def test_long_histories_mask_each_item_once(split, mask, monkeypatch):
+    """One user's long history behind many queries takes no more entries than scores."""
+    log = split.log
+    users = np.array([1, 0, 0, 0, 1])
+    queries = Queries(users, log.offsets[users] + np.array([4, 0, 3, 5, 2]))
+    targets = np.array([1, 0, 2, 3, 2])
+    plain = mask_adjustments(log, queries, mask, targets)
+    blocks = [plain(0, 5), plain(2, 4)]
+    monkeypatch.setattr(adjustments, "MAX_EVENTS", 0)
+    distinct = mask_adjustments(log, queries, mask, targets)
+    for expected, result in zip(blocks, [distinct(0, 5), distinct(2, 4)], strict=True):
+        pairs = list(zip(result.rows.tolist(), result.items.tolist(), strict=True))
+        assert set(pairs) == set(zip(expected.rows.tolist(), expected.items.tolist(), strict=True))
+        assert len(set(pairs)) == len(pairs)
+        assert (np.diff(result.rows) >= 0).all()
