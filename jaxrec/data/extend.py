@@ -1,4 +1,4 @@
-"""Extension of a trained catalogue by new items."""
+"""Update of a trained catalogue by today's items: new ones, and new columns of known ones."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from jaxrec.data.columns import SHOWN_ROWS
-from jaxrec.data.graph import edge_numbers, item_triples, node_types
+from jaxrec.data.columns import SHOWN_ROWS, index_in
+from jaxrec.data.files import TRIPLE_COLUMNS
+from jaxrec.data.graph import COLUMN_RELATIONS, ITEM, edge_numbers, item_triples, node_types
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.errors import DataError
 from jaxrec.types import Catalog, KnowledgeGraph
@@ -15,7 +16,10 @@ from jaxrec.types import Catalog, KnowledgeGraph
 
 @dataclass(frozen=True)
 class Extension:
-    """A catalogue with new items, and the rows of its nodes in the tables of the model."""
+    """A catalogue with today's items, and the rows of its nodes in the tables of the model.
+
+    Its graph is that of training, the same object, if no node and no edge has changed.
+    """
 
     catalog: Catalog
     # rows of the entity table; a new node has the row of the unknown node
@@ -27,35 +31,46 @@ class Extension:
 def extend_catalog(
     catalog: Catalog, items: pl.DataFrame, triples: pl.DataFrame | None = None
 ) -> Extension:
-    """Add new items and their edges to a catalogue.
+    """Update a catalogue by today's table of items.
 
-    Old nodes keep their order. Edges with a relation or a node type that training has not seen are
+    New items and their edges are added. The columns of the table replace those of known items, and
+    with them the edges that they make; other columns, and items that the table lacks, stay. Old
+    nodes keep their order. Edges with a relation or a node type that training has not seen are
     dropped, as the model has no parameters for them.
 
     Args:
         catalog: the catalogue of training; an extended one cannot be extended again.
-        items: an items table; items of the catalogue are ignored.
-        triples: edges between old or new nodes.
+        items: an items table.
+        triples: more edges between old or new nodes.
 
     Raises:
-        DataError: a table is invalid (as in `validate_tables`), a column cannot be cast to its type
-            in the catalogue, or the catalogue already has all items.
+        DataError: a table is invalid (as in `validate_tables`), or a column cannot be cast to its
+            type in the catalogue.
     """
     items, notes = validate_items(items, "new items")
-    known = items["item_id"].is_in(catalog.item_ids.drop_nulls().implode())
-    if known.all():
-        raise DataError(f"new items: all {len(items):,} are in the trained catalogue")
-    if known.any():
-        notes.append(f"new items: rows left out because training has these items: {known.sum():,}.")
-    new_items = items.filter(~known)
-    new_items = new_items.with_columns(
-        _cast_like(new_items[name], catalog.items[name])
+    items = items.with_columns(
+        _cast_like(items[name], catalog.items[name])
         for name in items.columns
         if name in catalog.items.columns and catalog.items.schema[name] != pl.Null
     )
+    known = items["item_id"].is_in(catalog.item_ids.drop_nulls().implode())
+    new_items, known_items = items.filter(~known), items.filter(known)
+    if known.any():
+        names = ", ".join(items.columns[1:]) or "none"
+        notes.append(
+            f"new items: {len(new_items):,}; {len(known_items):,} others are known, and the "
+            f"columns of the table replace theirs: {names}."
+        )
+    updated = _updated(catalog.items, known_items)
     # relaxed, because a column that was all null in training takes the type of the new items
-    table = pl.concat([catalog.items, new_items], how="diagonal_relaxed")
-    edges = item_triples(new_items)
+    table = pl.concat([updated, new_items], how="diagonal_relaxed")
+    touched = pl.col("item_id").is_in(known_items["item_id"].implode())
+    before = item_triples(catalog.items.filter(touched))
+    after = item_triples(updated.filter(touched))
+    # a parent of a category stays, because other items may be below it
+    gone = before.filter(head_type=ITEM).join(after, on=TRIPLE_COLUMNS, how="anti")
+    added = after.join(before, on=TRIPLE_COLUMNS, how="anti", maintain_order="left")
+    edges = pl.concat([item_triples(new_items), added])
     if triples is not None:
         triples, triple_notes = validate_triples(triples, table["item_id"], "new triples", False)
         edges = pl.concat([edges, triples])
@@ -67,7 +82,10 @@ def extend_catalog(
             "new items: edges left out because training has not seen their relation or node "
             f"types: {len(dropped):,} ({relations})."
         )
-    graph = _grown(catalog.graph, table["item_id"], edges)
+    gone = _representable(gone, catalog.graph)[0]
+    graph = catalog.graph
+    if len(new_items) or len(edges) or len(gone):
+        graph = _grown(catalog.graph, table["item_id"], edges, gone)
     return Extension(
         catalog=Catalog(table, graph),
         entities=_entity_rows(catalog.graph, graph),
@@ -76,8 +94,23 @@ def extend_catalog(
     )
 
 
+def _updated(items: pl.DataFrame, today: pl.DataFrame) -> pl.DataFrame:
+    """A table of items whose rows have the values of today's table where that has the item."""
+    rows = index_in(items["item_id"], today["item_id"])
+    is_known = rows.is_not_null()
+    columns = []
+    for new in today.drop("item_id"):
+        values = new.gather(rows)
+        old = items[new.name] if new.name in items.columns else pl.lit(None)
+        columns.append(pl.when(is_known).then(values).otherwise(old).alias(new.name))
+    return items.with_columns(columns) if len(today) else items
+
+
 def _cast_like(column: pl.Series, known: pl.Series) -> pl.Series:
-    """A column in the type of a known one; raises a DataError if it loses values or fractions."""
+    """A column in the type of a known one; numbers may have fractions where that has none.
+
+    Raises a DataError if values do not fit.
+    """
     place, dtype = f"new items, column {column.name!r}", known.dtype
     try:
         cast = column.cast(dtype)
@@ -87,6 +120,8 @@ def _cast_like(column: pl.Series, known: pl.Series) -> pl.Series:
             f"({str(error).splitlines()[0]}). Convert it"
         ) from error
     if column.dtype.is_float() and dtype.is_integer() and (cast != column).any():
+        if column.name not in COLUMN_RELATIONS:
+            return column  # a price of 9.99, where all prices were whole
         shown = ", ".join(map(str, column.filter(cast != column).head(SHOWN_ROWS)))
         raise DataError(
             f"{place}: values with a fraction ({shown}), but {dtype} in training. Round them, or "
@@ -105,8 +140,14 @@ def _representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataF
     return edges.filter(known), edges.filter(~known)
 
 
-def _grown(graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame) -> KnowledgeGraph:
-    """The graph with all items of a longer list, new edges, and the entities at their ends."""
+def _grown(
+    graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame, gone: pl.DataFrame
+) -> KnowledgeGraph:
+    """The graph with all items of a longer list, new edges, and the entities at their ends.
+
+    Args:
+        gone: edges of the graph that it no longer has.
+    """
     types = node_types(item_ids, edges, graph.types)
     new_ids = np.concatenate(
         [
@@ -115,12 +156,13 @@ def _grown(graph: KnowledgeGraph, item_ids: pl.Series, edges: pl.DataFrame) -> K
         ]
     )
     old = (new_ids[graph.heads], graph.edge_relations, new_ids[graph.tails])
-    new = edge_numbers(types, graph.relations, edges)
+    new, left = (edge_numbers(types, graph.relations, part) for part in (edges, gone))
     names = ("head", "relation", "tail")
-    old_edges, new_edges = (
+    old_edges, new_edges, left_edges = (
         pl.DataFrame(dict(zip(names, part, strict=True)), schema=dict.fromkeys(names, pl.Int32))
-        for part in (old, new)
+        for part in (old, new, left)
     )
+    old_edges = old_edges.join(left_edges, on=names, how="anti", maintain_order="left")
     added = new_edges.join(old_edges, on=names, how="anti", maintain_order="left")
     columns = pl.concat([old_edges, added]).get_columns()
     return KnowledgeGraph(types, graph.relations, *(column.to_numpy() for column in columns))

@@ -91,13 +91,50 @@ def test_a_column_that_was_all_null_in_training_takes_the_new_type():
     assert extension.catalog.items["colour"].to_list() == [None] * 4 + ["red"]
 
 
-def test_known_items_stay_as_in_training_and_are_counted(catalog):
-    new = pl.DataFrame({"item_id": ["a", "d", "c"], "brand": ["other", "zeta", "other"]})
-    extension = extend_catalog(catalog, new)
-    assert extension.catalog.items.head(4).equals(ITEMS)
-    assert extension.catalog.item_ids.to_list()[4:] == ["d"]
-    assert added_edges(catalog, extension) == [("item", "d", "has_brand", "brand", "zeta")]
-    assert extension.notes == ("new items: rows left out because training has these items: 2.",)
+def test_todays_columns_replace_those_of_known_items(catalog):
+    today = pl.DataFrame(
+        {"item_id": ["a", "d", "c"], "brand": ["zeta", "zeta", None], "stock": [1, 2, None]}
+    )
+    extension = extend_catalog(catalog, today)
+    table = extension.catalog.items
+    assert table["item_id"].to_list() == [None, "a", "b", "c", "d"]
+    assert table["brand"].to_list() == [None, "zeta", "zeta", None, "zeta"]
+    assert table["stock"].to_list() == [None, 1, None, None, 2]
+    for name in ("categories", "price"):  # which the table lacks
+        assert table[name].head(4).equals(ITEMS[name])
+    before, after = named_edges(catalog.graph), named_edges(extension.catalog.graph)
+    brand = "has_brand", "brand"
+    gone = [("item", item, *brand, "acme") for item in "ac"]
+    assert after == [edge for edge in before if edge not in gone] + [
+        ("item", "d", *brand, "zeta"),
+        ("item", "a", *brand, "zeta"),
+    ]
+    assert extension.notes == (
+        "new items: 1; 2 others are known, and the columns of the table replace theirs: brand, "
+        "stock.",
+    )
+
+
+def test_a_day_without_new_items_is_a_normal_day(catalog):
+    today = ITEMS.drop_nulls("item_id").with_columns(price=9.0)
+    extension = extend_catalog(catalog, today)
+    assert extension.num_old == len(extension.catalog.items) == 4
+    assert extension.catalog.items["price"].to_list() == [None, 9, 9, 9]
+    assert extension.catalog.graph is catalog.graph
+    assert extension.notes[0].startswith("new items: 0; 3 others are known")
+
+
+def test_todays_category_replaces_the_old_one(catalog):
+    today = pl.DataFrame({"item_id": ["a"], "categories": ["Beauty > Nails"]})
+    before, after = (
+        set(named_edges(graph))
+        for graph in (catalog.graph, extend_catalog(catalog, today).catalog.graph)
+    )
+    assert before - after == {("item", "a", "in_category", "category", "Beauty > Hair > Dye")}
+    assert after - before == {
+        ("item", "a", "in_category", "category", "Beauty > Nails"),
+        ("category", "Beauty > Nails", "child_of", "category", "Beauty"),
+    }
 
 
 def test_rows_that_repeat_another_exactly_are_dropped_with_a_note(catalog):
@@ -287,7 +324,6 @@ def test_extending_gives_the_known_relations_of_the_whole_graph(old, new, old_pa
         ({"id": ["d"]}, "new items: no column 'item_id'; it has id"),
         ({"item_id": ["d", None]}, r"new items, column 'item_id'.*null or empty \(row 2"),
         ({"item_id": ["d", "d"], "price": [1, 2]}, "new items.*several different rows.*'d'"),
-        ({"item_id": ["a", "c"]}, "new items: all 2 are in the trained catalogue"),
         ({"item_id": ["d"], "price": ["dear"]}, "column 'price': String.*Float64.*dear.*Convert"),
         ({"item_id": ["d"], "brand": [["acme"]]}, r"column 'brand': List\(String\).*String"),
     ],
@@ -299,9 +335,16 @@ def test_tables_that_cannot_be_used(catalog, items, message):
 
 def test_prices_with_a_fraction_are_not_truncated():
     whole = make_catalog(ITEMS.with_columns(pl.col("price").cast(pl.Int64)))
-    new = pl.DataFrame({"item_id": ["d", "e"], "price": [9.99, 3.0]})
-    with pytest.raises(DataError, match=r"column 'price'.*fraction \(9\.99\).*Int64.*Round"):
-        extend_catalog(whole, new)
+    new = pl.DataFrame({"item_id": ["d", "a"], "price": [9.99, 3.0]})
+    prices = extend_catalog(whole, new).catalog.items["price"]
+    assert prices.to_list() == [None, 3.0, 2.0, None, 9.99]
+
+
+def test_labels_of_the_graph_stay_whole_numbers():
+    numbered = make_catalog(pl.DataFrame({"item_id": [None, "a"], "brand": [None, 7]}))
+    new = pl.DataFrame({"item_id": ["d"], "brand": [7.5]})
+    with pytest.raises(DataError, match=r"column 'brand'.*fraction \(7\.5\).*Int64.*Round"):
+        extend_catalog(numbered, new)
 
 
 def test_the_first_column_that_cannot_be_cast_is_named(catalog):

@@ -29,3 +29,22 @@ def test_new_items_change_no_score_of_other_items(model, shop, events):
     )
     with pytest.raises(ValueError, match="one table"):
         extended.with_items(pl.DataFrame({"item_id": ["another"]}))
+
+
+def test_todays_columns_of_known_items_change_lists_and_only_what_they_say(model, shop, events):
+    known = shop.items.filter(pl.col("item_id") != HELD_OUT)
+    priced = model.with_items(known.with_columns(price=7.0, stock=1))
+    assert priced.index.vectors is model.index.vectors
+    assert priced.version == model.version
+    assert set(priced.catalog.items["price"].drop_nulls()) == {7}
+    assert len(model.recommend(events, k=3)) == len(
+        priced.recommend(events, k=3, where="price = 7 AND stock > 0")
+    )
+    other = pl.col("item_id") == "i05"
+    for column, value, retold in (("title", "brand z item j", [6]), ("price", 1.0, [])):
+        new = pl.when(other).then(pl.lit(value)).otherwise(column).alias(column)
+        today = model.with_items(known.with_columns(new)).index
+        change = np.abs(np.asarray(today.text) - np.asarray(model.index.text)).max(1)
+        assert np.flatnonzero(change > 1e-6).tolist() == retold
+        cosines = (model.index.unit_vectors("item") * today.unit_vectors("item")).sum(1)
+        assert np.flatnonzero(cosines[1:40] < 0.999).tolist() == [row - 1 for row in retold]
