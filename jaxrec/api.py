@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jaxrec.artifacts.files import explained_disk_full
 from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config, parse, read_recipe
 from jaxrec.data.listing import is_pattern
@@ -108,8 +109,14 @@ def fit(
     else:
         config = configure(recipe, source, overrides, arguments)
         target = Path(run) if run else Path("runs", _run_name(config.data.source))
+
+    def how_to_continue() -> str:
+        begun = (target / "config.yaml").is_file()
+        return f"continue with --resume {target}" if begun else "start again"
+
     try:
-        return train(config, target, tables=tables, resume=resume is not None)
+        with explained_disk_full(target, how_to_continue):
+            return train(config, target, tables=tables, resume=resume is not None)
     except (Interrupted, KeyboardInterrupt) as stop:
         if (target / "config.yaml").is_file():
             stop.add_note(f"continue with --resume {target}")

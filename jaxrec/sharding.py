@@ -1,14 +1,32 @@
 """The device mesh, and the places of arrays on it."""
 
+import os
 import re
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, RunError
 
 USERS, ITEMS = "users", "items"
 SHARDED_TABLES = re.compile(r"item_table|entity_table")  # in paths of parameters
+
+
+_started_by: int | None = None  # the process that has started JAX through this package
+
+
+def refuse_fork() -> None:
+    """Raise a RunError in a fork of a process that has started JAX.
+
+    The threads of JAX do not survive a fork, so that computing there would wait for ever.
+    """
+    global _started_by
+    _started_by = _started_by or os.getpid()
+    if _started_by != os.getpid():
+        raise RunError(
+            "this process is a fork of one that has used JAX, where nothing can be computed; start "
+            'processes with multiprocessing.get_context("spawn")'
+        )
 
 
 def make_mesh(item_shards: int = 1) -> Mesh:
@@ -16,6 +34,7 @@ def make_mesh(item_shards: int = 1) -> Mesh:
 
     Raises a ConfigError if `item_shards` does not divide the devices.
     """
+    refuse_fork()
     devices = jax.device_count()
     if item_shards < 1 or devices % item_shards:
         raise ConfigError(f"item_shards={item_shards} does not divide {devices} devices")
@@ -27,6 +46,7 @@ def make_mesh(item_shards: int = 1) -> Mesh:
 
 def single_device_mesh() -> Mesh:
     """A mesh of this process's first device."""
+    refuse_fork()
     return jax.make_mesh(
         (1, 1), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
     )

@@ -1,6 +1,8 @@
 """JSON files and tables that appear whole or not at all, in a directory of one writer."""
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from jaxrec.errors import RunError
 from jaxrec.runtime import atomic_path
 
 LOCK = ".lock"
+NO_SPACE = os.strerror(errno.ENOSPC)
 
 Format = Literal["parquet", "csv", "jsonl"]
 WRITERS: dict[Format, Callable[[pl.DataFrame, Path], None]] = {
@@ -20,6 +23,30 @@ WRITERS: dict[Format, Callable[[pl.DataFrame, Path], None]] = {
     "csv": pl.DataFrame.write_csv,
     "jsonl": pl.DataFrame.write_ndjson,
 }
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that no space is left.
+
+    Libraries say it in their own exceptions, whose text holds that of the system.
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT) or NO_SPACE in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def explained_disk_full(place: Path | str, fix: Callable[[], str]) -> Iterator[None]:
+    """Turn the errors of a full disk into a RunError that names the place and the fix."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise RunError(f"no space left at {place}; make room and {fix()}") from error
 
 
 def refuse_file_on_the_way(path: Path) -> None:
@@ -37,9 +64,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_table(table: pl.DataFrame, path: Path) -> None:
     """Write a table atomically, in the format that the suffix of `path` names."""
-    write = WRITERS[path.suffix.removeprefix(".")]  # type: ignore[index]
     with atomic_path(path) as draft:
-        write(table, draft)
+        fill_table(table, draft)
+
+
+def fill_table(
+    table: pl.DataFrame, path: Path, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a table in the format that the suffix of `path` names.
+
+    Args:
+        metadata: of a Parquet file; pandas and DuckDB show it.
+    """
+    if metadata is not None:
+        table.write_parquet(path, metadata=dict(metadata))
+    else:
+        WRITERS[path.suffix.removeprefix(".")](table, path)  # type: ignore[index]
 
 
 @contextmanager

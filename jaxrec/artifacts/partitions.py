@@ -1,115 +1,162 @@
-"""A directory of part files that a killed job can continue: manifest, parts, _SUCCESS marker."""
+"""A directory of part files that a killed job can continue: manifest, parts, _SUCCESS marker.
+
+Spark, Athena, DuckDB, Polars and PyArrow read a complete directory as one table. Most of them skip
+names that begin with `_` or `.`. Polars skips empty files alone and refuses files of different
+endings, so the manifest of Parquet parts ends as a Parquet file without rows, which keeps it in its
+metadata.
+"""
 
 import json
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from jaxrec.artifacts.files import LOCK, refuse_file_on_the_way, write_json, write_table
+from jaxrec.artifacts.directories import Directory
+from jaxrec.artifacts.files import fill_table
 from jaxrec.errors import RunError
-from jaxrec.runtime import sync
 
-MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
+MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
+MANIFEST_TABLE = "_manifest.parquet"
+METADATA = "manifest"  # the key of the manifest in the metadata of MANIFEST_TABLE
+OLD_MANIFEST = "manifest.json"  # of earlier versions, whose directories no other tool could read
+
+
+class PartFile(NamedTuple):
+    """A file of a part; the suffix of its name gives the format."""
+
+    directory: Directory
+    name: str
+    table: pl.DataFrame
+    metadata: dict[str, str] | None = None  # of a Parquet file
 
 
 @dataclass(frozen=True)
 class Partitions:
     """A directory of parts that a job writes."""
 
-    directory: Path
+    directory: Directory
     job: dict[str, Any]  # the settings that decide the content of the parts, as JSON values
-    done: tuple[dict[str, Any], ...]  # the facts of every finished part
+    started: datetime  # when the job began, also if it is continued
+    done: tuple[dict[str, Any], ...] = ()  # the facts of every finished part
 
-    def write(self, tables: dict[Path, pl.DataFrame], facts: dict[str, Any]) -> "Partitions":
+    def write(self, files: Sequence[PartFile], facts: dict[str, Any]) -> "Partitions":
         """Write the files of one part, then record the part in the manifest.
 
         Args:
-            tables: by path; the suffix of a path names the format.
             facts: the entry of the part in the manifest, such as counts.
         """
-        for path, table in tables.items():
-            write_table(table, path)
+        for directory, name, table, metadata in files:
+            directory.write(name, partial(fill_table, table, metadata=metadata))
         after = replace(self, done=(*self.done, facts))
         after.write_manifest()
         return after
 
     def finish(self, totals: dict[str, Any]) -> None:
         """Add totals to the manifest and mark the directory as complete."""
-        self.write_manifest(totals)
+        names = self.directory.names()
+        parts = [name for name in names if name.startswith("part-") and name.endswith(".parquet")]
+        if parts:
+            columns = pl.read_parquet(BytesIO(self.directory.read(parts[0]))).clear()
+            metadata = {METADATA: json.dumps(self.manifest(totals))}
+            self.directory.write(MANIFEST_TABLE, partial(fill_table, columns, metadata=metadata))
+            self.directory.remove(MANIFEST)
+        else:
+            self.write_manifest(totals)
         mark_complete(self.directory)
 
     def write_manifest(self, totals: dict[str, Any] | None = None) -> None:
         """Replace the manifest."""
-        content = {"job": self.job, "parts": list(self.done)}
-        write_json(self.directory / MANIFEST, content | ({"totals": totals} if totals else {}))
+        content = json.dumps(self.manifest(totals), indent=2)
+        self.directory.write(MANIFEST, lambda draft: draft.write_text(content))
+
+    def manifest(self, totals: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The job, the facts of its parts and, at the end, totals."""
+        started, parts = self.started.isoformat(), list(self.done)
+        content = {"job": self.job, "started": started, "parts": parts}
+        return content | ({"totals": totals} if totals else {})
 
 
-def open_partitions(directory: Path, job: dict[str, Any]) -> Partitions:
+def open_partitions(directory: Directory, job: dict[str, Any]) -> Partitions:
     """A new directory of parts, or an unfinished one to continue.
 
     Raises:
         RunError: the directory is complete, holds other files, or belongs to a different job.
     """
-    job = json.loads(json.dumps(job))
-    refuse_file_on_the_way(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    done: list[dict[str, Any]] = []
-    if not (directory / MANIFEST).is_file():
+    job, names = json.loads(json.dumps(job)), directory.names()
+    partitions = Partitions(directory, job, datetime.now(UTC).replace(microsecond=0))
+    if not {MANIFEST, MANIFEST_TABLE} & set(names):
         refuse_files(directory)
-    elif (directory / SUCCESS).exists():
+    elif SUCCESS in names:
         raise RunError(f"{directory} is complete and is not overwritten; name another directory")
     else:
-        old_job, done = _read_manifest(directory)
-        changes = "; ".join(_differences(old_job, job))
-        if changes and done:  # without a finished part there is nothing to mix
+        manifest = read_manifest(directory)
+        changes = "; ".join(_differences(manifest["job"], job))
+        if changes and manifest["parts"]:  # without a finished part there is nothing to mix
             raise RunError(
                 f"{directory} holds parts of another job ({changes}). Name another directory, or "
                 "use the old settings"
             )
+        if manifest["parts"]:
+            started = datetime.fromisoformat(manifest["started"])
+            partitions = replace(partitions, done=tuple(manifest["parts"]), started=started)
         remove_drafts(directory)
-    partitions = Partitions(directory, job, tuple(done))
     partitions.write_manifest()
     return partitions
 
 
-def mark_complete(directory: Path) -> None:
+def mark_complete(directory: Directory) -> None:
     """Write the marker that all parts are there."""
-    (directory / SUCCESS).touch()
-    sync(directory)
+    directory.write(SUCCESS, Path.touch)
 
 
-def begun_job(directory: Path) -> dict[str, Any]:
+def begun_job(directory: Directory) -> dict[str, Any]:
     """The settings of the job that a directory belongs to; empty if there is no manifest.
 
     Raises a RunError if the manifest has another form.
     """
-    return _read_manifest(directory)[0] if (directory / MANIFEST).is_file() else {}
+    names = set(directory.names())
+    return read_manifest(directory)["job"] if {MANIFEST, MANIFEST_TABLE} & names else {}
 
 
-def refuse_files(directory: Path) -> None:
+def refuse_files(directory: Directory) -> None:
     """Raise a RunError if a directory holds any file."""
-    if any(path.name != LOCK for path in directory.iterdir()):
+    names = directory.names()
+    if OLD_MANIFEST in names:
+        raise RunError(
+            f"{directory} is of a job of an earlier version ({OLD_MANIFEST}); name another "
+            "directory and start the job again"
+        )
+    if names:
         raise RunError(f"{directory} is not empty, and its files are kept; name another directory")
 
 
-def remove_drafts(directory: Path) -> None:
+def remove_drafts(directory: Directory) -> None:
     """Remove the unfinished files of a killed job."""
-    for pattern in (".part-*", f".{MANIFEST}*"):
-        for draft in directory.glob(pattern):
-            shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+    directory.remove_drafts(("part-", MANIFEST))
 
 
-def _read_manifest(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The job and the facts of the finished parts."""
+def read_manifest(directory: Directory) -> dict[str, Any]:
+    """The manifest: `job`, `started`, `parts` and, of a complete directory, `totals`.
+
+    Raises:
+        RunError: the file has another form.
+    """
+    name = MANIFEST if MANIFEST in directory.names() else MANIFEST_TABLE
     try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        return manifest["job"], manifest["parts"]
-    except (ValueError, KeyError, TypeError) as error:
+        content = directory.read(name)
+        if name == MANIFEST_TABLE:
+            content = pl.read_parquet_metadata(BytesIO(content))[METADATA].encode()
+        manifest = json.loads(content)
+        return manifest | {key: manifest[key] for key in ("job", "started", "parts")}
+    except (ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise RunError(
-            f"{directory}: {MANIFEST} is of something else; name another directory"
+            f"{directory}: {name} is of something else; name another directory"
         ) from error
 
 

@@ -71,6 +71,7 @@ class RunArtifacts:
     sizes: Sizes
     whitening: Whitening | None  # None if the model reads no text
     text_encoder: str = ""  # SHA-256 of its files; empty if no text is read, or in an older run
+    item_id_type: str = "String"  # Int64 or UInt64 where the items table had integers
 
 
 @contextmanager
@@ -157,6 +158,7 @@ def _read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
         sizes=Sizes(**layout["sizes"]),
         whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
         text_encoder=layout.get("text_encoder", ""),
+        item_id_type=layout.get("item_id_type", "String"),
     )
 
 
@@ -224,6 +226,7 @@ def _write_artifacts(directory: Path, artifacts: RunArtifacts) -> None:
         "event_types": artifacts.event_type_names,
         "sizes": asdict(artifacts.sizes),
         "text_encoder": artifacts.text_encoder,
+        "item_id_type": artifacts.item_id_type,
     }
     (directory / "layout.json").write_text(json.dumps(layout, indent=2))
     artifacts.catalog.items.write_parquet(directory / "items.parquet")
@@ -285,6 +288,8 @@ def save(
     arrays = {"params": params, "rest": rest, "vectors": vectors}
     if jax.process_count() == 1:
         arrays = jax.device_get(arrays)  # Orbax saves NumPy arrays in half the time
+    # Orbax logs the traceback of what it raises, some threads only later
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     manager.save(
         step,
         metrics=metrics,

@@ -6,6 +6,7 @@ from typing import Any
 from jaxrec.config import parse_options
 from jaxrec.config.renamed import refuse_old_flags
 from jaxrec.serving import batch, options, reports, server
+from jaxrec.serving.console import silence
 
 CALLS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "recommend": (options.RecommendOptions, batch.recommend),
@@ -22,4 +23,6 @@ def run(command: str, arguments: Sequence[str]) -> None:
     """Run a command with its arguments."""
     refuse_old_flags(command, arguments)
     options_type, call = CALLS[command]
-    call(parse_options(options_type, arguments, f"jaxrec {command}"))
+    given: Any = parse_options(options_type, arguments, f"jaxrec {command}")
+    with silence(getattr(given, "quiet", False)):
+        call(given)

@@ -11,11 +11,14 @@ from jaxtyping import Bool, Float
 from jaxrec.config import Config
 from jaxrec.data.events import build_event_log
 from jaxrec.data.graph import build_graph
+from jaxrec.data.id_types import source_item_id_type
 from jaxrec.data.sources import load_source
 from jaxrec.data.splits import Split, split_log
 from jaxrec.data.tables import Tables, filter_tables
 from jaxrec.errors import DataError
-from jaxrec.types import ANY_EVENT_TYPE, Catalog
+from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog
+
+LONG_HISTORY = 10_000  # events of a user that are worth a note
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Dataset:
         target_weights: weight of every event as a target.
         target_event_type: the only event type that evaluation predicts, or ANY_EVENT_TYPE.
         notes: sentences about repaired, dropped and sampled data.
+        item_id_type: see `RunArtifacts`.
     """
 
     catalog: Catalog
@@ -35,6 +39,7 @@ class Dataset:
     target_weights: Float[np.ndarray, " M"]
     target_event_type: int
     notes: tuple[str, ...]
+    item_id_type: str = "String"
 
     @cached_property
     def positives(self) -> Bool[np.ndarray, " M"]:
@@ -47,7 +52,9 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
 
     Raises a DataError for invalid data.
     """
-    data, tables = config.data, filtered(config, tables)
+    data, in_memory = config.data, tables is not None
+    tables = filtered(config, tables)
+    item_ids = pl.String() if in_memory else source_item_id_type(data.source, data.layout)
     unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
     items = pl.concat([unknown_item, tables.items], how="diagonal")
     catalog = Catalog(items, build_graph(items, tables.triples, data.relations))
@@ -74,8 +81,21 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
         split=split.subsampled(limit),
         target_weights=weights[log.event_types],
         target_event_type=target_event_type(config, names),
-        notes=(*tables.notes, *notes),
+        notes=(*tables.notes, *notes, *_long_histories(log)),
+        item_id_type=str(item_ids),
     )
+
+
+def _long_histories(log: EventLog) -> list[str]:
+    """A note on the user with the most events, where they are no person's."""
+    longest = int(log.lengths.argmax())
+    count = int(log.lengths[longest])
+    if count < LONG_HISTORY:
+        return []
+    return [
+        f"user {log.user_ids[longest]!r} has {count:,} of the {len(log.items):,} events. Leave a "
+        "robot or a till out, or bound the events that are read by --evaluation.history."
+    ]
 
 
 def _check_event_types(option: str, event_types: Collection[str], names: tuple[str, ...]) -> None:

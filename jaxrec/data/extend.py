@@ -7,8 +7,8 @@ import polars as pl
 from jaxtyping import Int
 
 from jaxrec.data.columns import SHOWN_ROWS, index_in
-from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.graph import COLUMN_RELATIONS, ITEM, edge_numbers, item_triples, node_types
+from jaxrec.data.opener import TRIPLE_COLUMNS
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.errors import DataError
 from jaxrec.types import Catalog, KnowledgeGraph

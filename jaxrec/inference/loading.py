@@ -16,7 +16,7 @@ from jaxrec.inference.trained_model import TrainedModel, padded_bias
 from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.finetuned import TextTower
-from jaxrec.sharding import laid_out, make_mesh, replicated
+from jaxrec.sharding import laid_out, make_mesh, refuse_fork, replicated
 
 
 def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> TrainedModel:
@@ -34,8 +34,10 @@ def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> Trai
 
     Raises:
         RunError: not a run directory, one of another version, a damaged one, or one without a
-            validated checkpoint; or its text encoder has changed.
+            validated checkpoint; or its text encoder has changed; or this process is a fork of one
+            that has used JAX.
     """
+    refuse_fork()
     run = Path(run)
     config, artifacts = run_directory.read_config(run), run_directory.read_artifacts(run)
     model = nnx.eval_shape(

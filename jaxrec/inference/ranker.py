@@ -186,6 +186,8 @@ def list_length(k: int | None, count: int, what: str) -> int:
     Raises:
         InputError: `k` is not a whole number from 1 to `count`.
     """
+    if count < 1:
+        raise InputError(f"there are no {what.removeprefix('the ').removeprefix('number of ')}")
     if k is None:
         k = min(DEFAULT_K, count)
     if not is_whole(k) or not 1 <= k <= count:

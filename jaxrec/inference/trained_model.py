@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from jaxtyping import Float
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
 from jaxrec.data.columns import as_ids, require
-from jaxrec.data.extend import extend_catalog
 from jaxrec.data.graph import ITEM
+from jaxrec.data.id_types import IdType, fitting_type, id_type, with_id_types
 from jaxrec.errors import InputError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.audiences import (
@@ -29,10 +29,9 @@ from jaxrec.inference.audiences import (
     likeliest,
 )
 from jaxrec.inference.catalog_index import CatalogIndex
-from jaxrec.inference.encoding import catalog_arrays, encode_catalog
+from jaxrec.inference.catalog_update import with_todays_items
 from jaxrec.inference.profiles import plot_user, profile_users
 from jaxrec.inference.ranker import ListOptions, Ranker, UserBatch
-from jaxrec.inference.text_features import new_item_text
 from jaxrec.inference.user_encoder import UserEncoder, collected
 from jaxrec.inference.word_search import WordSearch
 from jaxrec.models.recommender import Model
@@ -40,6 +39,7 @@ from jaxrec.ranking.context import Step
 from jaxrec.ranking.option_types import check_counts
 from jaxrec.ranking.steps import feedback_types
 from jaxrec.ranking.strategy import Rules
+from jaxrec.sharding import refuse_fork
 from jaxrec.types import Catalog, EventLog
 
 
@@ -55,7 +55,7 @@ class TrainedModel:
     inverse_temperature: float  # scale of the scores, for probabilities
     correction: Correction
     mesh: Mesh
-    notes: tuple[str, ...] = ()  # what the user should know of new items
+    notes: tuple[str, ...] = ()  # what the user should know of today's items
 
     @cached_property
     def version(self) -> str:
@@ -67,6 +67,21 @@ class TrainedModel:
     def catalog(self) -> Catalog:
         """The items that are ranked, with their graph and texts."""
         return self.index.catalog
+
+    @cached_property
+    def item_id_type(self) -> IdType:
+        """The type of item ids in tables: that of training if it holds all ids, else text."""
+        wanted = getattr(pl, self.artifacts.item_id_type)()
+        return fitting_type(self.catalog.item_ids, wanted)
+
+    def with_id_types(
+        self, table: pl.DataFrame, events: pl.DataFrame | pl.LazyFrame | None = None
+    ) -> pl.DataFrame:
+        """A table whose ids have the types that they came in: in training, and in `events`."""
+        types = {"item_id": self.item_id_type}
+        if events is not None:
+            types["user_id"] = id_type(events.lazy().collect_schema()["user_id"])
+        return with_id_types(table, types)
 
     @cached_property
     def encoder(self) -> UserEncoder:
@@ -103,31 +118,19 @@ class TrainedModel:
         items: pl.DataFrame | pl.LazyFrame,
         triples: pl.DataFrame | pl.LazyFrame | None = None,
     ) -> "TrainedModel":
-        """The same model over a catalogue with more items, encoded from text and graph only.
+        """The same model over today's catalogue.
+
+        New items are encoded from text and graph only. The columns of `items` replace those of
+        known items, for rules and lists as for text and graph. Items that the table lacks stay.
 
         Raises:
             DataError: the tables cannot be used; see `extend_catalog`.
-            InputError: this model has new items already.
+            InputError: this model has today's items already.
             RunError: the text encoder is not the one that the model was trained with.
         """
-        trained = self.artifacts
-        if self.catalog is not trained.catalog:
-            raise InputError("the model has new items already; add all of them in one table")
-        new_items = collected(items, "new items")
+        refuse_fork()
         edges = None if triples is None else collected(triples, "new triples")
-        extension = extend_catalog(trained.catalog, new_items, edges)
-        catalog, num_old = extension.catalog, extension.num_old
-        tower = self.model.merge().text_tower
-        added, encoder = catalog.items[num_old:], trained.text_encoder
-        new_text = new_item_text(added, self.config, trained.whitening, tower, encoder)
-        text = np.concatenate([np.asarray(self.index.text)[:num_old], new_text])
-        padding = (0, len(text) - len(trained.counts))
-        counts, has_id = np.pad(trained.counts, padding), np.pad(trained.has_trained_id, padding)
-        arrays = catalog_arrays(catalog, text, has_id, extension.entities)
-        vectors = encode_catalog(self.model, arrays)
-        bias = padded_bias(self.correction, counts, len(arrays.valid))
-        index = CatalogIndex(catalog, vectors, bias, arrays.nodes.text, counts)
-        return replace(self, index=index, notes=(*self.notes, *extension.notes))
+        return with_todays_items(self, collected(items, "new items"), edges)
 
     def recommend(
         self,
@@ -158,13 +161,14 @@ class TrainedModel:
             DataError: the events or a rule cannot be used; the message says which and why.
             InputError: k or another option does not fit.
         """
+        refuse_fork()
         given = Rules(**rules)
         pipeline = self.ranker.pipeline(strategy, given)
         k = self.ranker.check_request(k, target, reranks=bool(pipeline.steps or given.mask))
         histories = self.encoder.event_log(events, feedback_types(pipeline.steps))
         users = self.user_batch(histories)
         options = ListOptions(k, target, given.mask, approximate)
-        return self.ranker.recommend(users, pipeline, options).table
+        return self.with_id_types(self.ranker.recommend(users, pipeline, options).table, events)
 
     def user_batch(self, histories: EventLog) -> UserBatch:
         """The users of a log with their vectors after all their events."""
@@ -183,7 +187,8 @@ class TrainedModel:
         Raises:
             InputError: there is no such type or node, or k does not fit.
         """
-        return self.ranker.similar(entity, k)
+        refuse_fork()
+        return self.with_id_types(self.ranker.similar(entity, k))
 
     def audience(
         self,
@@ -209,13 +214,15 @@ class TrainedModel:
         Raises:
             InputError: the events or an option cannot be used.
         """
+        refuse_fork()
         check_counts(size=size)
         check_bid(bid)
         given = Rules(mask=mask)
         log = self.encoder.event_log(events)
         vectors = self.encoder.vectors(self.encoder.states(log))
         log_p = self.choice_log_probability(log, vectors, entity, given.mask)
-        return audience_table(likeliest(EMPTY_AUDIENCE, log.user_ids, log_p, size), bid)
+        table = audience_table(likeliest(EMPTY_AUDIENCE, log.user_ids, log_p, size), bid)
+        return self.with_id_types(table, events)
 
     def choice_log_probability(
         self,
@@ -253,8 +260,10 @@ class TrainedModel:
         Raises:
             InputError: the events or an option cannot be used.
         """
+        refuse_fork()
         check_counts(last=last, top=top)
-        return profile_users(self, self.user_batch(self.encoder.event_log(events)), last, top)
+        users = self.user_batch(self.encoder.event_log(events))
+        return self.with_id_types(profile_users(self, users, last, top), events)
 
     def plot_profile(
         self,
@@ -270,6 +279,7 @@ class TrainedModel:
         Raises:
             InputError: `events` holds no such user, the file is no .png, or an option does not fit.
         """
+        refuse_fork()
         check_counts(last=last, top=top)
         if Path(path).suffix != ".png":
             raise InputError(f"{path}: name a file ending in .png")

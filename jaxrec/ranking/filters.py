@@ -20,6 +20,8 @@ def listed_ids(
     source: str | Path | pl.Series | Sequence[str | int],
     column: str = "item_id",
     place: str = "listed ids",
+    *,
+    may_be_empty: bool = False,
 ) -> pl.Series:
     """Ids from a column of a file, or from a sequence of ids, as strings.
 
@@ -28,17 +30,21 @@ def listed_ids(
 
     Args:
         place: what a message names.
+        may_be_empty: whether a file without rows is a list of no ids.
 
     Raises:
-        DataError: the file cannot be read or lacks the column, an id is empty, or the source is
-            neither a file nor a list of ids.
+        DataError: the file cannot be read, lacks the column or has no rows, an id is empty, or the
+            source is neither a file nor a list of ids.
     """
     if not isinstance(source, str | Path):
         return as_ids(_series(source, column, place), place)
     path = Path(source)
     if path.suffix not in FILE_SUFFIXES and not path.is_file():
         return as_ids(pl.Series(column, [str(source)]), place)
-    return as_ids(require(read_table(path), column, str(path)), str(path))
+    table = read_table(path)
+    if may_be_empty and table.is_empty() and column in table.columns:
+        return pl.Series(column, [], pl.String)
+    return as_ids(require(table, column, str(path)), str(path))
 
 
 def _series(source: pl.Series | Sequence[str | int], column: str, place: str) -> pl.Series:

@@ -23,7 +23,6 @@ from jaxrec.ranking.context import (
     Scoring,
     Step,
 )
-from jaxrec.ranking.filters import shown
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
 from jaxrec.ranking.reorder import take
 from jaxrec.ranking.shard import LEFT_OUT
@@ -58,14 +57,9 @@ class RerankPipeline:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How many listed ids the catalogue lacks, for each step that lists some."""
+        """How many listed ids are items, for each step that lists some."""
         listed = [step for step in self.steps if isinstance(step, ListedItems)]
-        unknown = [(step.name, step.unknown(self.context.catalog)) for step in listed]
-        return tuple(
-            f"{name}: the catalogue lacks {len(ids):,} of the listed items: {shown(ids)}"
-            for name, ids in unknown
-            if len(ids)
-        )
+        return tuple(step.matches(self.context.catalog) for step in listed)
 
     @cached_property
     def session(self) -> Session | None:

@@ -57,6 +57,7 @@ class ListedItems:
     """Base of the steps that name items: a file with a column item_id, or ids."""
 
     name: ClassVar[str]
+    may_be_empty: ClassVar[bool] = False
     items: Path | str | Sequence[str | int]
 
     def __post_init__(self) -> None:
@@ -66,12 +67,31 @@ class ListedItems:
 
     def ids(self) -> pl.Series:
         """The listed ids; a file is read."""
-        return listed_ids(self.items, place=self.name)
+        return listed_ids(self.items, place=self.name, may_be_empty=self.may_be_empty)
 
-    def unknown(self, catalog: Catalog) -> pl.Series:
-        """Listed ids that the catalogue lacks."""
+    def is_listed(self, catalog: Catalog) -> Bool[np.ndarray, " n"]:
+        """Which items of a catalogue are listed.
+
+        Raises:
+            DataError: none is, although there are listed ids or there must be some.
+        """
         ids = self.ids()
-        return ids.filter(~is_listed(ids, catalog.item_ids))
+        listed = is_listed(catalog.item_ids, ids)
+        if not listed.any() and not (self.may_be_empty and ids.is_empty()):
+            own = shown(catalog.item_ids.drop_nulls())
+            raise DataError(
+                f"{self.name}: none of the {len(ids):,} listed items ({shown(ids)}) is in the "
+                f"catalogue, whose ids are like {own}. Give ids, or a file with a column item_id"
+            )
+        return listed
+
+    def matches(self, catalog: Catalog) -> str:
+        """How many of the listed ids are items, as a sentence."""
+        ids = self.ids().unique(maintain_order=True)
+        unknown = ids.filter(~is_listed(ids, catalog.item_ids))
+        lacked = f"; it lacks {shown(unknown)}" if len(unknown) else ""
+        matched = len(ids) - len(unknown)
+        return f"{self.name}: {matched:,} of {len(ids):,} listed items are in the catalogue{lacked}"
 
 
 @dataclass(frozen=True)
@@ -82,25 +102,19 @@ class Only(ListedItems):
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`; raises a DataError if the catalogue has none of the items."""
-        ids = self.ids()
-        kept = is_listed(items.catalog.item_ids, ids)
-        if not kept.any():
-            raise DataError(
-                f"only: the catalogue has none of the {len(ids):,} listed items ({shown(ids)}); "
-                "give ids, or a file with a column item_id"
-            )
-        return _bias_of_filter(items, kept)
+        return _bias_of_filter(items, self.is_listed(items.catalog))
 
 
 @dataclass(frozen=True)
 class Without(ListedItems):
-    """Never recommend these items: a file with a column item_id, or ids."""
+    """Never recommend these items: a file with a column item_id, or ids. There may be none."""
 
     name: ClassVar[str] = "without"
+    may_be_empty: ClassVar[bool] = True
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
-        """See `Scoring`."""
-        return _bias_of_filter(items, ~is_listed(items.catalog.item_ids, self.ids()))
+        """See `Scoring`; raises a DataError if the catalogue has none of the listed items."""
+        return _bias_of_filter(items, ~self.is_listed(items.catalog))
 
 
 @dataclass(frozen=True)

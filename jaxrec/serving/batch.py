@@ -13,8 +13,10 @@ import numpy as np
 import polars as pl
 
 from jaxrec.artifacts import checksums
-from jaxrec.artifacts.files import locked
+from jaxrec.artifacts.directories import Directory, open_directory
+from jaxrec.artifacts.files import explained_disk_full
 from jaxrec.artifacts.partitions import (
+    PartFile,
     Partitions,
     begun_job,
     mark_complete,
@@ -23,19 +25,25 @@ from jaxrec.artifacts.partitions import (
     remove_drafts,
 )
 from jaxrec.config import to_yaml
+from jaxrec.data.graph import ITEM
+from jaxrec.data.id_types import IdType, with_id_types
+from jaxrec.data.stream import EventStream
+from jaxrec.errors import DataError
 from jaxrec.inference.profiles import profile_users
 from jaxrec.inference.ranker import ListOptions, UserBatch
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.context import Step
+from jaxrec.ranking.pipeline import RerankPipeline
 from jaxrec.ranking.steps import Only, Without, feedback_types
 from jaxrec.ranking.strategy import read_strategy
-from jaxrec.serving.console import console, note, preview
-from jaxrec.serving.inputs import load_model, open_user_events
+from jaxrec.serving.console import console, note, notes, preview
+from jaxrec.serving.inputs import load_model, open_user_events, user_id_type
 from jaxrec.serving.options import BatchOptions, ProfileOptions, RecommendOptions
-from jaxrec.serving.states import state_table, write_layout
+from jaxrec.serving.states import state_layout, state_table
 
 SHORT_LISTS = 10  # users with too few recommendations who are named
-NOT_IN_THE_JOB = ("run", "out", "states", "item_shards")  # they do not change the part files
+# options that do not change the part files
+NOT_IN_THE_JOB = ("run", "out", "states", "item_shards", "quiet", "preview")
 
 
 Score = Callable[[UserBatch], tuple[pl.DataFrame, dict[str, Any]]]
@@ -47,7 +55,7 @@ def recommend(options: RecommendOptions) -> None:
 
     Raises:
         RunError: the run or an output directory cannot be used.
-        InputError: the events, the items or an option cannot be used.
+        InputError: the events, the items or an option cannot be used, or the rules leave no item.
     """
     model = load_model(options)
     steps = () if options.strategy is None else read_strategy(options.strategy)
@@ -58,6 +66,8 @@ def recommend(options: RecommendOptions) -> None:
     list_options = ListOptions(k, options.target, options.rules.mask, options.approximate)
     for message in pipeline.notes:
         note(message)
+    if options.target == ITEM:
+        refuse_empty_lists(pipeline)
 
     def score(users: UserBatch) -> tuple[pl.DataFrame, dict[str, Any]]:
         lists = model.ranker.recommend(users, pipeline, list_options)
@@ -69,6 +79,14 @@ def recommend(options: RecommendOptions) -> None:
     totals = write_parts(model, options, score, steps, pipeline.removed)
     report_removed(totals, k)
     report_parts(totals, options.out)
+
+
+def refuse_empty_lists(pipeline: RerankPipeline) -> None:
+    """Raise a DataError if the rules leave no item: empty lists would replace those in use."""
+    if not np.isfinite(pipeline.bias).any():
+        removed = ", ".join(f"{rule} removes {count:,}" for rule, count in pipeline.removed.items())
+        total = int(pipeline.context.valid.sum())
+        raise DataError(f"the rules leave none of the {total:,} items ({removed}); loosen them")
 
 
 def profile(options: ProfileOptions) -> None:
@@ -94,11 +112,22 @@ def write_parts(
         steps: of the strategy.
         items_removed: rule -> items that it removes for all users.
     """
+    events = open_user_events(model, options.events, options.block, options.users)
+    out = open_directory(options.out)
+    states = None if options.states is None else open_directory(options.states)
     with ExitStack() as stack:
-        for directory in (options.out, options.states):
+        for directory in (out, states):
             if directory is not None:
-                stack.enter_context(locked(directory))
-        return _write_parts(model, options, score, steps, items_removed or {})
+                stack.enter_context(directory.locked())
+        job = describe_job(model, options, steps)
+        parts = open_outputs(out, states, job)
+        with explained_disk_full(out.address, lambda: "give the same command again to continue"):
+            parts = _write_parts(model, options, score, steps, events, parts, states)
+            if states is not None:  # first: a job whose lists are complete is never continued
+                mark_complete(states)
+            totals = sum_parts(parts, items_removed or {}, events.notes)
+            parts.finish(totals)
+        return {**totals, "parts": parts.done}
 
 
 def _write_parts(
@@ -106,23 +135,29 @@ def _write_parts(
     options: BatchOptions,
     score: Score,
     steps: Sequence[Step],
-    items_removed: dict[str, int],
-) -> dict[str, Any]:
-    events = open_user_events(model, options.events, options.block, options.users)
-    parts = open_outputs(model, options, describe_job(model, options, steps))
+    events: EventStream,
+    parts: Partitions,
+    states_directory: Directory | None,
+) -> Partitions:
+    types = {"item_id": model.item_id_type, "user_id": user_id_type(events)}
+    rows_read = 0
     for number, table in enumerate(events.blocks()):
+        rows_read += len(table)
         if number < len(parts.done):
             continue
         histories = model.encoder.validated_log(table, feedback_types(steps))
         log = model.encoder.known_events(histories)
         states = model.encoder.states(log)
         scores, counts = score(UserBatch(log, model.encoder.vectors(states), histories))
-        if number == 0:
+        if number == 0 and options.preview:
             preview(model, log, scores)
         name = f"part-{number:05}"
-        tables = {options.out / f"{name}.{options.format}": scores}
-        if options.states is not None:
-            tables[options.states / f"{name}.parquet"] = state_table(log, states)
+        scores = as_output(scores, model, options, parts, types)
+        files = [PartFile(parts.directory, f"{name}.{options.format}", scores)]
+        if states_directory is not None:
+            user_states = with_id_types(state_table(log, states), types)
+            layout = state_layout(model)
+            files.append(PartFile(states_directory, f"{name}.parquet", user_states, layout))
         sizes = {
             "name": name,
             "users": log.num_users,
@@ -130,27 +165,39 @@ def _write_parts(
             "events_of_unknown_items": int(np.count_nonzero(log.items == 0)),
             "rows": len(scores),
         }
-        parts = parts.write(tables, {**sizes, **counts})
-    if options.states is not None:  # first: a job whose lists are complete is never continued
-        mark_complete(options.states)
-    totals = sum_parts(parts, items_removed, events.notes)
-    parts.finish(totals)
-    return {**totals, "parts": parts.done}
+        parts = parts.write(files, {**sizes, **counts})
+        users = sum(part["users"] for part in parts.done)
+        notes.print(f"{name}: {users:,} users, {rows_read:,} of {events.num_rows:,} events")
+    return parts
 
 
-def open_outputs(model: TrainedModel, options: BatchOptions, job: dict[str, Any]) -> Partitions:
+def as_output(
+    table: pl.DataFrame,
+    model: TrainedModel,
+    options: BatchOptions,
+    parts: Partitions,
+    types: dict[str, IdType],
+) -> pl.DataFrame:
+    """A table of results with the columns that were asked for, and ids in their types."""
+    more = {
+        "model": pl.lit(f"{model.step}-{model.version[:12]}"),
+        "time": pl.lit(parts.started).cast(pl.Datetime("us", "UTC")),
+    }
+    added = [more[name].alias(name) for name in options.columns]
+    return with_id_types(table, types).with_columns(added)
+
+
+def open_outputs(out: Directory, states: Directory | None, job: dict[str, Any]) -> Partitions:
     """The output directories, new or of the same job when it was stopped.
 
     Raises:
         RunError: a directory holds something else.
     """
-    states = options.states
-    same_states = begun_job(options.out).get("states") == job["states"]
-    if states is not None and states.exists() and not same_states:
+    same_states = begun_job(out).get("states") == job["states"]
+    if states is not None and not same_states:
         refuse_files(states)
-    parts = open_partitions(options.out, job)
+    parts = open_partitions(out, job)
     if states is not None:
-        write_layout(model, states)
         remove_drafts(states)
     if parts.done:
         note(f"continuing after {len(parts.done):,} finished parts")
@@ -170,7 +217,7 @@ def describe_job(
         "checkpoint": {"step": model.step, "vectors": model.version},
         "config": hashlib.sha256(to_yaml(model.config).encode()).hexdigest(),
         "options": json.loads(json.dumps(given, default=str)),
-        "states": None if options.states is None else str(options.states.resolve()),
+        "states": None if options.states is None else open_directory(options.states).address,
         "inverse_temperature": model.inverse_temperature,
         "files": {str(file): checksums.of_files(_files_in(file)) for file in files},
     }
@@ -206,15 +253,8 @@ def report_removed(totals: dict[str, Any], k: int) -> None:
         note(f"{totals['users_with_fewer']:,} users have fewer than {k} items left: {names}{more}")
 
 
-def report_parts(totals: dict[str, Any], out: Path) -> None:
-    """Print the notes of a finished job and the size of its output."""
-    for message in totals["notes"]:
-        note(message)
-    if totals["events_of_unknown_items"]:
-        note(
-            f"{totals['events_of_unknown_items']:,} of {totals['events']:,} events are of items "
-            "that the catalogue lacks; they are read as an unknown item. --items adds them"
-        )
+def report_parts(totals: dict[str, Any], out: str) -> None:
+    """Print the size of the output of a finished job."""
     console.print(
         f"{totals['users']:,} users, {totals['rows']:,} rows in {len(totals['parts']):,} part "
         f"files in {out}"

@@ -1,11 +1,13 @@
 """What commands print: results on stdout, notes on stderr."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 from rich.console import Console
 
-from jaxrec.artifacts.partitions import write_table
+from jaxrec.artifacts.files import write_table
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.types import EventLog
 
@@ -20,6 +22,17 @@ notes = Console(soft_wrap=True, markup=False, highlight=False, stderr=True)
 def note(message: str) -> None:
     """Print what a user should know and need not act on."""
     notes.print(f"note: {message}")
+
+
+@contextmanager
+def silence(is_quiet: bool) -> Iterator[None]:
+    """Print nothing inside the block if `is_quiet`."""
+    before = console.quiet
+    console.quiet = notes.quiet = before or is_quiet
+    try:
+        yield
+    finally:
+        console.quiet = notes.quiet = before
 
 
 def show_table(table: pl.DataFrame, out: Path | None) -> None:

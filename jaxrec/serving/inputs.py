@@ -5,23 +5,25 @@ from pathlib import Path
 
 import polars as pl
 
+from jaxrec.data.columns import as_text
+from jaxrec.data.id_types import IdType, id_type, type_of
 from jaxrec.data.opener import read_table
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.errors import DataError
 from jaxrec.inference import loading
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.ranking.filters import listed_ids
+from jaxrec.ranking.filters import listed_ids, shown
 from jaxrec.runtime import enable_compilation_cache
 from jaxrec.serving.console import note
 from jaxrec.serving.options import ModelOptions
 
 
 def load_model(options: ModelOptions) -> TrainedModel:
-    """The best checkpoint of a run, with the new items if there are any.
+    """The best checkpoint of a run, with today's items if they are given.
 
     Raises:
         RunError: the run cannot be used.
-        DataError: the new items cannot be used.
+        DataError: today's items cannot be used.
     """
     enable_compilation_cache()
     model = loading.load(options.run, options.item_shards)
@@ -40,14 +42,15 @@ def open_user_events(
     block: int = 4096,
     users: Path | Sequence[str] | None = None,
 ) -> EventStream:
-    """The events of a file as blocks of whole users.
+    """The events of a file as blocks of whole users. Prints how they fit, before any work.
 
     Args:
         block: users in a block.
         users: a file with a column user_id, or ids (None: all users).
 
     Raises:
-        DataError: the file cannot be used, or holds no event of these users.
+        DataError: the file cannot be used, holds no event of these users, or holds no event of an
+            item of the catalogue.
     """
     keep: pl.Series | None = None if users is None else listed_ids(users, "user_id")
     stream = open_events(
@@ -59,5 +62,46 @@ def open_user_events(
         keep=keep,
     )
     if not stream.num_rows:
-        raise DataError(f"{events} holds no event of the listed users")
+        assert keep is not None
+        raise DataError(
+            f"{events} holds no event of the listed users: none of the {len(keep):,} ids "
+            f"({shown(keep)}) is a user_id there"
+        )
+    for message in (*stream.notes, *unknown_items(stream, model.catalog.item_ids)):
+        note(message)
     return stream
+
+
+def user_id_type(stream: EventStream) -> IdType:
+    """The type in which the user ids of a file leave."""
+    return id_type(type_of("user_id", stream.read))
+
+
+def unknown_items(stream: EventStream, item_ids: pl.Series) -> list[str]:
+    """A note on the events of items that the catalogue lacks, if there are any.
+
+    It takes a pass over one column, which is short beside scoring.
+
+    Raises:
+        DataError: all events are of such items.
+    """
+    known, place = item_ids.drop_nulls().implode(), stream.name
+    total, unknown = 0, []
+    for batch in stream.read(("item_id",), stream.rows_per_batch):
+        ids = as_text(batch["item_id"], place).drop_nulls()
+        total += len(ids)
+        unknown.append(ids.filter(~ids.is_in(known)))
+    count = sum(map(len, unknown))
+    if not count:
+        return []
+    first = shown(next(ids for ids in unknown if len(ids)))
+    if count == total:
+        raise DataError(
+            f"{place}: none of the {total:,} events is of an item of the catalogue. Items are "
+            f"{first} there and {shown(item_ids.drop_nulls())} in the catalogue. Name the run of "
+            "this shop, write the ids as in training, or add the items with --items"
+        )
+    return [
+        f"{count:,} of {total:,} events are of items that the catalogue lacks, such as {first}; "
+        "they are read as an unknown item. --items adds them"
+    ]

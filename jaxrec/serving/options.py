@@ -8,11 +8,14 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from jaxrec.artifacts.directories import open_directory
 from jaxrec.artifacts.files import WRITERS, Format, refuse_file_on_the_way
 from jaxrec.config.ranges import Amount, Bounded, Count, Fraction, NonNegative, Portion, Positive
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.ranking.strategy import Rules
+
+Place = Annotated[str, tyro.conf.arg(metavar="PATH")]  # a path or a URL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,9 @@ class ModelOptions(Bounded):
     run: tyro.conf.Positional[Path]
     """A run directory of `jaxrec train`."""
     items: Path | None = None
-    """New items that training has not seen, to use beside the others."""
+    """Today's items: new ones are added, and their columns replace those of known items."""
     triples: Path | None = None
-    """Graph edges of the new items."""
+    """More graph edges of today's items."""
     item_shards: Count = 1
     """Devices that share the item table; the others share the users."""
 
@@ -32,7 +35,7 @@ class ModelOptions(Bounded):
         """Raise a ConfigError for triples without items."""
         super().__post_init__()
         if self.triples is not None and self.items is None:
-            raise ConfigError("--triples needs --items, the table of the new items")
+            raise ConfigError("--triples needs --items, the table of today's items")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,28 +48,31 @@ class EventsOptions(ModelOptions):
     """Only these users: a file with a column user_id, or ids."""
     block: Count = 4096
     """Users to read, score and write at a time."""
+    quiet: bool = False
+    """Print errors alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions(EventsOptions):
     """The part files to write."""
 
-    out: Path
-    """Directory to write: new, empty, or that of the same job when it was stopped."""
+    out: Place
+    """Directory to write: new, empty, or that of the same job when it was stopped. A URL such as
+    s3://bucket/lists is written with fsspec."""
     format: Format = "parquet"
     """Format of the part files."""
-    states: Path | None = None
-    """Directory for the state of every user, which `jaxrec serve --load-states` reads."""
+    columns: tuple[Literal["model", "time"], ...] = ()
+    """Columns to add: `model`, the version of the checkpoint, and `time`, when the job began."""
+    preview: bool = False
+    """Print the last items of three users, and what is written for them."""
+    states: Place | None = None
+    """Directory or URL for the state of every user, which `jaxrec serve --load-states` reads."""
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for directories that cannot be written."""
+        """Raise an error for directories that cannot be written."""
         super().__post_init__()
-        for name, path in (("out", self.out), ("states", self.states)):
-            if path is not None:
-                refuse_file_on_the_way(path)
-                if path.is_file():
-                    raise ConfigError(f"--{name} {path} is a file; name a directory")
-        if self.states and self.states.resolve() == self.out.resolve():
+        directories = [open_directory(place) for place in (self.out, self.states) if place]
+        if len({directory.address for directory in directories}) < len(directories):
             raise ConfigError("--states and --out are the same directory; name two")
 
 

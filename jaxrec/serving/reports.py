@@ -3,13 +3,14 @@
 import polars as pl
 
 from jaxrec.data.dataset import filtered
+from jaxrec.data.id_types import with_id_types
 from jaxrec.data.opener import read_table
 from jaxrec.inference.audiences import EMPTY_AUDIENCE, audience_table, likeliest
 from jaxrec.inference.profiles import plot_user
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.serving import replay as replaying
-from jaxrec.serving.console import console, note, show_table
-from jaxrec.serving.inputs import load_model, open_user_events
+from jaxrec.serving.console import console, show_table
+from jaxrec.serving.inputs import load_model, open_user_events, user_id_type
 from jaxrec.serving.options import AudienceOptions, PlotOptions, ReplayOptions, SimilarOptions
 from jaxrec.types import EventLog
 
@@ -23,15 +24,14 @@ def audience(options: AudienceOptions) -> None:
     model = load_model(options)
     model.index.find(options.entity)
     events = open_user_events(model, options.events, options.block, options.users)
-    for message in events.notes:
-        note(message)
     users = EMPTY_AUDIENCE
     for block in events.blocks():
         log = model.encoder.validated_log(block)
         vectors = model.encoder.vectors(model.encoder.states(log))
         log_p = model.choice_log_probability(log, vectors, options.entity, options.mask)
         users = likeliest(users, log.user_ids, log_p, options.k)
-    show_table(audience_table(users, options.bid), options.out)
+    table = with_id_types(audience_table(users, options.bid), {"user_id": user_id_type(events)})
+    show_table(table, options.out)
 
 
 def similar(options: SimilarOptions) -> None:

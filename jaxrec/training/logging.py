@@ -99,8 +99,12 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.tensorboard.close()
+        try:
+            self.file.close()
+            self.tensorboard.close()
+        except OSError:  # or it fails again when the process exits, with a traceback
+            self.tensorboard.file_writer.event_writer._closed = True
+            raise
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Log the scalars of a step."""
@@ -122,12 +126,9 @@ def read_log(run: Path) -> list[dict[str, float]]:
 
 
 def write_results(run: Path, results: Mapping[str, Any], ranks: pl.DataFrame) -> None:
-    """Write `ranks.parquet`, `metrics.json` and `training.png`, and print the test tables."""
-    from jaxrec.training.plots import plot_training
-
+    """Write `ranks.parquet` and `metrics.json`, and print the test tables."""
     write_table(ranks, run / "ranks.parquet")
     write_json(run / "metrics.json", results)
-    plot_training(run / "training.png", read_log(run))
     protocol = results["protocol"]
     for name in [key for key in results if key.startswith("test")]:
         title = (
@@ -138,10 +139,23 @@ def write_results(run: Path, results: Mapping[str, Any], ranks: pl.DataFrame) ->
 
 
 def write_calibration(run: Path, calibration: Calibration, reliability: Reliability) -> None:
-    """Write `calibration.json` and `reliability.png`."""
-    from jaxrec.inference.plots import plot_reliability
-
+    """Write `calibration.json`."""
     fields = {**asdict(calibration), "reliability": reliability.as_dict()}
     write_json(run / run_directory.CALIBRATION, fields)
+
+
+def draw_plots(run: Path, reliability: Reliability) -> None:
+    """Draw `training.png` and `reliability.png`; a plot that cannot be drawn is a note."""
+    from jaxrec.inference.plots import plot_reliability
+    from jaxrec.training.plots import plot_training
+
     title = "Each user's likeliest items against the test events"
-    plot_reliability(run / "reliability.png", reliability, title)
+    plots: dict[str, Callable[[Path], None]] = {
+        "training.png": lambda path: plot_training(path, read_log(run)),
+        "reliability.png": lambda path: plot_reliability(path, reliability, title),
+    }
+    for name, draw in plots.items():
+        try:
+            draw(run / name)
+        except Exception as error:  # whatever it is, the results are there
+            print_notes((f"{name} is not drawn: {error}",))

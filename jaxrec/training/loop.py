@@ -91,6 +91,7 @@ def fit(
     results, ranks = test(context, best, calibration.correction)
     results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
     report.write_results(run, results, ranks)
+    report.draw_plots(run, reliability)
     report.console.print(f"the model is in {run}")
     return results
 

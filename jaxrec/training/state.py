@@ -153,6 +153,7 @@ def run_artifacts(context: TrainContext) -> RunArtifacts:
         sizes=model_sizes(dataset, context.text),
         whitening=context.text.whitening,
         text_encoder=context.text.encoder,
+        item_id_type=dataset.item_id_type,
     )
 
 

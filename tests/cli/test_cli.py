@@ -216,7 +216,7 @@ def test_neither_a_closed_pipe_nor_an_ascii_console_stops_a_job(run, data, tmp_p
     events = pl.read_parquet(data / "events.parquet")
     named = tmp_path / "événements.parquet"
     events.with_columns(pl.format("{}é", "user_id").alias("user_id")).write_parquet(named)
-    arguments = [run, "--events", named, "--k", "2", "--block", "1"]
+    arguments = [run, "--events", named, "--k", "2", "--block", "1", "--preview"]
     process = start(
         [ROOT / "serve.py"],
         *(*arguments, "--out", tmp_path / "a"),

@@ -2,11 +2,18 @@
 
 import polars as pl
 
+from jaxrec.artifacts.directories import open_directory
+from jaxrec.artifacts.partitions import read_manifest
+
 BLOCK = ["--block", "50"]
 
 
 def read(directory):
     return pl.concat(pl.read_parquet(path) for path in sorted(directory.glob("part-*.parquet")))
+
+
+def manifest(directory):
+    return read_manifest(open_directory(directory))
 
 
 def contents(directory):

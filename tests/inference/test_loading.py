@@ -1,4 +1,7 @@
+import os
 import shutil
+import time
+import warnings
 
 import polars as pl
 import pytest
@@ -60,3 +63,27 @@ def test_the_identity_of_a_run_changes_with_what_is_served(trained_run, tmp_path
     progress.write_text(progress.read_text().replace('"params": "', '"params": "0'))
     identities.append(checkpoint.identity(run))
     assert len(set(identities)) == len(identities)
+
+
+def test_a_fork_is_refused_instead_of_waiting_for_ever(trained_run, known_shop):
+    model, events = jaxrec.load(trained_run), known_shop.events[:1]
+    for compute in (
+        lambda: jaxrec.load(trained_run),
+        lambda: model.recommend(events, k=1),
+        lambda: model.similar("item:i01", k=1),
+    ):
+        with warnings.catch_warnings(action="ignore"):  # of JAX and Python, that forks may wait
+            child = os.fork()
+        if not child:
+            try:
+                compute()
+            except RunError as error:
+                os._exit(7 if "get_context" in str(error) else 1)
+            os._exit(2)
+        until = time.monotonic() + 60
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < until:
+            time.sleep(0.01)
+        if not ended[0]:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(ended[1]) == 7

@@ -1,4 +1,4 @@
-import json
+import errno
 import os
 import signal
 import subprocess
@@ -7,32 +7,40 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-from helpers.jobs import BLOCK, contents, read
+from helpers.jobs import BLOCK, contents, manifest, read
 from helpers.shop import HELD_OUT
 
 import jaxrec
+from jaxrec.artifacts.directories import open_directory
 from jaxrec.artifacts.files import locked
 from jaxrec.artifacts.partitions import Partitions
 from jaxrec.cli import main, scripts
 from jaxrec.ranking.strategy import read_strategy
+from jaxrec.serving.states import read_states
 
 
 def test_every_user_of_the_file_gets_a_list(serve, trained_run, known_shop, tmp_path, capsys):
-    serve("--out", tmp_path / "out", "--k", 4, *BLOCK)
+    serve("--out", tmp_path / "out", "--k", 4, "--preview", *BLOCK)
     written = read(tmp_path / "out")
     expected = jaxrec.load(trained_run).recommend(known_shop.events, k=4)
     combined = written.join(expected, on=["user_id", "rank"], suffix="_expected")
     assert len(combined) == len(written) == len(expected)
     np.testing.assert_allclose(combined["score"], combined["score_expected"], rtol=1e-6)
     assert written.columns == ["user_id", "rank", "item_id", "score", "title"]
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["totals"]["users"] == 120
-    assert manifest["totals"]["events"] == len(known_shop.events)
-    assert [part["users"] for part in manifest["parts"]] == [50, 50, 20]
+    written = manifest(tmp_path / "out")
+    assert written["totals"]["users"] == 120
+    assert written["totals"]["events"] == len(known_shop.events)
+    assert [part["users"] for part in written["parts"]] == [50, 50, 20]
     assert (tmp_path / "out" / "_SUCCESS").exists()
     shown = capsys.readouterr()
     assert "brand x item" in shown.out
     assert "not grouped by user" in shown.err
+    lines = [line for line in shown.err.splitlines() if line.startswith("part-")]
+    assert lines == [
+        "part-00000: 50 users, 341 of 820 events",
+        "part-00001: 100 users, 684 of 820 events",
+        "part-00002: 120 users, 820 of 820 events",
+    ]
 
 
 def test_grouped_events_are_streamed_in_their_own_order(serve, known_shop, tmp_path, capsys):
@@ -180,7 +188,7 @@ def test_a_job_refuses_the_states_of_another_job(serve, refused, tmp_path):
     serve("--out", tmp_path / "first", "--states", directory, *BLOCK)
     before = contents(directory)
     out.mkdir()
-    (out / "manifest.json").write_text('{"job": {}, "parts": []}')
+    (out / "_manifest.json").write_text('{"job": {}, "started": "2026-01-01", "parts": []}')
     assert "states" in refused(serve, "--out", out, "--states", directory, *BLOCK)
     assert contents(directory) == before
 
@@ -230,7 +238,7 @@ def test_bad_input_exits_with_2_and_overwrites_nothing(
     assert "does not divide" in refused(serve, "--out", out, "--item-shards", 3)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    (foreign / "manifest.json").write_text("{}")
+    (foreign / "_manifest.json").write_text("{}")
     assert "something else" in refused(serve, "--out", foreign)
     assert "listed users" in refused(serve, "--out", out, "--users", "unknown")
     assert "ending in .png" in refused(ask, "plot", "u003", "--out", tmp_path / "x.txt")
@@ -243,8 +251,7 @@ def test_bad_input_exits_with_2_and_overwrites_nothing(
 def test_a_list_is_no_longer_than_the_nodes_of_its_type(serve, trained_run, tmp_path, capsys):
     serve("--out", tmp_path / "out", "--target", "brand")
     assert set(read(tmp_path / "out").group_by("user_id").len()["len"]) == {4}
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["job"]["options"]["k"] == 4
+    assert manifest(tmp_path / "out")["job"]["options"]["k"] == 4
     main(["similar", str(trained_run), "brand:brand1"])
     assert "brand3" in capsys.readouterr().out
 
@@ -268,10 +275,131 @@ def test_options_that_cannot_act_are_refused_with_the_reason(
 
 
 def test_listed_items_that_the_catalogue_lacks_are_counted(serve, tmp_path, capsys):
-    serve("--out", tmp_path / "out", "--k", 1, "--only", "i01", "nix", "--without", "nada")
+    listed = ["--only", "i01", "i03", "nix", "--without", "i03", "nada", "nil"]
+    serve("--out", tmp_path / "out", "--k", 1, *listed)
     shown = capsys.readouterr().err
-    assert "note: only: the catalogue lacks 1 of the listed items: 'nix'" in shown
-    assert "note: without: the catalogue lacks 1 of the listed items: 'nada'" in shown
+    assert "note: only: 2 of 3 listed items are in the catalogue; it lacks 'nix'" in shown
+    assert "without: 1 of 3 listed items are in the catalogue; it lacks 'nada', 'nil'" in shown
+
+
+def test_lists_that_match_nothing_are_errors_and_an_empty_one_is_none(
+    serve, refused, tmp_path, capsys
+):
+    sold_out, stock = tmp_path / "sold_out.csv", tmp_path / "stock.csv"
+    for path in (sold_out, stock):
+        path.write_text("item_id\n1.0\n2.0\n")
+    for name, path in (("only", stock), ("without", sold_out)):
+        shown = refused(serve, "--out", tmp_path / "out", f"--{name}", path)
+        assert f"{name}: none of the 2 listed items ('1.0', '2.0') is in the catalogue" in shown
+        assert "ids are like 'i00', 'i01', 'i02' ..." in shown
+    users = tmp_path / "users.csv"
+    users.write_text("user_id\n17\n")
+    assert "none of the 1 ids ('17') is a user_id" in refused(
+        serve, "--out", tmp_path / "out", "--users", users
+    )
+    for path in (sold_out, stock):
+        path.write_text("item_id\n")
+    assert "no rows" in refused(serve, "--out", tmp_path / "out", "--only", stock)
+    assert not (tmp_path / "out").exists()
+    serve("--out", tmp_path / "out", "--k", 1, "--without", sold_out)
+    assert "without: 0 of 0 listed items" in capsys.readouterr().err
+
+
+def test_rules_that_leave_no_item_are_refused(serve, refused, tmp_path):
+    shown = refused(serve, "--out", tmp_path / "out", "--where", "price > 1000", "--only", "i01")
+    assert "the rules leave none of the 39 items (where removes 39, only removes 38)" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_rules_see_the_columns_of_today_for_known_items(
+    serve, refused, known_shop, tmp_path, capsys
+):
+    cheap = pl.col("item_id").is_in(["i01", "i12"])
+    price = pl.when(cheap).then(5).otherwise(100)
+    today = known_shop.items.with_columns(price=price, title=pl.format("today {}", "item_id"))
+    today.write_parquet(tmp_path / "today.parquet")
+    options = ["--items", tmp_path / "today.parquet", "--mask", "none", "--k", 3]
+    serve("--out", tmp_path / "out", *options, "--where", "price < 50")
+    written = read(tmp_path / "out")
+    assert set(written["item_id"]) == {"i01", "i12"}
+    assert set(written["title"]) == {"today i01", "today i12"}
+    assert "new items: 0; 39 others are known" in capsys.readouterr().err
+
+
+def test_events_of_unknown_items_alone_are_refused_before_the_work(
+    serve, ask, refused, shop, tmp_path
+):
+    other = shop.events.with_columns(pl.format("sku-{}", "item_id").alias("item_id"))
+    path, out = tmp_path / "other.csv", tmp_path / "out"
+    other.write_csv(path)
+    shown = refused(serve, "--out", out, events=path)
+    assert f"none of the {len(other)} events is of an item of the catalogue" in shown
+    assert "Items are 'sku-i" in shown and "'i00', 'i01', 'i02' ... in the catalogue" in shown
+    assert not out.exists()
+
+
+def test_ids_leave_in_the_type_that_they_came_in(
+    serve, trained_run, known_shop, tmp_path, monkeypatch
+):
+    events = known_shop.events.with_columns(pl.col("user_id").str.slice(1).cast(pl.Int32))
+    path, states = tmp_path / "events.parquet", tmp_path / "states"
+    events.write_parquet(path)
+    serve("--out", tmp_path / "out", "--k", 2, "--states", states, events=path)
+    assert read(tmp_path / "out").schema["user_id"] == read(states).schema["user_id"] == pl.Int64
+    model = jaxrec.load(trained_run)
+    assert set(read_states(model, states)["user_id"]) == {str(user) for user in range(120)}
+    lists = model.recommend(events, k=2)
+    assert lists.schema["user_id"] == pl.Int64 and lists.schema["item_id"] == pl.String
+    assert model.audience(events, "item:i01", 3).schema["user_id"] == pl.Int64
+
+
+def test_columns_are_added_on_request(serve, trained_run, tmp_path):
+    serve("--out", tmp_path / "out", "--k", 1, "--columns", "model", "time", *BLOCK)
+    written, model = read(tmp_path / "out"), jaxrec.load(trained_run)
+    assert written.columns[-2:] == ["model", "time"]
+    assert written["model"].unique().to_list() == [f"{model.step}-{model.version[:12]}"]
+    [time] = written["time"].unique()
+    assert time.isoformat() == manifest(tmp_path / "out")["started"]
+
+
+def test_a_quiet_job_prints_nothing(serve, refused, tmp_path, capsys):
+    serve("--out", tmp_path / "out", "--k", 1, "--quiet", "--preview", *BLOCK)
+    assert capsys.readouterr() == ("", "")
+    assert "is complete" in refused(serve, "--out", tmp_path / "out", "--k", 1, "--quiet", *BLOCK)
+    serve("--out", tmp_path / "loud", "--k", 1, *BLOCK)
+    shown = capsys.readouterr()
+    assert "120 users, 120 rows in 3 part files" in shown.out
+    assert "user u000" not in shown.out  # histories are printed on request
+
+
+def test_lists_and_states_can_be_written_to_urls(serve, tmp_path):
+    base = f"memory://{tmp_path.name}"
+    serve("--out", f"{base}/out", "--states", f"{base}/states", "--k", 2, *BLOCK)
+    serve("--out", tmp_path / "out", "--k", 2, *BLOCK)
+    out, states = (open_directory(f"{base}/{name}") for name in ("out", "states"))
+    parts = [f"part-0000{number}.parquet" for number in range(3)]
+    assert out.names() == ["_SUCCESS", "_manifest.parquet", *parts]
+    assert states.names() == ["_SUCCESS", *parts]
+    for name in parts:
+        assert out.read(name) == (tmp_path / "out" / name).read_bytes()
+
+
+def test_a_full_disk_is_one_line_and_the_job_continues(serve, refused, tmp_path, monkeypatch):
+    out, write = tmp_path / "out", Partitions.write
+
+    def full(parts, files, facts):
+        if parts.done:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(parts, files, facts)
+
+    monkeypatch.setattr(Partitions, "write", full)
+    shown = refused(serve, "--out", out, "--quiet", *BLOCK)
+    assert shown == (
+        f"error: no space left at {out}; make room and give the same command again to continue"
+    )
+    monkeypatch.undo()
+    serve("--out", out, *BLOCK)
+    assert len(contents(out)) == 3
 
 
 def test_users_with_short_lists_are_reported(serve, tmp_path, capsys):

@@ -32,14 +32,17 @@ def test_states_of_a_finished_job_go_into_a_live_store(
     model = jaxrec.load(trained_run)
     assert len(states.read_states(model, renamed)) == count
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:9]), Path.unlink):
-        for name in ("layout.json", "part-00000.parquet"):
-            broken = tmp_path / "broken"
-            shutil.copytree(renamed, broken)
-            damage(broken / name)
-            if name == "layout.json" or damage is not Path.unlink:
-                with pytest.raises(RunError, match="states is incomplete or damaged"):
-                    states.read_states(model, broken)
-            shutil.rmtree(broken)
+        broken = tmp_path / "broken"
+        shutil.copytree(renamed, broken)
+        damage(broken / "part-00000.parquet")
+        if damage is not Path.unlink:
+            with pytest.raises(RunError, match="states is incomplete or damaged"):
+                states.read_states(model, broken)
+        shutil.rmtree(broken)
+    (renamed / "layout.json").write_text('{"model": "another"}')  # of an earlier version
+    with pytest.raises(RunError, match="of another checkpoint"):
+        states.read_states(model, renamed)
+    (renamed / "layout.json").unlink()
     directory = renamed
     (directory / "_SUCCESS").unlink()
     with pytest.raises(RunError, match="no states of a finished job"):

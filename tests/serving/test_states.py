@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import polars as pl
 from helpers.jobs import BLOCK, read
 from helpers.live import START, event, table
 
@@ -19,7 +20,8 @@ def test_written_states_equal_those_of_the_model(serve, trained_run, known_shop,
     table = read(tmp_path / "states").sort("user_id")
     model = jaxrec.load(trained_run)
     log = model.encoder.event_log(known_shop.events)
-    layout = json.loads((tmp_path / "states" / "layout.json").read_text())
+    metadata = pl.read_parquet_metadata(tmp_path / "states" / "part-00000.parquet")
+    layout = json.loads(metadata["layout"])
     assert table["user_id"].to_list() == log.user_ids.to_list()
     np.testing.assert_array_equal(table["events"], log.lengths)
     np.testing.assert_array_equal(table["last_time"], log.times[log.offsets[1:] - 1])

@@ -15,7 +15,7 @@ import jaxrec
 from jaxrec.artifacts import run_directory
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
-from jaxrec.errors import DataError, Diverged, RunError
+from jaxrec.errors import DataError, Diverged, InputError, RunError
 from jaxrec.training import loop as training
 from jaxrec.training.state import initial_state, make_context
 
@@ -152,6 +152,20 @@ def test_events_alone_are_enough(tables, tmp_path, capsys, experts, usable):
     # the only event type of the data, as in evaluation
     assert model.encoder.target_event_type == prepare(model.config, bare).target_event_type == 0
     assert len(model.recommend(bare.events, k=2)) == 2 * bare.events["user_id"].n_unique()
+
+
+def test_a_catalogue_of_one_item_is_trained_and_served(tmp_path):
+    users = [f"u{number}" for number in range(12) for _ in range(4)]
+    events = pl.DataFrame({"user_id": users, "item_id": "only", "timestamp": range(len(users))})
+    options = {"model.experts": ["id"], "train.epochs": 1, "data.time": "order"}
+    run, data = tmp_path / "run", validate_tables(events, None, None, time="order")
+    results = training.fit(config(**options), run, tables=data)
+    assert json.loads((run / "metrics.json").read_text()) == results
+    model = jaxrec.load(run)
+    assert model.recommend(events).is_empty()
+    assert len(model.recommend(events, mask=("none",))) == 12
+    with pytest.raises(InputError, match="there are no other items"):
+        model.similar("item:only")
 
 
 def test_no_expert_with_a_source_is_an_error(tables, tmp_path):
