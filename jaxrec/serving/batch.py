@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from jaxrec.config import to_yaml
 from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import IdType, with_id_types
 from jaxrec.data.stream import EventStream
-from jaxrec.errors import DataError
+from jaxrec.errors import DataError, Interrupted
 from jaxrec.inference.profiles import profile_users
 from jaxrec.inference.ranker import ListOptions, UserBatch
 from jaxrec.inference.trained_model import TrainedModel
@@ -121,13 +121,25 @@ def write_parts(
                 stack.enter_context(directory.locked())
         job = describe_job(model, options, steps)
         parts = open_outputs(out, states, job)
-        with explained_disk_full(out.address, lambda: "give the same command again to continue"):
+        with resumable(out):
             parts = _write_parts(model, options, score, steps, events, parts, states)
             if states is not None:  # first: a job whose lists are complete is never continued
                 mark_complete(states)
             totals = sum_parts(parts, items_removed or {}, events.notes)
             parts.finish(totals)
         return {**totals, "parts": parts.done}
+
+
+@contextmanager
+def resumable(out: Directory) -> Iterator[None]:
+    """Say how to continue a job that a signal or a full disk stops."""
+    how = "give the same command again to continue"
+    try:
+        with explained_disk_full(out.address, lambda: how):
+            yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        stop.add_note(how)
+        raise
 
 
 def _write_parts(

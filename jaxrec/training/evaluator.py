@@ -162,8 +162,8 @@ class Evaluator:
         context, vectors = self.context, self.vectors(queries)
         if not (np.isfinite(vectors).all() and np.isfinite(self.items.vectors).all()):
             raise Diverged(
-                "the model's vectors are not finite after the epoch; the last checkpoint is kept. "
-                "Lower train.learning_rate"
+                f"the model's vectors are not finite after step {int(self.state.step)}; earlier "
+                "checkpoints are kept. Lower train.learning_rate"
             )
         targets = context.dataset.split.log.items[queries.positions]
         adjustments = self.adjustments(queries, correction, targets)

@@ -69,7 +69,9 @@ def test_users_can_be_selected(serve, tmp_path, capsys):
     assert "users without events: 1 of 3" in capsys.readouterr().err
 
 
-def test_a_stopped_job_continues_and_gives_the_same_bytes(serve, tmp_path, monkeypatch, refused):
+def test_a_stopped_job_continues_and_gives_the_same_bytes(
+    serve, tmp_path, monkeypatch, refused, capsys
+):
     options = ["--k", "3", "--caps", "brand", "2", "--explore", "0.3", *BLOCK]
     serve("--out", tmp_path / "whole", *options)
     stopped, write = tmp_path / "stopped", Partitions.write
@@ -84,6 +86,8 @@ def test_a_stopped_job_continues_and_gives_the_same_bytes(serve, tmp_path, monke
     with pytest.raises(SystemExit) as stop:
         serve("--out", stopped, *options)
     assert stop.value.code == 130
+    shown = capsys.readouterr().err
+    assert shown.endswith("interrupted; give the same command again to continue\n")
     monkeypatch.undo()
     assert not (stopped / "_SUCCESS").exists()
     before = {path: path.stat().st_mtime_ns for path in stopped.glob("part-*")}
