@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from jaxrec.data.columns import SHOWN_ROWS, index_in
-from jaxrec.data.graph import COLUMN_RELATIONS, ITEM, edge_numbers, item_triples, node_types
+from jaxrec.data.columns import index_in
+from jaxrec.data.graph import ITEM, edge_numbers, item_triples, node_types
 from jaxrec.data.opener import TRIPLE_COLUMNS
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.errors import DataError
@@ -111,22 +111,16 @@ def _cast_like(column: pl.Series, known: pl.Series) -> pl.Series:
 
     Raises a DataError if values do not fit.
     """
-    place, dtype = f"new items, column {column.name!r}", known.dtype
+    dtype = known.dtype
     try:
         cast = column.cast(dtype)
     except pl.exceptions.PolarsError as error:
         raise DataError(
-            f"{place}: {column.dtype} does not become {dtype}, the type in training "
-            f"({str(error).splitlines()[0]}). Convert it"
+            f"new items, column {column.name!r}: {column.dtype} does not become {dtype}, the type "
+            f"in training ({str(error).splitlines()[0]}). Convert it"
         ) from error
     if column.dtype.is_float() and dtype.is_integer() and (cast != column).any():
-        if column.name not in COLUMN_RELATIONS:
-            return column  # a price of 9.99, where all prices were whole
-        shown = ", ".join(map(str, column.filter(cast != column).head(SHOWN_ROWS)))
-        raise DataError(
-            f"{place}: values with a fraction ({shown}), but {dtype} in training. Round them, or "
-            "train again"
-        )
+        return column  # a price of 9.99, where all prices were whole
     return cast
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.artifacts.partitions import open_partitions
+from jaxrec.artifacts.directories import open_directory
 from jaxrec.artifacts.run_directory import (
     FORMAT,
     Progress,
@@ -111,7 +111,7 @@ def test_a_run_cannot_lie_in_a_file(tmp_path):
         with pytest.raises(RunError, match=r"events\.parquet is a file, not a directory"):
             refuse_existing(path)
         with pytest.raises(RunError, match=r"events\.parquet is a file, not a directory"):
-            open_partitions(path, {})
+            open_directory(path)
 
 
 def test_the_last_of_equal_epochs_is_the_best():

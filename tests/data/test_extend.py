@@ -340,13 +340,6 @@ def test_prices_with_a_fraction_are_not_truncated():
     assert prices.to_list() == [None, 3.0, 2.0, None, 9.99]
 
 
-def test_labels_of_the_graph_stay_whole_numbers():
-    numbered = make_catalog(pl.DataFrame({"item_id": [None, "a"], "brand": [None, 7]}))
-    new = pl.DataFrame({"item_id": ["d"], "brand": [7.5]})
-    with pytest.raises(DataError, match=r"column 'brand'.*fraction \(7\.5\).*Int64.*Round"):
-        extend_catalog(numbered, new)
-
-
 def test_the_first_column_that_cannot_be_cast_is_named(catalog):
     new = pl.DataFrame({"item_id": ["d"], "price": ["dear"], "brand": [["acme"]]})
     with pytest.raises(DataError, match="column 'price'"):

@@ -291,10 +291,10 @@ def test_lists_that_match_nothing_are_errors_and_an_empty_one_is_none(
 ):
     sold_out, stock = tmp_path / "sold_out.csv", tmp_path / "stock.csv"
     for path in (sold_out, stock):
-        path.write_text("item_id\n1.0\n2.0\n")
+        path.write_text("item_id\n1\n2\n")
     for name, path in (("only", stock), ("without", sold_out)):
         shown = refused(serve, "--out", tmp_path / "out", f"--{name}", path)
-        assert f"{name}: none of the 2 listed items ('1.0', '2.0') is in the catalogue" in shown
+        assert f"{name}: none of the 2 listed items ('1', '2') is in the catalogue" in shown
         assert "ids are like 'i00', 'i01', 'i02' ..." in shown
     users = tmp_path / "users.csv"
     users.write_text("user_id\n17\n")
