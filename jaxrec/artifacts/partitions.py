@@ -138,7 +138,7 @@ def refuse_files(directory: Directory) -> None:
 
 def remove_drafts(directory: Directory) -> None:
     """Remove the unfinished files of a killed job."""
-    directory.remove_drafts(("part-", MANIFEST))
+    directory.remove_drafts(("part-", "_manifest", SUCCESS))
 
 
 def read_manifest(directory: Directory) -> dict[str, Any]:
