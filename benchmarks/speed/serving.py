@@ -6,15 +6,15 @@
 The script fills a store with `--users` documents with items of a Zipf distribution. Printed are
 the events/s of filling; the milliseconds of one event and one list for a short and a long history,
 beside those of reading the whole history; how close the states that a new model rebuilds from kept
-events are to exact states; and how the time of a request divides. Then `serve.py --http` starts
-with the store and gets `--rate` requests a second, whether or not it keeps up, half of them events
-and half recommendations. Printed are latencies from the moment a request was due, acknowledged
-events that are not stored, and the memory of the server. Client and server share the machine.
+events are to exact states; and where the time of an event and of a list goes that are alone at a
+server. Then `serve.py --http` starts with the store and gets `--rate` requests a second, whether or
+not it keeps up, half of them events and half recommendations. Printed are latencies from the moment
+a request was due, acknowledged events that are not stored, and the memory of the server. Client and
+server share the machine.
 """
 
 import argparse
 import asyncio
-import cProfile
 import gc
 import socket
 import subprocess
@@ -28,13 +28,14 @@ import aiohttp
 import numpy as np
 import polars as pl
 import psutil
+from serving_parts import print_request_parts
 
 import jaxrec
 from jaxrec.api import enable_compilation_cache
 from jaxrec.inference.catalog_index import unit_rows
 from jaxrec.ranking.top_k import best_items
+from jaxrec.runtime import compute_in_calling_thread
 from jaxrec.serving.live.engine import LiveEngine
-from jaxrec.serving.live.lists import ListRequest
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.live.state_updater import Update
 from jaxrec.serving.stores.base import NEVER, LiveEvent
@@ -43,19 +44,6 @@ from jaxrec.serving.stores.sqlite import SQLiteStore
 SERVE = Path(__file__).parents[2] / "serve.py"
 START, HOUR = 1_700_000_000, 3600
 EVENTS_PER_CALL = 4096
-PARTS = {  # of a request: module and function
-    "event": {
-        "reading the document": ("live/recorder.py", "load"),
-        "updating the state": ("live/state_updater.py", "refresh"),
-        "writing": ("stores/sqlite.py", "save"),
-    },
-    "list": {
-        "reading the document": ("live/recorder.py", "load"),
-        "user vector": ("live/recommendation_builder.py", "user_vectors"),
-        "ranking": ("live/recommendation_builder.py", "item_lists"),
-        "names and reasons": ("live/recommendation_builder.py", "_entries"),
-    },
-}
 QUANTILES = (0.5, 0.99, 0.999)
 
 
@@ -69,6 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
     enable_compilation_cache()
+    compute_in_calling_thread()  # as the service does
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store.db"
         store = SQLiteStore(path)
@@ -78,11 +67,11 @@ def main() -> None:
         fill(engine, items.reshape(options.users, options.events))
         time_by_length(engine, items)
         compare_rebuilt_states(engine, items)
-        profile_requests(engine, items)
         store.close()
         gc.collect()
         gc.freeze()  # the client's garbage collector must not add pauses
         event_type = engine.model.artifacts.event_type_names[0]
+        print_request_parts(options.run, path, items, event_type)
         asyncio.run(load(options, path, items, event_type))
 
 
@@ -174,32 +163,6 @@ def user_vectors(engine: LiveEngine, histories: list[list[LiveEvent]]) -> np.nda
     """User vectors after histories of new users."""
     states = engine.updater.apply([Update(None, NEVER, history) for history in histories])
     return engine.model.encoder.vectors(engine.updater.stack(states))
-
-
-def profile_requests(engine: LiveEngine, items: np.ndarray, repeats: int = 200) -> None:
-    """Print the milliseconds of the parts of an event and of a list, slower by the profiler."""
-    now = START + 10_000 * HOUR
-
-    def event(n: int) -> None:
-        record(engine, f"u{n}", live_events(engine, items[[n]], now))
-
-    def ranked(n: int) -> None:
-        engine.recommend_each([f"u{n}"], ListRequest(), now)
-
-    for (name, parts), request in zip(PARTS.items(), (event, ranked), strict=True):
-        profiler = cProfile.Profile()
-        for n in range(repeats):
-            profiler.runcall(request, n)
-        profiler.create_stats()
-        cumulative = {(file, key): row[3] for (file, _, key), row in profiler.stats.items()}
-        total = 1000 * sum(row[2] for row in profiler.stats.values()) / repeats
-        shares = [
-            f"{part} {1000 * seconds / repeats:.2f}"
-            for part, (module, function) in parts.items()
-            for (file, key), seconds in cumulative.items()
-            if key == function and file.endswith(module)
-        ]
-        print(f"{name}: {total:.2f} ms under the profiler, of which {', '.join(shares)}")
 
 
 async def load(options: argparse.Namespace, path: Path, items: np.ndarray, event_type: str) -> None:

@@ -55,8 +55,12 @@ class CatalogIndex:
         self, type_name: str, rows: Int[np.ndarray, " n"] | None = None
     ) -> Float[np.ndarray, "n F"]:
         """Vectors of all or some nodes of a type at length 1, so that products are cosines."""
-        vectors = np.asarray(self.vectors)[_rows_of(self.node_type(type_name))]
+        vectors = self.host_vectors(type_name)
         return unit_rows(vectors if rows is None else vectors[rows])
+
+    def host_vectors(self, type_name: str) -> Float[np.ndarray, "n F"]:
+        """Vectors of all nodes of a type in the memory of the host."""
+        return np.asarray(self.vectors)[_rows_of(self.node_type(type_name))]
 
     def coded(self, table: ItemTable, name: str) -> ItemTable:
         """A table with codes of its vectors, which processes share; see `ItemTable`.

@@ -154,6 +154,21 @@ def update_chunk(
     return recommender.user_vectors(outputs, target_types), _as_rows(after)
 
 
+@jax.jit
+def update_states(
+    model: Model,
+    states: Float[Array | np.ndarray, "B S"],
+    items: Float[Array, "I F"],
+    events: Events,
+    valid: Bool[Array | np.ndarray, "B T"],
+) -> Float[Array, "B S"]:
+    """The states after T events a row, without the user vectors of `update_chunk`."""
+    recommender = model.merge()
+    before = state_tree(recommender, states)
+    _, after = recommender.update(before, items, events, valid=jnp.asarray(valid))
+    return _as_rows(after)
+
+
 @dataclass(frozen=True)
 class HistoryReader:
     """Reads the events of a log into states."""

@@ -22,7 +22,8 @@ from jaxrec.types import NEG_INF
 # below 32 MiB: the system maps a larger block page by page every time
 MAX_BLOCK_SCORES = 2**23 - 2**10
 MAX_ACCELERATOR_SCORES = 2**26
-MIN_BLOCK_ROWS = 8
+MIN_BLOCK_ROWS = 8  # of tables so large that no more rows fit
+MIN_PAIRS = 8  # score adjustments of a block
 CANDIDATES = 4  # items to score exactly for one in the list, where codes are searched
 MAX_CANDIDATE_FLOATS = 2**23  # of their vectors at a time
 WORKERS = 2  # blocks in flight: one is multiplied while the other is searched
@@ -260,7 +261,7 @@ def _rank_blocks(
         stop = min(start + size, num_queries)
         block = adjustments(start, stop)
         fields = rank_block(
-            start, stop, pad_adjustments(block, power_of_two(len(block.rows)), size)
+            start, stop, pad_adjustments(block, _power_of_two(len(block.rows), MIN_PAIRS), size)
         )
         return {name: np.asarray(field)[: stop - start] for name, field in fields.items()}
 
@@ -285,14 +286,14 @@ def _block_rows(num_queries: int, num_items: int, mesh: Mesh, block: int | None)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     limit = MAX_BLOCK_SCORES if on_cpu else MAX_ACCELERATOR_SCORES
     most = max(limit // num_items // MIN_BLOCK_ROWS, 1) * MIN_BLOCK_ROWS
-    rows = block or min(most, power_of_two(num_queries))
+    rows = block or min(most, _power_of_two(num_queries))
     shards = mesh.shape[USERS]
     return -(-rows // shards) * shards
 
 
-def power_of_two(size: int) -> int:
-    """The smallest power of two that holds `size`, at least `MIN_BLOCK_ROWS`."""
-    return max(1 << max(size - 1, 0).bit_length(), MIN_BLOCK_ROWS)
+def _power_of_two(size: int, least: int = 1) -> int:
+    """The smallest power of two that holds `size`, at least `least`."""
+    return max(1 << max(size - 1, 0).bit_length(), least)
 
 
 def at_least(size: int, sizes: Sequence[int]) -> int:

@@ -12,7 +12,11 @@ from jaxrec.ranking.context import Step
 from jaxrec.ranking.pipeline import build_pipeline
 from jaxrec.ranking.steps import Feedback
 from jaxrec.ranking.strategy import read_strategy
-from jaxrec.runtime import call_in_process, enable_compilation_cache
+from jaxrec.runtime import (
+    call_in_process,
+    compute_in_calling_thread,
+    enable_compilation_cache,
+)
 from jaxrec.serving.console import note
 from jaxrec.serving.inputs import open_user_events
 from jaxrec.serving.live.engine import LiveEngine, check_live_run
@@ -56,6 +60,7 @@ def prepare(options: ServeOptions, strategy: Sequence[Step]) -> None:
         RunError, StoreError, InputError: as in `serve`.
     """
     enable_compilation_cache()
+    compute_in_calling_thread()
     check_live_run(run_directory.read_config(options.run))
     trained = run_directory.read_artifacts(options.run)
     items = trained.catalog.graph.types[0]

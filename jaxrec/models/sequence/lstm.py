@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from jaxrec.config import ModelConfig
 from jaxrec.models.layers import Linear, dropout
 from jaxrec.models.sequence.item_memory import ItemMemory
-from jaxrec.models.sequence.lstm_scan import Masks, Weights, scan_lstm
+from jaxrec.models.sequence.lstm_scan import Masks, Weights, scan_lstm, step_lstm
 from jaxrec.models.transformer import MLP
 
 LayerState = tuple[Float[Array, "B D"], Float[Array, "B D"]]
@@ -43,10 +43,17 @@ class LSTM(nnx.Module):
         """Hidden states after every step, and the state after the last."""
         bias = self.input.bias
         assert bias is not None
-        kernels = jnp.concatenate([self.input.kernel[...], self.recurrent[...]])
-        hidden, cell = state
+        kernels = self.input.kernel[...], self.recurrent[...]
+        hidden, cell = (part.T for part in state)
+        if x.shape[1] == 1:
+            first = jax.tree.map(lambda part: part[0], masks)
+            hidden, cell = step_lstm(kernels, bias[...], x[:, 0].T, first, (hidden, cell))
+            return hidden.T[:, None], (hidden.T, cell.T)
         outputs, (hidden, cell) = scan_lstm(
-            Weights(kernels, bias[...]), jnp.transpose(x, (1, 2, 0)), masks, (hidden.T, cell.T)
+            Weights(jnp.concatenate(kernels), bias[...]),
+            jnp.transpose(x, (1, 2, 0)),
+            masks,
+            (hidden, cell),
         )
         return jnp.transpose(outputs, (2, 0, 1)), (hidden.T, cell.T)
 

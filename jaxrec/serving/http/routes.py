@@ -1,16 +1,21 @@
 """The routes of the HTTP service: requests in, responses out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi import Path as PathParameter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import StoreError
+from jaxrec.serving.http.direct import DirectRoute, directly
 from jaxrec.serving.http.page import PAGE, content_policy
 from jaxrec.serving.http.schemas import (
     EventOutcome,
@@ -18,20 +23,21 @@ from jaxrec.serving.http.schemas import (
     Events,
     Interest,
     InterestMovement,
+    ItemDetails,
+    ListQuery,
     ModelResponse,
     Problem,
     ProfileEvent,
     ProfileResponse,
     RecommendationsResponse,
-    RecommendedItemResponse,
     RecordedResponse,
     SearchRequest,
     Text,
 )
 from jaxrec.serving.http.service import DAY, LiveService
+from jaxrec.serving.ids import is_id
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.lists import ListRequest, RecommendationList
-from jaxrec.serving.live.recommendation_builder import LISTS
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.stores.base import LiveEvent
 
@@ -42,12 +48,27 @@ PROBLEMS: dict[int | str, dict[str, Any]] = dict.fromkeys(
 
 UserId = Annotated[Text, PathParameter(examples=["A1YJEY40YUW4SE"])]
 
-user_routes = APIRouter()  # behind the API key and the rate limit
+NO_DETAILS = dict.fromkeys(ItemDetails.model_fields)
+EVENTS: TypeAdapter[EventRequest | list[EventRequest]] = TypeAdapter(Events)
+
+user_routes = APIRouter(route_class=DirectRoute)  # behind the API key and the rate limit
 operation_routes = APIRouter()  # open to everyone
 
 
-@user_routes.post("/events", tags=["events"])
-async def record(request: Request, events: Events) -> RecordedResponse:
+async def record_directly(request: Request) -> Response | None:
+    """`record` for events that are valid JSON."""
+    if request.headers.get("content-type") != "application/json":
+        return None
+    try:
+        events = EVENTS.validate_json(await request.body())
+    except (ValidationError, ClientDisconnect):
+        return None
+    return await record(request, events)
+
+
+@user_routes.post("/events", tags=["events"], response_model=RecordedResponse)
+@directly(record_directly)
+async def record(request: Request, events: Events) -> Response:
     """Record one event, or up to 1,000. Accepted events are durable when this answers.
 
     The outcome of an event is `accepted`, `duplicate` (its `event_id` is known), `too_late` (it is
@@ -66,28 +87,37 @@ async def record(request: Request, events: Events) -> RecordedResponse:
     ]
     for outcome in outcomes:
         service.metrics.outcomes.labels(outcome).inc()
-    return RecordedResponse(outcomes=outcomes)
+    return json_response({"outcomes": outcomes})
 
 
-@user_routes.get("/users/{user_id:path}/recommendations", tags=["users"])
+async def recommend_directly(request: Request) -> Response | None:
+    """`recommend` with valid parameters."""
+    user_id = request.path_params["user_id"]
+    if not is_id(user_id):
+        return None
+    try:
+        query = ListQuery.model_validate(dict(request.query_params))
+    except ValidationError:
+        return None
+    return await recommend(request, user_id, query)
+
+
+@user_routes.get(
+    "/users/{user_id:path}/recommendations",
+    tags=["users"],
+    response_model=RecommendationsResponse,
+)
+@directly(recommend_directly)
 async def recommend(
-    request: Request,
-    user_id: UserId,
-    k: Annotated[int, Query(ge=1, le=LISTS[-1], description="length of the list")] = 10,
-    target: Annotated[str, Query(max_length=100, description="`item`, `brand` ...")] = ITEM,
-    where: Annotated[
-        str, Query(max_length=4000, description="condition on the items", examples=["price < 50"])
-    ] = "",
-    context: Annotated[
-        str, Query(max_length=100, description="event type to predict, such as `buy`")
-    ] = "",
-) -> RecommendationsResponse:
+    request: Request, user_id: UserId, query: Annotated[ListQuery, Query()]
+) -> Response:
     """Recommend items, brands or other nodes to a user, known or new, as of the last event."""
-    return await answer_list(request, user_id, ListRequest(k, target, where, event_type=context))
+    settings = ListRequest(query.k, query.target, query.where, event_type=query.context)
+    return await answer_list(request, user_id, settings)
 
 
-@user_routes.post("/query", tags=["users"])
-async def search(request: Request, query: SearchRequest) -> RecommendationsResponse:
+@user_routes.post("/query", tags=["users"], response_model=RecommendationsResponse)
+async def search(request: Request, query: SearchRequest) -> Response:
     """Recommend items that match words as well as the user's interest."""
     settings = ListRequest(query.k, where=query.where, words=query.words, strength=query.strength)
     return await answer_list(request, query.user_id, settings)
@@ -191,31 +221,37 @@ def parse_events(events: Sequence[EventRequest], engine: LiveEngine) -> list[Use
     return user_events
 
 
-async def answer_list(
-    request: Request, user_id: str, settings: ListRequest
-) -> RecommendationsResponse:
-    """Rank a list in the next batch and convert it to a response."""
+async def answer_list(request: Request, user_id: str, settings: ListRequest) -> Response:
+    """Rank a list in the next batch; answers with a `RecommendationsResponse`."""
     service = service_of(request)
     engine = service.ready_engine
     answer = await service.recommend(user_id, settings)
-    return RecommendationsResponse(
-        user_id=answer.user_id,
-        target=answer.target,
-        items=item_responses(engine, answer),
-        events=answer.events,
-        approximate=answer.approximate,
-        model=str(engine.model.step),
+    return json_response(
+        {
+            "user_id": answer.user_id,
+            "target": answer.target,
+            "items": item_entries(engine, answer),
+            "events": answer.events,
+            "approximate": answer.approximate,
+            "model": str(engine.model.step),
+        }
     )
 
 
-def item_responses(engine: LiveEngine, answer: RecommendationList) -> list[RecommendedItemResponse]:
-    """The entries of a list; items with what a shop shows of them."""
-    entries = [item._asdict() for item in answer.items]
+def item_entries(engine: LiveEngine, answer: RecommendationList) -> list[dict[str, Any]]:
+    """The entries of a list, each a `RecommendedItemResponse`."""
+    details: Iterable[dict[str, Any]] = repeat(NO_DETAILS)
     if answer.target == ITEM:
         numbers = [engine.updater.item_number.get(item.id, 0) for item in answer.items]
         details = engine.shop_items.details_of(numbers)
-        entries = [entry | detail for entry, detail in zip(entries, details, strict=True)]
-    return [RecommendedItemResponse(**entry) for entry in entries]
+    return [
+        NO_DETAILS | own | item._asdict() for item, own in zip(answer.items, details, strict=False)
+    ]
+
+
+def json_response(content: dict[str, Any]) -> Response:
+    """A response of content that has the documented form, so that nothing needs to check it."""
+    return Response(to_json(content, inf_nan_mode="null"), media_type="application/json")
 
 
 def profile_response(engine: LiveEngine, user_id: str, last: int, top: int) -> ProfileResponse:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
 
+from jaxrec.data.graph import ITEM
 from jaxrec.serving.ids import PATTERN, check_id
 from jaxrec.serving.live.recommendation_builder import LISTS
 from jaxrec.serving.live.recorder import Outcome
@@ -64,6 +65,19 @@ Events = Annotated[
     | Annotated[list[EventRequest], Field(max_length=MAX_EVENTS), Tag("events")],
     Discriminator(lambda body: "events" if isinstance(body, list) else "event"),
 ]
+
+
+class ListQuery(BaseModel):
+    """What to recommend."""
+
+    k: Annotated[int, Field(ge=1, le=LISTS[-1], description="length of the list")] = 10
+    target: Annotated[str, Field(max_length=100, description="`item`, `brand` ...")] = ITEM
+    where: Annotated[
+        str, Field(max_length=4000, description="condition on the items", examples=["price < 50"])
+    ] = ""
+    context: Annotated[
+        str, Field(max_length=100, description="event type to predict, such as `buy`")
+    ] = ""
 
 
 class RecordedResponse(BaseModel):

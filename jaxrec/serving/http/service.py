@@ -39,16 +39,15 @@ Result = TypeVar("Result")
 class LiveService:
     """The served model, its store and the request batches.
 
-    One thread computes lists and profiles, another writes to the store, so that no list waits
-    behind a write.
+    One thread computes lists, another records events, so that no list waits behind a write.
     """
 
     def __init__(self, run: Path, options: LiveOptions, strategy: Sequence[Step]):
         self.run, self.options, self.strategy = run, options, strategy
         self.store = open_store(options.store_of(run))
         self.impressions = ImpressionWriter(self.store)
-        self.readers = ThreadPoolExecutor(1, thread_name_prefix="lists")
-        self.writers = ThreadPoolExecutor(1, thread_name_prefix="events")
+        self.readers = ThreadPoolExecutor(1, thread_name_prefix="profiles")
+        self.writers = ThreadPoolExecutor(1, thread_name_prefix="deletions")
         self.engine: LiveEngine | None = None  # None until a model is loaded and compiled
         self.tried = asyncio.Event()  # set when the first model is loaded, or cannot be
         self.served = ""  # identity of the served checkpoint
@@ -58,15 +57,15 @@ class LiveService:
         self.store.observe = self.metrics.document_bytes.observe
         metrics = self.metrics
         self.record_batcher = RequestBatcher(
+            "events",
             self._record,
-            self.writers,
             BATCHES[-1],
             metrics.batch_size,
             metrics.total("waiting_events", "Requests that wait for their events to be recorded"),
         )
         self.list_batcher = RequestBatcher(
+            "lists",
             self._recommend,
-            self.readers,
             BATCHES[-2],
             metrics.batch_size,
             metrics.total("waiting_lists", "Requests that wait for their lists"),
@@ -90,8 +89,6 @@ class LiveService:
         """Start what runs beside the requests."""
         work = (
             self.watch_run(),
-            self.record_batcher.run(),
-            self.list_batcher.run(),
             self.expire_documents(),
             self.check_store(),
         )
@@ -99,6 +96,8 @@ class LiveService:
 
     def close(self) -> None:
         """Wait for the present batches and the waiting impressions; close the store."""
+        self.record_batcher.close()
+        self.list_batcher.close()
         self.readers.shutdown()
         self.writers.shutdown()
         self.impressions.close()
@@ -113,18 +112,19 @@ class LiveService:
         return await self._in_time(self.list_batcher.submit((user_id, request)))
 
     async def read(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function in the thread that computes lists; raises as `recommend`."""
+        """Call a function in a thread for reading; raises as `recommend`."""
         loop = asyncio.get_running_loop()
         return await self._in_time(loop.run_in_executor(self.readers, function, *arguments))
 
     async def write(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function in the thread that writes to the store."""
+        """Call a function in a thread for writing."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.writers, function, *arguments)
 
     async def _in_time(self, result: Any) -> Any:
         try:
-            return await asyncio.wait_for(result, self.options.list_timeout)
+            async with asyncio.timeout(self.options.list_timeout):  # `wait_for` makes a task
+                return await result
         except TimeoutError:
             raise HTTPException(
                 503, f"no answer within {self.options.list_timeout:g} s", {"Retry-After": "1"}

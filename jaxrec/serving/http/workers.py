@@ -19,7 +19,11 @@ from uvicorn.supervisors import Multiprocess
 
 from jaxrec.errors import Interrupted
 from jaxrec.ranking.context import Step
-from jaxrec.runtime import enable_compilation_cache, keep_freed_memory
+from jaxrec.runtime import (
+    compute_in_calling_thread,
+    enable_compilation_cache,
+    keep_freed_memory,
+)
 from jaxrec.serving.http.app import create_app
 from jaxrec.serving.http.metrics import DIRECTORY
 from jaxrec.serving.options import LiveOptions
@@ -31,6 +35,7 @@ def worker_app(
     """The application of one worker, which ends with its supervisor; see `create_app`."""
     keep_freed_memory()
     enable_compilation_cache()
+    compute_in_calling_thread()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     return create_app(run, options, strategy, load_first=load_first)
 

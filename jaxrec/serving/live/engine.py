@@ -196,6 +196,7 @@ class LiveEngine:
         event = LiveEvent(0, "", self.model.artifacts.event_type_names[0])
         for size in BATCHES:
             users = [str(number) for number in range(size)]
+            self.updater.update(self.updater.event_log([[event]] * size))  # as of sessions
             # states of a store and states of the chunk before need different programs
             for events in (1, 2 * CHUNK + 1):
                 recorder.record([UserEvent(user, event) for user in users for _ in range(events)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import chain, islice, product
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
 from jaxrec.serving.stores.base import UserDocument
 from jaxrec.types import MAX_GAP, NO_GAP, EventLog, Queries
 
+RANKED = (1, 2, 4, *BATCHES[1:])  # users to rank for at a time: each row takes its own time
 LISTS = (16, 64, 256)  # lengths of the rankings that are compiled
 ADJUSTMENTS = (64, 1024, 65_536)  # numbers of score adjustments that are compiled
 OUTSIDE = 2**30  # no row of a batch
@@ -180,12 +181,13 @@ class RecommendationBuilder:
         k: int,
     ) -> RankedLists:
         """The k best items for documents with given vectors and adjustments."""
-
-        def of_users(users: Int[np.ndarray, " q"]) -> AdjustmentBlocks:
-            return padded_blocks(select_queries(adjustments, users, len(documents)))
-
-        histories = self._feedback_log(documents)
-        queries = RerankQueries(vectors[: len(documents)], of_users, histories)
+        count, histories = len(documents), self._feedback_log(documents)
+        queries = RerankQueries(
+            vectors[:count],
+            # an inner function would make the types of its annotations in every call
+            lambda users: padded_blocks(select_queries(adjustments, users, count)),
+            histories,
+        )
         return reranker.rank(queries, k, self.random).lists
 
     def node_lists(self, vectors: Float[np.ndarray, "Q F"], target: str, k: int) -> RankedLists:
@@ -258,16 +260,16 @@ class RecommendationBuilder:
 
     def warm_up(self, documents: Sequence[UserDocument], vectors: Float[np.ndarray, "Q F"]) -> None:
         """Compile every length of list for a number of users; fill the caches."""
+        sizes = [size for size in RANKED if at_least(size, BATCHES) == len(documents)]
         steered = [False, True] if self.model.words.available else [False]
         for target in (ITEM, *self.model.profiled_types):
             self.names(target)
         for with_words in steered:
             queries = self.model.words.steer(vectors, "any", 0.5) if with_words else vectors
             reranker = self.reranker("", with_words)
-            for length in LISTS:
-                k = min(length, self.count(ITEM))
-                for number in ADJUSTMENTS:
-                    self.item_lists(reranker, documents, queries, void_adjustments(number), k)
+            for users, length, number in product(sizes, LISTS, ADJUSTMENTS):
+                k, void = min(length, self.count(ITEM)), void_adjustments(number)
+                self.item_lists(reranker, documents[:users], queries, void, k)
         for length in LISTS:
             for target in self.model.profiled_types:
                 self.node_lists(vectors, target, min(length, self.count(target)))
@@ -332,7 +334,8 @@ class RecommendationBuilder:
         if not len(own):
             return np.zeros(len(rows), np.int64)
         index = self.model.index
-        cosines = index.unit_vectors(target, rows) @ index.unit_vectors(ITEM, own).T
+        # the lengths of the recommended nodes do not change which item is most similar
+        cosines = index.host_vectors(target)[rows] @ index.unit_vectors(ITEM, own).T
         return own[cosines.argmax(1)]
 
     def _item_table(self, with_words: bool) -> ItemTable:
@@ -351,7 +354,7 @@ class RecommendationBuilder:
             self.item_table(with_words),
             self.model.mesh,
             lengths=[min(length, self.count(ITEM)) for length in LISTS],
-            batch_sizes=BATCHES,
+            batch_sizes=RANKED,
         )
 
 

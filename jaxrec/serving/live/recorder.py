@@ -2,9 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -34,8 +34,7 @@ Outcome = Literal["accepted", "duplicate", "too_late"]
 Recorded = Outcome | StoreError  # the error: this user's document cannot be read or written
 
 
-@dataclass(frozen=True)
-class UserEvent:
+class UserEvent(NamedTuple):
     """An event of a named user."""
 
     user_id: str

@@ -8,12 +8,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from jaxrec.inference.encoding import encode_users, initial_states
+from jaxrec.inference.encoding import encode_users, initial_states, update_states
 from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.models.inputs import Events
 from jaxrec.ranking.top_k import at_least, padded
 from jaxrec.serving.stores.base import NEVER, LiveEvent, UserDocument
 from jaxrec.serving.stores.documents import merge_events, newest_of_each_type
-from jaxrec.types import NO_GAP, EventLog
+from jaxrec.types import MAX_GAP, NO_GAP, EventLog
 
 Precision = Literal["float32", "float16"]
 
@@ -49,6 +50,8 @@ class StateUpdater:
         self.items = model.encoder.items
         ids = model.catalog.item_ids.to_list()
         self.item_number = {item: number for number, item in enumerate(ids) if item is not None}
+        names = model.artifacts.event_type_names
+        self.event_type_number = {name: number for number, name in enumerate(names)}
         self.new_user = np.asarray(initial_states(model.model, 1))[0]
 
     def fits(self, document: UserDocument) -> bool:
@@ -137,34 +140,56 @@ class StateUpdater:
 
     def apply(self, updates: Sequence[Update]) -> list[Float[np.ndarray, " S"]]:
         """The state after each update, a batch of updates at a time."""
-        after = list[Float[np.ndarray, " S"]]()
+        after: list[Float[np.ndarray, " S"]] = []  # list[...]() would build the type
         for start in range(0, len(updates), BATCHES[-1]):
             batch = updates[start : start + BATCHES[-1]]
-            before = self.stack([update.state for update in batch])
-            last_times = np.array([update.last_time for update in batch])
-            log = self.event_log([update.events for update in batch])
-            after += list(self.rounded(self.update(log, before, last_times)))
+            single = all(len(update.events) <= 1 for update in batch)
+            states = self._after_one(batch) if single else self._after_many(batch)
+            after += list(self.rounded(states))
         return after
+
+    def _after_one(self, updates: Sequence[Update]) -> Float[np.ndarray, "U S"]:
+        """States after at most one event each: one compiled step, without an event log."""
+        before = self.stack([update.state for update in updates])
+        before = padded(before, at_least(len(updates), BATCHES))
+        items, event_types = np.zeros((2, len(before), 1), np.int32)
+        gaps = np.full((len(before), 1), NO_GAP, np.int32)
+        valid = np.zeros((len(before), 1), bool)
+        has_time = self.model.config.data.time == "timestamp"
+        for row, (_, last_time, events) in enumerate(updates):
+            for event in events:
+                if event.event_type not in self.event_type_number:
+                    continue  # a document may hold event types that this model does not know
+                items[row] = self.item_number.get(event.item_id, 0)
+                event_types[row] = self.event_type_number[event.event_type]
+                valid[row] = True
+                if has_time and last_time >= 0:
+                    gaps[row] = min(max(event.time - last_time, 0), MAX_GAP)
+        events_of_users = Events(items, event_types, gaps)
+        after = update_states(self.model.model, before, self.items, events_of_users, valid)
+        return np.asarray(after)[: len(updates)]
+
+    def _after_many(self, updates: Sequence[Update]) -> Float[np.ndarray, "U S"]:
+        """States after any number of events each, read in proportion to them."""
+        log = self.event_log([update.events for update in updates])
+        return encode_users(
+            self.model.model,
+            self.items,
+            log,
+            users=at_least(len(updates), BATCHES),
+            before=self.stack([update.state for update in updates]),
+            last_times=np.array([update.last_time for update in updates]),
+        )
 
     def rounded(self, states: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """States in the precision of documents."""
         largest = np.finfo(self.precision).max
         return np.clip(states, -largest, largest).astype(self.precision)
 
-    def update(
-        self,
-        log: EventLog,
-        before: Float[np.ndarray, "U S"] | None = None,
-        last_times: Int[np.ndarray, " U"] | None = None,
-    ) -> Float[np.ndarray, "U S"]:
-        """States after the events of a log; see `encode_users`."""
+    def update(self, log: EventLog) -> Float[np.ndarray, "U S"]:
+        """States of new users after the events of a log."""
         return encode_users(
-            self.model.model,
-            self.items,
-            log,
-            users=at_least(log.num_users, BATCHES),
-            before=before,
-            last_times=last_times,
+            self.model.model, self.items, log, users=at_least(log.num_users, BATCHES)
         )
 
     def user_vectors(
@@ -206,4 +231,4 @@ class StateUpdater:
     def stack(self, states: Sequence[Float[np.ndarray, " S"] | None]) -> Float[np.ndarray, "U S"]:
         """States of users as one batch; None is the state of a new user."""
         rows = [self.new_user if state is None else state for state in states]
-        return np.stack(rows).astype(np.float32)
+        return np.stack(rows, dtype=np.float32)

@@ -20,8 +20,7 @@ MAX_POSITIVES, MAX_UNKNOWN = 4096, 256  # items per event type, in the catalogue
 MAX_IDS_OF_A_SECOND = 1024  # events with an `event_id` of one user
 
 
-@dataclass(frozen=True)
-class LiveEvent:
+class LiveEvent(NamedTuple):
     """An event of a user, at `time` seconds since 1970."""
 
     time: int

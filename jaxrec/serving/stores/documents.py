@@ -26,6 +26,8 @@ PRECISIONS = {"float32": "<f4", "float16": "<f2"}
 LEVEL = 1  # of zlib: higher levels save a twentieth and take several times as long
 RENAMED = {"chosen": "positives", "forgotten": "truncated", "folded": "num_in_base"}  # of format 1
 
+FIELD_TYPES: tuple[set[type], ...] = ({int}, {str}, {str}, {str, type(None)})  # of an event
+
 SortKey = Callable[[LiveEvent], Any]
 BY_TIME: SortKey = attrgetter("time")
 
@@ -45,8 +47,8 @@ def encode(document: UserDocument) -> bytes:
     precision = "float16" if halved else "float32"
     head = {
         "precision": precision,
-        "events": [_event_row(event) for event in document.events],
-        "feedback": [_event_row(event) for event in document.feedback],
+        "events": document.events,
+        "feedback": document.feedback,
         "has_state": document.state is not None,
         "has_base": document.base is not None,
         "base_time": document.base_time,
@@ -112,8 +114,8 @@ def _decode(user_id: str, version: int, content: bytes) -> UserDocument:
     positives = head.pop("positives").items()
     return UserDocument(
         user_id,
-        events=tuple(_event(row) for row in head.pop("events")),
-        feedback=tuple(_event(row) for row in head.pop("feedback", ())),
+        events=_events(head.pop("events")),
+        feedback=_events(head.pop("feedback", ())),
         base_ids=frozenset(head.pop("base_ids", ())),
         positives={event_type: tuple(items) for event_type, items in positives},
         version=version,
@@ -173,9 +175,12 @@ def merge_events(
 
 def newest_items(items: Sequence[str], catalog: Container[str]) -> tuple[str, ...]:
     """The newest items of the catalogue and the newest others, each once, in the same order."""
+    distinct = dict.fromkeys(reversed(items))
+    if len(distinct) <= MAX_UNKNOWN:  # there is room for all
+        return tuple(reversed(distinct))
     room = {True: MAX_POSITIVES, False: MAX_UNKNOWN}
     kept = list[str]()
-    for item in dict.fromkeys(reversed(items)):
+    for item in distinct:
         is_known = item in catalog
         if room[is_known]:
             room[is_known] -= 1
@@ -193,13 +198,9 @@ def newest_of_each_type(events: Sequence[LiveEvent], count: int) -> tuple[LiveEv
     return tuple(reversed(kept))
 
 
-def _event(row: Sequence) -> LiveEvent:
-    seconds, item_id, event_type, event_id = row
-    are_text = isinstance(item_id, str) and isinstance(event_type, str)
-    if type(seconds) is not int or not are_text or not isinstance(event_id, str | None):
-        raise TypeError(f"{row} is no event")
-    return LiveEvent(seconds, item_id, event_type, event_id)
-
-
-def _event_row(event: LiveEvent) -> list:
-    return [event.time, event.item_id, event.event_type, event.event_id]
+def _events(rows: Sequence[Sequence]) -> tuple[LiveEvent, ...]:
+    events = tuple(map(LiveEvent._make, rows))
+    for values, types in zip(zip(*events, strict=True), FIELD_TYPES, strict=False):
+        if not set(map(type, values)) <= types:
+            raise TypeError("a field of an event is of another type")
+    return events
