@@ -57,6 +57,7 @@ def fit(
     data: str | Path | Tables | None = None,
     run: str | Path | None = None,
     resume: str | Path | None = None,
+    base: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     arguments: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -88,6 +89,8 @@ def fit(
         run: the directory to write, by default `runs/` and the name of the data.
         resume: a run directory to continue instead, with the options that it has. `data` is needed
             only for tables in memory, or if the files have moved.
+        base: a run directory to go on from, with its options and weights, on newer data: a warm
+            start. `recipe` is not needed then.
         overrides: as in `configure`.
         arguments: as in `configure`.
 
@@ -99,7 +102,7 @@ def fit(
     """
     from jaxrec.training.loop import fit as train  # imports the whole training stack
 
-    _refuse_empty(recipe=recipe, data=data, run=run, resume=resume)
+    _refuse_empty(recipe=recipe, data=data, run=run, resume=resume, base=base)
     enable_compilation_cache()
     tables, source = (data, IN_MEMORY) if isinstance(data, Tables) else (None, data)
     if resume is not None:
@@ -107,7 +110,12 @@ def fit(
         if source and tables is None:
             config = _with_source(config, str(source))
     else:
-        config = configure(recipe, source, overrides, arguments)
+        if base is None:
+            config = configure(recipe, source, overrides, arguments)
+        elif recipe is None:
+            config = _go_on(Path(base), source, overrides, arguments)
+        else:
+            raise ConfigError("a warm start keeps the options of its base; give no recipe with it")
         target = Path(run) if run else Path("runs", _run_name(config.data.source))
 
     def how_to_continue() -> str:
@@ -116,11 +124,55 @@ def fit(
 
     try:
         with explained_disk_full(target, how_to_continue):
-            return train(config, target, tables=tables, resume=resume is not None)
+            results = train(config, target, tables=tables, resume=resume is not None)
+            return refit(target, data=tables) if config.train.refit else results
     except (Interrupted, KeyboardInterrupt) as stop:
         if (target / "config.yaml").is_file():
             stop.add_note(f"continue with --resume {target}")
         raise
+
+
+def refit(run: str | Path, *, data: str | Path | Tables | None = None) -> dict[str, Any]:
+    """Train a finished run again on all its events, as `jaxrec refit` does; that model serves then.
+
+    Args:
+        run: a run directory.
+        data: needed only for tables in memory, or if the files have moved; it may hold newer events
+            than the run has seen.
+
+    Returns:
+        The content of `metrics.json`: the figures of the selected model, which left events out.
+
+    Raises:
+        RunError: the directory cannot be used, or training has not ended.
+        DataError: the data cannot be used.
+        Interrupted: Ctrl-C or SIGTERM; call it again to continue.
+    """
+    from jaxrec.training.refit import refit as train_again  # imports the whole training stack
+
+    _refuse_empty(run=run, data=data)
+    enable_compilation_cache()
+    config = read_config(Path(run))
+    tables = data if isinstance(data, Tables) else None
+    if data is not None and tables is None:
+        config = _with_source(config, str(data))
+    return train_again(config, Path(run), tables=tables)
+
+
+def _go_on(
+    base: Path,
+    source: str | Path | None,
+    overrides: Mapping[str, Any] | None,
+    arguments: Sequence[str],
+) -> Config:
+    """The configuration of a warm start: that of its base, with other data and options."""
+    layer = {"warm_start.base": _absolute(str(base)), "warm_start.since": ""}
+    if source:
+        layer["data.source"] = str(source)
+    options = [read_recipe(base / "config.yaml"), layer, overrides or {}]
+    read_config(base)  # for its errors, before those of its options
+    config = parse(arguments, options)
+    return _with_source(config, config.data.source)
 
 
 def _refuse_empty(**arguments: object) -> None:

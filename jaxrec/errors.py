@@ -29,6 +29,10 @@ class Diverged(InputError):
     """The loss or a vector is not finite."""
 
 
+class Refused(Exception):
+    """A new run is worse than the last one, so it should not be served."""
+
+
 class FetchError(OSError):
     """A file could not be downloaded, or its content is not the expected one."""
 

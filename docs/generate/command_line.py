@@ -15,6 +15,9 @@ COMMANDS = {
     "[Read your files](../how-to/your-files.md) tells how to describe them.",
     "train": "Train a recipe on a data set. `python train.py` is the same command. "
     "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
+    "refit": "Train a finished run again on all events. [Train every night](../how-to/nightly.md) "
+    "says when.",
+    "compare": "Tell whether a new run is worse than the last one, before it is served.",
     "recommend": "Recommend to every user of an events file. "
     "`python serve.py RUN --events FILE --out DIRECTORY` is the same command.",
     "serve": "Serve a run over HTTP. `python serve.py RUN --http :8080` is the same command.",
@@ -26,12 +29,12 @@ COMMANDS = {
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with nine sub-commands.
+`pip install -e .` installs one command, `jaxrec`, with eleven sub-commands.
 
 | exit code | means |
 |---|---|
 | 0 | done |
-| 1 | an internal error; the traceback is on stderr |
+| 1 | an internal error; the traceback is on stderr. `jaxrec compare`: the new run is worse |
 | 2 | the input cannot be used; the message names the place and the correction |
 | 3 | `jaxrec validate` has warnings |
 | 130, 143 | stopped by Ctrl-C or SIGTERM; `jaxrec train` has saved its state |

@@ -3,6 +3,7 @@
 run/config.yaml            the resolved configuration
 run/catalog/               items, training counts, node types, edges, event types and the whitening
                            of text vectors (Parquet, JSON, NumPy)
+run/refit/                 the model that serves, if there is one: a run fitted on all events
 run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of all nodes, and of
                            the items' text; progress: data position, validation history and
                            checksums (JSON)
@@ -37,6 +38,7 @@ from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 FORMAT = 5  # of the files in `catalog`
 CALIBRATION = "calibration.json"  # corrections fitted on validation; written when training ends
+REFIT = "refit"  # a run directory inside a run, fitted on all events; CALIBRATION comes last
 SELECTED_BY = "ndcg@10"
 # what damaged files raise in json, NumPy, polars and Orbax
 UNREADABLE = (
@@ -72,6 +74,15 @@ class RunArtifacts:
     whitening: Whitening | None  # None if the model reads no text
     text_encoder: str = ""  # SHA-256 of its files; empty if no text is read, or in an older run
     item_id_type: str = "String"  # Int64 or UInt64 where the items table had integers
+    # seconds of the newest event that trained, and that trained or selected; None: not known
+    trained_until: int | None = None
+    seen_until: int | None = None
+
+
+def served(run: Path) -> Path:
+    """The directory that serves: the refit of a run where it is complete, else the run itself."""
+    refit = run / REFIT
+    return refit if (refit / CALIBRATION).is_file() else run
 
 
 @contextmanager
@@ -159,6 +170,8 @@ def _read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
         whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
         text_encoder=layout.get("text_encoder", ""),
         item_id_type=layout.get("item_id_type", "String"),
+        trained_until=layout.get("trained_until"),
+        seen_until=layout.get("seen_until"),
     )
 
 
@@ -227,6 +240,8 @@ def _write_artifacts(directory: Path, artifacts: RunArtifacts) -> None:
         "sizes": asdict(artifacts.sizes),
         "text_encoder": artifacts.text_encoder,
         "item_id_type": artifacts.item_id_type,
+        "trained_until": artifacts.trained_until,
+        "seen_until": artifacts.seen_until,
     }
     (directory / "layout.json").write_text(json.dumps(layout, indent=2))
     artifacts.catalog.items.write_parquet(directory / "items.parquet")
@@ -335,9 +350,7 @@ def restore_best(run: Path, **targets: Any) -> tuple[int, dict[str, Any]]:
             catalogue.
     """
     with open_checkpoints(run, read_only=True) as manager:
-        best = manager.best_step()
-        if best is None:
-            raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
+        best = _best_step(manager, run)
         try:
             restored = restore(manager, best, **targets)
             expected = _progress(manager, best).get("checksums", {})
@@ -361,13 +374,11 @@ def restore_best(run: Path, **targets: Any) -> tuple[int, dict[str, Any]]:
 def identity(run: Path) -> str:
     """What is served from a run: it changes with the best checkpoint's content and calibration.
 
-    Raises:
-        RunError: there is no validated checkpoint.
+    Raises a RunError if there is no validated checkpoint.
     """
+    run = served(run)
     with open_checkpoints(run, read_only=True) as manager:
-        best = manager.best_step()
-        if best is None:
-            raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
+        best = _best_step(manager, run)
         progress = _progress(manager, best)
     calibration = checksums.of_files(run.glob(CALIBRATION))
     return json.dumps([best, progress.get("checksums"), _catalog_checksum(run), calibration])
@@ -375,11 +386,19 @@ def identity(run: Path) -> str:
 
 def file_states(run: Path) -> set[tuple[str, int, int]]:
     """Path, size and time of change (ns) of every file that `load` reads."""
+    run = served(run)
     roots = (run / "checkpoints", run / "catalog")
     files = [path for root in roots for path in root.rglob("*") if path.is_file()]
     files += [path for name in ("config.yaml", CALIBRATION) for path in run.glob(name)]
     states = ((str(path), path.stat()) for path in files)
     return {(name, state.st_size, state.st_mtime_ns) for name, state in states}
+
+
+def _best_step(manager: ocp.CheckpointManager, run: Path) -> int:
+    best = manager.best_step()
+    if best is None:
+        raise RunError(f"{run} holds no validated checkpoint yet; train it with --resume {run}")
+    return best
 
 
 def _progress(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The command line: `jaxrec COMMAND ...`.
 
-Exit codes: 0 success; 1 an internal error, with its traceback; 2 bad input, with a message; 3
-warnings of `jaxrec validate`; 130 after Ctrl-C; 143 after SIGTERM. Results go to stdout, errors and
-notes to stderr.
+Exit codes: 0 success; 1 an internal error, with its traceback, or a new run that `jaxrec compare`
+refuses, with a message; 2 bad input, with a message; 3 warnings of `jaxrec validate`; 130 after
+Ctrl-C; 143 after SIGTERM. Results go to stdout, errors and notes to stderr.
 """
 
 import signal
@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from threading import Timer
 from typing import Any
 
-from jaxrec.errors import ConfigError, InputError, Interrupted
+from jaxrec.errors import ConfigError, InputError, Interrupted, Refused
 from jaxrec.runtime import SafeStream, keep_freed_memory, safe_console
 
 COMMANDS = {
     "validate": "print what a data set holds, with warnings, before anybody trains",
     "train": "train a recommender, evaluate it, and leave a run directory",
+    "refit": "train a finished run again on all its events, and serve that model",
+    "compare": "tell whether a new run is worse than the last one on the newest events",
     "recommend": "write recommendations for every user of an events file",
     "serve": "serve recommendations over HTTP and update the user's state with each event",
     "audience": "find the users most likely to choose an item next",
@@ -62,6 +64,10 @@ def _run(command: str, arguments: Sequence[str]) -> None:
         from jaxrec.cli import train
 
         train.run(arguments)
+    elif command == "refit":
+        from jaxrec.cli import refit
+
+        refit.run(arguments)
     else:
         from jaxrec.cli import commands
 
@@ -86,6 +92,9 @@ def _process() -> Iterator[None]:
         except (InputError, OSError, MemoryError) as error:
             sys.stderr.write(f"error: {_message(error)}\n")
             sys.exit(2)
+        except Refused as refusal:
+            sys.stderr.write(f"refused: {refusal}\n")
+            sys.exit(1)
         except Interrupted as stop:
             sys.stderr.write("; ".join(["interrupted", *getattr(stop, "__notes__", ())]) + "\n")
             raise

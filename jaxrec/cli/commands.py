@@ -5,11 +5,12 @@ from typing import Any
 
 from jaxrec.config import parse_options
 from jaxrec.config.renamed import refuse_old_flags
-from jaxrec.serving import batch, options, reports, server
+from jaxrec.serving import batch, comparison, options, reports, server
 from jaxrec.serving.console import silence
 
 CALLS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "recommend": (options.RecommendOptions, batch.recommend),
+    "compare": (comparison.CompareOptions, comparison.compare),
     "serve": (options.ServeOptions, server.serve),
     "audience": (options.AudienceOptions, reports.audience),
     "profile": (options.ProfileOptions, batch.profile),

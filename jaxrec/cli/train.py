@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from jaxrec import api
 from jaxrec.cli.parser import Parser
 from jaxrec.config import parse
+from jaxrec.config.help import escaped
 from jaxrec.errors import ConfigError
 
 
@@ -15,13 +16,19 @@ def run(arguments: Sequence[str]) -> None:
     if options.help:
         _parser().print_help()
         parse(["--help"])
-    if options.resume is not None and (overrides or options.config or options.run):
+    others = (options.config, options.run, options.base, options.since)
+    if options.resume is not None and (overrides or any(others)):
         raise ConfigError("--resume keeps the options of the run; only --data goes with it")
+    if options.since is not None:
+        if options.base is None:
+            raise ConfigError("--since needs --from RUN, the run to go on from")
+        overrides += ["--warm_start.since", escaped(options.since)]
     api.fit(
         options.config,
         data=options.data,
         run=options.run,
         resume=options.resume,
+        base=options.base,
         arguments=overrides,
     )
 
@@ -38,5 +45,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="short for --data.source")
     parser.add_argument("--run", help="directory to write; it must not exist")
     parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
+    parser.add_argument(
+        "--from",
+        dest="base",
+        metavar="RUN",
+        help="go on from an earlier run, with its options and weights, on newer data",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        help="with --from: events after this time are new (by default after the newest event that "
+        "RUN was trained on)",
+    )
     parser.add_argument("-h", "--help", action="store_true", help="show every option")
     return parser

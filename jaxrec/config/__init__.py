@@ -8,6 +8,7 @@ from jaxrec.config.options import (
     SplitConfig,
     TextConfig,
     TrainConfig,
+    WarmStartConfig,
 )
 from jaxrec.config.parsing import parse, parse_options, read_recipe, read_yaml, recipes, to_yaml
 
@@ -19,6 +20,7 @@ __all__ = [
     "SplitConfig",
     "TextConfig",
     "TrainConfig",
+    "WarmStartConfig",
     "parse",
     "parse_options",
     "read_recipe",

@@ -173,6 +173,9 @@ class TrainConfig(Bounded):
     """Number of logits that the loss holds at a time, but at least those of 256 positions."""
     item_shards: Count = 1
     """Devices along the `items` axis of the mesh; the others go along `users`."""
+    refit: bool = False
+    """After the best epoch is selected, train again on all events, and serve that model. The
+    figures stay those of the selected model. `jaxrec refit RUN` does the same later."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -199,6 +202,26 @@ class EvaluationConfig(Bounded):
 
 
 @dataclass(frozen=True)
+class WarmStartConfig(Bounded):
+    """How a run goes on from an earlier run, its base."""
+
+    base: str = ""
+    """Run directory to go on from (empty: train from scratch). `jaxrec train --from RUN` sets it
+    and takes over the other options of RUN."""
+    since: str = ""
+    """Events after this time are new: ISO 8601 text, or seconds since 1970 (empty: the newest event
+    that the base was trained on). `--since X` is short for `--warm_start.since X`."""
+    replay: Share = 0.5
+    """Share of old events among the events that training predicts."""
+    epochs: NonNegative = 2
+    """Most epochs over the new events; takes the place of `train.epochs`."""
+    learning_rate: Positive = 5e-4
+    """Peak learning rate; takes the place of `train.learning_rate`."""
+    drop_items: bool = False
+    """Leave out items of the base that neither the item table nor the events hold any more."""
+
+
+@dataclass(frozen=True)
 class Config:
     """Train a recommender: graph + text + event sequences."""
 
@@ -208,3 +231,4 @@ class Config:
     text: TextConfig = field(default_factory=TextConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)

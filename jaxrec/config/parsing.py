@@ -30,7 +30,15 @@ TYPES = {
 }
 """The type of every option by its dotted name."""
 NO_VALUES = (Mapping, list, tuple, set, type(None))
-FLAGS = ("config", "data", "run", "resume", "help")  # of `jaxrec train`, beside the options
+FLAGS = (
+    "config",
+    "data",
+    "run",
+    "resume",
+    "from",
+    "since",
+    "help",
+)  # of `jaxrec train`, beside the options
 
 
 def recipes() -> Path:

@@ -1,7 +1,7 @@
 """Preparation of a data set: read, filter, index and split."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,7 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from jaxrec.config import Config
+from jaxrec.data.carry_over import Carried, trained_before, with_carried_items
 from jaxrec.data.events import build_event_log
 from jaxrec.data.graph import build_graph
 from jaxrec.data.id_types import source_item_id_type
@@ -16,7 +17,7 @@ from jaxrec.data.sources import load_source
 from jaxrec.data.splits import Split, split_log
 from jaxrec.data.tables import Tables, filter_tables
 from jaxrec.errors import DataError
-from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog
+from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
 
 LONG_HISTORY = 10_000  # events of a user that are worth a note
 
@@ -32,6 +33,7 @@ class Dataset:
         target_event_type: the only event type that evaluation predicts, or ANY_EVENT_TYPE.
         notes: sentences about repaired, dropped and sampled data.
         item_id_type: see `RunArtifacts`.
+        carried: what a warm start carries over; None for a run from scratch.
     """
 
     catalog: Catalog
@@ -40,6 +42,31 @@ class Dataset:
     target_event_type: int
     notes: tuple[str, ...]
     item_id_type: str = "String"
+    carried: Carried | None = None
+
+    @cached_property
+    def trained(self) -> Bool[np.ndarray, " n"]:
+        """Items with a training event, here or in the run that a warm start goes on from."""
+        log, catalog = self.split.log, self.catalog
+        counts = np.bincount(log.items[self.split.in_training], minlength=catalog.num_items)
+        trained = counts > 0
+        if self.carried is not None:
+            trained |= trained_before(catalog.item_ids, self.carried)
+        trained[0] = False
+        return trained
+
+    @cached_property
+    def new(self) -> Bool[np.ndarray, " M"]:
+        """True for the events that a warm start has not seen before."""
+        times = self.split.log.times
+        return times > self.carried.since if self.carried else np.ones(len(times), bool)
+
+    def all_in_training(self) -> "Dataset":
+        """The data set with nothing held out."""
+        split, nothing = self.split, np.zeros(0, np.int64)
+        none = Queries(nothing, nothing)
+        test = dict.fromkeys(split.test, none)
+        return replace(self, split=Split(split.log, split.log.lengths, none, test))
 
     @cached_property
     def positives(self) -> Bool[np.ndarray, " M"]:
@@ -47,14 +74,24 @@ class Dataset:
         return self.target_weights > 0
 
 
-def prepare(config: Config, tables: Tables | None = None) -> Dataset:
+def prepare(
+    config: Config, tables: Tables | None = None, carried: Carried | None = None
+) -> Dataset:
     """Read, filter, index and split the data of a configuration, or the given tables.
 
-    Raises a DataError for invalid data.
+    Args:
+        carried: the data side of the run that a warm start goes on from.
+
+    Raises:
+        DataError: the data are invalid, or a warm start cannot tell which events are new.
     """
     data, in_memory = config.data, tables is not None
     tables = filtered(config, tables)
     item_ids = pl.String() if in_memory else source_item_id_type(data.source, data.layout)
+    event_types = None
+    if carried is not None:
+        tables = with_carried_items(tables, carried)
+        event_types = tuple(sorted({*carried.event_type_names, *tables.events["event"].unique()}))
     unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
     items = pl.concat([unknown_item, tables.items], how="diagonal")
     catalog = Catalog(items, build_graph(items, tables.triples, data.relations))
@@ -63,13 +100,15 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
         catalog.item_ids,
         item_ties=data.ties == "item_id",
         has_time=data.time == "timestamp",
+        event_type_names=event_types,
     )
     names = log.event_type_names
     predicted = predicted_event_types(config, names)
     _check_event_types("split.target_event_types", predicted, names)
     _check_event_types("data.event_weights", data.event_weights, names)
     targets = np.isin(log.event_types, [names.index(event_type) for event_type in predicted])
-    split, limit = split_log(log, config.split, targets), config.evaluation.queries
+    since = None if carried is None else carried.since
+    split, limit = split_log(log, config.split, targets, since), config.evaluation.queries
     notes = [
         f"{name}: {limit:,} of {len(queries):,} events, evenly spaced, are ranked."
         for name, queries in {"validation": split.validation, **split.test}.items()
@@ -83,6 +122,7 @@ def prepare(config: Config, tables: Tables | None = None) -> Dataset:
         target_event_type=target_event_type(config, names),
         notes=(*tables.notes, *notes, *_long_histories(log)),
         item_id_type=str(item_ids),
+        carried=carried,
     )
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from jaxrec.data.columns import index_in
-from jaxrec.errors import DataError
+from jaxrec.data.columns import as_milliseconds, index_in
+from jaxrec.errors import ConfigError, DataError
 from jaxrec.runtime import cache_dir
 from jaxrec.types import EventLog
 
@@ -101,6 +101,17 @@ def user_of_event(log: EventLog) -> Int[np.ndarray, " M"]:
 def position_in_history(log: EventLog) -> Int[np.ndarray, " M"]:
     """The number of earlier events of the same user, for every event."""
     return np.arange(len(log.items)) - np.repeat(log.offsets[:-1], log.lengths)
+
+
+def seconds_of(time: str, option: str) -> int:
+    """Seconds since 1970 of ISO 8601 text or a number; raises a ConfigError for other text."""
+    try:
+        return int(as_milliseconds(pl.Series(option, [time]), "options")[0]) // 1000
+    except DataError:
+        raise ConfigError(
+            f"{option}: {time!r} is no time; give ISO 8601 text, such as 2026-01-31, or seconds "
+            "since 1970"
+        ) from None
 
 
 def _checked_event_types(events: pl.Series, names: tuple[str, ...] | None) -> tuple[str, ...]:

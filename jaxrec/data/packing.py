@@ -57,6 +57,14 @@ def cut_windows(
     )
 
 
+def with_targets(windows: Windows, weights: Float[np.ndarray, " M"]) -> Windows:
+    """The windows that predict an event, or begin with one, whose weight is above 0."""
+    total = np.concatenate([[0], np.cumsum(weights > 0)])
+    first = windows.starts + windows.burn_ins
+    used = total[windows.starts + windows.lengths + 1] > total[first]
+    return Windows(*(values[used] for values in vars(windows).values()))
+
+
 def pack(
     lengths: Int[np.ndarray, " W"], sequence_length: int
 ) -> tuple[Int[np.ndarray, " W"], Int[np.ndarray, " W"]]:
@@ -114,7 +122,9 @@ class Packing:
         burn_in: int = 0,
         seed: int = 0,
     ):
-        windows = cut_windows(log.offsets, train_lengths, sequence_length, burn_in)
+        windows = with_targets(
+            cut_windows(log.offsets, train_lengths, sequence_length, burn_in), weights
+        )
         order = np.argsort(-windows.lengths, kind="stable")
         self.windows = Windows(*(values[order] for values in vars(windows).values()))
         self.log, self.weights, self.seed = log, weights, seed

@@ -38,24 +38,33 @@ class Split:
         return replace(self, validation=self.validation.subsampled(limit), test=test)
 
 
-def split_log(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"]) -> Split:
+def split_log(
+    log: EventLog,
+    config: SplitConfig,
+    targets: Bool[np.ndarray, " M"],
+    since: int | None = None,
+) -> Split:
     """Split a log by the scheme of the configuration.
 
     Args:
         targets: True for the events that evaluation may predict.
+        since: hold out none but later events (seconds since 1970); any part may then be empty.
 
     Raises:
         DataError: the training, validation or test part is empty, or the scheme needs times and
             the log has only positions.
     """
+    new = np.ones(len(log.items), bool) if since is None else log.times > since
     if config.scheme == "leave_one_out":
-        split = _leave_one_out(log, targets)
+        split = _leave_one_out(log, targets & new)
     elif log.has_time:
-        split = _global_time(log, config, targets)
+        split = _global_time(log, config, targets, new)
     else:
         raise DataError(
             "data.time is `order`, so there is no split by time; use --split.scheme leave_one_out"
         )
+    if since is not None:
+        return split
     sizes = {"validation": len(split.validation), **{k: len(q) for k, q in split.test.items()}}
     empty = [name for name, size in sizes.items() if not size]
     if empty or not (split.train_lengths > 1).any():
@@ -80,11 +89,20 @@ def _leave_one_out(log: EventLog, targets: Bool[np.ndarray, " M"]) -> Split:
     return Split(log, train_ends - log.offsets[:-1], validation, {"last": test})
 
 
-def _global_time(log: EventLog, config: SplitConfig, targets: Bool[np.ndarray, " M"]) -> Split:
-    """Train up to one moment, validate up to a second, test after it (arXiv:2507.16289)."""
-    test_start = np.quantile(log.times, config.test_quantile)
-    validation_start = np.quantile(log.times[log.times <= test_start], config.validation_quantile)
-    targets = targets & (position_in_history(log) > 0)
+def _global_time(
+    log: EventLog,
+    config: SplitConfig,
+    targets: Bool[np.ndarray, " M"],
+    new: Bool[np.ndarray, " M"],
+) -> Split:
+    """Train up to one moment, validate up to a second, test after it (arXiv:2507.16289).
+
+    The moments are quantiles of the times of new events.
+    """
+    times = log.times[new] if new.any() else log.times.max(keepdims=True)
+    test_start = np.quantile(times, config.test_quantile)
+    validation_start = np.quantile(times[times <= test_start], config.validation_quantile)
+    targets = targets & new & (position_in_history(log) > 0)
     in_test = targets & (log.times > test_start)
     in_validation = targets & (log.times > validation_start) & (log.times <= test_start)
     num_before = np.concatenate([[0], np.cumsum(log.times <= validation_start)])

@@ -8,19 +8,19 @@ from flax import nnx
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.mapped import restore_mapped
 from jaxrec.artifacts.run_directory import RunArtifacts
-from jaxrec.config import TextConfig
+from jaxrec.config import Config, TextConfig
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.inference.trained_model import TrainedModel, padded_bias
-from jaxrec.models.recommender import Model, Recommender, split
+from jaxrec.models.recommender import Model, ModelDef, Recommender, split
 from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.sharding import laid_out, make_mesh, refuse_fork, replicated
 
 
 def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> TrainedModel:
-    """The best checkpoint of a run directory.
+    """The model that a run directory serves: its refit, or else its best checkpoint.
 
     >>> import jaxrec
     >>> model = jaxrec.load("runs/shop")
@@ -38,14 +38,13 @@ def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> Trai
             that has used JAX.
     """
     refuse_fork()
-    run = Path(run)
+    return load_directory(run_directory.served(Path(run)), item_shards, shared=shared)
+
+
+def load_directory(run: Path, item_shards: int = 1, *, shared: bool = False) -> TrainedModel:
+    """The best checkpoint of this very directory, even if its refit serves; see `load`."""
     config, artifacts = run_directory.read_config(run), run_directory.read_artifacts(run)
-    model = nnx.eval_shape(
-        lambda: Recommender(
-            config.model, artifacts.sizes, nnx.Rngs(0), _tower(config.text, artifacts)
-        )
-    )
-    definition, shapes = split(model)
+    definition, shapes = abstract_model(config, artifacts)
     mesh = make_mesh(item_shards)
     targets = run_directory.vector_targets(config, artifacts.sizes, replicated(mesh))
     params = laid_out(shapes, replicated(mesh))
@@ -54,7 +53,7 @@ def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> Trai
         step, saved, mapped = restore_mapped(run, params=params, vectors=targets)
     else:
         step, saved = run_directory.restore_best(run, params=params, vectors=targets)
-    inverse_temperature, correction = _calibration(run)
+    inverse_temperature, correction = read_calibration(run)
     catalog, vectors = artifacts.catalog, saved["vectors"]
     bias = padded_bias(correction, artifacts.counts, catalog.graph.types[0].padded_size)
     index = CatalogIndex(catalog, vectors["nodes"], bias, vectors["text"], artifacts.counts, mapped)
@@ -71,7 +70,17 @@ def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> Trai
     )
 
 
-def _calibration(run: Path) -> tuple[float, Correction]:
+def abstract_model(config: Config, artifacts: RunArtifacts) -> tuple[ModelDef, nnx.State]:
+    """The definition of a trained model, and the shapes of its parameters."""
+    model = nnx.eval_shape(
+        lambda: Recommender(
+            config.model, artifacts.sizes, nnx.Rngs(0), _tower(config.text, artifacts)
+        )
+    )
+    return split(model)
+
+
+def read_calibration(run: Path) -> tuple[float, Correction]:
     """The inverse temperature and the correction; neutral before a run is calibrated."""
     path = run / run_directory.CALIBRATION
     if not path.exists():

@@ -53,7 +53,9 @@ class ItemText:
     encoder: str = ""  # digest of the files of the pretrained encoder; empty: no text is read
 
 
-def item_text(items: pl.DataFrame, config: Config, encoder: str = "") -> ItemText:
+def item_text(
+    items: pl.DataFrame, config: Config, encoder: str = "", whitening: Whitening | None = None
+) -> ItemText:
     """The text of an item table, whose row 0 is the unknown item.
 
     Without a text expert, or without two items of different text vectors, all vectors are zero and
@@ -61,6 +63,7 @@ def item_text(items: pl.DataFrame, config: Config, encoder: str = "") -> ItemTex
 
     Args:
         encoder: the digest that `trained_encoder` demands.
+        whitening: of the run that goes on; None: fit it to these items.
 
     Raises:
         RunError: the encoder has another digest.
@@ -68,11 +71,11 @@ def item_text(items: pl.DataFrame, config: Config, encoder: str = "") -> ItemTex
     if not any("text" in expert_sources(name) for name in config.model.experts):
         return _no_text(len(items))
     texts, known = _texts(items, config)
-    if len(set(texts) - {""}) < 2:
+    if whitening is None and len(set(texts) - {""}) < 2:
         return _no_text(len(items))
     directory = trained_encoder(config.text.pretrained, encoder)
     vectors = text_vectors(texts, str(directory), config.text.max_tokens)
-    whitening = fit_whitening(vectors, known, config.text.whiten)
+    whitening = whitening or fit_whitening(vectors, known, config.text.whiten)
     if whitening is None:
         return _no_text(len(items))
     whitened = whitening.apply(vectors, known).astype(np.float32)

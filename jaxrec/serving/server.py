@@ -62,7 +62,7 @@ def prepare(options: ServeOptions, strategy: Sequence[Step]) -> None:
     enable_compilation_cache()
     compute_in_calling_thread()
     check_live_run(run_directory.read_config(options.run))
-    trained = run_directory.read_artifacts(options.run)
+    trained = run_directory.read_artifacts(run_directory.served(options.run))
     items = trained.catalog.graph.types[0]
     # a strategy that does not fit stops the service now, not each request
     build_pipeline(strategy, trained.catalog, trained.counts, items.valid)

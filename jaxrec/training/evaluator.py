@@ -21,7 +21,7 @@ from jaxrec.evaluation.calibration import (
     fit_temperature,
     usable_queries,
 )
-from jaxrec.evaluation.metrics import segments
+from jaxrec.evaluation.metrics import segments, summarise
 from jaxrec.evaluation.protocol import evaluate, evaluate_baselines, segment_masks
 from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
 from jaxrec.inference.encoding import encode_queries, repeat_bias
@@ -39,19 +39,27 @@ from jaxrec.types import Queries
 
 
 def validate(context: TrainContext, state: TrainState) -> dict[str, float]:
-    """Metrics on the validation queries, before any correction."""
-    evaluator = Evaluator(context, state)
-    return evaluator.metrics(context.dataset.split.validation, Correction())[0]
+    """Metrics on the validation queries, before any correction; zeros if there are none."""
+    return _validation_metrics(Evaluator(context, state), Correction())
+
+
+def _validation_metrics(evaluator: "Evaluator", correction: Correction) -> dict[str, float]:
+    queries = evaluator.context.dataset.split.validation
+    return evaluator.metrics(queries, correction)[0] if len(queries) else summarise(np.zeros(0))
 
 
 def test(
     context: TrainContext, state: TrainState, correction: Correction
 ) -> tuple[dict[str, Any], pl.DataFrame]:
-    """The contents of `metrics.json` and `ranks.parquet` for the selected state."""
+    """The contents of `metrics.json` and `ranks.parquet` for the selected state.
+
+    Sets without queries, as a warm start may have, are left out.
+    """
     config, split = context.config, context.dataset.split
     positives, counts = context.dataset.positives, context.counts
     evaluator = Evaluator(context, state)
-    names = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
+    sets = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
+    names = {name: queries for name, queries in sets.items() if len(queries)}
     results: dict[str, Any] = {
         "protocol": {
             "split": config.split.scheme,
@@ -60,7 +68,7 @@ def test(
             "candidates": int(context.valid.sum()),
             "queries": {name: len(queries) for name, queries in names.items()},
         },
-        "validation": evaluator.metrics(split.validation, correction)[0],
+        "validation": _validation_metrics(evaluator, correction),
     }
     ranks = []
     for name, queries in names.items():
@@ -71,7 +79,7 @@ def test(
             split, queries, config.evaluation, context.valid, positives, counts, masks
         )
         results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
-    return results, pl.concat(ranks)
+    return results, pl.concat(ranks) if ranks else pl.DataFrame()
 
 
 def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) -> pl.DataFrame:

@@ -68,8 +68,11 @@ def epoch_bar(epoch: int, steps: int) -> Iterator[Callable[[float, float], None]
         yield lambda loss, speed: bar.update(task, advance=1, loss=loss, speed=speed)
 
 
-def epoch_line(progress: run_directory.Progress, speed: float) -> None:
-    """Print the validation result of an epoch; `*` marks the best epoch so far."""
+def epoch_line(progress: run_directory.Progress, speed: float, *, validated: bool = True) -> None:
+    """Print the validation result of an epoch, if any; `*` marks the best epoch so far."""
+    if not validated:
+        console.print(f"epoch {progress.epoch}: {speed:,.0f} events/s")
+        return
     scores = progress.history[-1]
     mark = " *" if progress.epochs_since_best == 0 else ""
     console.print(

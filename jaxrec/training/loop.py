@@ -26,10 +26,12 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
 from jaxrec.errors import Diverged, Interrupted
+from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.models.recommender import cast_products
 from jaxrec.sharding import host_rows, laid_out, replicated, shard_batch
 from jaxrec.training import logging as report
+from jaxrec.training import warm_start
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.objective import objective
 from jaxrec.training.state import (
@@ -66,34 +68,78 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM came; the run is saved and can be resumed.
         Diverged: the loss or the scores are not finite.
     """
-    if not resume:
+    context = open_run(config, run, tables, resume=resume)
+    with locked(run), run_directory.open_checkpoints(run) as manager:
+        state, progress = start(context, manager)
+        with report.RunLog(run, int(state.step)) as log:
+            train(context, state, progress, manager, log)
+        best, selected = load(context, manager, manager.best_step())
+    validation = context.dataset.split.validation
+    if len(validation):
+        calibration, reliability = calibrate(context, best)
+        report.write_calibration(run, calibration, reliability)
+        correction = calibration.correction
+    else:  # a warm start with no or few new events
+        warm_start.copy_calibration(warm_start.open_base(config).directory, run)
+        correction = read_calibration(run)[1]
+    results, ranks = test(context, best, correction)
+    results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
+    results["serves"] = "selected" if run_directory.served(run) == run else "refit"
+    report.write_results(run, results, ranks)
+    report.console.print(f"the model is in {run}")
+    return results
+
+
+def open_run(
+    config: Config,
+    run: Path,
+    tables: Tables | None = None,
+    *,
+    resume: bool = False,
+    all_events: bool = False,
+) -> TrainContext:
+    """The context of a new run, whose first files are written, or of a run to resume.
+
+    Args:
+        all_events: hold nothing out.
+
+    Raises:
+        RunError, ConfigError, DataError: as `fit`.
+    """
+    trained = carried = None
+    if resume:
+        trained = run_directory.read_artifacts(run)
+    else:
         run_directory.refuse_existing(run)
-    dataset = prepare(config, tables)
+    if config.warm_start.base:
+        trained = trained or warm_start.open_base(config).artifacts
+        config = config if resume else warm_start.with_since(config, trained)
+        carried = warm_start.carried(config, trained)
+    dataset = prepare(config, tables, carried)
+    dataset = dataset.all_in_training() if all_events else dataset
     report.describe(dataset)
-    text_encoder = run_directory.read_artifacts(run).text_encoder if resume else ""
-    context = make_context(config, dataset, text_encoder)
+    context = make_context(config, dataset, trained)
     report.print_notes(context.notes)
     if resume:
         run_directory.refuse_other_data(run, run_artifacts(context))
     else:
         run_directory.create_run(run, context.config, run_artifacts(context))
-    with locked(run), run_directory.open_checkpoints(run) as manager:
-        last = manager.latest_step()
-        if last is None:
-            state, progress = initial_state(context), Progress()
-        else:
-            state, progress = load(context, manager, last)
-        with report.RunLog(run, int(state.step)) as log:
-            train(context, state, progress, manager, log)
-        best, selected = load(context, manager, manager.best_step())
-    calibration, reliability = calibrate(context, best)
-    report.write_calibration(run, calibration, reliability)
-    results, ranks = test(context, best, calibration.correction)
-    results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
-    report.write_results(run, results, ranks)
-    report.draw_plots(run, reliability)
-    report.console.print(f"the model is in {run}")
-    return results
+    return context
+
+
+def start(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState, Progress]:
+    """The state and the position that training begins or continues with."""
+    last = manager.latest_step()
+    if last is not None:
+        return load(context, manager, last)
+    if not context.config.warm_start.base:
+        return initial_state(context), Progress()
+    state = refresh_text(context, warm_start.start(context))
+    # validated, because the base may be better than every epoch that follows
+    scores = validate(context, state)
+    progress = Progress(history=(scores,))
+    save(context, manager, state, progress, scores)
+    return state, progress
 
 
 def load(
@@ -148,22 +194,29 @@ def train(
     progress: Progress,
     manager: CheckpointManager,
     log: report.RunLog,
+    selected: dict[str, float] | None = None,
 ) -> None:
-    """Train to the last epoch, or until validation no longer improves; save after every epoch."""
-    config = context.config.train
+    """Train to the last epoch, or until validation no longer improves; save after every epoch.
+
+    Args:
+        selected: the validation metrics of the selected model that is trained again on all events,
+            which are kept beside every epoch; the last epoch is then the best.
+    """
+    patience = context.config.train.patience
     step = make_train_step(context)
     with stop_signal() as stop:
-        while progress.epoch < config.epochs and progress.epochs_since_best < config.patience:
+        while progress.epoch < context.epochs and progress.epochs_since_best < patience:
             state, progress, speed = train_epoch(context, step, state, progress, log, stop)
             if progress.step < context.packing.steps_per_epoch:
                 save(context, manager, state, progress)
                 raise Interrupted(128 + stop.number)
             state = refresh_text(context, state)
-            scores = validate(context, state)
+            scores = selected or validate(context, state)
             progress = Progress(progress.epoch + 1, 0, (*progress.history, scores))
-            log.write(int(state.step), {f"validation/{name}": v for name, v in scores.items()})
+            if not selected:
+                log.write(int(state.step), {f"validation/{name}": v for name, v in scores.items()})
             save(context, manager, state, progress, scores)
-            report.epoch_line(progress, speed)
+            report.epoch_line(progress, speed, validated=not selected)
             if stop.is_set():  # after the validation, because a step is saved only once
                 raise Interrupted(128 + stop.number)
 

@@ -5,9 +5,9 @@ import optax
 from jaxrec.config import TrainConfig
 
 
-def make_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """AdamW with clipped gradients, linear warm-up and cosine decay to the last epoch."""
-    total = config.epochs * steps_per_epoch
+def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW with clipped gradients, linear warm-up and cosine decay to the last of `steps`."""
+    total = max(steps, 1)
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.learning_rate,

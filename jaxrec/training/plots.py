@@ -18,8 +18,9 @@ def plot_training(path: Path, rows: Sequence[dict[str, float]]) -> None:
     steps, values = ([row[name] for row in losses] for name in ("step", "loss"))
     left.plot(steps, values, alpha=0.3)
     window = max(1, len(losses) // 50)
-    smooth = np.convolve(values, np.ones(window) / window, "valid")
-    left.plot(steps[window - 1 :], smooth, color="C0")
+    if losses:  # a warm start without new events takes no step
+        smooth = np.convolve(values, np.ones(window) / window, "valid")
+        left.plot(steps[window - 1 :], smooth, color="C0")
     left.set(xlabel="step", ylabel="training loss, sum of experts")
     for metric in ("ndcg@10", "recall@10", "recall@50"):
         values = [row[f"validation/{metric}"] for row in scores]

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
-from jaxrec.data.packing import Packing
+from jaxrec.data.packing import Packing, cut_windows
+from jaxrec.data.replay import replayed_weights
 from jaxrec.errors import DataError
 from jaxrec.evaluation.baselines import popularity
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
@@ -52,6 +53,7 @@ class TrainContext:
     definition: ModelDef
     optimizer: optax.GradientTransformation
     arrays: TrainArrays  # on the devices, an argument of every step
+    epochs: int  # most epochs to train
     notes: tuple[str, ...]  # to print, such as an expert that is left out
 
     @property
@@ -67,22 +69,32 @@ class TrainContext:
         return popularity(split.log.items[positives], len(self.valid))
 
 
-def make_context(config: Config, dataset: Dataset, text_encoder: str = "") -> TrainContext:
+def make_context(
+    config: Config, dataset: Dataset, trained: RunArtifacts | None = None
+) -> TrainContext:
     """The context of a configuration and its data.
 
     Args:
-        text_encoder: the digest of the text encoder of a run to resume; empty: any encoder.
+        trained: of a run to resume or to go on from, whose text vectors stay comparable.
 
     Raises:
-        RunError: the text encoder has another digest.
-        DataError: the data have no source for any expert.
+        RunError: the text encoder is not that of `trained`.
+        DataError: the data have no source for any expert, or a warm start would lose one.
     """
     mesh = make_mesh(config.train.item_shards)
-    text = item_text(dataset.catalog.items, config, text_encoder)
+    encoder, whitening = (trained.text_encoder, trained.whitening) if trained else ("", None)
+    text = item_text(dataset.catalog.items, config, encoder, whitening)
     experts = usable_experts(config, dataset, text)
     missing = [name for name in config.model.experts if name not in experts]
+    if missing and dataset.carried is not None:
+        raise DataError(
+            f"the data have no source for {', '.join(missing)} of model.experts, which the base of "
+            "the warm start has; give the columns that it had, or train without --from"
+        )
     config = replace(config, model=replace(config.model, experts=experts))
     packing = make_packing(config, dataset)
+    epochs, rate = schedule(config)
+    train = replace(config.train, learning_rate=rate)
     definition, _ = split(nnx.eval_shape(lambda: build_model(config, dataset, text)))
     return TrainContext(
         config=config,
@@ -91,8 +103,9 @@ def make_context(config: Config, dataset: Dataset, text_encoder: str = "") -> Tr
         mesh=mesh,
         packing=packing,
         definition=definition,
-        optimizer=make_optimizer(config.train, packing.steps_per_epoch),
+        optimizer=make_optimizer(train, epochs * packing.steps_per_epoch),
         arrays=jax.device_put(train_arrays(config, dataset, text), replicated(mesh)),
+        epochs=epochs if packing.num_rows else 0,
         notes=tuple(
             f"the data have no source for the expert {name}, so it is left out" for name in missing
         ),
@@ -116,13 +129,31 @@ def usable_experts(config: Config, dataset: Dataset, text: ItemText) -> tuple[st
     return usable
 
 
+def schedule(config: Config) -> tuple[int, float]:
+    """The number of epochs and the peak learning rate."""
+    if config.warm_start.base:
+        return config.warm_start.epochs, config.warm_start.learning_rate
+    return config.train.epochs, config.train.learning_rate
+
+
 def make_packing(config: Config, dataset: Dataset) -> Packing:
     """The batches of the training events."""
-    split, train = dataset.split, config.train
+    split, train, weights = dataset.split, config.train, dataset.target_weights
+    if dataset.carried is not None:
+        weights = replayed_weights(
+            split.log,
+            weights,
+            dataset.new & split.in_training,
+            cut_windows(
+                split.log.offsets, split.train_lengths, train.sequence_length, train.burn_in
+            ),
+            share=config.warm_start.replay,
+            seed=(train.seed, max(dataset.carried.since, 0)),
+        )
     return Packing(
         split.log,
         split.train_lengths,
-        dataset.target_weights,
+        weights,
         batch_size=train.batch_size,
         sequence_length=train.sequence_length,
         burn_in=train.burn_in,
@@ -145,6 +176,7 @@ def model_sizes(dataset: Dataset, text: ItemText) -> Sizes:
 def run_artifacts(context: TrainContext) -> RunArtifacts:
     """What the run directory keeps beside the checkpoints."""
     dataset = context.dataset
+    trained_until, seen_until = newest_events(dataset)
     return RunArtifacts(
         catalog=dataset.catalog,
         counts=context.counts[: dataset.catalog.num_items],
@@ -154,7 +186,22 @@ def run_artifacts(context: TrainContext) -> RunArtifacts:
         whitening=context.text.whitening,
         text_encoder=context.text.encoder,
         item_id_type=dataset.item_id_type,
+        trained_until=trained_until,
+        seen_until=seen_until,
     )
+
+
+def newest_events(dataset: Dataset) -> tuple[int | None, int | None]:
+    """Times of the newest event that trains, and of the newest that trains or validates.
+
+    Seconds since 1970; None where times are positions.
+    """
+    split, log = dataset.split, dataset.split.log
+    if not log.has_time:
+        return None, None
+    since = -1 if dataset.carried is None else dataset.carried.since
+    trained = int(log.times[split.in_training].max(initial=since))
+    return trained, int(log.times[split.validation.positions].max(initial=trained))
 
 
 def build_model(config: Config, dataset: Dataset, text: ItemText) -> Recommender:
@@ -165,9 +212,7 @@ def build_model(config: Config, dataset: Dataset, text: ItemText) -> Recommender
 
 def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArrays:
     """The arrays that a training step reads and does not change."""
-    catalog, split = dataset.catalog, dataset.split
-    trained = popularity(split.log.items[split.in_training], catalog.num_items) > 0
-    trained[0] = False
+    catalog, split, trained = dataset.catalog, dataset.split, dataset.trained
     padding = catalog.graph.types[0].padded_size - len(trained)
     masked = masked_event_types(config.evaluation.mask, split.log.event_type_names)
     return TrainArrays(
@@ -182,16 +227,17 @@ def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArray
 
 def initial_state(context: TrainContext) -> TrainState:
     """The state before the first step, laid out on the mesh."""
-    return jax.jit(lambda: _new_state(context), out_shardings=state_layout(context)[1])()
+    return jax.jit(lambda: new_state(context), out_shardings=state_layout(context)[1])()
 
 
 def state_layout(context: TrainContext) -> tuple[TrainState, TrainState]:
     """Shapes and shardings of a train state."""
-    shapes = jax.eval_shape(lambda: _new_state(context))
+    shapes = jax.eval_shape(lambda: new_state(context))
     return shapes, state_shardings(shapes, context.mesh)
 
 
-def _new_state(context: TrainContext) -> TrainState:
+def new_state(context: TrainContext) -> TrainState:
+    """The state before the first step, for `jax.jit` and `jax.eval_shape`."""
     params = nnx.state(build_model(context.config, context.dataset, context.text))
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -7,10 +7,8 @@ from jaxrec.training.optimizer import make_optimizer
 
 def test_the_learning_rate_warms_up_and_decays_to_its_final_share():
     """With a constant gradient and no weight decay, AdamW moves by the learning rate."""
-    config = TrainConfig(
-        epochs=4, warmup_steps=2, learning_rate=0.5, final_rate=0.1, weight_decay=0.0
-    )
-    optimizer = make_optimizer(config, steps_per_epoch=2)
+    config = TrainConfig(warmup_steps=2, learning_rate=0.5, final_rate=0.1, weight_decay=0.0)
+    optimizer = make_optimizer(config, steps=8)
     param = jnp.ones(())
     state = optimizer.init(param)
     rates = []

@@ -1,0 +1,113 @@
+"""What a warm start carries over from the data of the run that it goes on from."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int
+
+from jaxrec.data.columns import index_in
+from jaxrec.data.files import TRIPLE_COLUMNS
+from jaxrec.data.graph import ITEM
+from jaxrec.data.tables import Tables
+from jaxrec.types import Catalog, KnowledgeGraph
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The data side of an earlier run."""
+
+    catalog: Catalog
+    has_trained_id: Bool[np.ndarray, " n"]
+    event_type_names: tuple[str, ...]
+    since: int  # seconds since 1970; later events are new
+    drop_items: bool  # leave out items that the new tables do not hold
+
+
+def with_carried_items(tables: Tables, carried: Carried) -> Tables:
+    """The tables with the earlier items that they lack, and the earlier edges of these.
+
+    An item that only the events name has the columns that it had in the earlier table. New rows
+    keep their order and come first.
+    """
+    items, earlier = tables.items, carried.catalog.items[1:]
+    columns = [name for name in items.columns if name != "item_id"]
+    described = items.filter(pl.any_horizontal(pl.col(columns).is_not_null())) if columns else None
+    bare = items if described is None else items.join(described, on="item_id", how="anti")
+    missing = earlier.join(items, on="item_id", how="anti", maintain_order="left")
+    if carried.drop_items:
+        missing = missing.clear()
+    filled = pl.concat([bare.select("item_id"), missing.select("item_id")])
+    restored = earlier.join(filled, on="item_id", how="semi")
+    if restored.is_empty():
+        return tables
+    parts = [*([] if described is None else [described]), _cast_like(restored, items)]
+    known = pl.concat(parts, how="diagonal_relaxed")
+    order = pl.concat([items.select("item_id"), missing.select("item_id")])
+    merged = order.join(known, on="item_id", how="left", maintain_order="left")
+    edges = named_edges(carried.catalog.graph)
+    of_restored = pl.col("head").is_in(restored["item_id"].implode()) & (
+        pl.col("head_type") == ITEM
+    ) | pl.col("tail").is_in(restored["item_id"].implode()) & (pl.col("tail_type") == ITEM)
+    ids = merged["item_id"].implode()
+    both_known = [
+        (pl.col(f"{end}_type") != ITEM) | pl.col(end).is_in(ids) for end in ("head", "tail")
+    ]
+    edges = edges.filter(of_restored, *both_known)
+    given = [] if tables.triples is None else [tables.triples.select(TRIPLE_COLUMNS)]
+    triples = pl.concat([*given, edges]) if given or len(edges) else None
+    notes = tables.notes
+    if len(missing):
+        notes = (*notes, f"Items of the base that the data lack, which stay: {len(missing):,}.")
+    return replace(tables, items=merged, triples=triples, notes=notes)
+
+
+def trained_before(item_ids: pl.Series, carried: Carried) -> Bool[np.ndarray, " n"]:
+    """Which items of a catalogue the earlier run had trained."""
+    rows = old_rows(item_ids, carried.catalog.item_ids)
+    return np.where(rows > 0, carried.has_trained_id[rows], False)
+
+
+def old_rows(ids: pl.Series, earlier: pl.Series) -> Int[np.ndarray, " n"]:
+    """The row of every id in an earlier list of ids; -1 for new ids. Null is row 0 of both."""
+    rows = index_in(ids, earlier).fill_null(-1).to_numpy().copy()
+    rows[0] = 0
+    return rows
+
+
+def named_edges(graph: KnowledgeGraph) -> pl.DataFrame:
+    """The edges between named nodes as triples."""
+    names = pl.concat(
+        pl.DataFrame({"id": node_type.ids}).with_columns(type=pl.lit(node_type.name))
+        for node_type in graph.types
+    )
+    nodes = np.concatenate([t.offset + np.arange(t.count) for t in graph.types])
+    place = np.zeros(graph.num_nodes, np.int64)
+    place[nodes] = np.arange(len(nodes))
+    heads, tails = names[place[graph.heads]], names[place[graph.tails]]
+    relations = pl.Series(graph.relations, dtype=pl.String)
+    triples = pl.DataFrame(
+        {
+            "head_type": heads["type"],
+            "head": heads["id"],
+            "relation": relations.gather(graph.edge_relations),
+            "tail_type": tails["type"],
+            "tail": tails["id"],
+        }
+    )
+    return triples.drop_nulls()
+
+
+def _cast_like(earlier: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Earlier rows in the column types of the new table; what does not convert becomes null."""
+
+    def cast(column: pl.Series) -> pl.Series:
+        dtype = items.schema.get(column.name, column.dtype)
+        if dtype in (column.dtype, pl.Null):
+            return column
+        try:
+            return column.cast(dtype, strict=False)
+        except pl.exceptions.PolarsError:  # such as a list in place of text
+            return pl.Series(column.name, [None] * len(column), dtype=dtype)
+
+    return pl.DataFrame([cast(column) for column in earlier])

@@ -1,0 +1,159 @@
+"""The state of an earlier run in the shapes of a larger data set: rows move by id, not by place."""
+
+import re
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Int
+
+from jaxrec.artifacts.run_directory import RunArtifacts
+from jaxrec.data.carry_over import old_rows
+from jaxrec.data.dataset import Dataset
+from jaxrec.errors import RunError
+from jaxrec.training.state import TrainContext, TrainState, new_state, state_layout
+from jaxrec.types import KnowledgeGraph
+
+# paths of the parameters whose rows stand for something in the data, and what, axis by axis
+AXES = (
+    (re.compile(r"\['item_table'\]"), ("items",)),
+    (re.compile(r"\['entity_table'\]"), ("entities",)),
+    (re.compile(r"\['message'\]\['(scale|shift)'\]"), ("relations",)),
+    (re.compile(r"\['event_type_table'\]"), ("event_types",)),
+    (re.compile(r"\['target_type_table'\]"), ("target_types",)),
+    (re.compile(r"\['repeat_bias_table'\]"), ("target_types", "event_types")),
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of a table come from, as row numbers of the earlier table.
+
+    Attributes:
+        same: the row of the same id; -1 for a new one. Its optimiser state moves along.
+        start: the row that a new id starts from, such as that of the unknown item; -1: none, so
+            that it starts as in a new model.
+    """
+
+    same: Int[np.ndarray, " n"]
+    start: Int[np.ndarray, " n"]
+
+
+def row_maps(earlier: RunArtifacts, dataset: Dataset) -> dict[str, Rows]:
+    """The origin of every row, by the names in `AXES`."""
+    graph, old_graph = dataset.catalog.graph, earlier.catalog.graph
+    relations = _places(graph.relations, old_graph.relations)
+    num_old = len(old_graph.relations)
+    both = np.where(relations < 0, -1, relations + num_old)
+    names = dataset.split.log.event_type_names
+    event_types = _places(names, earlier.event_type_names)
+    unknown_first = np.concatenate([[0], np.where(event_types < 0, -1, event_types + 1)])
+    return {
+        "items": _item_rows(earlier, dataset),
+        "entities": _entity_rows(old_graph, graph),
+        # forward edges, reverse edges, padding
+        "relations": _without_start(np.concatenate([relations, both, [2 * num_old]])),
+        "event_types": _without_start(event_types),
+        "target_types": _without_start(unknown_first),
+    }
+
+
+def grown_state(
+    context: TrainContext, params: nnx.State, opt_state: optax.OptState, rows: dict[str, Rows]
+) -> TrainState:
+    """The state before the first step, with the parameters and moments of an earlier run.
+
+    The learning rate starts its schedule again.
+
+    Raises:
+        RunError: the parameters are those of other options.
+    """
+
+    def build(earlier: tuple[nnx.State, optax.OptState]) -> TrainState:
+        fresh, (old_params, old_opt_state) = new_state(context), earlier
+        opt_state = _grown(fresh.opt_state, old_opt_state, rows, starts=False)
+        opt_state = jax.tree.map(
+            lambda new, old: new if _is_schedule(new) else old,
+            fresh.opt_state,
+            opt_state,
+            is_leaf=_is_schedule,
+        )
+        params = _grown(fresh.params, old_params, rows, starts=True)
+        return TrainState(fresh.step, params, opt_state, fresh.text)
+
+    return jax.jit(build, out_shardings=state_layout(context)[1])((params, opt_state))
+
+
+def _grown(fresh, earlier, rows: dict[str, Rows], *, starts: bool):
+    """A tree with the rows of the earlier one, and fresh rows elsewhere."""
+    old_leaves = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(earlier)[0]
+    }
+
+    def grow(path, new: Array) -> Array:
+        name = jax.tree_util.keystr(path)
+        if name not in old_leaves:  # the earlier graph had no entities
+            return new
+        axes = next((axes for pattern, axes in AXES if pattern.search(name)), ())
+        return _moved(new, old_leaves[name], [rows[axis] for axis in axes], starts, name)
+
+    return jax.tree_util.tree_map_with_path(grow, fresh)
+
+
+def _moved(new: Array, old: Array, axes: list[Rows], starts: bool, name: str) -> Array:
+    if new.shape[len(axes) :] != old.shape[len(axes) :]:
+        raise RunError(
+            f"the parameter {name} of the base has shape {old.shape}, not {new.shape}; train "
+            "without --from"
+        )
+    known: Bool[np.ndarray, "..."] = np.ones((), bool)
+    for axis, rows in enumerate(axes):
+        same = np.pad(rows.same, (0, new.shape[axis] - len(rows.same)), constant_values=-1)
+        start = np.pad(rows.start, (0, new.shape[axis] - len(rows.start)), constant_values=-1)
+        origin = np.where((same < 0) & starts, start, same)
+        old = jnp.take(old, jnp.asarray(np.maximum(origin, 0)), axis=axis)
+        known = known[..., None] & (origin >= 0)
+    mask = known.reshape(known.shape + (1,) * (new.ndim - len(axes)))
+    return jnp.where(jnp.asarray(mask), old, new).astype(new.dtype)
+
+
+def _item_rows(earlier: RunArtifacts, dataset: Dataset) -> Rows:
+    """An item without a trained id, old or new, starts as the unknown item."""
+    rows = old_rows(dataset.catalog.item_ids, earlier.catalog.item_ids)
+    trained = earlier.has_trained_id[rows] & (rows >= 0)
+    trained[0] = True
+    return Rows(np.where(trained, rows, -1), np.where(trained, -1, 0))
+
+
+def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Rows:
+    """A new entity of a known type starts as the unknown entity of that type."""
+    first = new.types[0].padded_size
+    same, start = np.full((2, new.num_nodes - first), -1)
+    earlier = {node_type.name: node_type for node_type in old.types[1:]}
+    for node_type in new.types[1:]:
+        if node_type.name not in earlier:
+            continue
+        before = earlier[node_type.name]
+        offset = before.offset - old.types[0].padded_size
+        rows = old_rows(node_type.ids, before.ids)
+        block = slice(node_type.offset - first, node_type.offset - first + node_type.count)
+        same[block] = np.where(rows < 0, -1, rows + offset)
+        start[block] = offset
+    return Rows(same, start)
+
+
+def _places(names: tuple[str, ...], earlier: tuple[str, ...]) -> Int[np.ndarray, " n"]:
+    place = {name: number for number, name in enumerate(earlier)}
+    return np.array([place.get(name, -1) for name in names], np.int64)
+
+
+def _without_start(same: Int[np.ndarray, " n"]) -> Rows:
+    return Rows(same, np.full(len(same), -1))
+
+
+def _is_schedule(part: object) -> bool:
+    return isinstance(part, optax.ScaleByScheduleState)
