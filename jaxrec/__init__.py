@@ -10,6 +10,7 @@ from typing import Any
 # imported when first used (PEP 562): `import jaxrec` is quick, and serving never loads training
 _HOMES = {
     "fit": "jaxrec.api",
+    "refit": "jaxrec.api",
     "configure": "jaxrec.api",
     "load": "jaxrec.inference.loading",
     "Config": "jaxrec.config",

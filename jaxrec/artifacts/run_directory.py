@@ -123,8 +123,7 @@ def refuse_other_data(run: Path, artifacts: RunArtifacts) -> None:
     Item numbers and counts depend on the data, so a checkpoint fits no other data.
     """
     old, new = _comparable(read_artifacts(run)), _comparable(artifacts)
-    different = ", ".join(name for name in new if old[name] != new[name])
-    if different:
+    if different := ", ".join(name for name in new if old[name] != new[name]):
         raise RunError(
             f"{run} was trained on other data (they differ in {different}); name its own data, or "
             "start a new run"
@@ -133,11 +132,10 @@ def refuse_other_data(run: Path, artifacts: RunArtifacts) -> None:
 
 def read_config(run: Path) -> Config:
     """The configuration of a run; raises a RunError for other directories and other versions."""
-    path = run / "config.yaml"
-    if not path.is_file():
+    if not (run / "config.yaml").is_file():
         raise RunError(f"{run} is not a run directory: it holds no config.yaml")
     _read_layout(run)  # first, because the options of another version have other names
-    return parse(layers=[read_recipe(path)])
+    return parse(layers=[read_recipe(run / "config.yaml")])
 
 
 def read_artifacts(run: Path) -> RunArtifacts:
@@ -361,8 +359,7 @@ def restore_best(run: Path, **targets: Any) -> tuple[int, dict[str, Any]]:
             ) from error
     found = {name: checksums.of_tree(part) for name, part in restored.items()}
     found["catalog"] = _catalog_checksum(run)
-    different = [name for name, value in found.items() if expected.get(name, value) != value]
-    if different:
+    if different := [name for name, value in found.items() if expected.get(name, value) != value]:
         raise RunError(
             f"the checkpoint of step {best} in {run} does not fit its checksums "
             f"({', '.join(different)}): it is damaged, or belongs to another catalogue. Copy the "
@@ -376,8 +373,7 @@ def identity(run: Path) -> str:
 
     Raises a RunError if there is no validated checkpoint.
     """
-    run = served(run)
-    with open_checkpoints(run, read_only=True) as manager:
+    with open_checkpoints(run := served(run), read_only=True) as manager:
         best = _best_step(manager, run)
         progress = _progress(manager, best)
     calibration = checksums.of_files(run.glob(CALIBRATION))
@@ -386,8 +382,7 @@ def identity(run: Path) -> str:
 
 def file_states(run: Path) -> set[tuple[str, int, int]]:
     """Path, size and time of change (ns) of every file that `load` reads."""
-    run = served(run)
-    roots = (run / "checkpoints", run / "catalog")
+    roots = ((run := served(run)) / "checkpoints", run / "catalog")
     files = [path for root in roots for path in root.rglob("*") if path.is_file()]
     files += [path for name in ("config.yaml", CALIBRATION) for path in run.glob(name)]
     states = ((str(path), path.stat()) for path in files)

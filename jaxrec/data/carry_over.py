@@ -7,8 +7,8 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from jaxrec.data.columns import index_in
-from jaxrec.data.files import TRIPLE_COLUMNS
 from jaxrec.data.graph import ITEM
+from jaxrec.data.opener import TRIPLE_COLUMNS
 from jaxrec.data.tables import Tables
 from jaxrec.types import Catalog, KnowledgeGraph
 

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from jaxrec.data.columns import as_milliseconds, index_in
+from jaxrec.data.columns import index_in
+from jaxrec.data.times import as_milliseconds
 from jaxrec.errors import ConfigError, DataError
 from jaxrec.runtime import cache_dir
 from jaxrec.types import EventLog
