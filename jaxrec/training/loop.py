@@ -74,12 +74,11 @@ def fit(
         with report.RunLog(run, int(state.step)) as log:
             train(context, state, progress, manager, log)
         best, selected = load(context, manager, manager.best_step())
-    validation = context.dataset.split.validation
-    if len(validation):
+    if not warm_start.keeps_calibration(context):
         calibration, reliability = calibrate(context, best)
         report.write_calibration(run, calibration, reliability)
         correction = calibration.correction
-    else:  # a warm start with no or few new events
+    else:
         warm_start.copy_calibration(warm_start.open_base(config).directory, run)
         correction = read_calibration(run)[1]
     results, ranks = test(context, best, correction)

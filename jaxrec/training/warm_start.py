@@ -20,6 +20,7 @@ from jaxrec.training.growth import grown_state, row_maps
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.state import TrainContext, TrainState
 
+MIN_CALIBRATION_EVENTS = 256
 # a text encoder is compared by the content of its files
 FREE_OPTIONS = (
     *("dropout", "id_dropout", "temperature", "pretrained", "max_tokens", "finetune_items"),
@@ -48,6 +49,10 @@ def open_base(config: Config) -> Base:
         run_directory.read_config(directory),
         run_directory.read_artifacts(directory),
     )
+    if not (directory / run_directory.CALIBRATION).is_file():
+        raise RunError(
+            f"{directory}: its training has not ended; continue it with --resume {directory}"
+        )
     _refuse_other_model(config, base)
     return base
 
@@ -102,6 +107,15 @@ def start(context: TrainContext) -> TrainState:
     )
     rows = row_maps(base.artifacts, context.dataset)
     return grown_state(context, saved["params"], saved["rest"]["opt_state"], rows)
+
+
+def keeps_calibration(context: TrainContext) -> bool:
+    """Whether a warm start has too few validation events to fit corrections, and keeps the base's.
+
+    Fitted on the few users of a day, they made the lists of unchanged weights worse.
+    """
+    few = len(context.dataset.split.validation) < MIN_CALIBRATION_EVENTS
+    return bool(context.config.warm_start.base) and few
 
 
 def copy_calibration(source: Path, run: Path) -> None:

@@ -63,12 +63,6 @@ def grown(tables):
     return validate_tables(pl.concat([old.select(events.columns), events]), items, triples)
 
 
-@pytest.fixture(scope="module")
-def seen(tables, whole_run):
-    """The newest event that the base was trained on."""
-    return run_directory.read_artifacts(whole_run).trained_until
-
-
 def go_on(whole_run, **options) -> Config:
     base = {"warm_start.base": str(whole_run)}
     return config(**base, **options)
@@ -241,7 +235,7 @@ def test_positions_tell_no_new_events(whole_run, tables, tmp_path):
         loop.fit(go_on(whole_run, **{"data.time": "order"}), tmp_path / "run", tables=tables)
 
 
-def test_gone_items_leave_when_told(whole_run, tables, seen):
+def test_gone_items_leave_when_told(whole_run, tables):
     kept = replace(
         tables,
         items=tables.items.filter(pl.col("item_id") != "i29"),
