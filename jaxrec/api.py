@@ -125,7 +125,7 @@ def fit(
     try:
         with explained_disk_full(target, how_to_continue):
             results = train(config, target, tables=tables, resume=resume is not None)
-            return refit(target, data=tables) if config.train.refit else results
+            return refit(target, data=data) if config.train.refit else results
     except (Interrupted, KeyboardInterrupt) as stop:
         if (target / "config.yaml").is_file():
             stop.add_note(f"continue with --resume {target}")
@@ -166,12 +166,11 @@ def _go_on(
     arguments: Sequence[str],
 ) -> Config:
     """The configuration of a warm start: that of its base, with other data and options."""
+    read_config(base)  # for its errors
     layer = {"warm_start.base": _absolute(str(base)), "warm_start.since": ""}
     if source:
         layer["data.source"] = str(source)
-    options = [read_recipe(base / "config.yaml"), layer, overrides or {}]
-    read_config(base)  # for its errors, before those of its options
-    config = parse(arguments, options)
+    config = parse(arguments, [read_recipe(base / "config.yaml"), layer, overrides or {}])
     return _with_source(config, config.data.source)
 
 

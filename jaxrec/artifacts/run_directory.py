@@ -39,6 +39,7 @@ from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 FORMAT = 5  # of the files in `catalog`
 CALIBRATION = "calibration.json"  # corrections fitted on validation; written when training ends
 REFIT = "refit"  # a run directory inside a run, fitted on all events; CALIBRATION comes last
+ADDED = ("text_encoder", "item_id_type", "trained_until", "seen_until")  # older runs lack some
 SELECTED_BY = "ndcg@10"
 # what damaged files raise in json, NumPy, polars and Orbax
 UNREADABLE = (
@@ -166,10 +167,7 @@ def _read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
         event_type_names=tuple(layout["event_types"]),
         sizes=Sizes(**layout["sizes"]),
         whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
-        text_encoder=layout.get("text_encoder", ""),
-        item_id_type=layout.get("item_id_type", "String"),
-        trained_until=layout.get("trained_until"),
-        seen_until=layout.get("seen_until"),
+        **{name: layout[name] for name in ADDED if name in layout},
     )
 
 
@@ -236,10 +234,7 @@ def _write_artifacts(directory: Path, artifacts: RunArtifacts) -> None:
         "relations": graph.relations,
         "event_types": artifacts.event_type_names,
         "sizes": asdict(artifacts.sizes),
-        "text_encoder": artifacts.text_encoder,
-        "item_id_type": artifacts.item_id_type,
-        "trained_until": artifacts.trained_until,
-        "seen_until": artifacts.seen_until,
+        **{name: getattr(artifacts, name) for name in ADDED},
     }
     (directory / "layout.json").write_text(json.dumps(layout, indent=2))
     artifacts.catalog.items.write_parquet(directory / "items.parquet")

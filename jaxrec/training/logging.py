@@ -147,16 +147,20 @@ def write_calibration(run: Path, calibration: Calibration, reliability: Reliabil
     write_json(run / run_directory.CALIBRATION, fields)
 
 
-def draw_plots(run: Path, reliability: Reliability) -> None:
-    """Draw `training.png` and `reliability.png`; a plot that cannot be drawn is a note."""
+def draw_plots(run: Path, reliability: Reliability | None) -> None:
+    """Draw `training.png` and, if it was measured, `reliability.png`.
+
+    A plot that cannot be drawn is a note.
+    """
     from jaxrec.inference.plots import plot_reliability
     from jaxrec.training.plots import plot_training
 
     title = "Each user's likeliest items against the test events"
     plots: dict[str, Callable[[Path], None]] = {
         "training.png": lambda path: plot_training(path, read_log(run)),
-        "reliability.png": lambda path: plot_reliability(path, reliability, title),
     }
+    if reliability is not None:
+        plots["reliability.png"] = lambda path: plot_reliability(path, reliability, title)
     for name, draw in plots.items():
         try:
             draw(run / name)

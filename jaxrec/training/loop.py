@@ -74,17 +74,17 @@ def fit(
         with report.RunLog(run, int(state.step)) as log:
             train(context, state, progress, manager, log)
         best, selected = load(context, manager, manager.best_step())
-    if not warm_start.keeps_calibration(context):
+    reliability = None
+    if warm_start.keeps_calibration(context):
+        warm_start.copy_calibration(warm_start.open_base(config).directory, run)
+    else:
         calibration, reliability = calibrate(context, best)
         report.write_calibration(run, calibration, reliability)
-        correction = calibration.correction
-    else:
-        warm_start.copy_calibration(warm_start.open_base(config).directory, run)
-        correction = read_calibration(run)[1]
-    results, ranks = test(context, best, correction)
+    results, ranks = test(context, best, read_calibration(run)[1])
     results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
     results["serves"] = "selected" if run_directory.served(run) == run else "refit"
     report.write_results(run, results, ranks)
+    report.draw_plots(run, reliability)
     report.console.print(f"the model is in {run}")
     return results
 
