@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrec.errors import StoreError
+from jaxrec.serving.stores.items import ItemStore
 
 NEVER = -1  # time of the last event of a user without events
 MAX_IMPRESSIONS = 1000  # lists kept per user
@@ -94,15 +95,19 @@ class Loaded(NamedTuple):
 
 @runtime_checkable
 class Store(Protocol):
-    """User documents and impressions, by user id.
+    """User documents and impressions, by user id, and documents of items.
 
     All methods raise a StoreError when the store fails.
 
     Attributes:
-        observe: called with the bytes of every document that is written.
+        observe: called with the bytes of every user document that is written.
     """
 
     observe: Callable[[int], object]
+
+    @property
+    def items(self) -> ItemStore:
+        """The items that a shop has sent."""
 
     def load(self, user_ids: Sequence[str]) -> Loaded:
         """Return the stored documents by user id; a damaged one harms no other user.

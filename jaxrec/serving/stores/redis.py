@@ -19,6 +19,7 @@ from jaxrec.serving.stores.base import (
     first_version,
 )
 from jaxrec.serving.stores.documents import StoredRow, decode_each, decode_impression, encode
+from jaxrec.serving.stores.redis_items import RedisItems
 from jaxrec.serving.stores.retention import number_to_delete, share_within
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class RedisStore:
         self.observe: Callable[[int], object] = lambda size: None
         self.client = _client(address, timeout)
         self.reader = _client(address, min(timeout, READ_SECONDS))
+        self.items = RedisItems(self.client, self.reader, _store_errors)
         self.save_script = self.client.register_script(SAVE)
         self.show_script = self.client.register_script(SHOW)
         self.expire_script = self.client.register_script(EXPIRE)

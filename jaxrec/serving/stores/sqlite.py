@@ -25,6 +25,8 @@ from jaxrec.serving.stores.base import (
 )
 from jaxrec.serving.stores.documents import StoredRow, decode_each, decode_impression, encode
 from jaxrec.serving.stores.retention import number_to_delete, share_within
+from jaxrec.serving.stores.sqlite_items import SCHEMA as ITEM_SCHEMA
+from jaxrec.serving.stores.sqlite_items import SQLiteItems
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class SQLiteStore:
     def __init__(self, path: str | Path, *, timeout: float = 5.0):
         self.path, self.timeout = str(path), timeout
         self.observe: Callable[[int], object] = lambda size: None
+        self.items = SQLiteItems(self)
         self.write_lock = threading.Lock()
         self.closed, self.erased = threading.Event(), threading.Event()
         weakref.finalize(self, self.closed.set)
@@ -88,7 +91,7 @@ class SQLiteStore:
         self.connection = self._connect(self.timeout)
         self.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before a new file has a table
         self.connection.execute("PRAGMA journal_mode = WAL")
-        self.connection.executescript(SCHEMA)
+        self.connection.executescript(SCHEMA + ITEM_SCHEMA)
         # a database in memory belongs to one connection
         self.reader = self.connection if in_memory else self._connect(READ_SECONDS)
         self.read_lock = self.write_lock if in_memory else threading.Lock()
@@ -199,9 +202,7 @@ class SQLiteStore:
         count, share = self.count(), share_within(max_bytes, self._used())
         num_old = self._number("SELECT count(*) FROM shoppers WHERE written < ?", before)
         number = number_to_delete(count, num_old, min(max_users, int(share * count)), max_share)
-        oldest = self._rows(
-            "SELECT user_id, written FROM shoppers ORDER BY written LIMIT ?", number
-        )
+        oldest = self.rows("SELECT user_id, written FROM shoppers ORDER BY written LIMIT ?", number)
         statement = "DELETE FROM shoppers WHERE user_id = ? AND written = ?"  # not written since
         deleted = self._delete_each(statement, oldest)
         self._expire_impressions(before, max_users, share)
@@ -217,7 +218,7 @@ class SQLiteStore:
 
     def newest(self, count: int) -> list[str]:
         """See `Store.newest`."""
-        rows = self._rows("SELECT user_id FROM shoppers ORDER BY written DESC LIMIT ?", count)
+        rows = self.rows("SELECT user_id FROM shoppers ORDER BY written DESC LIMIT ?", count)
         return [user_id for (user_id,) in rows]
 
     def count(self) -> int:
@@ -284,12 +285,13 @@ class SQLiteStore:
         with self.read_lock, _store_errors():
             yield self.reader
 
-    def _rows(self, query: str, *arguments: Any) -> list[tuple]:
+    def rows(self, query: str, *arguments: Any) -> list[tuple]:
+        """The rows of a query."""
         with self._reading() as reader:
             return reader.execute(query, arguments).fetchall()
 
     def _number(self, query: str, *arguments: Any) -> int:
-        return self._rows(query, *arguments)[0][0]
+        return self.rows(query, *arguments)[0][0]
 
     def _used(self) -> int:
         """Bytes of the file that hold content; free pages will be given back or used again."""
@@ -297,10 +299,10 @@ class SQLiteStore:
         return pages * self._number("PRAGMA page_size")
 
     def _expire_impressions(self, before: float, max_users: int, share: float) -> None:
-        old = self._rows("SELECT rowid FROM shown WHERE time < ?", before)
+        old = self.rows("SELECT rowid FROM shown WHERE time < ?", before)
         self._delete_each("DELETE FROM shown WHERE rowid = ?", old)
         users = self._number("SELECT count(DISTINCT user_id) FROM shown")
-        surplus = self._rows(
+        surplus = self.rows(
             "SELECT user_id FROM shown GROUP BY user_id ORDER BY max(time) DESC LIMIT -1 OFFSET ?",
             min(max_users, int(share * users)),
         )

@@ -1,6 +1,5 @@
 """Both stores pass the same checks."""
 
-import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -8,15 +7,12 @@ from itertools import count
 
 import pytest
 from helpers.servers import START, RedisServer, wait, without_log
+from helpers.stores import address_of, needs_redis
 
 from jaxrec.errors import StoreError
 from jaxrec.serving.stores import redis, retention, sqlite
 from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
 from jaxrec.serving.stores.opening import open_store
-
-needs_redis = pytest.mark.skipif(
-    not shutil.which("redis-server"), reason="needs a Redis server (Debian: redis-server)"
-)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
@@ -27,12 +23,6 @@ def store(request, tmp_path):
     store.close()
     if server:
         server.kill()
-
-
-def address_of(store):
-    if isinstance(store, sqlite.SQLiteStore):
-        return store.path
-    return f"redis://127.0.0.1:{store.client.connection_pool.connection_kwargs['port']}/0"
 
 
 def document(user, version=0, **fields):
