@@ -27,18 +27,21 @@ class MappedArrays:
 
     directory: Path
 
-    def array(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    def array(
+        self, name: str, compute: Callable[[], np.ndarray], *, writable: bool = False
+    ) -> np.ndarray:
         """A mapped array; the first process computes and writes it.
 
         Args:
             name: the same name always means the same values.
+            writable: what this process changes, it alone sees; other pages stay shared.
         """
         path = self.directory / f"{name}.npy"
         with _lock(path):
             if not path.exists():
                 with atomic_path(path) as draft:
                     np.save(draft, np.ascontiguousarray(compute()))
-        return _mapped(path)
+        return np.load(path, mmap_mode="c", allow_pickle=False) if writable else _mapped(path)
 
 
 def restore_mapped(run: Path, **targets: Any) -> tuple[int, dict[str, Any], MappedArrays]:

@@ -13,6 +13,7 @@ from jaxrec.artifacts.mapped import MappedArrays
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
 from jaxrec.ranking.codes import encode_rows
+from jaxrec.ranking.context import ItemLinks, links_of
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.types import Catalog, NodeType
 
@@ -24,7 +25,7 @@ class CatalogIndex:
     catalog: Catalog  # that of training, or a larger one
     vectors: Float[Array, "N F"]  # of all nodes, items first
     bias: Float[np.ndarray, " I"]  # popularity bias
-    text: Float[Array, "I text"]  # whitened text vectors
+    text: Float[Array | np.ndarray, "I text"]  # whitened text vectors
     counts: Float[np.ndarray, " n"]  # how often each item was chosen in training
     mapped: MappedArrays | None = None  # where processes share the vectors and what derives of them
 
@@ -46,6 +47,11 @@ class CatalogIndex:
         else:  # a slice made on the device is a copy
             vectors = jax.device_put(np.asarray(self.vectors)[rows], self.vectors.sharding)
         return ItemTable(vectors, node_type.valid, self.bias if type_name == ITEM else None)
+
+    @property
+    def links(self) -> ItemLinks:
+        """The neighbours of the items, for the steps of a strategy."""
+        return links_of(self.catalog.graph)
 
     def node_type(self, name: str) -> NodeType:
         """A node type; raises an InputError that lists the types."""
@@ -95,20 +101,11 @@ class CatalogIndex:
         """`item_id` and, where items have one, `title`; or the id under the type's name."""
         if type_name != ITEM:
             return pl.DataFrame({type_name: self.node_type(type_name).ids.gather(rows)})
-        items = self.catalog.items[rows]
-        if "title" not in items.columns:
-            return items.select("item_id")
-        title = pl.col("title")
-        if isinstance(items.schema["title"], pl.List):
-            title = title.cast(pl.List(pl.String)).list.join(" ")
-        return items.select("item_id", title.cast(pl.String))
+        return item_names(self.catalog.items[rows])
 
     def labels(self, items: Int[np.ndarray, " n"]) -> pl.Series:
         """The title of each item, else its id, for display."""
-        names = self.names(ITEM, items)
-        return names.select(
-            pl.coalesce(*reversed(names.columns), pl.lit("unknown item")).alias("label")
-        ).to_series()
+        return item_labels(self.names(ITEM, items))
 
     def list_table(
         self,
@@ -131,6 +128,23 @@ class CatalogIndex:
         return pl.concat([table, names], how="horizontal").select(
             "user_id", "rank", identity, "score", *title
         )
+
+
+def item_names(items: pl.DataFrame) -> pl.DataFrame:
+    """`item_id` and, where items have one, `title` as text."""
+    if "title" not in items.columns:
+        return items.select("item_id")
+    title = pl.col("title")
+    if isinstance(items.schema["title"], pl.List):
+        title = title.cast(pl.List(pl.String)).list.join(" ")
+    return items.select("item_id", title.cast(pl.String))
+
+
+def item_labels(names: pl.DataFrame) -> pl.Series:
+    """The title of each item, else its id; `names` as from `item_names`."""
+    return names.select(
+        pl.coalesce(*reversed(names.columns), pl.lit("unknown item")).alias("label")
+    ).to_series()
 
 
 def _rows_of(node_type: NodeType) -> slice:

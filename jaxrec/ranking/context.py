@@ -5,21 +5,33 @@ Letters: Q queries, P places of a list before a step, K places after it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 from scipy.sparse import csr_array
 
-from jaxrec.data.graph import neighbourhoods
-from jaxrec.types import Catalog
+from jaxrec.data.graph import first_neighbours, neighbourhoods
+from jaxrec.types import Catalog, KnowledgeGraph
 
 Best = Callable[
     [Int[np.ndarray, " Q"], int, Float[np.ndarray, " I"]],
     tuple[Int[np.ndarray, "Q P"], Float[np.ndarray, "Q P"]],
 ]
 """(numbers of queries, P, bias of every item's score) -> the P best items and their scores."""
+
+
+class ItemLinks(NamedTuple):
+    """How items hang together in a graph."""
+
+    first: Callable[[str], Int[np.ndarray, " n"]]  # node type -> each item's node, 0: none
+    neighbourhoods: Callable[[], csr_array]  # see `jaxrec.data.graph.neighbourhoods`
+
+
+def links_of(graph: KnowledgeGraph) -> ItemLinks:
+    """The links of the items of a graph."""
+    return ItemLinks(partial(first_neighbours, graph), partial(neighbourhoods, graph))
 
 
 @dataclass(frozen=True)
@@ -30,11 +42,13 @@ class ItemContext:
     counts: Float[np.ndarray, " I"]  # how often an item was chosen in training
     valid: Bool[np.ndarray, " I"]  # rows that are items
     groups: Mapping[str, Int[np.ndarray, " n"]]  # node type -> each item's node, 0: none
+    links: ItemLinks
+    mean_count: float  # over the catalogue, of counts + 1
 
     @cached_property
     def neighbourhoods(self) -> csr_array:
         """The neighbours of every item; see `jaxrec.data.graph.neighbourhoods`."""
-        return neighbourhoods(self.catalog.graph)
+        return self.links.neighbourhoods()
 
     def padded(self, values: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " I"]:
         """Values of the catalogue's items, then zeros for the unused rows of the item block."""
@@ -80,7 +94,10 @@ class Step(Protocol):
 
 @runtime_checkable
 class Scoring(Step, Protocol):
-    """A step that changes the scores of items, equally for all users."""
+    """A step that changes the scores of items, equally for all users.
+
+    The bias of an item depends on its own row, so that a change of some items costs no more.
+    """
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
         """Addition to every item's score; -inf keeps an item out of all lists."""

@@ -69,12 +69,18 @@ def is_listed(item_ids: pl.Series, listed: pl.Series) -> Bool[np.ndarray, " I"]:
     return item_ids.is_in(listed.implode()).fill_null(False).to_numpy()
 
 
-def popularity_bias(counts: Real[np.ndarray, " I"], strength: float) -> Float[np.ndarray, " I"]:
+def popularity_bias(
+    counts: Real[np.ndarray, " I"], strength: float, mean: float | None = None
+) -> Float[np.ndarray, " I"]:
     """Bias of every item's score: -strength * log((count + 1) / mean(count + 1)).
 
     Strength 1 is the logQ correction of retrieval models (Yi et al., 2019), applied after
     training, as in logit adjustment (Menon et al., 2021, arXiv:2007.07314). The counts are
     smoothed by one event per item. An item of average count gets 0.
+
+    Args:
+        mean: of count + 1; None: that of these counts.
     """
     smoothed = np.asarray(counts, np.float64) + 1
-    return (-strength * np.log(smoothed / smoothed.mean())).astype(np.float32)
+    mean = smoothed.mean() if mean is None else mean
+    return (-strength * np.log(smoothed / mean)).astype(np.float32)

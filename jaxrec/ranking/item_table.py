@@ -1,16 +1,20 @@
 """The items that a ranking scores, as one bundle."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int8
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array, Bool, Float, Int, Int8
 
-from jaxrec.ranking.codes import CodedRows
+from jaxrec.ranking.codes import CodedRows, encode_rows
 from jaxrec.sharding import ITEMS, single_device_mesh
 from jaxrec.types import NEG_INF
+
+CHANGED_ROWS = 256  # written at a time, so that one program serves every change
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,14 @@ class ItemTable:
     def biases(self) -> Float[np.ndarray, " I"]:
         """The bias of every row, zeros if there is none."""
         return np.zeros(len(self), np.float32) if self.bias is None else self.bias
+
+    def write(self, rows: Int[np.ndarray, " n"], vectors: Float[np.ndarray, "n F"]) -> None:
+        """Change the vectors of some rows in place, with their codes; the arrays are NumPy's."""
+        assert isinstance(self.vectors, np.ndarray)
+        self.vectors[rows] = vectors
+        if self.codes is not None:
+            for part, changed in zip(self.codes, encode_rows(vectors), strict=True):
+                part[rows] = changed
 
     def add_bias(self, bias: Float[np.ndarray, " I"]) -> "ItemTable":
         """The same vectors with more bias."""
@@ -75,6 +87,45 @@ def prepare(items: ItemTable | PreparedItems, mesh: Mesh | None = None) -> Prepa
     rows = _with_bias(items.vectors, items.biases, items.valid)
     rows, valid = jax.device_put((rows, items.valid), sharding)
     return PreparedItems(rows, valid, mesh)
+
+
+def with_rows(
+    prepared: PreparedItems, items: ItemTable, rows: Int[np.ndarray, " n"]
+) -> PreparedItems:
+    """Prepared items after some rows of their table have changed; the old ones are used up.
+
+    Args:
+        items: the changed table; all its other rows are those that were prepared.
+    """
+    if isinstance(prepared.rows, CodedRows):
+        return prepare(items, prepared.mesh)
+    table, biases = prepared.rows, items.biases
+    for start in range(0, len(rows), CHANGED_ROWS):
+        part = rows[start : start + CHANGED_ROWS]
+        places = np.full(CHANGED_ROWS, len(items), np.int32)  # beyond the table: left out
+        places[: len(part)] = part
+        values = np.zeros((CHANGED_ROWS, table.shape[1]), np.float32)
+        values[: len(part), :-1] = np.asarray(items.vectors)[part]
+        values[: len(part), -1] = np.where(
+            items.valid[part] & (biases[part] > -np.inf), biases[part], NEG_INF
+        )
+        table = _scatter(table.sharding)(table, places, values)
+    valid = jax.device_put(items.valid.copy(), prepared.valid.sharding)
+    return PreparedItems(table, valid, prepared.mesh)
+
+
+@cache
+def _scatter(sharding: Sharding) -> Callable[..., Array]:
+    """Writes rows into a table of this sharding, in place."""
+
+    def write(
+        table: Float[Array, "I width"],
+        rows: Int[Array, " n"],
+        values: Float[Array, "n width"],
+    ) -> Float[Array, "I width"]:
+        return table.at[rows].set(values, mode="drop")
+
+    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
 
 
 @jax.jit

@@ -5,25 +5,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
+import polars as pl
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from jaxrec.data.graph import first_neighbours
 from jaxrec.errors import ConfigError
 from jaxrec.ranking.adjustments import AdjustmentBlocks
 from jaxrec.ranking.context import (
     ItemContext,
+    ItemLinks,
     RankedLists,
     ReorderedLists,
     Reordering,
     RerankContext,
     Scoring,
     Step,
+    links_of,
 )
-from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
+from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare, with_rows
 from jaxrec.ranking.reorder import take
 from jaxrec.ranking.shard import LEFT_OUT
 from jaxrec.ranking.steps import Caps, Epsilon, Feedback, Filter, ListedItems, Session
@@ -84,6 +86,31 @@ class RerankPipeline:
         """The names of the steps that touched an item."""
         return [step.name for step in compress(self.steps, touched)]
 
+    def with_items(
+        self, items: pl.DataFrame, rows: Int[np.ndarray, " n"], valid: Bool[np.ndarray, " n"]
+    ) -> "RerankPipeline":
+        """The same steps after some rows of the item table have changed.
+
+        Args:
+            items: the table of items, with as many rows as before.
+            rows: those that changed.
+            valid: which of these rows are items.
+        """
+        context = replace(self.context, catalog=replace(self.context.catalog, items=items))
+        changed = replace(
+            context,
+            catalog=replace(context.catalog, items=items[rows]),
+            counts=context.counts[rows],
+            valid=valid,
+        )
+        biases = {}
+        for number, before in self.biases.items():
+            biases[number] = before.copy()
+            biases[number][rows] = cast(Scoring, self.steps[number]).bias(changed)
+        bias = self.bias.copy()
+        bias[rows] = np.where(valid, sum(b[rows] for b in biases.values()), -np.inf)
+        return RerankPipeline(self.steps, context, biases, bias)
+
     def lengths(self, k: int, factor: int) -> list[int]:
         """The length of the first ranking, then of the lists after each step of `reordering`.
 
@@ -104,12 +131,14 @@ def build_pipeline(
     catalog: Catalog,
     counts: Float[np.ndarray, " n"],
     valid: Bool[np.ndarray, " I"],
+    links: ItemLinks | None = None,
 ) -> RerankPipeline:
     """Prepare the steps of a strategy for a catalogue.
 
     Args:
         counts: how often each item was chosen in training, row 0 included; new items may lack one.
         valid: rows of the item block that are items.
+        links: of the items; None: those of the catalogue's graph.
 
     Raises:
         DataError: a condition or a list of ids cannot be used.
@@ -121,10 +150,15 @@ def build_pipeline(
             raise ConfigError(f"{after.name} changes scores, so it must stand before {before.name}")
         if isinstance(before, Epsilon):  # a later step would change the reported propensities
             raise ConfigError(f"epsilon is the last step, so {after.name} must stand before it")
+    for step in steps:
+        if isinstance(step, ListedItems):
+            step.check(catalog)
     entities = [name for step in steps if isinstance(step, Caps) for name in step.limits]
-    groups = {name: first_neighbours(catalog.graph, name) for name in entities}
+    links = links or links_of(catalog.graph)
+    groups = {name: links.first(name) for name in entities}
     counts = np.pad(counts, (0, len(valid) - len(counts)))
-    context = ItemContext(catalog, counts, valid, groups)
+    mean = float((counts[valid] + 1).sum() + 1) / (np.count_nonzero(valid) + 1)
+    context = ItemContext(catalog, counts, valid, groups, links, mean)
     biases = {n: step.bias(context) for n, step in enumerate(steps) if isinstance(step, Scoring)}
     bias = np.where(valid, sum(biases.values()), -np.inf).astype(np.float32)
     return RerankPipeline(tuple(steps), context, biases, bias)
@@ -167,6 +201,21 @@ class Reranker:
     def prepared(self) -> PreparedItems:
         """The table with the bias of the steps."""
         return prepare(self.items.add_bias(self.pipeline.bias), self.mesh)
+
+    def with_rows(self, pipeline: RerankPipeline, rows: Int[np.ndarray, " n"]) -> "Reranker":
+        """The same ranking after some rows of the item table have changed.
+
+        The cost is that of these rows. `self` must not rank any more: its prepared table is reused.
+
+        Args:
+            pipeline: what `RerankPipeline.with_items` makes of the present one.
+            rows: those that changed; their vectors and bias have changed in place.
+        """
+        after = replace(self, pipeline=pipeline)
+        if "prepared" in vars(self):
+            table = self.items.add_bias(pipeline.bias)
+            vars(after)["prepared"] = with_rows(self.prepared, table, rows)
+        return after
 
     def rank(
         self, queries: RerankQueries, k: int, random: np.random.Generator | None = None

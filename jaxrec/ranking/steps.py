@@ -70,11 +70,11 @@ class ListedItems:
         return listed_ids(self.items, place=self.name, may_be_empty=self.may_be_empty)
 
     def is_listed(self, catalog: Catalog) -> Bool[np.ndarray, " n"]:
-        """Which items of a catalogue are listed.
+        """Which items of a catalogue are listed."""
+        return is_listed(catalog.item_ids, self.ids())
 
-        Raises:
-            DataError: none is, although there are listed ids or there must be some.
-        """
+    def check(self, catalog: Catalog) -> None:
+        """Raise a DataError if no item is listed, although there are ids or there must be some."""
         ids = self.ids()
         listed = is_listed(catalog.item_ids, ids)
         if not listed.any() and not (self.may_be_empty and ids.is_empty()):
@@ -83,7 +83,6 @@ class ListedItems:
                 f"{self.name}: none of the {len(ids):,} listed items ({shown(ids)}) is in the "
                 f"catalogue, whose ids are like {own}. Give ids, or a file with a column item_id"
             )
-        return listed
 
     def matches(self, catalog: Catalog) -> str:
         """How many of the listed ids are items, as a sentence."""
@@ -101,7 +100,7 @@ class Only(ListedItems):
     name: ClassVar[str] = "only"
 
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
-        """See `Scoring`; raises a DataError if the catalogue has none of the items."""
+        """See `Scoring`."""
         return _bias_of_filter(items, self.is_listed(items.catalog))
 
 
@@ -147,7 +146,7 @@ class Popularity(Typed):
     def bias(self, items: ItemContext) -> Float[np.ndarray, " I"]:
         """See `Scoring`."""
         counts = items.counts[: items.catalog.num_items]
-        return items.padded(popularity_bias(counts, self.strength))
+        return items.padded(popularity_bias(counts, self.strength, items.mean_count))
 
 
 @dataclass(frozen=True)
