@@ -6,7 +6,7 @@ one row of S numbers here, so that the states of users are one array to move and
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -174,7 +174,7 @@ class HistoryReader:
     """Reads the events of a log into states."""
 
     model: Model
-    items: Float[Array, "I F"]
+    items: Float[Array | np.ndarray, "I F"]  # NumPy: only the rows of the events are passed on
     log: EventLog
     gaps: Int[np.ndarray, " M"]
     target_event_type: int = ANY_EVENT_TYPE
@@ -192,14 +192,18 @@ class HistoryReader:
             event_types=np.where(valid, self.log.event_types[numbers], 0).astype(np.int32),
             gaps=np.where(valid, self.gaps[numbers], NO_GAP),
         )
+        items = self.items
+        if isinstance(items, np.ndarray):  # rows may change, and their number too
+            places = np.arange(valid.size, dtype=np.int32).reshape(valid.shape)
+            items, events = items[events.items.ravel()], replace(events, items=places)
         return update_chunk(
-            self.model, states, self.items, events, starts, valid, self.target_event_type
+            self.model, states, items, events, starts, valid, self.target_event_type
         )
 
 
 def encode_queries(
     model: Model,
-    items: Float[Array, "I F"],
+    items: Float[Array | np.ndarray, "I F"],
     log: EventLog,
     queries: Queries,
     *,
@@ -256,7 +260,7 @@ def encode_queries(
 
 def encode_users(
     model: Model,
-    items: Float[Array, "I F"],
+    items: Float[Array | np.ndarray, "I F"],
     log: EventLog,
     *,
     history: int = 0,

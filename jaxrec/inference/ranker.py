@@ -93,7 +93,7 @@ class Ranker:
             raise InputError(f"a strategy names its own steps; make {steps[0].name} one of them")
         index = self.index
         return build_pipeline(
-            given or steps, index.catalog, index.counts, index.node_type(ITEM).valid
+            given or steps, index.catalog, index.counts, index.node_type(ITEM).valid, index.links
         )
 
     def check_request(self, k: int | None, target: str, *, reranks: bool = False) -> int:
@@ -103,7 +103,7 @@ class Ranker:
             k: None: `DEFAULT_K`, or all nodes if there are fewer.
             reranks: whether rules or a mask act on the list.
         """
-        count = self.index.node_type(target).count - 1
+        count = int(np.count_nonzero(self.index.node_type(target).valid))
         if target != ITEM and reranks:
             raise InputError(f"rules act on items only; leave them out to rank {target}s")
         return list_length(k, count, f"the number of {target}s")
@@ -171,7 +171,8 @@ class Ranker:
     def similar(self, entity: str, k: int | None = None) -> pl.DataFrame:
         """The nodes of the same type that are most like one; see `TrainedModel.similar`."""
         name, node = self.index.find(entity)
-        k = list_length(k, self.index.node_type(name).count - 2, f"the other {name}s")
+        others = int(np.count_nonzero(self.index.node_type(name).valid)) - 1
+        k = list_length(k, others, f"the other {name}s")
         units = self.index.unit_vectors(name)
         itself = exclude(np.zeros(1, np.int64), np.array([node]))
         table = ItemTable(units, self.index.node_type(name).valid)

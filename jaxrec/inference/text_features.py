@@ -70,7 +70,7 @@ def item_text(
     """
     if not any("text" in expert_sources(name) for name in config.model.experts):
         return _no_text(len(items))
-    texts, known = _texts(items, config)
+    texts, known = known_texts(items, config)
     if whitening is None and len(set(texts) - {""}) < 2:
         return _no_text(len(items))
     directory = trained_encoder(config.text.pretrained, encoder)
@@ -109,7 +109,7 @@ def new_item_text(
     """
     if whitening is None:
         return _no_text(len(items)).vectors
-    texts, known = _texts(items, config)
+    texts, known = known_texts(items, config)
     directory = trained_encoder(config.text.pretrained, encoder if bert is None else "")
     if tower is not None:
         pretrained = bert or load_bert(directory)
@@ -144,11 +144,11 @@ def trained_encoder(pretrained: str, digest: str) -> Path:
     return directory
 
 
-def _texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np.ndarray, " I"]]:
+def known_texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np.ndarray, " I"]]:
     """The text of every item, and which items have a text."""
     columns = tuple(name for name in config.data.text_columns if name in items.columns)
     texts = item_texts(items, columns) if columns else [""] * len(items)
-    return texts, np.array([bool(text) for text in texts])
+    return texts, np.array([bool(text) for text in texts], bool)
 
 
 def _finetuned_text(

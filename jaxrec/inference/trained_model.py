@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from jax.sharding import Mesh
@@ -91,7 +90,7 @@ class TrainedModel:
             self.model,
             self.artifacts.event_type_names,
             self.catalog.item_ids,
-            jnp.asarray(self.index.items.vectors),
+            self.index.items.vectors,
         )
 
     @cached_property

@@ -25,7 +25,7 @@ class UserEncoder:
     model: Model
     event_type_names: tuple[str, ...]  # that the model knows
     item_ids: pl.Series  # in index order; the first is null
-    items: Float[Array, "I F"]  # vectors
+    items: Float[Array | np.ndarray, "I F"]  # vectors; arrays of NumPy may change
 
     def event_log(
         self, events: pl.DataFrame | pl.LazyFrame, feedback_types: Sequence[str] = ()

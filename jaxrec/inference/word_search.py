@@ -1,12 +1,11 @@
 """Words that steer a ranking: the text vector of a query beside the user's interest."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
-import jax
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxrec.config import Config
 from jaxrec.errors import InputError
@@ -16,6 +15,9 @@ from jaxrec.models.recommender import Model
 from jaxrec.models.text.bert import Bert, load_bert
 from jaxrec.models.text.whitening import Whitening
 from jaxrec.ranking.item_table import ItemTable
+
+ALL = slice(None)
+_bert = lru_cache(maxsize=1)(load_bert)  # the next model of a service has the same one
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class WordSearch:
         Raises:
             RunError: it is not the one that the model was trained with.
         """
-        return load_bert(trained_encoder(self.config.text.pretrained, self.text_encoder))
+        return _bert(trained_encoder(self.config.text.pretrained, self.text_encoder))
 
     def text_vector(self, words: str) -> Float[np.ndarray, " text"]:
         """The whitened text vector of words, at length 1.
@@ -68,13 +70,13 @@ class WordSearch:
 
         The popularity bias is a column, because words scale it down with the rest of the score.
         """
-        rows = self.index.derived("word_search", self._rows)
-        vectors = jax.device_put(rows, self.index.vectors.sharding)
-        return ItemTable(vectors, self.index.items.valid)
+        rows = self.index.derived("word_search", self.rows)
+        return ItemTable(rows, self.index.items.valid)
 
-    def _rows(self) -> Float[np.ndarray, "I width"]:
-        items, text = self.index.items, unit_rows(np.asarray(self.index.text))
-        columns = (np.asarray(items.vectors), text, items.biases[:, None])
+    def rows(self, selected: Int[np.ndarray, " n"] | slice = ALL) -> Float[np.ndarray, "n width"]:
+        """Rows of the vectors of `items`; all of them by default."""
+        items, text = self.index.items, unit_rows(np.asarray(self.index.text)[selected])
+        columns = (np.asarray(items.vectors)[selected], text, items.biases[selected, None])
         return np.concatenate(columns, axis=1, dtype=np.float32)
 
     def steer(

@@ -1,0 +1,78 @@
+"""Text vectors of items that a shop sends to the live service."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from jaxrec.data.text import tokenize
+from jaxrec.inference.text_features import (
+    encode_texts,
+    known_texts,
+    new_item_text,
+    trained_encoder,
+)
+from jaxrec.inference.trained_model import TrainedModel
+
+BATCH = 8  # texts at a time, so that lists do not wait long for the processor
+
+
+@dataclass(frozen=True)
+class LiveText:
+    """Reads the texts of items with the encoder of a model."""
+
+    model: TrainedModel
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a text has one vector for every run with the same encoder, which can be kept."""
+        return (
+            self.model.artifacts.whitening is not None and self.model.config.text.mode == "frozen"
+        )
+
+    def texts(self, items: pl.DataFrame) -> list[str]:
+        """The text of every item; empty without one."""
+        return known_texts(items, self.model.config)[0]
+
+    def key(self, text: str) -> str:
+        """What decides the pooled vector of a text."""
+        config, digest = self.model.config.text, self.model.artifacts.text_encoder
+        parts = [digest or config.pretrained, config.max_tokens, text]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+    def pooled(self, texts: Sequence[str]) -> Float[np.ndarray, "n bert"]:
+        """The pooled vectors of texts."""
+        config, bert = self.model.config.text, self.model.words.bert
+        if not texts:
+            return np.zeros((0, bert.config.hidden_size), np.float32)
+        size = 1 if len(texts) == 1 else BATCH  # few shapes are compiled
+        filled = [*texts, *[texts[0]] * (size - len(texts))]
+        tokens = tokenize(filled, trained_encoder(config.pretrained, ""), config.max_tokens)
+        return encode_texts(bert, tokens, size)[: len(texts)]
+
+    def whitened(
+        self, items: pl.DataFrame, pooled: Sequence[Float[np.ndarray, " bert"] | None]
+    ) -> Float[np.ndarray, "n text"]:
+        """Text vectors as the model takes them.
+
+        Args:
+            pooled: the vector of each text; None: to be encoded now.
+        """
+        whitening, width = self.model.artifacts.whitening, self.model.index.text.shape[1]
+        if whitening is None or items.is_empty():
+            return np.zeros((len(items), width), np.float32)
+        if not self.is_pooled:
+            tower, bert = self.model.model.merge().text_tower, self.model.words.bert
+            return new_item_text(items, self.model.config, whitening, tower, bert=bert)
+        texts, known = known_texts(items, self.model.config)
+        vectors = np.zeros((len(texts), len(whitening.mean)), np.float32)
+        missing = [n for n, text in enumerate(texts) if text and pooled[n] is None]
+        vectors[missing] = self.pooled([texts[n] for n in missing])
+        for number, own in enumerate(pooled):
+            if own is not None:
+                vectors[number] = own
+        return whitening.apply(vectors, known).astype(np.float32)

@@ -1,0 +1,167 @@
+"""Vectors of single items from their text and their neighbours, without the rest of the catalogue.
+
+An item takes messages from its neighbours as they were in training and sends none. So the result is
+that of encoding the whole catalogue for a graph network of one layer. Beyond one layer, neighbours
+of neighbours count too: at most `MAX_EDGES` of each, as in GraphSAGE (arXiv:1706.02216).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxrec.config import ModelConfig
+from jaxrec.data.graph import graphs_tuple
+from jaxrec.data.packing import ranges
+from jaxrec.inference.encoding import CatalogArrays, encode_catalog
+from jaxrec.models.inputs import Nodes
+from jaxrec.models.recommender import Model
+from jaxrec.ranking.top_k import power_of_two
+from jaxrec.types import KnowledgeGraph
+
+BATCHES = (16, 1024)  # items at a time: the shapes that are compiled
+MAX_EDGES = 64  # of a neighbour
+SMALLEST = 64  # rows for items among the neighbours
+USUAL_EDGES = 8  # of an item; tables are padded to at least as many, so few sizes are compiled
+
+
+class Edges(NamedTuple):
+    """Messages to items or nodes: the receiver, the relation and the sender of each."""
+
+    receivers: Int[np.ndarray, " E"]
+    relations: Int[np.ndarray, " E"]
+    senders: Int[np.ndarray, " E"]  # nodes of the graph of training
+
+
+@dataclass(frozen=True)
+class NewItemEncoder:
+    """Encodes items with a trained model.
+
+    Args:
+        graph: that of training.
+        text: whitened text vectors of the items of training.
+        has_id: items whose own id was trained.
+    """
+
+    model: Model
+    config: ModelConfig
+    graph: KnowledgeGraph
+    text: Float[np.ndarray, "I text"]
+    has_id: Bool[np.ndarray, " n"]
+
+    @property
+    def hops(self) -> int:
+        """How far away a node may be that a vector depends on."""
+        per_layer = 2 if self.config.graph_layer == "residual" else 1
+        return per_layer * self.config.num_graph_layers
+
+    @cached_property
+    def incoming(self) -> jraph.GraphsTuple:
+        """The edges of training in both directions, sorted by receiver."""
+        return graphs_tuple(self.graph)
+
+    def edges_to(self, nodes: Int[np.ndarray, " n"], limit: int | None = None) -> Edges:
+        """The edges of training to nodes, in their order; at most `limit` of each."""
+        begins, ends = np.searchsorted(self.incoming.receivers, [nodes, nodes + 1])
+        lengths = ends - begins if limit is None else np.minimum(ends - begins, limit)
+        numbers = ranges(begins, lengths)
+        parts = (self.incoming.receivers, self.incoming.edges, self.incoming.senders)
+        return Edges(*(part[numbers] for part in parts))
+
+    def encode(
+        self, ids: Int[np.ndarray, " n"], text: Float[np.ndarray, "n text"], edges: Edges
+    ) -> Float[np.ndarray, "n F"]:
+        """Vectors of items.
+
+        Args:
+            ids: their rows in the catalogue of training; 0: training has not seen the item.
+            edges: their receivers are places in `ids`.
+        """
+        size = BATCHES[-1]
+        parts = []
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            inside = (edges.receivers >= start) & (edges.receivers < start + size)
+            own = Edges(*(values[inside] for values in edges))
+            own = own._replace(receivers=own.receivers - start)
+            parts.append(self._encode(ids[part], text[part], own))
+        width = self.config.hidden_size * len(self.config.experts)
+        return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
+
+    def warm_up(self) -> None:
+        """Compile the usual sizes."""
+        none = self.edges_to(np.zeros(0, np.int64))
+        for size in BATCHES:
+            ids = np.zeros(size, np.int64)
+            self.encode(ids, np.zeros((size, self.text.shape[1]), np.float32), none)
+
+    def _encode(self, ids: np.ndarray, text: np.ndarray, edges: Edges) -> np.ndarray:
+        count, size = len(ids), next(size for size in BATCHES if size >= len(ids))
+        nodes, inner = self._surroundings(np.unique(edges.senders))
+        num_items = self.graph.types[0].padded_size
+        items, entities = nodes[nodes < num_items], nodes[nodes >= num_items]
+        item_rows = size + _padded_size(len(items), SMALLEST)
+        # the last node is for padding
+        num_nodes = item_rows + _padded_size(len(entities) + 1, USUAL_EDGES * size)
+        place = np.full(self.graph.num_nodes, num_nodes - 1)
+        place[items] = size + np.arange(len(items))
+        place[entities] = item_rows + np.arange(len(entities))
+
+        item_ids, texts = np.zeros(item_rows, np.int32), np.zeros((item_rows, text.shape[1]))
+        rows = np.concatenate([ids, items])
+        places = np.concatenate([np.arange(count), size + np.arange(len(items))])
+        item_ids[places] = np.where(
+            np.pad(self.has_id, (0, num_items - len(self.has_id)))[rows], rows, 0
+        )
+        texts[places] = np.concatenate([text, np.asarray(self.text)[items]])
+        entity_ids = np.zeros(num_nodes - item_rows, np.int32)
+        entity_ids[: len(entities)] = entities - num_items
+        messages = Edges(
+            np.concatenate([edges.receivers, place[inner.receivers]]),
+            np.concatenate([edges.relations, inner.relations]),
+            place[np.concatenate([edges.senders, inner.senders])],
+        )
+        arrays = CatalogArrays(
+            Nodes(*map(jnp.asarray, (item_ids, entity_ids, texts.astype(np.float32)))),
+            self._graph(messages, num_nodes, USUAL_EDGES * size),
+            jnp.zeros(item_rows, bool),
+        )
+        return np.asarray(encode_catalog(self.model, arrays))[:count]
+
+    def _surroundings(self, nodes: Int[np.ndarray, " m"]) -> tuple[Int[np.ndarray, " n"], Edges]:
+        """The nodes that these depend on, themselves included, and the edges between them."""
+        inner, latest = self.edges_to(nodes[:0]), nodes
+        for _ in range(self.hops - 1):
+            edges = self.edges_to(latest, MAX_EDGES)
+            inner = Edges(*map(np.concatenate, zip(inner, edges, strict=True)))
+            latest = np.setdiff1d(edges.senders, nodes)
+            nodes = np.union1d(nodes, latest)
+        return nodes, inner
+
+    def _graph(self, edges: Edges, num_nodes: int, least: int) -> jraph.GraphsTuple:
+        order = np.argsort(edges.receivers, kind="stable")
+        size = _padded_size(len(order), least)
+        padding = (2 * len(self.graph.relations), num_nodes - 1)
+
+        def sorted_and_padded(values: np.ndarray, fill: int) -> Int[np.ndarray, " padded"]:
+            return np.pad(
+                values[order].astype(np.int32), (0, size - len(order)), constant_values=fill
+            )
+
+        return jraph.GraphsTuple(
+            nodes=None,
+            edges=sorted_and_padded(edges.relations, padding[0]),
+            senders=sorted_and_padded(edges.senders, padding[1]),
+            receivers=sorted_and_padded(edges.receivers, padding[1]),
+            globals=None,
+            n_node=np.array([num_nodes - 1, 1], np.int32),
+            n_edge=np.array([len(order), size - len(order)], np.int32),
+        )
+
+
+def _padded_size(count: int, least: int) -> int:
+    return max(power_of_two(count), least)
