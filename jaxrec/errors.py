@@ -17,6 +17,10 @@ class ConfigError(InputError):
     """An option does not exist, or its value does not fit."""
 
 
+class LimitError(InputError):
+    """A limit of the service is reached."""
+
+
 class RunError(InputError):
     """A run or output directory is missing, incomplete, in the way, or of another version."""
 

@@ -214,6 +214,9 @@ class LiveOptions(Bounded):
     """Most gigabytes of the store (0: no limit); users inactive for longest are deleted first."""
     keep_tombstones: Amount = 30.0
     """Days for which the id of a deleted user is kept, so that late events do not bring it back."""
+    keep_items: Count = 1_000_000
+    """Most items to keep of those that PUT /items and DELETE /items have changed; further new ones
+    are refused."""
     expire_share: Portion = 0.2
     """Share of the users that may be deleted at once by these limits; a wrong clock would delete
     all of them. 1,000 users may always go."""
@@ -227,11 +230,11 @@ class LiveOptions(Bounded):
     api_key: str = ""
     """Key that clients must send as X-API-Key (by default the value of JAXREC_API_KEY)."""
     read_key: str = ""
-    """A second key, for reading lists and profiles alone (JAXREC_READ_KEY)."""
+    """A second key, for reading lists, profiles and items alone (JAXREC_READ_KEY)."""
     write_key: str = ""
-    """A second key, for sending events alone (JAXREC_WRITE_KEY)."""
+    """A second key, for sending events and items alone (JAXREC_WRITE_KEY)."""
     delete_key: str = ""
-    """A second key, for deleting users alone (JAXREC_DELETE_KEY)."""
+    """A second key, for deleting users and items alone (JAXREC_DELETE_KEY)."""
     open: bool = False
     """Let other machines in without a key."""
     example_users: bool = False

@@ -1,12 +1,12 @@
 """The live service of a run: its store is prepared, then HTTP requests are answered."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import jax
 
 from jaxrec.artifacts import run_directory
-from jaxrec.errors import ConfigError, RunError
+from jaxrec.errors import ConfigError, DataError, RunError
 from jaxrec.inference import loading
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.pipeline import build_pipeline
@@ -65,7 +65,12 @@ def prepare(options: ServeOptions, strategy: Sequence[Step]) -> None:
     trained = run_directory.read_artifacts(run_directory.served(options.run))
     items = trained.catalog.graph.types[0]
     # a strategy that does not fit stops the service now, not each request
-    build_pipeline(strategy, trained.catalog, trained.counts, items.valid)
+    try:
+        build_pipeline(strategy, trained.catalog, trained.counts, items.valid)
+    except DataError:
+        with closing(open_store(options.live.store_of(options.run))) as store:
+            if not store.items.count():  # its items may have the columns that the run lacks
+                raise
     if options.events is not None or options.live.load_states is not None:
         prepare_store(options, strategy)
 

@@ -6,6 +6,7 @@ So the load decides the batch size, and no request waits for others to arrive.
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -22,6 +23,13 @@ class Waiting(NamedTuple):
     """A request and the future of its result."""
 
     request: Any
+    future: asyncio.Future
+
+
+class Call(NamedTuple):
+    """A function to run between two batches, and the future of its result."""
+
+    function: Callable[[], Any]
     future: asyncio.Future
 
 
@@ -46,7 +54,7 @@ class RequestBatcher(Generic[Request, Result]):
     ):
         self.process, self.max_size = process, max_size
         self.sizes, self.unanswered = sizes, unanswered
-        self.waiting: SimpleQueue[Waiting | None] = SimpleQueue()
+        self.waiting: SimpleQueue[Waiting | Call | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
 
@@ -68,6 +76,12 @@ class RequestBatcher(Generic[Request, Result]):
         finally:
             self.unanswered.dec()
 
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function between two batches, in their thread, and return its result."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.waiting.put(Call(partial(function, *arguments), future))
+        return await future
+
     def close(self) -> None:
         """Compute what is waiting, then stop."""
         self.waiting.put(None)
@@ -76,32 +90,51 @@ class RequestBatcher(Generic[Request, Result]):
     def _run(self) -> None:
         is_open = True
         while is_open:
-            received = [self.waiting.get()]
-            try:
-                while len(received) < self.max_size:
-                    received.append(self.waiting.get_nowait())
-            except Empty:
-                pass
-            is_open = None not in received
-            # nobody waits for the answer of a future that is done
-            batch = [w for w in received if w is not None and not w.future.done()]
+            batch, call, is_open = self._next()
             if batch:
                 self._compute(batch)
+            if call is not None and not call.future.done():
+                results = _attempt(partial(_alone, call.function), 1)
+                call.future.get_loop().call_soon_threadsafe(_deliver, [call.future], results)
+
+    def _next(self) -> tuple[list[Waiting], Call | None, bool]:
+        """The next batch, a call that comes behind it, and whether more may follow."""
+        batch: list[Waiting] = []
+        entry = self.waiting.get()
+        while isinstance(entry, Waiting):
+            if not entry.future.done():  # else nobody waits for the answer
+                batch.append(entry)
+            if len(batch) == self.max_size:
+                return batch, None, True
+            try:
+                entry = self.waiting.get_nowait()
+            except Empty:
+                return batch, None, True
+        return batch, entry, entry is not None
 
     def _compute(self, batch: list[Waiting]) -> None:
         self.sizes.observe(len(batch))
-        results: Sequence[Result | Exception]
-        try:
-            results = self.process([request for request, _ in batch])
-        except BaseException as error:  # a panic in a Rust library is not an Exception
-            failure = error if isinstance(error, Exception) else RuntimeError(str(error))
-            results = [failure] * len(batch)
-        batch[0].future.get_loop().call_soon_threadsafe(_deliver, batch, results)
+        requests = [request for request, _ in batch]
+        results = _attempt(lambda: self.process(requests), len(batch))
+        futures = [future for _, future in batch]
+        futures[0].get_loop().call_soon_threadsafe(_deliver, futures, results)
 
 
-def _deliver(batch: Sequence[Waiting], results: Sequence[Any]) -> None:
+def _alone(function: Callable[[], Any]) -> list[Any]:
+    return [function()]
+
+
+def _attempt(compute: Callable[[], Sequence[Any]], count: int) -> Sequence[Any]:
+    """The results, or the exception as each of them."""
+    try:
+        return compute()
+    except BaseException as error:  # a panic in a Rust library is not an Exception
+        return [error if isinstance(error, Exception) else RuntimeError(str(error))] * count
+
+
+def _deliver(futures: Sequence[asyncio.Future], results: Sequence[Any]) -> None:
     """Give every future its result, or its exception."""
-    for (_, future), result in zip(batch, results, strict=True):
+    for future, result in zip(futures, results, strict=True):
         if future.done():  # its time is over
             continue
         if isinstance(result, Exception):

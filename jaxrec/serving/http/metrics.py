@@ -55,6 +55,14 @@ class Metrics:
         self.store_errors = self.counter("store_errors", "Requests that the store failed")
         self.failed_reloads = self.counter("failed_reloads", "Checkpoints that cannot be loaded")
         self.expired = self.counter("expired_users", "Users deleted because of age or number")
+        self.items = self.latest("items", "Items that may be listed")
+        self.item_outcomes = self.counter("item_changes", "Received items by outcome", "outcome")
+        self.item_update_seconds = self.latest(
+            "item_update_seconds", "Time of the last update of the items, until it was in effect"
+        )
+        self.failed_item_updates = self.counter(
+            "failed_item_updates", "Updates and items that could not be brought into effect"
+        )
         self.model_step = self._gauge(
             "model_step", "Training step of the served model, of the last worker", "livemin"
         )

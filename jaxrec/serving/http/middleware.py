@@ -67,10 +67,10 @@ class Admission:
 
 
 def role_of(method: str, path: str) -> Role:
-    """What a request does to the data of users."""
+    """What a request does to the data of users and items."""
     if method == "DELETE":
         return "delete"
-    return "write" if path == "/events" else "read"
+    return "write" if path == "/events" or method in ("PUT", "PATCH") else "read"
 
 
 def sent_key(scope: Scope) -> bytes:

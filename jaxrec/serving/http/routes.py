@@ -151,7 +151,7 @@ async def model(request: Request) -> ModelResponse:
     event_types = engine.model.artifacts.event_type_names
     return ModelResponse(
         step=engine.model.step,
-        items=engine.model.catalog.num_items - 1,
+        items=engine.num_items,
         event_types=list(event_types),
         feedback=[name for name in engine.builder.event_types if name not in event_types],
         strategy=[step.name for step in engine.builder.strategy],

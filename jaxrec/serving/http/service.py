@@ -17,11 +17,14 @@ from fastapi import HTTPException
 from jaxrec.artifacts import run_directory
 from jaxrec.errors import StoreError
 from jaxrec.inference import loading
+from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.context import Step
 from jaxrec.serving.http.batching import RequestBatcher
+from jaxrec.serving.http.item_follower import ItemFollower
 from jaxrec.serving.http.metrics import Metrics
 from jaxrec.serving.live.engine import LiveEngine, time_of_deletion
 from jaxrec.serving.live.impression_writer import ImpressionWriter
+from jaxrec.serving.live.item_recorder import ItemRecorder
 from jaxrec.serving.live.lists import ListRequest, RecommendationList
 from jaxrec.serving.live.recorder import Recorded, UserEvent
 from jaxrec.serving.live.state_updater import BATCHES
@@ -32,6 +35,7 @@ logger = logging.getLogger("uvicorn.error")  # the server sets its format and le
 
 DAY, HOUR, GIGABYTE = 86_400, 3600, 1e9
 CHECK_SECONDS = 5.0  # between checks of the store
+ITEM_WRITERS = 4  # requests that change items at a time
 
 Result = TypeVar("Result")
 
@@ -46,8 +50,10 @@ class LiveService:
         self.run, self.options, self.strategy = run, options, strategy
         self.store = open_store(options.store_of(run))
         self.impressions = ImpressionWriter(self.store)
-        self.readers = ThreadPoolExecutor(1, thread_name_prefix="profiles")
-        self.writers = ThreadPoolExecutor(1, thread_name_prefix="deletions")
+        # several, so that a price does not wait behind a thousand texts
+        self.item_writers = ThreadPoolExecutor(ITEM_WRITERS, thread_name_prefix="items")
+        self.follower = ItemFollower(self)
+        self.replacing = asyncio.Lock()  # one new engine at a time
         self.engine: LiveEngine | None = None  # None until a model is loaded and compiled
         self.tried = asyncio.Event()  # set when the first model is loaded, or cannot be
         self.served = ""  # identity of the served checkpoint
@@ -89,6 +95,7 @@ class LiveService:
         """Start what runs beside the requests."""
         work = (
             self.watch_run(),
+            self.follower.run(),
             self.expire_documents(),
             self.check_store(),
         )
@@ -98,8 +105,7 @@ class LiveService:
         """Wait for the present batches and the waiting impressions; close the store."""
         self.record_batcher.close()
         self.list_batcher.close()
-        self.readers.shutdown()
-        self.writers.shutdown()
+        self.item_writers.shutdown()
         self.impressions.close()
         self.store.close()
 
@@ -112,14 +118,25 @@ class LiveService:
         return await self._in_time(self.list_batcher.submit((user_id, request)))
 
     async def read(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function in a thread for reading; raises as `recommend`."""
-        loop = asyncio.get_running_loop()
-        return await self._in_time(loop.run_in_executor(self.readers, function, *arguments))
+        """Call a function in the thread that computes lists; raises as `recommend`."""
+        return await self._in_time(self.list_batcher.call(function, *arguments))
 
     async def write(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function in a thread for writing."""
+        """Call a function in the thread that records events."""
+        return await self.record_batcher.call(function, *arguments)
+
+    @property
+    def item_recorder(self) -> ItemRecorder:
+        """Records items; raises as `ready_engine`."""
+        catalogue = self.ready_engine.catalogue
+        return ItemRecorder(catalogue, self.store.items, self.options.keep_items)
+
+    async def change_items(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function of an `ItemRecorder` in a thread that writes items."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.writers, function, *arguments)
+        result = await loop.run_in_executor(self.item_writers, function, *arguments)
+        self.follower.changed.set()
+        return result
 
     async def _in_time(self, result: Any) -> Any:
         try:
@@ -139,7 +156,14 @@ class LiveService:
         options = self.options
         # the exact vectors beside codes may stay on disk
         shared = options.workers > 1 or options.item_precision == "int8"
-        model = loading.load(self.run, shared=shared)
+        engine = self.make_engine(loading.load(self.run, shared=shared))
+        self.served = identity
+        logger.info("serving step %s of %s", engine.model.step, self.run)
+        return engine
+
+    def make_engine(self, model: TrainedModel) -> LiveEngine:
+        """A compiled engine over the items of the store, up to their last change."""
+        options = self.options
         engine = LiveEngine(
             model,
             self.store,
@@ -149,9 +173,20 @@ class LiveService:
             item_precision=options.item_precision,
         )
         engine.warm_up()
-        self.served = identity
-        logger.info("serving step %s of %s", engine.model.step, self.run)
+        engine.follow()  # items that changed meanwhile must not come back for a moment
         return engine
+
+    async def replace_engine(self, make: Callable[[], LiveEngine]) -> None:
+        """Serve from the engine that `make` returns; the present one serves meanwhile."""
+        async with self.replacing:
+            self.engine = await asyncio.to_thread(make)
+        self.metrics.model_step.set(self.engine.model.step)
+        self.metrics.items.set(self.engine.num_items)
+        # Frozen objects spare the garbage collector pauses of 0.3 s. Those of the
+        # previous model are unfrozen first, so that they are freed.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     async def watch_run(self) -> None:
         """Load the best model, then every better one; the present one serves meanwhile."""
@@ -160,13 +195,7 @@ class LiveService:
             try:
                 files = await asyncio.to_thread(run_directory.file_states, self.run)
                 if files != seen:
-                    self.engine = await asyncio.to_thread(self.load_best)
-                    self.metrics.model_step.set(self.engine.model.step)
-                    # Frozen objects spare the garbage collector pauses of 0.3 s. Those of the
-                    # previous model are unfrozen first, so that they are freed.
-                    gc.unfreeze()
-                    gc.collect()
-                    gc.freeze()
+                    await self.replace_engine(self.load_best)
                 seen, self.reload_failure = files, ""
             except Exception as error:
                 self.metrics.failed_reloads.inc()
@@ -193,6 +222,9 @@ class LiveService:
                 self.metrics.expired.inc(deleted)
                 if deleted:
                     logger.info("deleted %d expired documents", deleted)
+                if self.engine is not None:
+                    before = time.time() - DAY * self.options.keep_days
+                    await asyncio.to_thread(self.item_recorder.forget, before)
             except StoreError as error:
                 self.metrics.store_errors.inc()
                 logger.error("%s", error)

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from jaxrec.config import Config
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError, StoreError
 from jaxrec.inference.encoding import CHUNK
+from jaxrec.inference.live_index import is_scarce, live_index
 from jaxrec.inference.profiles import interest_over_time, profile_table
 from jaxrec.inference.text_features import LENGTH_BUCKETS
 from jaxrec.inference.trained_model import TrainedModel
@@ -21,6 +23,8 @@ from jaxrec.ranking.context import Step
 from jaxrec.ranking.steps import Feedback, feedback_types
 from jaxrec.ranking.top_k import at_least
 from jaxrec.serving.live.lists import ListRequest, RecommendationList
+from jaxrec.serving.live.live_catalogue import CatalogueUpdate, LiveCatalogue
+from jaxrec.serving.live.live_tables import Pipelines, update_lists, update_pipelines
 from jaxrec.serving.live.recommendation_builder import (
     ADJUSTMENTS,
     LISTS,
@@ -35,6 +39,15 @@ from jaxrec.serving.live.state_updater import BATCHES, Precision, StateUpdater, 
 from jaxrec.serving.stores.base import Impression, LiveEvent, Store, UserDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.types import EventLog
+
+UPDATE_ITEMS = 4096  # changed items that take effect at once
+
+
+class EngineUpdate(NamedTuple):
+    """A change of the items, ready to take effect."""
+
+    catalogue: CatalogueUpdate
+    pipelines: Pipelines
 
 
 class LiveEngine:
@@ -73,13 +86,72 @@ class LiveEngine:
         if window < 1:
             raise InputError(f"window={window}: keep 1 event or more")
         check_live_run(model.config)
-        self.model, self.store = model, store
-        self.shop_items = ShopItems(model.index)
-        self.updater = StateUpdater(model, window, feedback_types(strategy), precision)
+        self.trained, self.store = model, store
+        trained_ids = set(model.catalog.item_ids)
+        new_items = sum(item_id not in trained_ids for item_id in store.items.ids())
+        self.index = live_index(model.index, new_items)
+        self.model = replace(model, index=self.index)
+        self.updater = StateUpdater(self.model, window, feedback_types(strategy), precision)
         self.builder = RecommendationBuilder(
             self.updater, strategy, random or np.random.default_rng(), item_precision
         )
         self.recorder = EventRecorder(self.updater, store, self.builder.event_types)
+        shop_items = ShopItems(self.model.index)
+        self.catalogue = LiveCatalogue(self.model, self.updater.item_number, shop_items)
+        if model.index.mapped is not None:  # tables that processes share are those of the run
+            for with_words in {False, self.model.words.available}:
+                self.builder.item_table(with_words)
+        self.follow()
+        self.model.ranker.pipeline(strategy)  # raises for one that does not fit
+
+    @property
+    def shop_items(self) -> ShopItems:
+        """The items as the shop shows them."""
+        return self.catalogue.shop_items
+
+    @property
+    def num_items(self) -> int:
+        """Items that may be listed."""
+        return self.index.num_listed
+
+    @property
+    def needs_room(self) -> bool:
+        """Whether rows for new items are scarce, so that a larger engine should be made."""
+        room = self.index.capacity - 1 - self.index.num_trained
+        return is_scarce(room, self.catalogue.new_items)
+
+    def follow(self) -> int:
+        """Bring all changes of the store's items into effect; returns how many items failed.
+
+        While lists are made, only their thread may call this.
+        """
+        failed = 0
+        while (update := self.next_update()) is not None:
+            self.apply(update)
+            failed += update.catalogue.failed
+        return failed
+
+    def next_update(self) -> EngineUpdate | None:
+        """The next changes of the store's items, prepared; None if all are in effect.
+
+        Lists may be made meanwhile. One thread at a time may call this.
+        """
+        if self.store.items.sequence() == self.catalogue.sequence:
+            return None
+        documents = self.store.items.since(self.catalogue.sequence, UPDATE_ITEMS)
+        if not documents:
+            return None
+        update = self.catalogue.prepare(documents)
+        return EngineUpdate(update, update_pipelines(self.builder, update))
+
+    def apply(self, update: EngineUpdate) -> None:
+        """Bring an update into effect: between two lists, in their thread."""
+        self.catalogue.apply(update.catalogue)
+        try:
+            update_lists(self.builder, *update)
+        except BaseException:
+            self.builder.reranker.results.clear()  # what is half changed is prepared again
+            raise
 
     def record(self, user_events: Sequence[UserEvent]) -> list[Recorded]:
         """Record events and update states; see `EventRecorder.record`."""
@@ -205,6 +277,9 @@ class LiveEngine:
             self.builder.warm_up(documents, self.builder.user_vectors(documents))
         for length, count in product(LISTS, ADJUSTMENTS):
             self._profile(documents[0], void_adjustments(count), 1, length)
+        self.catalogue.encoder.warm_up()
+        unknown = np.zeros(1, np.int64)
+        self.builder.reranker.replace(lambda _, r: r.with_rows(r.pipeline, unknown))
         store.close()
 
 

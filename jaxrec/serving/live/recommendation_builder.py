@@ -27,9 +27,10 @@ from jaxrec.ranking.adjustments import (
 from jaxrec.ranking.context import RankedLists, Step
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.pipeline import Reranker, RerankPipeline, RerankQueries
-from jaxrec.ranking.steps import Session, Where
+from jaxrec.ranking.steps import Epsilon, Session, Where
 from jaxrec.ranking.top_k import at_least, best_items, pad_adjustments
 from jaxrec.serving.live.lists import ListRequest, RecommendationList, RecommendedItem
+from jaxrec.serving.live.recent import Recent
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
 from jaxrec.serving.stores.base import UserDocument
 from jaxrec.types import MAX_GAP, NO_GAP, EventLog, Queries
@@ -62,7 +63,7 @@ class RecommendationBuilder:
         self.item_precision = item_precision
         self.updater, self.strategy, self.random = updater, tuple(strategy), random
         self.model: TrainedModel = updater.model
-        self.is_random = self.model.ranker.pipeline(self.strategy).is_random
+        self.is_random = any(isinstance(step, Epsilon) for step in self.strategy)
         feedback_types = sorted(updater.feedback_types)
         self.event_types = self.model.encoder.event_types_with(feedback_types)
         index = self.model.index
@@ -72,8 +73,8 @@ class RecommendationBuilder:
         size = MAX_RERANKERS
         if item_precision == "float32":  # each prepared reranker holds the table once more
             size = max(2, min(MAX_RERANKERS, RERANKER_BYTES // updater.items.nbytes))
-        self.item_table = lru_cache(maxsize=2)(self._item_table)
-        self.reranker = lru_cache(maxsize=size)(self._reranker)
+        self.item_table = Recent(self._item_table, 2)
+        self.reranker = Recent(self._reranker, size)
         self.names = lru_cache(maxsize=16)(self._names)
 
     def check(self, request: ListRequest) -> None:

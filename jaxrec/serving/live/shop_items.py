@@ -1,9 +1,11 @@
 """The catalogue as a shop shows it: popular items, a search for titles and ids, details."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Bool, Int
 
 from jaxrec.data.graph import ITEM
 from jaxrec.data.tables import CATEGORY_SEPARATOR
@@ -29,11 +31,51 @@ class ShopItems:
         columns = {name: detail(items, name) for name in DETAILS}
         self.details = {name: shared(c) for name, c in columns.items() if c is not None}
         self.names = {name.replace("item_id", "id"): names[name] for name in names.columns}
-        most_popular = np.argsort(-index.counts[: len(items)], kind="stable")
-        self.by_popularity = pl.Series(most_popular[most_popular > 0])
-        title_and_id = pl.concat_str(names.columns[::-1], separator=" ", ignore_nulls=True)
-        texts = names.select(title_and_id).to_series().gather(self.by_popularity)
-        self.texts = search_text(texts)
+        self.most_popular = np.argsort(-index.counts[: len(items)], kind="stable")
+        self.listed = names["item_id"].is_not_null().to_numpy()
+        self.all_texts = text_of(names)
+        self._select()
+
+    def _select(self) -> None:
+        """Select the items that may be shown."""
+        self.by_popularity = pl.Series(self.most_popular[self.listed[self.most_popular]])
+        self.texts = self.all_texts.gather(self.by_popularity)
+
+    def with_items(
+        self,
+        rows: Int[np.ndarray, " n"],
+        items: pl.DataFrame,
+        names: pl.DataFrame,
+        listed: Bool[np.ndarray, " n"],
+    ) -> "ShopItems":
+        """The same items after some have changed.
+
+        Args:
+            items, names: of these rows; the names as from `item_names`.
+            listed: which of them may be shown.
+        """
+        after, size = copy(self), len(self.listed)
+        after.details = {name: list(values) for name, values in self.details.items()}
+        for name in DETAILS:
+            column = detail(items, name)
+            if column is not None:
+                values = after.details.setdefault(name, [None] * size)
+                for row, value in zip(rows.tolist(), column.to_list(), strict=True):
+                    values[row] = value
+        order = np.arange(size)
+        order[rows] = size + np.arange(len(rows))
+        untitled = pl.repeat(None, size, dtype=pl.String, eager=True)
+        after.names = {
+            name.replace("item_id", "id"): pl.concat(
+                [self.names.get(name.replace("item_id", "id"), untitled), names[name]]
+            ).gather(order)
+            for name in names.columns
+        }
+        after.all_texts = pl.concat([self.all_texts, text_of(names)]).gather(order)
+        after.listed = self.listed.copy()
+        after.listed[rows] = listed
+        after._select()
+        return after
 
     def popular(self, k: int) -> list[int]:
         """The k items chosen most often in training, most popular first."""
@@ -63,6 +105,12 @@ class ShopItems:
     def details_of(self, items: list[int]) -> list[dict[str, Any]]:
         """The details of items, as far as the catalogue has columns for them."""
         return [{name: column[i] for name, column in self.details.items()} for i in items]
+
+
+def text_of(names: pl.DataFrame) -> pl.Series:
+    """What a search looks through, the title and the id; `names` as from `item_names`."""
+    title_and_id = pl.concat_str(names.columns[::-1], separator=" ", ignore_nulls=True)
+    return search_text(names.select(title_and_id).to_series())
 
 
 def shared(column: pl.Series) -> list[Any]:

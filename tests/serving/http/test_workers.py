@@ -39,6 +39,15 @@ def ask(service, path, **options):
     return httpx.request(method, service.client.base_url.join(path), timeout=60, **options)
 
 
+def ask_to(service, method, path, body=None):
+    return httpx.request(method, service.client.base_url.join(path), timeout=60, json=body)
+
+
+def lists_with_stock(service):
+    answer = ask(service, "/users/u/recommendations?where=stock%20%3E%200").json()
+    return [item["id"] for item in answer.get("items", ())]
+
+
 def all_ready(service):
     return all(ask(service, "/health/ready").status_code == 200 for _ in range(10))
 
@@ -64,6 +73,12 @@ def test_workers_share_a_port_and_the_metrics_and_are_started_again(service):
     assert metric(service, "jaxrec_users") == 1
     step = metric(service, "jaxrec_model_step")
     assert step == ask(service, "/model").json()["step"]
+
+    item = {"item_id": "new", "title": "brand x item k", "brand": "brand1", "stock": 3}
+    assert ask_to(service, "PUT", "/items", item).json()["outcomes"] == ["created"]
+    wait(lambda: all(lists_with_stock(service) == ["new"] for _ in range(10)))
+    ask_to(service, "DELETE", "/items/new")
+    wait(lambda: all(lists_with_stock(service) == [] for _ in range(10)))
 
     os.kill(min(first), signal.SIGKILL)
     answers = set()

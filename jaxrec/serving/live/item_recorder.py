@@ -1,0 +1,149 @@
+"""Records what a shop sends about its items in the store."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from jaxrec.data.graph import COLUMN_RELATIONS
+from jaxrec.errors import LimitError, StoreError
+from jaxrec.serving.live.live_catalogue import LiveCatalogue
+from jaxrec.serving.stores.items import ItemDocument, ItemStore
+
+ItemOutcome = Literal["created", "updated", "unchanged", "unknown"]
+Columns = Mapping[str, Any]
+MAX_CONFLICTS = 20  # attempts to save items that other processes change at the same time
+PAGE = 4096  # documents read at a time
+
+
+class ItemRecorder:
+    """Reads and writes the documents of items.
+
+    Args:
+        catalogue: the items in effect, which know the types of the columns.
+        limit: the most documents in the store.
+    """
+
+    def __init__(self, catalogue: LiveCatalogue, store: ItemStore, limit: int):
+        self.catalogue, self.store, self.limit = catalogue, store, limit
+
+    def put(self, items: Mapping[str, Columns]) -> list[ItemOutcome]:
+        """Replace items, or add them; durable when this returns.
+
+        Args:
+            items: item id -> its columns; those that are not named become null.
+
+        Raises:
+            DataError: a value does not fit its column.
+            LimitError: the store holds too many items.
+            StoreError: the store fails; nothing of the last attempt is written.
+        """
+
+        def put_one(item_id: str, stored: ItemDocument | None) -> ItemDocument:
+            columns = {name: value for name, value in items[item_id].items() if value is not None}
+            before = stored or ItemDocument(item_id)
+            return replace(before, columns=columns, whole=True, removed=False)
+
+        return self._change(list(items), put_one)
+
+    def patch(self, items: Mapping[str, Columns]) -> list[ItemOutcome]:
+        """Change columns of known items; raises as `put`. Unknown items stay unknown."""
+
+        def patch_one(item_id: str, stored: ItemDocument | None) -> ItemDocument | None:
+            before = self._known(item_id, stored)
+            if before is None:
+                return None
+            columns = {**before.columns, **items[item_id]}
+            if before.whole:
+                columns = {name: value for name, value in columns.items() if value is not None}
+            return replace(before, columns=columns)
+
+        return self._change(list(items), patch_one)
+
+    def remove(self, item_id: str) -> bool:
+        """Remove an item from all lists; whether there was one, removed or not."""
+
+        def remove_one(item_id: str, stored: ItemDocument | None) -> ItemDocument | None:
+            if stored is not None and stored.removed:
+                return stored
+            before = self._known(item_id, stored)
+            return None if before is None else replace(before, removed=True)
+
+        return self._change([item_id], remove_one) != ["unknown"]
+
+    def get(self, item_id: str) -> dict[str, Any] | None:
+        """The columns of an item without those that are null; None for unknown and removed ones."""
+        document = self._known(item_id, self.store.load([item_id]).get(item_id))
+        if document is None:
+            return None
+        [row] = self.catalogue.known_rows([document]).to_dicts()
+        columns = {**row, **document.columns}
+        return {name: value for name, value in columns.items() if value is not None}
+
+    def forget(self, before: float) -> int:
+        """Delete what is kept of items that were removed before a time (s) and the run lacks."""
+        last, forgotten = 0, 0
+        while documents := self.store.since(last, PAGE):
+            last = documents[-1].sequence
+            old = [d for d in documents if d.removed and d.changed < before]
+            forgotten += self.store.forget(
+                d for d in old if not self.catalogue.is_trained(d.item_id)
+            )
+        return forgotten
+
+    def notes(self, items: Mapping[str, Columns]) -> list[str]:
+        """What of the sent columns does not reach the vectors of the items."""
+        graph = self.catalogue.encoder.graph
+        types = {node_type.name for node_type in graph.types}
+        sent = {name for columns in items.values() for name in columns}
+        return [
+            f"{column}: the run has no relation {relation}, so it makes no edges; train again to "
+            "use it"
+            for column, (relation, node_type) in COLUMN_RELATIONS.items()
+            if column in sent and not (relation in graph.relations and node_type in types)
+        ]
+
+    def _known(self, item_id: str, stored: ItemDocument | None) -> ItemDocument | None:
+        """The document of an item that is not removed; an empty one for an item of the run."""
+        if stored is not None:
+            return None if stored.removed else stored
+        return ItemDocument(item_id, whole=False) if self.catalogue.is_trained(item_id) else None
+
+    def _change(
+        self,
+        item_ids: Sequence[str],
+        change: Callable[[str, ItemDocument | None], ItemDocument | None],
+    ) -> list[ItemOutcome]:
+        """Save what `change` makes of each document; None: the item is unknown."""
+        outcomes: dict[str, ItemOutcome] = {}
+        waiting = list(item_ids)
+        for _ in range(MAX_CONFLICTS):
+            stored = self.store.load(waiting)
+            after = {item_id: change(item_id, stored.get(item_id)) for item_id in waiting}
+            outcomes |= {i: self._outcome(stored.get(i), d) for i, d in after.items()}
+            changed = [
+                (stored.get(i, ItemDocument(i, whole=False)), replace(d, changed=time.time()))
+                for i, d in after.items()
+                if d is not None and outcomes[i] in ("created", "updated")
+            ]
+            if not changed:
+                return [outcomes[item_id] for item_id in item_ids]
+            self._check_limit(sum(document.sequence == 0 for _, document in changed))
+            waiting = self.store.save(self.catalogue.checked(changed))
+            if not waiting:
+                return [outcomes[item_id] for item_id in item_ids]
+        raise StoreError(f"other processes keep writing item {waiting[0]!r}; send this again")
+
+    def _outcome(self, before: ItemDocument | None, after: ItemDocument | None) -> ItemOutcome:
+        if after is None:
+            return "unknown"
+        if before == after:
+            return "unchanged"
+        known = self._known(after.item_id, before)
+        return "created" if known is None else "updated"
+
+    def _check_limit(self, new: int) -> None:
+        if new and self.store.count() + new > self.limit:
+            raise LimitError(
+                f"the store would hold more than {self.limit:,} changed items; raise --keep-items"
+            )
