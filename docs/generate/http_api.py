@@ -7,7 +7,7 @@ from typing import Any
 from jaxrec.serving.http.app import create_app
 from jaxrec.serving.options import LiveOptions
 
-METHODS = ("get", "post", "delete")
+METHODS = ("get", "put", "post", "patch", "delete")
 INTRODUCTION = """# HTTP API
 
 `jaxrec serve RUN` serves a run. `/openapi.json` is the OpenAPI document; this page is generated
@@ -21,7 +21,9 @@ from it.
 * **Status 503** means that the store failed, that the model is still being loaded, that too many
   requests wait, or that a list took longer than `--list-timeout`. Send the request again after
   `Retry-After` seconds. Events with an `event_id` count once, however often they are sent.
-* **Size**: a body has at most 1 MiB and 1,000 events, and must arrive within 10 seconds.
+* **Size**: a body has at most 1 MiB and 1,000 events or items, and must arrive within 10 seconds.
+* **Items** that are sent again unchanged change nothing; status 507 means that the store holds as
+  many changed items as `--keep-items` allows.
 * **Ids** have 1 to 256 characters without control characters and line breaks.
 * **Times** are whole seconds since 1970, or ISO 8601 with an offset; at most a day in the future.
 """
@@ -101,8 +103,8 @@ def _type(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
         return f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
-        kinds = dict.fromkeys(_type(part) for part in schema["anyOf"] if part.get("type") != "null")
+    if alternatives := schema.get("anyOf", schema.get("oneOf")):
+        kinds = dict.fromkeys(_type(part) for part in alternatives if part.get("type") != "null")
         return " or ".join(kinds)
     if schema.get("type") == "array":
         return f"list of {_type(schema['items'])}"
