@@ -164,4 +164,4 @@ class NewItemEncoder:
 
 
 def _padded_size(count: int, least: int) -> int:
-    return max(power_of_two(count), least)
+    return power_of_two(count, least)

@@ -261,7 +261,7 @@ def _rank_blocks(
         stop = min(start + size, num_queries)
         block = adjustments(start, stop)
         fields = rank_block(
-            start, stop, pad_adjustments(block, _power_of_two(len(block.rows), MIN_PAIRS), size)
+            start, stop, pad_adjustments(block, power_of_two(len(block.rows), MIN_PAIRS), size)
         )
         return {name: np.asarray(field)[: stop - start] for name, field in fields.items()}
 
@@ -286,12 +286,12 @@ def _block_rows(num_queries: int, num_items: int, mesh: Mesh, block: int | None)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     limit = MAX_BLOCK_SCORES if on_cpu else MAX_ACCELERATOR_SCORES
     most = max(limit // num_items // MIN_BLOCK_ROWS, 1) * MIN_BLOCK_ROWS
-    rows = block or min(most, _power_of_two(num_queries))
+    rows = block or min(most, power_of_two(num_queries))
     shards = mesh.shape[USERS]
     return -(-rows // shards) * shards
 
 
-def _power_of_two(size: int, least: int = 1) -> int:
+def power_of_two(size: int, least: int = 1) -> int:
     """The smallest power of two that holds `size`, at least `least`."""
     return max(1 << max(size - 1, 0).bit_length(), least)
 
