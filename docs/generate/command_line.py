@@ -34,9 +34,9 @@ INTRODUCTION = """# Command line
 | exit code | means |
 |---|---|
 | 0 | done |
-| 1 | an internal error; the traceback is on stderr. `jaxrec compare`: the new run is worse |
+| 1 | an internal error; the traceback is on stderr |
 | 2 | the input cannot be used; the message names the place and the correction |
-| 3 | `jaxrec validate` has warnings |
+| 3 | `jaxrec validate` has warnings, or `jaxrec compare` finds the new run worse |
 | 130, 143 | stopped by Ctrl-C or SIGTERM; `jaxrec train` has saved its state |
 
 This page is generated from the `--help` of every command.

@@ -1,8 +1,8 @@
 """The command line: `jaxrec COMMAND ...`.
 
-Exit codes: 0 success; 1 an internal error, with its traceback, or a new run that `jaxrec compare`
-refuses, with a message; 2 bad input, with a message; 3 warnings of `jaxrec validate`; 130 after
-Ctrl-C; 143 after SIGTERM. Results go to stdout, errors and notes to stderr.
+Exit codes: 0 success; 1 an internal error, with its traceback; 2 bad input, with a message; 3 a
+warning: `jaxrec validate` has some, or `jaxrec compare` finds the new run worse; 130 after Ctrl-C;
+143 after SIGTERM. Results go to stdout, errors and notes to stderr.
 """
 
 import signal
@@ -16,6 +16,7 @@ from typing import Any
 from jaxrec.errors import ConfigError, InputError, Interrupted, Refused
 from jaxrec.runtime import SafeStream, keep_freed_memory, safe_console
 
+WARNED = 3  # exit code
 COMMANDS = {
     "validate": "print what a data set holds, with warnings, before anybody trains",
     "train": "train a recommender, evaluate it, and leave a run directory",
@@ -94,7 +95,7 @@ def _process() -> Iterator[None]:
             sys.exit(2)
         except Refused as refusal:
             sys.stderr.write(f"refused: {refusal}\n")
-            sys.exit(1)
+            sys.exit(WARNED)
         except Interrupted as stop:
             sys.stderr.write("; ".join(["interrupted", *getattr(stop, "__notes__", ())]) + "\n")
             raise

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxrec import api
+from jaxrec.cli import WARNED
 from jaxrec.cli.parser import Parser
 from jaxrec.config import Config
 from jaxrec.data.dataset import filtered
 from jaxrec.data.summary import QUANTILES, Summary, summarize
 
-WARNED = 3  # exit code
 console = Console(markup=False, highlight=False, soft_wrap=True)
 MAX_SHOWN = 20
 

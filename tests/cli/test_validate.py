@@ -5,8 +5,7 @@ import polars as pl
 import pytest
 from helpers.tables import SECOND
 
-from jaxrec.cli import main
-from jaxrec.cli.validate import WARNED
+from jaxrec.cli import WARNED, main
 
 
 def shop(directory, **columns):

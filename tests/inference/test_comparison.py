@@ -72,7 +72,7 @@ def test_a_worse_run_is_refused_in_one_line(whole_run, newest, tmp_path, capsys)
     assert "is not worse than" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         cli.main(["compare", str(worse), str(whole_run), *since])
-    assert stop.value.code == 1
+    assert stop.value.code == cli.WARNED
     error = capsys.readouterr().err.strip()
     assert error.startswith(f"refused: {worse} is worse than {whole_run}: NDCG@10 ")
     assert "\n" not in error
