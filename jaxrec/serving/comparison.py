@@ -16,7 +16,7 @@ from jaxrec.serving.console import console
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(Bounded):
     """Compare a new run with the last one on the newest events, which neither has learned from, and
-    exit with 1 if the new one is worse."""
+    exit with 3 if the new one is worse."""
 
     new: tyro.conf.Positional[Path]
     """The new run."""

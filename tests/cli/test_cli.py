@@ -121,6 +121,8 @@ def test_each_command_has_its_own_help(capsys):
     options = {
         "validate": {"--data", "--report", "--config"},
         "train": {"--config", "--resume", "--data.ties", "--model.experts", "--train.bf16"},
+        "refit": {"RUN"},
+        "compare": {"--tolerance", "--since", "exit with 3"},
         "recommend": {"--events", "--states", "--strategy", "--caps", "--explore-events"},
         "serve": {"--http", "--store", "--window", "--api-key"},
         "audience": {"ENTITY", "--bid", "--mask"},

@@ -28,6 +28,6 @@ def test_a_plot_that_cannot_be_drawn_is_a_note(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().err.split())
     assert shown.startswith("note: reliability.png is not drawn: all probabilities are 0")
     assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "training.png"}
-    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").write_text('{"loss": 0.5}\n')
     draw_plots(tmp_path, nothing)
     assert "training.png is not drawn" in capsys.readouterr().err
