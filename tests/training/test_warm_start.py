@@ -190,6 +190,7 @@ def test_a_refit_serves_and_the_figures_stay_those_of_the_selected_model(warm_ru
     assert again == results
 
 
+@pytest.mark.slow
 def test_a_killed_warm_start_equals_an_uninterrupted_one(
     whole_run, warm_run, tmp_path, monkeypatch
 ):
