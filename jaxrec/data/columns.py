@@ -74,9 +74,12 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
     if isinstance(column.dtype, pl.Decimal) and column.dtype.scale == 0:
         return column.cast(pl.String)
     if column.dtype == pl.Binary:
-        broken = pl.Series([_is_broken(value) for value in column], dtype=pl.Boolean)
-        reject(broken, column, table, "are not UTF-8", "Write ids as text")
-        return column.cast(pl.String)
+        try:
+            return column.cast(pl.String)
+        except pl.exceptions.ComputeError:
+            broken = pl.Series([_is_broken(value) for value in column], dtype=pl.Boolean)
+            reject(broken, column, table, "are not UTF-8", "Write ids as text")
+            raise
     if column.dtype.is_float():
         fix = "Write ids as text or integers"
         reject(column.is_not_null() & ~_is_whole(column), column, table, "are not whole", fix)

@@ -120,21 +120,24 @@ def prepare(
         split=split.subsampled(limit),
         target_weights=weights[log.event_types],
         target_event_type=target_event_type(config, names),
-        notes=(*tables.notes, *notes, *_long_histories(log)),
+        notes=(*tables.notes, *notes, *_longest_history(log)),
         item_id_type=str(item_ids),
         carried=carried,
     )
 
 
-def _long_histories(log: EventLog) -> list[str]:
-    """A note on the user with the most events, where they are no person's."""
+def _longest_history(log: EventLog) -> list[str]:
     longest = int(log.lengths.argmax())
-    count = int(log.lengths[longest])
+    return long_history_notes(log.user_ids[longest], int(log.lengths[longest]), len(log.items))
+
+
+def long_history_notes(user: str, count: int, total: int) -> list[str]:
+    """A note on the user with the most events, where they are no person's."""
     if count < LONG_HISTORY:
         return []
     return [
-        f"user {log.user_ids[longest]!r} has {count:,} of the {len(log.items):,} events. Leave a "
-        "robot or a till out, or bound the events that are read by --evaluation.history."
+        f"user {user!r} has {count:,} of the {total:,} events. Leave a robot or a till out, or "
+        "bound the events that are read by --evaluation.history."
     ]
 
 

@@ -9,8 +9,8 @@ from jaxrec.data.fetch import fetch_wheel
 from jaxrec.data.invoices import invoice_tables, is_invoice_table
 from jaxrec.data.linked_triples import link_entities
 from jaxrec.data.listing import find_table, format_of, is_pattern
-from jaxrec.data.opener import read_table
-from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES
+from jaxrec.data.opener import open_table, read_table
+from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES, TableSpec
 from jaxrec.data.tables import Tables, TimeKind, read_tables, validate_tables
 from jaxrec.errors import DataError
 
@@ -72,9 +72,9 @@ def load_source(
     if not path.exists() and not is_pattern(source):
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
     if not layout and (file := _only_file(path)):
-        table = read_table(file)
+        table = open_table(TableSpec("invoices", files=(str(file),)))
         if is_invoice_table(table.columns):
-            return invoice_tables(table, str(file), time, strict)
+            return invoice_tables(table.read(), str(file), time, strict)
     return read_tables(path, layout, time=time, strict=strict)
 
 

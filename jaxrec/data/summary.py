@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 import polars as pl
 
 from jaxrec.config import Config
+from jaxrec.data.dataset import long_history_notes
 from jaxrec.data.graph import COLUMN_RELATIONS
 from jaxrec.data.tables import Tables
 
 EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event", "event_id", "session_id")
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 MANY_REPEATS = 0.2  # share of events
-LONG_HISTORY = 50_000  # events of a user who is hardly a person
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,9 @@ def _period(timestamps: pl.Series) -> tuple[datetime, datetime]:
 
 
 def _warnings(per_user: pl.DataFrame, repeats: float, config: Config) -> list[str]:
-    warnings = []
-    longest = per_user.sort("len", descending=True).row(0)
-    if longest[1] >= LONG_HISTORY:
-        warnings.append(
-            f"user {longest[0]!r} has {longest[1]:,} events. If this is a program or a shared "
-            "account, remove its events."
-        )
+    warnings: list[str] = []
+    user, count = per_user.sort("len", descending=True).row(0)
+    warnings += long_history_notes(user, count, int(per_user["len"].sum()))
     if repeats >= MANY_REPEATS and config.evaluation.mask == ("seen",):
         warnings.append(
             f"{repeats:.0%} of the events repeat an item of the user, but lists leave out items "

@@ -91,7 +91,7 @@ def unit_of(column: pl.Series) -> str:
         numbers = column.cast(pl.Float64, strict=False)
         if 2 * numbers.count() <= column.count():
             return "dates"
-    return _unit(numbers) if numbers.dtype.is_numeric() else "dates"
+    return _unit(numbers, _plausible(numbers)) if numbers.dtype.is_numeric() else "dates"
 
 
 def _tomorrow() -> float:
@@ -116,9 +116,9 @@ def _plausible(numbers: pl.Series) -> dict[str, pl.Series]:
     return plausible
 
 
-def _unit(numbers: pl.Series) -> str:
+def _unit(numbers: pl.Series, plausible: dict[str, pl.Series]) -> str:
     """The unit in which most numbers are plausible, or the one that their size suggests."""
-    counts = {unit: values.sum() for unit, values in _plausible(numbers).items()}
+    counts = {unit: values.sum() for unit, values in plausible.items()}
     best = max(counts, key=lambda unit: counts[unit])
     if 2 * counts[best] > len(numbers):
         return best
@@ -146,11 +146,12 @@ def _numbers(column: pl.Series, table: str, expected: str) -> pl.Series:
 
 
 def _from_numbers(numbers: pl.Series, column: pl.Series, table: str) -> pl.Series:
-    unit = _unit(numbers)
-    for other, plausible in _plausible(numbers).items():
+    plausible = _plausible(numbers)
+    unit = _unit(numbers, plausible)
+    for other, values in plausible.items():
         if other != unit:
             problem = f"look like {other} among {unit}"
-            reject(plausible, column, table, problem, "Use one unit in the whole column")
+            reject(values, column, table, problem, "Use one unit in the whole column")
     reject_inexact(column, table, "Write integers")
     if unit == SPREADSHEET:
         return ((numbers - DAYS_TO_1970) * DAY).round().cast(pl.Int64)
