@@ -18,6 +18,7 @@ from jaxrec.data.summary import QUANTILES, Summary, summarize
 
 console = Console(markup=False, highlight=False, soft_wrap=True)
 MAX_SHOWN = 20
+COUNT_HEADINGS = ("events per", "count", "least", "median", "90 %", "99 %", "most")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -56,14 +57,28 @@ def matches_in_words(summary: Summary) -> list[str]:
     ]
 
 
+def columns_in_words(summary: Summary, table: str) -> list[str]:
+    """Every use of the columns of a table as `for text: title, brand`."""
+    uses = summary.columns.get(table, {}).items()
+    return [
+        f"{f'for {use}' if use else 'not used'}: {', '.join(names)}" for use, names in uses if names
+    ]
+
+
+def counts_in_words(summary: Summary) -> list[list[str]]:
+    """The rows of the table of events per user and per item, as `COUNT_HEADINGS` names them."""
+    return [
+        [name, *(f"{value:,}" for value in (len(counts.values), *map(counts.at, QUANTILES)))]
+        for name, counts in (("user", summary.user_events), ("item", summary.item_events))
+    ]
+
+
 def _print(summary: Summary, config: Config) -> None:
     console.print(f"data: {config.data.source}")
     for name, num_rows in summary.rows.items():
         console.print(f"{name}: {num_rows:,} rows")
-        for use, columns in summary.columns.get(name, {}).items():
-            if columns:
-                purpose = f"for {use}" if use else "not used"
-                console.print(f"  columns {purpose}: {', '.join(columns)}")
+        for columns in columns_in_words(summary, name):
+            console.print(f"  columns {columns}")
     for match in matches_in_words(summary):
         console.print(f"matched: {match}")
     if summary.period:
@@ -85,12 +100,10 @@ def _print(summary: Summary, config: Config) -> None:
 
 def _distributions(summary: Summary) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("events per")
-    for heading in ("count", "least", "median", "90 %", "99 %", "most"):
-        table.add_column(heading, justify="right")
-    for name, counts in (("user", summary.user_events), ("item", summary.item_events)):
-        values = (len(counts.values), *map(counts.at, QUANTILES))
-        table.add_row(name, *(f"{value:,}" for value in values))
+    for place, heading in enumerate(COUNT_HEADINGS):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in counts_in_words(summary):
+        table.add_row(*row)
     return table
 
 

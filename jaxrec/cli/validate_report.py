@@ -11,9 +11,15 @@ import polars as pl
 from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 
-from jaxrec.cli.validate import estimates, matches_in_words
+from jaxrec.cli.validate import (
+    COUNT_HEADINGS,
+    columns_in_words,
+    counts_in_words,
+    estimates,
+    matches_in_words,
+)
 from jaxrec.config import Config
-from jaxrec.data.summary import QUANTILES, Counts, Summary
+from jaxrec.data.summary import Counts, Summary
 from jaxrec.data.tables import Tables
 from jaxrec.runtime import atomic_path
 
@@ -70,12 +76,7 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _tables(summary: Summary) -> str:
     rows = []
     for name, num_rows in summary.rows.items():
-        uses = summary.columns.get(name, {})
-        columns = "; ".join(
-            f"{f'for {use}' if use else 'not used'}: {', '.join(names)}"
-            for use, names in uses.items()
-            if names
-        )
+        columns = "; ".join(columns_in_words(summary, name))
         rows.append(f"{name}: {num_rows:,} rows" + (f". Columns {columns}" if columns else ""))
     return _items(rows)
 
@@ -108,12 +109,8 @@ def _per_day(summary: Summary, events: pl.DataFrame) -> Figure:
 
 def _counts(summary: Summary) -> str:
     named = {"user": summary.user_events, "item": summary.item_events}
-    rows = [
-        [name, *(f"{value:,}" for value in (len(c.values), *map(c.at, QUANTILES)))]
-        for name, c in named.items()
-    ]
-    header = ["events per", "count", "least", "median", "90 %", "99 %", "most"]
-    return _table(header, rows) + _image(_histograms(named), "Events per user and per item")
+    rows = counts_in_words(summary)
+    return _table(COUNT_HEADINGS, rows) + _image(_histograms(named), "Events per user and per item")
 
 
 def _histograms(named: dict[str, Counts]) -> Figure:

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from jaxrec.config.parsing import recipes
+from jaxrec.config.parsing import read_yaml, recipes
 from jaxrec.data.listing import find_table, is_table_directory
-from jaxrec.errors import DataError
+from jaxrec.errors import ConfigError, DataError
 
 SPEC_FILE = "dataset.yaml"
 SPEC_SUFFIXES = (".yaml", ".yml")
@@ -115,14 +113,9 @@ def dataset_spec(source: Path, layout: str = "") -> DatasetSpec:
 def read_spec(path: Path, base: Path) -> DatasetSpec:
     """The data set that a YAML file describes; raises a DataError if it is not valid."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is not valid YAML: {reason}") from None
+        content = read_yaml(path)
+    except ConfigError as error:
+        raise DataError(str(error)) from None
     tables = _mapping(content, str(path))
     _refuse_unknown(tables, TABLES, str(path))
     if "events" not in tables:
