@@ -1,6 +1,7 @@
 """The entry points `configure` and `fit`; `load` is in `jaxrec.inference.loading`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,25 +111,29 @@ def fit(
         if source and tables is None:
             config = _with_source(config, str(source))
     else:
-        if base is None:
-            config = configure(recipe, source, overrides, arguments)
-        elif recipe is None:
-            config = _go_on(Path(base), source, overrides, arguments)
-        else:
-            raise ConfigError("a warm start keeps the options of its base; give no recipe with it")
+        config = _chosen(recipe, source, base, overrides, arguments)
         target = Path(run) if run else Path("runs", _run_name(config.data.source))
+    with _resumable(target):
+        results = train(config, target, tables=tables, resume=resume is not None)
+        return refit(target, data=data) if config.train.refit else results
+
+
+@contextmanager
+def _resumable(target: Path) -> Iterator[None]:
+    """Make a full disk and an interruption say how to continue the run."""
+
+    def begun() -> bool:
+        return (target / "config.yaml").is_file()
 
     def how_to_continue() -> str:
-        begun = (target / "config.yaml").is_file()
-        return f"continue with --resume {target}" if begun else "start again"
+        return f"continue with --resume {target}" if begun() else "start again"
 
     try:
         with explained_disk_full(target, how_to_continue):
-            results = train(config, target, tables=tables, resume=resume is not None)
-            return refit(target, data=data) if config.train.refit else results
+            yield
     except (Interrupted, KeyboardInterrupt) as stop:
-        if (target / "config.yaml").is_file():
-            stop.add_note(f"continue with --resume {target}")
+        if begun():
+            stop.add_note(how_to_continue())
         raise
 
 
@@ -157,6 +162,21 @@ def refit(run: str | Path, *, data: str | Path | Tables | None = None) -> dict[s
     if data is not None and tables is None:
         config = _with_source(config, str(data))
     return train_again(config, Path(run), tables=tables)
+
+
+def _chosen(
+    recipe: str | Path | None,
+    source: str | Path | None,
+    base: str | Path | None,
+    overrides: Mapping[str, Any] | None,
+    arguments: Sequence[str],
+) -> Config:
+    """The configuration of a new run."""
+    if base is None:
+        return configure(recipe, source, overrides, arguments)
+    if recipe is not None:
+        raise ConfigError("a warm start keeps the options of its base; give no recipe with it")
+    return _go_on(Path(base), source, overrides, arguments)
 
 
 def _go_on(
