@@ -152,7 +152,7 @@ class StateUpdater:
         """States after at most one event each: one compiled step, without an event log."""
         before = self.stack([update.state for update in updates])
         before = padded(before, at_least(len(updates), BATCHES))
-        items, event_types = np.zeros((2, len(before), 1), np.int32)
+        rows, event_types = np.zeros((2, len(before), 1), np.int32)
         gaps = np.full((len(before), 1), NO_GAP, np.int32)
         valid = np.zeros((len(before), 1), bool)
         has_time = self.model.config.data.time == "timestamp"
@@ -160,13 +160,16 @@ class StateUpdater:
             for event in events:
                 if event.event_type not in self.event_type_number:
                     continue  # a document may hold event types that this model does not know
-                items[row] = self.item_number.get(event.item_id, 0)
+                rows[row] = self.item_number.get(event.item_id, 0)
                 event_types[row] = self.event_type_number[event.event_type]
                 valid[row] = True
                 if has_time and last_time >= 0:
                     gaps[row] = min(max(event.time - last_time, 0), MAX_GAP)
-        events_of_users = Events(items, event_types, gaps)
-        after = update_states(self.model.model, before, self.items, events_of_users, valid)
+        # JAX may copy an array of NumPy, so it gets the vectors of these items alone
+        places = np.arange(len(rows), dtype=np.int32)[:, None]
+        events_of_users = Events(places, event_types, gaps)
+        items = self.items[rows[:, 0]]
+        after = update_states(self.model.model, before, items, events_of_users, valid)
         return np.asarray(after)[: len(updates)]
 
     def _after_many(self, updates: Sequence[Update]) -> Float[np.ndarray, "U S"]:

@@ -3,6 +3,8 @@
 import numpy as np
 from helpers.live import DAY, assert_as_in_batch, event, rescaled
 
+from jaxrec.inference import encoding
+from jaxrec.serving.live import state_updater
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.live.state_updater import Update
@@ -35,3 +37,16 @@ def test_a_rebuilt_state_equals_its_document_despite_late_events(engine, model):
         np.testing.assert_allclose(document.state, expected, atol=1e-5)
         other.record([UserEvent("u", event((20 + number) * DAY, f"i{number:02}"))])
     assert other.document("u").base is not None
+
+
+def test_an_event_takes_the_vector_of_its_item_alone(engine, monkeypatch):
+    shapes = []
+
+    def update_states(model, states, items, *rest):
+        shapes.append(items.shape)
+        return encoding.update_states(model, states, items, *rest)
+
+    monkeypatch.setattr(state_updater, "update_states", update_states)
+    engine.record([UserEvent("u", event(0, "i03"))])
+    engine.record([UserEvent("v", event(0, "i04")), UserEvent("w", event(0, "unknown"))])
+    assert [rows for rows, _ in shapes] == [1, 8]  # the batch sizes, not the catalogue
