@@ -36,8 +36,8 @@ from jaxrec.serving.stores.base import UserDocument
 from jaxrec.types import MAX_GAP, NO_GAP, EventLog, Queries
 
 RANKED = (1, 2, 4, *BATCHES[1:])  # users to rank for at a time: each row takes its own time
-LISTS = (16, 64, 256)  # lengths of the rankings that are compiled
-ADJUSTMENTS = (64, 1024, 65_536)  # numbers of score adjustments that are compiled
+LISTS = (64, 256)  # lengths of the rankings that are compiled
+ADJUSTMENTS = (1024, 65_536)  # numbers of score adjustments that are compiled
 OUTSIDE = 2**30  # no row of a batch
 ItemPrecision = Literal["float32", "int8"]
 MAX_RERANKERS, RERANKER_BYTES = 16, 2**30  # conditions that stay prepared, and their memory
