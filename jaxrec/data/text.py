@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -123,9 +123,9 @@ def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
     Raises:
         CheckpointError: the directory has no tokenizer.
     """
-    tokenizer = _tokenizer(directory)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    files = [directory / name for name in ("tokenizer.json", "vocab.txt")]
+    changed = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
+    tokenizer = _tokenizer(directory, max_tokens, changed)
     rows: list[list[int]] = []
     for start in range(0, len(texts), TOKENIZER_CHUNK):  # encodings need far more memory than ids
         encodings = tokenizer.encode_batch_fast(texts[start : start + TOKENIZER_CHUNK])
@@ -138,9 +138,17 @@ def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
     return Tokens(ids, mask)
 
 
-def _tokenizer(directory: Path) -> Tokenizer:
-    if (path := directory / "tokenizer.json").is_file():
-        return Tokenizer.from_file(str(path))
+@lru_cache(maxsize=4)  # a file of 30,000 word pieces takes longer to read than a text
+def _tokenizer(directory: Path, max_tokens: int, changed: tuple[int, ...]) -> Tokenizer:
+    """The tokenizer of a checkpoint whose files changed last at these times (ns)."""
+    path = directory / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(directory)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def _from_vocabulary(directory: Path) -> Tokenizer:
     if not (directory / "vocab.txt").is_file():
         raise CheckpointError(
             f"{directory} holds neither tokenizer.json nor vocab.txt: copy one of them into it"

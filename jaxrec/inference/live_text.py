@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -11,14 +12,14 @@ from jaxtyping import Float
 
 from jaxrec.data.text import tokenize
 from jaxrec.inference.text_features import (
+    LENGTH_BUCKETS,
     encode_texts,
     known_texts,
     new_item_text,
     trained_encoder,
 )
+from jaxrec.inference.text_queue import BATCH, TextQueue
 from jaxrec.inference.trained_model import TrainedModel
-
-BATCH = 8  # texts at a time, so that lists do not wait long for the processor
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,27 @@ class LiveText:
         parts = [digest or config.pretrained, config.max_tokens, text]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
+    @cached_property
+    def queue(self) -> TextQueue:
+        """The texts that wait for the encoder."""
+        return TextQueue(self._encode)
+
     def pooled(self, texts: Sequence[str]) -> Float[np.ndarray, "n bert"]:
-        """The pooled vectors of texts."""
+        """The pooled vectors of texts; those of several threads are computed together."""
+        width = self.model.words.bert.config.hidden_size
+        return np.reshape(self.queue.vectors(texts), (len(texts), width)).astype(np.float32)
+
+    def warm_up(self) -> None:
+        """Compile what `pooled` needs for several texts; one alone needs what words need."""
+        if not self.is_pooled:
+            return
+        positions = self.model.words.bert.config.max_position_embeddings
+        longest = min(self.model.config.text.max_tokens, positions)
+        for length in (*(size for size in LENGTH_BUCKETS if size < longest), longest):
+            self._encode(["a " * (length - 2)] * BATCH)  # with the two special tokens
+
+    def _encode(self, texts: Sequence[str]) -> Float[np.ndarray, "n bert"]:
         config, bert = self.model.config.text, self.model.words.bert
-        if not texts:
-            return np.zeros((0, bert.config.hidden_size), np.float32)
         size = 1 if len(texts) == 1 else BATCH  # few shapes are compiled
         filled = [*texts, *[texts[0]] * (size - len(texts))]
         tokens = tokenize(filled, trained_encoder(config.pretrained, ""), config.max_tokens)

@@ -35,7 +35,7 @@ logger = logging.getLogger("uvicorn.error")  # the server sets its format and le
 
 DAY, HOUR, GIGABYTE = 86_400, 3600, 1e9
 CHECK_SECONDS = 5.0  # between checks of the store
-ITEM_WRITERS = 4  # requests that change items at a time
+ITEM_WRITERS = 16  # requests that change items at a time; most wait for the text encoder
 
 Result = TypeVar("Result")
 
