@@ -256,8 +256,13 @@ class LiveEngine:
         name, rows, weights = interest_over_time(self.model, vectors, top)
         return name, self.model.index.names(name, rows).to_series(-1).to_list(), weights
 
-    def warm_up(self) -> None:
-        """Compile every shape and load the text encoder, so that no user waits for it."""
+    def warm_up(self, sizes: Sequence[int] = BATCHES) -> None:
+        """Compile every shape and load the text encoder, so that no user waits for it.
+
+        Args:
+            sizes: the numbers of users at a time; fewer make a start quicker, and a larger batch is
+                compiled when it comes.
+        """
         words = self.model.words
         if words.available:
             longest = words.bert.config.max_position_embeddings
@@ -266,7 +271,7 @@ class LiveEngine:
         store = SQLiteStore(":memory:")
         recorder = EventRecorder(self.updater, store, self.builder.event_types)
         event = LiveEvent(0, "", self.model.artifacts.event_type_names[0])
-        for size in BATCHES:
+        for size in sizes:
             users = [str(number) for number in range(size)]
             self.updater.update(self.updater.event_log([[event]] * size))  # as of sessions
             # states of a store and states of the chunk before need different programs
@@ -278,6 +283,7 @@ class LiveEngine:
         for length, count in product(LISTS, ADJUSTMENTS):
             self._profile(documents[0], void_adjustments(count), 1, length)
         self.catalogue.encoder.warm_up()
+        self.catalogue.text.warm_up()
         unknown = np.zeros(1, np.int64)
         self.builder.reranker.replace(lambda _, r: r.with_rows(r.pipeline, unknown))
         store.close()
