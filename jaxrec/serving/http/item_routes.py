@@ -1,8 +1,7 @@
 """The routes by which a shop changes its items."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi import Path as PathParameter
@@ -11,7 +10,7 @@ from jaxrec.errors import LimitError
 from jaxrec.serving.http.item_schemas import Item, ItemColumns, Items, ItemsRecorded
 from jaxrec.serving.http.schemas import Text
 from jaxrec.serving.http.service import LiveService
-from jaxrec.serving.live.item_recorder import Columns, ItemOutcome, ItemRecorder
+from jaxrec.serving.live.item_recorder import ItemChange
 
 ItemId = Annotated[Text, PathParameter(examples=["B00IJ9"])]
 FULL = 507
@@ -27,19 +26,19 @@ async def put(request: Request, items: Items) -> ItemsRecorded:
     item is encoded by its text and its neighbours in the graph, without training. Sending the same
     item again changes nothing.
     """
-    return await _record(request, items, ItemRecorder.put)
+    return await _record(request, items, "put")
 
 
 @item_routes.patch("/items")
 async def patch_many(request: Request, items: Items) -> ItemsRecorded:
     """Change columns of one item, or of up to 1,000, such as prices; null empties a column."""
-    return await _record(request, items, ItemRecorder.patch)
+    return await _record(request, items, "patch")
 
 
 @item_routes.patch("/items/{item_id:path}")
 async def patch(request: Request, item_id: ItemId, columns: ItemColumns) -> ItemsRecorded:
     """Change columns of an item of the run, or of one that was sent; null empties a column."""
-    recorded = await _change(request, {item_id: columns.sent()}, ItemRecorder.patch)
+    recorded = await _change(request, ItemChange("patch", {item_id: columns.sent()}))
     if recorded.outcomes == ["unknown"]:
         raise _unknown(item_id)
     return recorded
@@ -59,36 +58,27 @@ async def get(request: Request, item_id: ItemId) -> dict[str, Any]:
 async def delete(request: Request, item_id: ItemId) -> None:
     """Remove an item from all lists and searches; histories that hold it stay as they are."""
     service: LiveService = request.app.state.service
-    if not await service.change_items(service.item_recorder.remove, item_id):
+    if await service.change_items(ItemChange("remove", {item_id: {}})) == ["unknown"]:
         raise _unknown(item_id)
 
 
 async def _record(
-    request: Request,
-    items: Item | list[Item],
-    record: Callable[[ItemRecorder, Mapping[str, Columns]], list[ItemOutcome]],
+    request: Request, items: Item | list[Item], operation: Literal["put", "patch"]
 ) -> ItemsRecorded:
     listed = items if isinstance(items, list) else [items]
     columns = {item.item_id: item.sent() for item in listed}
     if len(columns) < len(listed):
         raise HTTPException(422, "send each item_id once in a request")
-    return await _change(request, columns, record)
+    return await _change(request, ItemChange(operation, columns))
 
 
-async def _change(
-    request: Request,
-    columns: Mapping[str, Columns],
-    record: Callable[[ItemRecorder, Mapping[str, Columns]], list[ItemOutcome]],
-) -> ItemsRecorded:
+async def _change(request: Request, change: ItemChange) -> ItemsRecorded:
     service: LiveService = request.app.state.service
-    recorder = service.item_recorder
     try:
-        outcomes = await service.change_items(record, recorder, columns)
+        outcomes = await service.change_items(change)
     except LimitError as error:
         raise HTTPException(FULL, str(error)) from None
-    for outcome in outcomes:
-        service.metrics.item_outcomes.labels(outcome).inc()
-    return ItemsRecorded(outcomes=outcomes, notes=recorder.notes(columns))
+    return ItemsRecorded(outcomes=outcomes, notes=service.item_recorder.notes(change.items))
 
 
 def _unknown(item_id: str) -> HTTPException:

@@ -7,7 +7,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from jaxrec.serving.http.item_follower import ItemFollower
 from jaxrec.serving.http.metrics import Metrics
 from jaxrec.serving.live.engine import LiveEngine, time_of_deletion
 from jaxrec.serving.live.impression_writer import ImpressionWriter
-from jaxrec.serving.live.item_recorder import ItemRecorder
+from jaxrec.serving.live.item_recorder import ItemChange, ItemOutcome, ItemRecorder
 from jaxrec.serving.live.lists import ListRequest, RecommendationList
 from jaxrec.serving.live.recorder import Recorded, UserEvent
 from jaxrec.serving.live.state_updater import BATCHES
@@ -35,7 +34,8 @@ logger = logging.getLogger("uvicorn.error")  # the server sets its format and le
 
 DAY, HOUR, GIGABYTE = 86_400, 3600, 1e9
 CHECK_SECONDS = 5.0  # between checks of the store
-ITEM_WRITERS = 16  # requests that change items at a time; most wait for the text encoder
+CHANGES = 64  # requests that change items, recorded together
+MANY_ITEMS = 8  # a request of more is recorded alone, so that no price waits behind its texts
 
 Result = TypeVar("Result")
 
@@ -50,8 +50,6 @@ class LiveService:
         self.run, self.options, self.strategy = run, options, strategy
         self.store = open_store(options.store_of(run))
         self.impressions = ImpressionWriter(self.store)
-        # several, so that a price does not wait behind a thousand texts
-        self.item_writers = ThreadPoolExecutor(ITEM_WRITERS, thread_name_prefix="items")
         self.follower = ItemFollower(self)
         self.replacing = asyncio.Lock()  # one new engine at a time
         self.engine: LiveEngine | None = None  # None until a model is loaded and compiled
@@ -75,6 +73,11 @@ class LiveService:
             BATCHES[-2],
             metrics.batch_size,
             metrics.total("waiting_lists", "Requests that wait for their lists"),
+        )
+        waiting = metrics.total("waiting_items", "Requests that wait for their items")
+        self.item_batcher, self.many_items_batcher = (
+            RequestBatcher(name, self._change_items, size, metrics.batch_size, waiting)
+            for name, size in (("items", CHANGES), ("many items", 1))
         )
         metrics.computed("users", "Users in the store", self._count)
         metrics.computed("store_bytes", "Size of the store", self._size)
@@ -105,7 +108,8 @@ class LiveService:
         """Wait for the present batches and the waiting impressions; close the store."""
         self.record_batcher.close()
         self.list_batcher.close()
-        self.item_writers.shutdown()
+        self.item_batcher.close()
+        self.many_items_batcher.close()
         self.impressions.close()
         self.store.close()
 
@@ -131,12 +135,17 @@ class LiveService:
         catalogue = self.ready_engine.catalogue
         return ItemRecorder(catalogue, self.store.items, self.options.keep_items)
 
-    async def change_items(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function of an `ItemRecorder` in a thread that writes items."""
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(self.item_writers, function, *arguments)
+    async def change_items(self, change: ItemChange) -> list[ItemOutcome]:
+        """Change items of the shop; raises as `ItemRecorder.put`."""
+        many = len(change.items) > MANY_ITEMS
+        outcomes = await (self.many_items_batcher if many else self.item_batcher).submit(change)
         self.follower.changed.set()
-        return result
+        for outcome in outcomes:
+            self.metrics.item_outcomes.labels(outcome).inc()
+        return outcomes
+
+    def _change_items(self, changes: list[ItemChange]) -> list[list[ItemOutcome] | Exception]:
+        return self.item_recorder.record(changes)
 
     async def _in_time(self, result: Any) -> Any:
         try:

@@ -1,12 +1,12 @@
 """Records what a shop sends about its items in the store."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jaxrec.data.graph import COLUMN_RELATIONS
-from jaxrec.errors import LimitError, StoreError
+from jaxrec.errors import InputError, LimitError, StoreError
 from jaxrec.serving.live.live_catalogue import LiveCatalogue
 from jaxrec.serving.stores.items import ItemDocument, ItemStore
 
@@ -14,6 +14,13 @@ ItemOutcome = Literal["created", "updated", "unchanged", "unknown"]
 Columns = Mapping[str, Any]
 MAX_CONFLICTS = 20  # attempts to save items that other processes change at the same time
 PAGE = 4096  # documents read at a time
+
+
+class ItemChange(NamedTuple):
+    """What a request does to items."""
+
+    operation: Literal["put", "patch", "remove"]
+    items: Mapping[str, Columns]
 
 
 class ItemRecorder:
@@ -38,38 +45,45 @@ class ItemRecorder:
             LimitError: the store holds too many items.
             StoreError: the store fails; nothing of the last attempt is written.
         """
-
-        def put_one(item_id: str, stored: ItemDocument | None) -> ItemDocument:
-            columns = {name: value for name, value in items[item_id].items() if value is not None}
-            before = stored or ItemDocument(item_id)
-            return replace(before, columns=columns, whole=True, removed=False)
-
-        return self._change(list(items), put_one)
+        return self._outcomes([ItemChange("put", items)])[0]
 
     def patch(self, items: Mapping[str, Columns]) -> list[ItemOutcome]:
         """Change columns of known items; raises as `put`. Unknown items stay unknown."""
-
-        def patch_one(item_id: str, stored: ItemDocument | None) -> ItemDocument | None:
-            before = self._known(item_id, stored)
-            if before is None:
-                return None
-            columns = {**before.columns, **items[item_id]}
-            if before.whole:
-                columns = {name: value for name, value in columns.items() if value is not None}
-            return replace(before, columns=columns)
-
-        return self._change(list(items), patch_one)
+        return self._outcomes([ItemChange("patch", items)])[0]
 
     def remove(self, item_id: str) -> bool:
         """Remove an item from all lists; whether there was one, removed or not."""
+        return self._outcomes([ItemChange("remove", {item_id: {}})]) != [["unknown"]]
 
-        def remove_one(item_id: str, stored: ItemDocument | None) -> ItemDocument | None:
-            if stored is not None and stored.removed:
-                return stored
-            before = self._known(item_id, stored)
-            return None if before is None else replace(before, removed=True)
+    def record(self, changes: Sequence[ItemChange]) -> list[list[ItemOutcome] | Exception]:
+        """Make changes in their order, those of different items at once.
 
-        return self._change([item_id], remove_one) != ["unknown"]
+        Returns:
+            For every change the outcomes of its items, or why it was not made: an error that `put`
+            raises. It harms no other change.
+        """
+        results: dict[int, list[ItemOutcome] | Exception] = {}
+        waiting = list(enumerate(changes))
+        while waiting:
+            now, later = list[tuple[int, ItemChange]](), list[tuple[int, ItemChange]]()
+            item_ids = set[str]()
+            for entry in waiting:
+                (now if item_ids.isdisjoint(entry[1].items) else later).append(entry)
+                item_ids.update(entry[1].items)
+            numbers, group = zip(*now, strict=True)
+            results |= zip(numbers, self._attempt(group), strict=True)
+            waiting = later
+        return [results[number] for number in range(len(changes))]
+
+    def _attempt(self, changes: Sequence[ItemChange]) -> Sequence[list[ItemOutcome] | Exception]:
+        try:
+            return self._outcomes(changes)
+        except StoreError as error:
+            return [error] * len(changes)
+        except InputError as error:
+            if len(changes) == 1:
+                return [error]
+        return [result for change in changes for result in self._attempt([change])]
 
     def get(self, item_id: str) -> dict[str, Any] | None:
         """The columns of an item without those that are null; None for unknown and removed ones."""
@@ -77,8 +91,7 @@ class ItemRecorder:
         if document is None:
             return None
         [row] = self.catalogue.known_rows([document]).to_dicts()
-        columns = {**row, **document.columns}
-        return {name: value for name, value in columns.items() if value is not None}
+        return _known({**row, **document.columns})
 
     def forget(self, before: float) -> int:
         """Delete what is kept of items that were removed before a time (s) and the run lacks."""
@@ -109,30 +122,45 @@ class ItemRecorder:
             return None if stored.removed else stored
         return ItemDocument(item_id, whole=False) if self.catalogue.is_trained(item_id) else None
 
-    def _change(
-        self,
-        item_ids: Sequence[str],
-        change: Callable[[str, ItemDocument | None], ItemDocument | None],
-    ) -> list[ItemOutcome]:
-        """Save what `change` makes of each document; None: the item is unknown."""
+    def _outcomes(self, changes: Sequence[ItemChange]) -> list[list[ItemOutcome]]:
+        """Make changes of different items together."""
+        change_of = {item_id: change for change in changes for item_id in change.items}
         outcomes: dict[str, ItemOutcome] = {}
-        waiting = list(item_ids)
+        waiting = list(change_of)
         for _ in range(MAX_CONFLICTS):
             stored = self.store.load(waiting)
-            after = {item_id: change(item_id, stored.get(item_id)) for item_id in waiting}
+            after = {i: self._after(change_of[i], i, stored.get(i)) for i in waiting}
             outcomes |= {i: self._outcome(stored.get(i), d) for i, d in after.items()}
             changed = [
                 (stored.get(i, ItemDocument(i, whole=False)), replace(d, changed=time.time()))
                 for i, d in after.items()
                 if d is not None and outcomes[i] in ("created", "updated")
             ]
-            if not changed:
-                return [outcomes[item_id] for item_id in item_ids]
-            self._check_limit(sum(document.sequence == 0 for _, document in changed))
-            waiting = self.store.save(self.catalogue.checked(changed))
-            if not waiting:
-                return [outcomes[item_id] for item_id in item_ids]
+            if changed:
+                self._check_limit(sum(document.sequence == 0 for _, document in changed))
+                waiting = self.store.save(self.catalogue.checked(changed))
+            if not (changed and waiting):
+                return [[outcomes[item_id] for item_id in change.items] for change in changes]
         raise StoreError(f"other processes keep writing item {waiting[0]!r}; send this again")
+
+    def _after(
+        self, change: ItemChange, item_id: str, stored: ItemDocument | None
+    ) -> ItemDocument | None:
+        """The document of an item after a change; None: the item is unknown."""
+        sent = change.items[item_id]
+        if change.operation == "put":
+            return replace(
+                stored or ItemDocument(item_id), columns=_known(sent), whole=True, removed=False
+            )
+        if change.operation == "remove" and stored is not None and stored.removed:
+            return stored
+        before = self._known(item_id, stored)
+        if before is None:
+            return None
+        if change.operation == "remove":
+            return replace(before, removed=True)
+        columns = {**before.columns, **sent}
+        return replace(before, columns=_known(columns) if before.whole else columns)
 
     def _outcome(self, before: ItemDocument | None, after: ItemDocument | None) -> ItemOutcome:
         if after is None:
@@ -147,3 +175,7 @@ class ItemRecorder:
             raise LimitError(
                 f"the store would hold more than {self.limit:,} changed items; raise --keep-items"
             )
+
+
+def _known(columns: Columns) -> dict[str, Any]:
+    return {name: value for name, value in columns.items() if value is not None}

@@ -12,7 +12,7 @@ from jaxrec.errors import DataError, InputError, LimitError
 from jaxrec.inference import live_index, loading
 from jaxrec.ranking.steps import Caps, Diversity, Explore, Feedback, Only, Popularity, Where
 from jaxrec.serving.live.engine import LiveEngine
-from jaxrec.serving.live.item_recorder import ItemRecorder
+from jaxrec.serving.live.item_recorder import ItemChange, ItemRecorder
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.stores.items import ItemDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
@@ -275,6 +275,33 @@ def test_the_number_of_items_is_bounded(engine):
     assert small.forget(before=0) == 0
     assert small.forget(before=4e9) == 1
     assert small.put({"c": NEW}) == ["created"]
+
+
+def test_changes_of_several_requests_are_written_together(engine, monkeypatch):
+    """In the order of the requests; one that fails harms no other."""
+    known = engine.model.catalog.item_ids[1]
+    changes = [
+        ItemChange("put", {"new": {**NEW, "price": 1.0}}),
+        ItemChange("patch", {known: {"price": 2.0}, "nobody": {"price": 2.0}}),
+        ItemChange("put", {"other": {**NEW, "price": "cheap"}}),
+        ItemChange("patch", {"new": {"price": 3.0}}),
+        ItemChange("remove", {known: {}}),
+    ]
+    own, saved = recorder(engine), []
+    save = own.store.save
+
+    def counted(documents):
+        saved.append([document.item_id for document in documents])
+        return save(documents)
+
+    monkeypatch.setattr(own.store, "save", counted)
+    *results, removed = own.record(changes)
+    assert isinstance(results.pop(2), DataError)
+    assert [*results, removed] == [["created"], ["updated", "unknown"], ["updated"], ["updated"]]
+    assert own.get("new")["price"] == 3 and own.get(known) is None
+    saved.clear()
+    own.record([ItemChange("put", {str(n): NEW}) for n in range(5)])
+    assert saved == [["0", "1", "2", "3", "4"]]
 
 
 def test_removed_items_of_the_run_are_never_forgotten(engine):
