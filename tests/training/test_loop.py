@@ -88,6 +88,7 @@ def test_bf16_trains_close_to_float32(tables):
     np.testing.assert_allclose(half, full, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_divergence_is_an_error(tables, tmp_path):
     broken = replace(config(), train=replace(config().train, learning_rate=1e30, clip=1e30))
     with jax.debug_nans(False), pytest.raises(training.Diverged, match="learning_rate"):
@@ -139,7 +140,10 @@ def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tm
 
 @pytest.mark.parametrize(
     ("experts", "usable"),
-    [(["id+graph+text"], ("id+graph+text",)), (["text+graph", "id"], ("id",))],
+    [
+        pytest.param(["id+graph+text"], ("id+graph+text",), marks=pytest.mark.slow),
+        (["text+graph", "id"], ("id",)),
+    ],
 )
 def test_events_alone_are_enough(tables, tmp_path, capsys, experts, usable):
     bare = validate_tables(tables.events.drop("event"), None, None)
