@@ -19,6 +19,7 @@ from jaxrec.cli.validate import (
     matches_in_words,
 )
 from jaxrec.config import Config
+from jaxrec.data.slices import SLICE
 from jaxrec.data.summary import Counts, Summary
 from jaxrec.data.tables import Tables
 from jaxrec.runtime import atomic_path
@@ -95,11 +96,12 @@ def _events(summary: Summary, tables: Tables) -> str:
 
 def _per_day(summary: Summary, events: pl.DataFrame) -> Figure:
     day = pl.col("timestamp").cast(pl.Datetime("ms")).dt.truncate("1d").alias("day")
-    counts = events.group_by(day, "event").len().sort("day")
+    parts = (part.group_by(day, "event").len() for part in events.iter_slices(SLICE))
+    counts = pl.concat(parts).group_by("day", "event").agg(pl.col("len").sum()).sort("day")
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots()
     for name in list(summary.event_types)[:MAX_TYPES]:
-        of_type = counts.filter(event=name)
+        of_type = counts.filter(pl.col("event") == name)
         axes.plot(of_type["day"], of_type["len"], label=name, linewidth=1)
     axes.set(ylabel="events per day", yscale="log")
     axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))

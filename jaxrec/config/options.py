@@ -29,6 +29,9 @@ class DataConfig(Bounded):
     """What the files of the directory mean: a YAML file as `dataset.yaml`, or a shipped one:
     amazon2023, diginetica, ga4, hm, instacart, movielens, rees46, retailrocket, shopify, taobao,
     tmall, yoochoose."""
+    memory_limit: str = ""
+    """Memory of DuckDB while it reads files, such as `2GB`. Beyond it, queries of `dataset.yaml`
+    sort and join on disk (see TMPDIR). Empty: as `dataset.yaml` says, or 80 % of the machine's."""
     time: Literal["timestamp", "order"] = "timestamp"
     """`order`: timestamps are only positions, so there are no time gaps and no split by time."""
     ties: Literal["file", "item_id"] = "file"

@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from jaxrec.data.codes import is_coded, per_row, texts, where
 from jaxrec.errors import DataError
 
 SHOWN_ROWS, SHOWN_WIDTH = 5, 80
@@ -61,16 +62,19 @@ def reject_inexact(column: pl.Series, table: str, fix: str) -> None:
 
 def reject_rounded(column: pl.Series, table: str) -> None:
     """Raise a DataError if text has numbers such as `1.5E+18`, as spreadsheets round them."""
-    rounded = column.str.contains(ROUNDED).fill_null(False)
+    rounded = where(column, lambda text: text.str.contains(ROUNDED)).fill_null(False)
     fix = "A spreadsheet has rounded them; export the column again as text"
     reject(rounded, column, table, "have lost digits", fix)
 
 
 def as_text(column: pl.Series, table: str) -> pl.Series:
-    """Text or whole numbers as strings; nulls stay null.
+    """Text or whole numbers as strings; nulls stay null. Coded columns stay coded.
 
     Raises a DataError for other values, and for numbers that their type cannot tell apart.
     """
+    if is_coded(column):
+        reject_rounded(column, table)
+        return column
     if isinstance(column.dtype, pl.Decimal) and column.dtype.scale == 0:
         return column.cast(pl.String)
     if column.dtype == pl.Binary:
@@ -95,14 +99,15 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
 def as_ids(column: pl.Series, table: str) -> pl.Series:
     """As `as_text`, but also raises a DataError for null, empty and blank values."""
     text = column.cast(pl.String) if column.dtype == pl.Null else as_text(column, table)
-    missing = text.is_null() | (text.str.strip_chars() == "")
+    missing = text.is_null() | where(text, lambda values: values.str.strip_chars() == "")
     reject(missing, column, table, "are null or empty", "Fill them in or remove these rows")
     return text
 
 
 def null_words(ids: pl.Series, table: str) -> list[str]:
     """A note on ids that are words for a missing value, such as `NULL`, if there are any."""
-    counts = ids.filter(ids.is_in(NULL_WORDS)).value_counts(sort=True)
+    is_word = where(ids, lambda text: text.is_in(NULL_WORDS))
+    counts = ids.filter(is_word).value_counts(sort=True)
     if counts.is_empty():
         return []
     words = ", ".join(f"{count:,} times {word!r}" for word, count in counts.head(SHOWN_ROWS).rows())
@@ -141,6 +146,8 @@ def as_cells(column: pl.Series, table: str) -> pl.Series:
 
 def index_in(column: pl.Series, ids: pl.Series) -> pl.Series:
     """The index (int32) of every value in a list of distinct ids; null for other values."""
+    if is_coded(column):
+        return per_row(column, index_in(texts(column), ids))
     index = pl.LazyFrame({"id": ids, "index": pl.int_range(len(ids), dtype=pl.Int32, eager=True)})
     values = column.alias("id").to_frame().lazy()
     indexed = values.join(index, on="id", how="left", maintain_order="left")

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib import import_module
-from pathlib import Path
 
 import duckdb
 import pyarrow
 
+from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
 
 DRIVERS = {
@@ -20,27 +20,27 @@ ROWS_PER_BATCH = 100_000
 
 
 @contextmanager
-def answer(url: str, sql: str, base: Path, name: str) -> Iterator[pyarrow.RecordBatchReader]:
-    """The rows of a query.
+def answer(spec: TableSpec) -> Iterator[pyarrow.RecordBatchReader]:
+    """The rows of a query of a database.
 
     Args:
-        url: `duckdb:///shop.duckdb`, `sqlite:///shop.db` (files relative to `base`, or
-            `sqlite:////absolute`) or `postgresql://user@host/shop`. Variables of the environment,
-            such as `$SHOP_URL`, are filled in, so that a file need not hold a password.
-        sql: a query of that database.
-        base: directory of relative file names.
-        name: of the table in messages; messages do not show the URL.
+        spec: its `database` is a URL: `duckdb:///shop.duckdb`, `sqlite:///shop.db` (files relative
+            to `base`, or `sqlite:////absolute`) or `postgresql://user@host/shop`. Variables of the
+            environment, such as `$SHOP_URL`, are filled in: a file need not hold a password.
+            Messages do not show the URL.
 
     Raises:
         DataError: the scheme is unknown, the driver is not installed, the file is missing, or the
             database refuses the query.
     """
-    scheme, _, rest = os.path.expandvars(url).partition("://")
-    path = base / rest.removeprefix("/")
+    name, sql = spec.origin, spec.sql
+    scheme, _, rest = os.path.expandvars(spec.database).partition("://")
+    path = spec.base / rest.removeprefix("/")
     if scheme in ("duckdb", "sqlite") and not path.is_file():
         raise DataError(f"{name}: {path}: no such file")
     if scheme == "duckdb":
-        with duckdb.connect(str(path), read_only=True) as connection:
+        limits = {"memory_limit": spec.memory_limit} if spec.memory_limit else {}
+        with duckdb.connect(str(path), read_only=True, config=limits) as connection:
             yield connection.sql(sql).to_arrow_reader(ROWS_PER_BATCH)
         return
     if scheme not in DRIVERS:

@@ -12,7 +12,7 @@ from jaxrec.config import Config
 from jaxrec.data.carry_over import Carried, trained_before, with_carried_items
 from jaxrec.data.events import build_event_log
 from jaxrec.data.graph import build_graph
-from jaxrec.data.id_types import source_item_id_type
+from jaxrec.data.slices import counts, look_up
 from jaxrec.data.sources import load_source
 from jaxrec.data.splits import Split, split_log
 from jaxrec.data.tables import Tables, filter_tables
@@ -48,8 +48,7 @@ class Dataset:
     def trained(self) -> Bool[np.ndarray, " n"]:
         """Items with a training event, here or in the run that a warm start goes on from."""
         log, catalog = self.split.log, self.catalog
-        counts = np.bincount(log.items[self.split.in_training], minlength=catalog.num_items)
-        trained = counts > 0
+        trained = counts(log.items[self.split.in_training], catalog.num_items) > 0
         if self.carried is not None:
             trained |= trained_before(catalog.item_ids, self.carried)
         trained[0] = False
@@ -85,9 +84,8 @@ def prepare(
     Raises:
         DataError: the data are invalid, or a warm start cannot tell which events are new.
     """
-    data, in_memory = config.data, tables is not None
+    data = config.data
     tables = filtered(config, tables)
-    item_ids = pl.String() if in_memory else source_item_id_type(data.source, data.layout)
     event_types = None
     if carried is not None:
         tables = with_carried_items(tables, carried)
@@ -102,14 +100,16 @@ def prepare(
         has_time=data.time == "timestamp",
         event_type_names=event_types,
     )
+    notes, item_id_type = tables.notes, str(tables.item_id_type)
+    del tables  # which need as much memory as the log
     names = log.event_type_names
     predicted = predicted_event_types(config, names)
     _check_event_types("split.target_event_types", predicted, names)
     _check_event_types("data.event_weights", data.event_weights, names)
-    targets = np.isin(log.event_types, [names.index(event_type) for event_type in predicted])
+    targets = look_up(np.isin(names, predicted), log.event_types)
     since = None if carried is None else carried.since
     split, limit = split_log(log, config.split, targets, since), config.evaluation.queries
-    notes = [
+    ranked = [
         f"{name}: {limit:,} of {len(queries):,} events, evenly spaced, are ranked."
         for name, queries in {"validation": split.validation, **split.test}.items()
         if len(queries) > limit
@@ -118,10 +118,10 @@ def prepare(
     return Dataset(
         catalog=catalog,
         split=split.subsampled(limit),
-        target_weights=weights[log.event_types],
+        target_weights=look_up(weights, log.event_types),
         target_event_type=target_event_type(config, names),
-        notes=(*tables.notes, *notes, *_longest_history(log)),
-        item_id_type=str(item_ids),
+        notes=(*notes, *ranked, *_longest_history(log)),
+        item_id_type=item_id_type,
         carried=carried,
     )
 
@@ -151,7 +151,14 @@ def filtered(config: Config, tables: Tables | None = None) -> Tables:
     """Tables, by default those of the configuration, after its filters; raises as `prepare`."""
     data = config.data
     if tables is None:
-        tables = load_source(data.source, data.layout, time=data.time, strict=data.strict)
+        tables = load_source(
+            data.source,
+            data.layout,
+            time=data.time,
+            strict=data.strict,
+            memory_limit=data.memory_limit,
+            as_codes=True,
+        )
     return filter_tables(
         tables,
         min_user_events=data.min_user_events,

@@ -1,6 +1,8 @@
 """The event log: all events as arrays, sorted by user and time."""
 
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from jaxrec.data.columns import index_in
+from jaxrec.data.slices import counts, counts_before, time_order, user_blocks
 from jaxrec.data.times import as_milliseconds
 from jaxrec.errors import ConfigError, DataError
 from jaxrec.runtime import cache_dir
@@ -41,30 +44,30 @@ def build_event_log(
             `MAX_EVENT_TYPES` event types.
     """
     event_type_names = _checked_event_types(events["event"], event_type_names)
-    user_ids = events["user_id"].unique().sort()
-    # Sort numbers instead of text, and row numbers instead of whole rows: both save memory.
-    coded = pl.DataFrame(
-        {
-            "user": index_in(events["user_id"], user_ids),
-            "item": index_in(events["item_id"], item_ids).fill_null(0),
-            "event_type": events["event"].cast(pl.Enum(event_type_names)).to_physical(),
-            "timestamp": events["timestamp"],
-        },
-        schema_overrides={"event_type": pl.Int8},
-    )
-    tie_break = ["item"] if item_ties else []
-    order = pl.arg_sort_by("user", "timestamp", *tie_break, maintain_order=True)
-    ordered = coded[coded.select(order).to_series()]
-    lengths = ordered["user"].rle().struct.field("len").to_numpy()
+    user_ids = events["user_id"].unique().cast(pl.String).sort()
+    users = index_in(events["user_id"], user_ids).to_numpy()
+    lengths = counts(users, len(user_ids))
+    all_items = index_in(events["item_id"], item_ids).fill_null(0).to_numpy()
+    types = events["event"].cast(pl.Enum(event_type_names)).to_physical().cast(pl.Int8).to_numpy()
+    stamps = events["timestamp"].to_numpy()
     unit = 1000 if has_time else 1  # milliseconds to seconds
-    store = _memory_mapped if len(ordered) >= mapped_from else np.asarray
+
+    def in_order() -> Iterator[tuple[np.ndarray, ...]]:
+        """Items, event types and times of some users after the other."""
+        for rows in user_blocks(users, lengths):
+            ties = all_items[rows] if item_ties else None
+            ordered = rows[time_order(users[rows], stamps[rows], ties)]
+            yield all_items[ordered], types[ordered], stamps[ordered] // unit
+
+    store = _mapped if len(users) >= mapped_from else _joined
+    items, event_types, times = store(in_order())
     return EventLog(
         user_ids=user_ids,
         event_type_names=event_type_names,
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        items=store(ordered["item"].to_numpy()),
-        event_types=store(ordered["event_type"].to_numpy()),
-        times=store(ordered["timestamp"].to_numpy() // unit),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        items=items,
+        event_types=event_types,
+        times=times,
         has_time=has_time,
     )
 
@@ -87,7 +90,7 @@ def some_events(log: EventLog, present: Bool[np.ndarray, " M"]) -> EventLog:
     """The log with the selected events only; users without events stay."""
     return replace(
         log,
-        offsets=np.concatenate([[0], np.cumsum(present)])[log.offsets],
+        offsets=counts_before(present)[log.offsets].astype(np.int64),
         items=log.items[present],
         event_types=log.event_types[present],
         times=log.times[present],
@@ -97,6 +100,19 @@ def some_events(log: EventLog, present: Bool[np.ndarray, " M"]) -> EventLog:
 def user_of_event(log: EventLog) -> Int[np.ndarray, " M"]:
     """The user number of every event."""
     return np.repeat(np.arange(log.num_users), log.lengths)
+
+
+def users_at(
+    log: EventLog, positions: Int[np.ndarray, " selected"]
+) -> Int[np.ndarray, " selected"]:
+    """The user number of some events."""
+    return np.searchsorted(log.offsets, positions, side="right") - 1
+
+
+def first_events(log: EventLog, numbers: Int[np.ndarray, " U"]) -> Bool[np.ndarray, " M"]:
+    """True for the first `numbers[u]` events of every user u."""
+    runs = np.column_stack([numbers, log.lengths - numbers])
+    return np.repeat(np.tile([True, False], log.num_users), runs.ravel())
 
 
 def position_in_history(log: EventLog) -> Int[np.ndarray, " M"]:
@@ -132,11 +148,21 @@ def _checked_event_types(events: pl.Series, names: tuple[str, ...] | None) -> tu
     return names
 
 
-def _memory_mapped(values: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M"]:
-    """A copy in an unnamed file, which the system deletes when the array is gone."""
+def _joined(parts: Iterable[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """The parts of each array as one."""
+    return [np.concatenate(of_array) for of_array in zip(*parts, strict=True)]
+
+
+def _mapped(parts: Iterable[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """As `_joined`, in unnamed files, which the system deletes when the arrays are gone."""
     directory = cache_dir()
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=directory) as file:
-        mapped = np.memmap(file, values.dtype, "w+", shape=values.shape)
-    mapped[:] = values
-    return np.asarray(mapped)
+    with ExitStack() as stack:
+        dtypes, files = [], []
+        for part in parts:
+            if not files:
+                dtypes = [values.dtype for values in part]
+                files = [stack.enter_context(tempfile.TemporaryFile(dir=directory)) for _ in part]
+            for values, file in zip(part, files, strict=True):
+                values.tofile(file)  # pages that are mapped would count as memory of the process
+        return [np.asarray(np.memmap(f, d, "r+")) for f, d in zip(files, dtypes, strict=True)]

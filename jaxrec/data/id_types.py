@@ -2,15 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import polars as pl
-
-from jaxrec.data.opener import open_table
-from jaxrec.data.sources import NAMED_SOURCES
-from jaxrec.data.spec import dataset_spec
-from jaxrec.errors import DataError
 
 IdType = Any  # a data type of polars
 
@@ -26,26 +20,6 @@ def type_of(column: str, read: Callable[[Sequence[str], int], Iterator[pl.DataFr
     """The type of a column of a table, which is read in batches of some columns and rows."""
     with closing(read((column,), 1)) as batches:  # type: ignore[type-var]
         return next(batches, pl.DataFrame({column: []})).schema[column]
-
-
-def source_item_id_type(source: str, layout: str = "") -> IdType:
-    """The type in which the item ids of a data source leave.
-
-    Parquet files, databases and queries have types. CSV has none, so its ids stay text.
-
-    Args:
-        source: see `load_source`.
-        layout: see `dataset_spec`.
-    """
-    if source in NAMED_SOURCES:
-        return pl.String()
-    try:
-        spec = dataset_spec(Path(source), layout)
-        table = open_table(spec.items or spec.events)
-    except DataError:  # the only file of a directory, in the columns of invoices
-        return pl.String()
-    has_ids = "item_id" in table.columns
-    return id_type(type_of("item_id", table.batches)) if has_ids else pl.String()
 
 
 def with_id_types(table: pl.DataFrame, types: Mapping[str, IdType]) -> pl.DataFrame:

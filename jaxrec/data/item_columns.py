@@ -37,9 +37,12 @@ def with_labels(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str
 def items_of_events(events: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
     """The items of events, with the last value of the item columns that stand in the events."""
     names = [name for name in EVENT_ITEM_COLUMNS if name in events.columns]
-    items = events.group_by("item_id", maintain_order=True).agg(
-        pl.col(name).sort_by("timestamp").drop_nulls().last() for name in names
-    )
+    items = events["item_id"].unique(maintain_order=True).to_frame()
+    if names:
+        items = events.group_by("item_id", maintain_order=True).agg(
+            pl.col(name).sort_by("timestamp").drop_nulls().last() for name in names
+        )
+    items = items.with_columns(pl.col("item_id").cast(pl.String))
     notes = [f"No items table: the {len(items):,} items are those of the events."]
     if names:
         notes.append(

@@ -14,13 +14,16 @@ import pyarrow
 from pyarrow import parquet
 
 from jaxrec.data.atomic import named_types, typed
+from jaxrec.data.codes import new_codes
 from jaxrec.data.columns import reject_same_names
 from jaxrec.data.csv_header import csv_header
 from jaxrec.data.database import answer
+from jaxrec.data.id_types import IdType
 from jaxrec.data.listing import format_of, list_files
 from jaxrec.data.shape import check_columns, columns_made, columns_read, shaped
 from jaxrec.data.spec import TableSpec
 from jaxrec.data.sql import connect, file_names, identifier, literal
+from jaxrec.data.times import clear_times
 from jaxrec.errors import DataError
 
 TRIPLE_COLUMNS = ("head_type", "head", "relation", "tail_type", "tail")
@@ -30,8 +33,14 @@ TEXT_COLUMNS = (
     *(*ID_COLUMNS, "event", "event_id", "session_id", *TRIPLE_COLUMNS),
     *("title", "description", "brand", "category", "categories", "merchant"),
 )
+CODED_COLUMNS = (*ID_COLUMNS, "event")
+ROWS_PER_BATCH = 500_000  # while a table is coded
 KNOWN_COLUMNS = (*TEXT_COLUMNS, "timestamp", "genres", "price", "rating")
 ANSWER = "answer"
+INTEGER_TYPES = (
+    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT"),
+    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"),
+)
 # JSON types whose text DuckDB would change, or that stand for several types
 RESTORED_TYPES = (
     *("DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "UUID", "HUGEINT", "JSON"),
@@ -46,6 +55,7 @@ class OpenTable:
         spec: what was opened.
         query: DuckDB query of all rows, with jaxrec's names of the columns.
         columns: these names.
+        types: column -> its type in DuckDB.
         is_text: whether all values are text, as in CSV files.
         field_types: types of the columns of RecBole's atomic files.
     """
@@ -53,6 +63,7 @@ class OpenTable:
     spec: TableSpec
     query: str
     columns: tuple[str, ...]
+    types: Mapping[str, str]
     is_text: bool
     field_types: Mapping[str, str]
 
@@ -60,10 +71,48 @@ class OpenTable:
         """All rows. Columns of text files whose values are all numbers become numbers."""
         with _readable(self.spec), _connected(self.spec) as connection:
             frame = self._converted(pl.DataFrame(connection.sql(self.query)))
-        if self.is_text:
-            others = [n for n in frame.columns if n not in (*TEXT_COLUMNS, "timestamp")]
-            frame = frame.with_columns(_as_inferred(frame[name]) for name in others)
-        return shaped(frame, self.spec)
+        return self._finished(frame)
+
+    def read_coded(self, has_time: bool = True) -> pl.DataFrame:
+        """All rows, in less memory: text and integers of `CODED_COLUMNS` as codes.
+
+        Timestamps become datetimes if there is nothing to say about any of them.
+
+        Args:
+            has_time: whether timestamps are times and not positions.
+        """
+        has_time = has_time and not self.field_types
+        coding = [
+            pl.col(name).cast(pl.String).cast(new_codes())
+            for name in CODED_COLUMNS
+            if self.types.get(name) in ("VARCHAR", *INTEGER_TYPES)
+            and self.field_types.get(name, "token") == "token"
+        ]
+        parts: dict[str, list[pl.Series]] = {name: [] for name in self.types}
+        units = set()
+        with _readable(self.spec), _connected(self.spec) as connection:
+            for batch in connection.sql(self.query).to_arrow_reader(ROWS_PER_BATCH):
+                frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(coding)
+                if has_time and "timestamp" in frame.columns:
+                    unit, times = clear_times(frame["timestamp"]) or ("", frame["timestamp"])
+                    units.add(unit)
+                    if not unit or len(units) > 1:
+                        return self.read_coded(has_time=False)
+                    frame = frame.with_columns(times)
+                for column in frame:
+                    parts[column.name].append(column)
+        if not any(parts.values()):
+            return self.read()
+        # one column after another, so that only one is in memory twice
+        columns = [pl.concat(parts.pop(name), rechunk=True) for name in list(parts)]
+        return self._finished(self._converted(pl.DataFrame(columns)))
+
+    def item_id_type(self) -> IdType:
+        """The type in which item ids leave; CSV has no types, so its ids stay text."""
+        kind = self.types.get("item_id")
+        if kind == "UBIGINT":
+            return pl.UInt64()
+        return pl.Int64() if kind in INTEGER_TYPES else pl.String()
 
     def batches(self, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
         """Some columns of all rows in order, `size` rows at a time."""
@@ -75,6 +124,12 @@ class OpenTable:
             for batch in reader:
                 frame = pl.DataFrame(pl.from_arrow(batch))
                 yield shaped(self._converted(frame), self.spec).select(columns)
+
+    def _finished(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if self.is_text:
+            others = [n for n in frame.columns if n not in (*TEXT_COLUMNS, "timestamp")]
+            frame = frame.with_columns(_as_inferred(frame[name]) for name in others)
+        return shaped(frame, self.spec)
 
     def _converted(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self.field_types:
@@ -125,6 +180,7 @@ def open_table(spec: TableSpec) -> OpenTable:
         spec=spec,
         query=f"SELECT {selected} FROM ({query})",
         columns=tuple(dict.fromkeys([*names, *columns_made(spec)])),
+        types=dict(zip(names, types, strict=True)),
         is_text=kind == "csv",
         field_types=dict(zip(names, (field_type for _, field_type in fields), strict=False)),
     )
@@ -248,11 +304,11 @@ def _as_inferred(column: pl.Series) -> pl.Series:
 @contextmanager
 def _connected(spec: TableSpec) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection; the answer of a database is its table `ANSWER`."""
-    with connect(spec.base) as connection:
+    with connect(spec.base, memory_limit=spec.memory_limit) as connection:
         if not spec.database:
             yield connection
             return
-        with answer(spec.database, spec.sql, spec.base, spec.origin) as rows:
+        with answer(spec) as rows:
             connection.register(ANSWER, rows)
             yield connection
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxrec.data.slices import counts_before, slices
 from jaxrec.errors import ConfigError
 from jaxrec.types import MAX_GAP, NO_GAP, Batch, EventLog
 
@@ -59,7 +60,7 @@ def cut_windows(
 
 def with_targets(windows: Windows, weights: Float[np.ndarray, " M"]) -> Windows:
     """The windows that predict an event, or begin with one, whose weight is above 0."""
-    total = np.concatenate([[0], np.cumsum(weights > 0)])
+    total = counts_before(weights > 0)
     first = windows.starts + windows.burn_ins
     used = total[windows.starts + windows.lengths + 1] > total[first]
     return Windows(*(values[used] for values in vars(windows).values()))
@@ -203,7 +204,9 @@ def event_gaps(
     """
     gaps = np.full(len(log.items), NO_GAP, np.int32)
     if log.has_time and len(gaps):
-        gaps[1:] = np.clip(np.diff(log.times), 0, MAX_GAP)
+        for part in slices(len(gaps) - 1):
+            times = log.times[part.start : part.stop + 1]
+            gaps[1:][part] = np.clip(np.diff(times), 0, MAX_GAP)
         active = log.lengths > 0
         first_events = log.offsets[:-1][active]
         gaps[first_events] = NO_GAP

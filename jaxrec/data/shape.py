@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from jaxrec.data.codes import where
 from jaxrec.data.columns import as_text, reject
 from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
@@ -68,4 +69,5 @@ def _by_rating(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
 def _with_event_types(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
     """Event types by their names in jaxrec; rows whose type has the name "" are left out."""
     event_types = as_text(frame["event"], spec.origin).replace(dict(spec.event_types))
-    return frame.with_columns(event_types).filter((event_types != "").fill_null(True))
+    kept = where(event_types, lambda text: text != "").fill_null(True)
+    return frame.with_columns(event_types).filter(kept)

@@ -10,8 +10,8 @@ from jaxrec.data.invoices import invoice_tables, is_invoice_table
 from jaxrec.data.linked_triples import link_entities
 from jaxrec.data.listing import find_table, format_of, is_pattern
 from jaxrec.data.opener import open_table, read_table
-from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES, TableSpec
-from jaxrec.data.tables import Tables, TimeKind, read_tables, validate_tables
+from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES, dataset_spec
+from jaxrec.data.tables import Tables, TimeKind, tables_of, validate_tables
 from jaxrec.errors import DataError
 
 NAMED_SOURCES = ("ml-100k", "ml-1m")
@@ -50,7 +50,13 @@ MIRRORED_RELATIONS = (
 
 
 def load_source(
-    source: str, layout: str = "", *, time: TimeKind = "timestamp", strict: bool = False
+    source: str,
+    layout: str = "",
+    *,
+    time: TimeKind = "timestamp",
+    strict: bool = False,
+    memory_limit: str = "",
+    as_codes: bool = False,
 ) -> Tables:
     """The validated tables of a data set.
 
@@ -61,6 +67,8 @@ def load_source(
         layout: see `dataset_spec`.
         time: `order` if timestamps are only positions.
         strict: refuse events and triples of unknown items, and implausible times.
+        memory_limit: of DuckDB (see `TableSpec`).
+        as_codes: ids and types of the events of files are codes, as large tables need.
 
     Raises:
         DataError: the source does not exist, or its tables are invalid.
@@ -72,10 +80,14 @@ def load_source(
     if not path.exists() and not is_pattern(source):
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
     if not layout and (file := _only_file(path)):
-        table = open_table(TableSpec("invoices", files=(str(file),)))
+        spec = dataset_spec(file, "", memory_limit)
+        table = open_table(spec.events)
         if is_invoice_table(table.columns):
             return invoice_tables(table.read(), str(file), time, strict)
-    return read_tables(path, layout, time=time, strict=strict)
+        if path.is_file():
+            return tables_of(spec, table, time=time, strict=strict, as_codes=as_codes)
+    spec = dataset_spec(path, layout, memory_limit)
+    return tables_of(spec, open_table(spec.events), time=time, strict=strict, as_codes=as_codes)
 
 
 def _only_file(path: Path) -> Path | None:

@@ -1,7 +1,8 @@
 """What a data set consists of: the files or queries of its tables, and what their columns mean."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxrec.errors import ConfigError, DataError
 SPEC_FILE = "dataset.yaml"
 SPEC_SUFFIXES = (".yaml", ".yml")
 TABLES = ("events", "items", "triples")
+MEMORY = r"\d+(\.\d+)? *([KMGT]i?)?B"
 SQL_WORDS = ("select ", "select\n", "with ", "with\n", "from ", "from\n")
 
 
@@ -34,6 +36,8 @@ class TableSpec:
         ratings: event type -> the lowest value of the column `rating` that has it.
         min_rating: rows with a lower `rating` are left out.
         separators: column of items -> what separates the labels of a cell.
+        memory_limit: memory of DuckDB while it reads, such as `2GB`; beyond it, a query sorts and
+            joins in the directory for temporary files ("": 80 % of the machine's).
     """
 
     name: str
@@ -49,6 +53,7 @@ class TableSpec:
     ratings: Mapping[str, float] = field(default_factory=dict)
     min_rating: float | None = None
     separators: Mapping[str, str] = field(default_factory=dict)
+    memory_limit: str = ""
 
     @property
     def path(self) -> Path:
@@ -78,7 +83,7 @@ class DatasetSpec:
         return (self.events.origin, *others)  # type: ignore[return-value]
 
 
-def dataset_spec(source: Path, layout: str = "") -> DatasetSpec:
+def dataset_spec(source: Path, layout: str = "", memory_limit: str = "") -> DatasetSpec:
     """What a source consists of.
 
     Args:
@@ -86,10 +91,20 @@ def dataset_spec(source: Path, layout: str = "") -> DatasetSpec:
             them (see `TableSpec`). A directory may hold that file as `dataset.yaml`.
         layout: name of a layout that jaxrec ships (such as `rees46`), or a YAML file; its file
             names start from the directory `source`.
+        memory_limit: of every table (see `TableSpec`); "": as described.
 
     Raises:
         DataError: the source does not exist, has no events, or its description is not valid.
     """
+    spec = _dataset_spec(source, layout)
+    if not memory_limit:
+        return spec
+    limit = _memory_limit(memory_limit, "data.memory_limit")
+    given = {name: table for name in TABLES if (table := getattr(spec, name)) is not None}
+    return DatasetSpec(**{n: replace(table, memory_limit=limit) for n, table in given.items()})
+
+
+def _dataset_spec(source: Path, layout: str) -> DatasetSpec:
     if layout:
         path = Path(layout) if Path(layout).suffix in SPEC_SUFFIXES else _shipped(layout)
         return read_spec(path, source)
@@ -152,12 +167,13 @@ def _table(name: str, value: Any, base: Path, place: str) -> TableSpec:
         if option in value:
             names = value[option]
             value[option] = tuple(map(str, names if isinstance(names, list) else [names]))
-    for option in ("sql", "database", "separator", "encoding"):
+    for option in ("sql", "database", "separator", "encoding", "memory_limit"):
         if not isinstance(value.get(option, ""), str):
             raise DataError(f"{place}: {option} must be text")
     for option in ("columns", "event_types", "separators"):
         pairs = _mapping(value.get(option, {}), f"{place}, {option}").items()
         value[option] = {str(key): "" if name is None else str(name) for key, name in pairs}
+    value["memory_limit"] = _memory_limit(value.get("memory_limit", ""), place)
     try:
         ratings = _mapping(value.get("ratings", {}), f"{place}, ratings")
         value["ratings"] = {str(key): float(lowest) for key, lowest in ratings.items()}
@@ -166,6 +182,12 @@ def _table(name: str, value: Any, base: Path, place: str) -> TableSpec:
     except (TypeError, ValueError):
         raise DataError(f"{place}: ratings and min_rating must be numbers") from None
     return TableSpec(name, base, **value)
+
+
+def _memory_limit(value: str, place: str) -> str:
+    if value and not re.fullmatch(MEMORY, value):
+        raise DataError(f"{place}: memory_limit {value!r} is no size; write it as 2GB or 500MB")
+    return value
 
 
 def _mapping(value: Any, place: str) -> Mapping[str, Any]:

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxrec.config import SplitConfig
-from jaxrec.data.events import position_in_history, user_of_event
+from jaxrec.data.events import first_events, users_at
+from jaxrec.data.slices import counts_before
 from jaxrec.errors import DataError
 from jaxrec.types import EventLog, Queries
 
@@ -30,7 +31,7 @@ class Split:
     @property
     def in_training(self) -> Bool[np.ndarray, " M"]:
         """True for the events that train the model."""
-        return position_in_history(self.log) < np.repeat(self.train_lengths, self.log.lengths)
+        return first_events(self.log, self.train_lengths)
 
     def subsampled(self, limit: int) -> "Split":
         """The split with at most `limit` evenly spaced queries in each set."""
@@ -80,10 +81,10 @@ def split_log(
 
 def _leave_one_out(log: EventLog, targets: Bool[np.ndarray, " M"]) -> Split:
     """Test on each user's last target that has a history; validate on the target before it."""
-    targets = targets & (position_in_history(log) > 0)
+    targets = targets & _has_history(log)
     test = _last_of_user(log, targets)
     test_positions = _per_user(test, log.offsets[1:])
-    before_test = np.arange(len(log.items)) < np.repeat(test_positions, log.lengths)
+    before_test = first_events(log, test_positions - log.offsets[:-1])
     validation = _last_of_user(log, targets & before_test)
     train_ends = _per_user(validation, test_positions)
     return Split(log, train_ends - log.offsets[:-1], validation, {"last": test})
@@ -100,24 +101,31 @@ def _global_time(
     The moments are quantiles of the times of new events.
     """
     times = log.times[new] if new.any() else log.times.max(keepdims=True)
-    test_start = np.quantile(times, config.test_quantile)
-    validation_start = np.quantile(times[times <= test_start], config.validation_quantile)
-    targets = targets & new & (position_in_history(log) > 0)
+    test_start = np.quantile(times, config.test_quantile, overwrite_input=True)
+    times = times[times <= test_start]
+    validation_start = np.quantile(times, config.validation_quantile, overwrite_input=True)
+    del times
+    targets = targets & new & _has_history(log)
     in_test = targets & (log.times > test_start)
     in_validation = targets & (log.times > validation_start) & (log.times <= test_start)
-    num_before = np.concatenate([[0], np.cumsum(log.times <= validation_start)])
+    num_before = counts_before(log.times <= validation_start)[log.offsets].astype(np.int64)
     every = np.flatnonzero(in_test)
     test = {
         "last": _last_of_user(log, in_test),
-        "every": Queries(user_of_event(log)[every], every),
+        "every": Queries(users_at(log, every), every),
     }
-    return Split(log, np.diff(num_before[log.offsets]), _last_of_user(log, in_validation), test)
+    return Split(log, np.diff(num_before), _last_of_user(log, in_validation), test)
+
+
+def _has_history(log: EventLog) -> Bool[np.ndarray, " M"]:
+    """True for all events but the first of every user."""
+    return ~first_events(log, np.minimum(log.lengths, 1))
 
 
 def _last_of_user(log: EventLog, selected: Bool[np.ndarray, " M"]) -> Queries:
     """The last selected event of every user who has one."""
     positions = np.flatnonzero(selected)
-    users = user_of_event(log)[positions]
+    users = users_at(log, positions)
     last = np.append(users[1:] != users[:-1], True) if len(users) else np.zeros(0, bool)
     return Queries(users[last], positions[last])
 

@@ -9,7 +9,12 @@ import duckdb
 
 
 def connect(base: Path = Path(), **limits: str) -> duckdb.DuckDBPyConnection:
-    """A connection without a database. File names of queries start from the directory `base`."""
+    """A connection without a database. File names of queries start from the directory `base`.
+
+    Args:
+        limits: options of DuckDB, such as `memory_limit`; those that are "" keep their default.
+    """
+    limits = {name: value for name, value in limits.items() if value}
     temporary = str(Path(tempfile.gettempdir(), "jaxrec-duckdb"))
     connection = duckdb.connect(config={"temp_directory": temporary, **limits})
     connection.execute("SET TimeZone = 'UTC'")

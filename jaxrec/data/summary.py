@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
 import polars as pl
 
 from jaxrec.config import Config
+from jaxrec.data.codes import coded, codes, texts
 from jaxrec.data.dataset import long_history_notes
 from jaxrec.data.graph import COLUMN_RELATIONS
+from jaxrec.data.slices import counts, user_blocks
 from jaxrec.data.tables import Tables
 
 EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event", "event_id", "session_id")
@@ -61,12 +64,10 @@ def summarize(tables: Tables, config: Config) -> Summary:
     rows = {"events": len(events), "items": len(items)}
     if triples is not None:
         rows["triples"] = len(triples)
-    per_user = events.group_by("user_id").len()
-    per_item = events.group_by("item_id").len()
+    per_user, per_item = (_counts(events[name]) for name in ("user_id", "item_id"))
     num_idle = len(items) - len(per_item)
-    item_events = pl.concat([pl.zeros(num_idle, pl.UInt32, eager=True), per_item["len"].sort()])
-    pairs = events.select(pl.struct("user_id", "item_id").n_unique()).item()
-    repeats = 1 - pairs / len(events)
+    item_events = pl.concat([pl.zeros(num_idle, pl.Int64, eager=True), per_item["count"].sort()])
+    repeats = 1 - _num_pairs(events) / len(events)
     event_types = events["event"].value_counts(sort=True).rows()
     return Summary(
         rows=rows,
@@ -75,7 +76,7 @@ def summarize(tables: Tables, config: Config) -> Summary:
         period=_period(events["timestamp"]) if config.data.time == "timestamp" else None,
         event_types=dict(event_types),
         repeats=repeats,
-        user_events=Counts(per_user["len"].sort()),
+        user_events=Counts(per_user["count"].sort()),
         item_events=Counts(item_events),
         warnings=(*tables.warnings, *_warnings(per_user, repeats, config)),
         notes=tuple(note for note in tables.notes if note not in tables.warnings),
@@ -114,19 +115,37 @@ def _matches(tables: Tables, num_active: int) -> dict[str, tuple[int, int]]:
     return matches
 
 
+def _counts(ids: pl.Series) -> pl.DataFrame:
+    """How often every id occurs: columns `id` and `count`."""
+    column = coded(ids)
+    names = texts(column)
+    numbers = pl.Series(counts(codes(column), len(names)))
+    return pl.DataFrame({"id": names, "count": numbers}).filter(pl.col("count") > 0)
+
+
+def _num_pairs(events: pl.DataFrame) -> int:
+    """The number of different pairs of a user and an item."""
+    users, items = (codes(coded(events[name])) for name in ("user_id", "item_id"))
+    total = 0
+    for rows in user_blocks(users, counts(users, int(users.max(initial=0)) + 1)):
+        pairs = (users[rows].astype(np.int64) << 32) | items[rows]
+        total += pl.Series(pairs).n_unique()
+    return total
+
+
 def _period(timestamps: pl.Series) -> tuple[datetime, datetime]:
     first, last = (
-        timestamps.cast(pl.Datetime("ms", "UTC"))
+        pl.Series([timestamps.min(), timestamps.max()])
+        .cast(pl.Datetime("ms", "UTC"))
         .clip(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
-        .sort()[[0, -1]]
     )
     return first, last
 
 
 def _warnings(per_user: pl.DataFrame, repeats: float, config: Config) -> list[str]:
     warnings: list[str] = []
-    user, count = per_user.sort("len", descending=True).row(0)
-    warnings += long_history_notes(user, count, int(per_user["len"].sum()))
+    user, count = per_user.sort("count", descending=True).row(0)
+    warnings += long_history_notes(user, count, int(per_user["count"].sum()))
     if repeats >= MANY_REPEATS and config.evaluation.mask == ("seen",):
         warnings.append(
             f"{repeats:.0%} of the events repeat an item of the user, but lists leave out items "

@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
+from jaxrec.data.codes import coded, codes, is_coded, where
 from jaxrec.data.columns import (
     as_ids,
     as_text,
@@ -15,6 +17,7 @@ from jaxrec.data.columns import (
     require,
     with_simple_type,
 )
+from jaxrec.data.id_types import IdType
 from jaxrec.data.item_columns import (
     CATEGORY_SEPARATOR,
     items_of_events,
@@ -22,8 +25,9 @@ from jaxrec.data.item_columns import (
     with_labels,
 )
 from jaxrec.data.linked_triples import read_linked_triples
-from jaxrec.data.opener import TRIPLE_COLUMNS, open_table
-from jaxrec.data.spec import dataset_spec
+from jaxrec.data.opener import TRIPLE_COLUMNS, OpenTable, open_table
+from jaxrec.data.slices import counts, look_up, time_order, user_blocks
+from jaxrec.data.spec import DatasetSpec, dataset_spec
 from jaxrec.data.times import as_milliseconds, as_positions, time_notes
 from jaxrec.errors import DataError
 
@@ -36,12 +40,14 @@ class Tables:
 
     Attributes:
         events: user_id, item_id (strings), timestamp (int64: milliseconds since the epoch, or
-            positions), event (string), then any other columns, in the order of the file.
+            positions), event (string), then any other columns, in the order of the file. These
+            strings may be codes (see `data/codes.py`).
         items: item_id (unique strings; holds every item of `events`), then any other columns.
         triples: head_type, head, relation, tail_type, tail (strings), or None.
         notes: sentences about repaired and dropped rows.
         warnings: those of the notes that tell of a likely mistake.
         num_unknown: number of events whose item the items table lacked.
+        item_id_type: the type in which item ids leave (see `id_types.py`).
     """
 
     events: pl.DataFrame
@@ -50,10 +56,15 @@ class Tables:
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     num_unknown: int = 0
+    item_id_type: IdType = pl.String
 
 
 def read_tables(
-    source: Path, layout: str = "", *, time: TimeKind = "timestamp", strict: bool = False
+    source: Path,
+    layout: str = "",
+    *,
+    time: TimeKind = "timestamp",
+    strict: bool = False,
 ) -> Tables:
     """Read and validate the tables of a data set.
 
@@ -67,18 +78,39 @@ def read_tables(
         DataError: as `dataset_spec`, `open_table` and `validate_tables`.
     """
     spec = dataset_spec(source, layout)
-    events = open_table(spec.events).read()
-    items = None if spec.items is None else open_table(spec.items).read()
+    return tables_of(spec, open_table(spec.events), time=time, strict=strict)
+
+
+def tables_of(
+    spec: DatasetSpec,
+    opened: OpenTable,
+    *,
+    time: TimeKind,
+    strict: bool,
+    as_codes: bool = False,
+) -> Tables:
+    """Read and validate the tables of a specification; raises as `read_tables`.
+
+    Args:
+        opened: the events.
+        as_codes: ids and types of events are codes, as large tables need.
+    """
+    events = opened.read_coded(time == "timestamp") if as_codes else opened.read()
+    items, described = None, opened
+    if spec.items is not None:
+        described = open_table(spec.items)
+        items = described.read()
     triples = None
     if spec.triples is not None and spec.triples.path.suffix == ".kg":
         table, name = (events, spec.events.origin)
         if items is not None and spec.items is not None:
             table, name = items, spec.items.origin
-        item_ids = as_ids(require(table, "item_id", name), name)
+        item_ids = as_ids(require(table, "item_id", name), name).unique().cast(pl.String)
         triples = read_linked_triples(spec.triples.path, item_ids)
     elif spec.triples is not None:
         triples = open_table(spec.triples).read()
-    return validate_tables(events, items, triples, origin=spec.origin, time=time, strict=strict)
+    tables = validate_tables(events, items, triples, origin=spec.origin, time=time, strict=strict)
+    return replace(tables, item_id_type=described.item_id_type())
 
 
 def validate_tables(
@@ -115,7 +147,8 @@ def validate_tables(
         items, item_notes = validate_items(items, origin[1])
         notes += item_notes
         warnings += unused_item_columns(events, items, origin[0])
-    unknown = ~events["item_id"].is_in(items["item_id"].implode())
+    known = items["item_id"].implode()
+    unknown = ~where(events["item_id"], lambda text: text.is_in(known))
     items, unknown_notes = _add_unknown_items(items, events["item_id"], unknown, origin, strict)
     warnings += unknown_notes
     if triples is not None:
@@ -136,7 +169,8 @@ def _check_events(
     if "event" in events.columns:
         event_types = as_ids(events["event"], table)
     else:
-        event_types = pl.repeat("event", len(events), eager=True).alias("event")
+        kind = pl.Enum(["event"]) if is_coded(users) else pl.String()
+        event_types = pl.repeat("event", len(events), dtype=kind, eager=True).alias("event")
     optional = ("event_id", "session_id")
     texts = [as_text(events[name], table) for name in optional if name in events.columns]
     warnings = [note for ids in (users, items) for note in null_words(ids, table)]
@@ -182,7 +216,7 @@ def _add_unknown_items(
         fix = "Write the ids of both tables alike" if unknown.all() else "Add these items"
         fix += ", or leave strict mode" if strict else ""
         reject(unknown, event_items, origin[0], f"are not in {origin[1]}", fix)
-    added = event_items.filter(unknown).unique(maintain_order=True).to_frame()
+    added = event_items.filter(unknown).unique(maintain_order=True).cast(pl.String).to_frame()
     note = (
         f"{origin[0]}: events of items that are not in {origin[1]}: {unknown.sum():,} of "
         f"{len(unknown):,}, of {len(added):,} items; added to the items without other columns."
@@ -236,12 +270,7 @@ def filter_tables(
     if not (min_user_events or min_item_events or drop_repeats):
         return tables
     events = without_consecutive_repeats(tables.events) if drop_repeats else tables.events
-    while True:
-        before = len(events)
-        events = events.filter(pl.len().over("item_id") >= min_item_events)
-        events = events.filter(pl.len().over("user_id") >= min_user_events)
-        if len(events) == before:
-            break
+    events = _core(events, {"item_id": min_item_events, "user_id": min_user_events})
     if events.is_empty():
         user, item = (tables.events[c].unique_counts().max() for c in ("user_id", "item_id"))
         raise DataError(
@@ -249,7 +278,8 @@ def filter_tables(
             f"{min_item_events}: the largest counts are {user!r} events of a user and {item!r} of "
             "an item. Lower the minimum"
         )
-    items = tables.items.join(events, on="item_id", how="semi", maintain_order="left")
+    left = events["item_id"].unique().cast(pl.String).implode()
+    items = tables.items.filter(pl.col("item_id").is_in(left))
     triples = tables.triples
     if triples is not None:
         known = items["item_id"].implode()
@@ -263,10 +293,27 @@ def filter_tables(
     return replace(tables, events=events, items=items, triples=triples, notes=(*tables.notes, note))
 
 
+def _core(events: pl.DataFrame, least: dict[str, int]) -> pl.DataFrame:
+    """Events whose values in each column occur often enough, also among the events that stay."""
+    numbers = {name: codes(coded(events[name])) for name, count in least.items() if count > 1}
+    kept = np.ones(len(events), bool)
+    while numbers:
+        before = np.count_nonzero(kept)
+        for name, column in numbers.items():
+            per_value = counts(column[kept], int(column.max(initial=0)) + 1)
+            kept &= look_up(per_value >= least[name], column)
+        if np.count_nonzero(kept) == before:
+            break
+    return events if kept.all() else events.filter(pl.Series(kept))
+
+
 def without_consecutive_repeats(events: pl.DataFrame) -> pl.DataFrame:
     """Drop every event whose item is also the item of the user's previous event."""
-    previous = pl.col("item_id").shift().over("user_id")
-    rows = events.select("user_id", "item_id", "timestamp").with_row_index()
-    ordered = rows.sort("user_id", "timestamp", maintain_order=True)
-    kept = ordered.filter(pl.col("item_id").ne_missing(previous))
-    return events[kept["index"].sort()]
+    users, items = (codes(coded(events[name])) for name in ("user_id", "item_id"))
+    kept = np.ones(len(events), bool)
+    times = events["timestamp"].to_numpy()
+    for rows in user_blocks(users, counts(users, int(users.max(initial=0)) + 1)):
+        ordered = rows[time_order(users[rows], times[rows])]
+        user, item = users[ordered], items[ordered]
+        kept[ordered[1:]] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+    return events.filter(pl.Series(kept))

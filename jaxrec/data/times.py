@@ -58,6 +58,33 @@ def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
     return _from_numbers(times, column, table)
 
 
+def clear_times(column: pl.Series) -> tuple[str, pl.Series] | None:
+    """The unit of timestamps and the times as datetimes, if there is nothing to say about them.
+
+    That is, all are dates, or integers of one unit, between 1980 and tomorrow. `as_milliseconds`
+    then reads them alike, whatever rows of the same unit stand before and after them.
+    """
+    if column.dtype in (pl.Date, pl.Datetime):
+        unit, times = "dates", column.dt.epoch("ms")
+    elif column.dtype.is_integer() or column.dtype == pl.String:
+        numbers = column
+        if column.dtype == pl.String:
+            numbers = column.str.strip_chars().cast(pl.Int64, strict=False)
+        if numbers.null_count() == len(numbers):
+            unit, times = "dates", _dates(column).dt.epoch("ms")
+        elif (unit := _unit_of_all(numbers)) is None:
+            return None
+        else:
+            scale = PER_MILLISECOND[unit]
+            numbers = numbers.cast(pl.Int64)
+            times = numbers * round(1 / scale) if scale < 1 else numbers // int(scale)
+    else:
+        return None
+    if times.null_count() or not _is_usual(times, 1):
+        return None
+    return unit, times.cast(pl.Datetime("ms"))
+
+
 def as_positions(column: pl.Series, table: str) -> pl.Series:
     """Whole numbers as int64. Raises a DataError for other values."""
     numbers = _numbers(column, table, "integers")
@@ -92,6 +119,20 @@ def unit_of(column: pl.Series) -> str:
         if 2 * numbers.count() <= column.count():
             return "dates"
     return _unit(numbers, _plausible(numbers)) if numbers.dtype.is_numeric() else "dates"
+
+
+def _unit_of_all(numbers: pl.Series) -> str | None:
+    """The unit in which all numbers lie between 1980 and tomorrow, if there is one."""
+    units = (unit for unit, scale in PER_MILLISECOND.items() if _is_usual(numbers, scale))
+    return next(units, None)
+
+
+def _is_usual(numbers: pl.Series, scale: float) -> bool:
+    """Whether all numbers lie between 1980 and tomorrow."""
+    least, most = numbers.min(), numbers.max()
+    if least is None:
+        return False
+    return bool(YEAR_1980 * scale <= least and most <= _tomorrow() * scale)  # type: ignore[operator]
 
 
 def _tomorrow() -> float:

@@ -16,8 +16,8 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.packing import Packing, cut_windows
 from jaxrec.data.replay import replayed_weights
+from jaxrec.data.slices import counts
 from jaxrec.errors import DataError
-from jaxrec.evaluation.baselines import popularity
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.text_features import ItemText, item_text
 from jaxrec.models.inputs import Sizes
@@ -66,7 +66,7 @@ class TrainContext:
         """Positive training events of every row of the item block."""
         split = self.dataset.split
         positives = split.in_training & self.dataset.positives
-        return popularity(split.log.items[positives], len(self.valid))
+        return counts(split.log.items[positives], len(self.valid)).astype(np.float32)
 
 
 def make_context(
@@ -200,7 +200,7 @@ def newest_events(dataset: Dataset) -> tuple[int | None, int | None]:
     if not log.has_time:
         return None, None
     since = -1 if dataset.carried is None else dataset.carried.since
-    trained = int(log.times[split.in_training].max(initial=since))
+    trained = int(np.max(log.times, initial=since, where=split.in_training))
     return trained, int(log.times[split.validation.positions].max(initial=trained))
 
 

@@ -6,7 +6,8 @@ from helpers.catalogs import ITEMS
 
 from jaxrec.config import Config, DataConfig, SplitConfig
 from jaxrec.data.dataset import prepare
-from jaxrec.data.id_types import fitting_type, id_type, source_item_id_type, with_id_types
+from jaxrec.data.id_types import fitting_type, id_type, with_id_types
+from jaxrec.data.sources import load_source
 
 
 @pytest.fixture
@@ -25,11 +26,10 @@ def test_a_data_set_remembers_that_item_ids_were_integers(numbered, tmp_path):
     )
     assert prepare(config).item_id_type == "Int64"
     for source in (tmp_path / "events.parquet", tmp_path):
-        assert source_item_id_type(str(source)) == pl.Int64
+        assert load_source(str(source)).item_id_type == pl.Int64
     (tmp_path / "items.parquet").unlink()
     items.drop("categories").write_csv(tmp_path / "items.csv")  # which has no types
-    assert source_item_id_type(str(tmp_path)) == pl.String
-    assert source_item_id_type("ml-100k") == pl.String
+    assert load_source(str(tmp_path)).item_id_type == pl.String
 
 
 def test_integers_leave_as_64_bits_and_all_else_as_text():
