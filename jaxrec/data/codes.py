@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import UInt32
+from jaxtyping import Int, Int32, UInt32
+
+from jaxrec.data.slices import counts, look_up
 
 
 def new_codes() -> Any:
@@ -35,6 +37,20 @@ def texts(column: pl.Series) -> pl.Series:
 def codes(column: pl.Series) -> UInt32[np.ndarray, " n"]:
     """The codes of a coded column without nulls."""
     return column.to_physical().to_numpy()
+
+
+def numbered(
+    column: pl.Series,
+) -> tuple[Int32[np.ndarray, " n"], pl.Series, Int[np.ndarray, " size"]]:
+    """The place of every row's text among all texts in order, these texts, and their counts."""
+    column = coded(column)
+    names = texts(column)
+    sizes = counts(codes(column), len(names))
+    order = names.arg_sort().to_numpy()
+    order = order[sizes[order] > 0]
+    places = np.empty(len(names), np.int32)
+    places[order] = np.arange(len(order))
+    return look_up(places, codes(column)), names.gather(order), sizes[order]
 
 
 def per_row(column: pl.Series, values: pl.Series) -> pl.Series:

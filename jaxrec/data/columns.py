@@ -137,6 +137,33 @@ def as_labels(column: pl.Series, table: str) -> pl.Series:
     return column.cast(pl.List(pl.String) if is_list else pl.String)
 
 
+def as_type(column: pl.Series, dtype: Any, table: str) -> pl.Series:
+    """Values in the type that a column has in the catalogue.
+
+    Numbers with fractions stay as they are where the catalogue has whole numbers.
+
+    Raises:
+        DataError: a value would be lost.
+    """
+    if column.dtype == dtype:
+        return column
+    try:
+        if column.dtype == pl.String and dtype == pl.Date:
+            cast = column.str.to_date()
+        elif column.dtype == pl.String and isinstance(dtype, pl.Datetime):
+            zoned = column.str.to_datetime(time_unit=dtype.time_unit, time_zone="UTC")
+            cast = zoned.cast(dtype)
+        else:
+            cast = column.cast(dtype)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{table}, column {column.name!r}: {column.dtype} does not become {dtype}, its type in "
+            f"the catalogue ({str(error).splitlines()[0]}). Convert it"
+        ) from error
+    has_fractions = column.dtype.is_float() and dtype.is_integer() and (cast != column).any()
+    return column if has_fractions else cast
+
+
 def as_cells(column: pl.Series, table: str) -> pl.Series:
     """Single values as strings; raises a DataError for lists, structs and binary values."""
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
+from jaxrec.data.codes import coded, codes, numbered, texts
 from jaxrec.data.columns import index_in
-from jaxrec.data.slices import counts, counts_before, time_order, user_blocks
+from jaxrec.data.slices import counts_before, look_up, time_order, user_blocks
 from jaxrec.data.times import as_milliseconds
 from jaxrec.errors import ConfigError, DataError
 from jaxrec.runtime import cache_dir
@@ -44,10 +45,10 @@ def build_event_log(
             `MAX_EVENT_TYPES` event types.
     """
     event_type_names = _checked_event_types(events["event"], event_type_names)
-    user_ids = events["user_id"].unique().cast(pl.String).sort()
-    users = index_in(events["user_id"], user_ids).to_numpy()
-    lengths = counts(users, len(user_ids))
-    all_items = index_in(events["item_id"], item_ids).fill_null(0).to_numpy()
+    users, user_ids, lengths = numbered(events["user_id"])
+    items = coded(events["item_id"])
+    number_of_code = index_in(texts(items), item_ids).fill_null(0).to_numpy()
+    all_items = look_up(number_of_code, codes(items))
     types = events["event"].cast(pl.Enum(event_type_names)).to_physical().cast(pl.Int8).to_numpy()
     stamps = events["timestamp"].to_numpy()
     unit = 1000 if has_time else 1  # milliseconds to seconds
@@ -60,12 +61,12 @@ def build_event_log(
             yield all_items[ordered], types[ordered], stamps[ordered] // unit
 
     store = _mapped if len(users) >= mapped_from else _joined
-    items, event_types, times = store(in_order())
+    sorted_items, event_types, times = store(in_order())
     return EventLog(
         user_ids=user_ids,
         event_type_names=event_type_names,
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        items=items,
+        items=sorted_items,
         event_types=event_types,
         times=times,
         has_time=has_time,

@@ -6,11 +6,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from jaxrec.data.columns import index_in
+from jaxrec.data.columns import as_type, index_in
 from jaxrec.data.graph import ITEM, edge_numbers, item_triples, node_types
 from jaxrec.data.opener import TRIPLE_COLUMNS
 from jaxrec.data.tables import validate_items, validate_triples
-from jaxrec.errors import DataError
 from jaxrec.types import Catalog, KnowledgeGraph
 
 
@@ -49,7 +48,7 @@ def extend_catalog(
     """
     items, notes = validate_items(items, "new items")
     items = items.with_columns(
-        _cast_like(items[name], catalog.items[name])
+        as_type(items[name], catalog.items.schema[name], "new items")
         for name in items.columns
         if name in catalog.items.columns and catalog.items.schema[name] != pl.Null
     )
@@ -104,24 +103,6 @@ def _updated(items: pl.DataFrame, today: pl.DataFrame) -> pl.DataFrame:
         old = items[new.name] if new.name in items.columns else pl.lit(None)
         columns.append(pl.when(is_known).then(values).otherwise(old).alias(new.name))
     return items.with_columns(columns) if len(today) else items
-
-
-def _cast_like(column: pl.Series, known: pl.Series) -> pl.Series:
-    """A column in the type of a known one; numbers may have fractions where that has none.
-
-    Raises a DataError if values do not fit.
-    """
-    dtype = known.dtype
-    try:
-        cast = column.cast(dtype)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(
-            f"new items, column {column.name!r}: {column.dtype} does not become {dtype}, the type "
-            f"in training ({str(error).splitlines()[0]}). Convert it"
-        ) from error
-    if column.dtype.is_float() and dtype.is_integer() and (cast != column).any():
-        return column  # a price of 9.99, where all prices were whole
-    return cast
 
 
 def _representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from jaxrec.data.columns import reject_same_names, with_simple_type
+from jaxrec.data.columns import as_type, reject_same_names, with_simple_type
 from jaxrec.data.item_columns import LABEL_COLUMNS
 from jaxrec.data.tables import validate_items
 from jaxrec.errors import DataError
@@ -44,7 +44,7 @@ def item_rows(
     columns = []
     for name, given in sent.items():
         dtype = schema.get(name, pl.Null)
-        column = given if dtype == pl.Null else as_type(given, dtype)
+        column = given if dtype == pl.Null else as_type(given, dtype, PLACE)
         is_given = np.array([name in row for row in values])
         if not is_given.all():
             before = known[name] if name in known.columns else None
@@ -69,31 +69,6 @@ def surely_fits(value: Any, dtype: Any) -> bool:
     if isinstance(value, int | float):
         return dtype in (pl.Float64, pl.Int64)
     return dtype == pl.String
-
-
-def as_type(column: pl.Series, dtype: Any) -> pl.Series:
-    """A column in another type, or as it is where whole numbers would lose fractions.
-
-    Raises:
-        DataError: a value would be lost or changed.
-    """
-    if column.dtype == dtype:
-        return column
-    try:
-        if column.dtype == pl.String and dtype == pl.Date:
-            cast = column.str.to_date()
-        elif column.dtype == pl.String and isinstance(dtype, pl.Datetime):
-            zoned = column.str.to_datetime(time_unit=dtype.time_unit, time_zone="UTC")
-            cast = zoned.cast(dtype)
-        else:
-            cast = column.cast(dtype)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(
-            f"items, column {column.name!r}: {column.dtype} does not become {dtype}, the type of "
-            f"the catalogue ({str(error).splitlines()[0]})"
-        ) from error
-    has_fractions = column.dtype.is_float() and dtype.is_integer() and (cast != column).any()
-    return column if has_fractions else cast
 
 
 def _series(name: str, values: Sequence[Mapping[str, Any]]) -> pl.Series:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow
 from pyarrow import parquet
@@ -90,6 +91,7 @@ class OpenTable:
         ]
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.types}
         units = set()
+        stamps = np.empty(0, np.int64)  # grows in place
         with _readable(self.spec), _connected(self.spec) as connection:
             for batch in connection.sql(self.query).to_arrow_reader(ROWS_PER_BATCH):
                 frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(coding)
@@ -98,11 +100,16 @@ class OpenTable:
                     units.add(unit)
                     if not unit or len(units) > 1:
                         return self.read_coded(has_time=False)
-                    frame = frame.with_columns(times)
+                    stamps.resize(len(stamps) + len(times), refcheck=False)
+                    stamps[len(stamps) - len(times) :] = times.to_physical()
+                    frame = frame.drop("timestamp")
                 for column in frame:
                     parts[column.name].append(column)
         if not any(parts.values()):
             return self.read()
+        if units:
+            times = pl.Series("timestamp", pyarrow.array(stamps)).cast(pl.Datetime("ms"))
+            parts["timestamp"] = [times]
         # one column after another, so that only one is in memory twice
         columns = [pl.concat(parts.pop(name), rechunk=True) for name in list(parts)]
         return self._finished(self._converted(pl.DataFrame(columns)))
@@ -326,6 +333,11 @@ def _readable(spec: TableSpec) -> Iterator[None]:
 
 def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
     text = str(error)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return DataError(
+            f"{spec.origin}: DuckDB needs more memory than its limit ({text.splitlines()[0]}); "
+            "raise memory_limit in dataset.yaml or --data.memory_limit"
+        )
     if spec.sql:
         return DataError(f"{spec.origin}: {' '.join(text.split())}")
     named = re.search(r"file = (.+)|file \"(.+?)\"", text)

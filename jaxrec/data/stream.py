@@ -19,7 +19,7 @@ from jaxrec.data.opener import open_table
 from jaxrec.data.spec import dataset_spec
 from jaxrec.data.sql import connect
 from jaxrec.data.tables import TimeKind, validate_tables
-from jaxrec.data.times import as_milliseconds, same_unit, time_notes
+from jaxrec.data.times import as_milliseconds, clear_times, same_unit, time_notes, unit_of
 from jaxrec.errors import InputError
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
@@ -173,7 +173,7 @@ def _survey(
 
 def _warnings(batch: pl.DataFrame, origin: str) -> tuple[str, ...]:
     notes = null_words(as_ids(batch["user_id"], origin), origin)
-    if "timestamp" in batch.columns:
+    if "timestamp" in batch.columns and clear_times(batch["timestamp"]) is None:
         column = batch["timestamp"]
         notes += time_notes(as_milliseconds(column, origin), column, origin, strict=False)
     return tuple(notes)
@@ -201,9 +201,12 @@ def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
     for origin, batch in _batches(stream.read, stream.name, columns, stream.rows_per_batch):
         if "event" not in columns and len(stream.event_types) == 1:
             batch = batch.with_columns(pl.lit(stream.event_types[0]).alias("event"))
+        stamps, clear = batch["timestamp"], None
+        if stream.time == "timestamp" and (clear := clear_times(stamps)) is not None:
+            batch = batch.with_columns(clear[1])  # so that they are parsed once
         events = _validate(batch, origin, stream.time)
         if stream.time == "timestamp":
-            unit = same_unit(unit, batch["timestamp"], origin)
+            unit = same_unit(unit, clear[0] if clear else unit_of(stamps), origin)
         events = _of_users(events, stream.keep)
         if len(events):
             yield events

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.config import Config
-from jaxrec.data.codes import coded, codes, texts
+from jaxrec.data.codes import coded, codes, numbered
 from jaxrec.data.dataset import long_history_notes
 from jaxrec.data.graph import COLUMN_RELATIONS
 from jaxrec.data.slices import counts, user_blocks
@@ -117,10 +117,8 @@ def _matches(tables: Tables, num_active: int) -> dict[str, tuple[int, int]]:
 
 def _counts(ids: pl.Series) -> pl.DataFrame:
     """How often every id occurs: columns `id` and `count`."""
-    column = coded(ids)
-    names = texts(column)
-    numbers = pl.Series(counts(codes(column), len(names)))
-    return pl.DataFrame({"id": names, "count": numbers}).filter(pl.col("count") > 0)
+    _, names, sizes = numbered(ids)
+    return pl.DataFrame({"id": names, "count": sizes})
 
 
 def _num_pairs(events: pl.DataFrame) -> int:

@@ -96,7 +96,7 @@ def as_positions(column: pl.Series, table: str) -> pl.Series:
 
 def time_notes(times: pl.Series, column: pl.Series, table: str, strict: bool) -> list[str]:
     """A note if times (milliseconds) lie outside 1980 to tomorrow; when strict, a DataError."""
-    outside = (times < YEAR_1980) | (times > _tomorrow())
+    outside = (times < YEAR_1980) | (times > int(_tomorrow()))  # with a float, Polars makes a copy
     if not outside.any():
         return []
     if outside.all() and (times < YEAR_1980).all() and not strict:
@@ -244,9 +244,8 @@ def _parsed(text: pl.Series, formats: tuple[str, ...]) -> pl.Series:
     return times
 
 
-def same_unit(previous: str | None, column: pl.Series, origin: str) -> str:
+def same_unit(previous: str | None, unit: str, origin: str) -> str:
     """The unit of a batch of timestamps. Raises a DataError if the batch before had another."""
-    unit = unit_of(column)
     if previous not in (None, unit):
         raise DataError(
             f"{origin}, column 'timestamp': {unit} after rows of {previous}. "

@@ -4,6 +4,8 @@ import polars as pl
 import pytest
 from helpers.tables import SECOND
 
+from jaxrec.config import Config, DataConfig
+from jaxrec.data.dataset import filtered
 from jaxrec.data.sources import load_source
 from jaxrec.data.spec import TableSpec, dataset_spec
 from jaxrec.data.stream import open_events
@@ -127,3 +129,25 @@ def test_a_relative_layout_file_reads_another_directory(tmp_path):
     layout = tmp_path / "mine.yaml"
     layout.write_text("events: {files: x.csv, columns: {user_id: u, item_id: i, timestamp: t}}")
     assert len(load_source(str(tmp_path / "data"), str(layout)).events) == 1
+
+
+LIMITED = "events: {{sql: \"SELECT current_setting('memory_limit') AS user_id, 'a' AS item_id, {} \
+AS timestamp\", memory_limit: {}}}"
+
+
+def test_the_memory_limit_is_that_of_the_option_or_of_the_description(tmp_path):
+    directory = described(tmp_path, LIMITED.format(SECOND, "256MiB"))
+    assert load_source(str(directory)).events["user_id"].to_list() == ["256.0 MiB"]
+    events = load_source(str(directory), memory_limit="512 MiB").events
+    assert events["user_id"].to_list() == ["512.0 MiB"]
+    config = Config(data=DataConfig(source=str(directory), memory_limit="1GiB"))
+    assert filtered(config).events["user_id"].to_list() == ["1.0 GiB"]
+    for source, limit in ((LIMITED.format(SECOND, "much"), ""), ("events: log.csv", "2 GiBs")):
+        with pytest.raises(DataError, match="is no size; write it as 2GB"):
+            load_source(str(described(tmp_path, source)), memory_limit=limit)
+
+
+def test_a_query_that_needs_more_memory_than_the_limit_is_refused(tmp_path):
+    text = "events: SELECT list(range) AS user_id, 1 AS item_id, 1 AS timestamp FROM range(9000000)"
+    with pytest.raises(DataError, match=r"events \(query\): DuckDB needs more .*memory_limit"):
+        load_source(str(described(tmp_path, text)), memory_limit="10MB")
