@@ -21,9 +21,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from jaxrec.config import Config, DataConfig
-from jaxrec.data.dataset import prepare
-from jaxrec.training.state import make_packing
+from jaxrec.runtime import keep_freed_memory
+
+keep_freed_memory()  # as the commands do, before the imports
+
+from jaxrec.config import Config, DataConfig  # noqa: E402
+from jaxrec.data.dataset import prepare  # noqa: E402
+from jaxrec.training.state import make_packing  # noqa: E402
 
 GIB = 2**30
 PART = 5_000_000  # events

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 
 from jaxrec.data.codes import coded, codes, numbered, texts
 from jaxrec.data.columns import index_in
-from jaxrec.data.slices import counts_before, look_up, time_order, user_blocks
+from jaxrec.data.slices import counts_before, time_order, user_blocks
 from jaxrec.data.times import as_milliseconds
 from jaxrec.errors import ConfigError, DataError
 from jaxrec.runtime import cache_dir
@@ -47,18 +47,21 @@ def build_event_log(
     event_type_names = _checked_event_types(events["event"], event_type_names)
     users, user_ids, lengths = numbered(events["user_id"])
     items = coded(events["item_id"])
-    number_of_code = index_in(texts(items), item_ids).fill_null(0).to_numpy()
-    all_items = look_up(number_of_code, codes(items))
-    types = events["event"].cast(pl.Enum(event_type_names)).to_physical().cast(pl.Int8).to_numpy()
+    item_of_code, item_codes = index_in(texts(items), item_ids).fill_null(0), codes(items)
     stamps = events["timestamp"].to_numpy()
     unit = 1000 if has_time else 1  # milliseconds to seconds
 
     def in_order() -> Iterator[tuple[np.ndarray, ...]]:
         """Items, event types and times of some users after the other."""
         for rows in user_blocks(users, lengths):
-            ties = all_items[rows] if item_ties else None
+            ties = item_of_code.gather(item_codes[rows]).to_numpy() if item_ties else None
             ordered = rows[time_order(users[rows], stamps[rows], ties)]
-            yield all_items[ordered], types[ordered], stamps[ordered] // unit
+            types = events["event"].gather(ordered).cast(pl.Enum(event_type_names)).to_physical()
+            yield (
+                item_of_code.gather(item_codes[ordered]).to_numpy(),
+                types.cast(pl.Int8).to_numpy(),
+                stamps[ordered] // unit,
+            )
 
     store = _mapped if len(users) >= mapped_from else _joined
     sorted_items, event_types, times = store(in_order())

@@ -91,7 +91,7 @@ class OpenTable:
         ]
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.types}
         units = set()
-        stamps = np.empty(0, np.int64)  # grows in place
+        stamps: list[np.ndarray] = []
         with _readable(self.spec), _connected(self.spec) as connection:
             for batch in connection.sql(self.query).to_arrow_reader(ROWS_PER_BATCH):
                 frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(coding)
@@ -100,16 +100,15 @@ class OpenTable:
                     units.add(unit)
                     if not unit or len(units) > 1:
                         return self.read_coded(has_time=False)
-                    stamps.resize(len(stamps) + len(times), refcheck=False)
-                    stamps[len(stamps) - len(times) :] = times.to_physical()
+                    stamps.append(times.to_physical().to_numpy().copy())
                     frame = frame.drop("timestamp")
                 for column in frame:
                     parts[column.name].append(column)
         if not any(parts.values()):
             return self.read()
         if units:
-            times = pl.Series("timestamp", pyarrow.array(stamps)).cast(pl.Datetime("ms"))
-            parts["timestamp"] = [times]
+            times = pl.Series("timestamp", pyarrow.array(_joined(stamps)))
+            parts["timestamp"] = [times.cast(pl.Datetime("ms"))]
         # one column after another, so that only one is in memory twice
         columns = [pl.concat(parts.pop(name), rechunk=True) for name in list(parts)]
         return self._finished(self._converted(pl.DataFrame(columns)))
@@ -306,6 +305,17 @@ def _as_inferred(column: pl.Series) -> pl.Series:
     if column.drop_nulls().is_in(["true", "false"]).all():
         return column == "true"
     return column
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The parts as one array. Each is deleted when it is copied, so that memory holds all once."""
+    joined = np.empty(sum(map(len, parts)), parts[0].dtype)
+    end = len(joined)
+    while parts:
+        part = parts.pop()
+        joined[end - len(part) : end] = part
+        end -= len(part)
+    return joined
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 from helpers.tables import EVENTS, ITEMS, SECOND, assert_names, message
 
+from jaxrec.data.columns import as_type
 from jaxrec.data.tables import validate_items, validate_tables
 from jaxrec.errors import DataError
 
@@ -195,3 +196,14 @@ def test_no_more_than_five_rows_are_shown(tmp_path):
     text = message(tmp_path, events)
     assert_names(text, "12 of 12", "row 5")
     assert "row 6" not in text
+
+
+def test_values_take_the_type_that_their_column_has_in_the_catalogue():
+    prices = pl.Series("price", [1.0, 2.5])
+    assert as_type(prices.head(1), pl.Int64(), "items").to_list() == [1]
+    assert as_type(prices, pl.Int64(), "items").equals(prices)
+    days = as_type(pl.Series("day", ["2024-01-31"]), pl.Date(), "items")
+    assert days.to_list() == [date(2024, 1, 31)]
+    for table in ("items", "new items"):
+        with pytest.raises(DataError, match=rf"^{table}, column 'price': String does not become"):
+            as_type(pl.Series("price", ["cheap"]), pl.Int64(), table)

@@ -7,6 +7,9 @@ import polars as pl
 import pytest
 from helpers.tables import EVENTS, SECOND
 
+from jaxrec.config import Config, DataConfig, SplitConfig
+from jaxrec.data import opener
+from jaxrec.data.dataset import prepare
 from jaxrec.data.opener import open_table, read_table
 from jaxrec.data.sources import load_source
 from jaxrec.data.spec import TableSpec
@@ -197,3 +200,15 @@ def test_a_wrong_query_is_an_error_of_one_line(tmp_path, sql, message):
     with pytest.raises(DataError, match=message) as caught:
         open_table(TableSpec("items", tmp_path, sql=sql)).read()
     assert "\n" not in str(caught.value)
+
+
+def test_training_looks_for_the_types_of_a_json_file_once(tmp_path, monkeypatch, tables):
+    tables.events.write_ndjson(tmp_path / "events.jsonl")
+    calls, original = [], opener._json_query
+    monkeypatch.setattr(
+        opener, "_json_query", lambda *given: calls.append(given) or original(*given)
+    )
+    source = str(tmp_path / "events.jsonl")
+    config = Config(data=DataConfig(source=source), split=SplitConfig(scheme="leave_one_out"))
+    assert prepare(config).item_id_type == "String"
+    assert len(calls) == 1
