@@ -106,7 +106,8 @@ def prepare(
     predicted = predicted_event_types(config, names)
     _check_event_types("split.target_event_types", predicted, names)
     _check_event_types("data.event_weights", data.event_weights, names)
-    targets = look_up(np.isin(names, predicted), log.event_types)
+    is_predicted = np.array([name in predicted for name in names])
+    targets = look_up(is_predicted, log.event_types)
     since = None if carried is None else carried.since
     split, limit = split_log(log, config.split, targets, since), config.evaluation.queries
     ranked = [

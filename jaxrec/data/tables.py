@@ -60,11 +60,7 @@ class Tables:
 
 
 def read_tables(
-    source: Path,
-    layout: str = "",
-    *,
-    time: TimeKind = "timestamp",
-    strict: bool = False,
+    source: Path, layout: str = "", *, time: TimeKind = "timestamp", strict: bool = False
 ) -> Tables:
     """Read and validate the tables of a data set.
 
