@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow
+from jaxtyping import Int64
 from pyarrow import parquet
 
 from jaxrec.data.atomic import named_types, typed
@@ -91,7 +92,7 @@ class OpenTable:
         ]
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.types}
         units = set()
-        stamps: list[np.ndarray] = []
+        stamps: list[pl.Series] = []
         with _readable(self.spec), _connected(self.spec) as connection:
             for batch in connection.sql(self.query).to_arrow_reader(ROWS_PER_BATCH):
                 frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(coding)
@@ -100,7 +101,7 @@ class OpenTable:
                     units.add(unit)
                     if not unit or len(units) > 1:
                         return self.read_coded(has_time=False)
-                    stamps.append(times.to_physical().to_numpy().copy())
+                    stamps.append(times.to_physical())
                     frame = frame.drop("timestamp")
                 for column in frame:
                     parts[column.name].append(column)
@@ -307,13 +308,13 @@ def _as_inferred(column: pl.Series) -> pl.Series:
     return column
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
+def _joined(parts: list[pl.Series]) -> Int64[np.ndarray, " n"]:
     """The parts as one array. Each is deleted when it is copied, so that memory holds all once."""
-    joined = np.empty(sum(map(len, parts)), parts[0].dtype)
+    joined = np.empty(sum(map(len, parts)), np.int64)
     end = len(joined)
     while parts:
         part = parts.pop()
-        joined[end - len(part) : end] = part
+        joined[end - len(part) : end] = part.to_numpy()
         end -= len(part)
     return joined
 
