@@ -9,6 +9,7 @@ import duckdb
 import pyarrow
 
 from jaxrec.data.spec import TableSpec
+from jaxrec.data.sql import literal
 from jaxrec.errors import DataError
 
 DRIVERS = {
@@ -39,8 +40,9 @@ def answer(spec: TableSpec) -> Iterator[pyarrow.RecordBatchReader]:
     if scheme in ("duckdb", "sqlite") and not path.is_file():
         raise DataError(f"{name}: {path}: no such file")
     if scheme == "duckdb":
-        limits = {"memory_limit": spec.memory_limit} if spec.memory_limit else {}
-        with duckdb.connect(str(path), read_only=True, config=limits) as connection:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            if spec.memory_limit:
+                connection.execute(f"SET memory_limit = {literal(spec.memory_limit)}")
             yield connection.sql(sql).to_arrow_reader(ROWS_PER_BATCH)
         return
     if scheme not in DRIVERS:

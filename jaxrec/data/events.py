@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import IO
 
 import numpy as np
 import polars as pl
@@ -162,7 +163,8 @@ def _mapped(parts: Iterable[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
     directory = cache_dir()
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        dtypes, files = [], []
+        dtypes: list[np.dtype] = []
+        files: list[IO[bytes]] = []
         for part in parts:
             if not files:
                 dtypes = [values.dtype for values in part]

@@ -64,14 +64,15 @@ def clear_times(column: pl.Series) -> tuple[str, pl.Series] | None:
     That is, all are dates, or integers of one unit, between 1980 and tomorrow. `as_milliseconds`
     then reads them alike, whatever rows of the same unit stand before and after them.
     """
+    unit: str | None = "dates"
     if column.dtype in (pl.Date, pl.Datetime):
-        unit, times = "dates", column.dt.epoch("ms")
+        times = column.dt.epoch("ms")
     elif column.dtype.is_integer() or column.dtype == pl.String:
         numbers = column
         if column.dtype == pl.String:
             numbers = column.str.strip_chars().cast(pl.Int64, strict=False)
         if numbers.null_count() == len(numbers):
-            unit, times = "dates", _dates(column).dt.epoch("ms")
+            times = _dates(column).dt.epoch("ms")
         elif (unit := _unit_of_all(numbers)) is None:
             return None
         else:

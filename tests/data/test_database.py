@@ -66,3 +66,11 @@ def test_a_wrong_query_is_told(shop):
     describe(shop, url, "SELECT nothing FROM log")
     with pytest.raises(DataError, match=r"events \(query\): .*nothing"):
         load_source(str(shop))
+
+
+def test_the_memory_limit_holds_in_a_database_file(tmp_path):
+    duckdb.connect(str(tmp_path / "shop.db")).close()
+    sql = f"SELECT current_setting('memory_limit') AS user_id, 1 AS item_id, {SECOND} AS timestamp"
+    describe(tmp_path, "duckdb:///shop.db", sql)
+    events = load_source(str(tmp_path), memory_limit="64MiB").events
+    assert events["user_id"].to_list() == ["64.0 MiB"]
