@@ -64,7 +64,7 @@ def clear_times(column: pl.Series) -> tuple[str, pl.Series] | None:
     That is, all are dates, or integers of one unit, between 1980 and tomorrow. `as_milliseconds`
     then reads them alike, whatever rows of the same unit stand before and after them.
     """
-    unit: str | None = "dates"
+    unit = "dates"
     if column.dtype in (pl.Date, pl.Datetime):
         times = column.dt.epoch("ms")
     elif column.dtype.is_integer() or column.dtype == pl.String:
@@ -73,9 +73,10 @@ def clear_times(column: pl.Series) -> tuple[str, pl.Series] | None:
             numbers = column.str.strip_chars().cast(pl.Int64, strict=False)
         if numbers.null_count() == len(numbers):
             times = _dates(column).dt.epoch("ms")
-        elif (unit := _unit_of_all(numbers)) is None:
+        elif (of_all := _unit_of_all(numbers)) is None:
             return None
         else:
+            unit = of_all
             scale = PER_MILLISECOND[unit]
             numbers = numbers.cast(pl.Int64)
             times = numbers * round(1 / scale) if scale < 1 else numbers // int(scale)
