@@ -151,15 +151,23 @@ def run_key(variant: Variant, config: Config) -> str:
     """A hash of all options of a run, the same wherever the data are."""
     text = yaml.safe_dump(hashed_options(config), sort_keys=False)
     text = text.replace(config.data.source, Path(config.data.source).name)
-    if config.model.sequence == "bare_lstm":
-        text += "BareBlock"
+    match config.model.sequence:
+        case "lstm":
+            pass
+        case "bare_lstm":
+            text += "BareBlock"
+        case "transformer":
+            model = config.model
+            text += f"transformer {model.sequence_heads} {model.sequence_window}"
+        case name:
+            text += name
     return hashlib.sha256((text + variant.event_type).encode()).hexdigest()[:12]
 
 
 def hashed_options(config: Config) -> dict[str, dict]:
     """Options by section under the names that they had first, so that old rows keep their keys.
 
-    `model.sequence` came after these rows, so it is left out.
+    The options of the sequence encoder came after these rows, so they are left out.
     """
     first_names = {new: old for old, new in OPTIONS.items()}
     options: dict[str, dict] = {}
@@ -168,7 +176,7 @@ def hashed_options(config: Config) -> dict[str, dict]:
         options[section] = {
             first_names.get(name, name).partition(".")[2]: values[option]
             for option, name in names.items()
-            if name != "model.sequence"
+            if not name.startswith("model.sequence")
         }
     return options
 

@@ -110,8 +110,8 @@ def measure_jax(options: argparse.Namespace) -> None:
     import jax.numpy as jnp
     from flax import nnx
 
+    from jaxrec.models.sequence.blocks import Masks
     from jaxrec.models.sequence.lstm import LSTM
-    from jaxrec.models.sequence.lstm_scan import Masks
 
     width = options.hidden_size
     graphdef, params = nnx.split(LSTM(width, nnx.Rngs(0)))

@@ -15,8 +15,8 @@ from jaxrec.models.inputs import Events, Nodes
 from jaxrec.models.items.encoder import ItemEncoder
 from jaxrec.models.items.text import TextSource
 from jaxrec.models.recommender import Expert, cast_products
+from jaxrec.models.sequence.blocks import Masks
 from jaxrec.models.sequence.lstm import LSTM
-from jaxrec.models.sequence.lstm_scan import Masks
 from jaxrec.training import loop as training
 from jaxrec.training.losses.base import mean_of_sum
 from jaxrec.training.losses.full_softmax import FullSoftmax

@@ -86,17 +86,24 @@ class ModelConfig(Bounded):
     """The experts and their layers."""
 
     experts: tuple[str, ...] = ("id+graph", "text+graph")
-    """Each expert has its own item encoder, LSTM and loss; their scores are added. Sources of an
-    expert, combined by `+`: id, graph, text."""
+    """Each expert has its own item encoder, sequence encoder and loss; their scores are added.
+    Sources of an expert, combined by `+`: id, graph, text."""
     hidden_size: Count = 64
     """Width of every vector of an expert."""
-    sequence: Literal["lstm", "bare_lstm"] = "lstm"
-    """Sequence encoder: LSTMs in residual blocks with a feed-forward layer, or LSTMs alone."""
+    sequence: Literal["lstm", "gru", "rnn", "lru", "transformer", "bare_lstm"] = "lstm"
+    """Sequence encoder, what the residual blocks read events with: an LSTM, a GRU, a plain
+    recurrence (`rnn`), a gated linear recurrence that reads all events of a history at once
+    (`lru`), or causal attention (`transformer`). `bare_lstm` is an LSTM without the blocks."""
     num_layers: Count = 2
-    """LSTM blocks."""
+    """Blocks of the sequence encoder."""
+    sequence_heads: Count = 2
+    """`transformer`: attention heads."""
+    sequence_window: Count = 64
+    """`transformer`: number of events before an event that each block attends to. The state of a
+    user grows in proportion to it."""
     memory_decays: NonNegative = 4
-    """Decayed sums of past item vectors, each with its own learned decay rate, beside the LSTM
-    blocks (0: none)."""
+    """Decayed sums of past item vectors, each with its own learned decay rate, beside the blocks
+    (0: none)."""
     dropout: Share = 0.3
     """Dropout of event vectors and inside the blocks."""
     id_dropout: Share = 0.1
@@ -108,7 +115,7 @@ class ModelConfig(Bounded):
     num_graph_layers: NonNegative = 1
     """Message-passing steps."""
     time_gaps: bool = True
-    """Give the LSTM the time between consecutive events."""
+    """Give the sequence encoder the time between consecutive events."""
     time_since_last: bool = False
     """Train the user vector to take the time since the last event into account. Half of the
     training positions get it and live requests always do; evaluation and batch scoring never do."""
@@ -119,6 +126,15 @@ class ModelConfig(Bounded):
         super().__post_init__()
         if not self.experts:
             raise ConfigError("experts must name one or more, such as id+graph")
+        self._check_sequence()
+
+    def _check_sequence(self) -> None:
+        """Raise a ConfigError for options of the sequence encoder that do not fit together."""
+        if self.sequence == "transformer" and self.hidden_size % (2 * self.sequence_heads):
+            raise ConfigError(
+                f"sequence_heads: hidden_size {self.hidden_size} cannot be divided among "
+                f"{self.sequence_heads} heads of an even width; change one of the two"
+            )
 
 
 @dataclass(frozen=True)
@@ -235,3 +251,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+
+    def __post_init__(self) -> None:
+        window, length = self.model.sequence_window, self.train.sequence_length
+        if self.model.sequence == "transformer" and window > length:
+            raise ConfigError(
+                f"model.sequence_window {window} is longer than train.sequence_length {length}, so "
+                f"training would never show a full window; choose {length} or fewer events"
+            )

@@ -21,12 +21,15 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 class Attention(nnx.Module):
     """Multi-head scaled dot-product self-attention (Vaswani et al., arXiv:1706.03762).
 
+    Args:
+        dtype: of the computation; None: that of its operands.
+
     Raises:
         ConfigError: the number of heads does not divide the width.
     """
 
     def __init__(
-        self, width: int, heads: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+        self, width: int, heads: int, *, dtype: DTypeLike | None = jnp.float32, rngs: nnx.Rngs
     ) -> None:
         if width % heads:
             raise ConfigError(f"a width of {width} cannot be divided among {heads} attention heads")

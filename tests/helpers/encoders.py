@@ -15,7 +15,10 @@ from jaxrec.models.inputs import Sizes
 from jaxrec.models.sequence.build import build_sequence_encoder
 from jaxrec.models.sequence.encoder import SequenceEncoder
 
-CONFIG = ModelConfig(hidden_size=WIDTH, num_layers=2, dropout=0.5, num_graph_layers=2)
+WINDOW = 4  # of attention; the histories of tests are longer
+CONFIG = ModelConfig(
+    hidden_size=WIDTH, num_layers=2, dropout=0.5, num_graph_layers=2, sequence_window=WINDOW
+)
 ITEMS = 5  # of the nodes; row 4 is unused
 SIZES = Sizes(num_items=ITEMS, num_nodes=NODES, num_relations=1, num_event_types=1, text_width=3)
 

@@ -47,6 +47,27 @@ def test_a_scan_drops_out_only_with_a_key(sequence):
     assert jnp.abs(plain - noisy).max() > 1e-3
 
 
+def test_gradients_through_packed_rows_are_finite(sequence):
+    """Of all parameters, the events and the state; several sequences in a row, steps of padding."""
+    graphdef, params = nnx.split(sequence)
+    events, state = random_events(2, 9), sequence.initial_state(2)
+    starts = jnp.zeros((2, 9), bool).at[:, [0, 3]].set(True)
+    valid = jnp.arange(9)[None] < jnp.array([[9], [5]])
+
+    def loss(params, events):
+        encoder = nnx.merge(graphdef, params)
+        outputs, after = encoder.scan(state, events, starts, valid)
+        return (jnp.where(valid[..., None], outputs, 0) ** 2).sum() + (
+            encoder.last_output(after) ** 2
+        ).sum()
+
+    gradients = jax.jit(jax.grad(loss, (0, 1)))(params, events)
+    for leaf in jax.tree.leaves(gradients):
+        assert jnp.isfinite(leaf).all()
+    assert (jnp.abs(gradients[1]).max(-1) > 0)[valid].all()
+    assert not jnp.any(gradients[1][~valid])
+
+
 # --- GraphLayer
 
 

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxrec.models.layers import Linear
+from jaxrec.models.sequence.linear_scan import linear_scan
 
 SPAN_RATIO = 4  # an initial decay rate remembers 1, 4, 16, 64 ... events
 MIN_DECAY = 0.01
@@ -20,14 +21,18 @@ class ItemMemory(nnx.Module):
     vectors, so the product of the readout and an item vector sums the item's similarities to past
     items, with the largest weights on the latest. It is a learned item-kNN, in which an item is
     most similar to itself.
+
+    Args:
+        parallel: compute all time steps at once, for encoders that do so too.
     """
 
-    def __init__(self, width: int, num_decays: int, rngs: nnx.Rngs):
+    def __init__(self, width: int, num_decays: int, rngs: nnx.Rngs, parallel: bool = False):
         spans = float(SPAN_RATIO) ** jnp.arange(num_decays)
         decay = jnp.maximum(1 - 1 / spans, MIN_DECAY)
         self.decay_logits = nnx.Param(jnp.log(decay / (1 - decay)))
         self.gates = Linear(width, num_decays, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.weights = nnx.Param(jnp.zeros((num_decays, width)))
+        self.parallel = parallel
 
     def scan(
         self,
@@ -45,10 +50,31 @@ class ItemMemory(nnx.Module):
         if valid is not None:
             decay = jnp.where(valid[..., None], decay, 1)
             gates = jnp.where(valid[..., None], gates, 0)
+        if self.parallel:
+            return scan_in_parallel(self.weights[...], decay, gates, x, memory)
         decay, gates = (jnp.transpose(part, (1, 2, 0)) for part in (decay, gates))
         x = jnp.moveaxis(x, 1, 0)
         readout, memory = scan_memory(self.weights[...], decay, gates, x, memory)
         return jnp.moveaxis(readout, 0, 1), memory
+
+
+def scan_in_parallel(
+    weights: Float[Array, "C D"],
+    decay: Float[Array, "B T C"],
+    gates: Float[Array, "B T C"],
+    x: Float[Array, "B T D"],
+    memory: Float[Array, "B C D"],
+) -> tuple[Float[Array, "B T D"], Float[Array, "B C D"]]:
+    """What `scan_memory` gives, with all time steps at once; computed in float32."""
+    exact = (part.astype(jnp.float32) for part in (decay, gates, x, memory))
+    decay, gates, inputs, before = exact
+    readout, after = jnp.zeros_like(inputs), []
+    for rate, weight in enumerate(weights):
+        part = slice(rate, rate + 1)
+        memories = linear_scan(decay[..., part], gates[..., part] * inputs, before[:, rate])
+        readout += weight[None, None] * memories
+        after.append(memories[:, -1])
+    return readout.astype(x.dtype), jnp.stack(after, 1).astype(memory.dtype)
 
 
 @jax.custom_vjp

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
+
+from jaxrec.models.sequence.blocks import Masks
 
 State = tuple[Float[Array, "D B"], Float[Array, "D B"]]  # hidden and cell
 
@@ -21,13 +23,6 @@ class Weights(NamedTuple):
 
     kernel: Float[Array, "2*D 4*D"]  # of the input and, below it, of the hidden state
     bias: Float[Array, " 4*D"]
-
-
-class Masks(NamedTuple):
-    """What happens to the state at every step."""
-
-    starts: Bool[Array, "T B"]  # where True, the state is reset to zero before the step
-    valid: Bool[Array, "T B"] | None  # where False, the step keeps the state; None: all are True
 
 
 class Residuals(NamedTuple):

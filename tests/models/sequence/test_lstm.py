@@ -9,8 +9,8 @@ from helpers.encoders import random_events
 from helpers.graph import WIDTH
 
 from jaxrec.config import ModelConfig
-from jaxrec.models.sequence.lstm import LSTM, BareLSTM, LSTMBlock, LSTMEncoder
-from jaxrec.models.sequence.lstm_scan import Masks
+from jaxrec.models.sequence.blocks import Masks, StackedEncoder
+from jaxrec.models.sequence.lstm import LSTM, BareLSTM, LSTMBlock, LSTMState
 
 LAYERS, DECAYS = 2, 3
 CONFIG = ModelConfig(hidden_size=WIDTH, num_layers=LAYERS, dropout=0.5, memory_decays=DECAYS)
@@ -19,7 +19,7 @@ CONFIG = ModelConfig(hidden_size=WIDTH, num_layers=LAYERS, dropout=0.5, memory_d
 @pytest.fixture(scope="module")
 def encoder():
     """An encoder whose memory has an effect, as after some training."""
-    made = LSTMEncoder(LSTMBlock, CONFIG, nnx.Rngs(0))
+    made = StackedEncoder(LSTMBlock, CONFIG, nnx.Rngs(0))
     memory = made.memory
     assert memory is not None
     for number, weights in enumerate((memory.gates.kernel, memory.weights)):
@@ -80,17 +80,17 @@ def test_the_memory_is_a_decayed_sum(encoder):
 
 
 def test_an_untrained_memory_changes_nothing():
-    with_memory, without = (
-        LSTMEncoder(LSTMBlock, replace(CONFIG, memory_decays=n), nnx.Rngs(0)) for n in (DECAYS, 0)
-    )
+    configs = (replace(CONFIG, memory_decays=number) for number in (DECAYS, 0))
+    with_memory, without = (StackedEncoder(LSTMBlock, c, nnx.Rngs(0)) for c in configs)
     outputs = [e.scan(e.initial_state(2), random_events(2, 3))[0] for e in (with_memory, without)]
     np.testing.assert_array_equal(*outputs)
 
 
 def test_initial_state_is_empty_but_for_a_learned_output(encoder):
     state = encoder.initial_state(3)
-    assert state.hidden.shape == state.cell.shape == (3, LAYERS, WIDTH)
-    assert not state.hidden.any() and not state.cell.any()
+    hidden, cell = state.layers
+    assert hidden.shape == cell.shape == (3, LAYERS, WIDTH)
+    assert not hidden.any() and not cell.any()
     assert state.memory.shape == (3, DECAYS, WIDTH) and not state.memory.any()
     interest, readout = np.split(state.output, 2, axis=1)
     np.testing.assert_array_equal(interest, np.tile(encoder.initial_output[...], (3, 1)))
@@ -99,7 +99,7 @@ def test_initial_state_is_empty_but_for_a_learned_output(encoder):
 
 def test_a_bare_layer_is_the_lstm_alone():
     layer, lstm = BareLSTM(WIDTH, 0.0, nnx.Rngs(0)), LSTM(WIDTH, nnx.Rngs(0))
-    masks, state = Masks(jnp.zeros((3, 2), bool), None), tuple(jnp.ones((2, 2, WIDTH)))
+    masks, state = Masks(jnp.zeros((3, 2), bool), None), LSTMState(*jnp.ones((2, 2, WIDTH)))
     inputs = random_events(2, 3), masks, state
     parts, expected = (jax.tree.leaves(part) for part in (layer(*inputs, None), lstm.scan(*inputs)))
     for part, expected_part in zip(parts, expected, strict=True):

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.models.sequence.lstm_scan import Masks, Weights, scan_lstm
+from jaxrec.models.sequence.blocks import Masks
+from jaxrec.models.sequence.lstm_scan import Weights, scan_lstm
 
 BATCH, STEPS, WIDTH = 3, 5, 4
 
