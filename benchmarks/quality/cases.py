@@ -138,3 +138,9 @@ def ablations(config: Config) -> dict[str, Variant]:
     if config.data.time == "timestamp":
         variants["without time gaps"] = Variant({"model.time_gaps": False})
     return variants
+
+
+def encoders() -> dict[str, Variant]:
+    """Variants with the other sequence encoders."""
+    names = ("gru", "rnn", "lru", "transformer")
+    return {name: Variant({"model.sequence": name}) for name in names}

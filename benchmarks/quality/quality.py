@@ -4,6 +4,7 @@
     python benchmarks/quality/quality.py scientific --folder path/to/data --ablation --segments
     python benchmarks/quality/quality.py taobao --folder path/to/data --event-types --segments
     python benchmarks/quality/quality.py scientific --folder path/to/data --peers
+    python benchmarks/quality/quality.py beauty --folder path/to/data --encoders
 
 `--folder` holds the data sets that jaxrec does not download, under the names in `cases.py`. Every
 finished run is a row of `benchmarks/results/quality.jsonl` and a directory in `runs/quality`. A
@@ -27,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import yaml
-from cases import CASES, Case, Variant, ablations, configuration
+from cases import CASES, Case, Variant, ablations, configuration, encoders
 from rich.console import Console
 from rich.table import Table
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ablation", action="store_true", help="leave out one part at a time")
+    parser.add_argument("--encoders", action="store_true", help="also the other sequence encoders")
     parser.add_argument(
         "--event-types", action="store_true", help="also read only the predicted event type"
     )
@@ -82,6 +84,8 @@ def variants_of(case: Case, data: str, options: argparse.Namespace) -> dict[str,
     variants = {"full": Variant()}
     if options.ablation:
         variants |= ablations(configuration(case, data, Variant(), 0)) | case.extra
+    if options.encoders:
+        variants |= encoders()
     if options.event_types:
         variants[f"{case.event_type} alone"] = Variant(event_type=case.event_type)
     return variants

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -144,8 +145,12 @@ def live_updates(config: ModelConfig) -> Callable[[], object]:
     return update
 
 
+@cache
 def bundled(config: ModelConfig) -> Model:
-    """A model with one expert, as the live engine loads it."""
+    """A model with one expert, as the live engine loads it.
+
+    The same object for the same configuration: `jit` compares equal ones part by part in each call.
+    """
     sizes = Sizes(ITEMS, ITEMS, num_relations=0, num_event_types=2, text_width=1)
     definition, params = split(Recommender(config, sizes, nnx.Rngs(0)))
     return Model(definition, nnx.to_pure_dict(params))

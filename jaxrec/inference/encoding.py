@@ -24,6 +24,8 @@ from jaxrec.models.sequence.encoder import State
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 4  # time steps at a time; 1 where one is left, as for most live events
+MAX_CHUNK = 32  # time steps at a time of large states
+LARGE = 4096  # numbers of a state from which chunks grow, as each reads and writes whole states
 SLOTS = 2048  # rows x time steps of the longer chunks that few rows are read in
 LONG = 1024  # time steps from which such chunks are worth their compilation
 FEWER = 8  # batches shrink by this factor when rows have ended
@@ -234,6 +236,7 @@ def encode_queries(
     reader = HistoryReader(model, items, log, event_gaps(log), target_event_type)
     # similar lengths together, the longest first, so that rows of several histories end together
     by_length = np.argsort(starts - last, kind="stable")
+    chunk = chunk_steps(new_users.shape[1])
 
     def answer(group: Int[np.ndarray, " g"]) -> None:
         rows = in_rows(starts[group], last[group], users)
@@ -244,7 +247,7 @@ def encode_queries(
         queried &= positions[place] == next_position
         firsts = rows.numbers == starts[group][rows.histories]
         states = new_users
-        for width, steps in _batches(rows.lengths):
+        for width, steps in _batches(rows.lengths, chunk):
             slots = rows.slots(width, steps)
             used = slots >= 0
             numbers = np.where(used, rows.numbers[slots], -1)
@@ -279,8 +282,10 @@ def encode_users(
     ends = log.offsets[1:]
     starts = np.maximum(log.offsets[:-1], ends - history) if history else log.offsets[:-1]
     if before is None:
-        before = np.repeat(np.asarray(initial_states(model, 1)), log.num_users, axis=0)
+        new_user = np.asarray(initial_states(model, 1))
+        before = np.broadcast_to(new_user, (log.num_users, new_user.shape[1]))
     result = before.copy()
+    chunk = chunk_steps(result.shape[1])
     reader = HistoryReader(model, items, log, event_gaps(log, last_times))
     # users of similar lengths together waste the fewest time steps
     for group in _groups(np.argsort(starts - ends, kind="stable"), users):
@@ -288,7 +293,7 @@ def encode_users(
         states: Float[Array | np.ndarray, "B S"] = before[rows]
         begins, lengths = starts[rows], ends[rows] - starts[rows]
         lengths[len(group) :] = 0  # rows of padding have no events
-        for width, steps in _batches(lengths):
+        for width, steps in _batches(lengths, chunk):
             if width < len(states):  # the other rows have ended
                 result[group[width : len(states)]] = np.asarray(states)[width : len(group)]
                 states = states[:width]
@@ -347,11 +352,16 @@ def _groups(members: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, "
     return np.array_split(members, -(-len(members) // size)) if len(members) else []
 
 
-def _whole_chunks(steps: int) -> int:
-    return steps if steps % CHUNK == 1 else steps + -steps % CHUNK
+def chunk_steps(state_size: int) -> int:
+    """Time steps to read at a time into states of S numbers."""
+    return max(CHUNK, min(1 << (state_size // LARGE).bit_length(), MAX_CHUNK))
 
 
-def _batches(lengths: Int[np.ndarray, " B"]) -> Iterator[tuple[int, slice]]:
+def _whole_chunks(steps: int, chunk: int) -> int:
+    return steps if steps % chunk == 1 else steps + -steps % chunk
+
+
+def _batches(lengths: Int[np.ndarray, " B"], chunk: int = CHUNK) -> Iterator[tuple[int, slice]]:
     """How many rows to read at a time, and which of their time steps; lengths descend.
 
     Without long histories, all rows are read in chunks of two sizes. A few rows that are longer
@@ -364,15 +374,15 @@ def _batches(lengths: Int[np.ndarray, " B"]) -> Iterator[tuple[int, slice]]:
         if fewer < width and end - lengths[fewer] >= LONG:
             stop = max(int(lengths[fewer]), begin)
         is_long = width < len(lengths) or stop - begin >= LONG
-        size = max(SLOTS // width, CHUNK) if is_long else CHUNK
-        for steps in _chunks(begin, stop, min(size, LONG // 4)):
+        size = max(SLOTS // width, chunk) if is_long else chunk
+        for steps in _chunks(begin, stop, min(size, LONG // 4), chunk):
             yield width, steps
             begin = steps.stop
         width = fewer
 
 
-def _chunks(begin: int, end: int, size: int) -> list[slice]:
+def _chunks(begin: int, end: int, size: int, chunk: int) -> list[slice]:
     """Time steps in chunks, padded so that few sizes are compiled."""
     steps = end - begin
-    whole = begin + (_whole_chunks(steps) if size == CHUNK else steps + -steps % size)
+    whole = begin + (_whole_chunks(steps, chunk) if size == chunk else steps + -steps % size)
     return [slice(first, min(first + size, whole)) for first in range(begin, whole, size)]

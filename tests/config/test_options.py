@@ -1,8 +1,6 @@
 import pytest
 
-from jaxrec.config import (
-    DataConfig,
-)
+from jaxrec.config import DataConfig, parse
 from jaxrec.errors import ConfigError
 
 
@@ -12,3 +10,31 @@ def test_an_event_type_is_weighted_or_negative_but_not_both():
     with pytest.raises(ConfigError, match="buy must be 0 or more"):
         DataConfig(event_weights={"buy": -1.0})
     assert DataConfig(event_weights={"return": 0.0}).event_weights == {"return": 0.0}
+
+
+TRANSFORMER = {"model.sequence": "transformer"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"train.sequence_length": 32},
+            "window 64 is longer than train.sequence_length 32",
+        ),
+        ({"model.sequence_heads": 3}, "sequence_heads: hidden_size 64 cannot be divided among 3"),
+        (
+            {"model.hidden_size": 6},
+            "6 cannot be divided among 2 heads of an even width",
+        ),
+    ],
+)
+def test_options_of_the_transformer_fit_together(options, message):
+    parse(layers=[options])  # they mean nothing to the other encoders
+    with pytest.raises(ConfigError, match=message):
+        parse(layers=[TRANSFORMER, options])
+
+
+def test_a_shorter_window_fits_shorter_rows():
+    options = {"train.sequence_length": 32, "model.sequence_window": 32}
+    assert parse(layers=[TRANSFORMER, options]).model.sequence_window == 32

@@ -15,6 +15,7 @@ TINY = {
     "model.experts": ["id+graph", "id"],
     "model.hidden_size": 8,
     "model.num_layers": 1,
+    "model.sequence_window": 4,
     "train.batch_size": 4,
     "train.sequence_length": 16,
     "train.epochs": 3,

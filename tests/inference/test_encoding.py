@@ -119,6 +119,14 @@ def test_one_long_history_beside_short_ones(recommender, items, monkeypatch):
         np.testing.assert_allclose(ends, expected, atol=1e-4)
 
 
+def test_large_states_are_read_in_longer_chunks(recommender, items, log, queries, monkeypatch):
+    monkeypatch.setattr(encoding, "LARGE", 16)
+    assert [encoding.chunk_steps(size) for size in (15, 64, 10_000)] == [CHUNK, 8, 32]
+    vectors = encode_queries(bundled(recommender), items, log, queries, users=2)
+    expected = one_by_one(recommender, items, log, queries, log.offsets[queries.users])
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+
+
 def test_a_user_without_events_gets_the_initial_vector(recommender, items, log):
     queries = make_queries(log, [(0, 0), (4, 0), (4, 2)])
     vectors = encode_queries(bundled(recommender), items, log, queries, users=2)

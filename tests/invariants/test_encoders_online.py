@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.encoders import WINDOW, values_of
+from helpers.encoders import values_of
 from helpers.live import DAY, assert_as_in_batch, event, table
 from helpers.training import config
 
@@ -28,7 +28,6 @@ def run(request, tables, tmp_path_factory):
     """A run of one epoch, whose attention reads fewer events than the users have."""
     options = {
         "model.sequence": request.param,
-        "model.sequence_window": WINDOW,
         "model.experts": ["id"],
         "train.epochs": 1,
         "train.auxiliary": [],

@@ -1,6 +1,7 @@
 """Overfitting: on one batch, a tiny model reaches a next-item loss near zero."""
 
 import pytest
+from helpers.encoders import values_of
 from helpers.training import config
 
 from jaxrec.data.dataset import prepare
@@ -22,8 +23,10 @@ def next_item_losses(tables, steps, **options):
     return losses
 
 
-def test_a_tiny_model_overfits_one_batch(tables):
-    losses = [loss for loss, _ in next_item_losses(tables, steps=60)]
+@pytest.mark.parametrize("sequence", values_of("sequence"))
+def test_a_tiny_model_overfits_one_batch(tables, sequence):
+    options = {"model.sequence": sequence, "train.auxiliary": []}
+    losses = [loss for loss, _ in next_item_losses(tables, steps=60, **options)]
     assert losses[-1] < 0.3 * losses[0]
 
 

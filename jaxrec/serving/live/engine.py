@@ -13,7 +13,7 @@ from jaxtyping import Float
 from jaxrec.config import Config
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError, StoreError
-from jaxrec.inference.encoding import CHUNK
+from jaxrec.inference.encoding import chunk_steps
 from jaxrec.inference.live_index import is_scarce, live_index
 from jaxrec.inference.profiles import interest_over_time, profile_table
 from jaxrec.inference.text_features import LENGTH_BUCKETS
@@ -271,11 +271,12 @@ class LiveEngine:
         store = SQLiteStore(":memory:")
         recorder = EventRecorder(self.updater, store, self.builder.event_types)
         event = LiveEvent(0, "", self.model.artifacts.event_type_names[0])
+        two_chunks = 2 * chunk_steps(len(self.updater.new_user))
         for size in sizes:
             users = [str(number) for number in range(size)]
             self.updater.update(self.updater.event_log([[event]] * size))  # as of sessions
             # states of a store and states of the chunk before need different programs
-            for events in (1, 2 * CHUNK + 1):
+            for events in (1, two_chunks + 1):
                 recorder.record([UserEvent(user, event) for user in users for _ in range(events)])
             documents = list(recorder.documents(users).values())
             self.builder.build(documents, ListRequest(k=1))
