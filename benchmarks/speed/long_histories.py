@@ -32,7 +32,7 @@ from jaxrec.models.sequence.build import build_sequence_encoder
 from jaxrec.runtime import keep_freed_memory
 
 ITEMS = 1024
-UPDATES = 20  # in one measurement
+UPDATES = 100  # in one measurement
 ENCODERS = ("lstm", "gru", "rnn", "lru", "transformer")
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     for length in options.lengths:
         for row in measure(options, length):
             print(
-                f"{length:5} events  {row['encoder']:26}"
+                f"{length:5} events  {row['encoder']:27}"
                 f"training {row['train_us_per_event']:8.2f} us an event ({row['train_ratio']:5.2f})"
                 f"   update {row['update_us']:8.0f} us ({row['update_ratio']:5.2f})"
                 f"   state {row['state_numbers']:8,} numbers",
@@ -62,13 +62,10 @@ def main() -> None:
 def measure(options: argparse.Namespace, length: int) -> list[dict]:
     """The rows of all encoders at one length; ratios are to the first encoder."""
     encoders = configs(options, length)
+    rows = options.events // length
     calls = {
-        (name, what): call
-        for name, config in encoders.items()
-        for what, call in (
-            ("train", training_step(config, options.events // length, length)),
-            ("update", live_updates(config)),
-        )
+        **{(name, "train"): training_step(c, rows, length) for name, c in encoders.items()},
+        **{(name, "update"): live_updates(c) for name, c in encoders.items()},
     }
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for _ in range(options.repeats + 1):  # the first repetition compiles
@@ -78,7 +75,7 @@ def measure(options: argparse.Namespace, length: int) -> list[dict]:
             seconds[key].append(time.perf_counter() - start)
     medians = {key: float(np.median(times[1:])) for key, times in seconds.items()}
     first = next(iter(encoders))
-    events = options.events // length * length
+    events = rows * length
     return [
         {
             "encoder": name,
@@ -89,7 +86,7 @@ def measure(options: argparse.Namespace, length: int) -> list[dict]:
             "update_ratio": round(medians[name, "update"] / medians[first, "update"], 3),
             "state_numbers": int(initial_states(bundled(config), 1).size),
             "settings": {
-                "rows": options.events // length,
+                "rows": rows,
                 "hidden_size": config.hidden_size,
                 "window": config.sequence_window,
                 "device": jax.devices()[0].device_kind,

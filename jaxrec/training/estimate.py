@@ -11,7 +11,8 @@ from jaxrec.types import padded_size
 BASE_BYTES = 1.2e9  # the process with jax and its compiler
 COPIES = 4  # of every parameter: itself, its gradient and two moments of AdamW
 BYTES_PER_EVENT = 13 + 8  # item, type and time; the order of an epoch
-# A block multiplies with 17 D^2 numbers, and the backward pass costs twice the forward pass.
+# A block with an LSTM multiplies with 17 D^2 numbers, the others with up to as many, and the
+# backward pass costs twice the forward pass.
 BLOCK_FLOPS = 2 * 17 * 3
 # Of the rate of a matrix product: .25 with hidden size 64, .45 with 128 (two CPU cores)
 EFFICIENCY = 0.4
