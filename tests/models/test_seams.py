@@ -68,6 +68,15 @@ def test_gradients_through_packed_rows_are_finite(sequence):
     assert not jnp.any(gradients[1][~valid])
 
 
+def test_bfloat16_goes_in_and_comes_out(sequence):
+    graphdef, params = nnx.split(sequence)
+    half = nnx.merge(graphdef, jax.tree.map(lambda p: p.astype(jnp.bfloat16), params))
+    before = half.initial_state(2)
+    outputs, after = jax.jit(half.scan)(before, random_events(2, 5).astype(jnp.bfloat16))
+    assert outputs.dtype == jnp.bfloat16 and jnp.isfinite(outputs).all()
+    assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, before)
+
+
 # --- GraphLayer
 
 

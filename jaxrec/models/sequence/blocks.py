@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -93,8 +92,10 @@ class StackedEncoder(nnx.Module):
         self.layers = nnx.List(layers)
         self.initial_output = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
         self.num_decays = config.memory_decays
-        memory = partial(ItemMemory, width, self.num_decays, rngs, layers[0].parallel)
-        self.memory = memory() if self.num_decays else None
+        parallel = layers[0].parallel
+        self.memory = (
+            ItemMemory(width, self.num_decays, rngs, parallel) if self.num_decays else None
+        )
 
     def initial_state(self, batch_size: int) -> InterestState:
         """The empty state of users without events; their output is learned."""
