@@ -89,6 +89,7 @@ def measure(options: argparse.Namespace, length: int) -> list[dict]:
                 "rows": rows,
                 "hidden_size": config.hidden_size,
                 "window": config.sequence_window,
+                "updates": UPDATES,
                 "device": jax.devices()[0].device_kind,
                 "date": str(date.today()),
             },
