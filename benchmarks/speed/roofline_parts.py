@@ -127,7 +127,7 @@ def node_work(
     rows, graph = len(nodes.items), context.arrays.catalog.graph
     encoder = expert.item_encoder
     without_graph = nnx.clone(encoder)
-    without_graph.graph_encoder = None
+    without_graph.graph_encoder = without_graph.context = None
     # text vectors get no gradient, so the first matrix of their source has two products, not three
     texts = [source for source in encoder.sources if isinstance(source, TextSource)]
     saved = sum(2 * rows * source.hidden.kernel[...].size for source in texts)

@@ -108,12 +108,26 @@ class ModelConfig(Bounded):
     """Dropout of event vectors and inside the blocks."""
     id_dropout: Share = 0.1
     """Probability that a training step hides an item's id, both as input and as candidate."""
-    graph_layer: Literal["gin", "residual"] = "gin"
-    """Update rule of the graph network: GIN, or H + alpha A D^-1 A H."""
-    aggregate: Literal["sum", "mean"] = "mean"
-    """How a node aggregates its messages."""
+    graph_layer: Literal["gin", "residual", "sage", "transformer"] = "gin"
+    """Update rule of the graph network: GIN, H + alpha A D^-1 A H, GraphSAGE, or attention over
+    relations and neighbours."""
+    aggregate: Literal["sum", "mean", "max"] = "mean"
+    """How a node aggregates its messages. `max` is the max-pooling of `sage`. The layer
+    `transformer` weighs messages by attention instead."""
     num_graph_layers: NonNegative = 1
     """Message-passing steps."""
+    normalize_nodes: bool = False
+    """`sage`: divide the vectors of nodes by their lengths after every layer."""
+    graph_heads: Count = 4
+    """Attention heads of the layer `transformer` and of the context encoder."""
+    context: Literal["off", "replace", "after"] = "off"
+    """Context encoder: a transformer that reads each node, its text and its neighbours as one short
+    sequence. `replace`: in place of the graph layers. `after`: behind them."""
+    context_layers: Count = 1
+    """Transformer blocks of the context encoder."""
+    context_neighbours: Count = 16
+    """Most neighbours that the context encoder reads of a node, those with the fewest edges
+    first."""
     time_gaps: bool = True
     """Give the sequence encoder the time between consecutive events."""
     time_since_last: bool = False
@@ -127,6 +141,7 @@ class ModelConfig(Bounded):
         if not self.experts:
             raise ConfigError("experts must name one or more, such as id+graph")
         self._check_sequence()
+        self._check_graph()
 
     def _check_sequence(self) -> None:
         """Raise a ConfigError for options of the sequence encoder that do not fit together."""
@@ -134,6 +149,35 @@ class ModelConfig(Bounded):
             raise ConfigError(
                 f"sequence_heads: hidden_size {self.hidden_size} cannot be divided among "
                 f"{self.sequence_heads} heads of an even width; change one of the two"
+            )
+
+    def _check_graph(self) -> None:
+        """Raise a ConfigError for graph options that do not fit together."""
+        if self.graph_layer != "sage":
+            if self.aggregate == "max":
+                raise ConfigError(
+                    f"aggregate: max is for graph_layer sage, not {self.graph_layer}; choose sum "
+                    "or mean"
+                )
+            if self.normalize_nodes:
+                raise ConfigError(
+                    f"normalize_nodes is for graph_layer sage, not {self.graph_layer}; leave it out"
+                )
+        attends = self.graph_layer == "transformer" or self.context != "off"
+        if attends and self.hidden_size % self.graph_heads:
+            raise ConfigError(
+                f"graph_heads: hidden_size {self.hidden_size} cannot be divided among "
+                f"{self.graph_heads} heads; choose a divisor of it"
+            )
+        if self.context == "after" and not self.num_graph_layers:
+            raise ConfigError(
+                "context: there are no graph layers that it could come after, as num_graph_layers "
+                "is 0; choose replace"
+            )
+        if self.context != "off" and not any("graph" in name for name in self.experts):
+            raise ConfigError(
+                "context: no expert reads the graph; name one with graph in experts, such as "
+                "id+graph"
             )
 
 
@@ -184,6 +228,9 @@ class TrainConfig(Bounded):
     """Largest global norm of the gradient."""
     bf16: bool = False
     """Compute the blocks, the graph network and the matrix products of the loss in bfloat16."""
+    fan_out: NonNegative = 0
+    """Edges of each relation that a node reads in a training step, drawn at random (0: all).
+    Validation, scoring and serving read all edges."""
     auxiliary: tuple[str, ...] = ("category", "brand", "merchant", "genre")
     """Node types to predict beside the next item, where the graph has them."""
     auxiliary_weight: Amount = 0.1
@@ -258,4 +305,9 @@ class Config:
             raise ConfigError(
                 f"model.sequence_window {window} is longer than train.sequence_length {length}, so "
                 f"training would never show a full window; choose {length} or fewer events"
+            )
+        if self.train.fan_out and self.model.context != "off":
+            raise ConfigError(
+                "fan_out: the context encoder reads a fixed number of neighbours already; set "
+                "train.fan_out to 0 or model.context to off"
             )

@@ -1,6 +1,7 @@
 """The typed knowledge graph of item columns and triples."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jraph
 import numpy as np
@@ -114,31 +115,72 @@ def node_ids(
     return nodes
 
 
-def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
-    """Edges in both directions, sorted by receiver and padded, without node features.
+class Edges(NamedTuple):
+    """Messages to nodes: the receiver, the relation and the sender of each."""
 
-    `edges` holds relation ids: r for a forward edge, R + r for its reverse, 2 R for padding.
-    Padding edges go from the last node, which is always unused, to itself.
+    receivers: Int[np.ndarray, " E"]
+    relations: Int[np.ndarray, " E"]
+    senders: Int[np.ndarray, " E"]
+
+
+def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
+    """Edges in both directions as of `padded_graph`.
+
+    Relation ids are r for a forward edge, R + r for its reverse, 2 R for padding.
     """
-    num_relations, last = len(graph.relations), graph.num_nodes - 1
-    senders = np.concatenate([graph.heads, graph.tails])
-    receivers = np.concatenate([graph.tails, graph.heads])
-    relations = np.concatenate([graph.edge_relations, graph.edge_relations + num_relations])
-    order = np.argsort(receivers, kind="stable")
-    padding = padded_size(len(order) + 1) - len(order)
+    num_relations = len(graph.relations)
+    edges = Edges(
+        receivers=np.concatenate([graph.tails, graph.heads]),
+        relations=np.concatenate([graph.edge_relations, graph.edge_relations + num_relations]),
+        senders=np.concatenate([graph.heads, graph.tails]),
+    )
+    return padded_graph(
+        edges,
+        node_degrees(graph)[edges.senders],
+        num_nodes=graph.num_nodes,
+        size=padded_size(len(edges.senders) + 1),
+        padding_relation=2 * num_relations,
+    )
+
+
+def padded_graph(
+    edges: Edges,
+    degrees: Int[np.ndarray, " E"],
+    *,
+    num_nodes: int,
+    size: int,
+    padding_relation: int,
+) -> jraph.GraphsTuple:
+    """Edges sorted by receiver and padded, without node features; `edges` holds relation ids.
+
+    Padding edges go from the last node, which is always unused, to itself. Of the edges of a
+    receiver, those from senders with few edges come first, as they tell most of it.
+
+    Args:
+        degrees: of the senders.
+        size: number of edges with the padding.
+    """
+    order, last = np.lexsort((degrees, edges.receivers)), num_nodes - 1
 
     def sorted_and_padded(values: np.ndarray, fill: int) -> Int[np.ndarray, " padded"]:
-        return np.pad(values[order].astype(np.int32), (0, padding), constant_values=fill)
+        padded = np.full(size, fill, np.int32)
+        padded[: len(order)] = values[order]
+        return padded
 
     return jraph.GraphsTuple(
         nodes=None,
-        edges=sorted_and_padded(relations, 2 * num_relations),
-        senders=sorted_and_padded(senders, last),
-        receivers=sorted_and_padded(receivers, last),
+        edges=sorted_and_padded(edges.relations, padding_relation),
+        senders=sorted_and_padded(edges.senders, last),
+        receivers=sorted_and_padded(edges.receivers, last),
         globals=None,
         n_node=np.array([last, 1], np.int32),
-        n_edge=np.array([len(order), padding], np.int32),
+        n_edge=np.array([len(order), size - len(order)], np.int32),
     )
+
+
+def node_degrees(graph: KnowledgeGraph) -> Int[np.ndarray, " N"]:
+    """The number of edges at every node."""
+    return np.bincount(np.concatenate([graph.heads, graph.tails]), minlength=graph.num_nodes)
 
 
 def first_neighbours(graph: KnowledgeGraph, type_name: str) -> Int[np.ndarray, " I"]:
@@ -166,7 +208,7 @@ def neighbourhoods(graph: KnowledgeGraph) -> csr_array:
     """
     ends = np.stack([graph.heads, graph.tails], 1)
     items, nodes = ends.ravel(), ends[:, ::-1].ravel()  # either end may be the item
-    degrees = np.bincount(nodes, minlength=graph.num_nodes)
+    degrees = node_degrees(graph)
     selected = items < graph.types[0].count
     items, nodes = np.unique(np.stack([items[selected], nodes[selected]]), axis=1)
     weights = 1 / np.sqrt(np.log1p(degrees[nodes]))

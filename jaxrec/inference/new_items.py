@@ -7,7 +7,6 @@ of neighbours count too: at most `MAX_EDGES` of each, as in GraphSAGE (arXiv:170
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import jraph
@@ -15,9 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.config import ModelConfig
-from jaxrec.data.graph import graphs_tuple
+from jaxrec.data.graph import Edges, graphs_tuple, node_degrees, padded_graph
 from jaxrec.data.packing import ranges
 from jaxrec.inference.encoding import CatalogArrays, encode_catalog
+from jaxrec.models.graph.build import reach
 from jaxrec.models.inputs import Nodes
 from jaxrec.models.recommender import Model
 from jaxrec.ranking.top_k import power_of_two
@@ -27,14 +27,6 @@ BATCHES = (16, 1024)  # items at a time: the shapes that are compiled
 MAX_EDGES = 64  # of a neighbour
 SMALLEST = 64  # rows for items among the neighbours
 USUAL_EDGES = 8  # of an item; tables are padded to at least as many, so few sizes are compiled
-
-
-class Edges(NamedTuple):
-    """Messages to items or nodes: the receiver, the relation and the sender of each."""
-
-    receivers: Int[np.ndarray, " E"]
-    relations: Int[np.ndarray, " E"]
-    senders: Int[np.ndarray, " E"]  # nodes of the graph of training
 
 
 @dataclass(frozen=True)
@@ -53,16 +45,15 @@ class NewItemEncoder:
     text: Float[np.ndarray, "I text"]
     has_id: Bool[np.ndarray, " n"]
 
-    @property
-    def hops(self) -> int:
-        """How far away a node may be that a vector depends on."""
-        per_layer = 2 if self.config.graph_layer == "residual" else 1
-        return per_layer * self.config.num_graph_layers
-
     @cached_property
     def incoming(self) -> jraph.GraphsTuple:
         """The edges of training in both directions, sorted by receiver."""
         return graphs_tuple(self.graph)
+
+    @cached_property
+    def degrees(self) -> Int[np.ndarray, " N"]:
+        """The number of edges of every node in training."""
+        return node_degrees(self.graph)
 
     def edges_to(self, nodes: Int[np.ndarray, " n"], limit: int | None = None) -> Edges:
         """The edges of training to nodes, in their order; at most `limit` of each."""
@@ -79,7 +70,7 @@ class NewItemEncoder:
 
         Args:
             ids: their rows in the catalogue of training; 0: training has not seen the item.
-            edges: their receivers are places in `ids`.
+            edges: their receivers are places in `ids`, their senders nodes of training.
         """
         size = BATCHES[-1]
         parts = []
@@ -120,14 +111,22 @@ class NewItemEncoder:
         texts[places] = np.concatenate([text, np.asarray(self.text)[items]])
         entity_ids = np.zeros(num_nodes - item_rows, np.int32)
         entity_ids[: len(entities)] = entities - num_items
+        senders = np.concatenate([edges.senders, inner.senders])
         messages = Edges(
             np.concatenate([edges.receivers, place[inner.receivers]]),
             np.concatenate([edges.relations, inner.relations]),
-            place[np.concatenate([edges.senders, inner.senders])],
+            place[senders],
+        )
+        message_graph = padded_graph(
+            messages,
+            self.degrees[senders],
+            num_nodes=num_nodes,
+            size=_padded_size(len(senders), USUAL_EDGES * size),
+            padding_relation=2 * len(self.graph.relations),
         )
         arrays = CatalogArrays(
             Nodes(*map(jnp.asarray, (item_ids, entity_ids, texts.astype(np.float32)))),
-            self._graph(messages, num_nodes, USUAL_EDGES * size),
+            message_graph,
             jnp.zeros(item_rows, bool),
         )
         return np.asarray(encode_catalog(self.model, arrays))[:count]
@@ -135,32 +134,12 @@ class NewItemEncoder:
     def _surroundings(self, nodes: Int[np.ndarray, " m"]) -> tuple[Int[np.ndarray, " n"], Edges]:
         """The nodes that these depend on, themselves included, and the edges between them."""
         inner, latest = self.edges_to(nodes[:0]), nodes
-        for _ in range(self.hops - 1):
+        for _ in range(reach(self.config) - 1):
             edges = self.edges_to(latest, MAX_EDGES)
             inner = Edges(*map(np.concatenate, zip(inner, edges, strict=True)))
             latest = np.setdiff1d(edges.senders, nodes)
             nodes = np.union1d(nodes, latest)
         return nodes, inner
-
-    def _graph(self, edges: Edges, num_nodes: int, least: int) -> jraph.GraphsTuple:
-        order = np.argsort(edges.receivers, kind="stable")
-        size = _padded_size(len(order), least)
-        padding = (2 * len(self.graph.relations), num_nodes - 1)
-
-        def sorted_and_padded(values: np.ndarray, fill: int) -> Int[np.ndarray, " padded"]:
-            return np.pad(
-                values[order].astype(np.int32), (0, size - len(order)), constant_values=fill
-            )
-
-        return jraph.GraphsTuple(
-            nodes=None,
-            edges=sorted_and_padded(edges.relations, padding[0]),
-            senders=sorted_and_padded(edges.senders, padding[1]),
-            receivers=sorted_and_padded(edges.receivers, padding[1]),
-            globals=None,
-            n_node=np.array([num_nodes - 1, 1], np.int32),
-            n_edge=np.array([len(order), size - len(order)], np.int32),
-        )
 
 
 def _padded_size(count: int, least: int) -> int:

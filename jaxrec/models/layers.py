@@ -37,6 +37,11 @@ class Linear(nnx.Linear):
         return outputs.reshape(*leading, self.out_features)
 
 
+def product(layer: nnx.Linear, x: Float[Array, "*shape D"]) -> Float[Array, "*shape out"]:
+    """`layer(x)`, computed in the dtype of the layer's kernel and returned in that of x."""
+    return layer(x.astype(layer.kernel[...].dtype)).astype(x.dtype)
+
+
 def dropout(
     x: Float[Array, "*shape D"], rate: float, key: Array | None
 ) -> Float[Array, "*shape D"]:

@@ -40,18 +40,21 @@ class Attention(nnx.Module):
         self.out = Linear(width, width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, hidden: Float[Array, "B L D"], mask: Bool[Array, "#B #H #L L"]
-    ) -> Float[Array, "B L D"]:
-        """Attention of every position over the positions that it sees by `mask`."""
-        batch_size, length, width = hidden.shape
-        by_head = (batch_size, length, self.heads, width // self.heads)
+        self,
+        hidden: Float[Array, "B L D"],
+        mask: Bool[Array, "#B #H #L L"],
+        first: int | None = None,
+    ) -> Float[Array, "B first D"]:
+        """Attention of the first positions (None: all) over those that they see by `mask`."""
+        batch_size, _, width = hidden.shape
+        by_head = (batch_size, -1, self.heads, width // self.heads)
         attended = jax.nn.dot_product_attention(
-            self.query(hidden).reshape(by_head),
+            self.query(hidden[:, :first]).reshape(by_head),
             self.key(hidden).reshape(by_head),
             self.value(hidden).reshape(by_head),
-            mask=mask,
+            mask=mask[:, :, :first],
         )
-        return self.out(attended.reshape(hidden.shape))
+        return self.out(attended.reshape(batch_size, -1, width))
 
 
 class MLP(nnx.Module):
@@ -68,7 +71,7 @@ class MLP(nnx.Module):
         self.up = Linear(width, inner_width, dtype=dtype, rngs=rngs)
         self.down = Linear(inner_width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         """The outputs of every position."""
         return self.down(gelu(self.up(hidden)))
 
@@ -81,7 +84,7 @@ class TransformerBlock(nnx.Module):
         norm: "post" normalises after adding, as in BERT; "pre" normalises the input of
             attention and MLP, as in GPT-2 (Xiong et al., arXiv:2002.04745, compare them).
         epsilon: added to the variance in LayerNorm.
-        dtype: of the computation; parameters are float32.
+        dtype: of the computation; None: that of its operands.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class TransformerBlock(nnx.Module):
         *,
         norm: Literal["pre", "post"],
         epsilon: float = 1e-5,
-        dtype: DTypeLike = jnp.float32,
+        dtype: DTypeLike | None = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.norm = norm
@@ -102,11 +105,20 @@ class TransformerBlock(nnx.Module):
         self.mlp_norm = nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, hidden: Float[Array, "B L D"], mask: Bool[Array, "#B #H #L L"]
-    ) -> Float[Array, "B L D"]:
-        """The residual stream after the block; `mask[b, h, i, j]` lets i see j."""
+        self,
+        hidden: Float[Array, "B L D"],
+        mask: Bool[Array, "#B #H #L L"],
+        first: int | None = None,
+    ) -> Float[Array, "B first D"]:
+        """The residual stream after the block, of all positions or the first ones only.
+
+        Args:
+            mask: `mask[b, h, i, j]` lets i see j.
+            first: number of positions to compute; None: all.
+        """
         if self.norm == "pre":
-            hidden = hidden + self.attention(self.attention_norm(hidden), mask)
+            attended = self.attention(self.attention_norm(hidden), mask, first)
+            hidden = hidden[:, :first] + attended
             return hidden + self.mlp(self.mlp_norm(hidden))
-        hidden = self.attention_norm(hidden + self.attention(hidden, mask))
+        hidden = self.attention_norm(hidden[:, :first] + self.attention(hidden, mask, first))
         return self.mlp_norm(hidden + self.mlp(hidden))

@@ -52,7 +52,10 @@ def expert_batch(
     know the time to it, so that the model serves requests with and without them.
     """
     id_key, event_key, layer_key, target_key = jax.random.split(key, 4)
-    vectors = expert.encode_nodes(nodes, arrays.catalog.graph, id_key)
+    graph = arrays.catalog.graph
+    if arrays.edge_sampler is not None:
+        graph = arrays.edge_sampler.sample(graph, jax.random.fold_in(event_key, 1))
+    vectors = expert.encode_nodes(nodes, graph, id_key)
     events = expert.event_vectors(
         vectors[: len(arrays.candidates)],
         Events(batch.items, batch.event_types, batch.gaps),

@@ -20,6 +20,7 @@ from jaxrec.data.slices import counts
 from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.text_features import ItemText, item_text
+from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.build import expert_sources
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
@@ -215,13 +216,17 @@ def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArray
     catalog, split, trained = dataset.catalog, dataset.split, dataset.trained
     padding = catalog.graph.types[0].padded_size - len(trained)
     masked = masked_event_types(config.evaluation.mask, split.log.event_type_names)
+    arrays, train = catalog_arrays(catalog, text.vectors, trained), config.train
     return TrainArrays(
-        catalog=catalog_arrays(catalog, text.vectors, trained),
+        catalog=arrays,
         candidates=jnp.asarray(np.pad(trained, (0, padding))),
-        tasks=build_tasks(config.train, catalog.graph),
+        tasks=build_tasks(train, catalog.graph),
         masked_event_types=jnp.asarray(masked),
         finetuned_text=text.finetuned,
         repeats=not masked.all(),
+        edge_sampler=(
+            edge_sampler(arrays.graph, train.fan_out, train.seed) if train.fan_out else None
+        ),
     )
 
 

@@ -38,3 +38,35 @@ def test_options_of_the_transformer_fit_together(options, message):
 def test_a_shorter_window_fits_shorter_rows():
     options = {"train.sequence_length": 32, "model.sequence_window": 32}
     assert parse(layers=[TRANSFORMER, options]).model.sequence_window == 32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model.aggregate": "max"}, r"aggregate: max is for graph_layer sage, not gin"),
+        ({"model.normalize_nodes": True}, r"normalize_nodes is for graph_layer sage, not gin"),
+        (
+            {"model.graph_layer": "transformer", "model.graph_heads": 5},
+            r"graph_heads: hidden_size 64 cannot be divided among 5 heads",
+        ),
+        ({"model.context": "replace", "model.graph_heads": 5}, r"graph_heads: hidden_size 64"),
+        ({"model.context": "after", "model.num_graph_layers": 0}, r"context: .* choose replace"),
+        ({"model.context": "replace", "model.experts": ["id", "text"]}, r"context: no expert"),
+        ({"model.context": "replace", "train.fan_out": 4}, r"fan_out: .* set train\.fan_out to 0"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_options_of_the_graph_that_do_not_fit_together_are_refused(options, message):
+    with pytest.raises(ConfigError, match=rf"^{message}"):
+        parse(layers=[options])
+
+
+def test_options_of_the_graph_that_fit_together():
+    """A recipe's `aggregate: sum` does not stand in the way of another layer."""
+    for options in (
+        {"model.graph_layer": "sage", "model.aggregate": "max", "model.normalize_nodes": True},
+        {"model.graph_layer": "transformer", "model.aggregate": "sum", "train.fan_out": 4},
+        {"model.context": "replace", "model.num_graph_layers": 0},
+        {"model.graph_heads": 5},
+    ):
+        parse(layers=[options])

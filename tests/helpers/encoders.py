@@ -9,7 +9,8 @@ from flax import nnx
 
 from helpers.graph import NODES, WIDTH, randomised
 from jaxrec.config import ModelConfig
-from jaxrec.models.graph.build import build_graph_encoder
+from jaxrec.models.graph.build import build_context_encoder, build_graph_encoder
+from jaxrec.models.graph.context import ContextEncoder
 from jaxrec.models.graph.encoder import GraphEncoder
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.sequence.build import build_sequence_encoder
@@ -17,7 +18,12 @@ from jaxrec.models.sequence.encoder import SequenceEncoder
 
 WINDOW = 4  # of attention; the histories of tests are longer
 CONFIG = ModelConfig(
-    hidden_size=WIDTH, num_layers=2, dropout=0.5, num_graph_layers=2, sequence_window=WINDOW
+    hidden_size=WIDTH,
+    num_layers=2,
+    dropout=0.5,
+    num_graph_layers=2,
+    graph_heads=2,
+    sequence_window=WINDOW,
 )
 ITEMS = 5  # of the nodes; row 4 is unused
 SIZES = Sizes(num_items=ITEMS, num_nodes=NODES, num_relations=1, num_event_types=1, text_width=3)
@@ -48,6 +54,16 @@ def assert_states_equal(state, expected):
         np.testing.assert_allclose(part, expected_part, atol=1e-5)
 
 
-def make_graph_encoder(layer: str) -> GraphEncoder:
-    config = replace(CONFIG, graph_layer=layer)
-    return randomised(build_graph_encoder(config, SIZES.num_relations, nnx.Rngs(0)))
+LAYERS = {
+    **{name: {"graph_layer": name} for name in values_of("graph_layer")},
+    "sage, max": {"graph_layer": "sage", "aggregate": "max"},
+    # of a ReLU between layers, a width of 4 leaves one entry, which then is 1 in any case
+    "sage, normalized": {"graph_layer": "sage", "normalize_nodes": True, "num_graph_layers": 1},
+}
+GRAPH_ENCODERS = {**LAYERS, "context": {"context": "replace", "context_layers": 2}}
+
+
+def make_graph_encoder(name: str, width: int = WIDTH) -> GraphEncoder | ContextEncoder:
+    config = replace(CONFIG, hidden_size=width, **GRAPH_ENCODERS[name])
+    build = build_graph_encoder if config.context == "off" else build_context_encoder
+    return randomised(build(config, SIZES.num_relations, nnx.Rngs(0)))

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import parse
+from jaxrec.data.tables import Tables
 from jaxrec.training import logging as report
 from jaxrec.training import loop as training
 from jaxrec.training.state import initial_state
@@ -36,6 +39,15 @@ def complete_run(tables, tmp_path_factory, worker_id) -> Path:
         if not run.exists():
             results = training.fit(config(), run, tables=tables)
             assert json.loads((run / "metrics.json").read_text()) == results
+    return run
+
+
+def untrained_run(run: Path, tables: Tables, **options) -> Path:
+    """A run that saved the parameters it begins with, and no more."""
+    context = training.open_run(config(**options), run, tables)
+    with run_directory.open_checkpoints(run) as manager:
+        scores = {run_directory.SELECTED_BY: 0.0}
+        training.save(context, manager, initial_state(context), Progress(), scores)
     return run
 
 

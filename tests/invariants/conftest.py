@@ -1,7 +1,12 @@
 """Encoders, models, runs and histories that the invariants share."""
 
 import pytest
-from helpers.encoders import make_graph_encoder, make_sequence_encoder, values_of
+from helpers.encoders import (
+    GRAPH_ENCODERS,
+    make_graph_encoder,
+    make_sequence_encoder,
+    values_of,
+)
 from helpers.encoding import all_queries, make_items, make_log, make_recommender
 from helpers.training import complete_run
 
@@ -15,7 +20,7 @@ def sequence(request):
     return make_sequence_encoder(request.param)
 
 
-@pytest.fixture(scope="module", params=values_of("graph_layer"))
+@pytest.fixture(scope="module", params=GRAPH_ENCODERS)
 def graph_encoder(request):
     return make_graph_encoder(request.param)
 

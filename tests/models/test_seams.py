@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from helpers.encoders import (
     CONFIG,
+    GRAPH_ENCODERS,
     ITEMS,
     SIZES,
     make_graph_encoder,
@@ -80,7 +81,7 @@ def test_bfloat16_goes_in_and_comes_out(sequence):
 # --- GraphLayer
 
 
-@pytest.fixture(scope="module", params=values_of("graph_layer"))
+@pytest.fixture(scope="module", params=GRAPH_ENCODERS)
 def graph_encoder(request):
     return make_graph_encoder(request.param)
 
@@ -90,6 +91,30 @@ def test_padding_edges_change_no_real_node(graph_encoder):
     expected = graph_encoder(nodes, make_graph(EDGES))[:-1]
     padded = graph_encoder(nodes, make_graph(EDGES, 5))[:-1]
     np.testing.assert_allclose(padded, expected, rtol=1e-5)
+
+
+def test_a_node_without_edges_depends_on_itself_alone(graph_encoder):
+    """Node 5 has no edges."""
+    nodes, graph = jnp.asarray(features()), make_graph(EDGES)
+    vectors = graph_encoder(nodes, graph)
+    alone = graph_encoder(nodes.at[:5, 0].add(1.0), graph)
+    assert jnp.isfinite(vectors).all() and jnp.linalg.norm(vectors[5]) > 0.01
+    np.testing.assert_allclose(alone[5], vectors[5], rtol=1e-5)
+
+
+def test_gradients_equal_finite_differences(graph_encoder):
+    definition, params = nnx.split(graph_encoder)
+    nodes, graph = jnp.asarray(features()), make_graph(EDGES)
+    weights, direction = jax.random.normal(jax.random.key(3), (2, *nodes.shape))
+    towards = jax.tree.map(jnp.sin, params)  # any direction
+
+    def loss(step):
+        moved = jax.tree.map(lambda p, d: p + step * d, params, towards)
+        return (nnx.merge(definition, moved)(nodes + step * direction, graph) * weights).sum()
+
+    step = 1e-3
+    difference = (loss(step) - loss(-step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(loss)(0.0), difference, rtol=0.02)
 
 
 # --- ItemSource

@@ -16,7 +16,8 @@ class GraphLayer(Protocol):
     To add a layer, write an `nnx.Module` with this method in a file beside this one, then name it
     in `jaxrec/models/graph/build.py` and in `graph_layer` of `ModelConfig`. Most layers are a
     `message` along an edge and an `update` of a node, and return
-    `message_passing(nodes, graph, message=..., update=..., aggregate=...)`; see `gin.py`.
+    `message_passing(nodes, graph, message=..., update=..., aggregate=...)`; see `gin.py`. A layer
+    whose neighbours differ in weight gathers by `attend`; see `transformer.py`.
     """
 
     def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:
@@ -26,7 +27,8 @@ class GraphLayer(Protocol):
         the padding edges of the last node reach no other node.
 
         Args:
-            graph: edges sorted by receiver; `graph.edges` holds relation numbers.
+            graph: edges sorted by receiver; `graph.edges` holds relation numbers, or
+                `WeightedEdges` if the edges are a sample.
         """
         ...
 

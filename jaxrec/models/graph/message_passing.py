@@ -1,8 +1,12 @@
-"""One step of message passing over a typed graph; the graph layers are built from it."""
+"""The step of message passing over a typed graph that all graph layers are built from.
+
+Messages exist for one block of edges at a time and are computed again for the gradient. So memory
+is that of the nodes, for any number of edges.
+"""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,45 +16,103 @@ from jaxtyping import Array, Float, Int
 
 from jaxrec.models.layers import Table
 
-Aggregate = Literal["sum", "mean"]
+Aggregate = Literal["sum", "mean", "max"]
+Message = Callable[[Int[Array, " E"], Any], Any]
+"""(relations, what the senders send) -> messages, for many edges at once."""
+
+
+class WeightedEdges(NamedTuple):
+    """Edges of a sampled graph, in place of the relation numbers in `GraphsTuple.edges`."""
+
+    relations: Int[Array, "*blocks E"]
+    weights: Float[Array, "*blocks E"]  # number of edges of the whole graph that each stands for
 
 
 def message_passing(
     nodes: Float[Array, "N D"],
     graph: jraph.GraphsTuple,
     *,
-    message: Callable[[Int[Array, " E"], Float[Array, "E D"]], Float[Array, "E D"]],
+    message: Message,
     update: Callable[[Float[Array, "N D"], Float[Array, "N D"]], Float[Array, "N D"]],
     aggregate: Aggregate,
 ) -> Float[Array, "N D"]:
-    """h' = update(h, sum or mean of the messages along the incoming edges).
+    """h' = update(h, sum, mean or largest entries of the messages along the incoming edges).
 
-    Messages exist for one block of edges at a time and are computed again for the gradient, so
-    that memory is [N, D] for any number of edges.
+    A node without incoming edges gathers zeros.
 
     Args:
-        graph: edges sorted by receiver; `graph.edges` holds relation numbers.
-        message: (relation, vector of the sender) -> message, for many edges at once.
-        update: (vector of the node, gathered messages) -> new vector, for all nodes at once.
+        graph: edges sorted by receiver; `graph.edges` holds relation numbers or `WeightedEdges`.
+        message: (relations, vectors of the senders) -> messages, for many edges at once.
+        update: (vectors of the nodes, gathered messages) -> new vectors, for all nodes at once.
     """
-
-    @partial(jax.checkpoint, prevent_cse=False)  # inside a scan, XLA needs no such guard
-    def gather_block(gathered, edges):
-        network = jraph.GraphNetwork(
-            update_edge_fn=lambda relations, senders, receivers, _: message(relations, senders),
-            update_node_fn=lambda nodes, sent, received, _: received,
-            aggregate_edges_for_nodes_fn=lambda messages, receivers, _: gathered.at[receivers].add(
-                messages, indices_are_sorted=True
-            ),
-        )
-        return network(edges._replace(nodes=nodes)).nodes, None
-
-    gathered, _ = jax.lax.scan(gather_block, jnp.zeros_like(nodes), edge_blocks(graph, len(nodes)))
-    if aggregate == "mean":
-        ones = jnp.ones_like(nodes, shape=graph.receivers.shape)
-        degrees = jraph.segment_sum(ones, graph.receivers, len(nodes), indices_are_sorted=True)
-        gathered /= jnp.maximum(degrees, 1)[:, None]
+    match aggregate:
+        case "sum":
+            gathered = _sum(nodes, graph, message)
+        case "mean":
+            gathered = _sum(nodes, graph, message) / _degrees(nodes, graph)[:, None]
+        case "max":
+            gathered = _largest(nodes, graph, message)
     return update(nodes, gathered)
+
+
+def attend(
+    queries: Float[Array, "N H d"], sent: Any, graph: jraph.GraphsTuple, *, message: Message
+) -> Float[Array, "N H d"]:
+    """Multi-head attention of every node over its incoming edges; a head is d wide.
+
+    Node i gathers sum_e a_e value_e over its incoming edges e, where a is the softmax of
+    <query_i, key_e> / sqrt(d) over these edges. A node without incoming edges gathers zeros.
+
+    Args:
+        sent: arrays whose first axis is that of the nodes, such as their keys and values.
+        graph: as in `message_passing`.
+        message: (relations, `sent` of the senders) -> keys and values, both [E, H, d].
+    """
+    num_nodes, heads, width = queries.shape
+    nodes = (queries, sent)
+
+    def scored(edges: Any, senders: Any, receivers: Any) -> tuple[Array, Array]:
+        keys, values = message(_relations(edges), senders[1])
+        return jnp.sum(receivers[0] * keys, -1) * width**-0.5, values
+
+    def raise_peaks(peaks: Array, messages: Any, block: jraph.GraphsTuple) -> Array:
+        logits = jax.lax.stop_gradient(messages[0])
+        return peaks.at[block.receivers].max(logits, indices_are_sorted=True)
+
+    peaks = jnp.full((num_nodes, heads), -jnp.inf, queries.dtype)
+    peaks = _over_blocks(nodes, graph, scored, raise_peaks, peaks)
+    peaks = jnp.where(jnp.isfinite(peaks), peaks, 0)
+
+    def add(total: Array, messages: Any, block: jraph.GraphsTuple) -> Array:
+        logits, values = messages
+        # an edge that fills up a block has no receiver, so no peak bounds its logit
+        is_edge = (block.receivers < num_nodes)[:, None]
+        shares = jnp.exp(jnp.where(is_edge, logits - peaks[block.receivers], 0))
+        if isinstance(block.edges, WeightedEdges):
+            shares *= block.edges.weights[:, None]
+        shares = shares[..., None]
+        summed = jnp.concatenate([shares * values, shares], -1)
+        return total.at[block.receivers].add(summed, indices_are_sorted=True)
+
+    # the last column sums the shares
+    total = jnp.zeros((num_nodes, heads, width + 1), queries.dtype)
+    total = _over_blocks(nodes, graph, scored, add, total)
+    shares = total[..., -1:]  # at least 1 where there is an edge, from the peak itself
+    return total[..., :-1] / jnp.where(shares > 0, shares, 1)
+
+
+class RelationMessage(nnx.Module):
+    """m = s_r * h + b_r for relation r, as in CompGCN (arXiv:1911.03082); the identity at first."""
+
+    def __init__(self, num_relations: int, width: int):
+        self.scale = Table(jnp.ones((num_relations, width)))
+        self.shift = Table(jnp.zeros((num_relations, width)))
+
+    def __call__(
+        self, relations: Int[Array, "*edges"], senders: Float[Array, "*edges D"]
+    ) -> Float[Array, "*edges D"]:
+        """Messages along edges from the vectors of their senders."""
+        return self.scale[...][relations] * senders + self.shift[...][relations]
 
 
 def edges_at_a_time(backend: str = "") -> int:
@@ -64,28 +126,106 @@ def edge_blocks(graph: jraph.GraphsTuple, num_nodes: int) -> jraph.GraphsTuple:
     size = min(edges_at_a_time(), num_edges)
     blocks = -(-num_edges // size)
 
-    def cut(ids: Int[Array, " E"], fill: int) -> Int[Array, "blocks size"]:
-        padded = jnp.pad(ids, (0, blocks * size - num_edges), constant_values=fill)
+    def cut(values: Array, fill: int = 0) -> Array:
+        padded = jnp.pad(values, (0, blocks * size - num_edges), constant_values=fill)
         return padded.reshape(blocks, size)
 
     return graph._replace(
-        edges=cut(graph.edges, 0),
-        senders=cut(graph.senders, 0),
+        edges=jax.tree.map(cut, graph.edges),
+        senders=cut(graph.senders),
         receivers=cut(graph.receivers, num_nodes),  # out of bounds: JAX drops the update
         n_node=jnp.full((blocks, 1), num_nodes),
         n_edge=jnp.full((blocks, 1), size),
     )
 
 
-class RelationMessage(nnx.Module):
-    """m = s_r * h + b_r for relation r, as in CompGCN (arXiv:1911.03082); the identity at first."""
+def _over_blocks(
+    nodes: Any,
+    graph: jraph.GraphsTuple,
+    message: Callable[[Any, Any, Any], Any],
+    combine: Callable[[Any, Any, jraph.GraphsTuple], Any],
+    carry: Any,
+) -> Any:
+    """`carry = combine(carry, messages, block)` for one block of edges after another.
 
-    def __init__(self, num_relations: int, width: int):
-        self.scale = Table(jnp.ones((num_relations, width)))
-        self.shift = Table(jnp.zeros((num_relations, width)))
+    Args:
+        nodes: arrays whose first axis is that of the nodes.
+        message: (edges, nodes of the senders, nodes of the receivers) -> messages.
+        combine: must not need the old carry for its gradient, or all of them are kept.
+    """
+    network = jraph.GraphNetwork(
+        update_edge_fn=lambda edges, senders, receivers, _: message(edges, senders, receivers),
+        update_node_fn=None,
+    )
 
-    def __call__(
-        self, relations: Int[Array, " E"], senders: Float[Array, "E D"]
-    ) -> Float[Array, "E D"]:
-        """Messages along E edges from the vectors of their senders."""
-        return self.scale[...][relations] * senders + self.shift[...][relations]
+    @partial(jax.checkpoint, prevent_cse=False)  # inside a scan, XLA needs no such guard
+    def step(carry: Any, block: jraph.GraphsTuple) -> tuple[Any, None]:
+        messages = network(block._replace(nodes=nodes)).edges
+        return combine(carry, messages, block), None
+
+    num_nodes = len(jax.tree.leaves(nodes)[0])
+    return jax.lax.scan(step, carry, edge_blocks(graph, num_nodes))[0]
+
+
+def _sum(
+    nodes: Float[Array, "N D"], graph: jraph.GraphsTuple, message: Message
+) -> Float[Array, "N D"]:
+    def add(total: Array, messages: Array, block: jraph.GraphsTuple) -> Array:
+        if isinstance(block.edges, WeightedEdges):
+            messages = messages * block.edges.weights[:, None]
+        return total.at[block.receivers].add(messages, indices_are_sorted=True)
+
+    return _over_blocks(nodes, graph, _sent(message), add, jnp.zeros_like(nodes))
+
+
+def _largest(
+    nodes: Float[Array, "N D"], graph: jraph.GraphsTuple, message: Message
+) -> Float[Array, "N D"]:
+    """The largest entries of the messages to every node, column by column.
+
+    The first pass finds the edge that each entry comes from; the second gathers the entries. So the
+    gradient reaches those edges, and no pass keeps the running maxima of all blocks.
+    """
+
+    def numbers(first: Array, block: jraph.GraphsTuple) -> Int[Array, " E"]:
+        return first + jnp.arange(len(block.receivers))
+
+    def find(carry: Any, messages: Array, block: jraph.GraphsTuple) -> Any:
+        peaks, origins, first = carry
+        # the barrier makes both uses see the same rounding
+        messages = jax.lax.optimization_barrier(jax.lax.stop_gradient(messages))
+        peaks = peaks.at[block.receivers].max(messages, indices_are_sorted=True)
+        is_peak = messages == peaks[block.receivers]
+        # numbers increase, so an edge of a higher peak replaces those of a lower one
+        candidates = jnp.where(is_peak, numbers(first, block)[:, None], -1)
+        origins = origins.at[block.receivers].max(candidates, indices_are_sorted=True)
+        return peaks, origins, first + len(block.receivers)
+
+    def add(carry: Any, messages: Array, block: jraph.GraphsTuple) -> Any:
+        total, first = carry
+        chosen = origins[block.receivers] == numbers(first, block)[:, None]
+        entries = jnp.where(chosen, messages, 0)
+        total = total.at[block.receivers].add(entries, indices_are_sorted=True)
+        return total, first + len(block.receivers)
+
+    first = jnp.zeros((), jnp.int32)
+    nothing = (jnp.full_like(nodes, -jnp.inf), jnp.full(nodes.shape, -1), first)
+    origins = _over_blocks(nodes, graph, _sent(message), find, nothing)[1]
+    return _over_blocks(nodes, graph, _sent(message), add, (jnp.zeros_like(nodes), first))[0]
+
+
+def _sent(message: Message) -> Callable[[Any, Any, Any], Any]:
+    """A message that does not look at its receiver, as `_over_blocks` takes it."""
+    return lambda edges, senders, receivers: message(_relations(edges), senders)
+
+
+def _relations(edges: Any) -> Int[Array, "*blocks E"]:
+    return edges.relations if isinstance(edges, WeightedEdges) else edges
+
+
+def _degrees(nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, " N"]:
+    """The number of incoming edges of every node, at least 1."""
+    ones = jnp.ones_like(nodes, shape=graph.receivers.shape)
+    weights = graph.edges.weights if isinstance(graph.edges, WeightedEdges) else ones
+    degrees = jraph.segment_sum(weights, graph.receivers, len(nodes), indices_are_sorted=True)
+    return jnp.maximum(degrees, 1)

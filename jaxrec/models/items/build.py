@@ -4,7 +4,7 @@ from flax import nnx
 
 from jaxrec.config import ModelConfig
 from jaxrec.errors import ConfigError
-from jaxrec.models.graph.build import build_graph_encoder
+from jaxrec.models.graph.build import build_context_encoder, build_graph_encoder
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.encoder import ItemEncoder, ItemSource
 from jaxrec.models.items.id import IdSource
@@ -40,7 +40,7 @@ def build_item_encoder(
     num_entities = sizes.num_nodes - sizes.num_items
     entity_table = normal_table(num_entities, width, rngs) if num_entities else None
     sources: list[ItemSource] = []
-    graph_encoder = None
+    graph_encoder = context = None
     for name in (source for source in SOURCES if source in names):
         match name:
             case "id":
@@ -48,5 +48,8 @@ def build_item_encoder(
             case "text":
                 sources.append(TextSource(sizes.text_width, width, rngs))
             case "graph":  # not an ItemSource: it takes the features of all nodes
-                graph_encoder = build_graph_encoder(config, sizes.num_relations, rngs)
-    return ItemEncoder(width, entity_table, sources, graph_encoder)
+                if config.context != "replace":
+                    graph_encoder = build_graph_encoder(config, sizes.num_relations, rngs)
+                if config.context != "off":
+                    context = build_context_encoder(config, sizes.num_relations, rngs)
+    return ItemEncoder(width, entity_table, sources, graph_encoder, context)

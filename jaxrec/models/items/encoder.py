@@ -8,8 +8,10 @@ import jraph
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrec.models.graph.context import ContextEncoder
 from jaxrec.models.graph.encoder import GraphEncoder
 from jaxrec.models.inputs import Nodes
+from jaxrec.models.items.text import TextSource
 from jaxrec.models.layers import Table, unit_norm
 
 
@@ -36,13 +38,14 @@ class ItemSource(Protocol):
 
 
 class ItemEncoder(nnx.Module):
-    """v = Norm(h + GraphEncoder(h)).
+    """v = Norm(h' + ContextEncoder(h')) with h' = h + GraphEncoder(h).
 
     h is the sum of the sources for an item, and a learned vector for every other node.
 
     Args:
         entity_table: vectors of the nodes that are not items; None if all nodes are items.
-        graph_encoder: message passing over all nodes; None leaves the graph out.
+        graph_encoder: message passing over all nodes; None leaves it out.
+        context: reads each node with its text and its neighbours; None leaves it out.
     """
 
     def __init__(
@@ -51,21 +54,28 @@ class ItemEncoder(nnx.Module):
         entity_table: Table | None,
         sources: Sequence[ItemSource],
         graph_encoder: GraphEncoder | None,
+        context: ContextEncoder | None = None,
     ):
         self.width = width
         self.entity_table = entity_table
         self.sources = nnx.List(sources)
         self.graph_encoder = graph_encoder
+        self.context = context
 
     def __call__(
         self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
     ) -> Float[Array, "N D"]:
         """Unit vectors of all nodes, items first, in float32; `key` as in `ItemSource`."""
-        features = jnp.zeros((len(nodes.items), self.width))
+        features, text = jnp.zeros((len(nodes.items), self.width)), None
         for source in self.sources:
-            features += source(nodes, key)
+            vectors = source(nodes, key)
+            features += vectors
+            if isinstance(source, TextSource):
+                text = vectors.astype(features.dtype)
         if self.entity_table is not None:
             features = jnp.concatenate([features, self.entity_table[...][nodes.entities]])
         if self.graph_encoder is not None:
             features += self.graph_encoder(features, graph)
+        if self.context is not None:
+            features += self.context(features, graph, text)
         return unit_norm(features)

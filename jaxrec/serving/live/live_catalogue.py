@@ -13,13 +13,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from jaxrec.data.graph import COLUMN_RELATIONS, item_triples, node_ids
+from jaxrec.data.graph import COLUMN_RELATIONS, Edges, item_triples, node_ids
 from jaxrec.data.item_rows import item_rows, surely_fits
 from jaxrec.errors import DataError
 from jaxrec.inference.catalog_index import item_names
 from jaxrec.inference.live_index import LiveIndex
 from jaxrec.inference.live_text import LiveText
-from jaxrec.inference.new_items import Edges, NewItemEncoder
+from jaxrec.inference.new_items import NewItemEncoder
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.serving.live.shop_items import ShopItems
 from jaxrec.serving.stores.items import ItemDocument, TextVector

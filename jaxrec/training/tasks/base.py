@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.inference.encoding import CatalogArrays
 from jaxrec.inference.text_features import FinetunedText
+from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.recommender import Expert
 from jaxrec.types import Batch
 
@@ -26,6 +27,7 @@ class TrainArrays:
     masked_event_types: Bool[Array, " types"]  # a ranking masks the items of these events
     finetuned_text: FinetunedText | None
     repeats: bool = field(metadata=STATIC)  # whether a ranking keeps some items of the history
+    edge_sampler: EdgeSampler | None = None  # None: every step reads all edges
 
 
 @dataclass(frozen=True)
