@@ -125,7 +125,7 @@ class ModelConfig(Bounded):
     sequence. `replace`: in place of the graph layers. `after`: behind them."""
     context_layers: Count = 1
     """Transformer blocks of the context encoder."""
-    context_neighbours: Count = 16
+    context_neighbours: Count = 8
     """Most neighbours that the context encoder reads of a node, those with the fewest edges
     first."""
     time_gaps: bool = True

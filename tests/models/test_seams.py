@@ -22,6 +22,7 @@ from helpers.paths import GOLDEN
 
 from jaxrec.models.inputs import Nodes
 from jaxrec.models.items.build import SOURCES, build_item_encoder
+from jaxrec.models.recommender import cast_products
 from jaxrec.models.text.bert import load_bert
 
 # --- SequenceEncoder
@@ -115,6 +116,15 @@ def test_gradients_equal_finite_differences(graph_encoder):
     step = 1e-3
     difference = (loss(step) - loss(-step)) / (2 * step)
     np.testing.assert_allclose(jax.grad(loss)(0.0), difference, rtol=0.02)
+
+
+def test_bfloat16_is_near_float32(graph_encoder):
+    definition, params = nnx.split(graph_encoder)
+    nodes, graph = jnp.asarray(features()), make_graph(EDGES)
+    full = graph_encoder(nodes, graph)
+    half = nnx.merge(definition, cast_products(params, jnp.bfloat16))(nodes, graph)
+    assert half.dtype == jnp.float32
+    assert 0 < jnp.abs(half - full).max() < 0.05 * jnp.abs(full).max()
 
 
 # --- ItemSource

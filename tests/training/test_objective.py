@@ -19,6 +19,7 @@ from helpers.objective import (
 )
 
 from jaxrec.inference.text_features import FinetunedText
+from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.recommender import Recommender, gap_buckets
 from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.finetuned import TextTower
@@ -144,3 +145,16 @@ def test_the_gradient_reaches_the_text_tower(tower):
     _, gradients = loss_and_gradients(graphdef, params, arrays, make_batch())
     up = gradients["text_tower"]["blocks"][0]["mlp"]["up"]["kernel"]
     assert jnp.abs(up[...]).max() > 1e-5
+
+
+def test_a_step_reads_a_sample_of_the_edges(model):
+    """Brands have three items; with room for all of them, the sample is the graph."""
+    arrays, batch = make_arrays(), make_batch()
+    expected = parts_of(model, arrays, batch)
+    graph = arrays.catalog.graph
+    whole, few = (
+        parts_of(model, replace(arrays, edge_sampler=edge_sampler(graph, count, 0)), batch)
+        for count in (3, 1)
+    )
+    assert whole == pytest.approx(expected, rel=1e-5)
+    assert few != pytest.approx(expected, rel=1e-3)

@@ -115,4 +115,4 @@ class ContextEncoder(nnx.Module):
 
 def nodes_at_a_time(backend: str = "") -> int:
     """Nodes of a block: on a CPU a block fits its cache, an accelerator needs more work."""
-    return 2**8 if (backend or jax.default_backend()) == "cpu" else 2**14
+    return 2**7 if (backend or jax.default_backend()) == "cpu" else 2**14

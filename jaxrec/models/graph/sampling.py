@@ -62,6 +62,11 @@ def edge_sampler(graph: jraph.GraphsTuple, fan_out: int, seed: int) -> EdgeSampl
     drawn = np.minimum(sizes, fan_out)
     groups = np.repeat(np.arange(len(sizes)), drawn)
     ranks = np.arange(len(groups)) - np.repeat(np.cumsum(drawn) - drawn, drawn)
-    weights = np.float32(sizes / drawn)[groups]
-    parts = (edges, starts, sizes, groups, ranks)
-    return EdgeSampler(*(jnp.asarray(part, jnp.int32) for part in parts), jnp.asarray(weights))
+    return EdgeSampler(
+        edges=jnp.asarray(edges, jnp.int32),
+        starts=jnp.asarray(starts, jnp.int32),
+        sizes=jnp.asarray(sizes, jnp.int32),
+        groups=jnp.asarray(groups, jnp.int32),
+        ranks=jnp.asarray(ranks, jnp.int32),
+        weights=jnp.asarray((sizes / drawn)[groups], jnp.float32),
+    )

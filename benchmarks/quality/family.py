@@ -1,0 +1,188 @@
+"""Members of the model family on one data set: quality, size and speed of each.
+
+    python benchmarks/quality/family.py ml-100k --seeds 0 1 2 \\
+        --variants "model.graph_layer=sage model.aggregate=max" model.context=replace
+    python benchmarks/quality/family.py scientific --folder path/to/data --all train.epochs=6
+
+A variant is one text of options, `SECTION.OPTION=VALUE` with spaces between them and values in
+YAML. The recipe without changes comes first. `--all` changes every variant. `--folder` holds the
+data sets that jaxrec does not download, under the names in `cases.py`.
+
+Every finished run is a row of `benchmarks/results/family.jsonl` and a directory in `runs/family`.
+What has a row is not trained again, whatever options later versions add: remove the row to do so. A
+run that was stopped is resumed. Models are selected on validation. Each set of queries has NDCG@10,
+recall@10 and, for targets without an event in training (cold), their number and both figures.
+`events_per_second` is the median over the epochs without the first, which compiles; it means
+something on an idle machine only.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+from cases import CASES, Variant, configuration
+from quality import code_version, mean_of, scores
+from rich.console import Console
+from rich.table import Table
+
+from jaxrec.api import enable_compilation_cache
+from jaxrec.artifacts.run_directory import read_artifacts
+from jaxrec.config import Config
+from jaxrec.data.sources import NAMED_SOURCES
+from jaxrec.errors import ConfigError
+from jaxrec.inference.loading import abstract_model
+from jaxrec.training.logging import read_log
+from jaxrec.training.loop import fit
+
+RESULTS = Path(__file__).parent.parent / "results" / "family.jsonl"
+RUNS = Path("runs") / "family"
+COLD = "items: cold"
+SIZES = ("parameters", "events_per_second", "epochs")
+
+
+def main() -> None:
+    """Train what has no row yet, and print the table of a case."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=CASES, metavar="CASE")
+    parser.add_argument("--variants", nargs="*", default=[], metavar="'OPTION=VALUE ...'")
+    parser.add_argument("--all", nargs="*", default=[], metavar="OPTION=VALUE")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    enable_compilation_cache()
+    configs = configurations(options.case, options)  # all of them, so that an error comes first
+    rows = [result(options.case, label, config) for label, config in configs]
+    Console(width=140).print(family_table(options.case, rows))
+
+
+def configurations(name: str, options: argparse.Namespace) -> list[tuple[str, Config]]:
+    """The configuration of every variant and seed, with the label of the variant."""
+    case, common = CASES[name], overrides(options.all)
+    data = case.source if case.source in NAMED_SOURCES else str(options.folder / case.source)
+    variants = {"recipe": {}, **{text: overrides(text.split()) for text in options.variants}}
+    suffix = "".join(f" + {text}" for text in options.all)
+    return [
+        (label + suffix, configuration(case, data, Variant({**common, **changes}), seed))
+        for label, changes in variants.items()
+        for seed in options.seeds
+    ]
+
+
+def overrides(texts: list[str]) -> dict[str, Any]:
+    """Options by name, of texts such as `model.aggregate=max`."""
+    parts = [text.partition("=") for text in texts]
+    for name, sign, _ in parts:
+        if not sign:
+            raise ConfigError(f"{name!r}: write OPTION=VALUE, such as model.aggregate=max")
+    return {name: yaml.safe_load(value) for name, _, value in parts}
+
+
+def result(case: str, label: str, config: Config) -> dict:
+    """The row of a run, from the results file or from training it now."""
+    key = run_key(config)
+    for row in read_rows():
+        if row["key"] == key:
+            return row | {"variant": label}
+    Console().print(f"{case}, {label}, seed {config.train.seed}: {key}")
+    run, start = RUNS / key, time.perf_counter()
+    results = fit(config, run, resume=run.exists())
+    log = read_log(run)
+    row = {
+        "case": case,
+        "variant": label,
+        "seed": config.train.seed,
+        "key": key,
+        "code": code_version(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": jax.devices()[0].device_kind,
+        "epochs": sum("validation/ndcg@10" in entry for entry in log),
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+        "parameters": num_parameters(config, run),
+        "events_per_second": events_per_second(log),
+        **{
+            name: with_cold(scores(results[name]))
+            for name in ("validation", "test", "test_every")
+            if name in results
+        },
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return row
+
+
+def with_cold(figures: dict) -> dict:
+    """Figures of a set of queries; of its segments only the targets without training events."""
+    segments = figures.pop("segments", {})
+    return figures | ({"cold": segments[COLD]} if COLD in segments else {})
+
+
+def num_parameters(config: Config, run: Path) -> int:
+    """Numbers that training changes, tables with their padding included."""
+    _, shapes = abstract_model(config, read_artifacts(run))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def events_per_second(log: list[dict]) -> int:
+    """The median over the epochs without the first, where there is more than one."""
+    by_epoch = {row["epoch"]: row["events_per_second"] for row in log if "events_per_second" in row}
+    speeds = [by_epoch[epoch] for epoch in sorted(by_epoch)]
+    return round(float(np.median(speeds[1:] or speeds)))
+
+
+def run_key(config: Config) -> str:
+    """A hash of the options that differ from their defaults, the same wherever the data are."""
+    options, defaults = asdict(config), asdict(Config())
+    options["data"]["source"] = Path(config.data.source).name
+    changed = {
+        f"{section}.{name}": value
+        for section, values in options.items()
+        for name, value in values.items()
+        if value != defaults[section][name]
+    }
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_rows() -> list[dict]:
+    """The rows of all finished runs."""
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+
+
+def family_table(case: str, rows: list[dict]) -> Table:
+    """A row for every variant, as means over the seeds."""
+    table = Table(title=f"{case}: selected on validation", title_justify="left")
+    last = "test_every" if "test_every" in rows[0] else "test"
+    headings = ["", "validation N@10", "R@10", "test N@10", "R@10", "cold N@10", "cold R@10"]
+    for heading in (*headings, "parameters", "events/s", "epochs", "minutes", "seeds"):
+        table.add_column(heading, justify="right" if heading else "left")
+
+    def cold(place: int) -> Callable[[dict], float]:
+        return lambda row: row[last].get("cold", (0, 0.0, 0.0))[place]
+
+    for label in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == label]
+        figures = [
+            mean_of(own, lambda row, name=name, figure=figure: row[name][figure])
+            for name in ("validation", "test")
+            for figure in ("ndcg@10", "recall@10")
+        ]
+        cells = [f"{np.mean([row[name] for row in own]):,.0f}" for name in SIZES]
+        minutes = f"{np.mean([row['minutes'] for row in own]):.1f}"
+        colds = [mean_of(own, cold(1)), mean_of(own, cold(2))]
+        table.add_row(label, *figures, *colds, *cells, minutes, str(len(own)))
+    return table
+
+
+if __name__ == "__main__":
+    main()
