@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ from jaxrec.training.loop import fit
 RESULTS = Path(__file__).parent.parent / "results" / "family.jsonl"
 RUNS = Path("runs") / "family"
 COLD = "items: cold"
+FIGURES = ("ndcg@10", "recall@10")
 SIZES = ("parameters", "events_per_second", "epochs")
 
 
@@ -59,19 +62,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     enable_compilation_cache()
-    configs = configurations(options.case, options)  # all of them, so that an error comes first
-    rows = [result(options.case, label, config) for label, config in configs]
-    Console(width=140).print(family_table(options.case, rows))
+    case = " ".join([options.case, *options.all])
+    configs = configurations(options)  # all of them, so that an error comes before any training
+    rows = [result(case, label, config) for label, config in configs]
+    Console(width=140).print(family_table(case, rows))
 
 
-def configurations(name: str, options: argparse.Namespace) -> list[tuple[str, Config]]:
+def configurations(options: argparse.Namespace) -> list[tuple[str, Config]]:
     """The configuration of every variant and seed, with the label of the variant."""
-    case, common = CASES[name], overrides(options.all)
+    case, common = CASES[options.case], overrides(options.all)
     data = case.source if case.source in NAMED_SOURCES else str(options.folder / case.source)
     variants = {"recipe": {}, **{text: overrides(text.split()) for text in options.variants}}
-    suffix = "".join(f" + {text}" for text in options.all)
     return [
-        (label + suffix, configuration(case, data, Variant({**common, **changes}), seed))
+        (label, configuration(case, data, Variant({**common, **changes}), seed))
         for label, changes in variants.items()
         for seed in options.seeds
     ]
@@ -87,7 +90,11 @@ def overrides(texts: list[str]) -> dict[str, Any]:
 
 
 def result(case: str, label: str, config: Config) -> dict:
-    """The row of a run, from the results file or from training it now."""
+    """The row of a run, from the results file or from training it now.
+
+    Args:
+        case: the name of the case and what changes all variants.
+    """
     key = run_key(config)
     for row in read_rows():
         if row["key"] == key:
@@ -159,6 +166,11 @@ def read_rows() -> list[dict]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
+def at(place: tuple) -> Callable[[dict], float]:
+    """Reads a row at a path of keys."""
+    return lambda row: reduce(getitem, place, row)
+
+
 def family_table(case: str, rows: list[dict]) -> Table:
     """A row for every variant, as means over the seeds."""
     table = Table(title=f"{case}: selected on validation", title_justify="left")
@@ -167,20 +179,16 @@ def family_table(case: str, rows: list[dict]) -> Table:
     for heading in (*headings, "parameters", "events/s", "epochs", "minutes", "seeds"):
         table.add_column(heading, justify="right" if heading else "left")
 
-    def cold(place: int) -> Callable[[dict], float]:
-        return lambda row: row[last].get("cold", (0, 0.0, 0.0))[place]
-
     for label in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == label]
-        figures = [
-            mean_of(own, lambda row, name=name, figure=figure: row[name][figure])
-            for name in ("validation", "test")
-            for figure in ("ndcg@10", "recall@10")
-        ]
+        places = [(name, figure) for name in ("validation", "test") for figure in FIGURES]
+        if "cold" in own[0][last]:
+            places += [(last, "cold", 1), (last, "cold", 2)]
+        figures = [mean_of(own, at(place)) for place in places]
+        figures += [""] * (6 - len(figures))
         cells = [f"{np.mean([row[name] for row in own]):,.0f}" for name in SIZES]
         minutes = f"{np.mean([row['minutes'] for row in own]):.1f}"
-        colds = [mean_of(own, cold(1)), mean_of(own, cold(2))]
-        table.add_row(label, *figures, *colds, *cells, minutes, str(len(own)))
+        table.add_row(label, *figures, *cells, minutes, str(len(own)))
     return table
 
 

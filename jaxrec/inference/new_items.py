@@ -1,8 +1,8 @@
 """Vectors of single items from their text and their neighbours, without the rest of the catalogue.
 
 An item takes messages from its neighbours as they were in training and sends none. So the result is
-that of encoding the whole catalogue for a graph network of one layer. Beyond one layer, neighbours
-of neighbours count too: at most `MAX_EDGES` of each, as in GraphSAGE (arXiv:1706.02216).
+that of encoding the whole catalogue if a vector reads one edge far. Beyond that, neighbours of
+neighbours count too: at most `MAX_EDGES` of each, as in GraphSAGE (arXiv:1706.02216).
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from jaxrec.config import Config
+from jaxrec.config import Config, ModelConfig
 from jaxrec.types import padded_size
 
 BASE_BYTES = 1.2e9  # the process with jax and its compiler
@@ -34,7 +34,23 @@ def train_seconds(config: Config, num_items: int, num_events: int) -> float:
     size = model.hidden_size
     softmax = 6 * padded_size(num_items) * size
     flops = len(model.experts) * (softmax + model.num_layers * BLOCK_FLOPS * size**2)
+    # every step encodes the catalogue: forward, again for the gradient, and twice backward
+    catalogue = padded_size(num_items) * graph_products(model) * 2 * size**2 * 4
+    with_graph = sum("graph" in expert for expert in model.experts)
+    flops += with_graph * catalogue / (config.train.batch_size * config.train.sequence_length)
     return config.train.epochs * num_events * flops / (EFFICIENCY * matrix_rate())
+
+
+def graph_products(model: ModelConfig) -> int:
+    """Products of a vector with a matrix of D x D entries that a node needs to read the graph."""
+    layer = {"gin": 2, "residual": 0, "sage": 2, "transformer": 8}[model.graph_layer]
+    layer += model.aggregate == "max"
+    layers = 0 if model.context == "replace" else layer * model.num_graph_layers
+    if model.context == "off":
+        return layers
+    # keys and values of every token; in all blocks but the last, every token also gets an output
+    tokens = 2 + model.context_neighbours
+    return layers + 8 * tokens * (model.context_layers - 1) + 2 * tokens + 7
 
 
 def matrix_rate() -> float:
