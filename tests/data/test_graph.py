@@ -4,7 +4,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.data.graph import build_graph, first_neighbours, graphs_tuple, item_triples, node_ids
+from jaxrec.data.graph import (
+    build_graph,
+    first_neighbours,
+    graphs_tuple,
+    item_triples,
+    node_degrees,
+    node_ids,
+)
 from jaxrec.errors import DataError
 from jaxrec.types import KnowledgeGraph
 
@@ -205,3 +212,11 @@ def test_nested_values_are_refused(brand):
     items = pl.DataFrame({"item_id": ["a"], "brand": [brand]})
     with pytest.raises(DataError, match=r"items, column 'brand': wrong type"):
         item_triples(items)
+
+
+def test_of_the_edges_of_a_node_those_from_senders_with_few_edges_come_first():
+    graph = build_graph(ITEMS, TRIPLES)
+    padded, degrees = graphs_tuple(graph), node_degrees(graph)
+    order = np.stack([padded.receivers, degrees[padded.senders]], 1)[: int(padded.n_edge[0])]
+    assert order.tolist() == sorted(order.tolist())
+    assert len(set(degrees[padded.senders[: len(order)]])) > 1

@@ -67,6 +67,15 @@ def test_masked_positions_have_no_influence(norm):
     np.testing.assert_array_equal(block(hidden, mask)[:, :3], block(changed, mask)[:, :3])
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_the_first_positions_alone_are_those_of_the_whole_sequence(norm):
+    block = TransformerBlock(WIDTH, HEADS, 16, norm=norm, rngs=nnx.Rngs(0))
+    hidden, mask = random_hidden(), (jnp.arange(LENGTH) < 4)[None, None, None, :]
+    for visible in (mask, CAUSAL):
+        expected = block(hidden, visible)[:, :2]
+        np.testing.assert_allclose(block(hidden, visible, 2), expected, atol=1e-6)
+
+
 def test_a_row_without_any_visible_position_stays_finite():
     block = TransformerBlock(WIDTH, HEADS, 16, norm="post", rngs=nnx.Rngs(0))
     assert jnp.isfinite(block(random_hidden(), jnp.zeros((1, 1, 1, LENGTH), bool))).all()

@@ -1,0 +1,14 @@
+import pytest
+from helpers.encoders import values_of
+
+from jaxrec.config import ModelConfig
+from jaxrec.training.estimate import graph_products
+
+
+@pytest.mark.parametrize("layer", values_of("graph_layer"))
+def test_every_graph_layer_and_what_is_added_to_it_cost_more(layer):
+    one, two = (ModelConfig(graph_layer=layer, num_graph_layers=n) for n in (1, 2))
+    assert graph_products(two) == 2 * graph_products(one)
+    context = ModelConfig(graph_layer=layer, context="after")
+    more = ModelConfig(graph_layer=layer, context="after", context_neighbours=9)
+    assert graph_products(one) < graph_products(context) < graph_products(more)
