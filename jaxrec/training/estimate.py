@@ -33,7 +33,7 @@ def train_seconds(config: Config, num_items: int, num_events: int) -> float:
     model = config.model
     size = model.hidden_size
     softmax = 6 * padded_size(num_items) * size
-    flops = len(model.experts) * (softmax + model.num_layers * BLOCK_FLOPS * size**2)
+    flops: float = len(model.experts) * (softmax + model.num_layers * BLOCK_FLOPS * size**2)
     # every step encodes the catalogue: forward, again for the gradient, and twice backward
     catalogue = padded_size(num_items) * graph_products(model) * 2 * size**2 * 4
     with_graph = sum("graph" in expert for expert in model.experts)
