@@ -216,7 +216,7 @@ async def send(client, options, items, event_type: str, warm: bool = False):
     async def one(number: int, due: float) -> None:
         user = f"u{random.integers(options.users)}"
         event_id = f"{'warm' if warm else 'load'}-{number}"
-        event = {"user_id": user, "item_id": str(items[number]), "event": event_type}
+        event = {"user_id": user, "item_id": str(items[number % len(items)]), "event": event_type}
         event["event_id"] = event_id
         request = (
             client.get(f"/users/{user}/recommendations")

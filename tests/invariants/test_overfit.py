@@ -23,7 +23,10 @@ def next_item_losses(tables, steps, **options):
     return losses
 
 
-@pytest.mark.parametrize("sequence", values_of("sequence"))
+@pytest.mark.parametrize(
+    "sequence",
+    ["lstm", *(pytest.param(s, marks=pytest.mark.slow) for s in values_of("sequence")[1:])],
+)
 def test_a_tiny_model_overfits_one_batch(tables, sequence):
     options = {"model.sequence": sequence, "train.auxiliary": []}
     losses = [loss for loss, _ in next_item_losses(tables, steps=60, **options)]
