@@ -23,7 +23,7 @@ REFUSED = r"not the one that the run was trained with.*original revision.*or tra
 NEW_ITEM = pl.DataFrame({"item_id": ["new"], "title": ["red soap"]})
 
 
-@pytest.fixture(scope="module", params=["frozen", "finetune"])
+@pytest.fixture(scope="module", params=["frozen", pytest.param("finetune", marks=pytest.mark.slow)])
 def original(request, tables, tmp_path_factory) -> tuple[str, Path, Path]:
     """The mode, a run trained with a directory, and that directory."""
     directory = tmp_path_factory.mktemp(request.param)

@@ -20,7 +20,12 @@ USER_EVENTS = [
 ]
 
 
-ENCODERS = [name for name in values_of("sequence") if "lstm" not in name]  # the other tests use it
+# the other tests use the LSTM; of the rest, the transformer has the state of another form
+ENCODERS = [
+    name if name == "transformer" else pytest.param(name, marks=pytest.mark.slow)
+    for name in values_of("sequence")
+    if "lstm" not in name
+]
 
 
 @pytest.fixture(scope="module", params=ENCODERS)

@@ -1,5 +1,7 @@
 """A client of the service."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partialmethod
 
 import pytest
@@ -11,13 +13,20 @@ from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.state_updater import BATCHES
 from jaxrec.serving.options import LiveOptions
 
+SMALL_START = partialmethod(LiveEngine.warm_up, BATCHES[:1])
 
-@pytest.fixture(scope="package", autouse=True)
-def small_batches():
-    """Services of these tests get few requests at a time; large batches take long to compile."""
+
+@contextmanager
+def small_start() -> Iterator[None]:
+    """Services start with few shapes; a test compiles the others that it needs."""
     with pytest.MonkeyPatch.context() as patch:
-        small = partialmethod(LiveEngine.warm_up, BATCHES[:2])
-        patch.setattr(LiveEngine, "warm_up", small)
+        patch.setattr(LiveEngine, "warm_up", SMALL_START)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_starts():
+    with small_start():
         yield
 
 
@@ -25,5 +34,6 @@ def small_batches():
 def client(trained_run, tmp_path_factory):
     store = tmp_path_factory.mktemp("service") / "store.db"
     with TestClient(create_app(trained_run, LiveOptions(store=str(store)))) as client:
-        wait_until_ready(client)
+        with small_start():
+            wait_until_ready(client)
         yield client
