@@ -11,6 +11,7 @@ from jaxrec.serving.http.page import PAGE, content_policy
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 expect = playwright.expect
+expect.set_options(timeout=30_000)  # ms; other tests may hold both cores
 
 needs_browser = pytest.mark.skipif(
     not shutil.which("chromium"), reason="needs Chromium (Debian: chromium)"
