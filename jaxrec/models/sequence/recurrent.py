@@ -73,12 +73,12 @@ class GRU(Recurrence):
         """z h + (1 - z) tanh(W x + r U h)."""
         input_parts = jnp.split(inputs, 3, axis=-1)
         hidden_parts = jnp.split(recurrent, 3, axis=-1)
-        reset, keep = (
+        reset, update = (
             jax.nn.sigmoid(from_event + from_hidden)
             for from_event, from_hidden in zip(input_parts[:2], hidden_parts[:2], strict=True)
         )
         candidate = jnp.tanh(input_parts[2] + reset * hidden_parts[2])
-        return candidate + keep * (hidden - candidate)
+        return candidate + update * (hidden - candidate)
 
 
 class RNN(Recurrence):
