@@ -22,7 +22,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -32,7 +31,7 @@ import jax
 import numpy as np
 import yaml
 from cases import CASES, Variant, configuration
-from quality import code_version, mean_of, scores
+from quality import about_run, append_row, mean_of, scores
 from rich.console import Console
 from rich.table import Table
 
@@ -106,13 +105,9 @@ def result(case: str, label: str, config: Config) -> dict:
     row = {
         "case": case,
         "variant": label,
-        "seed": config.train.seed,
         "key": key,
-        "code": code_version(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **about_run(config, log, start),
         "device": jax.devices()[0].device_kind,
-        "epochs": sum("validation/ndcg@10" in entry for entry in log),
-        "minutes": round((time.perf_counter() - start) / 60, 1),
         "parameters": num_parameters(config, run),
         "events_per_second": events_per_second(log),
         **{
@@ -121,9 +116,7 @@ def result(case: str, label: str, config: Config) -> dict:
             if name in results
         },
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_row(RESULTS, row)
     return row
 
 

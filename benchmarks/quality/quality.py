@@ -38,6 +38,7 @@ from jaxrec.config.renamed import OPTIONS
 from jaxrec.data.sources import NAMED_SOURCES, load_source
 from jaxrec.data.tables import Tables
 from jaxrec.runtime import cache_dir
+from jaxrec.training.logging import read_log
 from jaxrec.training.loop import fit
 
 BENCHMARKS = Path(__file__).parent.parent
@@ -112,22 +113,33 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
     start = time.perf_counter()
     run = RUNS / key
     results = fit(config, run, tables=read_tables(variant, config), resume=run.exists())
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     row = {
         "case": case,
         "variant": label,
-        "seed": config.train.seed,
         "key": key,
+        **about_run(config, read_log(run), start),
+        **{name: scores(results[name]) for name in results if name != "protocol"},
+    }
+    append_row(RESULTS, row)
+    return row
+
+
+def about_run(config: Config, log: list[dict], start: float) -> dict:
+    """What a row says of a run beside its figures; `start` is of `time.perf_counter`."""
+    return {
+        "seed": config.train.seed,
         "code": code_version(),
         "date": datetime.now(UTC).date().isoformat(),
         "epochs": sum("validation/ndcg@10" in entry for entry in log),
         "minutes": round((time.perf_counter() - start) / 60, 1),
-        **{name: scores(results[name]) for name in results if name != "protocol"},
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
+
+
+def append_row(path: Path, row: dict) -> None:
+    """Add a row to a file of results."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    return row
 
 
 def scores(results: dict) -> dict:
