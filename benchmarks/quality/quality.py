@@ -205,9 +205,15 @@ def read_results() -> list[dict]:
 
 
 def code_version() -> str:
-    """The commit of this checkout, with `-dirty` if files have changed."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
+    """The commit of this checkout, with `-dirty` if files other than results have changed."""
+    commit = git("describe", "--always", "--exclude", "*")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", ":!results")
+    return commit + ("-dirty" if changed else "")
+
+
+def git(*arguments: str) -> str:
+    """What a git command prints about this checkout."""
+    done = subprocess.run(["git", *arguments], cwd=BENCHMARKS, capture_output=True, text=True)
     return done.stdout.strip()
 
 
