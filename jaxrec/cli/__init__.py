@@ -28,7 +28,7 @@ COMMANDS = {
     "profile": "write every user's interests and how they changed",
     "similar": "show the nodes most similar to an item, a brand and so on",
     "replay": "measure what live updates gain on held-out events",
-    "plot": "draw how a user's interest changed",
+    "plot": "draw how a user's interest changed, or what made a list",
 }
 
 

@@ -20,6 +20,7 @@ NAME_CHARACTERS, NAME_LINES = 30, 3
 LEVEL_CHARACTERS = 3  # of an event's label; longer ones slope
 INCHES_PER_EVENT, INCHES_PER_CHARACTER = 0.27, 0.06
 INCHES_PER_LINE, LEGEND_INCHES = 0.215, 3.2
+PART_INCHES, ITEM_INCHES = 1.0, 0.3
 
 
 def plot_reliability(path: Path, reliability: Reliability, title: str) -> None:
@@ -111,6 +112,45 @@ def plot_interest(
         fontsize=9,
         frameon=False,
     )
+    with atomic_path(path) as draft:
+        figure.savefig(draft, format="png")
+
+
+def plot_contributions(
+    path: Path,
+    values: Float[np.ndarray, "K parts"],
+    items: Sequence[str],
+    parts: Sequence[str],
+    title: str,
+) -> None:
+    """Draw what each part adds to the log-probability of items into a PNG file.
+
+    A cell is blue where the part speaks for the item, and red where it speaks against it.
+    """
+    largest = max(float(np.abs(values).max(initial=0)), 1e-6)
+    figure = Figure(
+        figsize=(LEGEND_INCHES + PART_INCHES * len(parts), 1.5 + ITEM_INCHES * len(items)),
+        layout="constrained",
+        dpi=DPI,
+    )
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap="RdBu", vmin=-largest, vmax=largest, aspect="auto")
+    for row, part in np.ndindex(values.shape):
+        dark = abs(values[row, part]) > largest / 2
+        axes.text(
+            part,
+            row,
+            f"{values[row, part]:+.1f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else "black",
+        )
+    axes.set_xticks(range(len(parts)), parts)
+    labels = [f"{_shortened(item, 36)}  {rank}" for rank, item in enumerate(items, 1)]
+    axes.set_yticks(range(len(items)), labels, fontsize=8)
+    axes.set_title(_wrapped(title, 12 * (len(parts) + 2)), loc="right")
+    figure.colorbar(image, label="log-probability that it adds (nats)")
     with atomic_path(path) as draft:
         figure.savefig(draft, format="png")
 

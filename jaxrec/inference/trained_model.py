@@ -29,6 +29,7 @@ from jaxrec.inference.audiences import (
 )
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.catalog_update import with_todays_items
+from jaxrec.inference.contributions import contributions, plot_contributions_of
 from jaxrec.inference.profiles import plot_user, profile_users
 from jaxrec.inference.ranker import ListOptions, Ranker, UserBatch
 from jaxrec.inference.user_encoder import UserEncoder, collected
@@ -280,13 +281,50 @@ class TrainedModel:
         """
         refuse_fork()
         check_counts(last=last, top=top)
-        if Path(path).suffix != ".png":
-            raise InputError(f"{path}: name a file ending in .png")
+        log = self._log_of(events, user)
+        plot_user(self, log, _png(path), last=last, top=top)
+
+    def contributions(
+        self, events: pl.DataFrame | pl.LazyFrame, user: str, k: int | None = None
+    ) -> pl.DataFrame:
+        """What each part of the model adds to the k best items of a user.
+
+        Args:
+            k: by default 10, or all if there are fewer.
+
+        Returns:
+            `rank`, `item_id`, `title` of items that have one, `log_probability` that the user
+            chooses the item next (in nats), and for each part (`id`, `text`, `graph`,
+            `item_memory`, `repeat_bias`, `popularity`, as far as the model has them) by how much it
+            falls without that part. The model is not trained again without it.
+
+        Raises:
+            InputError: `events` holds no such user, k does not fit, or `with_items` made the model.
+        """
+        refuse_fork()
+        k = self.ranker.check_request(k, ITEM)
+        return self.with_id_types(contributions(self, self._log_of(events, user), k))
+
+    def plot_contributions(
+        self, events: pl.DataFrame | pl.LazyFrame, user: str, path: str | Path, k: int | None = None
+    ) -> None:
+        """Draw `contributions` as a PNG file; arguments and errors as there."""
+        refuse_fork()
+        k = self.ranker.check_request(k, ITEM)
+        plot_contributions_of(self, self._log_of(events, user), _png(path), k)
+
+    def _log_of(self, events: pl.DataFrame | pl.LazyFrame, user: str) -> EventLog:
         events = collected(events, "events")
         own = events.filter(as_ids(require(events, "user_id", "events"), "events") == str(user))
         if own.is_empty():
             raise InputError(f"the events hold no user {user!r}")
-        plot_user(self, self.encoder.event_log(own), Path(path), last=last, top=top)
+        return self.encoder.event_log(own)
+
+
+def _png(path: str | Path) -> Path:
+    if Path(path).suffix != ".png":
+        raise InputError(f"{path}: name a file ending in .png")
+    return Path(path)
 
 
 def padded_bias(

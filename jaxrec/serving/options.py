@@ -157,7 +157,7 @@ class SimilarOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PlotOptions(ModelOptions):
-    """Draw how the interest of a user changed."""
+    """Draw how the interest of a user changed, or what the parts of the model add to a list."""
 
     user: tyro.conf.Positional[str]
     """Id of the user."""
@@ -167,6 +167,9 @@ class PlotOptions(ModelOptions):
     """The .png file to write."""
     last: Count = 10
     """Number of events to draw."""
+    contributions: bool = False
+    """Draw what each part of the model (ids, texts, graph, item memory, ...) adds to the user's ten
+    best items instead."""
 
     def __post_init__(self) -> None:
         """Raise an error for a file that cannot be written."""

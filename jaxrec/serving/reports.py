@@ -3,9 +3,11 @@
 import polars as pl
 
 from jaxrec.data.dataset import filtered
+from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import with_id_types
 from jaxrec.data.opener import read_table
 from jaxrec.inference.audiences import EMPTY_AUDIENCE, audience_table, likeliest
+from jaxrec.inference.contributions import plot_contributions_of
 from jaxrec.inference.profiles import plot_user
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.serving import replay as replaying
@@ -40,7 +42,7 @@ def similar(options: SimilarOptions) -> None:
 
 
 def plot(options: PlotOptions) -> None:
-    """Draw how a user's interest changed.
+    """Draw how a user's interest changed, or what the parts of the model add to the user's list.
 
     Raises:
         RunError, DataError: the run or the events cannot be used.
@@ -48,7 +50,11 @@ def plot(options: PlotOptions) -> None:
     model = load_model(options)
     events = pl.concat(open_user_events(model, options.events, users=(options.user,)).blocks())
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    plot_user(model, model.encoder.validated_log(events), options.out, last=options.last)
+    log = model.encoder.validated_log(events)
+    if options.contributions:
+        plot_contributions_of(model, log, options.out, model.ranker.check_request(None, ITEM))
+    else:
+        plot_user(model, log, options.out, last=options.last)
     console.print(f"drawn in {options.out}")
 
 

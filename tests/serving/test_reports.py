@@ -27,6 +27,8 @@ def test_profiles_audiences_similar_nodes_and_plots(ask, trained_run, tmp_path, 
     main(["similar", str(trained_run), "item:i03", "--k", "3"])
     assert "cosine" in capsys.readouterr().out
     ask("plot", "u003", "--out", tmp_path / "u03.png")
+    ask("plot", "u003", "--out", tmp_path / "parts.png", "--contributions")
+    assert (tmp_path / "parts.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "u03.png").stat().st_size > 5000
 
 
