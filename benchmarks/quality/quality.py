@@ -44,6 +44,7 @@ from jaxrec.training.loop import fit
 BENCHMARKS = Path(__file__).parent.parent
 RESULTS = BENCHMARKS / "results" / "quality.jsonl"
 RUNS = Path("runs") / "quality"
+SETS = ("selected", "validation", "test", "test_every")  # of queries, in metrics.json
 
 
 def main() -> None:
@@ -118,7 +119,7 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
         "variant": label,
         "key": key,
         **about_run(config, read_log(run), start),
-        **{name: scores(results[name]) for name in results if name != "protocol"},
+        **{name: scores(results[name]) for name in SETS if name in results},
     }
     append_row(RESULTS, row)
     return row

@@ -6,7 +6,7 @@ Only the order of the scores has a meaning. Callers leave item 0, the unknown it
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
 WEEK_SECONDS = 7 * 24 * 3600
@@ -14,11 +14,14 @@ MAX_BLOCK_SIMILARITIES = 2**22
 # The events of a user, the newest ones, that item-kNN and personal frequency read. Their cost grows
 # with the square of a history, and a till or a robot may have more events than all other users.
 NEWEST = 10_000
+HALF_LIVES = 20  # older events would weigh less than a millionth
 
 Scorer = Callable[[int, int], Float[np.ndarray, "Q I"]]
 """Scores of the queries [start, stop) for every item."""
 Histories = Callable[[int, int], tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]]
 """Row and item of every event in the histories of queries [start, stop), in time order."""
+Baseline = Callable[[Histories], Scorer]
+"""A fitted baseline; it scores any queries by their histories."""
 
 
 def popularity(train_items: Int[np.ndarray, " M"], num_items: int) -> Float[np.ndarray, " I"]:
@@ -84,7 +87,7 @@ def fit_item_knn(
     Deshpande and Karypis, "Item-based top-N recommendation algorithms", 2004.
     """
     known = train_items > 0
-    columns = _binary(train_users[known], train_items[known], (num_users, num_items))
+    columns = binary(train_users[known], train_items[known], (num_users, num_items))
     lengths = np.sqrt(columns.sum(axis=0))
     columns.data /= lengths[columns.indices]
     rows = columns.T.tocsr()
@@ -105,19 +108,18 @@ def item_knn(
     similarity: sparse.csr_array,
 ) -> Float[np.ndarray, "Q I"]:
     """Sum of the similarities to the distinct items of each history; see `personal_frequency`."""
-    return (_binary(rows, items, (num_rows, similarity.shape[0])) @ similarity).toarray()
+    return (binary(rows, items, (num_rows, similarity.shape[0])) @ similarity).toarray()
 
 
-def baseline_scorers(
+def simple_baselines(
     train_users: Int[np.ndarray, " M"],
     train_items: Int[np.ndarray, " M"],
     train_times: Int[np.ndarray, " M"],
-    histories: Histories,
     num_items: int,
     *,
     has_time: bool = True,
-) -> dict[str, Scorer]:
-    """The baselines by name, fitted to the training events, whose users ascend.
+) -> dict[str, Baseline]:
+    """The baselines of this module by name, fitted to the training events, whose users ascend.
 
     Args:
         has_time: False where times are only positions.
@@ -125,21 +127,55 @@ def baseline_scorers(
     popular = popularity(train_items, num_items)
     window = WEEK_SECONDS if has_time else None
     recent = recent_popularity(train_items, train_times, num_items, window)
-    from_end = np.cumsum(np.bincount(train_users))[train_users] - np.arange(len(train_users))
-    users, items = train_users[from_end <= NEWEST], train_items[from_end <= NEWEST]
+    kept = newest_events(train_users)
+    users, items = train_users[kept], train_items[kept]
     similarity = fit_item_knn(users, items, int(train_users.max()) + 1, num_items)
 
     return {
-        "popularity": lambda start, stop: np.tile(popular, (stop - start, 1)),
-        "recent_popularity": lambda start, stop: np.tile(recent, (stop - start, 1)),
-        "personal_frequency": lambda start, stop: personal_frequency(
-            *histories(start, stop), stop - start, popular
+        "popularity": lambda _: lambda start, stop: np.tile(popular, (stop - start, 1)),
+        "recent_popularity": lambda _: lambda start, stop: np.tile(recent, (stop - start, 1)),
+        "personal_frequency": lambda histories: (
+            lambda start, stop: personal_frequency(*histories(start, stop), stop - start, popular)
         ),
-        "item_knn": lambda start, stop: item_knn(*histories(start, stop), stop - start, similarity),
+        "item_knn": lambda histories: (
+            lambda start, stop: item_knn(*histories(start, stop), stop - start, similarity)
+        ),
     }
 
 
-def _binary(
+def newest_events(users: Int[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
+    """True for the `NEWEST` last events of every user; users ascend."""
+    from_end = np.cumsum(np.bincount(users))[users] - np.arange(len(users))
+    return from_end <= NEWEST
+
+
+def user_sample(users: Int[np.ndarray, " M"], cost: int, limit: int) -> Bool[np.ndarray, " M"]:
+    """The events of every n-th user, so that a cost that grows with them meets a limit."""
+    number = np.cumsum(np.diff(users, prepend=users[:1]) > 0)
+    return number % max(-(-cost // limit), 1) == 0
+
+
+def history_weights(
+    rows: Int[np.ndarray, " X"],
+    items: Int[np.ndarray, " X"],
+    shape: tuple[int, int],
+    half_life: float,
+) -> sparse.csr_array:
+    """For every query and item, [Q, I]: the sum of 0.5^(age / half-life) over its events.
+
+    The age is the number of later events in the history. Events older than `HALF_LIVES`
+    half-lives weigh nothing.
+
+    Args:
+        rows, items: the events of the queries' histories; see `Histories`.
+    """
+    ages = np.searchsorted(rows, rows, side="right") - 1 - np.arange(len(rows))
+    kept = ages <= HALF_LIVES * half_life
+    weights = (0.5 ** (ages[kept] / half_life)).astype(np.float32)
+    return sparse.csr_array((weights, (rows[kept], items[kept])), shape=shape)
+
+
+def binary(
     rows: Int[np.ndarray, " X"], columns: Int[np.ndarray, " X"], shape: tuple[int, int]
 ) -> sparse.csr_array:
     """A matrix of ones where a pair occurs."""

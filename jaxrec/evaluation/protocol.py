@@ -1,6 +1,7 @@
 """Full-ranking evaluation of held-out events, with baselines and segments beside the model."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxrec.config import EvaluationConfig
 from jaxrec.data.events import user_of_event
 from jaxrec.data.splits import Split
 from jaxrec.evaluation import metrics
-from jaxrec.evaluation.baselines import NEWEST, baseline_scorers
+from jaxrec.evaluation.baselines import NEWEST, Baseline, Scorer
 from jaxrec.ranking.adjustments import history_events, mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_host_scores, rank_queries
@@ -20,6 +21,9 @@ from jaxrec.types import EventLog, Queries
 HISTORY_SEGMENTS = {"1-3": (1, 3), "4-10": (4, 10), "11-50": (11, 50), "51+": (51, np.inf)}
 RARE = 5  # an item with at most so many training events is rare
 MAX_EVENTS = 2**23  # of the histories that baselines read at a time
+
+QueryScorer = Callable[[Queries], Scorer]
+"""The scores of a model or a baseline for any queries."""
 
 
 def evaluate(
@@ -39,50 +43,67 @@ def evaluate(
     return _summary(ranking, items.valid, counts), ranking
 
 
-def evaluate_baselines(
-    split: Split,
-    queries: Queries,
-    config: EvaluationConfig,
-    valid: Bool[np.ndarray, " I"],
-    positives: Bool[np.ndarray, " M"],
-    counts: Float[np.ndarray, " I"],
-    masks: Mapping[str, Bool[np.ndarray, " Q"]],
-) -> dict[str, dict[str, Any]]:
-    """Metrics of the baselines on a set of queries, each with its segments.
+@dataclass(frozen=True)
+class Protocol:
+    """What baselines learn from, and how their scores are ranked: as those of the model.
 
-    Args:
+    Attributes:
         valid: rows of the item block that are items.
         positives: the events that baselines learn from, without returns and impressions.
         counts: training events of every item among them.
-        masks: the `segment_masks` of the queries.
     """
-    log = split.log
-    training = split.in_training & positives
 
-    def histories(start: int, stop: int) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
-        rows, events = history_events(log, queries, start, stop, NEWEST)
-        kept = positives[events]
-        return rows[kept], log.items[events[kept]]
+    split: Split
+    config: EvaluationConfig
+    valid: Bool[np.ndarray, " I"]
+    positives: Bool[np.ndarray, " M"]
+    counts: Float[np.ndarray, " I"]
 
-    scorers = baseline_scorers(
-        user_of_event(log)[training],
-        log.items[training],
-        log.times[training],
-        histories,
-        len(valid),
-        has_time=log.has_time,
-    )
-    masked = mask_adjustments(log, queries, config.mask)
-    targets = log.items[queries.positions]
-    longest = (queries.positions - log.offsets[queries.users]).max(initial=1)
-    block = MAX_EVENTS // min(int(longest), NEWEST)
+    def scorer(self, baseline: Baseline) -> QueryScorer:
+        """The scores of a baseline, which reads at most the `NEWEST` positive events of a user."""
+        log = self.split.log
 
-    def one(scorer: Callable[[int, int], Float[np.ndarray, "Q I"]]) -> dict[str, Any]:
-        ranking = rank_host_scores(scorer, targets, masked, valid, config.k, block)
-        segments = metrics.segments(ranking.ranks, masks)
-        return {**_summary(ranking, valid, counts), "segments": segments}
+        def of_queries(queries: Queries) -> Scorer:
+            def events(
+                start: int, stop: int
+            ) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
+                rows, numbers = history_events(log, queries, start, stop, NEWEST)
+                kept = self.positives[numbers]
+                return rows[kept], log.items[numbers[kept]]
 
-    return {name: one(scorer) for name, scorer in scorers.items()}
+            return baseline(events)
+
+        return of_queries
+
+    def rank(self, scorer: Scorer, queries: Queries) -> Ranking:
+        """The ranking of scores that the host computes, under the mask of the configuration."""
+        log = self.split.log
+        longest = (queries.positions - log.offsets[queries.users]).max(initial=1)
+        return rank_host_scores(
+            scorer,
+            log.items[queries.positions],
+            mask_adjustments(log, queries, self.config.mask),
+            self.valid,
+            self.config.k,
+            MAX_EVENTS // min(int(longest), NEWEST),
+        )
+
+    def evaluate(
+        self,
+        scorer: Scorer,
+        queries: Queries,
+        masks: Mapping[str, Bool[np.ndarray, " Q"]] | None = None,
+    ) -> dict[str, Any]:
+        """Metrics of scores, with those of segments.
+
+        Args:
+            masks: the `segment_masks` of the queries; None: no segments.
+        """
+        ranking = self.rank(scorer, queries)
+        summary = _summary(ranking, self.valid, self.counts)
+        if masks is None:
+            return summary
+        return {**summary, "segments": metrics.segments(ranking.ranks, masks)}
 
 
 def segment_masks(
@@ -94,7 +115,7 @@ def segment_masks(
     """Named subsets of the queries.
 
     The subsets are by training events of the target, by length of the user's history, and by
-    whether the user chose the target before. Arguments as in `evaluate_baselines`.
+    whether the user chose the target before. Arguments as in `Protocol`.
     """
     item_count = counts[log.items[queries.positions]]
     length = queries.positions - log.offsets[queries.users]

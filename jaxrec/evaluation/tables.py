@@ -33,6 +33,33 @@ def results_table(results: Mapping[str, Mapping[str, Any]], title: str) -> Table
     return table
 
 
+def baseline_lines(baselines: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for every baseline with hyperparameters or left out, and for the blend.
+
+    Args:
+        baselines: as in `metrics.json`.
+    """
+    lines = []
+    for name, row in baselines.items():
+        if "left_out" in row:
+            lines.append(f"{name}: left out, {row['left_out']}")
+        elif "weight" in row:
+            lines.append(
+                f"{name}: model + {row['weight']:g} x {row['baseline']}, standardised scores"
+                + _validation(row)
+            )
+        elif row["hyperparameters"]:
+            values = (f"{key} {value}" for key, value in row["hyperparameters"].items())
+            lines.append(f"{name}: {', '.join(values)}" + _validation(row))
+    return lines
+
+
+def _validation(row: Mapping[str, Any]) -> str:
+    if "validation" not in row:
+        return ""
+    return f"; validation ndcg@10 {row['validation']['ndcg@10']:.4f}"
+
+
 def _cells(row: Mapping[str, float]) -> list[str]:
     *names, popularity = HEADINGS
     values = [f"{row[name]:.4f}" if name in row else "" for name in names]

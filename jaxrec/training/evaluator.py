@@ -1,7 +1,7 @@
 """Validation, calibration and test of a trained state."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 
 from jaxrec.data.dataset import Dataset
 from jaxrec.errors import Diverged
+from jaxrec.evaluation.baselines import Scorer
+from jaxrec.evaluation.blend import fit_blend
 from jaxrec.evaluation.calibration import (
     MAX_QUERIES,
     Calibration,
@@ -22,14 +24,16 @@ from jaxrec.evaluation.calibration import (
     usable_queries,
 )
 from jaxrec.evaluation.metrics import segments, summarise
-from jaxrec.evaluation.protocol import evaluate, evaluate_baselines, segment_masks
+from jaxrec.evaluation.protocol import Protocol, QueryScorer, evaluate, segment_masks
 from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
+from jaxrec.evaluation.tuned_baselines import fit_baselines
 from jaxrec.inference.encoding import encode_queries, repeat_bias
 from jaxrec.models.recommender import Model
 from jaxrec.ranking.adjustments import (
     AdjustmentBlocks,
     history_adjustments,
     masked_event_types,
+    repeat_adjustments,
     scale,
 )
 from jaxrec.ranking.item_table import ItemTable
@@ -56,7 +60,6 @@ def test(
     Sets without queries, as a warm start may have, are left out.
     """
     config, split = context.config, context.dataset.split
-    positives, counts = context.dataset.positives, context.counts
     evaluator = Evaluator(context, state)
     sets = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
     names = {name: queries for name, queries in sets.items() if len(queries)}
@@ -70,16 +73,37 @@ def test(
         },
         "validation": _validation_metrics(evaluator, correction),
     }
+    if names:
+        results["baselines"], systems = fit_systems(evaluator, correction)
     ranks = []
     for name, queries in names.items():
         scores, ranking = evaluator.metrics(queries, correction)
         ranks.append(rank_table(name, context.dataset, queries, ranking))
-        masks = segment_masks(split.log, queries, positives, counts)
-        baselines = evaluate_baselines(
-            split, queries, config.evaluation, context.valid, positives, counts, masks
-        )
-        results[name] = {"model": scores, **baselines, "segments": segments(ranking.ranks, masks)}
+        masks = segment_masks(split.log, queries, context.dataset.positives, context.counts)
+        others = {
+            system: evaluator.protocol.evaluate(scorer(queries), queries, masks)
+            for system, scorer in systems.items()
+        }
+        results[name] = {"model": scores, **others, "segments": segments(ranking.ranks, masks)}
     return results, pl.concat(ranks) if ranks else pl.DataFrame()
+
+
+def fit_systems(
+    evaluator: "Evaluator", correction: Correction
+) -> tuple[dict[str, Any], dict[str, QueryScorer]]:
+    """All baselines, and the blend of the model with the one that is best on validation.
+
+    Returns what `metrics.json` says of each beside the test figures, and their scores.
+    """
+    protocol = evaluator.protocol
+    baselines = fit_baselines(protocol)
+    report: dict[str, Any] = baselines.report()
+    scorers = {name: protocol.scorer(fitted) for name, fitted in baselines.fitted.items()}
+    if baselines.best:
+        model = partial(evaluator.scorer, correction)
+        scorers["blend"], fitted = fit_blend(protocol, model, scorers[baselines.best])
+        report["blend"] = {"baseline": baselines.best, **fitted}
+    return report, scorers
 
 
 def rank_table(name: str, dataset: Dataset, queries: Queries, ranking: Ranking) -> pl.DataFrame:
@@ -140,6 +164,13 @@ class Evaluator:
         valid = self.context.valid
         return ItemTable(catalog_vectors(self.context, self.state)[: len(valid)], valid)
 
+    @cached_property
+    def protocol(self) -> Protocol:
+        """What baselines learn from, and how they are ranked."""
+        context = self.context
+        dataset, config = context.dataset, context.config.evaluation
+        return Protocol(dataset.split, config, context.valid, dataset.positives, context.counts)
+
     def vectors(self, queries: Queries) -> Float[np.ndarray, "Q F"]:
         """User vectors at the moments of queries."""
         evaluation = self.context.config.evaluation
@@ -158,9 +189,22 @@ class Evaluator:
     ) -> AdjustmentBlocks:
         """Score adjustments by the queries' histories; `targets` are never masked."""
         log, mask = self.context.dataset.split.log, self.context.config.evaluation.mask
-        counted = ~masked_event_types(mask, log.event_type_names)
-        bias = correction.repeat_bias(self._learned_repeat_bias, counted)
-        return history_adjustments(log, queries, mask, bias, targets)
+        return history_adjustments(log, queries, mask, self._repeat_bias(correction), targets)
+
+    def scorer(self, correction: Correction, queries: Queries) -> Scorer:
+        """The scores of all items on the host, under a correction and without a mask."""
+        items = self.items.add_bias(correction.popularity_bias(self.context.counts))
+        table, vectors = np.asarray(items.vectors).T, self.vectors(queries)
+        log = self.context.dataset.split.log
+        repeats = repeat_adjustments(log, queries, self._repeat_bias(correction))
+
+        def scores(start: int, stop: int) -> Float[np.ndarray, "Q I"]:
+            block = vectors[start:stop] @ table + items.biases
+            rows, columns, amounts = repeats(start, stop)
+            np.add.at(block, (rows, columns), amounts)
+            return block
+
+        return scores
 
     def metrics(self, queries: Queries, correction: Correction) -> tuple[dict[str, float], Ranking]:
         """Metrics of queries under a correction, and the ranking behind them.
@@ -194,6 +238,11 @@ class Evaluator:
         return likely_items_reliability(
             EvalQueries(vectors, targets, adjustments), replace(items, bias=bias)
         )
+
+    def _repeat_bias(self, correction: Correction) -> Float[np.ndarray, "types A"]:
+        log, mask = self.context.dataset.split.log, self.context.config.evaluation.mask
+        counted = ~masked_event_types(mask, log.event_type_names)
+        return correction.repeat_bias(self._learned_repeat_bias, counted)
 
     @cached_property
     def _learned_repeat_bias(self) -> Float[np.ndarray, "types A"]:

@@ -20,7 +20,7 @@ from jaxrec.artifacts.files import write_json, write_table
 from jaxrec.data.dataset import Dataset
 from jaxrec.evaluation.calibration import Calibration
 from jaxrec.evaluation.reliability import Reliability
-from jaxrec.evaluation.tables import results_table
+from jaxrec.evaluation.tables import baseline_lines, results_table
 from jaxrec.runtime import atomic_path
 
 # no markup, because names and paths of users may look like it
@@ -139,6 +139,8 @@ def write_results(run: Path, results: Mapping[str, Any], ranks: pl.DataFrame) ->
             f"{protocol['candidates']:,} items ranked"
         )
         console.print(results_table(results[name], title))
+    for line in baseline_lines(results.get("baselines", {})):
+        console.print(line)
 
 
 def write_calibration(run: Path, calibration: Calibration, reliability: Reliability) -> None:

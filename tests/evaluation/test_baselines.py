@@ -40,6 +40,12 @@ def dense_item_knn(chosen, neighbours):
     return similarity
 
 
+def scorers_of(histories, *training, **options):
+    """The scorers of all simple baselines by name."""
+    fitted = baselines.simple_baselines(*training, **options)
+    return {name: baseline(histories) for name, baseline in fitted.items()}
+
+
 @pytest.fixture
 def training():
     """Sparse choices with repeats, unknown items and an item without any choice."""
@@ -150,7 +156,7 @@ def test_scorers_give_the_same_rows_in_any_block(training):
     users, items, times = training
     histories = in_blocks([[1, 2, 1], [], [7], [28, 3, 3, 9], [0, 4]])
 
-    scorers = baselines.baseline_scorers(users, items, times, histories, 30)
+    scorers = scorers_of(histories, users, items, times, 30)
 
     assert list(scorers) == ["popularity", "recent_popularity", "personal_frequency", "item_knn"]
     for name, scorer in scorers.items():
@@ -166,7 +172,7 @@ def test_scorers_without_times_take_the_last_tenth_as_recent(training):
     users, items, times = training
     histories = in_blocks([[1]])
 
-    scorers = baselines.baseline_scorers(users, items, times, histories, 30, has_time=False)
+    scorers = scorers_of(histories, users, items, times, 30, has_time=False)
 
     expected = baselines.recent_popularity(items, times, 30, window_seconds=None)
 
@@ -178,7 +184,7 @@ def test_neighbours_are_counted_over_the_newest_events_of_a_user(monkeypatch):
     """A till with more events than all users together does not set the cost."""
     monkeypatch.setattr(baselines, "NEWEST", 2)
     users, items = np.array([0, 0, 0, 1, 1], np.int32), np.array([1, 2, 3, 4, 5], np.int32)
-    scorers = baselines.baseline_scorers(users, items, np.arange(5), in_blocks([[2], [4]]), 6)
+    scorers = scorers_of(in_blocks([[2], [4]]), users, items, np.arange(5), 6)
     assert np.flatnonzero(scorers["item_knn"](0, 2)[0]).tolist() == [3]
     assert np.flatnonzero(scorers["item_knn"](0, 2)[1]).tolist() == [5]
     assert scorers["popularity"](0, 1)[0].tolist() == [0, 1, 1, 1, 1, 1]

@@ -4,8 +4,9 @@ from helpers.splits import ITEMS, make_split
 
 from jaxrec.config import EvaluationConfig
 from jaxrec.evaluation.baselines import popularity
-from jaxrec.evaluation.protocol import evaluate, evaluate_baselines, segment_masks
+from jaxrec.evaluation.protocol import Protocol, evaluate, segment_masks
 from jaxrec.evaluation.tables import results_table
+from jaxrec.evaluation.tuned_baselines import fit_baselines
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries
@@ -15,6 +16,17 @@ from jaxrec.types import Queries
 @pytest.fixture
 def split():
     return make_split()
+
+
+def evaluate_baselines(split, positives, counts, masks):
+    """Test figures by name, without a mask."""
+    valid = np.arange(len(ITEMS)) > 0
+    protocol = Protocol(split, EvaluationConfig(mask=("none",)), valid, positives, counts)
+    queries, fitted = split.test["last"], fit_baselines(protocol).fitted
+    return {
+        name: protocol.evaluate(protocol.scorer(baseline)(queries), queries, masks)
+        for name, baseline in fitted.items()
+    }
 
 
 def test_segments_separate_repeats_new_choices_and_cold_items(split):
@@ -32,14 +44,13 @@ def test_segments_separate_repeats_new_choices_and_cold_items(split):
 def test_only_positive_events_count_as_repeats_and_train_baselines(split):
     """User u chose b twice and bought it the first time."""
     log, queries = split.log, split.test["last"]
-    valid, config = np.array([False, True, True, True, True]), EvaluationConfig(mask=("none",))
     repeats, ndcg = {}, {}
     for event_type in log.event_type_names:
         chosen = log.event_types == log.event_type_names.index(event_type)
         counts = popularity(log.items[split.in_training & chosen], len(ITEMS))
         masks = segment_masks(log, queries, chosen, counts)
         repeats[event_type] = masks["targets: repeat"].tolist()
-        results = evaluate_baselines(split, queries, config, valid, chosen, counts, masks)
+        results = evaluate_baselines(split, chosen, counts, masks)
         ndcg[event_type] = results["personal_frequency"]["ndcg@10"]
     assert repeats == {"buy": [True, False], "view": [False, False]}
     assert ndcg["buy"] > ndcg["view"]
@@ -60,14 +71,12 @@ def test_vectors_of_the_targets_rank_them_first(split):
 
 def test_popularity_by_hand(split):
     """Unmasked: b and c lead with 2 events each, a has 1, d 0; both users' targets: b and a."""
-    valid = np.array([False, True, True, True, True])
-    config = EvaluationConfig(mask=("none",))
     queries, everything = split.test["last"], np.ones(len(split.log.items), bool)
-    counts = popularity(split.log.items[split.in_training], len(valid))
+    counts = popularity(split.log.items[split.in_training], len(ITEMS))
     masks = segment_masks(split.log, queries, everything, counts)
-    results = evaluate_baselines(split, queries, config, valid, everything, counts, masks)
+    results = evaluate_baselines(split, everything, counts, masks)
     expected = np.mean([1 / np.log2(0.5 + 2), 1 / np.log2(2 + 2)])
     assert results["popularity"]["ndcg@10"] == pytest.approx(expected)
     assert results["personal_frequency"]["recall@5"] == 1.0
     table = results_table({**results, "segments": {}}, "test")
-    assert table.row_count == 4
+    assert table.row_count == 6

@@ -1,0 +1,131 @@
+"""Decayed co-occurrence: which items follow each of a user's last items. Nothing is learned.
+
+An item-to-item Markov chain with several steps and a decay, as in the sequential rules of Ludewig
+and Jannach, "Evaluation of session-based recommendation algorithms", 2018.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import sparse
+
+from jaxrec.evaluation.baselines import (
+    Baseline,
+    Histories,
+    Scorer,
+    history_weights,
+    user_sample,
+)
+
+GRID: dict[str, tuple] = {
+    "window": (3, 10, 30),
+    "half_life": (1, 3, 5),
+    "popularity_exponent": (0.0, 0.5),
+    "symmetric": (False, True),
+}
+START = {"window": 10, "half_life": 3, "popularity_exponent": 0.5, "symmetric": False}
+MAX_PAIRS = 2**26  # of two events within a window; 12 bytes each
+DENSE_ITEMS, DENSE_SHARE = 2**13, 0.02  # from this share of non-zero entries dense is faster
+
+
+def count_followers(
+    users: Int[np.ndarray, " M"],
+    items: Int[np.ndarray, " M"],
+    num_items: int,
+    windows: tuple[int, ...],
+) -> dict[int, sparse.csr_array]:
+    """For every window, [I, I]: the sum of 1 / distance over the times that j came after i.
+
+    Args:
+        users, items: training events by user and time; item 0 counts as an event only.
+        windows: largest distances, in events of the user; 1 is the next event.
+    """
+    total = sparse.csr_array((num_items, num_items), dtype=np.float32)
+    counts = {}
+    for distance in range(1, max(windows) + 1):
+        ahead = items[distance:]
+        same = (users[:-distance] == users[distance:]) & (items[:-distance] > 0) & (ahead > 0)
+        pairs = np.flatnonzero(same)
+        weights = np.full(len(pairs), 1 / distance, np.float32)
+        total = total + sparse.csr_array(
+            (weights, (items[pairs], ahead[pairs])), shape=(num_items, num_items)
+        )
+        if distance in windows:
+            counts[distance] = total
+    return counts
+
+
+def follower_similarity(
+    followers: sparse.csr_array,
+    counts: Float[np.ndarray, " I"],
+    *,
+    popularity_exponent: float,
+    symmetric: bool,
+) -> sparse.csr_array | Float[np.ndarray, "I I"]:
+    """A[i, j] / (n_i n_j^p); n is the number of training events, p the exponent.
+
+    Args:
+        followers: A; see `count_followers`.
+        symmetric: add half of the transpose of A.
+    """
+    known = np.maximum(counts, 1).astype(np.float32)
+    matrix = (followers + followers.T / 2).tocsr() if symmetric else followers.copy()
+    matrix.data /= np.repeat(known, np.diff(matrix.indptr))
+    if popularity_exponent:
+        matrix.data /= (known**popularity_exponent)[matrix.indices]
+    is_dense = len(counts) <= DENSE_ITEMS and matrix.nnz > DENSE_SHARE * len(counts) ** 2
+    return matrix.toarray() if is_dense else matrix
+
+
+class Cooccurrence:
+    """The baselines of one training set by their hyperparameters.
+
+    Windows with more than `MAX_PAIRS` pairs of events are left out of the grid. If the smallest is
+    too large, the baselines learn from a share of the users.
+
+    Args:
+        users, items: training events by user and time.
+    """
+
+    def __init__(self, users: Int[np.ndarray, " M"], items: Int[np.ndarray, " M"], num_items: int):
+        smallest = GRID["window"][0]
+        sample = user_sample(users, smallest * len(users), MAX_PAIRS)
+        self.training_share = float(sample.mean())
+        users, items = users[sample], items[sample]
+        windows = tuple(w for w in GRID["window"] if w == smallest or w * len(users) <= MAX_PAIRS)
+        self.grid = {**GRID, "window": windows}
+        self.start = {**START, "window": min(START["window"], max(windows))}
+        self.counts = np.bincount(items, minlength=num_items).astype(np.float32)
+        self.followers = count_followers(users, items, num_items, windows)
+        self._last: tuple = ()  # similarities of the last point: the next may share them
+
+    def baseline(self, point: Mapping) -> Baseline:
+        """Scores are sums over the user's events of 0.5^(age / half-life) times similarity.
+
+        The age is the number of later events.
+
+        Args:
+            point: a value for every name of the grid.
+        """
+        shared = tuple(value for name, value in point.items() if name != "half_life")
+        if self._last[:1] != (shared,):
+            similarity = follower_similarity(
+                self.followers[point["window"]],
+                self.counts,
+                popularity_exponent=point["popularity_exponent"],
+                symmetric=point["symmetric"],
+            )
+            self._last = (shared, similarity)
+        similarity, half_life = self._last[1], point["half_life"]
+        num_items = len(self.counts)
+
+        def with_histories(histories: Histories) -> Scorer:
+            def scores(start: int, stop: int) -> Float[np.ndarray, "Q I"]:
+                shape = (stop - start, num_items)
+                found = history_weights(*histories(start, stop), shape, half_life) @ similarity
+                return found if isinstance(found, np.ndarray) else found.toarray()
+
+            return scores
+
+        return with_histories
