@@ -27,8 +27,8 @@ def protocol():
         place = int(generator.integers(NUM_ITEMS))
         for step in range(9):
             place = (place + int(generator.choice([1, 1, 1, 2, 5]))) % (NUM_ITEMS - 1)
-            rows.append((f"u{user}", ids[place], 1000 * step))
-    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+            rows.append((f"u{user}", ids[place], 1000 * step, "view"))
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "event"], orient="row")
     log = build_event_log(events, pl.Series([None, *ids], dtype=pl.String))
     everything = np.ones(len(log.items), bool)
     split = split_log(log, SplitConfig(scheme="leave_one_out"), everything)
