@@ -17,7 +17,8 @@ class Baselines:
 
     Attributes:
         fitted: by name.
-        hyperparameters: of those that have some, as validation chose them.
+        hyperparameters: of those that have some, as validation chose them; and the share of the
+            training events that they learned from, if not all.
         left_out: why a baseline is missing, by name.
         validation: metrics on the `tuning_queries`; empty without any.
     """
@@ -62,7 +63,8 @@ def fit_baselines(protocol: Protocol) -> Baselines:
 
         point = climb(family.grid, family.start, rate) if len(queries) else family.start
         fitted[name] = family.baseline(point)
-        hyperparameters[name] = {**point, "training_share": family.training_share}
+        share = family.training_share
+        hyperparameters[name] = {**point, "training_share": share} if share < 1 else point
 
     add("cooccurrence", Cooccurrence(users, items, num_items))
     reason = limit_exceeded(items)
