@@ -55,7 +55,7 @@ def fit_baselines(protocol: Protocol) -> Baselines:
     fitted = simple_baselines(users, items, log.times[training], num_items, has_time=log.has_time)
     newest = newest_events(users)
     users, items = users[newest], items[newest]
-    hyperparameters = {}
+    hyperparameters: dict[str, dict[str, Any]] = {}
 
     def add(name: str, family: Cooccurrence | Ease) -> None:
         def rate(point: dict[str, Any]) -> float:
