@@ -23,7 +23,7 @@ GRID: dict[str, tuple] = {
     "half_life": (1, 3, 5, 10),
     "regularisation": (10, 30, 100, 300, 1000, 3000),
 }
-START = {"half_life": 3, "regularisation": 300}
+START = {"half_life": 3, "regularisation": 100}
 MAX_ITEMS = 2**14  # a square matrix of float32 then takes 1 GiB; three exist at a time
 MAX_PRODUCTS = 2**31  # of two items of a user, in the Gram matrix
 GRAM_ROWS = 512  # computed at a time

@@ -49,7 +49,10 @@ def baseline_lines(baselines: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 + _validation(row)
             )
         elif row["hyperparameters"]:
-            values = (f"{key} {value}" for key, value in row["hyperparameters"].items())
+            values = (
+                f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in row["hyperparameters"].items()
+            )
             lines.append(f"{name}: {', '.join(values)}" + _validation(row))
     return lines
 
@@ -57,7 +60,7 @@ def baseline_lines(baselines: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _validation(row: Mapping[str, Any]) -> str:
     if "validation" not in row:
         return ""
-    return f"; validation ndcg@10 {row['validation']['ndcg@10']:.4f}"
+    return f"; validation N@10 {row['validation']['ndcg@10']:.4f}"
 
 
 def _cells(row: Mapping[str, float]) -> list[str]:

@@ -5,7 +5,7 @@ from helpers.splits import ITEMS, make_split
 from jaxrec.config import EvaluationConfig
 from jaxrec.evaluation.baselines import popularity
 from jaxrec.evaluation.protocol import Protocol, evaluate, segment_masks
-from jaxrec.evaluation.tables import results_table
+from jaxrec.evaluation.tables import baseline_lines, results_table
 from jaxrec.evaluation.tuned_baselines import fit_baselines
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
@@ -80,3 +80,21 @@ def test_popularity_by_hand(split):
     assert results["personal_frequency"]["recall@5"] == 1.0
     table = results_table({**results, "segments": {}}, "test")
     assert table.row_count == 6
+
+
+def test_lines_say_what_was_chosen_and_what_is_left_out():
+    rated = {"validation": {"ndcg@10": 0.25}}
+    point = {"half_life": 3, "popularity_exponent": 0.0}
+    lines = baseline_lines(
+        {
+            "popularity": {"hyperparameters": {}, **rated},
+            "cooccurrence": {"hyperparameters": point, **rated},
+            "ease": {"left_out": "9 items were chosen, and the limit is 8"},
+            "blend": {"baseline": "cooccurrence", "weight": 0.1, **rated},
+        }
+    )
+    assert lines == [
+        "cooccurrence: half_life 3, popularity_exponent 0; validation N@10 0.2500",
+        "ease: left out, 9 items were chosen, and the limit is 8",
+        "blend: model + 0.1 x cooccurrence, standardised scores; validation N@10 0.2500",
+    ]
