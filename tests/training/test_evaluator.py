@@ -1,8 +1,14 @@
 import json
 
+import numpy as np
 import polars as pl
+from helpers.training import config
 
 from jaxrec.evaluation import metrics
+from jaxrec.evaluation.calibration import Correction
+from jaxrec.training.evaluator import Evaluator
+from jaxrec.training.loop import open_run
+from jaxrec.training.state import initial_state
 
 
 def test_metrics_are_those_of_the_ranks_beside_baselines(tables, whole_run):
@@ -15,3 +21,16 @@ def test_metrics_are_those_of_the_ranks_beside_baselines(tables, whole_run):
     assert set(results["test"]) == {"model", "segments"} | systems
     assert set(results["baselines"]) == systems
     assert results["baselines"]["blend"]["baseline"] in systems
+
+
+def test_scores_on_the_host_rank_as_the_model(tables, tmp_path):
+    """With corrections of popularity and of the repeat bias, which a mask of no items leaves on."""
+    options = {"model.experts": ["id"], "evaluation.mask": ["none"]}
+    context = open_run(config(**options), tmp_path / "run", tables)
+    evaluator = Evaluator(context, initial_state(context))
+    queries, correction = context.dataset.split.test["last"], Correction(-0.1, 0.5, 0.2)
+    _, expected = evaluator.metrics(queries, correction)
+    found = evaluator.protocol.rank(evaluator.scorer(correction, queries), queries)
+    np.testing.assert_array_equal(found.ranks, expected.ranks)
+    _, neutral = evaluator.metrics(queries, Correction())
+    assert not np.array_equal(found.ranks, neutral.ranks)
