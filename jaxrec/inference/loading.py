@@ -14,7 +14,7 @@ from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.inference.trained_model import TrainedModel, padded_bias
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
-from jaxrec.models.text.bert import Bert, BertConfig
+from jaxrec.models.text.build import build_text_encoder
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.sharding import laid_out, make_mesh, refuse_fork, replicated
 
@@ -94,5 +94,6 @@ def read_calibration(run: Path) -> tuple[float, Correction]:
 def _tower(config: TextConfig, artifacts: RunArtifacts) -> TextTower | None:
     if config.mode == "frozen" or artifacts.whitening is None:
         return None
-    bert = BertConfig.from_file(trained_encoder(config.pretrained, artifacts.text_encoder))
-    return TextTower(Bert(bert, rngs=nnx.Rngs(0)), config.finetune_layers)
+    directory = trained_encoder(config.pretrained, artifacts.text_encoder)
+    encoder = build_text_encoder(directory, config.pooling, rngs=nnx.Rngs(0))
+    return TextTower(encoder, config.finetune_layers)

@@ -1,4 +1,4 @@
-"""Text vectors of a catalogue: encoded once by a frozen BERT, cached on disk, whitened."""
+"""Text vectors of a catalogue: encoded once by a frozen encoder, cached on disk, whitened."""
 
 import hashlib
 import json
@@ -16,11 +16,19 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float16, Int
 
 from jaxrec.config import Config
-from jaxrec.data.text import Tokens, item_texts, resolve_pretrained, tokenize
+from jaxrec.data.text import (
+    TOKENIZER_FILES,
+    Tokens,
+    item_texts,
+    resolve_pretrained,
+    tokenize,
+)
 from jaxrec.errors import RunError
 from jaxrec.models.items.build import expert_sources
-from jaxrec.models.text.bert import Bert, load_bert, mean_pool
+from jaxrec.models.text.build import load_text_encoder
+from jaxrec.models.text.encoder import TextEncoder
 from jaxrec.models.text.finetuned import TextTower
+from jaxrec.models.text.layers import PoolingOption
 from jaxrec.models.text.whitening import Whitening, fit_whitening
 from jaxrec.runtime import atomic_path, cache_dir
 
@@ -28,7 +36,7 @@ BATCH_SIZE = 128
 TEXTS_PER_FILE = 4096  # of the cache
 # Few shapes, so few compilations, and little padding (about a tenth for product titles).
 LENGTH_BUCKETS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
-CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", "vocab.txt")
+CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", *TOKENIZER_FILES[1:])
 
 
 @jax.tree_util.register_dataclass
@@ -36,10 +44,10 @@ CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", "vocab
 class FinetunedText:
     """The input of the fine-tuned layers, and the whitening of their output."""
 
-    hidden: Float16[Array, "I L bert"]  # output of the frozen layers
+    hidden: Float16[Array, "I L hidden"]  # output of the frozen layers
     mask: Bool[Array, "I L"]
-    mean: Float[Array, " bert"]
-    projection: Float[Array, "bert text"]
+    mean: Float[Array, " hidden"]
+    projection: Float[Array, "hidden text"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class ItemText:
 
 
 def item_text(
-    items: pl.DataFrame, config: Config, encoder: str = "", whitening: Whitening | None = None
+    items: pl.DataFrame, config: Config, digest: str = "", whitening: Whitening | None = None
 ) -> ItemText:
     """The text of an item table, whose row 0 is the unknown item.
 
@@ -62,7 +70,7 @@ def item_text(
     of width 1.
 
     Args:
-        encoder: the digest that `trained_encoder` demands.
+        digest: of the text encoder, as `trained_encoder` demands it.
         whitening: of the run that goes on; None: fit it to these items.
 
     Raises:
@@ -73,19 +81,20 @@ def item_text(
     texts, known = known_texts(items, config)
     if whitening is None and len(set(texts) - {""}) < 2:
         return _no_text(len(items))
-    directory = trained_encoder(config.text.pretrained, encoder)
-    vectors = text_vectors(texts, str(directory), config.text.max_tokens)
+    directory = trained_encoder(config.text.pretrained, digest)
+    vectors = text_vectors(texts, str(directory), config.text.max_tokens, config.text.pooling)
     whitening = whitening or fit_whitening(vectors, known, config.text.whiten)
     if whitening is None:
         return _no_text(len(items))
     whitened = whitening.apply(vectors, known).astype(np.float32)
-    encoder = _digest(directory)
+    digest = _digest(directory)
     if config.text.mode == "frozen":
-        return ItemText(whitened, whitening, encoder=encoder)
-    bert = load_bert(directory)
-    tower = TextTower(bert, config.text.finetune_layers)
-    finetuned = _finetuned_text(texts, known, config, whitening, bert)
-    return ItemText(whitened, whitening, tower, finetuned, encoder)
+        return ItemText(whitened, whitening, encoder=digest)
+    encoder = load_text_encoder(directory, config.text.pooling)
+    tower = TextTower(encoder, config.text.finetune_layers)
+    tokens = tokenize(texts, directory, config.text.max_tokens)
+    finetuned = _finetuned_text(tokens, known, whitening, tower, encoder)
+    return ItemText(whitened, whitening, tower, finetuned, digest)
 
 
 def new_item_text(
@@ -93,16 +102,16 @@ def new_item_text(
     config: Config,
     whitening: Whitening | None,
     tower: TextTower | None,
-    encoder: str = "",
-    bert: Bert | None = None,
+    digest: str = "",
+    encoder: TextEncoder | None = None,
 ) -> Float[np.ndarray, "n text"]:
     """Text vectors of items that are new since training, whitened like the trained catalogue.
 
     Args:
         whitening: None if the model reads no text.
         tower: the fine-tuned layers, if any.
-        encoder: the digest that `trained_encoder` demands, unless `bert` is in memory.
-        bert: the pretrained encoder, if it is in memory; the cache on disk is then not used.
+        digest: of the text encoder, as `trained_encoder` demands it, unless that is in memory.
+        encoder: the text encoder, if it is in memory; the cache on disk is then not used.
 
     Raises:
         RunError: the encoder has another digest.
@@ -110,16 +119,34 @@ def new_item_text(
     if whitening is None:
         return _no_text(len(items)).vectors
     texts, known = known_texts(items, config)
-    directory = trained_encoder(config.text.pretrained, encoder if bert is None else "")
-    if tower is not None:
-        pretrained = bert or load_bert(directory)
-        finetuned = _finetuned_text(texts, known, config, whitening, pretrained, bert is None)
-        return np.asarray(encode_finetuned_text(tower, finetuned))
-    if bert is None:
-        vectors = text_vectors(texts, str(directory), config.text.max_tokens)
-    else:
-        vectors = encode_texts(bert, tokenize(texts, directory, config.text.max_tokens))
-    return whitening.apply(vectors, known).astype(np.float32)
+    directory = trained_encoder(config.text.pretrained, digest if encoder is None else "")
+    max_tokens, pooling = config.text.max_tokens, config.text.pooling
+    if encoder is None and tower is None:
+        vectors = text_vectors(texts, str(directory), max_tokens, pooling)
+        return whitening.apply(vectors, known).astype(np.float32)
+    tokens = tokenize(texts, directory, max_tokens)
+    loaded = encoder or load_text_encoder(directory, pooling)
+    return whitened_vectors(tokens, known, whitening, tower, loaded, cached=encoder is None)
+
+
+def whitened_vectors(
+    tokens: Tokens,
+    known: Bool[np.ndarray, " n"],
+    whitening: Whitening,
+    tower: TextTower | None,
+    encoder: TextEncoder,
+    cached: bool = False,
+) -> Float[np.ndarray, "n text"]:
+    """Whitened vectors of texts by an encoder in memory; zero where `known` is False.
+
+    Args:
+        tower: the fine-tuned layers in place of the encoder's last ones, if any.
+        cached: whether the outputs of the layers below them are kept on disk.
+    """
+    if tower is None:
+        return whitening.apply(encode_texts(encoder, tokens), known).astype(np.float32)
+    finetuned = _finetuned_text(tokens, known, whitening, tower, encoder, cached)
+    return np.asarray(encode_finetuned_text(tower, finetuned))
 
 
 def trained_encoder(pretrained: str, digest: str) -> Path:
@@ -152,23 +179,22 @@ def known_texts(items: pl.DataFrame, config: Config) -> tuple[list[str], Bool[np
 
 
 def _finetuned_text(
-    texts: Sequence[str],
+    tokens: Tokens,
     known: Bool[np.ndarray, " I"],
-    config: Config,
     whitening: Whitening,
-    bert: Bert,
+    tower: TextTower,
+    encoder: TextEncoder,
     cached: bool = True,
 ) -> FinetunedText:
-    tokens = tokenize(texts, resolve_pretrained(config.text.pretrained), config.text.max_tokens)
-    frozen = len(bert.blocks) - config.text.finetune_layers
+    frozen = len(encoder.blocks) - len(tower.blocks)
     if cached:
-        hidden = hidden_states(bert, tokens, frozen)
+        hidden = hidden_states(encoder, tokens, frozen)
     else:
-        hidden = np.zeros((*tokens.ids.shape, bert.config.hidden_size), np.float16)
-        _fill_hidden(hidden, bert, tokens, frozen)
+        hidden = np.zeros((*tokens.ids.shape, encoder.hidden_size), np.float16)
+        _fill_hidden(hidden, encoder, tokens, frozen)
     return FinetunedText(
         hidden=jnp.asarray(hidden),
-        mask=jnp.asarray(tokens.mask & known[:, None]),  # even the empty text has [CLS] and [SEP]
+        mask=jnp.asarray(tokens.mask & known[:, None]),  # even BERT's empty text has two tokens
         mean=jnp.asarray(whitening.mean),
         projection=jnp.asarray(whitening.projection),
     )
@@ -204,31 +230,35 @@ def _no_text(num_items: int) -> ItemText:
 
 
 def text_vectors(
-    texts: Sequence[str], pretrained: str, max_tokens: int
+    texts: Sequence[str],
+    pretrained: str,
+    max_tokens: int,
+    pooling: PoolingOption = "auto",
 ) -> Float[np.ndarray, "I D"]:
-    """Mean-pooled BERT vector of each text, from the cache or encoded now and cached.
+    """The encoder's vector of each text, from the cache or encoded now and cached.
 
     Args:
         texts: equal texts are encoded once.
         pretrained: a checkpoint, as `resolve_pretrained` takes it.
         max_tokens: longer texts are cut.
+        pooling: as `build_text_encoder` takes it.
 
     Raises:
         FetchError: the checkpoint cannot be fetched.
-        CheckpointError: it is not a BERT, or cannot be read.
+        CheckpointError: it is not supported, or cannot be read.
     """
     directory = resolve_pretrained(pretrained)
-    encoder = json.dumps([max_tokens, _files_digest(directory)]).encode()
+    key = json.dumps([max_tokens, pooling, _files_digest(directory)]).encode()
     column = pl.Series(texts, dtype=pl.String)
     unique = column.unique().sort().to_list()
-    bert = cache(lambda: load_bert(directory))  # loaded on first use
+    encoder = cache(lambda: load_text_encoder(directory, pooling))  # loaded on first use
 
     def cached_vectors(members: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n D"]:
         kept = [unique[member] for member in members]
-        path = _cache_path("vectors", encoder, json.dumps(kept).encode())
+        path = _cache_path("vectors", key, json.dumps(kept).encode())
         if not path.exists():
             with atomic_path(path) as draft:
-                np.save(draft, encode_texts(bert(), tokenize(kept, directory, max_tokens)))
+                np.save(draft, encode_texts(encoder(), tokenize(kept, directory, max_tokens)))
         return np.load(path, allow_pickle=False)
 
     files = _cache_files(unique)
@@ -248,44 +278,54 @@ def _cache_files(texts: Sequence[str]) -> list[Int[np.ndarray, " n"]]:
 
 
 def encode_texts(
-    bert: Bert, tokens: Tokens, batch_size: int = BATCH_SIZE
+    encoder: TextEncoder, tokens: Tokens, batch_size: int = BATCH_SIZE
 ) -> Float[np.ndarray, "I D"]:
-    """Mean of each text's last hidden states, in float32."""
-    graphdef, params = nnx.split(bert)
-    vectors = np.empty((len(tokens.ids), bert.config.hidden_size), np.float32)
+    """The encoder's vector of each text, in float32."""
+    graphdef, params = nnx.split(encoder)
+    vectors = np.empty((len(tokens.ids), encoder.hidden_size), np.float32)
     for rows, ids, mask in _batches(tokens, batch_size):
         vectors[rows] = np.asarray(_pooled(graphdef, params, ids, mask))[: len(rows)]
     return vectors
 
 
 def hidden_states(
-    bert: Bert, tokens: Tokens, stop_layer: int, batch_size: int = BATCH_SIZE
+    encoder: TextEncoder, tokens: Tokens, stop_layer: int, batch_size: int = BATCH_SIZE
 ) -> Float16[np.ndarray, "I L D"]:
     """Inputs of layer `stop_layer`: the outputs of the frozen layers below it.
 
     The cache, whose key holds the weights and tokens, is memory-mapped. Padding is zero.
     """
-    lower = (bert.word, bert.position, bert.token_type, bert.norm, *bert.blocks[:stop_layer])
-    arrays = [tokens.ids, tokens.mask, *jax.tree.leaves([nnx.state(module) for module in lower])]
-    described = json.dumps([stop_layer, tokens.ids.shape, np.dtype(bert.word.dtype).name])
+    arrays = [tokens.ids, tokens.mask, *_weights_below(encoder, stop_layer)]
+    dtype = jax.eval_shape(encoder.embed, tokens.ids[:1]).dtype.name
+    described = json.dumps([type(encoder).__name__, dtype, stop_layer, tokens.ids.shape])
     path = _cache_path("hidden", described.encode(), *(np.asarray(a).tobytes() for a in arrays))
     if not path.exists():
-        shape = (*tokens.ids.shape, bert.config.hidden_size)
+        shape = (*tokens.ids.shape, encoder.hidden_size)
         with atomic_path(path) as draft:
             hidden = np.lib.format.open_memmap(draft, "w+", np.float16, shape)
-            _fill_hidden(hidden, bert, tokens, stop_layer, batch_size)
+            _fill_hidden(hidden, encoder, tokens, stop_layer, batch_size)
             hidden.flush()
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
+def _weights_below(encoder: TextEncoder, stop_layer: int) -> list[Array]:
+    """The weights that the input of a layer depends on."""
+    above = {("blocks", layer) for layer in range(stop_layer, len(encoder.blocks))}
+    return [
+        weight[...]
+        for path, weight in nnx.to_flat_state(nnx.state(encoder))
+        if path[0] != "final_norm" and path[:2] not in above
+    ]
+
+
 def _fill_hidden(
     hidden: Float16[np.ndarray, "I L D"],
-    bert: Bert,
+    encoder: TextEncoder,
     tokens: Tokens,
     stop_layer: int,
     batch_size: int = BATCH_SIZE,
 ) -> None:
-    graphdef, params = nnx.split(bert)
+    graphdef, params = nnx.split(encoder)
     for rows, ids, mask in _batches(tokens, batch_size):
         batch = np.asarray(_hidden(graphdef, stop_layer, params, ids, mask))[: len(rows)]
         hidden[rows, : ids.shape[1]] = np.where(mask[: len(rows), :, None], batch, 0)
@@ -293,13 +333,14 @@ def _fill_hidden(
 
 @partial(jax.jit, static_argnames="graphdef")
 def _pooled(graphdef, params, ids, mask):
-    return mean_pool(nnx.merge(graphdef, params)(ids, mask), mask)
+    encoder = nnx.merge(graphdef, params)
+    return encoder.pool(encoder(ids, mask), mask)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "stop_layer"))
 def _hidden(graphdef, stop_layer, params, ids, mask):
-    bert = nnx.merge(graphdef, params)
-    return bert.layers(bert.embed(ids), mask, stop=stop_layer).astype(np.float16)
+    encoder = nnx.merge(graphdef, params)
+    return encoder.layers(encoder.embed(ids), mask, stop=stop_layer).astype(np.float16)
 
 
 def _batches(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 BATCH = 8  # texts at a time, so that lists do not wait long for the cores
 
-Vector = Float[np.ndarray, " bert"]
+Vector = Float[np.ndarray, " hidden"]
 
 
 class TextQueue:
@@ -20,7 +20,7 @@ class TextQueue:
         encode: maps up to `BATCH` texts to their vectors; called by one thread at a time.
     """
 
-    def __init__(self, encode: Callable[[Sequence[str]], Float[np.ndarray, "n bert"]]):
+    def __init__(self, encode: Callable[[Sequence[str]], Float[np.ndarray, "n hidden"]]):
         self.encode = encode
         self.waiting: deque[tuple[str, Future[Vector]]] = deque()
         self.lock = threading.Lock()

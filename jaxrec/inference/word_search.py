@@ -12,12 +12,13 @@ from jaxrec.errors import InputError
 from jaxrec.inference.catalog_index import CatalogIndex, unit_rows
 from jaxrec.inference.text_features import new_item_text, trained_encoder
 from jaxrec.models.recommender import Model
-from jaxrec.models.text.bert import Bert, load_bert
+from jaxrec.models.text.build import load_text_encoder
+from jaxrec.models.text.encoder import TextEncoder
 from jaxrec.models.text.whitening import Whitening
 from jaxrec.ranking.item_table import ItemTable
 
 ALL = slice(None)
-_bert = lru_cache(maxsize=1)(load_bert)  # the next model of a service has the same one
+_encoder = lru_cache(maxsize=1)(load_text_encoder)  # the next model of a service has the same one
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class WordSearch:
         return None if self.whitening is None else next(columns, None)
 
     @cached_property
-    def bert(self) -> Bert:
+    def encoder(self) -> TextEncoder:
         """The pretrained text encoder, loaded on first use.
 
         Raises:
             RunError: it is not the one that the model was trained with.
         """
-        return _bert(trained_encoder(self.config.text.pretrained, self.text_encoder))
+        text = self.config.text
+        return _encoder(trained_encoder(text.pretrained, self.text_encoder), text.pooling)
 
     def text_vector(self, words: str) -> Float[np.ndarray, " text"]:
         """The whitened text vector of words, at length 1.
@@ -61,7 +63,7 @@ class WordSearch:
             raise InputError("the model reads no text, so words cannot steer it")
         item = pl.DataFrame({self.text_column: [words]})
         tower = self.model.merge().text_tower
-        text = new_item_text(item, self.config, self.whitening, tower, bert=self.bert)
+        text = new_item_text(item, self.config, self.whitening, tower, encoder=self.encoder)
         return unit_rows(text)[0]
 
     @cached_property

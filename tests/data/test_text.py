@@ -87,6 +87,12 @@ def test_long_texts_are_cut_to_max_tokens_with_the_last_token_kept():
     assert word_pieces(tokens.ids[0]) == ["[CLS]", *["red"] * 9, "[SEP]"]
 
 
+def test_a_text_that_is_cut_on_the_left_keeps_its_end():
+    tokens = tokenize(["red " * 50 + "blue soap"], TINY, 5, cut="left")
+    assert word_pieces(tokens.ids[0]) == ["[CLS]", "red", "blue", "soap", "[SEP]"]
+    assert word_pieces(tokenize(["red " * 50], TINY, 5).ids[0]) == ["[CLS]", *["red"] * 3, "[SEP]"]
+
+
 def test_token_ids_do_not_depend_on_chunks(monkeypatch):
     texts = ["red", "blue nails", "", "soap tool red", "a"]
     whole = tokenize(texts, TINY, 16)
@@ -97,7 +103,7 @@ def test_token_ids_do_not_depend_on_chunks(monkeypatch):
 
 
 def test_directory_without_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"neither tokenizer\.json nor vocab\.txt"):
+    with pytest.raises(ValueError, match=r"neither tokenizer\.json nor vocab\.txt.*merges\.txt"):
         tokenize(["red"], tmp_path, 8)
 
 

@@ -15,7 +15,7 @@ from jaxrec.errors import FetchError
 from jaxrec.inference.text_features import (
     encode_texts,
 )
-from jaxrec.models.text.bert import load_bert
+from jaxrec.models.text.build import load_text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -42,5 +42,5 @@ def test_real_texts_get_the_reference_vectors():
         pytest.skip(f"the real weights are not here: {error}")
     record = np.load(GOLDEN / "bert_minilm.npz")
     tokens = tokenize(record["texts"].tolist(), directory, 64)
-    vectors = encode_texts(load_bert(directory), tokens, batch_size=2)
+    vectors = encode_texts(load_text_encoder(directory), tokens, batch_size=2)
     np.testing.assert_allclose(vectors, record["pooled"], atol=1e-5)

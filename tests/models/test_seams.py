@@ -23,7 +23,8 @@ from helpers.paths import GOLDEN
 from jaxrec.models.inputs import Nodes
 from jaxrec.models.items.build import SOURCES, build_item_encoder
 from jaxrec.models.recommender import cast_products
-from jaxrec.models.text.bert import load_bert
+from jaxrec.models.text.build import load_text_encoder
+from jaxrec.models.text.encoder import TextEncoder
 
 # --- SequenceEncoder
 
@@ -158,9 +159,9 @@ def test_an_unused_row_moves_no_item(source):
 # --- TextEncoder
 
 
-@pytest.fixture(scope="module", params=["tiny_bert"])
+@pytest.fixture(scope="module", params=["tiny_bert", "tiny_gpt"])
 def text_encoder(request):
-    return load_bert(GOLDEN / request.param)
+    return load_text_encoder(GOLDEN / request.param)
 
 
 def make_tokens() -> tuple[jax.Array, jax.Array]:
@@ -168,11 +169,22 @@ def make_tokens() -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(record["ids"]), jnp.asarray(record["mask"])
 
 
+def test_a_text_encoder_fits_its_protocol(text_encoder):
+    assert isinstance(text_encoder, TextEncoder)
+
+
 def test_more_padding_leaves_the_vectors_of_tokens(text_encoder):
+    @jax.jit
+    def encode(ids, mask):
+        hidden = text_encoder(ids, mask)
+        return hidden, text_encoder.pool(hidden, mask)
+
     ids, mask = make_tokens()
+    hidden, pooled = encode(ids, mask)
     padded_ids = jnp.pad(ids, ((0, 0), (0, 9)), constant_values=7)
-    padded = text_encoder(padded_ids, jnp.pad(mask, ((0, 0), (0, 9))))[:, : ids.shape[1]]
-    np.testing.assert_allclose(padded[mask], text_encoder(ids, mask)[mask], atol=1e-5)
+    padded = encode(padded_ids, jnp.pad(mask, ((0, 0), (0, 9))))
+    np.testing.assert_allclose(padded[0][:, : ids.shape[1]][mask], hidden[mask], atol=1e-5)
+    np.testing.assert_allclose(padded[1], pooled, atol=1e-5)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2])

@@ -114,8 +114,10 @@ def test_finetuning_without_any_text_trains_and_loads(tables, tmp_path):
 
 
 @pytest.mark.slow
-def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tmp_path):
-    encoder = GOLDEN / "tiny_bert"
+@pytest.mark.parametrize(
+    "encoder", [GOLDEN / "tiny_bert", GOLDEN / "tiny_gpt"], ids=["bert", "gpt"]
+)
+def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tmp_path, encoder):
     options = {
         "model.experts": ["text"],
         "text.mode": "finetune",

@@ -1,18 +1,19 @@
 """BERT (Devlin et al., arXiv:1810.04805) that loads checkpoints in Hugging Face's format."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.errors import CheckpointError, ConfigError
-from jaxrec.models.text.checkpoint import load_weights
+from jaxrec.models.text.checkpoint import read_config
+from jaxrec.models.text.layers import Pooling, TextLayers, check_length
 from jaxrec.models.transformer import TransformerBlock
 
 
@@ -34,33 +35,24 @@ class BertConfig:
         """Read `config.json` of a checkpoint directory.
 
         Raises:
-            CheckpointError: the file is missing, or it describes another architecture.
+            CheckpointError: the file cannot be read, or describes another architecture.
         """
-        path = directory / "config.json"
-        if not path.is_file():
-            raise CheckpointError(f"{directory} holds no config.json: it is not a checkpoint")
-        entries = json.loads(path.read_text())
-        for name, (needed, default) in _REQUIRED.items():
-            if (value := entries.get(name, default)) != needed:
-                raise CheckpointError(
-                    f"{path}: {name} is {value!r}, but only {needed!r} is supported"
-                )
-        return cls(**{f.name: entries[f.name] for f in fields(cls) if f.name in entries})
+        return read_config(cls, directory, _SUPPORTED)
 
 
-# entry of config.json -> the value that this module implements, and the value if it is missing
-_REQUIRED = {
-    "model_type": ("bert", None),
-    "hidden_act": ("gelu", "gelu"),
-    "position_embedding_type": ("absolute", "absolute"),
-    "is_decoder": (False, False),
+# entry of config.json -> the values that this module implements; the first one if it is missing
+_SUPPORTED = {
+    "hidden_act": ("gelu",),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
 }
 
 
-class Bert(nnx.Module):
+class Bert(TextLayers):
     """A post-norm transformer encoder with learned positions.
 
     Args:
+        pooling: of `pool`.
         dtype: of the computation; parameters are float32.
     """
 
@@ -80,15 +72,15 @@ class Bert(nnx.Module):
     }
 
     def __init__(
-        self, config: BertConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+        self,
+        config: BertConfig,
+        pooling: Pooling = "mean",
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ) -> None:
         width, epsilon = config.hidden_size, config.layer_norm_eps
-        self.config = config
-        self.word = nnx.Embed(config.vocab_size, width, dtype=dtype, rngs=rngs)
-        self.position = nnx.Embed(config.max_position_embeddings, width, dtype=dtype, rngs=rngs)
-        self.token_type = nnx.Embed(config.type_vocab_size, width, dtype=dtype, rngs=rngs)
-        self.norm = nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List(
+        blocks = [
             TransformerBlock(
                 width,
                 config.num_attention_heads,
@@ -99,7 +91,22 @@ class Bert(nnx.Module):
                 rngs=rngs,
             )
             for _ in range(config.num_hidden_layers)
-        )
+        ]
+        super().__init__(blocks, final_norm=None, causal=False, pooling=pooling)
+        self.hidden_size, self.max_tokens = width, config.max_position_embeddings
+        self.word = nnx.Embed(config.vocab_size, width, dtype=dtype, rngs=rngs)
+        self.position = nnx.Embed(self.max_tokens, width, dtype=dtype, rngs=rngs)
+        self.token_type = nnx.Embed(config.type_vocab_size, width, dtype=dtype, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+
+    @staticmethod
+    def checkpoint_entries(name: str, weight: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """See `TextEncoder.checkpoint_entries`."""
+        name = name.removeprefix("bert.")  # of models with a head
+        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))  # TensorFlow's
+        # leave out poolers, heads of pretraining or of a task, and a constant of old versions
+        if name.startswith(("embeddings.", "encoder.")) and name != "embeddings.position_ids":
+            yield name, weight
 
     def embed(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """Input of the first layer; a row is one segment.
@@ -107,54 +114,12 @@ class Bert(nnx.Module):
         Raises:
             ConfigError: L exceeds the number of positions of the checkpoint.
         """
-        length = token_ids.shape[1]
-        if length > self.config.max_position_embeddings:
-            raise ConfigError(
-                f"a text of {length} tokens exceeds the {self.config.max_position_embeddings} "
-                "positions of this BERT; lower max_tokens"
-            )
-        positions = self.position(jnp.arange(length)[None])
+        check_length(token_ids.shape[1], self.max_tokens)
+        positions = self.position(jnp.arange(token_ids.shape[1])[None])
         return self.norm(self.word(token_ids) + positions + self.token_type(jnp.zeros((1, 1), int)))
-
-    def layers(
-        self,
-        hidden: Float[Array, "B L D"],
-        mask: Bool[Array, "B L"],
-        start: int = 0,
-        stop: int | None = None,
-    ) -> Float[Array, "B L D"]:
-        """Output of layer `stop - 1` (None: the last) from the input of layer `start`."""
-        visible = mask[:, None, None, :]
-        for block in self.blocks[start:stop]:
-            hidden = block(hidden, visible)
-        return hidden
 
     def __call__(
         self, token_ids: Int[Array, "B L"], mask: Bool[Array, "B L"]
     ) -> Float[Array, "B L D"]:
-        """Output of the last layer; `mask` is true at tokens and false at padding."""
+        """Output of the encoder; `mask` is true at tokens and false at padding."""
         return self.layers(self.embed(token_ids), mask)
-
-
-def mean_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
-    """Mean over the tokens of a row, in float32; zero for a row without tokens."""
-    total = jnp.sum(hidden, axis=1, where=mask[:, :, None], dtype=jnp.float32)
-    return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
-
-
-def load_bert(directory: Path, dtype: DTypeLike = jnp.float32) -> Bert:
-    """Build a BERT with the weights of a checkpoint directory.
-
-    The pooler and the heads of pretraining or of a task are ignored.
-
-    Args:
-        directory: holds `config.json` and safetensors weights, in one file or in shards.
-        dtype: of the computation; parameters are float32.
-
-    Raises:
-        CheckpointError: the checkpoint is no BERT, has no safetensors file, or its weights are
-            missing, left over or of another shape.
-    """
-    config = BertConfig.from_file(directory)
-    shapes = nnx.eval_shape(lambda: Bert(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    return load_weights(shapes, directory)

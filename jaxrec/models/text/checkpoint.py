@@ -1,10 +1,10 @@
-"""The weights of a Hugging Face checkpoint, by the name table of a text encoder."""
+"""The configuration and weights of a text encoder's checkpoint in Hugging Face's format."""
 
 import json
-import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,47 @@ from jaxrec.errors import CheckpointError
 from jaxrec.models.text.encoder import TextEncoder
 
 Encoder = TypeVar("Encoder", bound=TextEncoder)
+Settings = TypeVar("Settings")
+
+
+def config_entries(directory: Path) -> dict[str, Any]:
+    """The entries of `config.json` of a checkpoint directory.
+
+    Raises:
+        CheckpointError: the file is missing, or holds no JSON object.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{directory} holds no config.json: it is not a checkpoint")
+    try:
+        entries = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON: {error}. Fetch it again") from error
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{path} holds no JSON object. Fetch it again")
+    return entries
+
+
+def read_config(
+    settings: type[Settings], directory: Path, supported: Mapping[str, tuple[Any, ...]]
+) -> Settings:
+    """The dataclass `settings` with the entries of `config.json` that it has fields for.
+
+    Args:
+        supported: entries -> the values that the encoder implements; the first if it is missing.
+
+    Raises:
+        CheckpointError: the file cannot be read, or an entry has another value.
+    """
+    entries = config_entries(directory)
+    for name, values in supported.items():
+        if (value := entries.get(name, values[0])) not in values:
+            raise CheckpointError(
+                f"{directory / 'config.json'}: {name} is {value!r}, but only "
+                f"{' or '.join(map(repr, values))} is supported"
+            )
+    names = {field.name for field in fields(settings)}  # type: ignore[arg-type]
+    return settings(**{name: entries[name] for name in names & entries.keys()})
 
 
 def load_weights(encoder: Encoder, directory: Path) -> Encoder:
@@ -32,7 +73,7 @@ def load_weights(encoder: Encoder, directory: Path) -> Encoder:
     graphdef, state = nnx.split(encoder)
     params = dict(nnx.to_flat_state(state))
     names = {path: _checkpoint_name(path, encoder.weight_names) for path in params}
-    weights = _read_weights(directory)
+    weights = _read_weights(encoder, directory)
     _check_names(set(names.values()), set(weights), directory)
     loaded = []
     for path, param in params.items():
@@ -56,25 +97,21 @@ def _checkpoint_name(path: tuple[object, ...], names: Mapping[str, str]) -> str:
     return names[key].format(*layer) + (".bias" if parameter == "bias" else ".weight")
 
 
-def _read_weights(directory: Path) -> dict[str, np.ndarray]:
-    """Weights of the encoder, under the names of the present transformers library."""
-    weights = {}
+def _read_weights(encoder: TextEncoder, directory: Path) -> dict[str, np.ndarray]:
+    """Weights of the encoder, under the names of its table."""
+    weights: dict[str, np.ndarray] = {}
     for shard in _shards(directory):
         try:
-            for name, weight in load_file(shard).items():
-                weights[_current_name(name)] = weight
+            entries = load_file(shard)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"cannot read {shard}: {error}. Fetch a damaged file again; convert a pickle "
                 "(pytorch_model.bin) where PyTorch is installed, with AutoModel.from_pretrained"
                 f"({str(directory)!r}).save_pretrained({str(directory)!r})"
             ) from error
-    # leave out poolers, heads of pretraining or of a task, and a constant of old versions
-    return {
-        name: weight
-        for name, weight in weights.items()
-        if name.startswith(("embeddings.", "encoder.")) and name != "embeddings.position_ids"
-    }
+        for name, weight in entries.items():
+            weights.update(encoder.checkpoint_entries(name, weight))
+    return weights
 
 
 def _shards(directory: Path) -> list[Path]:
@@ -82,12 +119,6 @@ def _shards(directory: Path) -> list[Path]:
     if not index.is_file():
         return [directory / "model.safetensors"]
     return [directory / name for name in set(json.loads(index.read_text())["weight_map"].values())]
-
-
-def _current_name(name: str) -> str:
-    """The name without the prefix of models with a head and TensorFlow's LayerNorm names."""
-    name = name.removeprefix("bert.")
-    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
 
 
 def _check_names(expected: set[str], present: set[str], directory: Path) -> None:

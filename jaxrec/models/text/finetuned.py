@@ -1,15 +1,14 @@
 """The last layers of a text encoder, trained together with the recommender."""
 
-from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxrec.errors import ConfigError
-from jaxrec.models.text.bert import mean_pool
 from jaxrec.models.text.encoder import TextEncoder
+from jaxrec.models.text.layers import TextLayers
 
 
-class TextTower(nnx.Module):
-    """The last `num_layers` layers of a text encoder, and mean pooling after them.
+class TextTower(TextLayers):
+    """The last `num_layers` layers of a text encoder, and the pooling after them.
 
     Raises:
         ConfigError: the encoder has fewer layers.
@@ -21,12 +20,15 @@ class TextTower(nnx.Module):
             raise ConfigError(
                 f"text.finetune_layers={num_layers}, but the encoder has {available} layers"
             )
-        self.blocks = nnx.List(list(encoder.blocks)[-num_layers:])
+        super().__init__(
+            list(encoder.blocks)[-num_layers:],
+            final_norm=encoder.final_norm,
+            causal=encoder.causal,
+            pooling=encoder.pooling,
+        )
 
     def __call__(
         self, hidden: Float[Array, "K L D"], mask: Bool[Array, "K L"]
     ) -> Float[Array, "K D"]:
         """Text vectors from the outputs of the layers below."""
-        for block in self.blocks:
-            hidden = block(hidden, mask[:, None, None, :])
-        return mean_pool(hidden, mask)
+        return self.pool(self.layers(hidden, mask), mask)

@@ -265,7 +265,7 @@ class LiveEngine:
         """
         words = self.model.words
         if words.available:
-            longest = words.bert.config.max_position_embeddings
+            longest = words.encoder.max_tokens
             for length in (length for length in LENGTH_BUCKETS if length <= longest):
                 words.text_vector("a " * (length - 2))  # with the two special tokens
         store = SQLiteStore(":memory:")

@@ -81,7 +81,7 @@ class LiveCatalogue:
             trained.has_trained_id,
         )
         self.sequence = 0  # of the last change that is in effect
-        self.recent_texts: dict[str, Float[np.ndarray, " bert"]] = {}  # variants share a text
+        self.recent_texts: dict[str, Float[np.ndarray, " hidden"]] = {}  # variants share a text
         # type and name of a node that the run lacks -> its local id, and its id among all nodes
         self.new_nodes: dict[tuple[str, str], tuple[int, int]] = {}
         self.num_new_nodes = Counter[str]()  # by type
@@ -286,7 +286,7 @@ class LiveCatalogue:
         texts = self.text.texts(items) if self.text.is_pooled else [""] * len(changed)
         return list(zip(changed.tolist(), texts, strict=True))
 
-    def _pooled(self, document: ItemDocument, text: str) -> Float[np.ndarray, " bert"] | None:
+    def _pooled(self, document: ItemDocument, text: str) -> Float[np.ndarray, " hidden"] | None:
         """The stored vector of a text, if it is the one that this model would compute."""
         stored = document.text
         return None if stored is None or stored.encoder != self.text.key(text) else stored.values

@@ -20,7 +20,7 @@ class TextVector(NamedTuple):
     """The pooled vector of an item's text, so that every text is encoded once for all workers."""
 
     encoder: str  # which encoder computed it, from which text
-    values: Float[np.ndarray, " bert"]
+    values: Float[np.ndarray, " hidden"]
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,23 @@ from helpers.checkpoints import TINY
 from safetensors.numpy import load_file, save_file
 
 from jaxrec.errors import CheckpointError
-from jaxrec.models.text.bert import BertConfig, load_bert, mean_pool
+from jaxrec.models.text.bert import BertConfig
+from jaxrec.models.text.build import load_text_encoder
+from jaxrec.models.text.layers import mean_pool
 
 
 def test_half_precision_weights_become_float32(checkpoint):
     weights = load_file(checkpoint / "model.safetensors")
     halves = {name: weight.astype(jnp.bfloat16) for name, weight in weights.items()}
     save_file(halves, checkpoint / "model.safetensors")
-    kernel = load_bert(checkpoint).blocks[0].mlp.up.kernel[...]
+    kernel = load_text_encoder(checkpoint).blocks[0].mlp.up.kernel[...]
     expected = halves["encoder.layer.0.intermediate.dense.weight"].T.astype(np.float32)
     assert kernel.dtype == jnp.float32
     np.testing.assert_array_equal(kernel, expected)
 
 
 def test_gradient_reaches_the_last_layer_alone_when_the_rest_is_cached():
-    bert = load_bert(TINY)
+    bert = load_text_encoder(TINY)
     record = np.load(TINY / "outputs.npz")
     mask = jnp.asarray(record["mask"])
     cached = jnp.asarray(record["hidden"][1])
@@ -43,7 +45,7 @@ def test_gradient_reaches_the_last_layer_alone_when_the_rest_is_cached():
 def test_bfloat16_stays_near():
     record = np.load(TINY / "outputs.npz")
     ids, mask = jnp.asarray(record["ids"]), jnp.asarray(record["mask"])
-    hidden = load_bert(TINY, dtype=jnp.bfloat16)(ids, mask)
+    hidden = load_text_encoder(TINY, dtype=jnp.bfloat16)(ids, mask)
     assert hidden.dtype == jnp.bfloat16
     np.testing.assert_allclose(mean_pool(hidden, mask), record["pooled"], atol=0.05)
 
@@ -56,7 +58,7 @@ def test_mean_pool_by_hand():
 
 def test_text_longer_than_the_positions_is_refused():
     with pytest.raises(ValueError, match=r"41 tokens .* 40 positions"):
-        load_bert(TINY).embed(jnp.zeros((1, 41), int))
+        load_text_encoder(TINY).embed(jnp.zeros((1, 41), int))
 
 
 def test_config_defaults_are_those_of_bert_base(tmp_path):
@@ -77,9 +79,9 @@ def test_another_architecture_is_refused_by_field(checkpoint, field, value):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {field: value}))
     with pytest.raises(CheckpointError, match=f"{field} is {value!r}"):
-        load_bert(checkpoint)
+        load_text_encoder(checkpoint)
 
 
 def test_directory_without_config_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no config\.json"):
-        load_bert(tmp_path)
+        load_text_encoder(tmp_path)

@@ -5,7 +5,7 @@ from helpers.checkpoints import TINY, assert_parity
 from safetensors.numpy import load_file, save_file
 
 from jaxrec.errors import CheckpointError
-from jaxrec.models.text.bert import load_bert
+from jaxrec.models.text.build import load_text_encoder
 
 
 def test_sharded_checkpoint_equals_the_single_file(checkpoint):
@@ -25,14 +25,14 @@ def test_sharded_checkpoint_equals_the_single_file(checkpoint):
 def test_pickled_weights_are_refused_with_the_way_to_convert(checkpoint):
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin.*save_pretrained"):
-        load_bert(checkpoint)
+        load_text_encoder(checkpoint)
 
 
 def test_truncated_weights_are_refused(checkpoint):
     path = checkpoint / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"cannot read .*model\.safetensors"):
-        load_bert(checkpoint)
+        load_text_encoder(checkpoint)
 
 
 def test_missing_weight_is_named(checkpoint):
@@ -40,18 +40,18 @@ def test_missing_weight_is_named(checkpoint):
     del weights["encoder.layer.1.attention.self.key.bias"]
     save_file(weights, checkpoint / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"lacks .*layer\.1\.attention\.self\.key\.bias"):
-        load_bert(checkpoint)
+        load_text_encoder(checkpoint)
 
 
 def test_left_over_layer_is_named(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     with pytest.raises(CheckpointError, match=r"unknown weights: encoder\.layer\.1\."):
-        load_bert(checkpoint)
+        load_text_encoder(checkpoint)
 
 
 def test_weight_of_another_shape_is_named(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
     with pytest.raises(CheckpointError, match=r"embeddings\.word_embeddings\.weight"):
-        load_bert(checkpoint)
+        load_text_encoder(checkpoint)
