@@ -27,6 +27,7 @@ from jaxrec.inference.audiences import (
     entity_items,
     likeliest,
 )
+from jaxrec.inference.behaviour import behaviour_table
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.catalog_update import with_todays_items
 from jaxrec.inference.contributions import contributions, plot_contributions_of
@@ -264,6 +265,31 @@ class TrainedModel:
         check_counts(last=last, top=top)
         users = self.user_batch(self.encoder.event_log(events))
         return self.with_id_types(profile_users(self, users, last, top), events)
+
+    def behaviour_vectors(
+        self, events: pl.DataFrame | pl.LazyFrame, *, last: int = 20
+    ) -> pl.DataFrame:
+        """What every user of `events` did lately, as text and as the vector of that text.
+
+        The text encoder of the run makes the vector, as it makes those of item texts
+        (`index.text`), so products with them are comparable. A user needs no training for it.
+
+        Args:
+            last: the most events of a user. A text that exceeds the positions of the encoder
+                loses its oldest tokens.
+
+        Returns:
+            `user_id`, `text` (such as "viewed Red lipstick; bought Nail file", the newest last)
+            and `vector`, whitened and at length 1; zero for an empty text.
+
+        Raises:
+            InputError: the model reads no text, or the events or `last` cannot be used.
+            RunError: the text encoder is not the one that the model was trained with.
+        """
+        refuse_fork()
+        check_counts(last=last)
+        table = behaviour_table(self, self.encoder.event_log(events), last)
+        return self.with_id_types(table, events)
 
     def plot_profile(
         self,
