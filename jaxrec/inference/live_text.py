@@ -17,6 +17,7 @@ from jaxrec.inference.text_features import (
     known_texts,
     new_item_text,
     trained_encoder,
+    vector_options,
 )
 from jaxrec.inference.text_queue import BATCH, TextQueue
 from jaxrec.inference.trained_model import TrainedModel
@@ -42,7 +43,8 @@ class LiveText:
     def key(self, text: str) -> str:
         """What decides the pooled vector of a text."""
         config, digest = self.model.config.text, self.model.artifacts.text_encoder
-        parts = [digest or config.pretrained, config.max_tokens, config.pooling, text]
+        options = vector_options(config.max_tokens, config.pooling)
+        parts = [digest or config.pretrained, *options, text]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
     @cached_property

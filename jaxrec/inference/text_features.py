@@ -248,7 +248,7 @@ def text_vectors(
         CheckpointError: it is not supported, or cannot be read.
     """
     directory = resolve_pretrained(pretrained)
-    key = json.dumps([max_tokens, pooling, _files_digest(directory)]).encode()
+    key = json.dumps([*vector_options(max_tokens, pooling), _files_digest(directory)]).encode()
     column = pl.Series(texts, dtype=pl.String)
     unique = column.unique().sort().to_list()
     encoder = cache(lambda: load_text_encoder(directory, pooling))  # loaded on first use
@@ -265,6 +265,14 @@ def text_vectors(
     vectors = np.concatenate([cached_vectors(members) for members in files])
     place = np.argsort(np.concatenate(files))
     return vectors[place[column.rank("dense").to_numpy() - 1]]
+
+
+def vector_options(max_tokens: int, pooling: PoolingOption) -> list[int | str]:
+    """The options that decide the vector of a text, for keys of stored vectors.
+
+    The default pooling is left out, so vectors that older versions stored stay valid.
+    """
+    return [max_tokens] if pooling == "auto" else [max_tokens, pooling]
 
 
 def _cache_files(texts: Sequence[str]) -> list[Int[np.ndarray, " n"]]:
