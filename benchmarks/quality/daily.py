@@ -9,18 +9,21 @@ day, which no model has seen; then it may learn from them: `warm` goes on from i
 before (`jaxrec train --from`, with a refit), `scratch` trains on everything again. Each day and
 strategy is a row of `benchmarks/results/daily.jsonl`: NDCG@10 of the day, minutes of the training
 behind the model, and drift, the mean cosine between the vectors of the same items in this model and
-in the one of the day before. Finished rows are not measured again.
+in the one of the day before. A simulation that was stopped goes on; finished rows are not written
+again.
 """
 
 import argparse
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from quality import about_run, append_row
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +35,7 @@ from jaxrec.data.tables import Tables
 from jaxrec.evaluation import metrics
 from jaxrec.inference.comparison import held_out_ranks, queries_after
 from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.training.logging import read_log
 
 RESULTS = Path(__file__).parent.parent / "results" / "daily.jsonl"
 STRATEGIES = ("frozen", "warm", "scratch")
@@ -59,7 +63,9 @@ def main() -> None:
     if options.newest:
         kept = tables.events.sort("timestamp").tail(options.newest)
         tables = Tables(kept, tables.items, tables.triples, tables.notes)
-    rows = [row for name in options.strategies for row in simulate(name, tables, options)]
+    simulations = (simulate(name, tables, options) for name in options.strategies)
+    # a day of every strategy after the other, so that a stopped simulation compares them too
+    rows = [row for day in zip(*simulations, strict=True) for row in day]
     Console().print(summary(rows))
 
 
@@ -92,14 +98,14 @@ def last_days(events: pl.DataFrame, count: int) -> list[int]:
     return [day * DAY for day in active["day"].tail(count)]
 
 
-def simulate(strategy: str, tables: Tables, options: argparse.Namespace) -> list[dict]:
+def simulate(strategy: str, tables: Tables, options: argparse.Namespace) -> Iterator[dict]:
     """The rows of a strategy, one a day; those of earlier calls are kept."""
     setting, config = settings(options), configuration(options)
     key = hashlib.sha256(json.dumps(setting).encode()).hexdigest()[:8]
     root = options.runs / f"{options.case}-{key}"
     starts = last_days(tables.events, options.days + 1)
     ends = [*starts[1:], int(tables.events["timestamp"].max()) + 1]
-    rows, before = [], None
+    before = None
     run, minutes = train(root / "first", before_time(tables, starts[0]), config)
     for day, (start, end) in enumerate(zip(starts, ends, strict=True)):
         if day and strategy != "frozen":
@@ -108,18 +114,19 @@ def simulate(strategy: str, tables: Tables, options: argparse.Namespace) -> list
             run, minutes = train(root / f"{strategy}-{day}", past, config, base)
         model = jaxrec.load(run)
         row = {
+            "case": options.case,
             "strategy": strategy,
             "day": day,
-            "date": datetime.fromtimestamp(start / 1000, UTC).date().isoformat(),
+            "simulated": datetime.fromtimestamp(start / 1000, UTC).date().isoformat(),
             **measured(model, before_time(tables, end), start),
+            **about_run(config, read_log(run), time.perf_counter()),
             "minutes": round(minutes, 2),
             "drift": None if before is None else round(drift(before, model), 4),
             "settings": setting,
         }
-        rows.append(row)
         write(row)
+        yield row
         before = model
-    return rows
 
 
 def before_time(tables: Tables, end: int) -> Tables:
@@ -177,8 +184,7 @@ def write(row: dict) -> None:
     known = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     keys = ("strategy", "day", "settings")
     if not any(all(json.loads(line)[key] == row[key] for key in keys) for line in known):
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(RESULTS, row)
 
 
 def summary(rows: list[dict]) -> Table:
