@@ -1,5 +1,7 @@
 """Checks and normal forms of single columns: ids, labels, timestamps."""
 
+import re
+from contextlib import suppress
 from typing import Any
 
 import polars as pl
@@ -10,11 +12,28 @@ from jaxrec.errors import DataError
 SHOWN_ROWS, SHOWN_WIDTH = 5, 80
 # From here on, a float cannot tell an integer from the next one.
 INEXACT_FROM: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
-ROUNDED = r"^-?\d(\.\d+)?E\+\d{2,}$"
+ROUNDED = r"^-?\d(\.\d+)?[eE]\+\d{2,}$|^-?\d\.\d+[eE]\d{2,}$"
+# Digits of a float from 2**53 on
+LONG_FLOAT = r"^-?(\d{16,})\.0+$"
+# Usual names of required columns
+LIKELY_NAMES = {
+    "user_id": r"(user|customer|visitor|client|member|shopper|account|reviewer|session)[ _-]?"
+    r"(id|key|no|number|name|pseudo_id)?|uid",
+    "item_id": r"(item|product|article|movie|book|track|variant|parent_asin)[ _-]?"
+    r"(id|key|no|number|code)?|sku|asin|iid",
+    "timestamp": r"(event|created|order|purchase|invoice|transaction)?[ _-]?"
+    r"(time|date|datetime|at|ts|t_dat|unixreviewtime)(stamp|[ _-]utc)?",
+}
 # What other programs write for a missing value
 NULL_WORDS = (
     *("NULL", "null", "Null", "nan", "NaN", "NAN", "None", "none", "NA", "N/A", "n/a", "<NA>"),
     *("nil", "undefined", "\\N", "(not set)", "(none)", "#N/A", "-", "-1"),
+)
+# Ids that stand for nobody or nothing, in any case
+NO_IDS = (
+    *{word.lower() for word in NULL_WORDS},
+    *("(null)", "nat", "unknown", "anonymous", "guest", "not set", "#ref!", "#value!", "?"),
+    "00000000-0000-0000-0000-000000000000",
 )
 
 
@@ -24,21 +43,37 @@ def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
         has = ", ".join(frame.columns) or "no columns at all"
         raise DataError(
             f"{table}: no column {name!r}; it has {has}. Rename or add the "
-            "column, or say which one it is in dataset.yaml (`columns`)"
+            f"column, or say which one it is in dataset.yaml ({_mapping(frame, name)})"
         )
     if frame.is_empty():
         raise DataError(f"{table}: the table has no rows; add rows, or remove an optional table")
     return frame[name]
 
 
+def _mapping(frame: pl.DataFrame, missing: str) -> str:
+    """The option `columns` with the likely names of the required columns that a table lacks."""
+    names = {name: name.lower() for name in frame.columns}
+    likely = {
+        required: next((n for n, lower in names.items() if re.fullmatch(pattern, lower)), None)
+        for required, pattern in LIKELY_NAMES.items()
+        if required not in names
+    }
+    pairs = [
+        f"{required}: {name}{'.id' if isinstance(frame.schema[name], pl.Struct) else ''}"
+        for required, name in likely.items()
+        if name
+    ]
+    return f"`columns: {{{', '.join(pairs)}}}`" if likely.get(missing) else "`columns`"
+
+
 def reject(bad: pl.Series, column: pl.Series, table: str, problem: str, fix: str) -> None:
     """Raise a DataError with the first bad rows (counted from 1) and their values, if any."""
     rows = bad.arg_true()
     if len(rows):
-        shown = ", ".join(f"row {row + 1}: {_shown(column, row)}" for row in rows.head(SHOWN_ROWS))
+        first = ", ".join(f"row {row + 1}: {shown(column, row)}" for row in rows.head(SHOWN_ROWS))
         raise DataError(
             f"{table}, column {column.name!r}: {len(rows):,} of {len(column):,} values "
-            f"{problem} ({shown}). {fix}"
+            f"{problem} ({first}). {fix}"
         )
 
 
@@ -61,9 +96,9 @@ def reject_inexact(column: pl.Series, table: str, fix: str) -> None:
 
 
 def reject_rounded(column: pl.Series, table: str) -> None:
-    """Raise a DataError if text has numbers such as `1.5E+18`, as spreadsheets round them."""
-    rounded = where(column, lambda text: text.str.contains(ROUNDED)).fill_null(False)
-    fix = "A spreadsheet has rounded them; export the column again as text"
+    """Raise a DataError if text has numbers such as `1.5E+18`, as floats and spreadsheets write."""
+    rounded = where(column, _is_rounded).fill_null(False)
+    fix = "A float or a spreadsheet has rounded them; export the column again as integers or text"
     reject(rounded, column, table, "have lost digits", fix)
 
 
@@ -75,8 +110,11 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
     if is_coded(column):
         reject_rounded(column, table)
         return column
-    if isinstance(column.dtype, pl.Decimal) and column.dtype.scale == 0:
-        return column.cast(pl.String)
+    if isinstance(column.dtype, pl.Decimal):
+        whole = column.cast(pl.Decimal(38, 0), strict=False)
+        fix = "Write ids as text or integers"
+        reject((whole != column).fill_null(False), column, table, "are not whole", fix)
+        return whole.cast(pl.String)
     if column.dtype == pl.Binary:
         try:
             return column.cast(pl.String)
@@ -85,6 +123,7 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
             reject(broken, column, table, "are not UTF-8", "Write ids as text")
             raise
     if column.dtype.is_float():
+        column = column.fill_nan(None)
         fix = "Write ids as text or integers"
         reject(column.is_not_null() & ~_is_whole(column), column, table, "are not whole", fix)
         reject_inexact(column, table, fix)
@@ -100,13 +139,14 @@ def as_ids(column: pl.Series, table: str) -> pl.Series:
     """As `as_text`, but also raises a DataError for null, empty and blank values."""
     text = column.cast(pl.String) if column.dtype == pl.Null else as_text(column, table)
     missing = text.is_null() | where(text, lambda values: values.str.strip_chars() == "")
-    reject(missing, column, table, "are null or empty", "Fill them in or remove these rows")
+    fix = f"Fill them in, or leave these rows out by a query: WHERE {column.name} <> ''"
+    reject(missing, column, table, "are null or empty", fix)
     return text
 
 
 def null_words(ids: pl.Series, table: str) -> list[str]:
     """A note on ids that are words for a missing value, such as `NULL`, if there are any."""
-    is_word = where(ids, lambda text: text.is_in(NULL_WORDS))
+    is_word = where(ids, lambda text: text.str.strip_chars().str.to_lowercase().is_in(NO_IDS))
     counts = ids.filter(is_word).value_counts(sort=True)
     if counts.is_empty():
         return []
@@ -117,8 +157,22 @@ def null_words(ids: pl.Series, table: str) -> list[str]:
     ]
 
 
+def blank_ends(ids: pl.Series, table: str) -> list[str]:
+    """A note on ids with blanks at their ends, if there are any: they equal no id without them."""
+    is_padded = where(ids, lambda text: text != text.str.strip_chars())
+    if not is_padded.any():
+        return []
+    row = is_padded.arg_max() or 0
+    return [
+        f"{table}, column {ids.name!r}: {is_padded.sum():,} of {len(ids):,} values have blanks at "
+        f"their ends (row {row + 1}: {shown(ids, row)}), so they equal no id without them. Write "
+        f"the file without them, or trim them in a query: trim({ids.name})."
+    ]
+
+
 def with_simple_type(column: pl.Series) -> pl.Series:
-    """NaN and lists without a type as null, fixed-size arrays as lists, categories as text."""
+    """NaN and lists without a type as null, fixed-size arrays as lists, categories and bytes of
+    UTF-8 as text."""
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     is_list, value_type = isinstance(column.dtype, pl.List), _value_type(column)
@@ -126,6 +180,9 @@ def with_simple_type(column: pl.Series) -> pl.Series:
         return pl.Series(column.name, [None] * len(column))
     if value_type in (pl.Categorical, pl.Enum):
         return column.cast(pl.List(pl.String) if is_list else pl.String)
+    if column.dtype == pl.Binary:
+        with suppress(pl.exceptions.ComputeError):
+            return column.cast(pl.String)
     return column.fill_nan(None) if column.dtype.is_float() else column
 
 
@@ -184,21 +241,29 @@ def index_in(column: pl.Series, ids: pl.Series) -> pl.Series:
 def wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
     """The error of a column whose type is not the expected one."""
     return DataError(
-        f"{table}, column {column.name!r}: wrong type {column.dtype} (row 1: {_shown(column, 0)}). "
+        f"{table}, column {column.name!r}: wrong type {column.dtype} (row 1: {shown(column, 0)}). "
         f"Convert it to {expected}"
     )
 
 
-def _shown(column: pl.Series, row: int) -> str:
+def shown(column: pl.Series, row: int) -> str:
     """A value in one line."""
-    value = column[row]
-    shown = " ".join(repr(value.to_list() if isinstance(value, pl.Series) else value).split())
-    return shown if len(shown) <= SHOWN_WIDTH else f"{shown[:SHOWN_WIDTH]} ..."
+    try:
+        value = column[row]
+    except (ValueError, OverflowError):  # Python has no dates beyond the years 1 to 9999
+        value = column.to_physical()[row]
+    text = " ".join(repr(value.to_list() if isinstance(value, pl.Series) else value).split())
+    return text if len(text) <= SHOWN_WIDTH else f"{text[:SHOWN_WIDTH]} ..."
 
 
 def _value_type(column: pl.Series) -> Any:
     """The type of the values of a column, or of its lists."""
     return column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
+
+
+def _is_rounded(text: pl.Series) -> pl.Series:
+    digits = text.str.extract(LONG_FLOAT).cast(pl.Float64)
+    return text.str.contains(ROUNDED) | (digits >= INEXACT_FROM[pl.Float64]).fill_null(False)
 
 
 def _is_whole(numbers: pl.Series) -> pl.Series:

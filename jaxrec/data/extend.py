@@ -46,7 +46,8 @@ def extend_catalog(
         DataError: a table is invalid (as in `validate_tables`), or a column cannot be cast to its
             type in the catalogue.
     """
-    items, notes = validate_items(items, "new items")
+    items, warnings, notes = validate_items(items, "new items")
+    notes = warnings + notes
     items = items.with_columns(
         as_type(items[name], catalog.items.schema[name], "new items")
         for name in items.columns

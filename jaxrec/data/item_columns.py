@@ -1,17 +1,37 @@
 """Columns of items: labels and lists of them, and items whose columns stand in the events."""
 
 import ast
+import re
+from collections.abc import Collection
 
 import polars as pl
 
-from jaxrec.data.columns import NULL_WORDS, as_labels
+from jaxrec.data.columns import NULL_WORDS, as_labels, shown
 
 CATEGORY_SEPARATOR = " > "
 LABEL_COLUMNS = ("brand", "merchant", "category", "categories", "genres")
-SEPARATORS = ("|", ">", "/", ";", ",", ".")
-CLEAR_SEPARATORS = ("|", ">")  # the others may stand inside a label
+PATH_SEPARATOR = r"\s*(->|→|»|[|>])\s*"
+SEPARATORS = ("|", "->", "→", "»", ">", "::", "\\", "/", ";", ",", ".")
+CLEAR_SEPARATORS = SEPARATORS[:7]  # the others may stand inside a label
 OFTEN = 0.5  # share of the values that hold a possible separator
+# A currency may stand before or behind an amount.
+AMOUNT = r"^[^\d.,-]{0,4}(-?[\d.,]*\d)[^\d.,-]{0,4}$"
+COMMA = r"^-?\d*,(\d{1,2}|\d{4,})$|\.\d{3},\d+$"  # before the fraction
+POINT = r"\.(\d{1,2}|\d{4,})$"
 NO_LABELS = (*NULL_WORDS, "(no genres listed)")
+# Usual names of columns that jaxrec knows by another name
+LIKELY_NAMES = {
+    "event": r"event_?(type|name)|action(_?type)?|behaviou?r(_?type)?|interaction(_?type)?",
+    "session_id": r"(user|visit)_?session|visit_?(id|number)|session",
+    "title": r"name|(product|item|article|prod)_?(name|title)",
+    "description": r"desc|detail_?desc|(product|item)_?description|body",
+    "brand": r"manufacturer|maker|vendor|brand_?name",
+    "price": r"(unit|list|sale|item|product)_?price|cost|amount",
+    "category": r"(main|product|item)_?category|category_?name|product_?type|department",
+}
+OF_EVENTS = ("event", "session_id")
+OF_ITEMS = tuple(name for name in LIKELY_NAMES if name not in OF_EVENTS)
+TEXTS = ("title", "description")
 EVENT_ITEM_COLUMNS = (
     *("title", "description", *LABEL_COLUMNS, "price", "image_url"),
     *("category_code", "product_name"),
@@ -27,11 +47,40 @@ def with_labels(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str
     Raises a DataError for nested or binary labels.
     """
     notes: list[str] = []
+    for name in TEXTS:
+        if name in items.columns:
+            as_labels(items[name], table)
     for name in LABEL_COLUMNS:
         if name in items.columns and items.schema[name] != pl.Null:
             column, column_notes = _labels(as_labels(items[name], table), table)
             items, notes = items.with_columns(column), notes + column_notes
     return items, notes
+
+
+def with_prices(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str], list[str]]:
+    """Items whose prices are numbers where text has them (`$9.99`, `9,99`), warnings and notes."""
+    if items.schema.get("price") != pl.String:
+        return items, [], []
+    column = items["price"]
+    text = column.set(column.str.strip_chars().is_in(NULL_WORDS), None).str.strip_chars()
+    amount = text.str.extract(AMOUNT)
+    has_comma, has_point = (amount.str.contains(form).any() for form in (COMMA, POINT))
+    if has_comma and has_point:
+        amount = amount.set(amount.is_not_null(), None)  # it is open which of them it is
+    elif has_comma:
+        amount = amount.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+    numbers = amount.str.replace_all(",", "", literal=True).cast(pl.Float64, strict=False)
+    lost = text.is_not_null() & numbers.is_null() & (text != "")
+    if lost.any() or not numbers.count():
+        row = lost.arg_max() or 0
+        warning = (
+            f"{table}, column 'price': {lost.sum():,} of {len(items):,} prices are no numbers "
+            f"(row {row + 1}: {shown(column, row)}), so conditions cannot compare them."
+        )
+        return items, [warning], []
+    row = text.is_not_null().arg_max() or 0
+    note = f"{table}: prices were read as numbers, such as {column[row]!r} as {numbers[row]}."
+    return items.with_columns(price=numbers), [], [note]
 
 
 def items_of_events(events: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
@@ -57,6 +106,24 @@ def unused_item_columns(events: pl.DataFrame, items: pl.DataFrame, table: str) -
     if not unused:
         return []
     return [f"{table}: columns not used: {', '.join(unused)}. Add them to the items table."]
+
+
+def likely_columns(frame: pl.DataFrame, names: Collection[str], table: str) -> list[str]:
+    """A note on columns that may be some of jaxrec's under other names, if there are any."""
+    likely = {
+        name: other
+        for name in names
+        if name not in frame.columns
+        for other in frame.columns
+        if re.fullmatch(LIKELY_NAMES[name], other.lower())
+    }
+    if not likely:
+        return []
+    pairs = ", ".join(f"{name}: {other}" for name, other in likely.items())
+    return [
+        f"{table}: no {', '.join(likely)}, but {', '.join(likely.values())}. If that is the same, "
+        f"say so in dataset.yaml: `columns: {{{pairs}}}`."
+    ]
 
 
 def _labels(column: pl.Series, table: str) -> tuple[pl.Series, list[str]]:
@@ -102,6 +169,8 @@ def _list_literals(column: pl.Series) -> pl.Series | None:
 
 def _labels_of(text: str) -> list[str]:
     value = ast.literal_eval(text.strip())
+    if isinstance(value, list):  # TMDB writes [{'id': 18, 'name': 'Drama'}]
+        value = [label.get("name") if isinstance(label, dict) else label for label in value]
     if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
         raise ValueError(text)
     return value
@@ -115,8 +184,8 @@ def _split(column: pl.Series, table: str) -> tuple[pl.Series, list[str]]:
         note = f"{table}: {counts['|']:,} of {len(values):,} genres were split at '|'."
         return column.str.split("|"), [note]
     if column.name == "categories":
-        column = column.str.replace_all(r"\s*[|>]\s*", CATEGORY_SEPARATOR)
-        counts["|"] = counts[">"] = 0
+        column = column.str.replace_all(PATH_SEPARATOR, CATEGORY_SEPARATOR)
+        counts |= dict.fromkeys(SEPARATORS[:5], 0)
     likely = [m for m, count in counts.items() if count >= _least(m, len(values))]
     if not likely or column.name in ("brand", "merchant"):
         return column, []

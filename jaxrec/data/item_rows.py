@@ -39,7 +39,7 @@ def item_rows(
     sent = {name: with_simple_type(_series(name, values)) for name in names}
     labels = [column for name, column in sent.items() if name in LABEL_COLUMNS]
     if labels and len(known):  # as in a file: paths become lists, words for no value null
-        items, _ = validate_items(pl.DataFrame([known["item_id"], *labels]), PLACE)
+        items, *_ = validate_items(pl.DataFrame([known["item_id"], *labels]), PLACE)
         sent |= {name: items[name] for name in items.columns if name != "item_id"}
     columns = []
     for name, given in sent.items():

@@ -1,5 +1,6 @@
 """The files of a table: their formats, directories of parts, and patterns."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ FORMATS = {
 }
 COMPRESSED = (".gz", ".zst")
 ATOMIC_SUFFIXES = {"events": ".inter", "items": ".item", "triples": ".kg"}
+OTHER_SUFFIXES = (".zip", ".bz2", ".xz", ".xlsx", ".xls", ".feather", ".arrow", ".avro", ".orc")
 SHOWN_NAMES = 10
 HIDDEN = ("_", ".")
 
@@ -31,8 +33,10 @@ def find_table(directory: Path, name: str) -> Path | None:
     Raises a DataError if there are several.
     """
     entries = sorted(path for path in directory.iterdir() if not _is_hidden(path))
-    found = [path for path in entries if path.name.split(".")[0] == name and _is_table(path)]
-    found = [path for path in found if format_of(path) != "atomic"]
+    named = [path for path in entries if path.name.split(".")[0].lower() == name]
+    found = [path for path in named if _is_table(path) and format_of(path) != "atomic"]
+    if not found:  # the reader will tell which formats there are
+        found = [path for path in named if path.is_file() and path.suffix.lower() in OTHER_SUFFIXES]
     found += [path for path in entries if path.suffix == ATOMIC_SUFFIXES[name]]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
@@ -41,11 +45,15 @@ def find_table(directory: Path, name: str) -> Path | None:
 
 
 def is_table_directory(path: Path) -> bool:
-    """Whether a directory holds the parts of one table, as Spark and Hive write them."""
-    return path.is_dir() and (
-        format_of(path) is not None
-        or any(entry.name.startswith("part-") or "=" in entry.name for entry in path.iterdir())
-    )
+    """Whether a directory holds the parts of one table: `part-...` or `day=...`, as Spark and Hive
+    write them, or several files whose names differ only in numbers."""
+    if not path.is_dir():
+        return False
+    names = [entry.name for entry in path.iterdir() if not _is_hidden(Path(entry.name))]
+    alike = {re.sub(r"[0-9a-f-]{8,}|\d+", "#", name) for name in names}
+    is_numbered = len(names) > 1 and len(alike) == 1
+    is_part = any(name.startswith("part-") or "=" in name for name in names)
+    return format_of(path) is not None or is_part or is_numbered
 
 
 def list_files(base: Path, names: Sequence[str]) -> list[Path]:
@@ -98,5 +106,5 @@ def _is_hidden(path: Path) -> bool:
 
 def _is_table(path: Path) -> bool:
     if path.is_dir():
-        return any(format_of(entry) for entry in path.rglob("*"))
+        return any(entry.is_file() for entry in path.rglob("*"))
     return format_of(path) is not None

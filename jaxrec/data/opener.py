@@ -1,7 +1,5 @@
 """One way to read tables: DuckDB reads files of every format, directories, patterns and queries."""
 
-import gzip
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +15,21 @@ from pyarrow import parquet
 
 from jaxrec.data.atomic import named_types, typed
 from jaxrec.data.codes import new_codes
-from jaxrec.data.columns import reject_same_names
-from jaxrec.data.csv_header import csv_header
+from jaxrec.data.columns import INEXACT_FROM, NULL_WORDS, reject_same_names
+from jaxrec.data.content import compression_of_all, format_of_all
+from jaxrec.data.csv_header import csv_form
 from jaxrec.data.database import answer
 from jaxrec.data.id_types import IdType
-from jaxrec.data.listing import format_of, list_files
-from jaxrec.data.shape import check_columns, columns_made, columns_read, shaped
+from jaxrec.data.listing import list_files
+from jaxrec.data.reading_errors import readable
+from jaxrec.data.shape import (
+    check_columns,
+    check_event_types,
+    check_rows,
+    columns_made,
+    columns_read,
+    shaped,
+)
 from jaxrec.data.spec import TableSpec
 from jaxrec.data.sql import connect, file_names, identifier, literal
 from jaxrec.data.times import clear_times
@@ -38,11 +45,15 @@ TEXT_COLUMNS = (
 CODED_COLUMNS = (*ID_COLUMNS, "event")
 ROWS_PER_BATCH = 500_000  # while a table is coded
 KNOWN_COLUMNS = (*TEXT_COLUMNS, "timestamp", "genres", "price", "rating")
+INVISIBLE = " \t\r\n\u00a0\u200b\ufeff"  # at the ends of names
+WORD_ENDS = r"[\s-]+|(?<=[a-z])(?=[A-Z])"
 ANSWER = "answer"
 INTEGER_TYPES = (
     *("TINYINT", "SMALLINT", "INTEGER", "BIGINT"),
     *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"),
 )
+# types that Polars lacks become text
+FOREIGN_TYPES = re.compile(r"\b(INTERVAL|UNION|BIT|BIGNUM|GEOMETRY)\b")
 # JSON types whose text DuckDB would change, or that stand for several types
 RESTORED_TYPES = (
     *("DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "UUID", "HUGEINT", "JSON"),
@@ -71,7 +82,7 @@ class OpenTable:
 
     def read(self) -> pl.DataFrame:
         """All rows. Columns of text files whose values are all numbers become numbers."""
-        with _readable(self.spec), _connected(self.spec) as connection:
+        with readable(self.spec), _connected(self.spec) as connection:
             frame = self._converted(pl.DataFrame(connection.sql(self.query)))
         return self._finished(frame)
 
@@ -93,7 +104,7 @@ class OpenTable:
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.types}
         units = set()
         stamps: list[pl.Series] = []
-        with _readable(self.spec), _connected(self.spec) as connection:
+        with readable(self.spec), _connected(self.spec) as connection:
             for batch in connection.sql(self.query).to_arrow_reader(ROWS_PER_BATCH):
                 frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(coding)
                 if has_time and "timestamp" in frame.columns:
@@ -126,7 +137,7 @@ class OpenTable:
         made = columns_made(self.spec)
         read = [*(name for name in columns if name not in made), *columns_read(self.spec)]
         names = ", ".join(map(identifier, dict.fromkeys(read)))
-        with _readable(self.spec), _connected(self.spec) as connection:
+        with readable(self.spec), _connected(self.spec) as connection:
             reader = connection.sql(f"SELECT {names} FROM ({self.query})").to_arrow_reader(size)
             for batch in reader:
                 frame = pl.DataFrame(pl.from_arrow(batch))
@@ -136,7 +147,10 @@ class OpenTable:
         if self.is_text:
             others = [n for n in frame.columns if n not in (*TEXT_COLUMNS, "timestamp")]
             frame = frame.with_columns(_as_inferred(frame[name]) for name in others)
-        return shaped(frame, self.spec)
+        check_event_types(frame, self.spec)
+        result = shaped(frame, self.spec)
+        check_rows(len(frame), len(result), self.spec)
+        return result
 
     def _converted(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self.field_types:
@@ -164,22 +178,26 @@ def open_table(spec: TableSpec) -> OpenTable:
         DataError: a file is missing, empty, corrupt or of an unknown format; the query is invalid;
             a column of the specification is missing, or two columns have the same name.
     """
-    with _readable(spec), _connected(spec) as connection:
+    with readable(spec), _connected(spec) as connection:
         if spec.database:
             query, kind = f"SELECT * FROM {ANSWER}", "query"
         elif spec.sql:
             query, kind = _checked_query(spec, connection), "query"
         else:
             query, kind = _file_query(spec, connection)
+        query = _with_fields(query, spec, connection)
         relation = connection.sql(query)
         source_names, types = list(relation.columns), list(map(str, relation.types))
     fields = named_types(source_names) if kind == "atomic" else []
     names = _column_names([name for name, _ in fields] or source_names, spec)
     check_columns(tuple(names), spec)
-    projection = dict(zip(names, map(identifier, source_names), strict=True))
+    projection = {
+        name: _readable_value(identifier(source), type_name)
+        for name, source, type_name in zip(names, source_names, types, strict=True)
+    }
     if kind in ("csv", "json"):
         texts = {name for name, value in zip(names, types, strict=True) if value == "VARCHAR"}
-        with _readable(spec), _connected(spec) as connection:
+        with readable(spec), _connected(spec) as connection:
             for name in sorted(texts & {*ID_COLUMNS}):
                 projection[name] = _without_zero_fraction(connection, query, projection[name])
     selected = ", ".join(f"{value} AS {identifier(name)}" for name, value in projection.items())
@@ -196,18 +214,7 @@ def open_table(spec: TableSpec) -> OpenTable:
 def _file_query(spec: TableSpec, connection: duckdb.DuckDBPyConnection) -> tuple[str, str]:
     """The query of a table's files and their format."""
     files = list_files(spec.base, spec.files)
-    formats = {format_of(path): path for path in files}
-    if None in formats:
-        raise DataError(
-            f"{formats[None]}: unknown file format; use .parquet, .csv or .jsonl (also .tsv, "
-            ".json, and .gz or .zst behind them)"
-        )
-    if len(formats) > 1:
-        names = " and ".join(str(path) for path in formats.values())
-        raise DataError(f"{spec.origin}: files of several formats ({names}); use one")
-    if not any(path.stat().st_size for path in files):
-        raise DataError(f"{files[0]}: the file is empty; it needs a header and rows")
-    kind = str(next(iter(formats)))
+    kind = format_of_all(files)
     match kind:
         case "parquet":
             query = _parquet_query(files)
@@ -231,20 +238,24 @@ def _csv_query(
     files: Sequence[Path], spec: TableSpec, connection: duckdb.DuckDBPyConnection, kind: str
 ) -> str:
     """All values as text, because a type guessed from some rows may not fit the others."""
-    separator, names = csv_header(connection, files, spec)
-    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in names)
-    quote = "" if kind == "atomic" else '"'
+    form = csv_form(connection, files, spec)
+    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in form.names)
+    quote = "" if kind == "atomic" else form.quote
     return (
         f"SELECT * FROM read_csv({file_names(files)}, auto_detect = false, "
-        f"delim = {literal(separator)}, quote = {literal(quote)}, escape = {literal(quote)}, "
-        f"header = {not spec.header}, encoding = {literal(spec.encoding)}, "
+        f"delim = {literal(form.separator)}, quote = {literal(quote)}, escape = {literal(quote)}, "
+        f"header = {not spec.header}, skip = {form.num_skipped}, "
+        f"encoding = {literal(form.encoding)}, compression = {literal(form.compression)}, "
         f"columns = {{{columns}}})"
     )
 
 
 def _json_query(files: Sequence[Path], connection: duckdb.DuckDBPyConnection) -> str:
     """All rows give the types, as a late row may have another type than the first ones."""
-    source = f"read_json({file_names(files)}, sample_size = -1, union_by_name = true"
+    source = (
+        f"read_json({file_names(files)}, sample_size = -1, union_by_name = true, "
+        f"compression = {literal(compression_of_all(files))}"
+    )
     types = {
         name: "VARCHAR" if _is_restored(name, type_name) else type_name
         for name, type_name, *_ in connection.execute(f"DESCRIBE FROM {source})").fetchall()
@@ -266,29 +277,51 @@ def _checked_query(spec: TableSpec, connection: duckdb.DuckDBPyConnection) -> st
     return spec.sql.strip().rstrip(";")
 
 
+def _with_fields(query: str, spec: TableSpec, connection: duckdb.DuckDBPyConnection) -> str:
+    """The query with columns for the fields of structs that `columns` names: `user.id`."""
+    names = connection.sql(query).columns if any("." in n for n in spec.columns.values()) else []
+    fields = [
+        f"{'.'.join(map(identifier, name.split('.')))} AS {identifier(name)}"
+        for name in dict.fromkeys(spec.columns.values())
+        if "." in name and name not in names and name.split(".")[0] in names
+    ]
+    return f"SELECT *, {', '.join(fields)} FROM ({query})" if fields else query
+
+
 def _column_names(source: list[str], spec: TableSpec) -> list[str]:
-    """jaxrec's names of the columns of a source."""
+    """jaxrec's names of the columns of a source.
+
+    Known names may be in capitals, with spaces or hyphens (`User ID`), or joined (`userId`).
+    """
     by_name = {name.strip().lower(): jaxrec_name for jaxrec_name, name in spec.columns.items()}
-    normal = [name.strip().lower() for name in source]
+    normal = [name.strip(INVISIBLE).lower() for name in source]
     if missing := [name for name in spec.columns.values() if name.strip().lower() not in normal]:
         raise DataError(
             f"{spec.origin}: `columns` names {', '.join(map(repr, missing))}; the table has "
             f"{', '.join(source)}"
         )
     reject_same_names(source, spec.origin)
-    names = [
-        by_name.get(key, key if key in KNOWN_COLUMNS else name.strip())
-        for name, key in zip(source, normal, strict=True)
-    ]
+    spelled = [re.sub(WORD_ENDS, "_", name.strip(INVISIBLE)).lower() for name in source]
+    once = {words for words in spelled if spelled.count(words) == 1} - set(spec.columns)
+    names = []
+    for name, key, words in zip(source, normal, spelled, strict=True):
+        known = [n for n in (key, words) if n in KNOWN_COLUMNS and (n == key or n in once)]
+        names.append(by_name.get(key, [*known, name.strip(INVISIBLE)][0]))
     reject_same_names(names, spec.origin)
     return names
+
+
+def _readable_value(value: str, type_name: str) -> str:
+    is_foreign = FOREIGN_TYPES.search(type_name) and not type_name.startswith("ENUM")
+    return f"CAST({value} AS VARCHAR)" if is_foreign else value
 
 
 def _without_zero_fraction(connection: duckdb.DuckDBPyConnection, query: str, column: str) -> str:
     """`3.0` as `3` if all ids are whole numbers with a fraction of zeros, as pandas writes them."""
     others = (
         f"SELECT 1 FROM ({query}) WHERE {column} IS NOT NULL "
-        rf"AND NOT regexp_full_match({column}, '-?\d+\.0+') LIMIT 1"
+        rf"AND (NOT regexp_full_match({column}, '-?\d+\.0+') "
+        rf"OR abs(TRY_CAST({column} AS DOUBLE)) >= {INEXACT_FROM[pl.Float64]}) LIMIT 1"
     )
     if connection.execute(others).fetchone():
         return column
@@ -296,12 +329,13 @@ def _without_zero_fraction(connection: duckdb.DuckDBPyConnection, query: str, co
 
 
 def _as_inferred(column: pl.Series) -> pl.Series:
-    """Text that holds only numbers as numbers, and only truth values as such."""
+    """Text that holds only numbers or words for none as numbers, and only truth values as such."""
     if column.dtype != pl.String or column.null_count() == len(column):
         return column
+    values = column.set(column.is_in(NULL_WORDS), None)
     for dtype in (pl.Int64, pl.Float64):
-        numbers = column.cast(dtype, strict=False)
-        if numbers.null_count() == column.null_count():
+        numbers = values.cast(dtype, strict=False)
+        if values.null_count() == numbers.null_count() < len(values):
             return numbers
     if column.drop_nulls().is_in(["true", "false"]).all():
         return column == "true"
@@ -329,60 +363,3 @@ def _connected(spec: TableSpec) -> Iterator[duckdb.DuckDBPyConnection]:
         with answer(spec) as rows:
             connection.register(ANSWER, rows)
             yield connection
-
-
-@contextmanager
-def _readable(spec: TableSpec) -> Iterator[None]:
-    """Turn the errors of DuckDB and of the file system into a DataError that names the file."""
-    try:
-        yield
-    except duckdb.Error as error:
-        raise _as_data_error(error, spec) from error
-    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
-        raise _unreadable(spec.path, str(error).strip().splitlines()[0]) from error
-
-
-def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
-    text = str(error)
-    if isinstance(error, duckdb.OutOfMemoryException):
-        return DataError(
-            f"{spec.origin}: DuckDB needs more memory than its limit ({text.splitlines()[0]}); "
-            "raise memory_limit in dataset.yaml or --data.memory_limit"
-        )
-    if spec.sql:
-        return DataError(f"{spec.origin}: {' '.join(text.split())}")
-    named = re.search(r"file = (.+)|file \"(.+?)\"", text)
-    file = Path(next(filter(None, named.groups()))) if named else spec.base / spec.files[0]
-    csv_error = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: (.*))?", text)
-    if "Malformed JSON" in text:
-        reason = _broken_row(file)
-    elif csv_error and "unicode" in text:
-        return DataError(
-            f"{file}: line {csv_error[1]} is not {spec.encoding} text; write the file again in "
-            "UTF-8, or name its `encoding` (latin-1, utf-16) in dataset.yaml"
-        )
-    elif csv_error and "unterminated quote" in text:
-        reason = f"a quote in line {csv_error[1]} is not closed: {csv_error[2]}"
-    elif csv_error:
-        reason = f"line {csv_error[1]} does not fit the header: {csv_error[2]}"
-    else:
-        reason = text.splitlines()[0]
-    return _unreadable(file, reason)
-
-
-def _unreadable(file: Path, reason: str) -> DataError:
-    return DataError(
-        f"{file}: cannot be read ({reason}); write it again as valid {file.suffix} in UTF-8"
-    )
-
-
-def _broken_row(path: Path) -> str:
-    """The first row of a JSON file that is no JSON."""
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-        for row, line in enumerate(lines, 1):
-            try:
-                json.loads(line.strip().lstrip("\ufeff") or "null")
-            except ValueError as error:
-                is_cut = not line.endswith("\n") and not line.rstrip().endswith("}")
-                return f"row {row} is cut off" if is_cut else f"row {row}: {error}"
-    return "it is no JSON"

@@ -7,6 +7,8 @@ from jaxrec.data.columns import as_text, reject
 from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
 
+SHOWN_TYPES = 5
+
 
 def shaped(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
     """A table with the event types, the lowest rating and the lists of a specification.
@@ -22,6 +24,25 @@ def shaped(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
         for name, separator in spec.separators.items()
         if frame.schema.get(name) == pl.String
     )
+
+
+def check_event_types(frame: pl.DataFrame, spec: TableSpec) -> None:
+    """Raise a DataError if none of the event types of a specification is in a whole table."""
+    if not spec.event_types or "event" not in frame.columns or frame.is_empty():
+        return
+    present = as_text(frame["event"], spec.origin).unique().cast(pl.String)
+    if not present.is_in(list(spec.event_types)).any():
+        raise DataError(
+            f"{spec.origin}: none of the `event_types` {', '.join(spec.event_types)} occurs; the "
+            f"column has {', '.join(map(repr, present.head(SHOWN_TYPES)))}"
+        )
+
+
+def check_rows(before: int, after: int, spec: TableSpec) -> None:
+    """Raise a DataError if a specification leaves none of the rows of a whole table."""
+    if before and not after:
+        option = "event_types" if spec.event_types else "min_rating"
+        raise DataError(f"{spec.origin}: `{option}` leaves none of the {before:,} rows")
 
 
 def columns_read(spec: TableSpec) -> tuple[str, ...]:

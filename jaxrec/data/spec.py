@@ -155,6 +155,10 @@ def _shipped(layout: str) -> Path:
 
 
 def _table(name: str, value: Any, base: Path, place: str) -> TableSpec:
+    if isinstance(value, str) and "://" in value.split()[0]:
+        raise DataError(
+            f"{place}: for a database, give `database` and a query `sql`; copy other files here"
+        )
     if isinstance(value, str):
         value = {"sql" if value.lower().startswith(SQL_WORDS) else "files": value}
     value = dict(_mapping(value, place))
@@ -172,6 +176,8 @@ def _table(name: str, value: Any, base: Path, place: str) -> TableSpec:
             raise DataError(f"{place}: {option} must be text")
     for option in ("columns", "event_types", "separators"):
         pairs = _mapping(value.get(option, {}), f"{place}, {option}").items()
+        if any(isinstance(key, bool) for key, _ in pairs):
+            raise DataError(f"{place}, {option}: put yes, no, on and off in quotes")
         value[option] = {str(key): "" if name is None else str(name) for key, name in pairs}
     value["memory_limit"] = _memory_limit(value.get("memory_limit", ""), place)
     try:

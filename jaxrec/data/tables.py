@@ -11,6 +11,7 @@ from jaxrec.data.codes import coded, codes, is_coded, where
 from jaxrec.data.columns import (
     as_ids,
     as_text,
+    blank_ends,
     null_words,
     reject,
     reject_same_names,
@@ -20,9 +21,13 @@ from jaxrec.data.columns import (
 from jaxrec.data.id_types import IdType
 from jaxrec.data.item_columns import (
     CATEGORY_SEPARATOR,
+    OF_EVENTS,
+    OF_ITEMS,
     items_of_events,
+    likely_columns,
     unused_item_columns,
     with_labels,
+    with_prices,
 )
 from jaxrec.data.linked_triples import read_linked_triples
 from jaxrec.data.opener import TRIPLE_COLUMNS, OpenTable, open_table
@@ -32,6 +37,16 @@ from jaxrec.data.times import as_milliseconds, as_positions, time_notes
 from jaxrec.errors import DataError
 
 TimeKind = Literal["timestamp", "order"]
+# ways in which the same id is spelled in two tables
+SPELLINGS = {
+    "blanks at their ends": lambda ids: ids.str.strip_chars(),
+    "capitals": lambda ids: ids.str.to_lowercase(),
+    "zeros at their beginning": lambda ids: ids.str.replace("^0+(.)", "$1"),
+    "'.0' at their ends": lambda ids: ids.str.replace(r"\.0+$", ""),
+    "quotes": lambda ids: ids.str.replace_all(r"[\"']", ""),
+    "what stands before the last '/' or ':'": lambda ids: ids.str.replace(r"^.*[/:]", ""),
+}
+NUM_COMPARED = 10_000
 
 
 @dataclass(frozen=True)
@@ -134,15 +149,22 @@ def validate_tables(
             an event or part of a triple is null or empty; a timestamp is invalid; an item_id or
             event_id names two different rows; the head of a triple is an unknown item.
     """
+    likely = likely_columns(events, OF_EVENTS, origin[0])
     events, warnings, notes = _check_events(events, origin[0], time, strict)
+    warnings += likely
     if items is None:
         items, item_notes = items_of_events(events, origin[0])
-        items, label_notes = validate_items(items, origin[0])
+        items, item_warnings, label_notes = validate_items(items, origin[0])
         notes += item_notes + label_notes
+        warnings += likely_columns(events, OF_ITEMS, origin[0])
     else:
-        items, item_notes = validate_items(items, origin[1])
+        items, item_warnings, item_notes = validate_items(items, origin[1])
         notes += item_notes
         warnings += unused_item_columns(events, items, origin[0])
+        warnings += likely_columns(items, OF_ITEMS, origin[1])
+        for check in (null_words, blank_ends):
+            warnings += check(items["item_id"], origin[1])
+    warnings += item_warnings
     known = items["item_id"].implode()
     unknown = ~where(events["item_id"], lambda text: text.is_in(known))
     items, unknown_notes = _add_unknown_items(items, events["item_id"], unknown, origin, strict)
@@ -169,7 +191,9 @@ def _check_events(
         event_types = pl.repeat("event", len(events), dtype=kind, eager=True).alias("event")
     optional = ("event_id", "session_id")
     texts = [as_text(events[name], table) for name in optional if name in events.columns]
-    warnings = [note for ids in (users, items) for note in null_words(ids, table)]
+    named = [users, items, *([event_types] if "event" in events.columns else [])]
+    warnings = [note for ids in named for note in null_words(ids, table)]
+    warnings += [note for ids in named for note in blank_ends(ids, table)]
     if time == "timestamp":
         warnings += time_notes(times, stamps, table, strict)
     known = pl.DataFrame([users, items, times, event_types, *texts])
@@ -180,16 +204,17 @@ def _check_events(
     return events, warnings, notes
 
 
-def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:
-    """The items table in normal form, and notes. Errors are those of `validate_tables`."""
+def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str], list[str]]:
+    """The items table in normal form, warnings, and notes. Raises as `validate_tables`."""
     reject_same_names(items.columns, table)
     ids = as_ids(require(items, "item_id", table), table)
     items = ids.to_frame().hstack([with_simple_type(column) for column in items.drop("item_id")])
     items, notes = with_labels(items, table)
+    items, warnings, price_notes = with_prices(items, table)
     if "categories" in items.columns and items.schema["categories"] != pl.Null:
         items = items.with_columns(_category_paths(items["categories"]))
     items, repeat_notes = _drop_repeats(items, "item_id", table)
-    return items, notes + repeat_notes
+    return items, warnings, notes + price_notes + repeat_notes
 
 
 def _category_paths(column: pl.Series) -> pl.Series:
@@ -210,14 +235,26 @@ def _add_unknown_items(
         return items, []
     if strict or unknown.all():
         fix = "Write the ids of both tables alike" if unknown.all() else "Add these items"
+        fix += _difference(items["item_id"], event_items.filter(unknown))
         fix += ", or leave strict mode" if strict else ""
         reject(unknown, event_items, origin[0], f"are not in {origin[1]}", fix)
     added = event_items.filter(unknown).unique(maintain_order=True).cast(pl.String).to_frame()
     note = (
         f"{origin[0]}: events of items that are not in {origin[1]}: {unknown.sum():,} of "
-        f"{len(unknown):,}, of {len(added):,} items; added to the items without other columns."
+        f"{len(unknown):,}, of {len(added):,} items; added to the items without other columns"
+        f"{_difference(items['item_id'], added['item_id'])}."
     )
     return pl.concat([items, added], how="diagonal"), [note]
+
+
+def _difference(known: pl.Series, unknown: pl.Series) -> str:
+    """In what the spelling of unknown ids differs from known ones, if most would match without."""
+    ids = unknown.unique().cast(pl.String).head(NUM_COMPARED)
+    for what, spelled in SPELLINGS.items():
+        matched = spelled(ids).is_in(spelled(known).implode()).sum()
+        if 2 * matched > len(ids):
+            return f" ({matched:,} of {len(ids):,} match without {what})"
+    return f" (such as {known[0]!r})" if len(known) else ""
 
 
 def validate_triples(

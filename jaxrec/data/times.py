@@ -4,12 +4,12 @@ import time
 
 import polars as pl
 
-from jaxrec.data.columns import reject, reject_inexact, reject_rounded, wrong_type
+from jaxrec.data.columns import reject, reject_inexact, reject_rounded, shown, wrong_type
 from jaxrec.errors import DataError
 
 TIME_FIX = (
     "Use integer seconds or milliseconds since 1970, a datetime, or ISO 8601 text such as "
-    "2024-01-31T23:59:59Z"
+    "2024-01-31T23:59:59Z; a query can convert them: strptime(at, '%m/%d/%Y %H:%M') AS timestamp"
 )
 YEAR_1980 = 315_532_800_000  # milliseconds since 1970
 DAY = 86_400_000
@@ -19,13 +19,26 @@ MILLISECONDS_FROM = 1e11  # as seconds that is the year 5138, as milliseconds 19
 PER_MILLISECOND = {"seconds": 1e-3, "milliseconds": 1, "microseconds": 1e3, "nanoseconds": 1e6}
 # Spreadsheets count days from 1899-12-30.
 SPREADSHEET, DAYS_TO_1970 = "days of a spreadsheet", 25_569
-# digits of a calendar date written as a number -> its format
-CALENDAR = {"dates like 20240131": (8, "%Y%m%d"), "times like 20240131235959": (14, "%Y%m%d%H%M%S")}
+# .NET counts them from the year 1. As nanoseconds since 1970, today would be in 1990.
+TICKS, TICKS_TO_1970, TICKS_PER_MILLISECOND = "ticks of .NET", 621_355_968 * 10**9, 10**4
+TICKS_FROM = TICKS_TO_1970 + YEAR_1980 * TICKS_PER_MILLISECOND
+# calendar dates written as a number, and how many digits they have
+CALENDAR = {
+    "dates like 20240131": 8,
+    "times like 2024013123": 10,
+    "times like 202401312359": 12,
+    "times like 20240131235959": 14,
+    "times like 20240131235959999": 17,
+}
+CALENDAR_FORMAT = "%Y%m%d%H%M%S%3f"
 TEXT_FORMATS = (
     *("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z"),
     *("%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d"),
     *("%Y%m%dT%H%M%S", "%Y%m%dT%H%M%S%#z"),
-    *("%d %b %Y %H:%M:%S", "%d %b %Y %H:%M:%S%#z"),
+    *("%Y%m%dT%H%M%S%.f%#z", "%Y%m%d_%H%M%S"),
+    *("%d %b %Y %H:%M:%S", "%d %b %Y %H:%M:%S%#z", "%d/%b/%Y:%H:%M:%S%#z"),
+    *("%b %d %H:%M:%S %Y", "%b %d, %Y %H:%M:%S", "%b %d %Y %H:%M:%S%#z"),
+    *("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y"),
 )
 
 
@@ -36,8 +49,8 @@ def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
     8601 (also basic, with slashes, or with `UTC` behind it) or RFC 1123. The unit of numbers is
     the one in which most of them lie between 1980 and tomorrow: seconds, milliseconds,
     microseconds, nanoseconds, or digits such as 20240131 and 20240131235959; or the days of a
-    spreadsheet, if all of them do. If there is none, numbers are milliseconds or seconds, by their
-    size.
+    spreadsheet or the ticks of .NET, if all of them do. If there is none, numbers are milliseconds
+    or seconds, by their size.
 
     Raises:
         DataError: the column has another type; a value is null, no timestamp, in another unit, or
@@ -101,15 +114,18 @@ def time_notes(times: pl.Series, column: pl.Series, table: str, strict: bool) ->
     outside = (times < YEAR_1980) | (times > int(_tomorrow()))  # with a float, Polars makes a copy
     if not outside.any():
         return []
+    row = outside.arg_max() or 0
     if outside.all() and (times < YEAR_1980).all() and not strict:
-        return [f"{table}: timestamps are before 1980; if they are positions, say `time: order`."]
+        return [
+            f"{table}: timestamps are before 1980 (row 1: {shown(column, 0)}); if they are "
+            "positions, say `time: order`, otherwise write dates or seconds since 1970."
+        ]
     problem = "lie outside 1980 to tomorrow"
     if strict:
         reject(outside, column, table, problem, "Correct or remove these rows")
-    row = outside.arg_max() or 0
     return [
         f"{table}, column {column.name!r}: {outside.sum():,} of {len(times):,} timestamps "
-        f"{problem} (row {row + 1}: {column[row]!r}). Correct or remove these rows."
+        f"{problem} (row {row + 1}: {shown(column, row)}). Correct or remove these rows."
     ]
 
 
@@ -126,7 +142,8 @@ def unit_of(column: pl.Series) -> str:
 def _unit_of_all(numbers: pl.Series) -> str | None:
     """The unit in which all numbers lie between 1980 and tomorrow, if there is one."""
     units = (unit for unit, scale in PER_MILLISECOND.items() if _is_usual(numbers, scale))
-    return next(units, None)
+    unit = next(units, None)
+    return None if unit == "nanoseconds" and _are_ticks(numbers) else unit
 
 
 def _is_usual(numbers: pl.Series, scale: float) -> bool:
@@ -135,6 +152,11 @@ def _is_usual(numbers: pl.Series, scale: float) -> bool:
     if least is None:
         return False
     return bool(YEAR_1980 * scale <= least and most <= _tomorrow() * scale)  # type: ignore[operator]
+
+
+def _are_ticks(numbers: pl.Series) -> bool:
+    last = TICKS_TO_1970 + int(_tomorrow()) * TICKS_PER_MILLISECOND
+    return bool(numbers.is_between(TICKS_FROM, last).all())
 
 
 def _tomorrow() -> float:
@@ -150,7 +172,7 @@ def _plausible(numbers: pl.Series) -> dict[str, pl.Series]:
         for unit, scale in PER_MILLISECOND.items()
     }
     now = time.gmtime(last / 1000)
-    for unit, (digits, _) in CALENDAR.items():
+    for unit, digits in CALENDAR.items():
         scale = 10 ** (digits - 8)
         today = (now.tm_year * 10_000 + now.tm_mon * 100 + now.tm_mday) * scale
         dates = sizes // scale
@@ -161,6 +183,8 @@ def _plausible(numbers: pl.Series) -> dict[str, pl.Series]:
 
 def _unit(numbers: pl.Series, plausible: dict[str, pl.Series]) -> str:
     """The unit in which most numbers are plausible, or the one that their size suggests."""
+    if _are_ticks(numbers):
+        return TICKS
     counts = {unit: values.sum() for unit, values in plausible.items()}
     best = max(counts, key=lambda unit: counts[unit])
     if 2 * counts[best] > len(numbers):
@@ -192,12 +216,14 @@ def _from_numbers(numbers: pl.Series, column: pl.Series, table: str) -> pl.Serie
     plausible = _plausible(numbers)
     unit = _unit(numbers, plausible)
     for other, values in plausible.items():
-        if other != unit:
+        if unit not in (other, TICKS):
             problem = f"look like {other} among {unit}"
             reject(values, column, table, problem, "Use one unit in the whole column")
     reject_inexact(column, table, "Write integers")
     if unit == SPREADSHEET:
         return ((numbers - DAYS_TO_1970) * DAY).round().cast(pl.Int64)
+    if unit == TICKS:
+        return (numbers - TICKS_TO_1970) // TICKS_PER_MILLISECOND
     if unit in CALENDAR:
         return _from_calendar(numbers, unit, column, table)
     # as an integer, -2^63 has no absolute value
@@ -213,7 +239,8 @@ def _from_numbers(numbers: pl.Series, column: pl.Series, table: str) -> pl.Serie
 
 def _from_calendar(numbers: pl.Series, unit: str, column: pl.Series, table: str) -> pl.Series:
     digits = numbers.cast(pl.Int64, strict=False).cast(pl.String)
-    times = digits.str.to_datetime(CALENDAR[unit][1], time_unit="ms", strict=False)
+    digits = digits.set(digits.str.len_bytes() != CALENDAR[unit], None).str.pad_end(17, "0")
+    times = digits.str.to_datetime(CALENDAR_FORMAT, time_unit="ms", strict=False)
     reject(times.is_null(), column, table, f"are not {unit}", TIME_FIX)
     return times.dt.epoch("ms")
 
@@ -230,7 +257,9 @@ def _dates(column: pl.Series) -> pl.Series:
         .str.replace(r"\s+([+-]\d{2}(:?\d{2})?)$", "$1")
         .str.replace(r"^(\d{4})/(\d{1,2})/", "$1-$2-")
         .str.replace(r"^(\d{4}-?\d{1,2}-?\d{1,2}) +", "${1}T")
-        .str.replace(r"^[A-Z][a-z]{2}, ", "")
+        .str.replace(r"^(Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +", "")
+        .str.replace(r"(:\d{2}),(\d+)", "$1.$2")  # fractions of a second
+        .str.replace(r" GMT([+-]\d{4})( \(.*\))?$", "$1")  # as JavaScript writes zones
     )
     return times.zip_with(times.is_not_null(), _parsed(text, TEXT_FORMATS))
 

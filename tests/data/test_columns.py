@@ -18,7 +18,7 @@ from jaxrec.errors import DataError
 )
 def test_blank_names_are_not_part_of_a_category_path(categories):
     items = pl.DataFrame({"item_id": ["a", "b", "c", "d"], "categories": categories})
-    result, _ = validate_items(items, "items")
+    result, *_ = validate_items(items, "items")
     assert result["categories"].to_list() == [
         ["Care", "Hair"],
         ["Care"],
@@ -45,7 +45,7 @@ def test_null_is_the_only_missing_value_of_item_columns():
             pl.Series("merchant", [[], None], dtype=pl.List(pl.Null)),
         ]
     )
-    result, _ = validate_items(items, "items")
+    result, *_ = validate_items(items, "items")
     assert result.to_dict(as_series=False) == {
         "item_id": ["a", "b"],
         "price": [1.0, None],

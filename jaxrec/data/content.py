@@ -1,0 +1,106 @@
+"""What files hold: their first bytes tell more than their names."""
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxrec.data.listing import COMPRESSED, format_of
+from jaxrec.errors import DataError
+
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+SUFFIXES = dict(zip(COMPRESSED, COMPRESSIONS.values(), strict=True))
+PARQUET = b"PAR1"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# first bytes of files that are not read -> what they are, and the fix
+OTHERS = {
+    b"PK\x03\x04": ("a ZIP archive or a spreadsheet", "Unpack it, or export it as CSV"),
+    b"\xd0\xcf\x11\xe0": ("a spreadsheet", "Export it as CSV"),
+    b"BZh": ("compressed by bzip2", "Compress it by gzip or zstd"),
+    b"\xfd7zXZ": ("compressed by xz", "Compress it by gzip or zstd"),
+    b"ARROW1": ("an Arrow (Feather) file", "Write it as Parquet"),
+    b"ORC": ("an ORC file", "Write it as Parquet"),
+    b"Obj\x01": ("an Avro file", "Write it as Parquet"),
+    b"SQLite format 3": (
+        "a database",
+        "Give a query and `database: sqlite:///FILE` in dataset.yaml",
+    ),
+}
+NUM_BYTES = 16
+
+
+def format_of_all(files: Sequence[Path]) -> str:
+    """The format of the files of a table: `parquet`, `csv`, `json` or `atomic`.
+
+    Raises a DataError if the files have several formats, or one that is not read.
+    """
+    formats: dict[str, Path] = {}
+    for path in files:
+        if path.stat().st_size or format_of(path) is None:
+            formats.setdefault(_format(path), path)
+    if not formats:
+        raise DataError(f"{files[0]}: the file is empty; it needs a header and rows")
+    if len(formats) > 1:
+        names = " and ".join(map(str, formats.values()))
+        raise DataError(f"{files[0].parent}: files of several formats ({names}); use one")
+    return next(iter(formats))
+
+
+def compression_of_all(files: Sequence[Path]) -> str:
+    """The compression of text files as DuckDB names it; raises a DataError if there are several."""
+    found = {path: _compression(path) for path in files if path.stat().st_size}
+    by_name = {path: SUFFIXES.get(path.suffix.lower(), "none") for path in found}
+    if found == by_name:
+        return "auto_detect"
+    if len(set(found.values())) > 1:
+        wrong = next(path for path in found if found[path] != by_name[path])
+        kind = "is not compressed" if found[wrong] == "none" else f"is compressed by {found[wrong]}"
+        raise DataError(f"{wrong}: {kind}, which its name does not say; rename it")
+    return next(iter(found.values()))
+
+
+def is_utf_16(path: Path) -> bool:
+    """Whether a file says that it is UTF-16 text."""
+    return _first_bytes(path).startswith(UTF_16)
+
+
+def refuse_other_formats(path: Path) -> None:
+    """Raise a DataError that names the format of a file, if it is a known one that is not read."""
+    first = _first_bytes(path)
+    for start, (kind, fix) in OTHERS.items():
+        if first.startswith(start):
+            raise DataError(f"{path}: this is {kind}, which is not read. {fix}")
+
+
+def _format(path: Path) -> str:
+    if _first_bytes(path).startswith(PARQUET):
+        return "parquet"
+    refuse_other_formats(path)
+    by_name = format_of(path)
+    if by_name is None:
+        raise DataError(
+            f"{path}: unknown file format; use .parquet, .csv or .jsonl (also .tsv, .json, and "
+            ".gz or .zst behind them)"
+        )
+    return "json" if by_name == "csv" and _starts_json(path) else by_name
+
+
+def _starts_json(path: Path) -> bool:
+    """Whether a text file holds JSON rows, whatever its name says."""
+    first = _first_bytes(path)
+    if _compression(path) == "gzip":
+        try:
+            with gzip.open(path) as file:
+                first = file.read(NUM_BYTES)
+        except (OSError, EOFError):  # the reader will tell
+            return False
+    return first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b'[{"'))
+
+
+def _compression(path: Path) -> str:
+    first = _first_bytes(path)
+    return next((kind for start, kind in COMPRESSIONS.items() if first.startswith(start)), "none")
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(NUM_BYTES)

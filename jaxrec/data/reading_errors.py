@@ -1,0 +1,106 @@
+"""Errors of DuckDB and of the file system, in words that name file, row and fix."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import duckdb
+import pyarrow
+
+from jaxrec.data.content import compression_of_all, is_utf_16
+from jaxrec.data.spec import TableSpec
+from jaxrec.errors import DataError
+
+SAMPLE = 2**20  # bytes that are searched for line ends
+QUOTE_FIX = "Write quotes inside quotes twice, or read the file by a query with read_csv"
+
+
+@contextmanager
+def readable(spec: TableSpec) -> Iterator[None]:
+    """Turn the errors of DuckDB and of the file system into a DataError that names the file."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _as_data_error(error, spec) from error
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+        raise _unreadable(spec.path, str(error).strip().splitlines()[0]) from error
+
+
+def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
+    text = str(error)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return DataError(
+            f"{spec.origin}: DuckDB needs more memory than its limit ({text.splitlines()[0]}); "
+            "raise memory_limit in dataset.yaml or --data.memory_limit"
+        )
+    if spec.sql:
+        return DataError(f"{spec.origin}: {' '.join(text.split())}")
+    named = re.search(r"[Ff]ile = (.+)|[Ff]ile \"(.+?)\"|File '(.+?)'|stream: (.+)", text)
+    file = Path(next(filter(None, named.groups()))) if named else spec.base / spec.files[0]
+    csv_error = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: (.*))?", text)
+    if "JSON" in text and is_utf_16(file):
+        reason = "it is UTF-16 text"
+    elif "Malformed JSON" in text:
+        reason = _broken_row(file)
+    elif "CSV" in text and _has_mixed_ends(file):
+        reason = "its lines end in \\r\\n and in \\n; write all ends alike"
+    elif csv_error and "unicode" in text:
+        return DataError(
+            f"{file}: line {csv_error[1]} is not {spec.encoding} text; write the file again in "
+            "UTF-8, or name its `encoding` (latin-1, utf-16) in dataset.yaml"
+        )
+    elif csv_error and "unterminated quote" in text:
+        reason = f"a quote in line {csv_error[1]} is not closed: {csv_error[2]}. {QUOTE_FIX}"
+    elif csv_error:
+        reason = f"line {csv_error[1]} does not fit the header: {csv_error[2]}"
+    else:
+        reason = text.splitlines()[0]
+    return _unreadable(file, reason)
+
+
+def _unreadable(file: Path, reason: str) -> DataError:
+    coding = "" if file.suffix == ".parquet" else " in UTF-8"
+    return DataError(
+        f"{file}: cannot be read ({reason}); write it again as valid {file.suffix}{coding}"
+    )
+
+
+def _broken_row(path: Path) -> str:
+    """The first row of a JSON file that is no JSON."""
+    with _as_text(path) as lines:
+        for row, line in enumerate(lines, 1):
+            line = line.lstrip("\ufeff")
+            if row == 1 and line.lstrip().startswith("["):
+                return _broken_array(line + lines.read())
+            try:
+                json.loads(line.strip() or "null")
+            except ValueError as error:
+                is_cut = not line.endswith("\n") and not line.rstrip().endswith("}")
+                return f"row {row} is cut off" if is_cut else f"row {row}: {error}"
+    return "it is no JSON"
+
+
+def _broken_array(text: str) -> str:
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"line {error.lineno}, column {error.colno}: {error.msg}"
+    return "it is no JSON array of rows"
+
+
+def _has_mixed_ends(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with _as_text(path) as lines:
+        text = lines.read(SAMPLE)
+    return 0 < text.count("\r\n") < text.count("\n")
+
+
+def _as_text(path: Path) -> TextIO:
+    is_gzip = compression_of_all([path]) == "gzip" or path.suffix == ".gz"
+    opened = gzip.open if is_gzip else open
+    return opened(path, "rt", encoding="utf-8", errors="replace", newline="")  # type: ignore[operator]
