@@ -12,6 +12,7 @@ import duckdb
 import pyarrow
 
 from jaxrec.data.content import compression_of_all, is_utf_16
+from jaxrec.data.listing import neighbours
 from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
 
@@ -37,6 +38,9 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
             f"{spec.origin}: DuckDB needs more memory than its limit ({text.splitlines()[0]}); "
             "raise memory_limit in dataset.yaml or --data.memory_limit"
         )
+    if missing := re.search(r'No files found that match the pattern "(.+?)"', text):
+        path = spec.base / missing[1]
+        return DataError(f"{spec.origin}: {path}: no such file{neighbours(path)}")
     if spec.sql:
         return DataError(f"{spec.origin}: {' '.join(text.split())}")
     named = re.search(r"[Ff]ile = (.+)|[Ff]ile \"(.+?)\"|File '(.+?)'|stream: (.+)", text)

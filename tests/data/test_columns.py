@@ -93,6 +93,16 @@ def test_numeric_ids_become_strings_and_event_is_filled_in():
         (["2023-11-14 22:13:20 UTC", "2023/11/14 22:13:21"], [SECOND * 1000, SECOND * 1000 + 1000]),
         (["Tue, 14 Nov 2023 22:13:20 GMT", "20231114T221320Z"], [SECOND * 1000] * 2),
         (["2023-11-14 22:13:20 +0000 UTC", "2023-11-14 22:13:20+00"], [SECOND * 1000] * 2),
+        (["14/Nov/2023:22:13:20 +0000", "Tue Nov 14 22:13:20 2023"], [SECOND * 1000] * 2),
+        (["14.11.2023 22:13:20", "Nov 14, 2023 22:13:20"], [SECOND * 1000] * 2),
+        (
+            ["Tue Nov 14 2023 23:13:20 GMT+0100 (CET)", "2023-11-14 22:13:20,5"],
+            [SECOND * 1000, SECOND * 1000 + 500],
+        ),
+        ([2023111422, 2023111423], [1_699_999_200_000, 1_700_002_800_000]),
+        (["202311142213", "202311142214"], [1_699_999_980_000, 1_700_000_040_000]),
+        ([20231114221320_250, 20231114221320_500], [SECOND * 1000 + 250, SECOND * 1000 + 500]),
+        ([638_355_968_000_000_000 + 10_000] * 2, [SECOND * 1000 + 1] * 2),
     ],
 )
 def test_timestamps_become_milliseconds(timestamps, milliseconds):
@@ -122,6 +132,12 @@ def test_order_keeps_positions(positions):
 def test_positions_taken_for_seconds_are_noted():
     tables = validate_tables(EVENTS.with_columns(timestamp=pl.Series([0, 1, 2])), ITEMS, None)
     assert "time: order" in tables.notes[0]
+
+
+def test_a_time_before_all_years_of_python_is_shown_as_a_number():
+    times = pl.Series([-(2**62)] * 3).cast(pl.Datetime("us"))
+    tables = validate_tables(EVENTS.with_columns(timestamp=times), ITEMS, None)
+    assert "before 1980 (row 1: -4611686018427387904)" in tables.warnings[0]
 
 
 @pytest.mark.parametrize(

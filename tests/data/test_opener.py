@@ -37,8 +37,31 @@ def pairs(source) -> list[tuple[str, str]]:
         ("events.csv", COMMA.replace("\n", "\r\n").encode()),
         ("events.csv", COMMA.replace("user_id,item_id", "User_ID, ITEM_ID ").encode()),
         ("events.csv", b'"user_id","item_id","timestamp"\n' + COMMA.partition("\n")[2].encode()),
+        ("events.csv", COMMA.replace(",", "\x01").encode()),
+        ("events.csv", COMMA.replace(",", "~").encode()),
+        ("events.csv", COMMA.replace(",", "','").replace("\n", "'\n'").join("''").encode()[:-2]),
+        ("events.csv", f"sep=;\n{COMMA.replace(',', ';')}".encode()),
+        ("events.csv", f"# exported\n# today\n{COMMA}".encode()),
+        ("events.csv", COMMA.encode("utf-16")),
+        ("events.csv", COMMA.replace("user_id,item_id", "userId,Item ID").encode()),
+        ("EVENTS.CSV", COMMA.encode()),
     ],
-    ids=["semicolon", "tab", "tsv", "bar", "colons", "gzip", "bom", "cr", "crlf", "case", "quoted"],
+    ids=[
+        *(
+            "semicolon",
+            "tab",
+            "tsv",
+            "bar",
+            "colons",
+            "gzip",
+            "bom",
+            "cr",
+            "crlf",
+            "case",
+            "quoted",
+        ),
+        *("hive", "tilde", "apostrophes", "sep", "comments", "utf-16", "spelling", "capitals"),
+    ],
 )
 def test_dialects_of_text_files(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
@@ -157,6 +180,34 @@ def test_a_broken_file_is_named_with_its_row(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
         read_table(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_fields_of_nested_json_are_columns(tmp_path):
+    rows = "".join(f'{{"u": {{"id": "{u}"}}, "i": "{i}", "at": {SECOND}}}\n' for u, i in ROWS)
+    (tmp_path / "log.jsonl").write_text(rows)
+    columns = "{user_id: u.id, item_id: i, timestamp: at}"
+    (tmp_path / "dataset.yaml").write_text(f"events: {{files: log.jsonl, columns: {columns}}}\n")
+    assert pairs(tmp_path) == ROWS
+
+
+def test_words_for_no_value_do_not_make_a_column_of_numbers_text(tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,stock\na,3\nb,NULL\nc,nan\n")
+    assert read_table(tmp_path / "items.csv")["stock"].to_list() == [3, None, None]
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT INTERVAL 1 DAY AS x", "SELECT union_value(a := 1) AS x", "SELECT '1'::BIT AS x"]
+)
+def test_types_that_polars_lacks_become_text(sql):
+    assert open_table(TableSpec("items", sql=sql)).read()["x"].dtype == pl.String
+
+
+@pytest.mark.parametrize("text", ["1.5e+18", "9007199254740993.0"])
+def test_json_ids_that_a_float_cannot_tell_apart_are_refused(tmp_path, text):
+    rows = f'{{"user_id": {text}, "item_id": "a", "timestamp": {SECOND}}}\n'
+    (tmp_path / "events.jsonl").write_text(2 * rows)
+    with pytest.raises(DataError, match="column 'user_id': 2 of 2 values have lost digits"):
+        load_source(str(tmp_path))
 
 
 def test_a_missing_file_is_told_with_its_neighbours(tmp_path):
