@@ -152,3 +152,20 @@ def open_directory(place: str | Path) -> Directory:
     if path.is_file():
         raise ConfigError(f"{path} is a file; name a directory")
     return LocalDirectory(path)
+
+
+def matching_directories(place: str) -> list[str]:
+    """The directories that a path, pattern or URL stands for, sorted by name.
+
+    Raises a ConfigError if a pattern matches none, or nothing here opens such a URL.
+    """
+    if not any(mark in place for mark in "*?[") or Path(place).exists():
+        return [place]
+    try:
+        files, root = fsspec.core.url_to_fs(place)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{place}: {error}") from error
+    found = sorted(path for path in files.glob(root) if files.isdir(path))
+    if not found:
+        raise ConfigError(f"{place}: no such directory")
+    return [files.unstrip_protocol(path) if URL_MARK in place else path for path in found]

@@ -20,7 +20,7 @@ from jaxrec.data.content import compression_of_all, format_of_all
 from jaxrec.data.csv_header import csv_form
 from jaxrec.data.database import answer
 from jaxrec.data.id_types import IdType
-from jaxrec.data.listing import list_files
+from jaxrec.data.listing import find_table, is_table_directory, list_files
 from jaxrec.data.reading_errors import readable
 from jaxrec.data.shape import (
     check_columns,
@@ -30,7 +30,7 @@ from jaxrec.data.shape import (
     columns_read,
     shaped,
 )
-from jaxrec.data.spec import TableSpec
+from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES, TABLES, TableSpec, dataset_spec
 from jaxrec.data.sql import connect, file_names, identifier, literal
 from jaxrec.data.times import clear_times
 from jaxrec.errors import DataError
@@ -165,6 +165,28 @@ class OpenTable:
 def read_table(path: Path) -> pl.DataFrame:
     """All rows of a file, directory or pattern; raises as `open_table`."""
     return open_table(TableSpec("table", files=(str(path),))).read()
+
+
+def open_source(source: Path, name: str, layout: str = "") -> OpenTable:
+    """The table `name` (events, items or triples) of a data set, or a file of that table.
+
+    Args:
+        source: a data set or its description (see `dataset_spec`); or a file, pattern or directory
+            of parts.
+        layout: what the files of a data set mean (see `dataset_spec`).
+
+    Raises:
+        DataError: as `open_table`; the data set has no such table.
+    """
+    is_set = source.is_dir() and not is_table_directory(source)
+    tables = [table for table in TABLES if is_set and find_table(source, table)]
+    described = source.suffix in SPEC_SUFFIXES or (source / SPEC_FILE).is_file()
+    if name == "events" or described or tables or (is_set and layout):
+        spec = getattr(dataset_spec(source, layout if source.is_dir() else ""), name)
+        if spec is None:
+            raise DataError(f"{source}: it has no {name}; add them, or name another source")
+        return open_table(spec)
+    return open_table(TableSpec(name, files=(str(source),)))
 
 
 def open_table(spec: TableSpec) -> OpenTable:

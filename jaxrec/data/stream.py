@@ -15,8 +15,7 @@ from jaxtyping import UInt32
 
 from jaxrec.data.columns import as_ids, null_words, require
 from jaxrec.data.invoices import invoice_events, is_invoice_table
-from jaxrec.data.opener import open_table
-from jaxrec.data.spec import dataset_spec
+from jaxrec.data.opener import open_source
 from jaxrec.data.sql import connect
 from jaxrec.data.tables import TimeKind, validate_tables
 from jaxrec.data.times import as_milliseconds, clear_times, same_unit, time_notes, unit_of
@@ -109,7 +108,7 @@ def open_events(
         raise InputError("users_per_block and rows_per_batch must be at least 1")
     if keep is not None:
         keep = as_ids(keep, "the users to keep").unique(maintain_order=True)
-    table = open_table(dataset_spec(source, layout if source.is_dir() else "").events)
+    table = open_source(source, "events", layout)
     name, columns = table.spec.origin, table.columns
     read: Reader = table.batches
     if is_invoice_table(columns):

@@ -8,6 +8,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Real
 
 from jaxrec.data.columns import as_ids, require
+from jaxrec.data.listing import is_table_directory
 from jaxrec.data.opener import read_table
 from jaxrec.errors import DataError
 from jaxrec.ranking.option_types import is_whole
@@ -25,8 +26,8 @@ def listed_ids(
 ) -> pl.Series:
     """Ids from a column of a file, or from a sequence of ids, as strings.
 
-    A single text or path is a file if it has the ending of a table or the file exists, else one id,
-    because the command line cannot tell an id from a path.
+    A single text or path is a file if it has the ending of a table, or the file or a directory of
+    parts exists; else it is one id, because the command line cannot tell an id from a path.
 
     Args:
         place: what a message names.
@@ -39,7 +40,7 @@ def listed_ids(
     if not isinstance(source, str | Path):
         return as_ids(_series(source, column, place), place)
     path = Path(source)
-    if path.suffix not in FILE_SUFFIXES and not path.is_file():
+    if path.suffix not in FILE_SUFFIXES and not (path.is_file() or is_table_directory(path)):
         return as_ids(pl.Series(column, [str(source)]), place)
     table = read_table(path)
     if may_be_empty and table.is_empty() and column in table.columns:

@@ -7,7 +7,7 @@ import polars as pl
 
 from jaxrec.data.columns import as_text
 from jaxrec.data.id_types import IdType, id_type, type_of
-from jaxrec.data.opener import read_table
+from jaxrec.data.opener import open_source
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.errors import DataError
 from jaxrec.inference import loading
@@ -29,8 +29,10 @@ def load_model(options: ModelOptions) -> TrainedModel:
     model = loading.load(options.run, options.item_shards)
     if options.items is None:
         return model
-    triples = None if options.triples is None else read_table(options.triples)
-    model = model.with_items(read_table(options.items), triples)
+    layout, triples = model.config.data.layout, None
+    if options.triples is not None:
+        triples = open_source(options.triples, "triples", layout).read()
+    model = model.with_items(open_source(options.items, "items", layout).read(), triples)
     for message in model.notes:
         note(message)
     return model

@@ -205,8 +205,9 @@ class LiveOptions(Bounded):
     """Also read events from a Redis or Valkey stream, redis://HOST:PORT/DB/STREAM."""
     workers: Count = 1
     """Processes that answer at the address; they share the memory of the catalogue."""
-    load_states: Path | None = None
-    """States that `jaxrec recommend --states` wrote, for the users of the store."""
+    load_states: str = ""
+    """States that `jaxrec recommend --states` wrote, for the users of the store: a directory, a
+    pattern of directories, or a URL of either."""
     window: Count = 64
     """Newest events of a user to keep; older ones remain in the state only."""
     keep_days: Positive = 365.0

@@ -5,7 +5,7 @@ import polars as pl
 from jaxrec.data.dataset import filtered
 from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import with_id_types
-from jaxrec.data.opener import read_table
+from jaxrec.data.opener import open_source
 from jaxrec.inference.audiences import EMPTY_AUDIENCE, audience_table, likeliest
 from jaxrec.inference.contributions import plot_contributions_of
 from jaxrec.inference.profiles import plot_user
@@ -68,5 +68,6 @@ def replay(options: ReplayOptions) -> None:
 def log_to_replay(model: TrainedModel, options: ReplayOptions) -> EventLog:
     """The events of a file, or those that the run was trained on and held out."""
     if options.events is not None:
-        return model.encoder.event_log(read_table(options.events))
+        table = open_source(options.events, "events", model.config.data.layout)
+        return model.encoder.event_log(table.read())
     return model.encoder.validated_log(filtered(model.config).events)

@@ -71,7 +71,7 @@ def prepare(options: ServeOptions, strategy: Sequence[Step]) -> None:
         with closing(open_store(options.live.store_of(options.run))) as store:
             if not store.items.count():  # its items may have the columns that the run lacks
                 raise
-    if options.events is not None or options.live.load_states is not None:
+    if options.events is not None or options.live.load_states:
         prepare_store(options, strategy)
 
 
@@ -104,7 +104,7 @@ def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
     engine = LiveEngine(
         model, store, window=live.window, strategy=strategy, precision=live.state_precision
     )
-    if options.live.load_states is not None:
+    if options.live.load_states:
         loaded = engine.recorder.load_states(read_states(model, options.live.load_states))
         note(f"{loaded:,} users of the store have the states of {options.live.load_states}")
     if options.events is not None:

@@ -1,12 +1,14 @@
 """Users' states as files: batch scoring writes them, a live store loads them."""
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from jaxrec.artifacts.directories import matching_directories, open_directory
 from jaxrec.artifacts.partitions import SUCCESS
 from jaxrec.artifacts.run_directory import reading
 from jaxrec.errors import RunError
@@ -41,24 +43,36 @@ def state_layout(model: TrainedModel) -> dict[str, str]:
     return {LAYOUT: json.dumps(layout)}
 
 
-def read_states(model: TrainedModel, directory: Path) -> pl.DataFrame:
-    """The states that a finished job has written with --states.
+def read_states(model: TrainedModel, source: str | Path) -> pl.DataFrame:
+    """The states that finished jobs have written with --states.
+
+    Args:
+        source: a directory, a pattern of directories, or a URL of either that fsspec opens. Of a
+            user with several states, the last one counts.
 
     Raises:
-        RunError: the job has not finished, another model wrote them, or a file is damaged.
+        RunError: there is no such directory, a job has not finished, another model wrote the
+            states, or a file is damaged.
+        ConfigError: nothing here opens such a URL.
     """
-    if not (directory / SUCCESS).exists():
-        raise RunError(f"{directory} holds no states of a finished job (--states)")
-    with reading(directory, "this directory of states"):
-        files = sorted(directory.glob("part-*.parquet"))
-        versions = {json.loads(_layout(directory, file))["model"] for file in files}
-        states = pl.read_parquet(files, glob=False)
+    states = pl.concat([_states_in(model, place) for place in matching_directories(str(source))])
+    newest = states.unique("user_id", keep="last", maintain_order=True)
+    return newest.with_columns(pl.col("user_id").cast(pl.String))
+
+
+def _states_in(model: TrainedModel, place: str) -> pl.DataFrame:
+    directory = open_directory(place)
+    names = directory.names()
+    if SUCCESS not in names:
+        raise RunError(f"{place} holds no states of a finished job (--states)")
+    with reading(Path(place), "this directory of states"):
+        files = [
+            directory.read(n) for n in names if n.startswith("part-") and n.endswith(".parquet")
+        ]
+        old = directory.read(OLD_LAYOUT) if OLD_LAYOUT in names else None
+        layouts = {old or pl.read_parquet_metadata(BytesIO(file))[LAYOUT] for file in files}
+        versions = {json.loads(layout)["model"] for layout in layouts}
+        states = pl.concat([pl.read_parquet(BytesIO(file)) for file in files])
     if versions != {model.version}:
-        raise RunError(f"the states in {directory} are those of another checkpoint")
-    return states.with_columns(pl.col("user_id").cast(pl.String))
-
-
-def _layout(directory: Path, file: Path) -> str:
-    """The layout of the states in a file."""
-    old = directory / OLD_LAYOUT
-    return old.read_text() if old.exists() else pl.read_parquet_metadata(file)[LAYOUT]
+        raise RunError(f"the states in {place} are those of another checkpoint")
+    return states

@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 from helpers.jobs import BLOCK
 
 import jaxrec
-from jaxrec.errors import RunError
+from jaxrec.errors import ConfigError, RunError
 from jaxrec.ranking.steps import Feedback
 from jaxrec.serving import server, states
 from jaxrec.serving.options import LiveOptions, ServeOptions
@@ -18,7 +19,7 @@ def test_states_of_a_finished_job_go_into_a_live_store(
 ):
     directory, address = tmp_path / "states", str(tmp_path / "store.db")
     serve("--out", tmp_path / "out", "--states", directory, *BLOCK)
-    live = LiveOptions(store=address, load_states=directory)
+    live = LiveOptions(store=address, load_states=str(directory))
     options = ServeOptions(run=trained_run, events=events_file, live=live)
     server.prepare_store(options, (Feedback(),))
     shown = capsys.readouterr().err
@@ -31,6 +32,12 @@ def test_states_of_a_finished_job_go_into_a_live_store(
     renamed = directory.rename(tmp_path / "states [1]")
     model = jaxrec.load(trained_run)
     assert len(states.read_states(model, renamed)) == count
+    bucket = fsspec.filesystem("memory")
+    for name in ("monday", "tuesday"):
+        bucket.put(str(renamed), f"/jobs/{name}", recursive=True)
+    assert len(states.read_states(model, "memory://jobs/*day")) == count
+    with pytest.raises(ConfigError, match="no such directory"):
+        states.read_states(model, "memory://jobs/none*")
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:9]), Path.unlink):
         broken = tmp_path / "broken"
         shutil.copytree(renamed, broken)
