@@ -9,7 +9,7 @@ import polars as pl
 from jaxrec.data.codes import is_coded, per_row, texts, where
 from jaxrec.errors import DataError
 
-SHOWN_ROWS, SHOWN_WIDTH = 5, 80
+SHOWN_ROWS, SHOWN_WIDTH, SHOWN_WORDS = 5, 80, 10
 # From here on, a float cannot tell an integer from the next one.
 INEXACT_FROM: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
 ROUNDED = r"^-?\d(\.\d+)?[eE]\+\d{2,}$|^-?\d\.\d+[eE]\d{2,}$"
@@ -150,7 +150,9 @@ def null_words(ids: pl.Series, table: str) -> list[str]:
     counts = ids.filter(is_word).value_counts(sort=True)
     if counts.is_empty():
         return []
-    words = ", ".join(f"{count:,} times {word!r}" for word, count in counts.head(SHOWN_ROWS).rows())
+    words = ", ".join(
+        f"{count:,} times {word!r}" for word, count in counts.head(SHOWN_WORDS).rows()
+    )
     return [
         f"{table}, column {ids.name!r}: {words}. Each is one id; if it means nobody or nothing, "
         "remove these rows."

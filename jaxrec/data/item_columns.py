@@ -22,14 +22,13 @@ NO_LABELS = (*NULL_WORDS, "(no genres listed)")
 # Usual names of columns that jaxrec knows by another name
 LIKELY_NAMES = {
     "event": r"event_?(type|name)|action(_?type)?|behaviou?r(_?type)?|interaction(_?type)?",
-    "session_id": r"(user|visit)_?session|visit_?(id|number)|session",
     "title": r"name|(product|item|article|prod)_?(name|title)",
     "description": r"desc|detail_?desc|(product|item)_?description|body",
     "brand": r"manufacturer|maker|vendor|brand_?name",
     "price": r"(unit|list|sale|item|product)_?price|cost|amount",
     "category": r"(main|product|item)_?category|category_?name|product_?type|department",
 }
-OF_EVENTS = ("event", "session_id")
+OF_EVENTS = ("event",)
 OF_ITEMS = tuple(name for name in LIKELY_NAMES if name not in OF_EVENTS)
 TEXTS = ("title", "description")
 EVENT_ITEM_COLUMNS = (

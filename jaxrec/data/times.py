@@ -115,7 +115,8 @@ def time_notes(times: pl.Series, column: pl.Series, table: str, strict: bool) ->
     if not outside.any():
         return []
     row = outside.arg_max() or 0
-    if outside.all() and (times < YEAR_1980).all() and not strict:
+    is_number = unit_of(column) != "dates"
+    if is_number and outside.all() and (times < YEAR_1980).all() and not strict:
         return [
             f"{table}: timestamps are before 1980 (row 1: {shown(column, 0)}); if they are "
             "positions, say `time: order`, otherwise write dates or seconds since 1970."
