@@ -1,6 +1,7 @@
 """What files hold: their first bytes tell more than their names."""
 
 import gzip
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,19 +12,16 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 SUFFIXES = dict(zip(COMPRESSED, COMPRESSIONS.values(), strict=True))
 PARQUET = b"PAR1"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-# first bytes of files that are not read -> what they are, and the fix
+# how files begin that are not read -> what they are, and the fix
 OTHERS = {
-    b"PK\x03\x04": ("a ZIP archive or a spreadsheet", "Unpack it, or export it as CSV"),
-    b"\xd0\xcf\x11\xe0": ("a spreadsheet", "Export it as CSV"),
-    b"BZh": ("compressed by bzip2", "Compress it by gzip or zstd"),
-    b"\xfd7zXZ": ("compressed by xz", "Compress it by gzip or zstd"),
-    b"ARROW1": ("an Arrow (Feather) file", "Write it as Parquet"),
-    b"ORC": ("an ORC file", "Write it as Parquet"),
-    b"Obj\x01": ("an Avro file", "Write it as Parquet"),
-    b"SQLite format 3": (
-        "a database",
-        "Give a query and `database: sqlite:///FILE` in dataset.yaml",
-    ),
+    rb"PK\x03\x04": ("a ZIP archive or a spreadsheet", "Unpack it, or export it as CSV"),
+    rb"\xd0\xcf\x11\xe0": ("a spreadsheet", "Export it as CSV"),
+    rb"BZh[1-9]1AY": ("compressed by bzip2", "Compress it by gzip or zstd"),
+    rb"\xfd7zXZ": ("compressed by xz", "Compress it by gzip or zstd"),
+    rb"ARROW1\0": ("an Arrow (Feather) file", "Write it as Parquet"),
+    rb"ORC[\0-\x1f]": ("an ORC file", "Write it as Parquet"),
+    rb"Obj\x01": ("an Avro file", "Write it as Parquet"),
+    rb"SQLite format 3\0": ("a database", "Give its `database: sqlite:///FILE` and a query"),
 }
 NUM_BYTES = 16
 
@@ -67,7 +65,7 @@ def refuse_other_formats(path: Path) -> None:
     """Raise a DataError that names the format of a file, if it is a known one that is not read."""
     first = _first_bytes(path)
     for start, (kind, fix) in OTHERS.items():
-        if first.startswith(start):
+        if re.match(start, first):
             raise DataError(f"{path}: this is {kind}, which is not read. {fix}")
 
 

@@ -76,6 +76,11 @@ def load_source(
     """
     if source in NAMED_SOURCES:
         return _movielens(source, time, strict)
+    if "://" in source:
+        raise DataError(
+            f"{source}: data are read from this machine; copy the files here, or describe the "
+            "database in dataset.yaml"
+        )
     path = Path(source)
     if not path.exists() and not is_pattern(source):
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
