@@ -127,7 +127,10 @@ def _postgresql(url: str, spec: TableSpec) -> Iterator[pyarrow.RecordBatchReader
         with closing(dbapi.connect(url)) as connection, closing(connection.cursor()) as cursor:
             cursor.execute("SET TRANSACTION READ ONLY")
             cursor.execute(_statement(spec))
-            yield _usual_types(cursor.fetch_record_batch())
+            try:
+                yield _usual_types(cursor.fetch_record_batch())
+            finally:
+                cursor.adbc_cancel()  # or closing would wait for rows that nobody wants
     except dbapi.Error as error:
         raise DataError(f"{spec.origin}: {' '.join(str(error).split())}") from error
 

@@ -54,6 +54,7 @@ INTEGER_TYPES = (
 )
 # types that Polars lacks become text
 FOREIGN_TYPES = re.compile(r"\b(INTERVAL|UNION|BIT|BIGNUM|GEOMETRY)\b")
+CODED_TYPES = "|".join(("VARCHAR", *INTEGER_TYPES, r"DECIMAL\(\d+,0\)"))
 # JSON types whose text DuckDB would change, or that stand for several types
 RESTORED_TYPES = (
     *("DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "UUID", "HUGEINT", "JSON"),
@@ -98,7 +99,7 @@ class OpenTable:
         coding = [
             pl.col(name).cast(pl.String).cast(new_codes())
             for name in CODED_COLUMNS
-            if self.types.get(name) in ("VARCHAR", *INTEGER_TYPES)
+            if re.fullmatch(CODED_TYPES, self.types.get(name, ""))
             and self.field_types.get(name, "token") == "token"
         ]
         parts: dict[str, list[pl.Series]] = {name: [] for name in self.types}
