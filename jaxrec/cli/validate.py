@@ -15,6 +15,7 @@ from jaxrec.cli.parser import Parser
 from jaxrec.config import Config
 from jaxrec.data.dataset import filtered
 from jaxrec.data.summary import QUANTILES, Summary, summarize
+from jaxrec.errors import ConfigError
 
 console = Console(markup=False, highlight=False, soft_wrap=True)
 MAX_SHOWN = 20
@@ -25,6 +26,8 @@ def run(arguments: Sequence[str]) -> None:
     """Describe the data, and exit with `WARNED` if there are warnings."""
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
+    if options.report is not None and options.report.is_dir():
+        raise ConfigError(f"--report {options.report} is a directory; name a file")
     config = api.configure(options.config, options.data, arguments=overrides)
     tables = filtered(config)
     summary = summarize(tables, config)

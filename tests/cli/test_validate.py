@@ -82,6 +82,10 @@ def test_data_that_cannot_be_used_exit_with_2(tmp_path, capsys):
     assert code == 2
     with pytest.raises(SystemExit, match="2"):
         main(["validate", "--data", str(tmp_path), "--reprot", "x"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main(["validate", "--data", str(tmp_path), "--report", str(tmp_path)])
+    assert f"--report {tmp_path} is a directory; name a file" in capsys.readouterr().err
 
 
 def test_options_of_training_apply(tmp_path, capsys):
