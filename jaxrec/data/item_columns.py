@@ -58,9 +58,12 @@ def with_labels(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str
 
 def with_prices(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str], list[str]]:
     """Items whose prices are numbers where text has them (`$9.99`, `9,99`), warnings and notes."""
-    if items.schema.get("price") != pl.String:
+    dtype = items.schema.get("price", pl.Null())
+    if dtype.is_numeric() or dtype == pl.Null:
         return items, [], []
     column = items["price"]
+    if dtype != pl.String:
+        return items, [_no_numbers(column, column.is_not_null(), table)], []
     text = column.set(column.str.strip_chars().is_in(NULL_WORDS), None).str.strip_chars()
     amount = text.str.extract(AMOUNT)
     has_comma, has_point = (amount.str.contains(form).any() for form in (COMMA, POINT))
@@ -71,15 +74,18 @@ def with_prices(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str
     numbers = amount.str.replace_all(",", "", literal=True).cast(pl.Float64, strict=False)
     lost = text.is_not_null() & numbers.is_null() & (text != "")
     if lost.any() or not numbers.count():
-        row = lost.arg_max() or 0
-        warning = (
-            f"{table}, column 'price': {lost.sum():,} of {len(items):,} prices are no numbers "
-            f"(row {row + 1}: {shown(column, row)}), so conditions cannot compare them."
-        )
-        return items, [warning], []
-    row = text.is_not_null().arg_max() or 0
+        return items, [_no_numbers(column, lost, table)], []
+    row = numbers.is_not_null().arg_max() or 0
     note = f"{table}: prices were read as numbers, such as {column[row]!r} as {numbers[row]}."
     return items.with_columns(price=numbers), [], [note]
+
+
+def _no_numbers(prices: pl.Series, lost: pl.Series, table: str) -> str:
+    row = lost.arg_max() or 0
+    return (
+        f"{table}, column 'price': {lost.sum():,} of {len(prices):,} prices are no numbers (row "
+        f"{row + 1}: {shown(prices, row)}), so conditions cannot compare them."
+    )
 
 
 def items_of_events(events: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str]]:

@@ -355,14 +355,15 @@ def _as_inferred(column: pl.Series) -> pl.Series:
     """Text that holds only numbers or words for none as numbers, and only truth values as such."""
     if column.dtype != pl.String or column.null_count() == len(column):
         return column
-    values = column.set(column.is_in(NULL_WORDS), None)
+    values = column.str.strip_chars()
+    values = values.set(values.is_in(NULL_WORDS), None)
     for dtype in (pl.Int64, pl.Float64):
         numbers = values.cast(dtype, strict=False)
         if values.null_count() == numbers.null_count() < len(values):
             return numbers
-    if column.drop_nulls().is_in(["true", "false"]).all():
-        return column == "true"
-    return column
+    truths = values.str.to_lowercase()
+    is_truth = truths.is_in(["true", "false"]).all() and truths.count()
+    return truths == "true" if is_truth else column
 
 
 def _joined(parts: list[pl.Series]) -> Int64[np.ndarray, " n"]:

@@ -27,6 +27,11 @@ def test_prices_with_currencies_and_decimal_commas_are_numbers(prices, numbers):
     assert f"such as {prices[0]!r} as {numbers[0]}" in notes[0]
 
 
+def test_a_price_of_structs_is_told():
+    _, [warning], _ = validated(price=[{"amount": 1.5}])
+    assert "1 of 1 prices are no numbers (row 1: {'amount': 1.5})" in warning
+
+
 @pytest.mark.parametrize(
     ("prices", "count"), [(["9.99", "free"], 1), (["9,99", "9.99"], 2), (["1 - 2", "3 - 4"], 2)]
 )

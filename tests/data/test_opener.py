@@ -190,9 +190,12 @@ def test_fields_of_nested_json_are_columns(tmp_path):
     assert pairs(tmp_path) == ROWS
 
 
-def test_words_for_no_value_do_not_make_a_column_of_numbers_text(tmp_path):
-    (tmp_path / "items.csv").write_text("item_id,stock\na,3\nb,NULL\nc,nan\n")
-    assert read_table(tmp_path / "items.csv")["stock"].to_list() == [3, None, None]
+def test_words_for_no_value_do_not_make_a_column_text(tmp_path):
+    text = "item_id,stock,new\na, 3,True\nb,NULL,FALSE\nc,nan,\n"
+    (tmp_path / "items.csv").write_text(text)
+    table = read_table(tmp_path / "items.csv")
+    assert table["stock"].to_list() == [3, None, None]
+    assert table["new"].to_list() == [True, False, None]
 
 
 @pytest.mark.parametrize(
