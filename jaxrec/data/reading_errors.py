@@ -107,4 +107,4 @@ def _has_mixed_ends(path: Path) -> bool:
 def _as_text(path: Path) -> TextIO:
     is_gzip = compression_of_all([path]) == "gzip" or path.suffix == ".gz"
     opened = gzip.open if is_gzip else open
-    return opened(path, "rt", encoding="utf-8", errors="replace", newline="")  # type: ignore[operator]
+    return opened(path, "rt", encoding="utf-8", errors="replace", newline="")
