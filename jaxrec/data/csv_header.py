@@ -121,7 +121,7 @@ def _head(
     )
     header = lines[num_comments]
     separator = _separator(header)
-    is_comment = header.count(separator) != lines[0].count(separator)
+    is_comment = header.count(separator) != lines[0].count(separator) or header in KNOWN_NAMES
     return _Head(header, num_comments, "") if is_comment else _Head(lines[0], 0, "")
 
 

@@ -8,7 +8,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Real
 
 from jaxrec.data.columns import as_ids, require
-from jaxrec.data.listing import is_table_directory
+from jaxrec.data.listing import COMPRESSED
 from jaxrec.data.opener import read_table
 from jaxrec.errors import DataError
 from jaxrec.ranking.option_types import is_whole
@@ -26,8 +26,9 @@ def listed_ids(
 ) -> pl.Series:
     """Ids from a column of a file, or from a sequence of ids, as strings.
 
-    A single text or path is a file if it has the ending of a table, or the file or a directory of
-    parts exists; else it is one id, because the command line cannot tell an id from a path.
+    A single text or path is a file or a directory of parts if it has the ending of a table or
+    exists; else it is one id, because the command line cannot tell an id from a path. Blank lines
+    of a file with one column are left out.
 
     Args:
         place: what a message names.
@@ -40,12 +41,23 @@ def listed_ids(
     if not isinstance(source, str | Path):
         return as_ids(_series(source, column, place), place)
     path = Path(source)
-    if path.suffix not in FILE_SUFFIXES and not (path.is_file() or is_table_directory(path)):
+    if _ending(path) not in FILE_SUFFIXES and not path.exists():
         return as_ids(pl.Series(column, [str(source)]), place)
     table = read_table(path)
-    if may_be_empty and table.is_empty() and column in table.columns:
+    if column not in table.columns:
+        raise DataError(
+            f"{path}: no column {column!r}, which a list of ids needs; it has "
+            f"{', '.join(table.columns)}. Write {column} as the first line of the file"
+        )
+    if table.width == 1 and table.schema[column] == pl.String:
+        table = table.drop_nulls()
+    if may_be_empty and table.is_empty():
         return pl.Series(column, [], pl.String)
     return as_ids(require(table, column, str(path)), str(path))
+
+
+def _ending(path: Path) -> str:
+    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def _series(source: pl.Series | Sequence[str | int], column: str, place: str) -> pl.Series:

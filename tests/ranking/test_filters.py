@@ -1,8 +1,9 @@
 """Lists of ids and the correction for popularity."""
 
-from pathlib import Path
+from pathlib import gzip
 
 import numpy as np
+import Path
 import polars as pl
 import pytest
 
@@ -42,6 +43,13 @@ def test_a_word_that_names_no_file_is_an_id(source):
     assert listed_ids(source).to_list() == ["B001"]
 
 
+def test_lists_in_a_directory_compressed_or_with_blank_lines(tmp_path):
+    text = "# today\nitem_id\n007\n12\n\n"
+    (tmp_path / "ids.csv.gz").write_bytes(gzip.compress(text.encode()))
+    for source in (tmp_path, tmp_path / "ids.csv.gz"):
+        assert listed_ids(source).to_list() == ["007", "12"]
+
+
 def test_lists_of_ids_that_cannot_be_used_are_refused(tmp_path):
     unnamed = tmp_path / "ids.csv"
     unnamed.write_text("id\n1\n")
@@ -53,7 +61,7 @@ def test_lists_of_ids_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(DataError, match="unknown file format"):
         listed_ids(without_ending)
     with pytest.raises(DataError, match="no such file"):
-        listed_ids(tmp_path / "missing.csv")
+        listed_ids(tmp_path / "missing.csv.gz")
     with pytest.raises(DataError, match="null or empty"):
         listed_ids(("a", ""))
 
