@@ -1,9 +1,9 @@
 """Lists of ids and the correction for popularity."""
 
-from pathlib import gzip
+import gzip
+from pathlib import Path
 
 import numpy as np
-import Path
 import polars as pl
 import pytest
 
