@@ -14,6 +14,7 @@ PATH_SEPARATOR = r"\s*(->|→|»|[|>])\s*"
 SEPARATORS = ("|", "->", "→", "»", ">", "::", "\\", "/", ";", ",", ".")
 CLEAR_SEPARATORS = SEPARATORS[:7]  # the others may stand inside a label
 OFTEN = 0.5  # share of the values that hold a possible separator
+THOUSANDS = r"(\d)[\s'](\d{3})"
 # A currency may stand before or behind an amount.
 AMOUNT = r"^[^\d.,-]{0,4}(-?[\d.,]*\d)[^\d.,-]{0,4}$"
 COMMA = r"^-?\d*,(\d{1,2}|\d{4,})$|\.\d{3},\d+$"  # before the fraction
@@ -65,6 +66,10 @@ def with_prices(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str
     if dtype != pl.String:
         return items, [_no_numbers(column, column.is_not_null(), table)], []
     text = column.set(column.str.strip_chars().is_in(NULL_WORDS), None).str.strip_chars()
+    if not text.count():
+        return items, [], []
+    for _ in range(2):  # 1 234 567
+        text = text.str.replace_all(THOUSANDS, "$1$2")
     amount = text.str.extract(AMOUNT)
     has_comma, has_point = (amount.str.contains(form).any() for form in (COMMA, POINT))
     if has_comma and has_point:

@@ -47,6 +47,7 @@ SPELLINGS = {
     "what stands before the last '/' or ':'": lambda ids: ids.str.replace(r"^.*[/:]", ""),
 }
 NUM_COMPARED = 10_000
+MANY_UNKNOWN = 0.05  # share of events
 
 
 @dataclass(frozen=True)
@@ -239,10 +240,13 @@ def _add_unknown_items(
         fix += ", or leave strict mode" if strict else ""
         reject(unknown, event_items, origin[0], f"are not in {origin[1]}", fix)
     added = event_items.filter(unknown).unique(maintain_order=True).cast(pl.String).to_frame()
+    difference = ""
+    if unknown.sum() >= MANY_UNKNOWN * len(unknown):  # the comparison takes time
+        difference = _difference(items["item_id"], added["item_id"])
     note = (
         f"{origin[0]}: events of items that are not in {origin[1]}: {unknown.sum():,} of "
-        f"{len(unknown):,}, of {len(added):,} items; added to the items without other columns"
-        f"{_difference(items['item_id'], added['item_id'])}."
+        f"{len(unknown):,}, of {len(added):,} items; added to the items without other "
+        f"columns{difference}."
     )
     return pl.concat([items, added], how="diagonal"), [note]
 
@@ -254,7 +258,7 @@ def _difference(known: pl.Series, unknown: pl.Series) -> str:
         matched = spelled(ids).is_in(spelled(known).implode()).sum()
         if 2 * matched > len(ids):
             return f" ({matched:,} of {len(ids):,} match without {what})"
-    return f" (such as {known[0]!r})" if len(known) else ""
+    return ""
 
 
 def validate_triples(

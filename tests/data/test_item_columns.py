@@ -19,6 +19,7 @@ def validated(**columns):
         (["$9.99", "$1,234.50", None], [9.99, 1234.5, None]),
         (["9,99 €", "1.234,5 €", "-"], [9.99, 1234.5, None]),
         (["EUR 3", "4", ""], [3.0, 4.0, None]),
+        (["1 234 567,5", "1'000", None], [1234567.5, 1000.0, None]),
     ],
 )
 def test_prices_with_currencies_and_decimal_commas_are_numbers(prices, numbers):
