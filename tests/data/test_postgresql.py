@@ -85,6 +85,7 @@ def test_events_come_in_blocks(shop):
     assert sum(map(len, blocks)) == 108
 
 
+@pytest.mark.slow
 def test_it_is_validated_trained_on_and_scored(shop, capsys):
     with pytest.raises(SystemExit):
         cli.main(["validate", "--data", str(shop)])
