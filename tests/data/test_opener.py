@@ -10,7 +10,7 @@ from helpers.tables import EVENTS, SECOND
 from jaxrec.config import Config, DataConfig, SplitConfig
 from jaxrec.data import opener
 from jaxrec.data.dataset import prepare
-from jaxrec.data.opener import open_table, read_table
+from jaxrec.data.opener import open_source, open_table, read_table
 from jaxrec.data.sources import load_source
 from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
@@ -180,6 +180,20 @@ def test_a_broken_file_is_named_with_its_row(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message) as caught:
         read_table(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_table_of_a_data_set_is_opened_as_its_description_says(tmp_path):
+    (tmp_path / "log.csv").write_text(COMMA)
+    (tmp_path / "goods.csv").write_text("sku,name\nb,Mug\n")
+    items = "{files: goods.csv, columns: {item_id: sku, title: name}}"
+    (tmp_path / "dataset.yaml").write_text(f"events: log.csv\nitems: {items}\n")
+    for source in (tmp_path, tmp_path / "dataset.yaml"):
+        assert open_source(source, "items").read().rows(named=True) == [
+            {"item_id": "b", "title": "Mug"}
+        ]
+    assert open_source(tmp_path / "goods.csv", "items").columns == ("sku", "name")
+    with pytest.raises(DataError, match="it has no triples; add them"):
+        open_source(tmp_path, "triples")
 
 
 def test_fields_of_nested_json_are_columns(tmp_path):
