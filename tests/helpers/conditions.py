@@ -5,6 +5,7 @@ from datetime import date, datetime
 
 import polars as pl
 
+from helpers.fuzzing import mutated
 from jaxrec.ranking.condition_functions import DATE_PARTS, FUNCTIONS
 from jaxrec.ranking.condition_values import TYPES
 from jaxrec.ranking.conditions import KEYWORDS, MAX_CONDITION, SYMBOLS
@@ -89,7 +90,12 @@ def grown(random, kind, depth):
 def condition(random):
     """A random condition of at most `MAX_CONDITION` characters; some are malformed."""
     text = grown(random, "B", random.randint(1, 8))
+    if random.random() < 0.2:  # a long one
+        sign = random.choice([" and ", " or ", " = ", " || ", "), (", " in ("])
+        text = sign.join([text, *(grown(random, "B", 3) for _ in range(random.randint(1, 60)))])
     while random.random() < 0.2:
         place = random.randrange(len(text) + 1)
         text = f"{text[:place]} {random.choice(PIECES)} {text[place:]}"
+    if random.random() < 0.2:
+        text = mutated(random, text.encode()).decode(errors="surrogateescape")
     return text[:MAX_CONDITION]
