@@ -34,13 +34,13 @@ def serve(options: ServeOptions) -> None:
         InputError: the events or an option cannot be used.
     """
     try:
-        from jaxrec.serving.http.listen import listen, parse_address
+        from jaxrec.serving.http.listen import check_address, listen
         from jaxrec.serving.http.stream import parse_stream
     except ImportError as error:
         raise ConfigError(f"serving needs more: pip install -e '.[serve]' ({error})") from error
 
     live = options.live
-    parse_address(live)
+    check_address(live)
     if live.consume:
         parse_stream(live.consume)
         check_redis(live.consume)

@@ -1,6 +1,9 @@
 """Listens on an address: uvicorn with limits on connections and on the time of their headers."""
 
 import asyncio
+import errno
+import socket
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jaxrec.errors import ConfigError
@@ -84,17 +88,53 @@ def parse_address(options: LiveOptions) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def check_address(options: LiveOptions) -> None:
+    """Stop a service now that could not listen once it is prepared.
+
+    Raises:
+        ConfigError: see `parse_address`; or the address is in use, unknown or not allowed.
+    """
+    host, port = parse_address(options)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        failures = [error for family, *_, address in found if (error := _failure(family, address))]
+    except OSError as error:  # no address of this name
+        found, failures = [], [error]
+    # a name may also have an address of a kind that this machine lacks
+    serious = [error for error in failures if error.errno != errno.EADDRNOTAVAIL]
+    if serious or len(failures) == len(found):
+        reason = (serious or failures)[0].strerror
+        raise ConfigError(f"--http {options.http}: {reason}. Name another address or port")
+
+
+def _failure(family: int, address: Any) -> OSError | None:
+    """Why nothing can listen on an address now."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+            tried.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
 def listen(run: Path, options: LiveOptions, strategy: Sequence[Step]) -> None:
     """Serve until SIGTERM or SIGINT, then answer the requests already received.
 
     Raises:
         ConfigError: see `parse_address`.
         Interrupted: a signal has stopped several workers.
+        SystemExit: the server or a worker cannot start; the log says why.
     """
-    if options.workers > 1:
-        supervise(server_config(partial(worker_app, run, options, strategy), options))
-    else:
-        uvicorn.Server(server_config(create_app(run, options, strategy), options)).run()
+    try:
+        if options.workers > 1:
+            supervise(server_config(partial(worker_app, run, options, strategy), options))
+        else:
+            uvicorn.Server(server_config(create_app(run, options, strategy), options)).run()
+    except SystemExit as stop:
+        if stop.code == STARTUP_FAILURE:  # 3, which means a warning on our command line
+            sys.exit(1)
+        raise
 
 
 def server_config(app: FastAPI | Callable[[], FastAPI], options: LiveOptions) -> uvicorn.Config:

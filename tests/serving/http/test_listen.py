@@ -2,10 +2,13 @@
 
 import signal
 import socket
+import sys
 import time
 
 import pytest
+import uvicorn
 from helpers.servers import Service, payload
+from uvicorn.config import STARTUP_FAILURE
 
 from jaxrec.errors import ConfigError
 from jaxrec.serving.http import listen
@@ -29,6 +32,23 @@ def test_other_machines_come_in_with_a_key_or_where_the_service_is_open(monkeypa
         assert listen.parse_address(LiveOptions(http=":8080", **options)) == ("0.0.0.0", 8080)
     monkeypatch.setenv("JAXREC_WRITE_KEY", "c")
     assert listen.parse_address(LiveOptions(http="shop:8080")) == ("shop", 8080)
+
+
+def test_an_address_that_cannot_be_used_stops_the_service_at_once(serve, refused):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        assert f"--http {address}: Address already in use. Name another" in refused(
+            serve, "--http", address
+        )
+        assert "already in use" in refused(serve, "--http", address, "--workers", 2)
+    assert "--http nowhere.invalid:80: " in refused(serve, "--http", "nowhere.invalid:80", "--open")
+
+
+def test_a_server_that_cannot_start_after_all_exits_with_1(monkeypatch, trained_run):
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _: sys.exit(STARTUP_FAILURE))
+    with pytest.raises(SystemExit) as stop:
+        listen.listen(trained_run, LiveOptions(http="127.0.0.1:0", store=":memory:"), ())
+    assert stop.value.code == 1
 
 
 @pytest.mark.slow
