@@ -13,6 +13,7 @@ from jaxrec.ranking.steps import Feedback
 from jaxrec.serving.http.catalog_routes import catalog_routes
 from jaxrec.serving.http.item_routes import FULL, item_routes
 from jaxrec.serving.http.middleware import Admission, BodyLimit, RequestTimer, SafeHeaders
+from jaxrec.serving.http.openapi import describe_model
 from jaxrec.serving.http.problems import add_problem_handlers
 from jaxrec.serving.http.routes import PROBLEM, PROBLEMS, operation_routes, user_routes
 from jaxrec.serving.http.service import LiveService
@@ -56,6 +57,7 @@ def create_app(
     app.include_router(item_routes, dependencies=keys, responses={**PROBLEMS, FULL: PROBLEM})
     app.include_router(catalog_routes, dependencies=keys, responses=PROBLEMS)
     app.include_router(operation_routes)
+    describe_model(app, service)
     return app
 
 

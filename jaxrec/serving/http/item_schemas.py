@@ -73,13 +73,18 @@ def _are_texts(values: list) -> bool:
 
 Words = Annotated[str, Field(max_length=MAX_TEXT, strict=True), AfterValidator(check_words)]
 Price = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+# what the checks accept, for the document of the service
+AText = Annotated[str, Field(max_length=MAX_TEXT)]
+Texts = Annotated[list[AText], Field(max_length=MAX_LABELS)]
+Numbers = Annotated[list[float], Field(max_length=MAX_NUMBERS)]
+AWhole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Label = Annotated[
-    Any, PlainValidator(check_label, json_schema_input_type=str | int | list[str] | None)
+    Any, PlainValidator(check_label, json_schema_input_type=AText | AWhole | Texts | None)
 ]
 Value = Annotated[
     Any,
     PlainValidator(
-        check_value, json_schema_input_type=str | float | bool | list[str] | list[float] | None
+        check_value, json_schema_input_type=AText | float | bool | Texts | Numbers | None
     ),
 ]
 

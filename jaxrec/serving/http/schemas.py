@@ -11,6 +11,7 @@ from jaxrec.serving.live.recommendation_builder import LISTS
 from jaxrec.serving.live.recorder import Outcome
 
 MAX_EVENTS = 1000  # in one request
+MAX_SECONDS = 2**33  # in the year 2242
 EventOutcome = Outcome | Literal["failed"]
 
 
@@ -32,6 +33,13 @@ def seconds(value: Any) -> int:
     raise ValueError("send whole seconds since 1970, or ISO 8601 with an offset")
 
 
+def check_seconds(value: int) -> int:
+    """Return seconds since 1970; raises a ValueError for a time that no event has."""
+    if 0 <= value < MAX_SECONDS:
+        return value
+    raise ValueError(f"send a time from 0 to {MAX_SECONDS - 1:,} seconds since 1970")
+
+
 Text = Annotated[
     str,
     Field(min_length=1, max_length=256, json_schema_extra={"pattern": PATTERN}),
@@ -39,8 +47,11 @@ Text = Annotated[
 ]
 Seconds = Annotated[
     int,
-    BeforeValidator(seconds, json_schema_input_type=int | datetime),
-    Field(ge=0, lt=2**33),
+    BeforeValidator(
+        seconds,
+        json_schema_input_type=Annotated[int, Field(ge=0, lt=MAX_SECONDS)] | datetime,
+    ),
+    AfterValidator(check_seconds),
 ]
 
 
