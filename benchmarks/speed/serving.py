@@ -1,6 +1,5 @@
 """The cost of an event and of a list, and the live service under load.
 
-    pip install aiohttp
     python benchmarks/speed/serving.py runs/beauty --users 100000 --rate 200 --seconds 60
 
 The script fills a store with `--users` documents with items of a Zipf distribution. Printed are
@@ -8,9 +7,9 @@ the events/s of filling; the milliseconds of one event and one list for a short 
 beside those of reading the whole history; how close the states that a new model rebuilds from kept
 events are to exact states; and where the time of an event and of a list goes that are alone at a
 server. Then `serve.py --http` starts with the store and gets `--rate` requests a second, whether or
-not it keeps up, half of them events and half recommendations. Printed are latencies from the moment
-a request was due, acknowledged events that are not stored, and the memory of the server. Client and
-server share the machine.
+not it keeps up, one rate after another, half of them events and half recommendations. Printed are
+latencies from the moment a request was due, acknowledged events that are not stored, and the memory
+of the server. Client and server share the machine.
 """
 
 import argparse
@@ -24,10 +23,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 import polars as pl
 import psutil
+import uvloop
+from http_client import Client
 from serving_parts import print_request_parts
 
 import jaxrec
@@ -53,8 +53,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--events", type=int, default=8, help="of a user in the store")
-    parser.add_argument("--rate", type=float, default=200, help="requests a second")
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--rate", type=float, nargs="+", default=[200], help="requests a second")
+    parser.add_argument("--seconds", type=float, default=60, help="at each rate")
+    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     enable_compilation_cache()
     compute_in_calling_thread()  # as the service does
@@ -72,7 +73,7 @@ def main() -> None:
         gc.freeze()  # the client's garbage collector must not add pauses
         event_type = engine.model.artifacts.event_type_names[0]
         print_request_parts(options.run, path, items, event_type)
-        asyncio.run(load(options, path, items, event_type))
+        uvloop.run(load(options, path, items, event_type))
 
 
 def random_items(engine: LiveEngine, count: int) -> np.ndarray:
@@ -169,76 +170,84 @@ async def load(options: argparse.Namespace, path: Path, items: np.ndarray, event
     """Start a server over the store at `path`, send requests, and print what happened."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, str(SERVE), str(options.run), "--http", address]
-    server = subprocess.Popen([*command, "--store", str(path)], stderr=subprocess.DEVNULL)
-    connector = aiohttp.TCPConnector(limit=0)
+        port = free.getsockname()[1]
+    command = [sys.executable, str(SERVE), str(options.run), "--http", f"127.0.0.1:{port}"]
+    command += ["--workers", str(options.workers), "--store", str(path)]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    client = Client("127.0.0.1", port)
     try:
-        async with aiohttp.ClientSession(f"http://{address}", connector=connector) as client:
-            await until_ready(client)
-            await send(client, options, items[:2000], event_type, warm=True)
-            memory = psutil.Process(server.pid).memory_info().rss
-            times, outcomes, sent = await send(client, options, items, event_type)
-            grown = psutil.Process(server.pid).memory_info().rss - memory
+        await until_ready(client, options.workers)
+        acknowledged = await send(client, options, items, event_type, options.rate[0], "warm")
+        memory = memory_of(server)
+        for rate in options.rate:
+            acknowledged += await send(client, options, items, event_type, rate)
+        grown = memory_of(server) - memory
     finally:
+        client.close()
         server.terminate()
         server.wait(60)
-    latencies = ", ".join(f"p{100 * q:g} {1000 * np.quantile(times, q):.1f} ms" for q in QUANTILES)
-    print(f"{len(times):,} requests at {options.rate:,.0f} a second: {latencies}; {dict(outcomes)}")
     print(
         f"server: {memory / 2**20:,.0f} MiB after the warm-up, "
         f"{grown / 2**20:+,.0f} MiB after the load"
     )
-    print(f"acknowledged events that are not stored: {missing(path, sent):,}")
+    print(f"acknowledged events that are not stored: {missing(path, acknowledged):,}")
 
 
-async def until_ready(client: aiohttp.ClientSession) -> None:
-    """Wait until the server answers."""
-    for _ in range(3000):
+def memory_of(server: subprocess.Popen) -> int:
+    """Bytes of a process and its workers."""
+    process = psutil.Process(server.pid)
+    return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
+
+
+async def until_ready(client: Client, workers: int) -> None:
+    """Wait until all workers answer."""
+    ready = 0
+    while ready < 10 * workers:
         try:
-            async with client.get("/health/ready") as answer:
-                if answer.status == 200:
-                    return
-        except aiohttp.ClientConnectionError:
-            pass
-        await asyncio.sleep(0.1)
-    raise TimeoutError("the server is not ready")
+            status, _ = await client.get("/health/ready")
+        except ConnectionError:
+            status = 0
+        client.close()  # another worker may take the next connection
+        ready = ready + 1 if status == 200 else 0
+        await asyncio.sleep(0.01 if ready else 0.1)
 
 
-async def send(client, options, items, event_type: str, warm: bool = False):
-    """Latencies from when requests were due, counts by status, acknowledged users and events."""
-    random = np.random.default_rng(int(warm))
-    seconds = 5 if warm else options.seconds
-    count = int(options.rate * seconds)
+async def send(client, options, items, event_type: str, rate: float, name: str = ""):
+    """Send requests, print their latencies from when they were due, and counts by status.
+
+    Returns:
+        The user and the id of every acknowledged event.
+    """
+    random = np.random.default_rng(len(name))
+    count = int(rate * (5 if name else options.seconds))
     times, outcomes, acknowledged = [], Counter(), []
     start = time.perf_counter()
 
     async def one(number: int, due: float) -> None:
         user = f"u{random.integers(options.users)}"
-        event_id = f"{'warm' if warm else 'load'}-{number}"
         event = {"user_id": user, "item_id": str(items[number % len(items)]), "event": event_type}
-        event["event_id"] = event_id
-        request = (
-            client.get(f"/users/{user}/recommendations")
-            if number % 2
-            else client.post("/events", json=event)
-        )
+        event["event_id"] = f"{name}-{rate:g}-{number}"
         try:
-            async with request as answer:
-                await answer.read()
-                outcomes[answer.status] += 1
-            if answer.status == 200 and number % 2 == 0:
-                acknowledged.append((user, event_id))
-        except aiohttp.ClientError as error:
+            if number % 2:
+                status, _ = await client.get(f"/users/{user}/recommendations")
+            else:
+                status, _ = await client.post("/events", event)
+            outcomes[status] += 1
+            if status == 200 and number % 2 == 0:
+                acknowledged.append((user, event["event_id"]))
+        except ConnectionError as error:
             outcomes[type(error).__name__] += 1
         times.append(time.perf_counter() - start - due)
 
     async with asyncio.TaskGroup() as requests:
         for number in range(count):  # start each when it is due, so that few tasks wait
-            due = number / options.rate
+            due = number / rate
             await asyncio.sleep(due - (time.perf_counter() - start))
             requests.create_task(one(number, due))
-    return times, outcomes, acknowledged
+    if not name:
+        shown = ", ".join(f"p{100 * q:g} {1000 * np.quantile(times, q):.1f} ms" for q in QUANTILES)
+        print(f"{count:,} requests at {rate:,.0f} a second: {shown}; {dict(outcomes)}")
+    return acknowledged
 
 
 def missing(path: Path, sent: list[tuple[str, str]]) -> int:

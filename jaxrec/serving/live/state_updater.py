@@ -18,7 +18,7 @@ from jaxrec.types import MAX_GAP, NO_GAP, EventLog
 
 Precision = Literal["float32", "float16"]
 
-BATCHES = (1, 8, 64, 512)  # users at a time: the shapes that are compiled
+BATCHES = (1, 8, 16, 32, 64, 512)  # users at a time: the shapes that are compiled
 
 
 class Update(NamedTuple):

@@ -114,13 +114,13 @@ class SQLiteStore:
 
     def load(self, user_ids: Sequence[str]) -> Loaded:
         """See `Store.load`."""
-        query = (
-            "SELECT version, document, (SELECT time FROM deleted WHERE user_id = ?1) "
-            "FROM (SELECT 1) LEFT JOIN shoppers ON user_id = ?1"
+        query = (  # one for all users, as other threads may take turns at every call
+            "SELECT ids.value, version, document, time FROM json_each(?) AS ids "
+            "LEFT JOIN shoppers ON shoppers.user_id = ids.value "
+            "LEFT JOIN deleted ON deleted.user_id = ids.value"
         )
-        with self._reading() as reader:
-            rows = {u: StoredRow(*reader.execute(query, (u,)).fetchone()) for u in user_ids}
-        return decode_each(rows)
+        rows = self.rows(query, json.dumps([*user_ids]))
+        return decode_each({user_id: StoredRow(*row) for user_id, *row in rows})
 
     def save(self, documents: Iterable[UserDocument]) -> list[str]:
         """See `Store.save`."""
