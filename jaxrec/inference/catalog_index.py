@@ -153,4 +153,5 @@ def _rows_of(node_type: NodeType) -> slice:
 
 def unit_rows(vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n D"]:
     """Vectors divided by their lengths; zero vectors stay zero."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # `norm` makes a copy for it
+    return vectors / np.maximum(lengths, 1e-12)[:, None]

@@ -290,10 +290,7 @@ class RecommendationBuilder:
         listed = lists.items > 0
         items, scores, touched, propensity = (part[listed] for part in lists)
         ids, titles = self.names(target)
-        reasons = [
-            self._reasons(target, row[: np.count_nonzero(row)], document)
-            for row, document in zip(lists.items, documents, strict=True)
-        ]
+        reasons = self._reasons(target, lists.items, documents)
         rules: list[list[str]] = [[] for _ in items]
         if pipeline is not None:
             for number in np.flatnonzero(touched.any(1)):
@@ -302,7 +299,7 @@ class RecommendationBuilder:
             ids[items].tolist(),
             scores.tolist(),
             titles[items].tolist(),
-            self.reason_labels[np.concatenate(reasons)].tolist(),
+            self.reason_labels[reasons].tolist(),
             rules,
             propensity.tolist(),
             strict=True,
@@ -327,17 +324,21 @@ class RecommendationBuilder:
         return text_array(ids), text_array(titles[0] if titles else untitled)
 
     def _reasons(
-        self, target: str, rows: Int[np.ndarray, " n"], document: UserDocument
+        self, target: str, lists: Int[np.ndarray, "U K"], documents: Sequence[UserDocument]
     ) -> Int[np.ndarray, " n"]:
-        """The user's most similar kept item for every recommended node; 0 without one."""
-        numbers = (self.updater.item_number.get(event.item_id, 0) for event in document.events)
-        own = np.array([number for number in dict.fromkeys(numbers) if number], np.int64)
-        if not len(own):
-            return np.zeros(len(rows), np.int64)
-        index = self.model.index
-        # the lengths of the recommended nodes do not change which item is most similar
-        cosines = index.host_vectors(target)[rows] @ index.unit_vectors(ITEM, own).T
-        return own[cosines.argmax(1)]
+        """The user's most similar kept item for every node of all lists; 0 without one."""
+        index, item_number = self.model.index, self.updater.item_number
+        vectors, reasons = index.host_vectors(target), list[np.ndarray]()
+        for nodes, document in zip(lists, documents, strict=True):
+            listed = vectors[nodes[nodes > 0]]
+            numbers = {item_number.get(event.item_id, 0): None for event in document.events}
+            own = np.array([number for number in numbers if number], np.int64)
+            if len(own):
+                # the lengths of the recommended nodes do not change which item is most similar
+                reasons.append(own[(listed @ index.unit_vectors(ITEM, own).T).argmax(1)])
+            else:
+                reasons.append(np.zeros(len(listed), np.int64))
+        return np.concatenate(reasons)
 
     def _item_table(self, with_words: bool) -> ItemTable:
         """The items, or the items and their texts."""

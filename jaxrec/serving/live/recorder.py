@@ -245,12 +245,12 @@ class EventRecorder:
                 known_ids.add(event.event_id)
                 ids_at[event.time] += event.event_id is not None
                 accepted.append(event)
-        kept = newest_of_each_type(
-            merge_events(document.feedback, feedback), 2 * self.updater.window
-        )
-        after = replace(document, feedback=kept)
+        if feedback:
+            merged = merge_events(document.feedback, feedback)
+            kept = newest_of_each_type(merged, 2 * self.updater.window)
+            document = replace(document, feedback=kept)
         catalog = self.updater.item_number
-        return with_events(after, accepted, catalog, self.updater.sort_key), outcomes
+        return with_events(document, accepted, catalog, self.updater.sort_key), outcomes
 
     def _check_event_types(self, event_types: Iterable[str]) -> None:
         unknown = set(event_types) - set(self.event_types)

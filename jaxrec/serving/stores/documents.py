@@ -5,6 +5,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
+from itertools import starmap
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -84,13 +85,20 @@ def damaged(user_id: str, reason: str) -> StoreError:
     )
 
 
-def decode_each(rows: Mapping[str, StoredRow]) -> Loaded:
-    """Decode what is stored of every user, each apart from the others."""
-    loaded = Loaded({}, {})
+def decode_each(
+    rows: Mapping[str, StoredRow], known: Mapping[str, UserDocument] | None = None
+) -> Loaded:
+    """Decode what is stored of every user, each apart from the others.
+
+    Args:
+        known: documents whose content is not needed if their version is the stored one.
+    """
+    loaded, known = Loaded({}, {}), known or {}
     for user_id, (version, content, deleted_at) in rows.items():
-        if content is None and deleted_at is None:
+        is_known = user_id in known and known[user_id].version == version
+        if content is None and deleted_at is None and not is_known:
             continue
-        document = UserDocument(user_id)
+        document = known[user_id] if is_known else UserDocument(user_id)
         try:
             if content is not None:
                 document = decode(user_id, version or 0, content)
@@ -199,7 +207,7 @@ def newest_of_each_type(events: Sequence[LiveEvent], count: int) -> tuple[LiveEv
 
 
 def _events(rows: Sequence[Sequence]) -> tuple[LiveEvent, ...]:
-    events = tuple(map(LiveEvent._make, rows))
+    events = tuple(starmap(LiveEvent, rows))
     for values, types in zip(zip(*events, strict=True), FIELD_TYPES, strict=False):
         if not set(map(type, values)) <= types:
             raise TypeError("a field of an event is of another type")

@@ -23,6 +23,7 @@ from jaxrec.serving.stores.base import (
     UserDocument,
     first_version,
 )
+from jaxrec.serving.stores.cache import DocumentCache, stored
 from jaxrec.serving.stores.documents import StoredRow, decode_each, decode_impression, encode
 from jaxrec.serving.stores.retention import number_to_delete, share_within
 from jaxrec.serving.stores.sqlite_items import SCHEMA as ITEM_SCHEMA
@@ -54,6 +55,13 @@ CREATE TABLE IF NOT EXISTS heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), tim
 HEARTBEAT = (
     "INSERT INTO heartbeat VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time"
 )
+# documents whose version the caller knows stay on disk
+LOAD = """
+SELECT ids.key, version, CASE WHEN version = ids.value THEN NULL ELSE document END, time
+FROM json_each(?) AS ids
+    LEFT JOIN shoppers ON shoppers.user_id = ids.key
+    LEFT JOIN deleted ON deleted.user_id = ids.key
+"""
 
 
 class SQLiteStore:
@@ -75,7 +83,7 @@ class SQLiteStore:
     def __init__(self, path: str | Path, *, timeout: float = 5.0):
         self.path, self.timeout = str(path), timeout
         self.observe: Callable[[int], object] = lambda size: None
-        self.items = SQLiteItems(self)
+        self.items, self.cache = SQLiteItems(self), DocumentCache()
         self.write_lock = threading.Lock()
         self.closed, self.erased = threading.Event(), threading.Event()
         weakref.finalize(self, self.closed.set)
@@ -114,13 +122,13 @@ class SQLiteStore:
 
     def load(self, user_ids: Sequence[str]) -> Loaded:
         """See `Store.load`."""
-        query = (  # one for all users, as other threads may take turns at every call
-            "SELECT ids.value, version, document, time FROM json_each(?) AS ids "
-            "LEFT JOIN shoppers ON shoppers.user_id = ids.value "
-            "LEFT JOIN deleted ON deleted.user_id = ids.value"
-        )
-        rows = self.rows(query, json.dumps([*user_ids]))
-        return decode_each({user_id: StoredRow(*row) for user_id, *row in rows})
+        known = self.cache.get(user_ids)
+        versions = {user: known[user].version if user in known else None for user in user_ids}
+        # one query for all users, as other threads may take turns at every call
+        rows = self.rows(LOAD, json.dumps(versions, ensure_ascii=False))
+        loaded = decode_each({user_id: StoredRow(*row) for user_id, *row in rows}, known)
+        self.cache.put(d for d in loaded.documents.values() if d.version and d.deleted_at == NEVER)
+        return loaded
 
     def save(self, documents: Iterable[UserDocument]) -> list[str]:
         """See `Store.save`."""
@@ -128,11 +136,15 @@ class SQLiteStore:
         for _, content in rows:
             self.observe(len(content))
         with self.transaction() as connection:
-            return [d.user_id for d, content in rows if not _write(connection, d, content)]
+            versions = [_write(connection, d, content) for d, content in rows]
+        written = zip(rows, versions, strict=True)
+        self.cache.put(stored(d, version) for (d, _), version in written if version)
+        return [d.user_id for (d, _), version in zip(rows, versions, strict=True) if not version]
 
     def delete(self, user_id: str, deleted_at: int | None = None) -> bool:
         """See `Store.delete`."""
         with self.transaction() as connection:
+            self.cache.drop(user_id)
             connection.execute("DELETE FROM shown WHERE user_id = ?", (user_id,))
             deleted = connection.execute("DELETE FROM shoppers WHERE user_id = ?", (user_id,))
             if deleted_at is not None:
@@ -179,6 +191,7 @@ class SQLiteStore:
         tombstones_before: float = 0.0,
     ) -> int:
         """See `Store.expire`; while another process does this, nothing is done."""
+        self.cache.clear()  # what other processes have deleted goes from memory, too
         try:
             with self._one_at_a_time():
                 return self._expire(before, max_users, max_bytes, max_share, tombstones_before)
@@ -328,23 +341,25 @@ class SQLiteStore:
         self.erased.set()
 
 
-def _write(connection: sqlite3.Connection, document: UserDocument, content: bytes) -> bool:
-    """Write a document; return False if its version or tombstone is not the stored one."""
+def _write(connection: sqlite3.Connection, document: UserDocument, content: bytes) -> int:
+    """Write a document; return its version, or 0 if its version or tombstone is not as stored."""
     row = (time.time(), content, document.user_id)
     if document.version:
+        version = document.version + 1
         cursor = connection.execute(
-            "UPDATE shoppers SET version = version + 1, written = ?, document = ? "
+            "UPDATE shoppers SET version = ?, written = ?, document = ? "
             "WHERE user_id = ? AND version = ?",
-            (*row, document.version),
+            (version, *row, document.version),
         )
     else:
+        version = first_version()
         cursor = connection.execute(
             "INSERT OR IGNORE INTO shoppers (version, written, document, user_id) "
             "SELECT ?1, ?2, ?3, ?4 WHERE "
             "coalesce((SELECT time FROM deleted WHERE user_id = ?4), ?5) = ?6",
-            (first_version(), *row, NEVER, document.deleted_at),
+            (version, *row, NEVER, document.deleted_at),
         )
-    return cursor.rowcount == 1
+    return version if cursor.rowcount == 1 else 0
 
 
 def _create_private(path: str) -> None:

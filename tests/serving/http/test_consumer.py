@@ -167,7 +167,9 @@ def test_a_damaged_document_does_not_hold_up_the_stream(stream, consuming, tmp_p
         for user in ("damaged", "whole"):
             client.post("/events", json=payload(user, 0))
         store = client.app.state.service.store
-        store.connection.execute("UPDATE shoppers SET document = x'00' WHERE user_id = 'damaged'")
+        store.connection.execute(
+            "UPDATE shoppers SET version = 9, document = x'00' WHERE user_id = 'damaged'"
+        )
         add(stream, [payload("damaged", 1), payload("whole", 1)])
         wait(lambda: len(rejected(stream)) == 1)
         assert client.get("/users/whole/recommendations").json()["events"] == 2

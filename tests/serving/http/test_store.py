@@ -16,7 +16,9 @@ def store(client):
 def test_a_damaged_document_fails_only_requests_of_its_user(client, store):
     for user in ("damaged", "whole"):
         assert client.post("/events", json=payload(user, 0)).status_code == 200
-    store.connection.execute("UPDATE shoppers SET document = x'00' WHERE user_id = 'damaged'")
+    store.connection.execute(
+        "UPDATE shoppers SET version = 9, document = x'00' WHERE user_id = 'damaged'"
+    )
 
     def ask(number):
         user = ("damaged", "whole", "new")[number % 3]

@@ -180,7 +180,7 @@ def test_a_locked_or_full_store_stores_nothing_and_raises(model, tmp_path):
 
 def damage(engine, user, content):
     engine.store.connection.execute(
-        "UPDATE shoppers SET document = ? WHERE user_id = ?", (content, user)
+        "UPDATE shoppers SET version = 9, document = ? WHERE user_id = ?", (content, user)
     )
 
 

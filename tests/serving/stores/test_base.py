@@ -119,7 +119,7 @@ def damage(store, user, content=b"\x00 no document"):
     """Write something else in place of a user's document."""
     if isinstance(store, sqlite.SQLiteStore):
         store.connection.execute(
-            "UPDATE shoppers SET document = ? WHERE user_id = ?", (content, user)
+            "UPDATE shoppers SET version = 9, document = ? WHERE user_id = ?", (content, user)
         )
     else:
         store.client.hset(redis._document_key(user), "document", content)
