@@ -62,6 +62,8 @@ def _is_number(value: Any) -> bool:
 
 def check_label(value: Any) -> Any:
     """Return a text, a whole number or a list of texts; raises a ValueError for other values."""
+    if isinstance(value, float) and value.is_integer():  # JSON does not tell 3.0 from 3
+        value = int(value)
     if isinstance(value, float | bool) or (isinstance(value, list) and not _are_texts(value)):
         raise ValueError("send a text, or a list of texts")
     return check_value(value)
@@ -73,18 +75,13 @@ def _are_texts(values: list) -> bool:
 
 Words = Annotated[str, Field(max_length=MAX_TEXT, strict=True), AfterValidator(check_words)]
 Price = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-# what the checks accept, for the document of the service
-AText = Annotated[str, Field(max_length=MAX_TEXT)]
-Texts = Annotated[list[AText], Field(max_length=MAX_LABELS)]
-Numbers = Annotated[list[float], Field(max_length=MAX_NUMBERS)]
-AWhole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Label = Annotated[
-    Any, PlainValidator(check_label, json_schema_input_type=AText | AWhole | Texts | None)
+    Any, PlainValidator(check_label, json_schema_input_type=str | int | list[str] | None)
 ]
 Value = Annotated[
     Any,
     PlainValidator(
-        check_value, json_schema_input_type=AText | float | bool | Texts | Numbers | None
+        check_value, json_schema_input_type=str | float | bool | list[str] | list[float] | None
     ),
 ]
 

@@ -125,6 +125,9 @@ def within_the_model(case):
         if case.path.startswith("/items"):
             for name in body.keys() - ItemColumns.model_fields - {"item_id"}:
                 del body[name]  # two columns of one name, in capitals and not
+            lists = {name for name, value in body.items() if isinstance(value, list)}
+            labels = body.keys() & {"brand", "category", "categories", "genres", "merchant"}
+            body |= dict.fromkeys(lists | labels, "text")  # the type in the catalogue; 64 bits
 
 
 @pytest.mark.slow
@@ -145,8 +148,8 @@ def test_all_responses_fit_the_openapi_document(trained_run, tmp_path):
 
             @unhurried
             @given(case=operation.ok().as_strategy(generation_mode=mode))
-            def check(case, mode=mode):
-                if mode == schemathesis.GenerationMode.POSITIVE:
+            def check(case):
+                if case.meta.generation.mode == schemathesis.GenerationMode.POSITIVE:
                     within_the_model(case)
                 case.call_and_validate()
 

@@ -108,6 +108,7 @@ def test_a_list_is_never_made_of_half_an_update(service):
         ({"item_id": "n", **{f"c{n}": 1 for n in range(129)}}, "at most 128 columns"),
         ({"item_id": "n", "PRICE": 1}, "columns of the same name"),
         ({"item_id": "n", "categories": 3}, None),
+        ({"item_id": "n", "categories": 3.0}, None),
     ],
 )
 def test_items_of_another_form_are_refused(service, body, problem):
