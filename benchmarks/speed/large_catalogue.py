@@ -4,8 +4,8 @@
 
 The script trains a run for one epoch on random events, or takes one, and starts `serve.py` once
 for each precision of the item table. Every service records the same events of some users and makes
-one list after another. Printed are the private and the shared memory, the latency of the lists, and
-the share of the exact lists that the search by codes finds.
+one list after another. Printed are the private and the shared memory, the latency of events and
+lists, and the share of the exact lists, those of batch scoring, that each service finds.
 """
 
 import argparse
@@ -17,11 +17,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import polars as pl
 import psutil
+
+import jaxrec
 
 ROOT = Path(__file__).parents[2]
 START, DAY = 1_700_000_000, 86_400
@@ -34,17 +37,34 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--run", type=Path, help="take this run, which keeps a trained one")
     parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--precision", nargs="+", default=["float32", "int8"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = options.run or Path(folder, "run")
         if not (run / "checkpoints").exists():
             train(Path(folder), run, options.items)
         ids = pl.read_parquet(run / "catalog" / "items.parquet")["item_id"].drop_nulls().to_list()
-        exact, coded = (
-            measure(run, precision, ids, options.k) for precision in ("float32", "int8")
-        )
-    shares = [len(set(a) & set(b)) / len(a) for a, b in zip(exact, coded, strict=True)]
-    print(f"of {len(shares)} lists of {options.k}, codes find {np.mean(shares):.4f} of the items")
+        events = histories(ids)
+        lists = {name: measure(run, name, events, options.k) for name in options.precision}
+        exact = jaxrec.load(run).recommend(events, k=options.k)["item_id"].to_numpy()
+    for precision, own in lists.items():
+        pairs = zip(exact.reshape(USERS, options.k), own, strict=True)
+        found = np.mean([len({*a} & {*b}) / options.k for a, b in pairs])
+        print(f"{precision} finds {found:.4f} of the items of {USERS} lists of {options.k}")
+
+
+def histories(ids: list[str]) -> pl.DataFrame:
+    """The events of all users, with items of a Zipf distribution."""
+    places = np.arange(USERS * EVENTS)
+    items = np.minimum(np.random.default_rng(1).zipf(1.2, len(places)), len(ids)) - 1
+    return pl.DataFrame(
+        {
+            "user_id": [f"u{user}" for user in places // EVENTS],
+            "item_id": [ids[item] for item in items],
+            "timestamp": START + 100 * DAY + places % EVENTS,
+            "event": "view",
+        }
+    )
 
 
 def train(folder: Path, run: Path, items: int) -> None:
@@ -71,30 +91,29 @@ def train(folder: Path, run: Path, items: int) -> None:
     subprocess.run([*command, *arguments], check=True)
 
 
-def measure(run: Path, precision: str, ids: list[str], k: int) -> list[list[str]]:
+def measure(run: Path, precision: str, events: pl.DataFrame, k: int) -> list[list[str]]:
     """Print memory and latency of a service; return its lists."""
     with service(run, precision) as (process, client):
-        random = np.random.default_rng(1)
-        for user in range(USERS):
-            numbers = np.minimum(random.zipf(1.2, EVENTS), len(ids)) - 1
-            events = [
-                {"user_id": f"u{user}", "item_id": ids[n], "timestamp": START + 100 * DAY + place}
-                for place, n in enumerate(numbers)
-            ]
-            client.post("/events", json=events).raise_for_status()
-        lists, seconds = [], []
-        for user in range(USERS):
+        lists, seconds = [], {"event": list[float](), "list": list[float]()}
+
+        def ask(name: str, method: str, path: str, **content: Any) -> Any:
             start = time.perf_counter()
-            answer = client.get(f"/users/u{user}/recommendations", params={"k": k})
-            seconds.append(time.perf_counter() - start)
-            lists.append([item["id"] for item in answer.raise_for_status().json()["items"]])
+            answer = client.request(method, path, **content)
+            seconds[name].append(time.perf_counter() - start)
+            return answer.raise_for_status().json()
+
+        for event in events.to_dicts():
+            ask("event", "POST", "/events", json=event)
+        for user in range(USERS):
+            listed = ask("list", "GET", f"/users/u{user}/recommendations", params={"k": k})
+            lists.append([item["id"] for item in listed["items"]])
         memory = psutil.Process(process.pid).memory_full_info()
-    median, slow = 1000 * np.quantile(seconds, [0.5, 0.99])
-    print(
-        f"{precision}: {memory.uss / 2**20:,.0f} MiB private, "
-        f"{(memory.rss - memory.uss) / 2**20:,.0f} MiB of files; "
-        f"a list in {median:.1f} ms (p99 {slow:.1f})"
-    )
+    shown = [
+        f"{name} in {1000 * np.median(times):.1f} ms (p99 {1000 * np.quantile(times, 0.99):.1f})"
+        for name, times in seconds.items()
+    ]
+    private, files = memory.uss / 2**20, (memory.rss - memory.uss) / 2**20
+    print(f"{precision}: {private:,.0f} MiB private, {files:,.0f} MiB of files; {', '.join(shown)}")
     return lists
 
 
