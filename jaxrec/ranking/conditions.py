@@ -103,7 +103,8 @@ def where(items: pl.DataFrame, condition: str) -> Bool[np.ndarray, " I"]:
     try:
         expression = _expression(_parsed(condition), items, MAX_DEPTH)
         starts = range(0, max(len(items), 1), MAX_ROWS)
-        kept = pl.concat([_evaluated(expression, items[row : row + MAX_ROWS]) for row in starts])
+        parts = (items[row : row + MAX_ROWS].rechunk() for row in starts)
+        kept = pl.concat([_evaluated(expression, part) for part in parts])
     except (PolarsError, PanicException, Refused, OverflowError) as error:
         reason = str(error).strip().splitlines() or ["the engine fails on it"]
         raise _refused(items, condition, reason[0]) from error
@@ -113,7 +114,10 @@ def where(items: pl.DataFrame, condition: str) -> Bool[np.ndarray, " I"]:
 
 
 def _evaluated(expression: pl.Expr, items: pl.DataFrame) -> pl.Series:
-    """The value of an expression in every row; one without columns gives a single value."""
+    """The value of an expression in every row; one without columns gives a single value.
+
+    Of a table in several chunks, the engine would give one value for each of them.
+    """
     values = items.select(expression.alias("kept")).to_series()
     return values.new_from_index(0, len(items)) if len(values) == 1 else values
 

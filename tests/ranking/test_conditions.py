@@ -56,6 +56,26 @@ def test_where_selects_the_rows_that_satisfy_the_condition(condition, rows):
     np.testing.assert_array_equal(np.flatnonzero(mask), rows)
 
 
+@pytest.mark.parametrize(
+    ("condition", "row"),
+    [
+        ("'x' like 'x'", True),
+        ("1 in (2, 3)", False),
+        ("'x' ~ 'X' or price < 50", False),
+        ("price < 50 and 'x' in ('x')", False),
+        ("coalesce(price < 50, 'x' like 'x')", True),
+        ("true", True),
+    ],
+)
+def test_constants_count_for_every_row_of_a_table_in_chunks(condition, row):
+    chunks = pl.concat([ITEMS, ITEMS.filter(price=60), ITEMS[:0], ITEMS[:1]], rechunk=False)
+    assert chunks.n_chunks() > 1
+    mask = where(chunks, condition)
+    np.testing.assert_array_equal(mask, where(chunks.rechunk(), condition))
+    assert mask.shape == (len(chunks),)
+    assert mask[0] == row
+
+
 def test_where_may_use_a_column_of_any_name():
     items = ITEMS.rename({"price": "kept", "category": "select"})
 

@@ -9,6 +9,7 @@ from helpers.paths import TESTS
 
 PROGRAM = """
 import resource, sys
+import polars as pl
 from random import Random
 from helpers.conditions import condition, table
 from helpers.fuzzing import in_time
@@ -17,13 +18,14 @@ from jaxrec.ranking.conditions import where
 
 def outcome(text):
     try:
-        where(items, text)
+        assert where(items, text).shape == (len(items),)
     except DataError as error:
         assert "cannot be used" in str(error)
         return False
     return True
 
-random, items, used = Random(int(sys.argv[1])), table(1000), 0
+items = pl.concat([table(900), table(100)], rechunk=False)  # as in a live catalogue
+random, used = Random(int(sys.argv[1])), 0
 for number in range(int(sys.argv[2])):
     text = condition(random)
     sys.stderr.write(f"\\n{number} {text!r}\\n")  # the last one is that at fault
