@@ -241,19 +241,25 @@ class LiveCatalogue:
         try:
             return self.table(documents), documents, rows, 0
         except DataError:
-            kept = [n for n, document in enumerate(documents) if self._fits(document)]
-        failed = len(documents) - len(kept)
+            kept = self._fitting(documents)
         # without the row of a new item that fails, the numbers after it would leave a gap
-        placed, rows, _ = self._placed([documents[n] for n in kept])
-        return self.table(placed), placed, rows, failed
+        placed, rows, _ = self._placed(kept)
+        return self.table(placed), placed, rows, len(documents) - len(kept)
 
-    def _fits(self, document: ItemDocument) -> bool:
+    def _fitting(
+        self, documents: list[ItemDocument], kept: Sequence[ItemDocument] = ()
+    ) -> list[ItemDocument]:
+        """The documents that fit beside those kept; the first one of a new column has its type."""
         try:
-            self.table([document])
+            self.table([*kept, *documents])
         except DataError as error:
-            logger.error("item %r stays as it was: %s", document.item_id, error)
-            return False
-        return True
+            if len(documents) == 1:
+                logger.error("item %r stays as it was: %s", documents[0].item_id, error)
+                return []
+            middle = len(documents) // 2
+            first = self._fitting(documents[:middle], kept)
+            return first + self._fitting(documents[middle:], [*kept, *first])
+        return documents
 
     def _encoded(
         self, documents: Sequence[ItemDocument], rows: Int[np.ndarray, " n"], table: pl.DataFrame

@@ -265,6 +265,16 @@ def test_an_item_that_no_longer_fits_harms_no_other(model, engine, caplog):
     assert "'b' stays as it was" in caplog.text
 
 
+def test_the_first_value_of_a_new_column_has_its_type(engine, caplog):
+    """Requests that were recorded one after another, and come into effect together."""
+    for item, size in (("a", "large"), ("b", 3), ("c", "small"), ("d", ["small"])):
+        recorder(engine).put({item: {**NEW, "size": size}})
+    assert engine.follow() == 2
+    assert {"a", "c"} <= set(listed(engine))
+    assert listed(engine, where="size = 'large'") == ["a"]
+    assert "'b' stays as it was" in caplog.text and "'d' stays as it was" in caplog.text
+
+
 def test_the_number_of_items_is_bounded(engine):
     small = recorder(engine, limit=2)
     small.put({"a": NEW, "b": NEW})
