@@ -46,11 +46,11 @@ def main() -> None:
         ids = pl.read_parquet(run / "catalog" / "items.parquet")["item_id"].drop_nulls().to_list()
         events = histories(ids)
         lists = {name: measure(run, name, events, options.k) for name in options.precision}
-        exact = jaxrec.load(run).recommend(events, k=options.k)["item_id"].to_numpy()
+        table = jaxrec.load(run).recommend(events, k=options.k)
+        exact = dict(table.group_by("user_id").agg("item_id").iter_rows())
     for precision, own in lists.items():
-        pairs = zip(exact.reshape(USERS, options.k), own, strict=True)
-        found = np.mean([len({*a} & {*b}) / options.k for a, b in pairs])
-        print(f"{precision} finds {found:.4f} of the items of {USERS} lists of {options.k}")
+        shares = [len({*items} & {*exact[f"u{n}"]}) / options.k for n, items in enumerate(own)]
+        print(f"{precision} finds {np.mean(shares):.4f} of the items of {USERS} lists")
 
 
 def histories(ids: list[str]) -> pl.DataFrame:
