@@ -13,6 +13,8 @@ from jaxrec.cli import main
 COMMANDS = {
     "validate": "Print what a data set holds, with warnings, before anybody trains. "
     "[Read your files](../how-to/your-files.md) tells how to describe them.",
+    "embed": "Encode the images of items as a column of vectors. [Images, audio, "
+    "numbers](../how-to/modalities.md) tells more.",
     "train": "Train a recipe on a data set. `python train.py` is the same command. "
     "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
     "refit": "Train a finished run again on all events. [Train every night](../how-to/nightly.md) "
@@ -29,7 +31,7 @@ COMMANDS = {
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with eleven sub-commands.
+`pip install -e .` installs one command, `jaxrec`, with twelve sub-commands.
 
 | exit code | means |
 |---|---|

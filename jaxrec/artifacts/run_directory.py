@@ -1,8 +1,8 @@
 """The directory of a run and its Orbax checkpoints.
 
 run/config.yaml            the resolved configuration
-run/catalog/               items, training counts, node types, edges, event types and the whitening
-                           of text vectors (Parquet, JSON, NumPy)
+run/catalog/               items, training counts, node types, edges, event types, the whitening of
+                           text vectors and the maps of other features (Parquet, JSON, NumPy)
 run/refit/                 the model that serves, if there is one: a run fitted on all events
 run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of all nodes, and of
                            the items' text; progress: data position, validation history and
@@ -24,22 +24,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 import polars as pl
 from jax.sharding import Sharding
-from jaxtyping import Bool, Float
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxrec.artifacts import checksums
+from jaxrec.artifacts.catalog_files import RunArtifacts, read_catalog, write_catalog
 from jaxrec.artifacts.files import refuse_file_on_the_way
 from jaxrec.config import Config, parse, read_recipe, to_yaml
 from jaxrec.errors import InputError, RunError
 from jaxrec.models.inputs import Sizes
-from jaxrec.models.text.whitening import Whitening
 from jaxrec.runtime import atomic_path
-from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 FORMAT = 5  # of the files in `catalog`
 CALIBRATION = "calibration.json"  # corrections fitted on validation; written when training ends
 REFIT = "refit"  # a run directory inside a run, fitted on all events; CALIBRATION comes last
-ADDED = ("text_encoder", "item_id_type", "trained_until", "seen_until")  # older runs lack some
 SELECTED_BY = "ndcg@10"
 # what damaged files raise in json, NumPy, polars and Orbax
 UNREADABLE = (
@@ -61,23 +58,6 @@ class Progress:
         """Epochs after the best one. Among equal epochs the last counts, as in Orbax."""
         scores = [metrics[SELECTED_BY] for metrics in self.history]
         return int(np.argmax(scores[::-1])) if scores else 0
-
-
-@dataclass(frozen=True)
-class RunArtifacts:
-    """What a trained model needs beside its parameters: the `catalog` directory of a run."""
-
-    catalog: Catalog
-    counts: Float[np.ndarray, " I"]  # positive training events of every item
-    has_trained_id: Bool[np.ndarray, " I"]  # items with a training event, of any event type
-    event_type_names: tuple[str, ...]
-    sizes: Sizes
-    whitening: Whitening | None  # None if the model reads no text
-    text_encoder: str = ""  # SHA-256 of its files; empty if no text is read, or in an older run
-    item_id_type: str = "String"  # Int64 or UInt64 where the items table had integers
-    # seconds of the newest event that trained, and that trained or selected; None: not known
-    trained_until: int | None = None
-    seen_until: int | None = None
 
 
 def served(run: Path) -> Path:
@@ -115,7 +95,7 @@ def create_run(run: Path, config: Config, artifacts: RunArtifacts) -> None:
     with atomic_path(run) as draft:
         (draft / "catalog").mkdir(parents=True)
         (draft / "config.yaml").write_text(to_yaml(config))
-        _write_artifacts(draft / "catalog", artifacts)
+        write_catalog(draft / "catalog", artifacts, FORMAT)
 
 
 def refuse_other_data(run: Path, artifacts: RunArtifacts) -> None:
@@ -143,59 +123,7 @@ def read_artifacts(run: Path) -> RunArtifacts:
     """The artifacts of a run; raises a RunError if they are missing or of another version."""
     layout = _read_layout(run)
     with reading(run):
-        return _checked(_read_catalog(run / "catalog", layout))
-
-
-def _read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
-    nodes = pl.read_parquet(directory / "nodes.parquet", glob=False)
-    ids = nodes.partition_by("type", as_dict=True)
-    edges = pl.read_parquet(directory / "edges.parquet", glob=False)
-    types = tuple(
-        NodeType(name, ids[(name,)]["id"], offset) for name, offset in layout["node_types"].items()
-    )
-    graph = KnowledgeGraph(
-        types,
-        tuple(layout["relations"]),
-        *(edges[column].to_numpy() for column in ("head", "relation", "tail")),
-    )
-    items = pl.read_parquet(directory / "items.parquet", glob=False)
-    whitening = directory / "whitening.npz"
-    return RunArtifacts(
-        catalog=Catalog(items, graph),
-        counts=np.load(directory / "counts.npy", allow_pickle=False),
-        has_trained_id=np.load(directory / "has_trained_id.npy", allow_pickle=False),
-        event_type_names=tuple(layout["event_types"]),
-        sizes=Sizes(**layout["sizes"]),
-        whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
-        **{name: layout[name] for name in ADDED if name in layout},
-    )
-
-
-def _checked(artifacts: RunArtifacts) -> RunArtifacts:
-    """The artifacts; raises a ValueError if their files are not of one run."""
-    catalog, graph, sizes = artifacts.catalog, artifacts.catalog.graph, artifacts.sizes
-    item_type = graph.types[0]
-    ends = np.cumsum([node_type.padded_size for node_type in graph.types])
-    expected = Sizes(
-        num_items=item_type.padded_size,
-        num_nodes=int(ends[-1]),
-        num_relations=len(graph.relations),
-        num_event_types=len(artifacts.event_type_names),
-        text_width=int(sizes.text_width),
-    )
-    ids = [(graph.heads, ends[-1]), (graph.tails, ends[-1])]
-    ids += [(graph.edge_relations, len(graph.relations))]
-    if not (
-        sizes == expected
-        and [node_type.offset for node_type in graph.types] == [0, *ends[:-1]]
-        and catalog.item_ids.equals(item_type.ids)
-        and artifacts.counts.shape == artifacts.has_trained_id.shape == (catalog.num_items,)
-        and artifacts.counts.dtype.kind in "iuf"
-        and artifacts.has_trained_id.dtype == bool
-        and all(((values >= 0) & (values < limit)).all() for values, limit in ids)
-    ):
-        raise ValueError("the files in catalog do not belong together")
-    return artifacts
+        return read_catalog(run / "catalog", layout)
 
 
 def _comparable(artifacts: RunArtifacts) -> dict[str, Any]:
@@ -208,6 +136,8 @@ def _comparable(artifacts: RunArtifacts) -> dict[str, Any]:
         "event types": artifacts.event_type_names,
         "training events": [artifacts.counts.tobytes(), artifacts.has_trained_id.tobytes()],
         "text vector size": artifacts.sizes.text_width,
+        "vector columns": artifacts.features.raw_widths,
+        "numeric columns": artifacts.sizes.numbers,
     }
 
 
@@ -224,31 +154,6 @@ def _read_layout(run: Path) -> dict[str, Any]:
             "again, or use the version of jaxrec that wrote it"
         )
     return layout
-
-
-def _write_artifacts(directory: Path, artifacts: RunArtifacts) -> None:
-    graph = artifacts.catalog.graph
-    layout = {
-        "format": FORMAT,
-        "node_types": {node_type.name: node_type.offset for node_type in graph.types},
-        "relations": graph.relations,
-        "event_types": artifacts.event_type_names,
-        "sizes": asdict(artifacts.sizes),
-        **{name: getattr(artifacts, name) for name in ADDED},
-    }
-    (directory / "layout.json").write_text(json.dumps(layout, indent=2))
-    artifacts.catalog.items.write_parquet(directory / "items.parquet")
-    np.save(directory / "counts.npy", artifacts.counts)
-    np.save(directory / "has_trained_id.npy", artifacts.has_trained_id)
-    if artifacts.whitening is not None:
-        np.savez(directory / "whitening.npz", **vars(artifacts.whitening))
-    pl.concat(
-        pl.DataFrame({"id": node_type.ids}).select(pl.lit(node_type.name).alias("type"), "id")
-        for node_type in graph.types
-    ).write_parquet(directory / "nodes.parquet")
-    pl.DataFrame(
-        {"head": graph.heads, "relation": graph.edge_relations, "tail": graph.tails}
-    ).write_parquet(directory / "edges.parquet")
 
 
 def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointManager:

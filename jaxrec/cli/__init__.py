@@ -19,6 +19,7 @@ from jaxrec.runtime import SafeStream, keep_freed_memory, safe_console
 WARNED = 3  # exit code
 COMMANDS = {
     "validate": "print what a data set holds, with warnings, before anybody trains",
+    "embed": "encode the images of items as a column of vectors",
     "train": "train a recommender, evaluate it, and leave a run directory",
     "refit": "train a finished run again on all its events, and serve that model",
     "compare": "tell whether a new run is worse than the last one on the newest events",
@@ -61,6 +62,10 @@ def _run(command: str, arguments: Sequence[str]) -> None:
         from jaxrec.cli import validate
 
         validate.run(arguments)
+    elif command == "embed":
+        from jaxrec.cli import embed
+
+        embed.run(arguments)
     elif command == "train":
         from jaxrec.cli import train
 

@@ -47,8 +47,9 @@ def estimates(summary: Summary, config: Config) -> str:
 
     sizes = (summary.rows["items"], summary.rows["events"])
     minutes = train_seconds(config, *sizes) / 60
+    gibibytes = train_bytes(config, *sizes, summary.vector_widths) / 2**30
     return (
-        f"about {train_bytes(config, *sizes) / 2**30:.1f} GiB and at most about "
+        f"about {gibibytes:.1f} GiB and at most about "
         f"{max(1, round(minutes)):,} minutes for {config.train.epochs} epochs on this machine"
     )
 

@@ -16,6 +16,8 @@ from jaxrec.config.ranges import (
 )
 from jaxrec.errors import ConfigError
 
+SOURCES = ("id", "text", "graph", "vectors", "numbers")  # of an item encoder, beside vector columns
+
 
 @dataclass(frozen=True)
 class DataConfig(Bounded):
@@ -54,6 +56,8 @@ class DataConfig(Bounded):
         *("title", "brand", "genres", "category", "categories", "merchant", "description"),
     )
     """Item columns that form an item's text, in this order."""
+    numeric_columns: tuple[str, ...] = ()
+    """Item columns with numbers, such as price and rating, that the source `numbers` reads."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +91,8 @@ class ModelConfig(Bounded):
 
     experts: tuple[str, ...] = ("id+graph", "text+graph")
     """Each expert has its own item encoder, sequence encoder and loss; their scores are added.
-    Sources of an expert, combined by `+`: id, graph, text."""
+    Sources of an expert, combined by `+`: id, graph, text, the name of a column of vectors such as
+    image_vector, `vectors` for all columns of vectors, and `numbers` for `data.numeric_columns`."""
     hidden_size: Count = 64
     """Width of every vector of an expert."""
     sequence: Literal["lstm", "gru", "rnn", "lru", "transformer", "bare_lstm"] = "lstm"
@@ -107,7 +112,8 @@ class ModelConfig(Bounded):
     dropout: Share = 0.3
     """Dropout of event vectors and inside the blocks."""
     id_dropout: Share = 0.1
-    """Probability that a training step hides an item's id, both as input and as candidate."""
+    """Probability that a training step hides an item's id, both as input and as candidate, and
+    that it hides a vector or a number of an item."""
     graph_layer: Literal["gin", "residual", "sage", "transformer"] = "gin"
     """Update rule of the graph network: GIN, H + alpha A D^-1 A H, GraphSAGE, or attention over
     relations and neighbours."""
@@ -143,6 +149,11 @@ class ModelConfig(Bounded):
         self._check_sequence()
         self._check_graph()
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources of all experts, each once."""
+        return tuple(dict.fromkeys(part for name in self.experts for part in name.split("+")))
+
     def _check_sequence(self) -> None:
         """Raise a ConfigError for options of the sequence encoder that do not fit together."""
         if self.sequence == "transformer" and self.hidden_size % (2 * self.sequence_heads):
@@ -174,7 +185,7 @@ class ModelConfig(Bounded):
                 "context: there are no graph layers that it could come after, as num_graph_layers "
                 "is 0; choose replace"
             )
-        if self.context != "off" and not any("graph" in name for name in self.experts):
+        if self.context != "off" and "graph" not in self.sources:
             raise ConfigError(
                 "context: no expert reads the graph; name one with graph in experts, such as "
                 "id+graph"
@@ -197,7 +208,7 @@ class TextConfig(Bounded):
     max_tokens: Count = 64
     """Longer texts are cut to this length."""
     whiten: Count = 192
-    """Principal components to keep when text vectors are whitened."""
+    """Principal components to keep when text vectors and vector columns are whitened."""
     finetune_layers: Count = 1
     """`finetune`: number of last layers that train."""
     finetune_items: Count = 512
@@ -309,6 +320,11 @@ class Config:
             raise ConfigError(
                 f"model.sequence_window {window} is longer than train.sequence_length {length}, so "
                 f"training would never show a full window; choose {length} or fewer events"
+            )
+        if "numbers" in self.model.sources and not self.data.numeric_columns:
+            raise ConfigError(
+                "model.experts names numbers, but data.numeric_columns names no column; name some, "
+                "such as price"
             )
         if self.train.fan_out and self.model.context != "off":
             raise ConfigError(

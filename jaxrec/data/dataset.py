@@ -1,7 +1,7 @@
 """Preparation of a data set: read, filter, index and split."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from jaxrec.config import Config
 from jaxrec.data.carry_over import Carried, trained_before, with_carried_items
 from jaxrec.data.events import build_event_log
+from jaxrec.data.features import FeatureColumns, compact, feature_arrays, feature_columns
 from jaxrec.data.graph import build_graph
 from jaxrec.data.slices import counts, look_up
 from jaxrec.data.sources import load_source
@@ -34,6 +35,7 @@ class Dataset:
         notes: sentences about repaired, dropped and sampled data.
         item_id_type: see `RunArtifacts`.
         carried: what a warm start carries over; None for a run from scratch.
+        features: the columns of vectors and numbers that the model reads.
     """
 
     catalog: Catalog
@@ -43,6 +45,7 @@ class Dataset:
     notes: tuple[str, ...]
     item_id_type: str = "String"
     carried: Carried | None = None
+    features: FeatureColumns = field(default_factory=FeatureColumns)
 
     @cached_property
     def trained(self) -> Bool[np.ndarray, " n"]:
@@ -83,6 +86,7 @@ def prepare(
 
     Raises:
         DataError: the data are invalid, or a warm start cannot tell which events are new.
+        ConfigError: an expert names a source that the items lack.
     """
     data = config.data
     tables = filtered(config, tables)
@@ -91,7 +95,8 @@ def prepare(
         tables = with_carried_items(tables, carried)
         event_types = tuple(sorted({*carried.event_type_names, *tables.events["event"].unique()}))
     unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
-    items = pl.concat([unknown_item, tables.items], how="diagonal")
+    features = feature_columns(tables.items, config)
+    items = pl.concat([unknown_item, compact(tables.items, features)], how="diagonal")
     catalog = Catalog(items, build_graph(items, tables.triples, data.relations))
     log = build_event_log(
         tables.events,
@@ -124,6 +129,7 @@ def prepare(
         notes=(*notes, *ranked, *_longest_history(log)),
         item_id_type=item_id_type,
         carried=carried,
+        features=features,
     )
 
 
@@ -160,6 +166,8 @@ def filtered(config: Config, tables: Tables | None = None) -> Tables:
             memory_limit=data.memory_limit,
             as_codes=True,
         )
+    # before rows are left out, so that messages name the rows of the file
+    feature_arrays(tables.items, feature_columns(tables.items, config))
     return filter_tables(
         tables,
         min_user_events=data.min_user_events,

@@ -9,6 +9,7 @@ import polars as pl
 from jaxrec.config import Config
 from jaxrec.data.codes import coded, codes, numbered
 from jaxrec.data.dataset import long_history_notes
+from jaxrec.data.features import feature_columns, unused_notes, vector_columns, width_of
 from jaxrec.data.graph import COLUMN_RELATIONS
 from jaxrec.data.slices import counts, user_blocks
 from jaxrec.data.tables import Tables
@@ -36,6 +37,7 @@ class Summary:
     Attributes:
         rows: number of rows of every table.
         columns: table -> what its columns are used for -> their names; "" for no use.
+        vector_widths: how many numbers the vectors of each column that the model reads have.
         matches: of what -> (number that matched, number in all).
         period: first and last time of an event, or None if timestamps are positions.
         event_types: number of events of every type, the most frequent first.
@@ -48,6 +50,7 @@ class Summary:
 
     rows: dict[str, int]
     columns: dict[str, dict[str, tuple[str, ...]]]
+    vector_widths: dict[str, int]
     matches: dict[str, tuple[int, int]]
     period: tuple[datetime, datetime] | None
     event_types: dict[str, int]
@@ -69,9 +72,12 @@ def summarize(tables: Tables, config: Config) -> Summary:
     item_events = pl.concat([pl.zeros(num_idle, pl.Int64, eager=True), per_item["count"].sort()])
     repeats = 1 - _num_pairs(events) / len(events)
     event_types = events["event"].value_counts(sort=True).rows()
+    features = feature_columns(items, config)
+    unused = unused_notes(items, features, config.data.numeric_columns)
     return Summary(
         rows=rows,
         columns={"events": _event_columns(tables), "items": _item_columns(items, config)},
+        vector_widths={name: width_of(items[name]) for name in features.vectors},
         matches=_matches(tables, len(per_item)),
         period=_period(events["timestamp"]) if config.data.time == "timestamp" else None,
         event_types=dict(event_types),
@@ -79,7 +85,7 @@ def summarize(tables: Tables, config: Config) -> Summary:
         user_events=Counts(per_user["count"].sort()),
         item_events=Counts(item_events),
         warnings=(*tables.warnings, *_warnings(per_user, repeats, config)),
-        notes=tuple(note for note in tables.notes if note not in tables.warnings),
+        notes=(*(note for note in tables.notes if note not in tables.warnings), *unused),
     )
 
 
@@ -95,12 +101,23 @@ def _event_columns(tables: Tables) -> dict[str, tuple[str, ...]]:
 def _item_columns(items: pl.DataFrame, config: Config) -> dict[str, tuple[str, ...]]:
     graph = (*COLUMN_RELATIONS, "categories")
     others = [name for name in items.columns if name != "item_id"]
-    texts = config.data.text_columns
+    texts, features = config.data.text_columns, feature_columns(items, config)
+    unread = [name for name in vector_columns(items) if name not in features.vectors]
+    used = (*texts, *graph, *features.vectors, *unread)
     return {
         "text": tuple(name for name in others if name in texts),
         "graph": tuple(name for name in others if name in graph),
-        "conditions": tuple(name for name in others if name not in (*texts, *graph)),
+        "vectors": tuple(_described(items[name]) for name in features.vectors),
+        "numbers": features.numbers,
+        "conditions": tuple(name for name in others if name not in used),
+        "": tuple(_described(items[name]) for name in unread),
     }
+
+
+def _described(vectors: pl.Series) -> str:
+    """A column of vectors with the length of these and the share of items without one."""
+    missing = 1 - (vectors.list.len().fill_null(0) > 0).sum() / len(vectors)
+    return f"{vectors.name} ({width_of(vectors):,} numbers, {missing:.1%} missing)"
 
 
 def _matches(tables: Tables, num_active: int) -> dict[str, tuple[int, int]]:

@@ -18,6 +18,7 @@ from jaxrec.data.columns import (
     require,
     with_simple_type,
 )
+from jaxrec.data.features import listed_vectors
 from jaxrec.data.id_types import IdType
 from jaxrec.data.item_columns import (
     CATEGORY_SEPARATOR,
@@ -209,7 +210,8 @@ def validate_items(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[
     """The items table in normal form, warnings, and notes. Raises as `validate_tables`."""
     reject_same_names(items.columns, table)
     ids = as_ids(require(items, "item_id", table), table)
-    items = ids.to_frame().hstack([with_simple_type(column) for column in items.drop("item_id")])
+    others = [with_simple_type(listed_vectors(column)) for column in items.drop("item_id")]
+    items = ids.to_frame().hstack(others)
     items, notes = with_labels(items, table)
     items, warnings, price_notes = with_prices(items, table)
     if "categories" in items.columns and items.schema["categories"] != pl.Null:

@@ -12,6 +12,7 @@ from jaxrec.data.text import item_texts
 from jaxrec.errors import InputError
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
+from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import new_item_text
 
 if TYPE_CHECKING:
@@ -28,12 +29,16 @@ def with_todays_items(
     extension = extend_catalog(trained.catalog, items, triples)
     catalog, notes = extension.catalog, (*model.notes, *extension.notes)
     text = _todays_text(model, catalog.items)
-    if text is None and catalog.graph is trained.catalog.graph:  # all vectors stay
+    features = catalog_features(catalog.items, trained.features, "new items")
+    before = model.trained_features
+    same_features = all(np.array_equal(features[name], before[name]) for name in before)
+    if text is None and same_features and catalog.graph is trained.catalog.graph:
+        # all vectors stay
         return replace(model, index=replace(model.index, catalog=catalog), notes=notes)
     text = np.asarray(model.index.text)[: extension.num_old] if text is None else text
     padding = (0, len(text) - len(trained.counts))
     counts, has_id = np.pad(trained.counts, padding), np.pad(trained.has_trained_id, padding)
-    arrays = catalog_arrays(catalog, text, has_id, extension.entities)
+    arrays = catalog_arrays(catalog, text, has_id, extension.entities, features)
     vectors = encode_catalog(model.model, arrays)
     popular = model.correction.popularity_bias(counts)
     bias = np.pad(popular, (0, len(arrays.valid) - len(counts)))

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph import graphs_tuple
 from jaxrec.data.packing import event_gaps, ranges
+from jaxrec.inference.item_features import Features, padded_rows
 from jaxrec.models.inputs import Events, Nodes
 from jaxrec.models.recommender import Model, Recommender
 from jaxrec.models.sequence.encoder import State
@@ -48,6 +49,7 @@ def catalog_arrays(
     text: Float[np.ndarray, "n text"],
     has_id: Bool[np.ndarray, " n"],
     entities: Int[np.ndarray, " entities"] | None = None,
+    features: Features | None = None,
 ) -> CatalogArrays:
     """Arrays of a catalogue, padded.
 
@@ -55,6 +57,7 @@ def catalog_arrays(
         text: whitened text vector of every item, row 0 included.
         has_id: items whose own id was trained; the others use the unknown id.
         entities: rows of the entity table; None for the catalogue of training.
+        features: of every item, row 0 included, as `catalog_features` gives them.
     """
     block = catalog.graph.types[0]
     rows = np.arange(block.padded_size, dtype=np.int32)
@@ -66,6 +69,7 @@ def catalog_arrays(
             items=jnp.asarray(np.where(np.pad(has_id, (0, padding)), rows, 0)),
             entities=jnp.asarray(entities),
             text=jnp.asarray(np.pad(text, ((0, padding), (0, 0)))),
+            features=jax.tree.map(jnp.asarray, padded_rows(features or {}, len(rows))),
         ),
         graph=jax.tree.map(jnp.asarray, graphs_tuple(catalog.graph)),
         valid=jnp.asarray(block.valid),

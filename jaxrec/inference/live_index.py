@@ -6,16 +6,17 @@ in place: an update costs what it changes, whatever the size of the catalogue.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.sparse import coo_array, csr_array
 
 from jaxrec.data.graph import ITEM, first_neighbours, neighbourhoods
 from jaxrec.errors import InputError
 from jaxrec.inference.catalog_index import CatalogIndex, unit_rows
+from jaxrec.inference.item_features import Features
 from jaxrec.ranking.context import ItemLinks
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.types import Catalog, NodeType, padded_size
@@ -47,6 +48,7 @@ class ItemRows:
     bias: Float[np.ndarray, " I"]
     counts: Float[np.ndarray, " I"]
     groups: dict[str, Int[np.ndarray, " n"]]  # node type -> each item's first neighbour
+    features: dict[str, Shaped[np.ndarray, "I *width"]] = field(default_factory=dict)  # by column
 
 
 @dataclass(frozen=True)
@@ -179,15 +181,23 @@ class LiveIndex(CatalogIndex):
         self.matrices.clear()
 
 
-def live_index(trained: CatalogIndex, new_items: int = 0) -> LiveIndex:
+def live_index(
+    trained: CatalogIndex, new_items: int = 0, features: Features | None = None
+) -> LiveIndex:
     """A trained catalogue with room for new items.
+
+    Columns of vectors that the model reads are left out of its table: every update copies the
+    table, and no condition needs them.
 
     Args:
         new_items: how many the store holds at most.
+        features: see `TrainedModel.trained_features`.
     """
+    features = features or {}
     block = trained.node_type(ITEM)
     capacity = padded_size(block.count + room_for(new_items))
     graph, items = trained.catalog.graph, trained.catalog.items
+    items = items.drop(name for name, values in features.items() if values.ndim == 2)
     empty = pl.DataFrame({name: [None] for name in items.columns}, schema=items.schema)
     table = pl.concat(
         [items, empty.select(pl.all().repeat_by(capacity - 1 - len(items)).explode())]
@@ -209,6 +219,10 @@ def live_index(trained: CatalogIndex, new_items: int = 0) -> LiveIndex:
         groups={
             node_type.name: padded(first_neighbours(graph, node_type.name))[: capacity - 1]
             for node_type in graph.types
+        },
+        features={
+            name: _room(trained, f"feature_{number}_{capacity}", partial(padded, values))
+            for number, (name, values) in enumerate(features.items())
         },
     )
     return LiveIndex(

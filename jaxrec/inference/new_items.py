@@ -5,7 +5,7 @@ that of encoding the whole catalogue if a vector reads one edge far. Beyond that
 neighbours count too: at most `MAX_EDGES` of each, as in GraphSAGE (arXiv:1706.02216).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxrec.config import ModelConfig
 from jaxrec.data.graph import Edges, graphs_tuple, node_degrees, padded_graph
 from jaxrec.data.packing import ranges
 from jaxrec.inference.encoding import CatalogArrays, encode_catalog
+from jaxrec.inference.item_features import Features
 from jaxrec.models.graph.build import reach
 from jaxrec.models.inputs import Nodes
 from jaxrec.models.recommender import Model
@@ -36,6 +37,7 @@ class NewItemEncoder:
     Args:
         graph: that of training.
         text: whitened text vectors of the items of training.
+        features: of the items of training, as `catalog_features` gives them.
         has_id: items whose own id was trained.
     """
 
@@ -44,6 +46,7 @@ class NewItemEncoder:
     graph: KnowledgeGraph
     text: Float[np.ndarray, "I text"]
     has_id: Bool[np.ndarray, " n"]
+    features: Features = field(default_factory=dict)
 
     @cached_property
     def incoming(self) -> jraph.GraphsTuple:
@@ -64,22 +67,31 @@ class NewItemEncoder:
         return Edges(*(part[numbers] for part in parts))
 
     def encode(
-        self, ids: Int[np.ndarray, " n"], text: Float[np.ndarray, "n text"], edges: Edges
+        self,
+        ids: Int[np.ndarray, " n"],
+        text: Float[np.ndarray, "n text"],
+        edges: Edges,
+        features: Features | None = None,
     ) -> Float[np.ndarray, "n F"]:
         """Vectors of items.
 
         Args:
             ids: their rows in the catalogue of training; 0: training has not seen the item.
             edges: their receivers are places in `ids`, their senders nodes of training.
+            features: of each item; None: as item 0 has, of which nothing is known.
         """
         size = BATCHES[-1]
+        if features is None:
+            nothing = np.zeros(len(ids), np.int64)
+            features = {name: values[nothing] for name, values in self.features.items()}
         parts = []
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
             inside = (edges.receivers >= start) & (edges.receivers < start + size)
             own = Edges(*(values[inside] for values in edges))
             own = own._replace(receivers=own.receivers - start)
-            parts.append(self._encode(ids[part], text[part], own))
+            own_features = {name: values[part] for name, values in features.items()}
+            parts.append(self._encode(ids[part], text[part], own, own_features))
         width = self.config.hidden_size * len(self.config.experts)
         return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
@@ -90,7 +102,9 @@ class NewItemEncoder:
             ids = np.zeros(size, np.int64)
             self.encode(ids, np.zeros((size, self.text.shape[1]), np.float32), none)
 
-    def _encode(self, ids: np.ndarray, text: np.ndarray, edges: Edges) -> np.ndarray:
+    def _encode(
+        self, ids: np.ndarray, text: np.ndarray, edges: Edges, features: Features
+    ) -> np.ndarray:
         count, size = len(ids), next(size for size in BATCHES if size >= len(ids))
         nodes, inner = self._surroundings(np.unique(edges.senders))
         num_items = self.graph.types[0].padded_size
@@ -124,8 +138,13 @@ class NewItemEncoder:
             size=_padded_size(len(senders), USUAL_EDGES * size),
             padding_relation=2 * len(self.graph.relations),
         )
+        columns = dict[str, jnp.ndarray]()
+        for name, values in features.items():
+            column = np.zeros((item_rows, *values.shape[1:]), values.dtype)
+            column[places] = np.concatenate([values, self.features[name][items]])
+            columns[name] = jnp.asarray(column)
         arrays = CatalogArrays(
-            Nodes(*map(jnp.asarray, (item_ids, entity_ids, texts.astype(np.float32)))),
+            Nodes(*map(jnp.asarray, (item_ids, entity_ids, texts.astype(np.float32))), columns),
             message_graph,
             jnp.zeros(item_rows, bool),
         )

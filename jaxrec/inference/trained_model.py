@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
@@ -31,6 +31,7 @@ from jaxrec.inference.behaviour import behaviour_table
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.catalog_update import with_todays_items
 from jaxrec.inference.contributions import contributions, plot_contributions_of
+from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.profiles import plot_user, profile_users
 from jaxrec.inference.ranker import ListOptions, Ranker, UserBatch
 from jaxrec.inference.user_encoder import UserEncoder, collected
@@ -63,6 +64,22 @@ class TrainedModel:
         """A hash of the item vectors: states of another version do not fit this model."""
         vectors = np.ascontiguousarray(self.index.vectors)
         return hashlib.sha256(vectors.data.cast("B")).hexdigest()
+
+    @cached_property
+    def trained_features(self) -> dict[str, Shaped[np.ndarray, "n *width"]]:
+        """What the model read of the vectors and numbers of the items of training, by column."""
+        trained, parts = self.artifacts, dict[str, Shaped[np.ndarray, "n *width"]]()
+
+        def computed(name: str) -> np.ndarray:
+            if not parts:
+                parts.update(catalog_features(trained.catalog.items, trained.features))
+            return parts[name]
+
+        names = (*trained.features.vectors, *trained.features.numbers)
+        return {
+            name: self.index.derived(f"feature_{number}", partial(computed, name))
+            for number, name in enumerate(names)
+        }
 
     @property
     def catalog(self) -> Catalog:

@@ -1,10 +1,10 @@
 """The inputs of a model: its sizes, the nodes of a graph, and events."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Sizes:
     num_relations: int  # without their reverses
     num_event_types: int
     text_width: int
+    vectors: tuple[tuple[str, int], ...] = ()  # columns of vectors, and the widths of the inputs
+    numbers: tuple[str, ...] = ()  # numeric columns
 
 
 @jax.tree_util.register_dataclass
@@ -29,6 +31,8 @@ class Nodes:
     items: Int[Array, " I"]  # ids of the items
     entities: Int[Array, " entities"]  # ids of all other nodes
     text: Float[Array, "I text"]  # whitened text vectors of the items; zero where unknown
+    # by column: vectors [I, D] and bins of numbers [I], as `FeatureMaps.apply` gives them
+    features: dict[str, Shaped[Array, "I *width"]] = field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass

@@ -1,6 +1,7 @@
 """Rough memory and time of a training, before it begins."""
 
 import time
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,21 @@ EFFICIENCY = 0.4
 SIZE = 1024  # of the matrices that measure this machine
 
 
-def train_bytes(config: Config, num_items: int, num_events: int) -> float:
-    """Bytes of memory that training needs, without the tables while they are read."""
+def train_bytes(
+    config: Config, num_items: int, num_events: int, vector_widths: Mapping[str, int] | None = None
+) -> float:
+    """Bytes of memory that training needs, without the tables while they are read.
+
+    Args:
+        vector_widths: numbers of the vectors of each column that the model reads.
+    """
     model = config.model
     width = model.hidden_size * len(model.experts)
-    texts = config.text.whiten * any("text" in expert for expert in model.experts)
-    rows = padded_size(num_items) * (COPIES * width + texts) * 4
+    texts = config.text.whiten * ("text" in model.sources)
+    widths = (vector_widths or {}).values()
+    # as they are given, and whitened
+    vectors = sum(given + min(given, config.text.whiten) + 1 for given in widths)
+    rows = padded_size(num_items) * (COPIES * width + texts + vectors) * 4
     return BASE_BYTES + rows + BYTES_PER_EVENT * num_events
 
 
@@ -36,7 +46,7 @@ def train_seconds(config: Config, num_items: int, num_events: int) -> float:
     flops: float = len(model.experts) * (softmax + model.num_layers * BLOCK_FLOPS * size**2)
     # every step encodes the catalogue: forward, again for the gradient, and twice backward
     catalogue = padded_size(num_items) * graph_products(model) * 2 * size**2 * 4
-    with_graph = sum("graph" in expert for expert in model.experts)
+    with_graph = sum("graph" in expert.split("+") for expert in model.experts)
     flops += with_graph * catalogue / (config.train.batch_size * config.train.sequence_length)
     return config.train.epochs * num_events * flops / (EFFICIENCY * matrix_rate())
 

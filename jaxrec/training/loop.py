@@ -149,7 +149,7 @@ def load(
     Raises a RunError if the checkpoint is damaged, or does not fit the options.
     """
     target = laid_out(*state_layout(context))
-    sizes = model_sizes(context.dataset, context.text)
+    sizes = model_sizes(context.dataset, context.text, context.features)
     vectors = run_directory.vector_targets(context.config, sizes, replicated(context.mesh))
     rest = {"step": target.step, "opt_state": target.opt_state}
     run, what = Path(manager.directory).parent, f"config.yaml or the checkpoint of step {step}"

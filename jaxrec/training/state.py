@@ -14,15 +14,18 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
+from jaxrec.data.features import feature_arrays, missing_notes, missing_shares, unused_notes
 from jaxrec.data.packing import Packing, cut_windows
 from jaxrec.data.replay import replayed_weights
 from jaxrec.data.slices import counts
 from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
+from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import ItemText, item_text
 from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.build import expert_sources
+from jaxrec.models.items.features import FeatureMaps, fit_features
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import make_mesh, replicated, state_shardings
@@ -49,6 +52,7 @@ class TrainContext:
     config: Config  # `model.experts` holds only the experts that the data have a source for
     dataset: Dataset
     text: ItemText  # item texts as the pretrained encoder sees them
+    features: FeatureMaps  # what vector columns and numbers go through
     mesh: Mesh
     packing: Packing  # the batches of an epoch
     definition: ModelDef
@@ -85,7 +89,8 @@ def make_context(
     mesh = make_mesh(config.train.item_shards)
     encoder, whitening = (trained.text_encoder, trained.whitening) if trained else ("", None)
     text = item_text(dataset.catalog.items, config, encoder, whitening)
-    experts = usable_experts(config, dataset, text)
+    features, notes = _features(config, dataset, trained)
+    experts = usable_experts(config, dataset, text, features)
     missing = [name for name in config.model.experts if name not in experts]
     if missing and dataset.carried is not None:
         raise DataError(
@@ -96,32 +101,68 @@ def make_context(
     packing = make_packing(config, dataset)
     epochs, rate = schedule(config)
     train = replace(config.train, learning_rate=rate)
-    definition, _ = split(nnx.eval_shape(lambda: build_model(config, dataset, text)))
+    definition, _ = split(nnx.eval_shape(lambda: build_model(config, dataset, text, features)))
+    arrays = train_arrays(config, dataset, text, features)
     return TrainContext(
         config=config,
         dataset=dataset,
         text=text,
+        features=features,
         mesh=mesh,
         packing=packing,
         definition=definition,
         optimizer=make_optimizer(train, epochs * packing.steps_per_epoch),
-        arrays=jax.device_put(train_arrays(config, dataset, text), replicated(mesh)),
+        arrays=jax.device_put(arrays, replicated(mesh)),
         epochs=epochs if packing.num_rows else 0,
-        notes=tuple(
-            f"the data have no source for the expert {name}, so it is left out" for name in missing
+        notes=(
+            *notes,
+            *(f"the data have no source for the expert {n}, so it is left out" for n in missing),
         ),
     )
 
 
-def usable_experts(config: Config, dataset: Dataset, text: ItemText) -> tuple[str, ...]:
+def _features(
+    config: Config, dataset: Dataset, trained: RunArtifacts | None
+) -> tuple[FeatureMaps, list[str]]:
+    """What vector columns and numbers go through, and notes on them."""
+    items, columns = dataset.catalog.items, dataset.features
+    notes = unused_notes(items, columns, config.data.numeric_columns)
+    if not columns.names:
+        return FeatureMaps(), notes
+    earlier = None if trained is None else trained.features
+    widths = None if earlier is None else earlier.raw_widths
+    arrays = feature_arrays(items[1:], columns, widths)
+    shares = missing_shares(arrays)
+    notes += missing_notes(shares)
+    if earlier is not None:
+        names = (*earlier.vectors, *earlier.numbers)
+        if lost := [name for name in names if shares.get(name, 1.0) == 1]:
+            raise DataError(
+                f"items: the run reads {', '.join(lost)}, but no item has a value there; give the "
+                "column that it had"
+            )
+        return earlier, notes
+    maps = fit_features(arrays, dataset.trained[1:], config.text.whiten)
+    if constant := [name for name in columns.vectors if name not in maps.vectors]:
+        raise DataError(
+            f"items, column {constant[0]!r}: it holds no two different vectors; take it out of "
+            "the items, or out of model.experts"
+        )
+    return maps, notes
+
+
+def usable_experts(
+    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps
+) -> tuple[str, ...]:
     """The experts with a source in the data; any other would give all items the same score."""
     sources = {"id"}
     if len(dataset.catalog.graph.heads):
         sources.add("graph")
     if text.whitening is not None:
         sources.add("text")
-    experts = config.model.experts
-    usable = tuple(name for name in experts if sources & set(expert_sources(name)))
+    sources |= {*features.vectors, *(("numbers",) if features.numbers else ())}
+    experts, columns = config.model.experts, dataset.features.vectors
+    usable = tuple(name for name in experts if sources & set(expert_sources(name, columns)))
     if not usable:
         raise DataError(
             f"the data have no source for the experts {', '.join(experts)}; give items a text or "
@@ -162,7 +203,7 @@ def make_packing(config: Config, dataset: Dataset) -> Packing:
     )
 
 
-def model_sizes(dataset: Dataset, text: ItemText) -> Sizes:
+def model_sizes(dataset: Dataset, text: ItemText, features: FeatureMaps) -> Sizes:
     """The shapes of the model that depend on the data."""
     graph = dataset.catalog.graph
     return Sizes(
@@ -171,6 +212,8 @@ def model_sizes(dataset: Dataset, text: ItemText) -> Sizes:
         num_relations=len(graph.relations),
         num_event_types=len(dataset.split.log.event_type_names),
         text_width=text.vectors.shape[1],
+        vectors=features.widths,
+        numbers=tuple(features.numbers),
     )
 
 
@@ -183,12 +226,13 @@ def run_artifacts(context: TrainContext) -> RunArtifacts:
         counts=context.counts[: dataset.catalog.num_items],
         has_trained_id=np.asarray(context.arrays.candidates)[: dataset.catalog.num_items],
         event_type_names=dataset.split.log.event_type_names,
-        sizes=model_sizes(dataset, context.text),
+        sizes=model_sizes(dataset, context.text, context.features),
         whitening=context.text.whitening,
         text_encoder=context.text.encoder,
         item_id_type=dataset.item_id_type,
         trained_until=trained_until,
         seen_until=seen_until,
+        features=context.features,
     )
 
 
@@ -205,18 +249,23 @@ def newest_events(dataset: Dataset) -> tuple[int | None, int | None]:
     return trained, int(log.times[split.validation.positions].max(initial=trained))
 
 
-def build_model(config: Config, dataset: Dataset, text: ItemText) -> Recommender:
+def build_model(
+    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps
+) -> Recommender:
     """A recommender with initial parameters."""
-    rngs = nnx.Rngs(config.train.seed)
-    return Recommender(config.model, model_sizes(dataset, text), rngs, text.tower)
+    rngs, sizes = nnx.Rngs(config.train.seed), model_sizes(dataset, text, features)
+    return Recommender(config.model, sizes, rngs, text.tower)
 
 
-def train_arrays(config: Config, dataset: Dataset, text: ItemText) -> TrainArrays:
+def train_arrays(
+    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps
+) -> TrainArrays:
     """The arrays that a training step reads and does not change."""
     catalog, split, trained = dataset.catalog, dataset.split, dataset.trained
     padding = catalog.graph.types[0].padded_size - len(trained)
     masked = masked_event_types(config.evaluation.mask, split.log.event_type_names)
-    arrays, train = catalog_arrays(catalog, text.vectors, trained), config.train
+    columns, train = catalog_features(catalog.items, features), config.train
+    arrays = catalog_arrays(catalog, text.vectors, trained, features=columns)
     return TrainArrays(
         catalog=arrays,
         candidates=jnp.asarray(np.pad(trained, (0, padding))),
@@ -243,7 +292,8 @@ def state_layout(context: TrainContext) -> tuple[TrainState, TrainState]:
 
 def new_state(context: TrainContext) -> TrainState:
     """The state before the first step, for `jax.jit` and `jax.eval_shape`."""
-    params = nnx.state(build_model(context.config, context.dataset, context.text))
+    model = build_model(context.config, context.dataset, context.text, context.features)
+    params = nnx.state(model)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -21,7 +21,7 @@ from helpers.graph import EDGES, NODES, WIDTH, features, make_graph, randomised
 from helpers.paths import GOLDEN
 
 from jaxrec.models.inputs import Nodes
-from jaxrec.models.items.build import SOURCES, build_item_encoder
+from jaxrec.models.items.build import build_item_encoder
 from jaxrec.models.recommender import cast_products
 from jaxrec.models.text.build import load_text_encoder
 from jaxrec.models.text.encoder import TextEncoder
@@ -131,15 +131,21 @@ def test_bfloat16_is_near_float32(graph_encoder):
 # --- ItemSource
 
 
-@pytest.fixture(scope="module", params=[name for name in SOURCES if name != "graph"])
+@pytest.fixture(scope="module", params=["id", "text", "image", "numbers"])
 def source(request):
-    (only,) = build_item_encoder(request.param, CONFIG, SIZES, nnx.Rngs(0)).sources
+    sizes = replace(SIZES, vectors=(("image", 4),), numbers=("price", "rating"))
+    (only,) = build_item_encoder(request.param, CONFIG, sizes, nnx.Rngs(0)).sources
     return randomised(only)
 
 
 def make_nodes() -> Nodes:
     text = np.random.default_rng(0).normal(size=(ITEMS, 3)).astype(np.float32)
-    return Nodes(jnp.arange(ITEMS), jnp.arange(NODES - ITEMS), jnp.asarray(text))
+    features = {
+        "image": jnp.pad(jnp.asarray(text), ((0, 0), (0, 1))),
+        "price": jnp.arange(ITEMS),
+        "rating": jnp.zeros(ITEMS, jnp.int32),
+    }
+    return Nodes(jnp.arange(ITEMS), jnp.arange(NODES - ITEMS), jnp.asarray(text), features)
 
 
 def test_a_source_gives_every_item_a_vector(source):
@@ -151,9 +157,26 @@ def test_a_source_gives_every_item_a_vector(source):
 
 def test_an_unused_row_moves_no_item(source):
     nodes = make_nodes()
-    changed = replace(nodes, items=nodes.items.at[-1].set(0), text=nodes.text.at[-1].set(9))
+    features = {name: values.at[-1].set(9) for name, values in nodes.features.items()}
+    changed = replace(
+        nodes,
+        items=nodes.items.at[-1].set(0),
+        text=nodes.text.at[-1].set(9),
+        features=features,
+    )
     moved = (source(changed, None) != source(nodes, None)).any(1)
     np.testing.assert_array_equal(moved, [False] * (ITEMS - 1) + [True])
+
+
+def test_a_step_hides_what_it_says_and_inference_nothing(source):
+    """With a share of 1, all items look like the unknown one."""
+    source = nnx.clone(source)
+    share = {"id_dropout", "dropout"} & vars(source).keys()
+    if not share:
+        return  # texts are never hidden
+    setattr(source, share.pop(), 1.0)
+    hidden = source(make_nodes(), jax.random.key(0))
+    np.testing.assert_array_equal(hidden, jnp.tile(hidden[:1], (ITEMS, 1)))
 
 
 # --- TextEncoder

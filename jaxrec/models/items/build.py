@@ -1,30 +1,38 @@
 """Sources by name -> the item encoder of an expert."""
 
+from collections.abc import Sequence
+
 from flax import nnx
 
 from jaxrec.config import ModelConfig
+from jaxrec.config.options import SOURCES
 from jaxrec.errors import ConfigError
 from jaxrec.models.graph.build import build_context_encoder, build_graph_encoder
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.encoder import ItemEncoder, ItemSource
 from jaxrec.models.items.id import IdSource
+from jaxrec.models.items.numbers import NumberSource
 from jaxrec.models.items.text import TextSource
+from jaxrec.models.items.vectors import VectorSource
 from jaxrec.models.layers import normal_table
 
-SOURCES = ("id", "text", "graph")  # parameters are drawn in this order
 
+def expert_sources(name: str, vectors: Sequence[str] = ()) -> tuple[str, ...]:
+    """The sources of an expert, such as ("id", "graph") of `id+graph`; `vectors` as its columns.
 
-def expert_sources(name: str) -> tuple[str, ...]:
-    """The sources of an expert, such as ("id", "graph") of `id+graph`.
+    Args:
+        vectors: the columns of vectors.
 
     Raises:
         ConfigError: the name holds an unknown source.
     """
-    sources = tuple(name.split("+"))
-    unknown = [source for source in sources if source not in SOURCES]
+    sources = name.split("+")
+    known = (*SOURCES, *vectors)
+    unknown = [source for source in sources if source not in known]
     if unknown:
-        raise ConfigError(f"expert {name!r} names {unknown}; the sources are {', '.join(SOURCES)}")
-    return sources
+        raise ConfigError(f"expert {name!r} names {unknown}; the sources are {', '.join(known)}")
+    named = [part for s in sources for part in (vectors if s == "vectors" else (s,))]
+    return tuple(dict.fromkeys(named))
 
 
 def build_item_encoder(
@@ -35,13 +43,15 @@ def build_item_encoder(
     Raises:
         ConfigError: the expert names an unknown source.
     """
-    names = expert_sources(expert)
+    widths = dict(sizes.vectors)
+    names = expert_sources(expert, tuple(widths))
     width = config.hidden_size
     num_entities = sizes.num_nodes - sizes.num_items
     entity_table = normal_table(num_entities, width, rngs) if num_entities else None
     sources: list[ItemSource] = []
     graph_encoder = context = None
-    for name in (source for source in SOURCES if source in names):
+    # parameters are drawn in this order, so a new source comes last
+    for name in (s for s in ("id", "text", "graph", *widths, "numbers") if s in names):
         match name:
             case "id":
                 sources.append(IdSource(sizes.num_items, width, config.id_dropout, rngs))
@@ -52,4 +62,8 @@ def build_item_encoder(
                     graph_encoder = build_graph_encoder(config, sizes.num_relations, rngs)
                 if config.context != "off":
                     context = build_context_encoder(config, sizes.num_relations, rngs)
+            case "numbers":
+                sources.append(NumberSource(sizes.numbers, width, config.id_dropout, rngs))
+            case _:
+                sources.append(VectorSource(name, widths[name], width, config.id_dropout, rngs))
     return ItemEncoder(width, entity_table, sources, graph_encoder, context)

@@ -20,8 +20,8 @@ class ItemSource(Protocol):
     """One kind of knowledge about items, such as ids or texts -> vectors.
 
     To add a source, write an `nnx.Module` with this method in a file beside this one, then add its
-    name and its case to `jaxrec/models/items/build.py`. A source named `image` is selected by
-    `--model.experts image+graph`. The raw features that it reads are a field of `Nodes`.
+    name and its case to `jaxrec/models/items/build.py`. A source named `stock` is selected by
+    `--model.experts stock+graph`. The raw features that it reads are a field of `Nodes`.
     """
 
     def __call__(self, nodes: Nodes, key: Array | None) -> Float[Array, "I D"]:

@@ -108,8 +108,14 @@ class ItemRecorder:
         """What of the sent columns does not reach the vectors of the items."""
         graph = self.catalogue.encoder.graph
         types = {node_type.name for node_type in graph.types}
-        sent = {name for columns in items.values() for name in columns}
-        return [
+        sent = {name: value for columns in items.values() for name, value in columns.items()}
+        unread = [
+            f"{column}: the run does not read these vectors; train again with +{column} in "
+            "model.experts to use them"
+            for column, value in sent.items()
+            if _is_vector(value) and column not in self.catalogue.features.vectors
+        ]
+        return unread + [
             f"{column}: the run has no relation {relation}, so it makes no edges; train again to "
             "use it"
             for column, (relation, node_type) in COLUMN_RELATIONS.items()
@@ -175,6 +181,10 @@ class ItemRecorder:
             raise LimitError(
                 f"the store would hold more than {self.limit:,} changed items; raise --keep-items"
             )
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and isinstance(value[0], int | float)
 
 
 def _known(columns: Columns) -> dict[str, Any]:

@@ -7,16 +7,17 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec.data.graph import COLUMN_RELATIONS, Edges, item_triples, node_ids
 from jaxrec.data.item_rows import item_rows, surely_fits
 from jaxrec.errors import DataError
 from jaxrec.inference.catalog_index import item_names
+from jaxrec.inference.item_features import Features, item_features
 from jaxrec.inference.live_index import LiveIndex
 from jaxrec.inference.live_text import LiveText
 from jaxrec.inference.new_items import NewItemEncoder
@@ -28,6 +29,7 @@ logger = logging.getLogger("uvicorn.error")  # the server sets its format and le
 
 CATEGORY_PATH = "categories"
 RECENT_TEXTS = 4096
+FEATURE_ROUNDING = 1e-4  # of whitened vectors, whose entries are near 1
 # relations that columns of the item table make; a changed item loses those of training
 COLUMN_EDGES = (*(relation for relation, _ in COLUMN_RELATIONS.values()), "child_of")
 
@@ -40,6 +42,7 @@ class Encoded(NamedTuple):
     text: Float[np.ndarray, "n text"]
     groups: dict[str, Int[np.ndarray, " n"]]  # node type -> the first neighbour of each
     links: dict[int, Int[np.ndarray, " m"]]  # row -> its neighbours
+    features: dict[str, Shaped[np.ndarray, "n *width"]]  # by column
 
 
 class CatalogueUpdate(NamedTuple):
@@ -71,6 +74,7 @@ class LiveCatalogue:
         assert isinstance(model.index, LiveIndex)
         self.model, self.index, self.numbers = model, model.index, numbers
         trained = model.artifacts
+        self.features = trained.features
         self.num_trained = trained.catalog.num_items
         self.text = LiveText(model)
         self.encoder = NewItemEncoder(
@@ -79,6 +83,7 @@ class LiveCatalogue:
             trained.catalog.graph,
             np.asarray(self.index.trained.text)[: trained.catalog.graph.types[0].padded_size],
             trained.has_trained_id,
+            model.trained_features,
         )
         self.sequence = 0  # of the last change that is in effect
         self.recent_texts: dict[str, Float[np.ndarray, " hidden"]] = {}  # variants share a text
@@ -106,8 +111,15 @@ class LiveCatalogue:
         Raises:
             DataError: a value does not fit its column.
         """
-        schema = self.index.catalog.items.schema
-        return item_rows(self.known_rows(documents), [d.columns for d in documents], schema)
+        known, columns = self.known_rows(documents), [d.columns for d in documents]
+        table = item_rows(known, columns, self.schema)
+        item_features(table, self.features)  # for its errors
+        return table
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The types of all columns, those of vectors that the model reads included."""
+        return {**self.index.trained.catalog.items.schema, **self.index.catalog.items.schema}
 
     def checked(self, changes: Sequence[tuple[ItemDocument, ItemDocument]]) -> list[ItemDocument]:
         """Changed documents with the vectors of their texts, encoded where the texts are new.
@@ -132,7 +144,7 @@ class LiveCatalogue:
             return True
         if after.whole != before.whole or before.removed:
             return False
-        schema, texts = self.index.catalog.items.schema, self.model.config.data.text_columns
+        schema, texts = self.schema, self.model.config.data.text_columns
         return all(
             before.columns.get(name, self) == value
             or (name in schema and name not in texts and surely_fits(value, schema[name]))
@@ -182,7 +194,7 @@ class LiveCatalogue:
         table, placed, rows, failed = self._tables(placed, rows)
         before = self.index.catalog.items
         listed = np.array([not d.removed for d in placed], bool)
-        items = _with_rows(before, table, rows)
+        items = _with_rows(before, table.drop(self.features.vectors), rows)
         names = item_names(table)
         return CatalogueUpdate(
             sequence=last,
@@ -206,6 +218,8 @@ class LiveCatalogue:
         rows, encoded, index = self.index.rows, update.encoded, self.index
         rows.vectors[encoded.rows] = encoded.vectors
         rows.text[encoded.rows] = encoded.text
+        for name, values in encoded.features.items():
+            rows.features[name][encoded.rows] = values
         for name, group in encoded.groups.items():
             rows.groups[name][encoded.rows] = group
         index.own_links.own.update(encoded.links)
@@ -264,15 +278,17 @@ class LiveCatalogue:
     def _encoded(
         self, documents: Sequence[ItemDocument], rows: Int[np.ndarray, " n"], table: pl.DataFrame
     ) -> Encoded:
-        """The items whose texts or edges differ from those in effect, with new vectors."""
+        """The items whose texts, edges or features differ from those in effect, encoded."""
         names = (*self.model.config.data.text_columns, *COLUMN_RELATIONS, CATEGORY_PATH)
         names = tuple(name for name in dict.fromkeys(names) if name in table.columns)
         before, after = self.index.catalog.items[rows], table.select(names).rows()
         missing = [pl.lit(None).alias(name) for name in names if name not in before.columns]
         known = before.with_columns(missing).select(names).rows()
         is_new = before["item_id"].is_null().to_list()
+        features = item_features(table, self.features)
+        moved = self._moved(rows, features)
         changed = np.array(
-            [n for n in range(len(rows)) if is_new[n] or known[n] != after[n]], np.int64
+            [n for n in range(len(rows)) if is_new[n] or moved[n] or known[n] != after[n]], np.int64
         )
         chosen, items = rows[changed], table[changed]
         if not len(chosen):
@@ -281,11 +297,21 @@ class LiveCatalogue:
         edges, groups, links = self._edges(chosen, ids, items)
         pooled = [self._pooled(documents[n], text) for n, text in self._texts(changed, items)]
         text = self.text.whitened(items, pooled)
-        return Encoded(chosen, self.encoder.encode(ids, text, edges), text, groups, links)
+        features = {name: values[changed] for name, values in features.items()}
+        vectors = self.encoder.encode(ids, text, edges, features)
+        return Encoded(chosen, vectors, text, groups, links, features)
+
+    def _moved(self, rows: Int[np.ndarray, " n"], features: Features) -> Bool[np.ndarray, " n"]:
+        """Which items have other features than those in effect, beyond rounding."""
+        moved = np.zeros(len(rows), bool)
+        for name, values in features.items():
+            far = ~np.isclose(values, self.index.rows.features[name][rows], atol=FEATURE_ROUNDING)
+            moved |= far.reshape(len(rows), -1).any(1)
+        return moved
 
     def _nothing_encoded(self) -> Encoded:
         none, rows = np.zeros(0, np.int64), self.index.rows
-        return Encoded(none, rows.vectors[none], rows.text[none], {}, {})
+        return Encoded(none, rows.vectors[none], rows.text[none], {}, {}, {})
 
     def _texts(self, changed: Int[np.ndarray, " n"], items: pl.DataFrame) -> list[tuple[int, str]]:
         """The text of each changed item; empty where its vector cannot be kept."""
