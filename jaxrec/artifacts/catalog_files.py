@@ -1,7 +1,7 @@
 """The files of a run's catalogue: what a trained model needs beside its parameters."""
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,9 @@ def read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
 
 
 def _sizes(entries: dict[str, Any]) -> Sizes:
-    """Sizes from JSON; older runs have no vectors and numbers."""
-    sizes = Sizes(**entries)
-    vectors = tuple((str(name), int(width)) for name, width in sizes.vectors)
-    return replace(sizes, vectors=vectors, numbers=tuple(sizes.numbers))
+    """Sizes from JSON, which has lists for tuples; older runs have no vectors and numbers."""
+    vectors = tuple((str(name), int(width)) for name, width in entries.get("vectors", ()))
+    return Sizes(**{**entries, "vectors": vectors, "numbers": tuple(entries.get("numbers", ()))})
 
 
 def _read_features(directory: Path, sizes: Sizes) -> FeatureMaps:

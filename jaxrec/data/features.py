@@ -65,7 +65,7 @@ def feature_arrays(
     columns: FeatureColumns,
     widths: Mapping[str, int] | None = None,
     table: str = "items",
-) -> dict[str, Float[np.ndarray, "I *width"]]:
+) -> dict[str, Float[np.ndarray, "I ..."]]:
     """Vector columns as float32 [I, D] and numbers as float64 [I]; NaN where there is none.
 
     A column that the table lacks has no values.
@@ -77,7 +77,7 @@ def feature_arrays(
     Raises:
         DataError: a vector has another length, or a value is no finite number.
     """
-    arrays: dict[str, Float[np.ndarray, "I *width"]] = {}
+    arrays: dict[str, Float[np.ndarray, "I ..."]] = {}
     for name in columns.names:
         column = items[name] if name in items.columns else pl.Series(name, [None] * len(items))
         ids = items["item_id"] if "item_id" in items.columns else None
@@ -211,7 +211,7 @@ def unused_notes(
     return notes
 
 
-def missing_shares(arrays: Mapping[str, Float[np.ndarray, "I *width"]]) -> dict[str, float]:
+def missing_shares(arrays: Mapping[str, Float[np.ndarray, "I ..."]]) -> dict[str, float]:
     """The share of items without a value, by column."""
     return {
         name: float(np.isnan(values if values.ndim == 1 else values[:, 0]).mean())

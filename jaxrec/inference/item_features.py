@@ -9,12 +9,12 @@ from jaxtyping import Float, Shaped
 from jaxrec.data.features import FeatureColumns, feature_arrays
 from jaxrec.models.items.features import FeatureMaps
 
-Features = Mapping[str, Shaped[np.ndarray, "I *width"]]
+Features = Mapping[str, Shaped[np.ndarray, "..."]]
 
 
 def item_features(
     items: pl.DataFrame, maps: FeatureMaps, table: str = "items"
-) -> dict[str, Shaped[np.ndarray, "I *width"]]:
+) -> dict[str, Shaped[np.ndarray, "I ..."]]:
     """The features of items, each from its own row.
 
     Args:
@@ -30,23 +30,23 @@ def item_features(
 
 def catalog_features(
     items: pl.DataFrame, maps: FeatureMaps, table: str = "items"
-) -> dict[str, Shaped[np.ndarray, "I *width"]]:
+) -> dict[str, Shaped[np.ndarray, "I ..."]]:
     """The features of an item table whose row 0 is the unknown item; raises as `item_features`."""
     known = item_features(items[1:], maps, table)
     unknown = no_features(maps, 1)
     return {name: np.concatenate([unknown[name], values]) for name, values in known.items()}
 
 
-def no_features(maps: FeatureMaps, count: int) -> dict[str, Shaped[np.ndarray, "n *width"]]:
+def no_features(maps: FeatureMaps, count: int) -> dict[str, Shaped[np.ndarray, "n ..."]]:
     """The features of items of which nothing is known."""
-    missing: dict[str, Float[np.ndarray, "n *width"]] = {
+    missing: dict[str, Float[np.ndarray, "n ..."]] = {
         name: np.full((count, width), np.nan, np.float32) for name, width in maps.raw_widths.items()
     }
     missing |= {name: np.full(count, np.nan) for name in maps.numbers}
     return maps.apply(missing)
 
 
-def padded_rows(features: Features, rows: int) -> dict[str, Shaped[np.ndarray, "rows *width"]]:
+def padded_rows(features: Features, rows: int) -> dict[str, Shaped[np.ndarray, "rows ..."]]:
     """Features with zeros behind, up to a number of rows; the number 0 is the missing bin."""
     return {
         name: np.pad(values, ((0, rows - len(values)), *[(0, 0)] * (values.ndim - 1)))

@@ -48,7 +48,7 @@ class ItemRows:
     bias: Float[np.ndarray, " I"]
     counts: Float[np.ndarray, " I"]
     groups: dict[str, Int[np.ndarray, " n"]]  # node type -> each item's first neighbour
-    features: dict[str, Shaped[np.ndarray, "I *width"]] = field(default_factory=dict)  # by column
+    features: dict[str, Shaped[np.ndarray, "I ..."]] = field(default_factory=dict)  # by column
 
 
 @dataclass(frozen=True)

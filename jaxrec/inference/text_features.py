@@ -24,7 +24,6 @@ from jaxrec.data.text import (
     tokenize,
 )
 from jaxrec.errors import RunError
-from jaxrec.models.items.build import expert_sources
 from jaxrec.models.text.build import load_text_encoder
 from jaxrec.models.text.encoder import TextEncoder
 from jaxrec.models.text.finetuned import TextTower
@@ -76,7 +75,7 @@ def item_text(
     Raises:
         RunError: the encoder has another digest.
     """
-    if not any("text" in expert_sources(name) for name in config.model.experts):
+    if "text" not in config.model.sources:
         return _no_text(len(items))
     texts, known = known_texts(items, config)
     if whitening is None and len(set(texts) - {""}) < 2:

@@ -66,9 +66,9 @@ class TrainedModel:
         return hashlib.sha256(vectors.data.cast("B")).hexdigest()
 
     @cached_property
-    def trained_features(self) -> dict[str, Shaped[np.ndarray, "n *width"]]:
+    def trained_features(self) -> dict[str, Shaped[np.ndarray, "n ..."]]:
         """What the model read of the vectors and numbers of the items of training, by column."""
-        trained, parts = self.artifacts, dict[str, Shaped[np.ndarray, "n *width"]]()
+        trained, parts = self.artifacts, dict[str, Shaped[np.ndarray, "n ..."]]()
 
         def computed(name: str) -> np.ndarray:
             if not parts:

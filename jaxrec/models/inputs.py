@@ -32,7 +32,7 @@ class Nodes:
     entities: Int[Array, " entities"]  # ids of all other nodes
     text: Float[Array, "I text"]  # whitened text vectors of the items; zero where unknown
     # by column: vectors [I, D] and bins of numbers [I], as `FeatureMaps.apply` gives them
-    features: dict[str, Shaped[Array, "I *width"]] = field(default_factory=dict)
+    features: dict[str, Shaped[Array, "I ..."]] = field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from helpers.tables import EVENTS
+from helpers.tables import SECOND
 
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
@@ -11,6 +11,13 @@ from jaxrec.data.features import FeatureColumns, feature_arrays, feature_columns
 from jaxrec.data.tables import read_tables, validate_items, validate_tables
 from jaxrec.errors import ConfigError, DataError
 
+EVENTS = pl.DataFrame(
+    {
+        "user_id": [f"u{n % 3}" for n in range(12)],
+        "item_id": ["b", "007"] * 6,
+        "timestamp": [SECOND + n for n in range(12)],
+    }
+)
 ITEMS = pl.DataFrame(
     {
         "item_id": ["b", "007", "unsold"],
@@ -23,7 +30,11 @@ ITEMS = pl.DataFrame(
 
 
 def config(*experts, **options):
-    return parse(layers=[{"model.experts": list(experts), **options}])
+    return parse(
+        layers=[
+            {"model.experts": list(experts), "split.scheme": "leave_one_out", **options},
+        ]
+    )
 
 
 def problem(items, *experts, **options) -> str:

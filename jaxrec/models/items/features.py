@@ -10,7 +10,7 @@ from jaxrec.models.text.whitening import Whitening, fit_whitening
 
 NUM_BINS = 32  # of a numeric column, beside the bin of items without a number
 
-Columns = Mapping[str, Float[np.ndarray, "I *width"]]
+Columns = Mapping[str, Float[np.ndarray, "I ..."]]
 """Vectors [I, D] and numbers [I] by column; NaN where an item has none."""
 
 
@@ -36,7 +36,7 @@ class FeatureMaps:
         """Columns of vectors and the widths of what the model reads of them."""
         return tuple((name, w.projection.shape[1] + 1) for name, w in self.vectors.items())
 
-    def apply(self, columns: Columns) -> dict[str, Shaped[np.ndarray, "I *width"]]:
+    def apply(self, columns: Columns) -> dict[str, Shaped[np.ndarray, "I ..."]]:
         """Vectors whitened, float32 with the flag of a missing one behind; numbers as bins, int32.
 
         A missing vector is the mean, zero, with the flag 1. A missing number has bin 0.

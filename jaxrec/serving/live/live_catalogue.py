@@ -42,7 +42,7 @@ class Encoded(NamedTuple):
     text: Float[np.ndarray, "n text"]
     groups: dict[str, Int[np.ndarray, " n"]]  # node type -> the first neighbour of each
     links: dict[int, Int[np.ndarray, " m"]]  # row -> its neighbours
-    features: dict[str, Shaped[np.ndarray, "n *width"]]  # by column
+    features: dict[str, Shaped[np.ndarray, "n ..."]]  # by column
 
 
 class CatalogueUpdate(NamedTuple):

@@ -1,0 +1,61 @@
+"""What vectors of items are worth: of use, they help items that are new; noise does no harm."""
+
+import numpy as np
+import polars as pl
+import pytest
+from helpers.training import config
+
+from jaxrec.data.tables import validate_tables
+from jaxrec.training import loop
+
+KINDS, ITEMS, USERS, VISITS = 6, 90, 240, 9
+NEW = ITEMS // 5  # items without a training event
+
+
+def make_shop(vectors):
+    """Users choose items of one of six kinds, which no column tells; some end at a new item."""
+    random = np.random.default_rng(0)
+    kinds = np.arange(ITEMS) % KINDS
+    known, new = np.arange(NEW, ITEMS), np.arange(NEW)
+    rows = []
+    for user in range(USERS):
+        own = random.permutation(known[kinds[known] == user % KINDS])[:VISITS]
+        if user % 2:
+            own[-1] = random.choice(new[kinds[new] == user % KINDS])
+        rows += [(f"u{user}", f"i{item}", 86_400 * day) for day, item in enumerate(own)]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    events = events.with_columns(pl.col("timestamp") + 1_700_000_000)
+    items = pl.DataFrame({"item_id": [f"i{item}" for item in range(ITEMS)]})
+    return validate_tables(
+        events, items.with_columns(image=pl.Series(vectors(random, kinds))), None
+    )
+
+
+def useful(random, kinds):
+    return (np.eye(KINDS)[kinds] + 0.3 * random.normal(size=(ITEMS, KINDS))).tolist()
+
+
+def noise(random, kinds):
+    return random.normal(size=(ITEMS, KINDS)).tolist()
+
+
+def recall(tmp_path, expert, vectors):
+    """Recall@10 of test events whose item is new, and of the others."""
+    options = {"model.experts": [expert], "model.id_dropout": 0.2, "train.learning_rate": 0.01}
+    options |= {"train.epochs": 12, "train.batch_size": 16, "model.hidden_size": 16}
+    run = tmp_path / f"{expert}-{vectors.__name__}"
+    loop.fit(config(**options), run, tables=make_shop(vectors))
+    ranks = pl.read_parquet(run / "ranks.parquet")
+    is_new = ranks["item_id"].str.slice(1).cast(int) < NEW
+    hits = ranks["rank"] < 10
+    return hits.filter(is_new).mean(), hits.filter(~is_new).mean()
+
+
+@pytest.mark.slow
+def test_useful_vectors_find_new_items_and_noise_does_no_harm(tmp_path):
+    without = recall(tmp_path, "id", noise)
+    helped, spoiled = (recall(tmp_path, "id+image", vectors) for vectors in (useful, noise))
+    print(without, helped, spoiled)
+    assert helped[0] > without[0] + 0.3
+    assert helped[1] > without[1] - 0.1
+    assert spoiled[1] > without[1] - 0.1
