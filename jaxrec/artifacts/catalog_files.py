@@ -87,7 +87,7 @@ def _read_features(directory: Path, sizes: Sizes) -> FeatureMaps:
 
 
 def _write_features(directory: Path, features: FeatureMaps) -> None:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for number, whitening in enumerate(features.vectors.values()):
         arrays[f"mean_{number}"] = whitening.mean
         arrays[f"projection_{number}"] = whitening.projection

@@ -81,10 +81,11 @@ def run(arguments: Sequence[str]) -> None:
     column = vector_column(options.column, vectors)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_table(items.with_columns(column), options.out)
+    width = next(len(vector) for vector in vectors if vector is not None)
     without = sum(path is None for path in paths)
     console.print(
         f"{len(items) - column.null_count():,} of {len(items):,} items have a vector of "
-        f"{column.list.len().max():,} numbers ({without:,} without an image, {len(broken):,} with "
+        f"{width:,} numbers ({without:,} without an image, {len(broken):,} with "
         f"one that cannot be read): {options.out}"
     )
 

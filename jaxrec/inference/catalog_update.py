@@ -30,7 +30,7 @@ def with_todays_items(
     catalog, notes = extension.catalog, (*model.notes, *extension.notes)
     text = _todays_text(model, catalog.items)
     features = catalog_features(catalog.items, trained.features, "new items")
-    before = model.trained_features
+    before = model.features
     same_features = all(np.array_equal(features[name], before[name]) for name in before)
     if text is None and same_features and catalog.graph is trained.catalog.graph:
         # all vectors stay

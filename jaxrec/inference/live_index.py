@@ -112,6 +112,7 @@ class LiveIndex(CatalogIndex):
     rows: ItemRows = field(kw_only=True)
     trained: CatalogIndex = field(kw_only=True)
     own_links: LiveLinks = field(kw_only=True)
+    features: Features = field(default_factory=dict, kw_only=True)  # before any change
     matrices: list[csr_array] = field(default_factory=list, kw_only=True)  # at most the present one
 
     @property
@@ -191,7 +192,7 @@ def live_index(
 
     Args:
         new_items: how many the store holds at most.
-        features: see `TrainedModel.trained_features`.
+        features: see `TrainedModel.features`.
     """
     features = features or {}
     block = trained.node_type(ITEM)
@@ -235,6 +236,7 @@ def live_index(
         rows=rows,
         trained=trained,
         own_links=LiveLinks(trained.catalog),
+        features=features,
     )
 
 

@@ -144,7 +144,12 @@ class NewItemEncoder:
             column[places] = np.concatenate([values, self.features[name][items]])
             columns[name] = jnp.asarray(column)
         arrays = CatalogArrays(
-            Nodes(*map(jnp.asarray, (item_ids, entity_ids, texts.astype(np.float32))), columns),
+            Nodes(
+                jnp.asarray(item_ids),
+                jnp.asarray(entity_ids),
+                jnp.asarray(texts.astype(np.float32)),
+                columns,
+            ),
             message_graph,
             jnp.zeros(item_rows, bool),
         )

@@ -66,16 +66,16 @@ class TrainedModel:
         return hashlib.sha256(vectors.data.cast("B")).hexdigest()
 
     @cached_property
-    def trained_features(self) -> dict[str, Shaped[np.ndarray, "n ..."]]:
-        """What the model read of the vectors and numbers of the items of training, by column."""
-        trained, parts = self.artifacts, dict[str, Shaped[np.ndarray, "n ..."]]()
+    def features(self) -> dict[str, Shaped[np.ndarray, "n ..."]]:
+        """What the model reads of the vectors and numbers of the items, by column."""
+        maps, parts = self.artifacts.features, dict[str, Shaped[np.ndarray, "n ..."]]()
 
         def computed(name: str) -> np.ndarray:
             if not parts:
-                parts.update(catalog_features(trained.catalog.items, trained.features))
+                parts.update(catalog_features(self.catalog.items, maps))
             return parts[name]
 
-        names = (*trained.features.vectors, *trained.features.numbers)
+        names = (*maps.vectors, *maps.numbers)
         return {
             name: self.index.derived(f"feature_{number}", partial(computed, name))
             for number, name in enumerate(names)

@@ -92,3 +92,23 @@ def test_options_of_training_apply(tmp_path, capsys):
     arguments = ("--data", shop(tmp_path), "--data.min_item_events", "100")
     code, _ = validated(capsys, *arguments)
     assert code == 2  # no user is left
+
+
+def test_vectors_and_numbers_are_described(tmp_path, capsys):
+    shop(tmp_path)
+    (tmp_path / "items.csv").unlink()
+    vectors = [[0.5, n, 1.0] if n else None for n in range(12)]
+    items = pl.DataFrame(
+        {"item_id": range(12), "brand": "acme", "price": 1.5, "image": vectors, "audio": vectors}
+    )
+    items.write_parquet(tmp_path / "items.parquet")
+    options = ("--model.experts", "id+graph", "id+image+numbers", "--data.numeric_columns", "price")
+    code, text = validated(capsys, "--data", tmp_path, *options)
+    assert code == 0
+    for line in (
+        "  columns for vectors: image (3 numbers, 8.3% missing)",
+        "  columns for numbers: price",
+        "  columns not used: audio (3 numbers, 8.3% missing)",
+        "note: items: the vectors of audio are not used; add +audio to an expert of model.experts",
+    ):
+        assert f"{line}\n" in text

@@ -89,7 +89,7 @@ class LiveEngine:
         self.trained, self.store = model, store
         trained_ids = set(model.catalog.item_ids)
         new_items = sum(item_id not in trained_ids for item_id in store.items.ids())
-        self.index = live_index(model.index, new_items, model.trained_features)
+        self.index = live_index(model.index, new_items, model.features)
         self.model = replace(model, index=self.index)
         self.updater = StateUpdater(self.model, window, feedback_types(strategy), precision)
         self.builder = RecommendationBuilder(

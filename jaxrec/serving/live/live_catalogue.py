@@ -83,7 +83,7 @@ class LiveCatalogue:
             trained.catalog.graph,
             np.asarray(self.index.trained.text)[: trained.catalog.graph.types[0].padded_size],
             trained.has_trained_id,
-            model.trained_features,
+            self.index.features,
         )
         self.sequence = 0  # of the last change that is in effect
         self.recent_texts: dict[str, Float[np.ndarray, " hidden"]] = {}  # variants share a text
