@@ -5,7 +5,9 @@
 
 writes `bert_minilm.npz` for the real checkpoint, and two tiny random checkpoints with their
 outputs: `tiny_bert` is named as `BertModel` saves itself, `tiny_bert_legacy` as bert-base-uncased
-is: prefix, gamma and beta, pooler, heads of pretraining.
+is: prefix, gamma and beta, pooler, heads of pretraining. `tiny_bert_chinese` has the tokenizer of
+bert-base-chinese: upper case and accents stay, Chinese characters are words. `tokens.json` holds
+the token ids of `TEXTS_OF_LANGUAGES` under several tokenizer configurations.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, BertConfig, BertForPreTraining, BertModel
+from transformers import AutoTokenizer, BertConfig, BertForPreTraining, BertModel, BertTokenizer
 
 GOLDEN = Path(__file__).parent
 DIMENSIONS = 8  # of each hidden state that are recorded
@@ -32,6 +34,19 @@ VOCABULARY = [
     *string.ascii_lowercase,
     *(f"##{letter}" for letter in string.ascii_lowercase),
     *("nail", "red", "blue", "tool", "soap", "##ing", "##s", "中", "国"),
+]
+CASED_VOCABULARY = [
+    *VOCABULARY[:5],
+    *("OPI", "opi", "红", "色", "甲", "油", "Cr", "cr", "Creme", "creme", "Crème", "crème", "É"),
+    *("##ème", "##eme", "##油", "##é", "##e", "тест", "日本", "日", "本", ",", "，"),  # noqa: RUF001
+]
+TEXTS_OF_LANGUAGES = ["OPI红色甲油，Crème", "日本 тест, crème É", "甲油"]  # noqa: RUF001
+TOKENIZERS = [
+    {"do_lower_case": False},
+    {"do_lower_case": True},
+    {"do_lower_case": True, "strip_accents": False},
+    {"do_lower_case": False, "strip_accents": True},
+    {"do_lower_case": False, "tokenize_chinese_chars": False},
 ]
 
 
@@ -88,12 +103,31 @@ def record_tiny(name: str, model_class: type[BertModel] | type[BertForPreTrainin
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
 
 
+def record_chinese() -> None:
+    """The weights of `tiny_bert`, whose vocabulary is larger."""
+    directory = GOLDEN / "tiny_bert_chinese"
+    directory.mkdir(exist_ok=True)
+    (directory / "vocab.txt").write_text("\n".join(CASED_VOCABULARY) + "\n")
+    record = []
+    for options in TOKENIZERS:
+        tokenizer = BertTokenizer(str(directory / "vocab.txt"), **options)
+        record.append({"options": options, "ids": tokenizer(TEXTS_OF_LANGUAGES)["input_ids"]})
+    tokens = BertTokenizer(str(directory / "vocab.txt"), do_lower_case=False)(
+        TEXTS_OF_LANGUAGES, padding=True, return_tensors="pt"
+    )
+    model = BertModel.from_pretrained(GOLDEN / "tiny_bert", attn_implementation="eager")
+    pooled = outputs(model, tokens["input_ids"], tokens["attention_mask"])["pooled"].tolist()
+    content = {"texts": TEXTS_OF_LANGUAGES, "tokenizers": record, "pooled": pooled}
+    (directory / "tokens.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("minilm", type=Path, help="directory of all-MiniLM-L6-v2")
     record_minilm(parser.parse_args().minilm)
     record_tiny("tiny_bert", BertModel)
     record_tiny("tiny_bert_legacy", BertForPreTraining)
+    record_chinese()
     (GOLDEN / "tiny_bert" / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
 
 
