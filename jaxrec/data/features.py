@@ -13,6 +13,7 @@ from jaxrec.data.columns import SHOWN_ROWS, wrong_type
 from jaxrec.errors import ConfigError, DataError
 
 MAX_WIDTH = 8192  # numbers of a vector; whitening needs the square of it
+OTHER_SOURCES = tuple(name for name in SOURCES if name != "vectors")
 SAME_LENGTH = 0.9  # share of the lists of a vector column that have the same length
 
 
@@ -32,7 +33,7 @@ class FeatureColumns:
 def vector_columns(items: pl.DataFrame) -> tuple[str, ...]:
     """Columns whose values are lists of numbers, nearly all of the same length."""
     return tuple(
-        name for name in items.columns if name not in SOURCES and _holds_vectors(items[name])
+        name for name in items.columns if name not in OTHER_SOURCES and _holds_vectors(items[name])
     )
 
 
@@ -56,8 +57,9 @@ def feature_columns(items: pl.DataFrame, config: Config) -> FeatureColumns:
             f"data.numeric_columns names {', '.join(missing)}; the items have "
             f"{', '.join(items.columns)}"
         )
-    vectors = [n for n in items.columns if n in sources or ("vectors" in sources and n in found)]
-    return FeatureColumns(tuple(name for name in vectors if name not in SOURCES), numbers)
+    named = [name for name in sources if name not in SOURCES]
+    vectors = [n for n in items.columns if n in named or ("vectors" in sources and n in found)]
+    return FeatureColumns(tuple(vectors), numbers)
 
 
 def feature_arrays(

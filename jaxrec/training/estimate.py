@@ -32,8 +32,8 @@ def train_bytes(
     width = model.hidden_size * len(model.experts)
     texts = config.text.whiten * ("text" in model.sources)
     widths = (vector_widths or {}).values()
-    # as they are given, and whitened
-    vectors = sum(given + min(given, config.text.whiten) + 1 for given in widths)
+    # in the table, as an array while they are whitened, and whitened
+    vectors = sum(2 * given + min(given, config.text.whiten) + 1 for given in widths)
     rows = padded_size(num_items) * (COPIES * width + texts + vectors) * 4
     return BASE_BYTES + rows + BYTES_PER_EVENT * num_events
 

@@ -100,6 +100,15 @@ def test_a_layout_of_something_else_is_refused(copied_run, entries):
         read_artifacts(copied_run)
 
 
+def test_an_older_run_without_vectors_and_numbers_is_read(copied_run):
+    path = copied_run / "catalog" / "layout.json"
+    layout = json.loads(path.read_text())
+    del layout["sizes"]["vectors"], layout["sizes"]["numbers"]
+    path.write_text(json.dumps(layout))
+    artifacts = read_artifacts(copied_run)
+    assert not artifacts.features.vectors and not artifacts.sizes.vectors
+
+
 def test_a_run_in_a_directory_with_brackets_is_read(copied_run):
     assert read_artifacts(copied_run).catalog.num_items > 1
 

@@ -17,4 +17,4 @@ def test_every_graph_layer_and_what_is_added_to_it_cost_more(layer):
 def test_vectors_take_memory_as_given_and_whitened():
     sizes = (Config(), 256_000, 1000)
     more = train_bytes(*sizes, {"image": 512, "audio": 8}) - train_bytes(*sizes)
-    assert more == 256_000 * 4 * (512 + 193 + 8 + 9)
+    assert more == 256_000 * 4 * (2 * 512 + 193 + 2 * 8 + 9)
