@@ -1,6 +1,7 @@
 """Vector columns and numbers of a table of items as the model takes them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,19 @@ def item_features(
     """
     columns = FeatureColumns(tuple(maps.vectors), tuple(maps.numbers))
     return maps.apply(feature_arrays(items, columns, maps.raw_widths, table))
+
+
+def fitting_columns(columns: Mapping[str, Any], maps: FeatureMaps) -> dict[str, Any]:
+    """Columns of a stored item without vectors of another length than the model reads.
+
+    A store outlives its models: such a vector was sent for one with another encoder.
+    """
+    widths = maps.raw_widths
+    return {
+        name: value
+        for name, value in columns.items()
+        if name not in widths or not isinstance(value, list) or len(value) in (0, widths[name])
+    }
 
 
 def catalog_features(

@@ -126,14 +126,11 @@ def _features(
 ) -> tuple[FeatureMaps, list[str]]:
     """What vector columns and numbers go through, and notes on them."""
     items, columns = dataset.catalog.items, dataset.features
-    notes = unused_notes(items, columns, config.data.numeric_columns)
-    if not columns.names:
-        return FeatureMaps(), notes
     earlier = None if trained is None else trained.features
     widths = None if earlier is None else earlier.raw_widths
     arrays = feature_arrays(items[1:], columns, widths)
     shares = missing_shares(arrays)
-    notes += missing_notes(shares)
+    notes = unused_notes(items, columns, config.data.numeric_columns) + missing_notes(shares)
     if earlier is not None:
         names = (*earlier.vectors, *earlier.numbers)
         if lost := [name for name in names if shares.get(name, 1.0) == 1]:

@@ -15,6 +15,7 @@ from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.item_recorder import ItemRecorder
+from jaxrec.serving.stores.items import ItemDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.training.state import make_context
 
@@ -162,6 +163,15 @@ def test_a_wrong_vector_is_refused_before_it_is_stored(engine, vector):
     assert not engine.store.items.count()
 
 
+def test_a_stored_vector_for_another_model_is_left_out(engine):
+    before = live_vector(engine, "i06").copy()
+    columns = {"image": [1.0, 2.0], "stock": 3}
+    engine.store.items.save([ItemDocument("i06", columns, whole=False)])
+    assert not engine.follow()
+    np.testing.assert_array_equal(live_vector(engine, "i06"), before)
+    assert [item.id for item in engine.recommend(["u"], where="stock = 3")[0].items] == ["i06"]
+
+
 def test_vectors_that_the_run_does_not_read_are_told(engine):
     recorder = ItemRecorder(engine.catalogue, engine.store.items, 100)
     [note] = recorder.notes({"a": {"audio": [0.5, 1.5], "image": [1.0] * 6, "tags": ["a"]}})
@@ -197,6 +207,8 @@ def test_a_run_that_goes_on_keeps_its_maps(run, known):
     lacking = items.with_columns(weight=pl.lit(None, pl.Float64))
     with pytest.raises(DataError, match="reads weight, but no item has a value there"):
         context(lacking)
+    with pytest.raises(DataError, match="reads image"):
+        context(items.drop("image"))
     wider = items.with_columns(pl.col("image").list.concat(pl.lit([1.0])))
     with pytest.raises(DataError, match="row 1, item 'i00': 7 numbers"):
         context(wider)

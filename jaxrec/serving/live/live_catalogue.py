@@ -17,7 +17,7 @@ from jaxrec.data.graph import COLUMN_RELATIONS, Edges, item_triples, node_ids
 from jaxrec.data.item_rows import item_rows, surely_fits
 from jaxrec.errors import DataError
 from jaxrec.inference.catalog_index import item_names
-from jaxrec.inference.item_features import Features, item_features
+from jaxrec.inference.item_features import Features, fitting_columns, item_features
 from jaxrec.inference.live_index import LiveIndex
 from jaxrec.inference.live_text import LiveText
 from jaxrec.inference.new_items import NewItemEncoder
@@ -190,6 +190,9 @@ class LiveCatalogue:
     def prepare(self, documents: Sequence[ItemDocument]) -> CatalogueUpdate:
         """What changes with documents, in the order of their changes."""
         last = documents[-1].sequence
+        documents = [
+            replace(d, columns=fitting_columns(d.columns, self.features)) for d in documents
+        ]
         placed, rows, left = self._placed(documents)
         table, placed, rows, failed = self._tables(placed, rows)
         before = self.index.catalog.items
