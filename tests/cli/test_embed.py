@@ -84,6 +84,19 @@ def test_images_become_a_column_of_vectors(shop, capsys):
     assert "2 of 4 items have a vector of 3 numbers (1 without an image, 1 with one" in streams.out
 
 
+def test_a_data_set_gives_its_items_table(shop, capsys):
+    data = shop / "data"
+    data.mkdir()
+    pl.DataFrame({"user_id": ["u"], "item_id": ["d"], "timestamp": [1]}).write_csv(
+        data / "events.csv"
+    )
+    with pytest.raises(SystemExit):
+        embed(shop, "--data", data)
+    assert "it has no items table" in capsys.readouterr().err
+    (shop / "items.csv").rename(data / "items.csv")
+    assert embed(shop, "--data", data)["image_vector"].null_count() == 2
+
+
 def test_paths_in_a_column_and_the_preprocessing_beside_the_model(shop):
     config = {
         **{"size": {"shortest_edge": 6}, "crop_size": {"height": 4, "width": 4}},
