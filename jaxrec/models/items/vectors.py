@@ -10,11 +10,15 @@ from jaxtyping import Array, Float
 from jaxrec.models.inputs import Nodes
 from jaxrec.models.layers import Linear
 
+GATE = 0.1  # at the beginning of training
+
 
 class VectorSource(nnx.Module):
-    """An MLP over whitened vectors and a flag that is 1 where an item has none.
+    """An MLP over whitened vectors and a flag that is 1 where an item has none, times a gate.
 
-    A training step hides a share of the vectors, so that the case without one is learned.
+    A training step hides a share of the vectors, so that the case without one is learned. The gate
+    is a learned number that begins near 0 (ReZero, arXiv:2003.04887): the weights of an MLP move
+    all items at once, so vectors that tell nothing would drown the ids before these have learned.
 
     Args:
         column: the name of the column in `Nodes.features`.
@@ -26,9 +30,10 @@ class VectorSource(nnx.Module):
         self.column, self.dropout = column, dropout
         self.hidden = Linear(input_width, 2 * width, rngs=rngs)
         self.output = Linear(2 * width, width, rngs=rngs)
+        self.gate = nnx.Param(jnp.full((), GATE))
 
     def __call__(self, nodes: Nodes, key: Array | None) -> Float[Array, "I D"]:
-        """output(gelu(hidden(vector and flag)))."""
+        """gate * output(gelu(hidden(vector and flag)))."""
         vectors = nodes.features[self.column]
         if key is not None:
             own_key = jax.random.fold_in(key, zlib.crc32(self.column.encode()))
@@ -36,4 +41,4 @@ class VectorSource(nnx.Module):
             none = jnp.zeros((1, vectors.shape[1])).at[0, -1].set(1)
             vectors = jnp.where(hidden, none, vectors)
         vectors = vectors.astype(self.hidden.kernel[...].dtype)
-        return self.output(nnx.gelu(self.hidden(vectors)))
+        return self.gate[...] * self.output(nnx.gelu(self.hidden(vectors)))
