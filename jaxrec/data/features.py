@@ -10,10 +10,12 @@ from jaxtyping import Bool, Float
 from jaxrec.config import Config
 from jaxrec.config.options import SOURCES
 from jaxrec.data.columns import SHOWN_ROWS, wrong_type
+from jaxrec.data.item_columns import LABEL_COLUMNS
 from jaxrec.errors import ConfigError, DataError
 
 MAX_WIDTH = 8192  # numbers of a vector; whitening needs the square of it
 OTHER_SOURCES = tuple(name for name in SOURCES if name != "vectors")
+SHORTEST_TEXT = 4  # numbers of a vector that is written as text
 SAME_LENGTH = 0.9  # share of the lists of a vector column that have the same length
 
 
@@ -96,12 +98,15 @@ def compact(items: pl.DataFrame, columns: FeatureColumns) -> pl.DataFrame:
 
 
 def listed_vectors(column: pl.Series) -> pl.Series:
-    """Text such as `[0.1, -2e-3]` as lists of numbers, if all values are such text.
+    """Text such as `[0.1, -2e-3, 1, 0]` as lists of numbers, if all values are such text.
 
-    Other columns stay as they are. CSV files have no other way to hold vectors.
+    CSV files have no other way to hold vectors. Other columns stay as they are, as do labels and
+    short lists such as the two ends of a range.
     """
+    if column.dtype != pl.String or column.name in (*LABEL_COLUMNS, "title", "description"):
+        return column
     values = column.drop_nulls()
-    if column.dtype != pl.String or not len(values) or not values[0].lstrip().startswith("["):
+    if not len(values) or values[0].count(",") < SHORTEST_TEXT - 1 or values[0].strip()[0] != "[":
         return column
     pattern = r"^\s*\[[-+0-9.eE,\s]*\]\s*$"
     if not values.str.contains(pattern).all():
