@@ -139,6 +139,11 @@ class ImageEncoder:
                 f"{self.path}: the output {self.output!r} has the shape {vectors.shape} for "
                 f"{len(batch)} images, not one vector each; name another one by --output"
             )
+        if not np.isfinite(vectors).all():
+            raise CheckpointError(
+                f"{self.path}: the output {self.output!r} holds NaN or infinite numbers; check the "
+                "preprocessing, or use a model in float32"
+            )
         return vectors
 
 
@@ -243,6 +248,8 @@ def _preprocessing(path: Path, size: tuple[int | None, int | None]) -> Preproces
 
 def _from_config(config: Mapping[str, Any]) -> Preprocessing:
     """The keys that Hugging Face's image processors write."""
+    from PIL import Image
+
     size = config.get("size", DEFAULT_SIZE)
     crop = config.get("crop_size") if config.get("do_center_crop", False) else None
     if isinstance(size, Mapping) and "shortest_edge" in size:
@@ -256,7 +263,7 @@ def _from_config(config: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(
         size=final,
         resize=resize if config.get("do_resize", True) else (),
-        resample=int(config.get("resample", BICUBIC)),
+        resample=Image.Resampling(config.get("resample", BICUBIC)).value,
         scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1,
         mean=tuple(map(float, config.get("image_mean", IMAGENET_MEAN))) if normalize else (0.0,),
         std=tuple(map(float, config.get("image_std", IMAGENET_STD))) if normalize else (1.0,),

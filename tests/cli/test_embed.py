@@ -186,6 +186,25 @@ def test_one_output_can_be_named_and_a_directory_holds_the_model(shop):
             (),
             "makes images of 8 x 8, but model.onnx takes 4 x 4",
         ),
+        (
+            lambda shop: (shop / "preprocessor_config.json").write_text(
+                '{"size": 4, "resample": 9}'
+            ),
+            (),
+            "is no preprocessing of images (9 is not a valid Resampling)",
+        ),
+        (
+            lambda shop: (shop / "preprocessor_config.json").write_text('{"image_std": [0, 0, 0]}'),
+            (),
+            "makes images of 224 x 224",
+        ),
+        (
+            lambda shop: (shop / "preprocessor_config.json").write_text(
+                '{"size": 4, "image_mean": [1e999, 0, 0]}'
+            ),
+            (),
+            "holds NaN or infinite numbers",
+        ),
         (lambda shop: None, ("--out", "items.csv"), "ending in .parquet"),
         (lambda shop: None, ("--image-column", "title"), "no item has an image there"),
     ],
