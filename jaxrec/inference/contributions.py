@@ -1,7 +1,8 @@
 """What each part of a model adds to a list: the scores with that part taken away.
 
-A part is a source of the item vectors (ids, texts, the graph), the item memory, the repeat bias or
-the popularity bias. The parts act together, so what they add does not sum to the score.
+A part is a source of the item vectors (ids, texts, the graph, a column of vectors, numbers), the
+item memory, the repeat bias or the popularity bias. The parts act together, so what they add does
+not sum to the score.
 """
 
 from dataclasses import replace
@@ -14,10 +15,12 @@ import polars as pl
 from flax import nnx
 from jaxtyping import Float, Int
 
+from jaxrec.config.options import SOURCES
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
-from jaxrec.models.items.build import SOURCES, expert_sources
+from jaxrec.inference.item_features import no_features
+from jaxrec.models.items.build import expert_sources
 from jaxrec.models.recommender import Model
 from jaxrec.ranking.adjustments import AdjustmentBlocks, mask_adjustments
 from jaxrec.ranking.top_k import best_items, log_probabilities
@@ -32,14 +35,17 @@ CLOSED = -1e9  # of a memory gate: its exponential is 0
 
 def parts_of(model: "TrainedModel") -> tuple[str, ...]:
     """The parts that a model has, sources of the item vectors first."""
-    used = {source for name in model.config.model.experts for source in expert_sources(name)}
+    columns = tuple(model.artifacts.features.vectors)
+    experts = model.config.model.experts
+    used = {source for name in experts for source in expert_sources(name, columns)}
     bias = model.ranker.repeat_bias[model.encoder.target_event_type]
     present = {
         ITEM_MEMORY: model.config.model.memory_decays > 0,
         REPEAT_BIAS: bool(bias.any()),
         POPULARITY: bool(np.any(model.index.bias)),
     }
-    return *(s for s in SOURCES if s in used), *(
+    sources = ("id", "text", "graph", *columns, "numbers")
+    return *(source for source in sources if source in used), *(
         part for part, is_used in present.items() if is_used
     )
 
@@ -49,7 +55,7 @@ def without(model: "TrainedModel", part: str) -> "TrainedModel":
 
     The repeat bias is no part of the vectors: `contributions` leaves it out of the adjustments.
     """
-    if part in SOURCES:
+    if part in (*SOURCES, *model.artifacts.features.vectors):
         return without_source(model, part)
     if part == ITEM_MEMORY:
         return replace(model, model=without_item_memory(model.model))
@@ -59,13 +65,14 @@ def without(model: "TrainedModel", part: str) -> "TrainedModel":
 
 
 def without_source(model: "TrainedModel", source: str) -> "TrainedModel":
-    """The model whose items, in histories and lists, have no ids, no texts or no graph.
+    """The model whose items, in histories and lists, have no ids, no texts, no graph and so on.
 
-    Each item has the unknown id then, the mean text or no edge.
+    Each item has the unknown id then, the mean text, no edge, no vector or no numbers.
     """
     catalog, trained = model.catalog, model.artifacts
     text = np.array(model.index.text)[: len(catalog.items)]
-    has_id = trained.has_trained_id
+    has_id, features = trained.has_trained_id, dict(model.features)
+    missing = no_features(trained.features, len(catalog.items))
     match source:
         case "id":
             has_id = np.zeros_like(has_id)
@@ -75,7 +82,12 @@ def without_source(model: "TrainedModel", source: str) -> "TrainedModel":
             none = np.zeros(0, np.int32)
             graph = replace(catalog.graph, heads=none, edge_relations=none, tails=none)
             catalog = replace(catalog, graph=graph)
-    vectors = encode_catalog(model.model, catalog_arrays(catalog, text, has_id))
+        case "numbers":
+            features |= {name: missing[name] for name in trained.features.numbers}
+        case _:
+            features[source] = missing[source]
+    arrays = catalog_arrays(catalog, text, has_id, features=features)
+    vectors = encode_catalog(model.model, arrays)
     return replace(model, index=replace(model.index, vectors=vectors, mapped=None))
 
 

@@ -13,6 +13,7 @@ from jaxrec.artifacts.run_directory import read_artifacts
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError
+from jaxrec.inference.contributions import parts_of, without
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.item_recorder import ItemRecorder
 from jaxrec.serving.stores.items import ItemDocument
@@ -119,6 +120,15 @@ def test_every_feature_of_todays_items_reaches_their_vectors(model, featured):
     for name in changes:
         assert np.abs(batch_vector(today, name) - same).max() > 1e-3, name
     assert np.abs(batch_vector(today, "i05") - batch_vector(model, "i05")).max() > 1e-3
+
+
+def test_every_source_is_a_part_that_can_be_taken_away(model):
+    assert parts_of(model)[:4] == ("id", "graph", "image", "numbers")
+    for part in ("image", "numbers"):
+        moved = np.abs(np.asarray(without(model, part).index.vectors - model.index.vectors)).max(1)
+        assert moved[1:20].max() > 1e-3, part
+        if part == "image":  # that item i04 lacks
+            assert moved[5] < 1e-5
 
 
 def test_live_items_have_the_vectors_of_batch_scoring(engine, model, featured):
