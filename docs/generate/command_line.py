@@ -13,8 +13,6 @@ from jaxrec.cli import main
 COMMANDS = {
     "validate": "Print what a data set holds, with warnings, before anybody trains. "
     "[Read your files](../how-to/your-files.md) tells how to describe them.",
-    "embed": "Encode the images of items as a column of vectors. [Images, audio, "
-    "numbers](../how-to/modalities.md) tells more.",
     "train": "Train a recipe on a data set. `python train.py` is the same command. "
     "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
     "refit": "Train a finished run again on all events. [Train every night](../how-to/nightly.md) "
@@ -28,6 +26,8 @@ COMMANDS = {
     "similar": "List the items (or brands ...) that are most similar to one.",
     "replay": "Measure what live updates gain on a held-out period.",
     "plot": "Draw how the interest of one user changed.",
+    "embed": "Encode the images of items as a column of vectors. [Images, audio, "
+    "numbers](../how-to/modalities.md) tells more.",
 }
 INTRODUCTION = """# Command line
 

@@ -19,7 +19,6 @@ from jaxrec.runtime import SafeStream, keep_freed_memory, safe_console
 WARNED = 3  # exit code
 COMMANDS = {
     "validate": "print what a data set holds, with warnings, before anybody trains",
-    "embed": "encode the images of items as a column of vectors",
     "train": "train a recommender, evaluate it, and leave a run directory",
     "refit": "train a finished run again on all its events, and serve that model",
     "compare": "tell whether a new run is worse than the last one on the newest events",
@@ -30,6 +29,7 @@ COMMANDS = {
     "similar": "show the nodes most similar to an item, a brand and so on",
     "replay": "measure what live updates gain on held-out events",
     "plot": "draw how a user's interest changed, or what made a list",
+    "embed": "encode the images of items as a column of vectors",
 }
 
 

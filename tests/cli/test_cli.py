@@ -130,6 +130,7 @@ def test_each_command_has_its_own_help(capsys):
         "similar": {"ENTITY", "--out"},
         "replay": {"--since"},
         "plot": {"USER", "--out"},
+        "embed": {"--images", "--model", "--image-column"},
     }
     assert list(options) == list(cli.COMMANDS)
     for command, expected in options.items():
