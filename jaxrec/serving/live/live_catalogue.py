@@ -190,9 +190,8 @@ class LiveCatalogue:
     def prepare(self, documents: Sequence[ItemDocument]) -> CatalogueUpdate:
         """What changes with documents, in the order of their changes."""
         last = documents[-1].sequence
-        documents = [
-            replace(d, columns=fitting_columns(d.columns, self.features)) for d in documents
-        ]
+        kept = [fitting_columns(document.columns, self.features) for document in documents]
+        documents = [replace(d, columns=c) for d, c in zip(documents, kept, strict=True)]
         placed, rows, left = self._placed(documents)
         table, placed, rows, failed = self._tables(placed, rows)
         before = self.index.catalog.items
