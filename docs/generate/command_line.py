@@ -17,6 +17,8 @@ COMMANDS = {
     "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
     "refit": "Train a finished run again on all events. [Train every night](../how-to/nightly.md) "
     "says when.",
+    "transfer": "Make a run for another shop from a trained one, without training. "
+    "[Start in another shop](../how-to/other-shops.md) tells more.",
     "compare": "Tell whether a new run is worse than the last one, before it is served.",
     "recommend": "Recommend to every user of an events file. "
     "`python serve.py RUN --events FILE --out DIRECTORY` is the same command.",
@@ -31,7 +33,7 @@ COMMANDS = {
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with twelve sub-commands.
+`pip install -e .` installs one command, `jaxrec`, with thirteen sub-commands.
 
 | exit code | means |
 |---|---|

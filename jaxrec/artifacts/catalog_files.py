@@ -15,6 +15,7 @@ from jaxrec.models.text.whitening import Whitening
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 FEATURES = "features.npz"
+NEVER = -1  # `trained_until` and `seen_until` of a run that saw no event of its shop
 ADDED = ("text_encoder", "item_id_type", "trained_until", "seen_until")  # older runs lack some
 
 
@@ -30,7 +31,7 @@ class RunArtifacts:
     whitening: Whitening | None  # None if the model reads no text
     text_encoder: str = ""  # SHA-256 of its files; empty if no text is read, or in an older run
     item_id_type: str = "String"  # Int64 or UInt64 where the items table had integers
-    # seconds of the newest event that trained, and that trained or selected; None: not known
+    # seconds of the newest event that trained, and that trained or selected; NEVER; None: unknown
     trained_until: int | None = None
     seen_until: int | None = None
     features: FeatureMaps = field(default_factory=FeatureMaps)

@@ -21,6 +21,7 @@ COMMANDS = {
     "validate": "print what a data set holds, with warnings, before anybody trains",
     "train": "train a recommender, evaluate it, and leave a run directory",
     "refit": "train a finished run again on all its events, and serve that model",
+    "transfer": "make a run for another shop from a trained one, without training",
     "compare": "tell whether a new run is worse than the last one on the newest events",
     "recommend": "write recommendations for every user of an events file",
     "serve": "serve recommendations over HTTP and update the user's state with each event",
@@ -70,6 +71,10 @@ def _run(command: str, arguments: Sequence[str]) -> None:
         from jaxrec.cli import train
 
         train.run(arguments)
+    elif command == "transfer":
+        from jaxrec.cli import transfer
+
+        transfer.run(arguments)
     elif command == "refit":
         from jaxrec.cli import refit
 

@@ -75,14 +75,14 @@ def extend_catalog(
         triples, triple_notes = validate_triples(triples, table["item_id"], "new triples", False)
         edges = pl.concat([edges, triples])
         notes += triple_notes
-    edges, dropped = _representable(edges.unique(maintain_order=True), catalog.graph)
+    edges, dropped = representable(edges.unique(maintain_order=True), catalog.graph)
     if len(dropped):
         relations = ", ".join(dropped["relation"].unique(maintain_order=True))
         notes.append(
             "new items: edges left out because training has not seen their relation or node "
             f"types: {len(dropped):,} ({relations})."
         )
-    gone = _representable(gone, catalog.graph)[0]
+    gone = representable(gone, catalog.graph)[0]
     graph = catalog.graph
     if len(new_items) or len(edges) or len(gone):
         graph = _grown(catalog.graph, table["item_id"], edges, gone)
@@ -106,7 +106,7 @@ def _updated(items: pl.DataFrame, today: pl.DataFrame) -> pl.DataFrame:
     return items.with_columns(columns) if len(today) else items
 
 
-def _representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataFrame, pl.DataFrame]:
+def representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The edges whose relation and node types are in the graph, and the other edges."""
     types = [node_type.name for node_type in graph.types]
     known = pl.all_horizontal(

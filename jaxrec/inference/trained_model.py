@@ -32,6 +32,7 @@ from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.catalog_update import with_todays_items
 from jaxrec.inference.contributions import contributions, plot_contributions_of
 from jaxrec.inference.item_features import catalog_features
+from jaxrec.inference.other_shop import for_shop
 from jaxrec.inference.profiles import plot_user, profile_users
 from jaxrec.inference.ranker import ListOptions, Ranker, UserBatch
 from jaxrec.inference.user_encoder import UserEncoder, collected
@@ -149,6 +150,26 @@ class TrainedModel:
         refuse_fork()
         edges = None if triples is None else collected(triples, "new triples")
         return with_todays_items(self, collected(items, "new items"), edges)
+
+    def for_shop(
+        self,
+        items: pl.DataFrame | pl.LazyFrame,
+        triples: pl.DataFrame | pl.LazyFrame | None = None,
+    ) -> "TrainedModel":
+        """The same model over the catalogue of another shop, without training.
+
+        Items are encoded from what is known beside their ids: text, graph, vectors, numbers. The
+        items of training are not ranked, and an equal id is another item. Brands, categories and
+        other entities of the same name keep what training learned of them.
+
+        Raises:
+            DataError: the tables cannot be used.
+            InputError: the model knows items by their ids alone.
+            RunError: the text encoder is not the one that the model was trained with.
+        """
+        refuse_fork()
+        edges = None if triples is None else collected(triples, "triples")
+        return for_shop(self, collected(items, "items"), edges)
 
     def recommend(
         self,

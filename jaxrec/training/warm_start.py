@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.catalog_files import NEVER, RunArtifacts
 from jaxrec.artifacts.files import write_json
-from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config, ModelConfig, TextConfig
 from jaxrec.data.carry_over import Carried
 from jaxrec.data.events import seconds_of
@@ -64,6 +64,8 @@ def with_since(config: Config, artifacts: RunArtifacts) -> Config:
         ConfigError: `warm_start.since` is no time, or is missing and the base does not know it.
         DataError: times are only positions.
     """
+    if artifacts.trained_until == NEVER and not config.warm_start.since:
+        return replace(config, warm_start=replace(config.warm_start, since=str(NEVER)))
     if config.data.time == "order":
         raise DataError(
             "data.time is `order`, so a warm start cannot tell new events from old ones; give real "

@@ -1,0 +1,246 @@
+"""Transfer to another shop: without training, and trained on few of its users.
+
+    python benchmarks/quality/transfer.py path/to/beauty_run scientific --folder path/to/data
+    python benchmarks/quality/transfer.py path/to/ml1m_run ml-100k --shares 0.01 0.1 1 --seeds 0 1 2
+
+All test users of the case are ranked, each after all their earlier events, whatever share of the
+users trained. `transferred` goes on from the run, `scratch` begins anew with the recipe of the
+case, `popularity` counts the events of the same users, and `text` ranks by the cosine with the mean
+text of a user's items. Every result is a row of `benchmarks/results/transfer.jsonl`, and what has a
+row is not measured again.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from cases import CASES, Variant, configuration
+from quality import about_run, append_row
+from rich.console import Console
+from rich.table import Table
+
+import jaxrec
+from jaxrec.api import enable_compilation_cache
+from jaxrec.cli import transfer
+from jaxrec.cli.transfer import TransferOptions
+from jaxrec.config import Config
+from jaxrec.data.dataset import Dataset, filtered, prepare
+from jaxrec.data.sources import NAMED_SOURCES
+from jaxrec.data.tables import Tables
+from jaxrec.evaluation.metrics import ndcg, recall
+from jaxrec.inference.catalog_index import unit_rows
+from jaxrec.inference.comparison import held_out_ranks
+from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.ranking.adjustments import mask_adjustments
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.top_k import EvalQueries, rank_queries
+from jaxrec.training.logging import read_log
+from jaxrec.training.loop import fit
+from jaxrec.types import Queries
+
+RESULTS = Path(__file__).parent.parent / "results" / "transfer.jsonl"
+RUNS = Path("runs") / "transfer"
+
+
+def main() -> None:
+    """Measure what has no row yet, and print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path, help="the trained run of the first shop")
+    parser.add_argument("case", choices=CASES, metavar="CASE")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
+    parser.add_argument("--shares", type=float, nargs="*", default=[], help="of the users")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    enable_compilation_cache()
+    shop = Shop(options)
+    rows = [row for seed in options.seeds for row in shop.rows(options.shares, seed)]
+    Console(width=120).print(table_of(f"{options.run.name} -> {options.case}", rows))
+
+
+class Shop:
+    """The second shop: its tables, its queries, and the transferred run."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.case, self.origin = options.case, options.run
+        source = CASES[self.case].source
+        self.data = source if source in NAMED_SOURCES else str(options.folder / source)
+        config = self.config(0)
+        self.tables = filtered(config)
+        self.dataset = prepare(config, self.tables)
+        self.start = RUNS / f"{self.origin.name}-{self.case}".replace(" ", "-")
+
+    def config(self, seed: int) -> Config:
+        """The recipe of the case, for tables that are filtered already."""
+        return configuration(CASES[self.case], self.data, Variant(), seed)
+
+    def transferred(self) -> TrainedModel:
+        """The model of the first shop over the items of this one."""
+        if not self.start.exists():
+            items, triples = self.start.with_suffix(".items.parquet"), None
+            self.start.parent.mkdir(parents=True, exist_ok=True)
+            self.tables.items.write_parquet(items)
+            if self.tables.triples is not None:
+                triples = self.start.with_suffix(".triples.parquet")
+                self.tables.triples.write_parquet(triples)
+            given = TransferOptions(run=self.origin, items=items, triples=triples, out=self.start)
+            transfer.transfer(given)
+        return jaxrec.load(self.start)
+
+    def rows(self, shares: list[float], seed: int) -> Iterator[dict]:
+        """The rows of a seed: no training first, then each share of the users."""
+        if seed == 0:
+            yield self.row("transferred", 0, 0)
+            yield self.row("text", 0, 0)
+        for share in shares:
+            for name in ("transferred", "scratch", "popularity"):
+                yield self.row(name, share, seed)
+
+    def row(self, name: str, share: float, seed: int) -> dict:
+        """The row of a result, from the file or measured now."""
+        key = [self.case, self.origin.name, name, share, seed]
+        for row in map(json.loads, RESULTS.read_text().splitlines() if RESULTS.exists() else []):
+            if row["key"] == key:
+                return row
+        Console().print(f"{self.case}: {name}, {share:.0%} of the users, seed {seed}")
+        start = time.perf_counter()
+        users = self.some_users(share, seed)
+        log: list[dict] = []
+        match name:
+            case "text":
+                ranks = text_ranks(self.transferred(), self.dataset)
+            case "popularity":
+                ranks = popularity_ranks(self.dataset, users)
+            case "transferred" if not share:
+                ranks = model_ranks(self.transferred(), self.dataset)
+            case _:
+                run = RUNS / "-".join(map(str, key)).replace(" ", "-")
+                config = self.few_shot_config(seed) if name == "transferred" else self.config(seed)
+                fit(config, run, tables=self.of_users(users), resume=run.exists())
+                log, ranks = read_log(run), model_ranks(jaxrec.load(run), self.dataset)
+        row = {
+            "key": key,
+            "method": name,
+            "share": share,
+            "users": len(users),
+            **about_run(self.config(seed), log, start),
+            **{part: figures(values) for part, values in ranks.items()},
+        }
+        append_row(RESULTS, row)
+        return row
+
+    def few_shot_config(self, seed: int) -> Config:
+        """The options of the transferred run, on this shop's data."""
+        config, own = self.transferred().config, self.config(seed)
+        return replace(
+            config,
+            data=own.data,
+            split=own.split,
+            evaluation=own.evaluation,
+            train=replace(config.train, seed=seed),
+            warm_start=replace(config.warm_start, base=str(self.start)),
+        )
+
+    def some_users(self, share: float, seed: int) -> pl.Series:
+        """The users that train."""
+        users = self.tables.events["user_id"].unique().sort()
+        count = max(round(share * len(users)), 1) if share else 0
+        return users.sample(count, seed=seed, shuffle=True)
+
+    def of_users(self, users: pl.Series) -> Tables:
+        """The tables with the events of some users and all items."""
+        events = self.tables.events.filter(pl.col("user_id").is_in(users.implode()))
+        return replace(self.tables, events=events)
+
+
+def queries_of(dataset: Dataset) -> dict[str, Queries]:
+    """The validation and test queries of all users."""
+    return {"validation": dataset.split.validation, "test": dataset.split.test["last"]}
+
+
+def model_ranks(model: TrainedModel, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Ranks of the held-out items by a model whose items are those of the data set."""
+    log = dataset.split.log
+    assert model.catalog.item_ids.equals(dataset.catalog.item_ids)
+    assert model.encoder.event_type_names == log.event_type_names
+    mask = model.config.evaluation.mask
+    return {
+        name: held_out_ranks(model, log, queries, mask)
+        for name, queries in queries_of(dataset).items()
+    }
+
+
+def text_ranks(model: TrainedModel, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Ranks by the cosine with the mean text vector of the user's earlier items."""
+    log, valid = dataset.split.log, model.index.items.valid
+    text = unit_rows(np.asarray(model.index.text))
+    ranks = {}
+    for name, queries in queries_of(dataset).items():
+        begins = log.offsets[queries.users]
+        sums = np.concatenate([np.zeros((1, text.shape[1])), np.cumsum(text[log.items], 0)])
+        vectors = (sums[queries.positions] - sums[begins]).astype(np.float32)
+        ranks[name] = host_ranks(dataset, queries, vectors, ItemTable(text, valid), model)
+    return ranks
+
+
+def popularity_ranks(dataset: Dataset, users: pl.Series) -> dict[str, np.ndarray]:
+    """Ranks by the number of training events of some users."""
+    log, split = dataset.split.log, dataset.split
+    chosen = np.flatnonzero(log.user_ids.is_in(users.implode()).to_numpy())
+    own = np.zeros(log.num_users, bool)
+    own[chosen] = True
+    counted = split.in_training & np.repeat(own, log.lengths)
+    size = dataset.catalog.graph.types[0].padded_size
+    counts = np.bincount(log.items[counted], minlength=size).astype(np.float32)[:, None]
+    valid = dataset.catalog.graph.types[0].valid
+    return {
+        name: host_ranks(
+            dataset, queries, np.ones((len(queries), 1), np.float32), ItemTable(counts, valid)
+        )
+        for name, queries in queries_of(dataset).items()
+    }
+
+
+def host_ranks(
+    dataset: Dataset,
+    queries: Queries,
+    vectors: np.ndarray,
+    items: ItemTable,
+    model: TrainedModel | None = None,
+) -> np.ndarray:
+    """Ranks by a dot product, without the items that the user has had."""
+    log = dataset.split.log
+    targets = log.items[queries.positions]
+    mask = ("seen",) if model is None else model.config.evaluation.mask
+    adjustments = mask_adjustments(log, queries, mask, targets)
+    return rank_queries(EvalQueries(vectors, targets, adjustments), items, k=1).ranks
+
+
+def figures(ranks: np.ndarray) -> dict[str, float]:
+    """NDCG@10 and recall@10 of ranks."""
+    return {
+        "ndcg@10": round(float(ndcg(ranks, 10).mean()), 5),
+        "recall@10": round(float(recall(ranks, 10).mean()), 5),
+    }
+
+
+def table_of(title: str, rows: list[dict]) -> Table:
+    """A line for every method and share, as means over the seeds."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("method", "users", "validation N@10", "test N@10", "R@10", "minutes", "seeds"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for method, share in dict.fromkeys((row["method"], row["share"]) for row in rows):
+        own = [row for row in rows if (row["method"], row["share"]) == (method, share)]
+        places = [("validation", "ndcg@10"), ("test", "ndcg@10"), ("test", "recall@10")]
+        cells = [f"{np.mean([row[part][name] for row in own]):.4f}" for part, name in places]
+        minutes = f"{np.mean([row['minutes'] for row in own]):.1f}"
+        table.add_row(method, f"{own[0]['users']:,}", *cells, minutes, str(len(own)))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The catalogue of another shop, in the node types and relations of a trained one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from jaxrec.data.carry_over import old_rows
+from jaxrec.data.extend import representable
+from jaxrec.data.graph import edge_numbers, item_triples, node_types
+from jaxrec.data.tables import validate_items, validate_triples
+from jaxrec.errors import DataError
+from jaxrec.types import Catalog, KnowledgeGraph, NodeType
+
+
+@dataclass(frozen=True)
+class OtherShop:
+    """A catalogue whose items no model was trained on.
+
+    Attributes:
+        catalog: its items and its graph; node types and relations are those of training.
+        entities: the row of every entity in the entity table of the model: that of the same name,
+            or that of the unknown node of its type.
+        known: how many entities have a name that training has seen, of how many.
+    """
+
+    catalog: Catalog
+    entities: Int[np.ndarray, " entities"]
+    known: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def other_shop(
+    trained: KnowledgeGraph, items: pl.DataFrame, triples: pl.DataFrame | None = None
+) -> OtherShop:
+    """The catalogue of another shop.
+
+    Edges with a relation or a node type that training has not seen are left out, as the model has
+    no parameters for them. An item id says nothing across shops: all items are new ones.
+
+    Raises:
+        DataError: a table is invalid (as in `validate_tables`), or holds no item.
+    """
+    items, notes = validate_items(items, "items")
+    if items.is_empty():
+        raise DataError("items: the table of the other shop has no rows")
+    unknown = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
+    table = pl.concat([unknown, items], how="diagonal")
+    edges = item_triples(items)
+    if triples is not None:
+        triples, more = validate_triples(triples, table["item_id"], "triples", False)
+        edges, notes = pl.concat([edges, triples]), notes + more
+    edges, dropped = representable(edges.unique(maintain_order=True), trained)
+    if len(dropped):
+        relations = ", ".join(dropped["relation"].unique(maintain_order=True))
+        notes.append(
+            "edges left out because training has not seen their relation or node types: "
+            f"{len(dropped):,} ({relations})"
+        )
+    no_nodes = pl.Series([None], dtype=pl.String)
+    empty = [NodeType(node_type.name, no_nodes, 0) for node_type in trained.types]
+    types = node_types(table["item_id"], edges, empty)
+    numbers = edge_numbers(types, trained.relations, edges)
+    graph = KnowledgeGraph(types, trained.relations, *numbers)
+    entities, known = _entity_rows(trained, graph)
+    return OtherShop(Catalog(table, graph), entities, known, tuple(notes))
+
+
+def _entity_rows(
+    trained: KnowledgeGraph, graph: KnowledgeGraph
+) -> tuple[Int[np.ndarray, " entities"], tuple[int, int]]:
+    first, trained_first = graph.types[0].padded_size, trained.types[0].padded_size
+    rows, known = np.zeros(graph.num_nodes - first, np.int32), 0
+    for before, after in zip(trained.types[1:], graph.types[1:], strict=True):
+        same = np.maximum(old_rows(after.ids, before.ids), 0)
+        start = after.offset - first
+        unknown = before.offset - trained_first
+        rows[start : start + after.padded_size] = unknown
+        rows[start : start + after.count] = unknown + same
+        known += int(np.count_nonzero(same))
+    return rows, (known, sum(node_type.count - 1 for node_type in graph.types[1:]))

@@ -1,0 +1,86 @@
+"""A trained model for the catalogue of another shop, without training."""
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jaxtyping import Array
+
+from jaxrec.artifacts.catalog_files import NEVER
+from jaxrec.data.id_types import id_type
+from jaxrec.data.other_shop import other_shop
+from jaxrec.errors import InputError
+from jaxrec.inference.catalog_index import CatalogIndex
+from jaxrec.inference.encoding import catalog_arrays, encode_catalog
+from jaxrec.inference.item_features import catalog_features
+from jaxrec.inference.text_features import new_item_text
+from jaxrec.models.recommender import Params
+
+if TYPE_CHECKING:
+    from jaxrec.inference.trained_model import TrainedModel  # whose method calls this
+
+ITEM_TABLE, ENTITY_TABLE = re.compile(r"\['item_table'\]"), re.compile(r"\['entity_table'\]")
+
+
+def for_shop(
+    model: "TrainedModel", items: pl.DataFrame, triples: pl.DataFrame | None
+) -> "TrainedModel":
+    """`TrainedModel.for_shop` of tables in memory."""
+    if model.config.model.sources == ("id",):
+        raise InputError(
+            "the model knows items by their ids alone, which say nothing in another shop; train "
+            "one with text, graph or vectors in model.experts"
+        )
+    trained = model.artifacts
+    shop = other_shop(trained.catalog.graph, items, triples)
+    catalog = shop.catalog
+    graph, count = catalog.graph, len(catalog.items)
+    params = moved(model.model.params, shop.entities, graph.types[0].padded_size)
+    moved_model = replace(model.model, params=params)
+    tower = moved_model.merge().text_tower
+    text = new_item_text(
+        catalog.items, model.config, trained.whitening, tower, trained.text_encoder
+    )
+    features = catalog_features(catalog.items, trained.features, "items")
+    none = np.zeros(count, bool)
+    arrays = catalog_arrays(catalog, text, none, features=features)
+    counts = np.zeros(count, trained.counts.dtype)
+    sizes = replace(trained.sizes, num_items=graph.types[0].padded_size, num_nodes=graph.num_nodes)
+    artifacts = replace(
+        trained,
+        catalog=catalog,
+        counts=counts,
+        has_trained_id=none,
+        sizes=sizes,
+        item_id_type=str(id_type(items.schema["item_id"])),
+        trained_until=NEVER,
+        seen_until=NEVER,
+    )
+    vectors = encode_catalog(moved_model, arrays)
+    bias = np.zeros(len(arrays.valid), np.float32)
+    index = CatalogIndex(catalog, vectors, bias, arrays.nodes.text, counts)
+    known, entities = shop.known
+    named = f"{known:,} of {entities:,} brands, categories and so on are known from training"
+    notes = (*shop.notes, f"other shop: {count - 1:,} items; {named}")
+    return replace(model, artifacts=artifacts, model=moved_model, index=index, notes=notes)
+
+
+def moved(params: Params, entities: np.ndarray, num_items: int) -> Params:
+    """The parameters with the tables of another catalogue.
+
+    Args:
+        entities: the row of every entity in the entity table of training.
+        num_items: rows of the new id table; all are those of the unknown item.
+    """
+
+    def move(path: tuple[Any, ...], leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path)
+        if ITEM_TABLE.search(name):
+            return jnp.broadcast_to(leaf[:1], (num_items, leaf.shape[1]))
+        return jnp.asarray(leaf)[entities] if ENTITY_TABLE.search(name) else leaf
+
+    return jax.tree_util.tree_map_with_path(move, params)

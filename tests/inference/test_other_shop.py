@@ -1,0 +1,99 @@
+"""A trained model for the catalogue of another shop."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from helpers.histories import new_user_of_brand
+
+import jaxrec
+from jaxrec.cli import transfer
+from jaxrec.data.tables import validate_tables
+from jaxrec.errors import DataError, InputError, RunError
+
+
+@pytest.fixture(scope="module")
+def other_items(known_shop):
+    """The same goods in another order, under ids that mean other items in training."""
+    goods = known_shop.items.sort("item_id", descending=True)
+    return goods.with_columns(item_id=known_shop.items.sort("item_id")["item_id"])
+
+
+@pytest.fixture(scope="module")
+def other(model, other_items):
+    return model.for_shop(other_items)
+
+
+def same_goods(other_items, known_shop):
+    """The id in the other shop of every item of training."""
+    first, last = known_shop.items.sort("item_id")["item_id"], other_items["item_id"]
+    return dict(zip(first.reverse().to_list(), last.to_list(), strict=True))
+
+
+def test_items_are_those_of_new_items(model, other, other_items, known_shop):
+    new = known_shop.items.with_columns(item_id="new" + pl.col("item_id"))
+    today = model.with_items(new)
+    rows = {i: n for n, i in enumerate(today.catalog.item_ids)}
+    theirs = {i: n for n, i in enumerate(other.catalog.item_ids)}
+    pairs = [(rows[f"new{i}"], theirs[j]) for i, j in same_goods(other_items, known_shop).items()]
+    ours, others = (list(side) for side in zip(*pairs, strict=True))
+    np.testing.assert_allclose(
+        other.index.host_vectors("item")[others], today.index.host_vectors("item")[ours], atol=5e-3
+    )
+
+
+def test_users_get_items_of_their_brand(other, other_items, known_shop):
+    of = same_goods(other_items, known_shop)
+    events = new_user_of_brand(3).with_columns(pl.col("item_id").replace_strict(of))
+    best = other.recommend(events, k=3)["item_id"].to_list()
+    brands = other_items.filter(pl.col("item_id").is_in(best))["brand"].unique().to_list()
+    assert brands == ["brand3"]
+    assert other.similar(f"item:{events['item_id'][0]}", k=1)["item_id"][0] in of.values()
+
+
+def test_nothing_of_the_first_shop_is_ranked(model, other_items):
+    few = model.for_shop(other_items.head(3).with_columns(brand=pl.lit("new")))
+    table = few.recommend(new_user_of_brand(0), k=3, mask=("none",))
+    assert set(table["item_id"]) == set(other_items["item_id"].head(3))
+    assert few.recommend(new_user_of_brand(0), target="brand")["brand"].to_list() == ["new"]
+    assert any("0 of " in note or "known from training" in note for note in few.notes)
+
+
+def test_a_run_for_another_shop_is_a_run(trained_run, other, other_items, tmp_path):
+    items, out = tmp_path / "items.parquet", tmp_path / "out"
+    other_items.write_parquet(items)
+    arguments = [str(trained_run), "--items", str(items), "--out", str(out)]
+    transfer.run(arguments)
+    events = new_user_of_brand(2)
+    loaded = jaxrec.load(out).recommend(events, k=5)
+    assert loaded["item_id"].equals(other.recommend(events, k=5)["item_id"])
+    with pytest.raises(RunError, match="exists"):
+        transfer.run(arguments)
+
+
+def test_bad_tables_and_models_are_refused(model, other_items):
+    with pytest.raises(DataError, match="has no rows"):
+        model.for_shop(other_items.clear())
+    with pytest.raises(DataError, match="item_id"):
+        model.for_shop(other_items.drop("item_id"))
+    config = replace(model.config, model=replace(model.config.model, experts=("id",)))
+    with pytest.raises(InputError, match="ids alone"):
+        replace(model, config=config).for_shop(other_items)
+
+
+@pytest.mark.slow
+def test_training_goes_on_in_the_other_shop(trained_run, other_items, known_shop, tmp_path):
+    items, out = tmp_path / "items.parquet", tmp_path / "out"
+    other_items.write_parquet(items)
+    transfer.run([str(trained_run), "--items", str(items), "--out", str(out)])
+    of = same_goods(other_items, known_shop)
+    events = known_shop.events.with_columns(pl.col("item_id").replace_strict(of))
+    shop = validate_tables(events, other_items, None)
+    results = jaxrec.fit(
+        data=shop,
+        base=out,
+        run=tmp_path / "run",
+        overrides={"train.epochs": 1, "train.refit": False},
+    )
+    assert results["test"]["model"]["recall@10"] > 0.5
