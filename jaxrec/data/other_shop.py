@@ -42,7 +42,7 @@ def other_shop(
     Raises:
         DataError: a table is invalid (as in `validate_tables`), or holds no item.
     """
-    items, notes = validate_items(items, "items")
+    items, warnings, notes = validate_items(items, "items")
     if items.is_empty():
         raise DataError("items: the table of the other shop has no rows")
     unknown = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
@@ -64,7 +64,7 @@ def other_shop(
     numbers = edge_numbers(types, trained.relations, edges)
     graph = KnowledgeGraph(types, trained.relations, *numbers)
     entities, known = _entity_rows(trained, graph)
-    return OtherShop(Catalog(table, graph), entities, known, tuple(notes))
+    return OtherShop(Catalog(table, graph), entities, known, (*warnings, *notes))
 
 
 def _entity_rows(
