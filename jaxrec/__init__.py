@@ -11,6 +11,7 @@ from typing import Any
 _HOMES = {
     "fit": "jaxrec.api",
     "refit": "jaxrec.api",
+    "add_forecast": "jaxrec.api",
     "configure": "jaxrec.api",
     "load": "jaxrec.inference.loading",
     "Config": "jaxrec.config",

@@ -1,4 +1,4 @@
-"""The entry points `configure` and `fit`; `load` is in `jaxrec.inference.loading`."""
+"""The entry points of training; `load` is in `jaxrec.inference.loading`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxrec.artifacts.files import explained_disk_full
 from jaxrec.artifacts.run_directory import read_config
-from jaxrec.config import Config, parse, read_recipe
+from jaxrec.config import Config, ForecastConfig, parse, read_recipe
 from jaxrec.data.listing import is_pattern
 from jaxrec.data.sources import NAMED_SOURCES
 from jaxrec.data.spec import SPEC_FILE
@@ -162,6 +162,33 @@ def refit(run: str | Path, *, data: str | Path | Tables | None = None) -> dict[s
     if data is not None and tables is None:
         config = _with_source(config, str(data))
     return train_again(config, Path(run), tables=tables)
+
+
+def add_forecast(
+    run: str | Path,
+    forecast: ForecastConfig | None = None,
+    *,
+    data: str | Path | Tables | None = None,
+) -> None:
+    """Train a decoder for the model that a finished run serves, as `jaxrec add-forecast` does.
+
+    Args:
+        run: a run directory.
+        forecast: by default a forecast of 10 steps.
+        data: needed only for tables in memory, or if the files have moved.
+
+    Raises:
+        ConfigError: the options do not fit.
+        RunError: the directory cannot be used, training has not ended, or the data are others.
+        DataError: the data cannot be used.
+    """
+    from jaxrec.training.add_forecast import add_forecast as train  # imports the training stack
+
+    _refuse_empty(run=run, data=data)
+    enable_compilation_cache()
+    tables, source = (data, None) if isinstance(data, Tables) else (None, data)
+    place = _absolute(str(source)) if source else ""
+    train(Path(run), forecast or ForecastConfig(steps=10), source=place, tables=tables)
 
 
 def _chosen(

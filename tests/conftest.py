@@ -1,6 +1,7 @@
 """Four CPU devices, strict flags, checked annotations (see `helpers`), and a small shop."""
 
 import os
+import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # programs this small cost more to optimise than to run
@@ -19,10 +20,11 @@ from filelock import FileLock
 from helpers.paths import GOLDEN
 from helpers.shop import HELD_OUT, make_shop, make_tables
 
-from jaxrec.config import parse
+from jaxrec.config import ForecastConfig, parse
 from jaxrec.data.tables import Tables, validate_tables
 from jaxrec.runtime import enable_compilation_cache
 from jaxrec.training import loop
+from jaxrec.training.add_forecast import add_forecast
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
@@ -76,4 +78,18 @@ def trained_run(known_shop, tmp_path_factory, worker_id) -> Path:
     with FileLock(run.with_suffix(".lock")):
         if not run.exists():
             loop.fit(parse(layers=[options]), run, tables=known_shop)
+    return run
+
+
+@pytest.fixture(scope="session")
+def forecast_run(trained_run, known_shop, tmp_path_factory, worker_id) -> Path:
+    """The same run with a decoder of four steps."""
+    own = tmp_path_factory.getbasetemp()
+    run = (own if worker_id == "master" else own.parent) / "forecast"
+    with FileLock(run.with_suffix(".lock")):
+        if not run.exists():
+            draft = run.with_suffix(".draft")
+            shutil.copytree(trained_run, draft, ignore=shutil.ignore_patterns("shoppers.db*"))
+            add_forecast(draft, ForecastConfig(4, 3, 0.01), tables=known_shop)
+            draft.rename(run)
     return run

@@ -184,11 +184,14 @@ def run_key(variant: Variant, config: Config) -> str:
 def hashed_options(config: Config) -> dict[str, dict]:
     """Options by section under the names that they had first, so that old rows keep their keys.
 
-    The options of the sequence encoder came after these rows, so they are left out.
+    The options of the sequence encoder came after these rows, so they are left out. So are those of
+    the forecast, which change no figure here.
     """
     first_names = {new: old for old, new in OPTIONS.items()}
     options: dict[str, dict] = {}
     for section, values in yaml.safe_load(to_yaml(config)).items():
+        if section == "forecast":
+            continue
         names = {option: f"{section}.{option}" for option in values}
         options[section] = {
             first_names.get(name, name).partition(".")[2]: values[option]

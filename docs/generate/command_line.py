@@ -19,6 +19,8 @@ COMMANDS = {
     "says when.",
     "transfer": "Make a run for another shop from a trained one, without training. "
     "[Start in another shop](../how-to/other-shops.md) tells more.",
+    "add-forecast": "Train a decoder for the [forecast](../concepts/forecast.md) of a "
+    "finished run.",
     "compare": "Tell whether a new run is worse than the last one, before it is served.",
     "recommend": "Recommend to every user of an events file. "
     "`python serve.py RUN --events FILE --out DIRECTORY` is the same command.",

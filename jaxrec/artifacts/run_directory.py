@@ -36,6 +36,7 @@ from jaxrec.runtime import atomic_path
 
 FORMAT = 5  # of the files in `catalog`
 CALIBRATION = "calibration.json"  # corrections fitted on validation; written when training ends
+DECODER = "forecast.safetensors"  # of a run with a forecast; see `decoder_file`
 REFIT = "refit"  # a run directory inside a run, fitted on all events; CALIBRATION comes last
 SELECTED_BY = "ndcg@10"
 # what damaged files raise in json, NumPy, polars and Orbax
@@ -276,7 +277,7 @@ def identity(run: Path) -> str:
     with open_checkpoints(run := served(run), read_only=True) as manager:
         best = _best_step(manager, run)
         progress = _progress(manager, best)
-    calibration = checksums.of_files(run.glob(CALIBRATION))
+    calibration = checksums.of_files([*run.glob(CALIBRATION), *run.glob(DECODER)])
     return json.dumps([best, progress.get("checksums"), _catalog_checksum(run), calibration])
 
 
@@ -284,7 +285,7 @@ def file_states(run: Path) -> set[tuple[str, int, int]]:
     """Path, size and time of change (ns) of every file that `load` reads."""
     roots = ((run := served(run)) / "checkpoints", run / "catalog")
     files = [path for root in roots for path in root.rglob("*") if path.is_file()]
-    files += [path for name in ("config.yaml", CALIBRATION) for path in run.glob(name)]
+    files += [path for name in ("config.yaml", CALIBRATION, DECODER) for path in run.glob(name)]
     states = ((str(path), path.stat()) for path in files)
     return {(name, state.st_size, state.st_mtime_ns) for name, state in states}
 

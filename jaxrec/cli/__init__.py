@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a recommender, evaluate it, and leave a run directory",
     "refit": "train a finished run again on all its events, and serve that model",
     "transfer": "make a run for another shop from a trained one, without training",
+    "add-forecast": "train a decoder that forecasts the next events for a finished run",
     "compare": "tell whether a new run is worse than the last one on the newest events",
     "recommend": "write recommendations for every user of an events file",
     "serve": "serve recommendations over HTTP and update the user's state with each event",
@@ -79,6 +80,10 @@ def _run(command: str, arguments: Sequence[str]) -> None:
         from jaxrec.cli import refit
 
         refit.run(arguments)
+    elif command == "add-forecast":
+        from jaxrec.cli import add_forecast
+
+        add_forecast.run(arguments)
     else:
         from jaxrec.cli import commands
 
@@ -86,7 +91,7 @@ def _run(command: str, arguments: Sequence[str]) -> None:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<11}{does}" for name, does in COMMANDS.items())
+    rows = "\n".join(f"  {name:<13}{does}" for name, does in COMMANDS.items())
     return (
         f"usage: jaxrec COMMAND [options]\n\n{rows}\n\n"
         "jaxrec COMMAND --help shows the options of a command; jaxrec --version the version."

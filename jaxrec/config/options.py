@@ -265,6 +265,27 @@ class TrainConfig(Bounded):
 
 
 @dataclass(frozen=True)
+class ForecastConfig(Bounded):
+    """The forecast of the next events: a decoder that is trained after the model, which stays as it
+    is."""
+
+    steps: NonNegative = 0
+    """Events that the decoder learns to forecast, such as 10 (0: no decoder)."""
+    epochs: Count = 5
+    """Epochs of the decoder."""
+    learning_rate: Positive = 1e-3
+    """Peak learning rate of the decoder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps == 1:
+            raise ConfigError(
+                "steps: the first step of a forecast is what the model predicts anyway; give 2 or "
+                "more, or 0 for no decoder"
+            )
+
+
+@dataclass(frozen=True)
 class EvaluationConfig(Bounded):
     """Full ranking of the held-out events."""
 
@@ -311,6 +332,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    forecast: ForecastConfig = field(default_factory=ForecastConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
 
@@ -325,6 +347,11 @@ class Config:
             raise ConfigError(
                 "model.experts names numbers, but data.numeric_columns names no column; name some, "
                 "such as price"
+            )
+        if self.forecast.steps > length:
+            raise ConfigError(
+                f"forecast.steps {self.forecast.steps} is above train.sequence_length {length}, so "
+                f"training would never show that many events; choose {length} or fewer"
             )
         if self.train.fan_out and self.model.context != "off":
             raise ConfigError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from flax import nnx
 
 from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.decoder_file import read_decoder
 from jaxrec.artifacts.mapped import restore_mapped
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config, TextConfig
@@ -67,6 +68,7 @@ def load_directory(run: Path, item_shards: int = 1, *, shared: bool = False) -> 
         inverse_temperature=inverse_temperature,
         correction=correction,
         mesh=mesh,
+        decoder=read_decoder(run, step, vectors["nodes"].shape[1]),
     )
 
 

@@ -94,7 +94,11 @@ def interest_over_time(
 
 def scaled_table(model: "TrainedModel", type_name: str) -> ItemTable:
     """The nodes of a type, for scores at the calibrated temperature."""
-    table, scale = model.index.table(type_name), model.inverse_temperature
+    return scaled(model.index.table(type_name), model.inverse_temperature)
+
+
+def scaled(table: ItemTable, scale: float) -> ItemTable:
+    """A table whose scores are multiplied by a factor."""
     return ItemTable(scale * table.vectors, table.valid, (scale * table.biases).astype(np.float32))
 
 

@@ -33,11 +33,14 @@ from jaxrec.inference.catalog_update import with_todays_items
 from jaxrec.inference.contributions import contributions, plot_contributions_of
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.other_shop import for_shop
+
+from jaxrec.inference.forecast import SAMPLES, checked_options, forecast_users
 from jaxrec.inference.profiles import plot_user, profile_users
 from jaxrec.inference.ranker import ListOptions, Ranker, UserBatch
 from jaxrec.inference.user_encoder import UserEncoder, collected
 from jaxrec.inference.word_search import WordSearch
 from jaxrec.models.recommender import Model
+from jaxrec.models.sequence.decoder import Decoder
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.option_types import check_counts
 from jaxrec.ranking.steps import feedback_types
@@ -59,6 +62,7 @@ class TrainedModel:
     correction: Correction
     mesh: Mesh
     notes: tuple[str, ...] = ()  # what the user should know of today's items
+    decoder: Decoder | None = None  # of a forecast, if the run has one
 
     @cached_property
     def version(self) -> str:
@@ -328,6 +332,44 @@ class TrainedModel:
         check_counts(last=last)
         table = behaviour_table(self, self.encoder.event_log(events), last)
         return self.with_id_types(table, events)
+
+    def forecast(
+        self,
+        events: pl.DataFrame | pl.LazyFrame,
+        steps: int = 5,
+        *,
+        target: str = ITEM,
+        k: int | None = None,
+        samples: int = SAMPLES,
+        seed: int = 0,
+    ) -> pl.DataFrame:
+        """What every user of `events` is likely to be interested in at each of the next events.
+
+        The first step is what the model predicts now. For each further one, a decoder reads an item
+        that is drawn by its probability, as if it had happened.
+
+        Args:
+            steps: number of next events, at most `forecast.steps` of the run's options.
+            target: any node type of the graph, such as `category`, in place of items.
+            k: nodes of a step, by default 10, or all if there are fewer.
+            samples: roll-outs of a user, which differ by chance; 0: one, which reads the expected
+                item vector in place of a drawn item.
+            seed: of the draws.
+
+        Returns:
+            `user_id`, `step` (from 1), `rank` (from 1), `item_id` (or the type's name), `weight`
+            (its share of the user's interest at that event, the mean of the roll-outs), `low`,
+            `median` and `high` (the 10, 50 and 90 % quantiles of the roll-outs), and `title` where
+            items have one. Items that the run's mask leaves out of a ranking are left out here.
+
+        Raises:
+            InputError: the run has no decoder, the events cannot be used, or an option does not
+                fit.
+        """
+        refuse_fork()
+        options = checked_options(self, steps, target, k, samples, seed)
+        users = self.user_batch(self.encoder.event_log(events))
+        return self.with_id_types(forecast_users(self, users, options), events)
 
     def plot_profile(
         self,

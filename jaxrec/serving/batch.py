@@ -28,14 +28,15 @@ from jaxrec.config import to_yaml
 from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import IdType, with_id_types
 from jaxrec.data.stream import EventStream
-from jaxrec.errors import DataError, Interrupted
+from jaxrec.errors import ConfigError, DataError, Interrupted
+from jaxrec.inference.forecast import checked_options, forecast_users
 from jaxrec.inference.profiles import profile_users
 from jaxrec.inference.ranker import ListOptions, UserBatch
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.pipeline import RerankPipeline
 from jaxrec.ranking.steps import Only, Without, feedback_types
-from jaxrec.ranking.strategy import read_strategy
+from jaxrec.ranking.strategy import Rules, read_strategy
 from jaxrec.serving.console import console, note, notes, preview
 from jaxrec.serving.inputs import load_model, open_user_events, user_id_type
 from jaxrec.serving.options import BatchOptions, ProfileOptions, RecommendOptions
@@ -58,6 +59,8 @@ def recommend(options: RecommendOptions) -> None:
         InputError: the events, the items or an option cannot be used, or the rules leave no item.
     """
     model = load_model(options)
+    if options.forecast is not None:
+        return forecast(model, options)
     steps = () if options.strategy is None else read_strategy(options.strategy)
     pipeline = model.ranker.pipeline(steps, options.rules)
     reranks = bool(pipeline.steps or options.rules.mask)
@@ -79,6 +82,25 @@ def recommend(options: RecommendOptions) -> None:
     totals = write_parts(model, options, score, steps, pipeline.removed)
     report_removed(totals, k)
     report_parts(totals, options.out)
+
+
+def forecast(model: TrainedModel, options: RecommendOptions) -> None:
+    """Write a list for each of the next events of all users; raises as `recommend`."""
+    rules = replace(options.rules, mask=())
+    if options.strategy is not None or options.approximate or rules != Rules():
+        raise ConfigError(
+            "--forecast tells of interest, so neither a strategy nor a rule but --mask acts on it; "
+            "leave the others out"
+        )
+    if options.target != ITEM and options.rules.mask:
+        raise ConfigError(f"--mask acts on items only; leave it out to forecast {options.target}s")
+    settings = checked_options(model, options.forecast or 1, options.target, options.k)
+    options = replace(options, k=settings.k)
+
+    def score(users: UserBatch) -> tuple[pl.DataFrame, dict[str, Any]]:
+        return forecast_users(model, users, settings, options.rules.mask), {}
+
+    report_parts(write_parts(model, options, score), options.out)
 
 
 def refuse_empty_lists(pipeline: RerankPipeline) -> None:
@@ -225,8 +247,10 @@ def describe_job(
     listed = [step.items for step in steps if isinstance(step, Only | Without)]
     values += [Path(source) for source in listed if isinstance(source, str | Path)]
     files = [value for value in values if isinstance(value, Path) and value.exists()]
+    forecasts = given.get("forecast") and model.decoder is not None
     return {
         "checkpoint": {"step": model.step, "vectors": model.version},
+        "decoder": checksums.of_tree(model.decoder) if forecasts else None,
         "config": hashlib.sha256(to_yaml(model.config).encode()).hexdigest(),
         "options": json.loads(json.dumps(given, default=str)),
         "states": None if options.states is None else open_directory(options.states).address,

@@ -57,7 +57,7 @@ def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame) -> None:
     title = pl.col("title") if "title" in table.columns else pl.lit(None, pl.String)
     if "weight" in table.columns:
         weight = (100 * pl.col("weight")).round(1)
-        label = pl.format("{} {} %", pl.coalesce(title, "id"), weight)
+        label = pl.format("{} {} %", pl.coalesce(title, table.columns[3]), weight)
     else:
         label = pl.coalesce(title, table.columns[2])
     for user in range(min(PREVIEW_USERS, log.num_users)):

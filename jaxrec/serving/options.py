@@ -87,6 +87,9 @@ class RecommendOptions(BatchOptions):
     """Recommend nodes of this type: item, or brand, category and so on."""
     approximate: bool = False
     """Search approximately, which is faster on TPUs."""
+    forecast: Count | None = None
+    """Write a list for each of the next FORECAST events, if the run has a decoder for that
+    (`forecast.steps`). No strategy and no rule but the mask acts on these lists."""
     strategy: Path | None = None
     """A YAML list of steps that act on the ranking in their order, in place of the rules below."""
     rules: Annotated[Rules, tyro.conf.OmitArgPrefixes] = field(default_factory=Rules)

@@ -3,9 +3,7 @@
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +27,13 @@ from jaxrec.errors import Diverged, Interrupted
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.models.recommender import cast_products
-from jaxrec.sharding import host_rows, laid_out, replicated, shard_batch
+from jaxrec.sharding import laid_out, replicated
 from jaxrec.training import logging as report
 from jaxrec.training import warm_start
 from jaxrec.training.evaluator import calibrate, test, validate
+from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.objective import objective
+from jaxrec.training.prefetch import prefetch
 from jaxrec.training.state import (
     TrainContext,
     TrainState,
@@ -74,6 +74,7 @@ def fit(
         with report.RunLog(run, int(state.step)) as log:
             train(context, state, progress, manager, log)
         best, selected = load(context, manager, manager.best_step())
+    fit_decoder(context, best, run)
     reliability = None
     if warm_start.keeps_calibration(context):
         warm_start.copy_calibration(warm_start.open_base(config).directory, run)
@@ -257,22 +258,6 @@ def train_epoch(
             log_step(number, events, metrics)
     done = progress.step + number - first
     return state, replace(progress, step=done), events / (time.perf_counter() - start)
-
-
-def prefetch(context: TrainContext, epoch: int, steps: range) -> Iterator[tuple[Batch, int]]:
-    """Batches on the devices, with their numbers of targets; a thread makes the next one."""
-    rows = host_rows(context.config.train.batch_size)
-
-    def make(step: int) -> tuple[Batch, int]:
-        batch = context.packing.batch(epoch, step, rows)
-        return shard_batch(batch, context.mesh), int(np.count_nonzero(batch.weights))
-
-    with ThreadPoolExecutor(1) as worker:
-        ahead = deque([worker.submit(make, step) for step in steps[:1]])
-        for step in steps:
-            if step + 1 in steps:
-                ahead.append(worker.submit(make, step + 1))
-            yield ahead.popleft().result()
 
 
 class StopSignal(threading.Event):

@@ -12,7 +12,8 @@ from jaxrec.config import Config
 from jaxrec.data.tables import Tables
 from jaxrec.errors import RunError
 from jaxrec.training import logging as report
-from jaxrec.training.loop import open_run, start, train
+from jaxrec.training.forecast import fit_decoder
+from jaxrec.training.loop import load, open_run, start, train
 from jaxrec.training.warm_start import copy_calibration
 
 
@@ -51,6 +52,7 @@ def refit(config: Config, run: Path, *, tables: Tables | None = None) -> dict[st
         state, progress = start(context, manager)
         with report.RunLog(directory, int(state.step)) as log:
             train(context, state, progress, manager, log, selected)
+        fit_decoder(context, load(context, manager, manager.best_step())[0], directory)
     copy_calibration(run, directory)  # the last file: from now on the refit serves
     results = {**results, "serves": REFIT}
     write_json(run / "metrics.json", results)

@@ -122,6 +122,7 @@ def test_each_command_has_its_own_help(capsys):
         "validate": {"--data", "--report", "--config"},
         "train": {"--config", "--resume", "--data.ties", "--model.experts", "--train.bf16"},
         "refit": {"RUN"},
+        "add-forecast": {"RUN", "--steps"},
         "compare": {"--tolerance", "--since", "exit with 3"},
         "recommend": {"--events", "--states", "--strategy", "--caps", "--explore-events"},
         "serve": {"--http", "--store", "--window", "--api-key"},

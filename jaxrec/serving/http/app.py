@@ -11,6 +11,7 @@ from fastapi.security import APIKeyHeader
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.steps import Feedback
 from jaxrec.serving.http.catalog_routes import catalog_routes
+from jaxrec.serving.http.forecast_routes import forecast_routes
 from jaxrec.serving.http.item_routes import FULL, item_routes
 from jaxrec.serving.http.middleware import Admission, BodyLimit, RequestTimer, SafeHeaders
 from jaxrec.serving.http.openapi import describe_model
@@ -54,6 +55,7 @@ def create_app(
     key = APIKeyHeader(name="X-API-Key", auto_error=False)  # documents what Admission checks
     keys = [Security(key)] if options.has_keys else []
     app.include_router(user_routes, dependencies=keys, responses=PROBLEMS)
+    app.include_router(forecast_routes, dependencies=keys, responses=PROBLEMS)
     app.include_router(item_routes, dependencies=keys, responses={**PROBLEMS, FULL: PROBLEM})
     app.include_router(catalog_routes, dependencies=keys, responses=PROBLEMS)
     app.include_router(operation_routes)

@@ -206,6 +206,7 @@ class ModelResponse(BaseModel):
     strategy: list[str] = Field(description="names of the strategy's steps, in order")
     targets: list[str] = Field(description="node types that can be recommended")
     words: bool = Field(description="whether lists can be steered by words (`POST /query`)")
+    forecast: int = Field(description="most events of a forecast; 0: the run has no decoder")
 
 
 class SearchRequest(BaseModel):

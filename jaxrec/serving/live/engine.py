@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxrec.config import Config
 from jaxrec.data.graph import ITEM
@@ -22,6 +22,7 @@ from jaxrec.ranking.adjustments import AdjustmentBlocks
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.steps import Feedback, feedback_types
 from jaxrec.ranking.top_k import at_least
+from jaxrec.serving.live import forecast
 from jaxrec.serving.live.lists import ListRequest, RecommendationList
 from jaxrec.serving.live.live_catalogue import CatalogueUpdate, LiveCatalogue
 from jaxrec.serving.live.live_tables import Pipelines, update_lists, update_pipelines
@@ -247,14 +248,21 @@ class LiveEngine:
             A node type, the names of its strongest nodes, and their weights after each of the last
             events.
         """
+        name, rows, weights = self.strongest_nodes(document, last=last, top=top)
+        return name, self.model.index.names(name, rows).to_series(-1).to_list(), weights
+
+    def strongest_nodes(
+        self, document: UserDocument, *, last: int = 20, top: int = 5
+    ) -> tuple[str, Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
+        """`interest_history` with the numbers of the nodes in place of their names."""
         state, last_time, events = self.updater.earlier_state(document, last)
         if not events:
-            return (*self.model.profiled_types, ITEM)[0], [], np.zeros((0, 0))
+            name = (*self.model.profiled_types, ITEM)[0]
+            return name, np.zeros(0, np.int64), np.zeros((0, 0))
         updates = [Update(state, last_time, events[: n + 1]) for n in range(len(events))]
         states = self.updater.stack(self.updater.apply(updates))
         vectors = self.updater.user_vectors(states)[: len(events)]
-        name, rows, weights = interest_over_time(self.model, vectors, top)
-        return name, self.model.index.names(name, rows).to_series(-1).to_list(), weights
+        return interest_over_time(self.model, vectors, top)
 
     def warm_up(self, sizes: Sequence[int] = BATCHES) -> None:
         """Compile every shape and load the text encoder, so that no user waits for it.
@@ -283,6 +291,7 @@ class LiveEngine:
             self.builder.warm_up(documents, self.builder.user_vectors(documents))
         for length, count in product(LISTS, ADJUSTMENTS):
             self._profile(documents[0], void_adjustments(count), 1, length)
+        forecast.warm_up(self, documents[0])
         self.catalogue.encoder.warm_up()
         self.catalogue.text.warm_up()
         unknown = np.zeros(1, np.int64)

@@ -23,8 +23,8 @@ IDS = "rows => rows.map(row => row.dataset.item)"
 
 
 @pytest.fixture(scope="module")
-def server(trained_run, tmp_path_factory):
-    server = Service(trained_run, tmp_path_factory.mktemp("page") / "store.db")
+def server(forecast_run, tmp_path_factory):
+    server = Service(forecast_run, tmp_path_factory.mktemp("page") / "store.db")
     server.client.post("/events", json=[payload("gus", n) for n in range(3)])
     yield server
     assert server.stop() == 128 + signal.SIGTERM
@@ -107,6 +107,20 @@ def test_the_page_shows_the_list_change_after_a_click(open_page, tmp_path):
     expect(items.first).to_have_attribute("data-item", after[0])
     expect(page.locator("#matches")).to_be_hidden()
     page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+
+
+@needs_browser
+@pytest.mark.parametrize("viewport", [DESKTOP, SMALL], ids=["desktop", "small"])
+def test_the_chart_goes_on_with_a_forecast_and_its_range(open_page, viewport, tmp_path):
+    page = open_page("gus", viewport)
+    chart = page.get_by_role("img").filter(has=page.locator("polyline.forecast"))
+    expect(chart.locator("polyline.forecast")).to_have_count(3)
+    expect(chart.locator("polygon.band")).to_have_count(3)
+    expect(chart).to_contain_text("+3")
+    described = chart.get_attribute("aria-label")
+    assert "Forecast after 3 more events: Shelf" in described and "% to " in described
+    expect(page.locator("#interest-about")).to_contain_text("forecast for the next 3 events")
+    page.locator("#interest").screenshot(path=str(tmp_path / "chart.png"))
 
 
 @needs_browser

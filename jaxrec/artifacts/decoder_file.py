@@ -1,0 +1,48 @@
+"""The file of a forecast's decoder in a run directory, beside the checkpoint it belongs to."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxrec.artifacts.run_directory import DECODER, reading
+from jaxrec.errors import RunError
+from jaxrec.models.sequence.decoder import Decoder, abstract_params
+from jaxrec.runtime import atomic_path
+
+STEP = "step"  # the key of the checkpoint's step in the metadata
+
+
+def write_decoder(run: Path, decoder: Decoder, step: int) -> None:
+    """Write the decoder of the checkpoint of a step, whole or not at all."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(decoder.params)
+    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    with atomic_path(run / DECODER) as draft:
+        save_file(arrays, draft, {STEP: str(step)})
+
+
+def read_decoder(run: Path, step: int, width: int) -> Decoder | None:
+    """The decoder of the checkpoint of a step; None if the run has no decoder.
+
+    Raises:
+        RunError: the file is damaged, or belongs to another checkpoint or other options.
+    """
+    path = run / DECODER
+    if not path.is_file():
+        return None
+    try:
+        with reading(run, DECODER), safe_open(path, "numpy") as file:
+            trained_with = (file.metadata() or {}).get(STEP)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise RunError(f"{path} is incomplete or damaged ({error}); copy it again") from error
+    expected, structure = jax.tree_util.tree_flatten_with_path(abstract_params(width))
+    shapes = {jax.tree_util.keystr(name): leaf.shape for name, leaf in expected}
+    if trained_with != str(step) or {n: a.shape for n, a in arrays.items()} != shapes:
+        raise RunError(
+            f"{path} belongs to another checkpoint than that of step {step}; copy the whole run "
+            "again, or remove the file to do without a forecast"
+        )
+    return Decoder(width, jax.tree_util.tree_unflatten(structure, [arrays[n] for n in shapes]))

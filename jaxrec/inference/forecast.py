@@ -1,0 +1,313 @@
+"""Forecasts: the interest after further events, by rolling the decoder out.
+
+A roll-out draws an item by its probability, reads it as if it had happened, and goes on. The mean
+and the quantiles of several roll-outs are the forecast. Only the nodes that are likeliest now are
+followed one by one; the others together keep the score that they have now.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Float, Int, UInt32
+
+from jaxrec.config.ranges import LARGEST
+from jaxrec.data.graph import ITEM
+from jaxrec.errors import InputError
+from jaxrec.inference.profiles import scaled
+from jaxrec.inference.ranker import UserBatch, list_length
+from jaxrec.models.sequence.decoder import Decoder
+from jaxrec.ranking.adjustments import AdjustmentBlocks, no_adjustments
+from jaxrec.ranking.adjustments import scale as scale_amounts
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.option_types import check_counts, is_whole
+from jaxrec.ranking.top_k import best_items, padded
+from jaxrec.types import NEG_INF
+
+if TYPE_CHECKING:
+    from jaxrec.inference.trained_model import TrainedModel  # whose methods call these
+
+CANDIDATES = 256  # nodes that a forecast follows
+SAMPLES = 32  # roll-outs of a user
+USERS = 32  # users to roll out at a time
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Candidates:
+    """The nodes of one type that the forecasts of U users follow."""
+
+    rows: Int[Array | np.ndarray, "U P"]  # 0: none
+    scores: Float[Array | np.ndarray, "U P"]  # now, at the calibrated temperature
+    rest: Float[Array | np.ndarray, " U"]  # log of the sum of exp(score) over all other nodes
+
+    def part(self, start: int, size: int) -> "Candidates":
+        """Those of `size` users; rows of padding follow the last user."""
+        end = slice(start, start + size)
+        return Candidates(*(padded(part[end], size) for part in vars(self).values()))
+
+
+class Weights(NamedTuple):
+    """Shares of interest at every step; 10, 50 and 90 % quantiles over the roll-outs."""
+
+    mean: Float[Array | np.ndarray, "U steps P"]
+    low: Float[Array | np.ndarray, "U steps P"]
+    median: Float[Array | np.ndarray, "U steps P"]
+    high: Float[Array | np.ndarray, "U steps P"]
+
+
+@dataclass(frozen=True)
+class ForecastOptions:
+    """What to forecast.
+
+    Args:
+        steps: number of next events; the first one is what the model predicts now.
+        target: the node type to report.
+        k: length of the list of every step.
+        samples: roll-outs of a user; 0: one, which reads the expected item in place of a drawn one.
+        seed: of the draws, together with the id of the user.
+    """
+
+    steps: int = 5
+    target: str = ITEM
+    k: int = 10
+    samples: int = SAMPLES
+    seed: int = 0
+
+
+def checked_options(
+    model: "TrainedModel",
+    steps: int,
+    target: str,
+    k: int | None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> ForecastOptions:
+    """The options of a forecast; raises an InputError for those that do not fit.
+
+    Args:
+        k: None: 10, or all nodes if there are fewer.
+    """
+    check_counts(steps=steps)
+    decoder_of(model, steps)
+    for name, value in {"samples": samples, "seed": seed}.items():
+        if not is_whole(value) or not 0 <= value < LARGEST:
+            raise InputError(f"{name}={value!r}: give a whole number of 0 or more")
+    count = min(int(model.index.node_type(target).valid.sum()), CANDIDATES)
+    return ForecastOptions(steps, target, list_length(k, count, f"the {target}s"), samples, seed)
+
+
+def decoder_of(model: "TrainedModel", steps: int = 1) -> Decoder:
+    """The decoder of a model; raises an InputError if it cannot forecast that many steps."""
+    trained = model.config.forecast.steps
+    if model.decoder is None:
+        raise InputError(
+            "the run has no decoder for a forecast; train with --forecast.steps 10, for example"
+        )
+    if not 1 <= steps <= trained:
+        raise InputError(f"steps={steps}: the decoder was trained for 1 to {trained} steps")
+    return model.decoder
+
+
+def find_candidates(
+    nodes: ItemTable,
+    scale: float,
+    users: Float[np.ndarray, "U F"],
+    adjustments: AdjustmentBlocks = no_adjustments,
+) -> Candidates:
+    """The likeliest nodes of every user.
+
+    Args:
+        scale: of the scores: the calibrated inverse temperature.
+        adjustments: of the scores before they are scaled.
+    """
+    amounts = scale_amounts(adjustments, scale)
+    best = best_items(users, scaled(nodes, scale), CANDIDATES, amounts, with_log_z=True)
+    assert best.log_z is not None
+    scores = np.where(best.items > 0, best.scores, NEG_INF).astype(np.float32)
+    return Candidates(best.items, scores, _log_rest(scores, best.log_z))
+
+
+def with_nodes(
+    candidates: Candidates,
+    nodes: ItemTable,
+    scale: float,
+    user: Float[np.ndarray, " F"],
+    rows: Int[np.ndarray, " K"],
+) -> Candidates:
+    """Candidates of one user, without adjustments, whose last ones make room for missing `rows`."""
+    own = candidates.rows[0]
+    log_z = np.logaddexp(candidates.rest, np.logaddexp.reduce(candidates.scores, 1))
+    kept = np.concatenate([rows, own[~np.isin(own, rows)]])[: len(own)]
+    scores = scale * (np.asarray(nodes.vectors)[kept] @ user + nodes.biases[kept])
+    scores = np.where(kept > 0, scores, NEG_INF).astype(np.float32)[None]
+    return Candidates(kept[None], scores, _log_rest(scores, log_z))
+
+
+def _log_rest(
+    scores: Float[np.ndarray, "U P"], log_z: Float[np.ndarray, " U"]
+) -> Float[np.ndarray, " U"]:
+    share = 1 - np.exp(scores - log_z[:, None]).sum(1)
+    # a smaller share is rounding
+    rest = np.where(share > 1e-5, log_z + np.log(np.maximum(share, 1e-5)), NEG_INF)
+    return rest.astype(np.float32)
+
+
+@partial(jax.jit, static_argnames=("steps", "samples"))
+def roll_out(
+    decoder: Decoder,
+    users: Float[Array | np.ndarray, "U F"],
+    scale: Float[Array, ""] | float,
+    items: tuple[Candidates, Float[Array | np.ndarray, "U P F"]],
+    nodes: tuple[Candidates, Float[Array | np.ndarray, "U P F"]] | None,
+    keys: UInt32[Array | np.ndarray, " U"],
+    *,
+    steps: int,
+    samples: int,
+) -> tuple[Weights, Weights | None]:
+    """The weights of items, and of nodes of another type, for the next events of users.
+
+    Args:
+        scale: as in `find_candidates`.
+        items, nodes: candidates and their vectors.
+        keys: seeds of the users' draws.
+        samples: as in `ForecastOptions`.
+    """
+
+    def of_user(user, items, nodes, key):
+        moved = scale * _roll_out_user(decoder, user, scale, items, key, steps, samples)
+        weights = _summary(jnp.exp(_log_shares(*items, moved)))
+        return weights, None if nodes is None else _summary(jnp.exp(_log_shares(*nodes, moved)))
+
+    return jax.vmap(of_user)(jnp.asarray(users), items, nodes, jnp.asarray(keys))
+
+
+def _roll_out_user(
+    decoder: Decoder,
+    user: Float[Array, " F"],
+    scale: Float[Array, ""],
+    items: tuple[Candidates, Float[Array, "P F"]],
+    key: UInt32[Array, ""],
+    steps: int,
+    samples: int,
+) -> Float[Array, "steps samples F"]:
+    """How far the user vector has moved from that of now, at every step of every roll-out."""
+    module, (candidates, vectors) = decoder.merge(), items
+    users = jnp.tile(user, (max(samples, 1), 1))
+    # draws belong to the items, so that their order does not matter
+    item_keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(key)))(candidates.rows)
+
+    def step(carry, number):
+        moved, state = carry
+        log_shares = _log_shares(candidates, vectors, scale * moved)
+        if samples:
+            keys = jax.vmap(lambda item_key: jax.random.fold_in(item_key, number))(item_keys)
+            draws = jax.vmap(lambda draw: jax.random.gumbel(draw, (samples,)))(keys)
+            read = vectors[jnp.argmax(log_shares + draws.T, -1)]
+        else:
+            read = jax.nn.softmax(log_shares) @ vectors
+        after, state = module.read(users, read[:, None], state)
+        return (after[:, 0] - users, state), moved
+
+    first = (jnp.zeros_like(users), module.start(users))
+    return jax.lax.scan(step, first, jnp.arange(steps))[1]
+
+
+def _log_shares(
+    candidates: Candidates,
+    vectors: Float[Array, "P F"],
+    moved: Float[Array, "*shape F"],
+) -> Float[Array, "*shape P"]:
+    """Log of the share of every candidate in the interest of a user whose vector has moved."""
+    scores = candidates.scores + moved @ vectors.T
+    log_z = jnp.logaddexp(jax.nn.logsumexp(scores, -1, keepdims=True), candidates.rest)
+    return scores - log_z
+
+
+def _summary(shares: Float[Array, "steps samples P"]) -> Weights:
+    return Weights(shares.mean(1), *jnp.quantile(shares, jnp.array(QUANTILES), axis=1))
+
+
+def forecast_weights(
+    model: "TrainedModel",
+    users: tuple[Sequence[str] | pl.Series, Float[np.ndarray, "U F"]],
+    items: Candidates,
+    options: ForecastOptions,
+    nodes: tuple[str, Candidates] | None = None,
+) -> tuple[Weights, Weights | None]:
+    """The weights of items and of nodes of another type, some users at a time.
+
+    Args:
+        users: ids and vectors.
+        nodes: the name of a type, and candidates of it.
+    """
+    decoder, scale = decoder_of(model, options.steps), model.inverse_temperature
+    followed = [(ITEM, items), *([] if nodes is None else [nodes])]
+    tables = [model.index.host_vectors(name) for name, _ in followed]
+    ids, vectors = users
+    size = min(USERS, len(vectors))
+    keys = np.array([zlib.crc32(user.encode()) for user in ids], np.uint32)
+    keys += np.uint32(options.seed)
+    roll = partial(roll_out, steps=options.steps, samples=options.samples)
+    parts = []
+    for start in range(0, len(vectors), size):
+        chosen = [candidates.part(start, size) for _, candidates in followed]
+        given = [(c, table[c.rows]) for c, table in zip(chosen, tables, strict=True)]
+        own, seeds = (padded(p[start : start + size], size) for p in (vectors, keys))
+        rolled = roll(decoder, own, scale, given[0], given[1] if nodes else None, seeds)
+        parts.append(jax.tree.map(np.asarray, rolled))
+    return jax.tree.map(lambda *of: np.concatenate(of)[: len(vectors)], *parts)
+
+
+def forecast_users(
+    model: "TrainedModel", users: UserBatch, options: ForecastOptions, mask: tuple[str, ...] = ()
+) -> pl.DataFrame:
+    """`TrainedModel.forecast` for users whose vectors are known."""
+    log, scale = users.log, model.inverse_temperature
+    adjustments = model.ranker.adjustments(log, mask)(np.arange(log.num_users))
+    items = find_candidates(model.index.items, scale, users.vectors, adjustments)
+    nodes = None
+    if options.target != ITEM:
+        table = model.index.table(options.target)
+        nodes = options.target, find_candidates(table, scale, users.vectors)
+    own = log.user_ids, users.vectors
+    item_weights, node_weights = forecast_weights(model, own, items, options, nodes)
+    if nodes is None or node_weights is None:
+        return forecast_table(model, log.user_ids, options, items, item_weights)
+    return forecast_table(model, log.user_ids, options, nodes[1], node_weights)
+
+
+def forecast_table(
+    model: "TrainedModel",
+    user_ids: pl.Series,
+    options: ForecastOptions,
+    candidates: Candidates,
+    weights: Weights,
+) -> pl.DataFrame:
+    """The k heaviest candidates of every step as rows; see `TrainedModel.forecast`."""
+    mean = np.where(candidates.rows[:, None] > 0, weights.mean, -1)
+    best = np.argsort(-mean, axis=2, kind="stable")[:, :, : options.k]
+    rows = np.take_along_axis(candidates.rows[:, None], best, 2)
+    users, steps, places = np.nonzero(rows > 0)
+    own = users, steps, best[users, steps, places]
+    names = model.index.names(options.target, rows[users, steps, places])
+    identity, *title = names.iter_columns()
+    return pl.DataFrame(
+        {
+            "user_id": user_ids.gather(users),
+            "step": (steps + 1).astype(np.int32),
+            "rank": (places + 1).astype(np.int32),
+            identity.name: identity,
+            "weight": weights.mean[own],
+            "low": weights.low[own],
+            "median": weights.median[own],
+            "high": weights.high[own],
+        }
+    ).with_columns(*title)

@@ -1,0 +1,230 @@
+"""Training of the forecast's decoder, after that of the model.
+
+The model is frozen: its checkpoint, its metrics and its lists are those of a run without a
+forecast. The decoder reads the same packed batches and is taught with the true events (teacher
+forcing).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.artifacts.decoder_file import write_decoder
+from jaxrec.config import TrainConfig
+from jaxrec.data.dataset import predicted_event_types
+from jaxrec.errors import Diverged
+from jaxrec.inference.encoding import repeat_bias
+from jaxrec.models.inputs import Events
+from jaxrec.models.recommender import REPEAT_EVENTS, Model
+from jaxrec.models.sequence.decoder import Decoder, new_decoder
+from jaxrec.sharding import replicated
+from jaxrec.training import logging as report
+from jaxrec.training.losses.base import LogitAdjustments, mean_of_sum
+from jaxrec.training.losses.full_softmax import FullSoftmax
+from jaxrec.training.optimizer import make_optimizer
+from jaxrec.training.prefetch import prefetch
+from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
+from jaxrec.training.tasks.base import TrainArrays
+from jaxrec.training.tasks.next_entity import NextEntity
+from jaxrec.types import NEG_INF, Batch
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FrozenModel:
+    """What the decoder learns from, and does not change."""
+
+    model: Model
+    arrays: TrainArrays
+    nodes: Float[Array, "N F"]  # vectors of all nodes, items first
+    repeat_bias: Float[Array, "types A"]
+    is_predicted: Bool[Array, " types"]  # event types that the run predicts
+    target_event_type: int
+    steps: int = field(metadata={"static": True})
+    criterion: FullSoftmax = field(metadata={"static": True})
+
+
+class Futures(NamedTuple):
+    """The events behind P time steps of every row, as the decoder reads and predicts them.
+
+    Step k reads the item of the k-th event behind a time step and predicts that of the next one.
+    """
+
+    positions: Int[Array, " P"]
+    items: Int[Array, "B P steps"]
+    targets: Int[Array, "B P steps"]
+    weights: Float[Array, "B P steps"]  # 0 where the history of the window has ended
+
+
+def fit_decoder(context: TrainContext, state: TrainState, run: Path) -> None:
+    """Train the decoder of a state and write it into the run, if the options ask for one.
+
+    Raises:
+        Diverged: the loss is not finite.
+    """
+    config = context.config
+    if not config.forecast.steps:
+        return
+    epochs, steps = config.forecast.epochs, context.packing.steps_per_epoch
+    frozen = frozen_model(context, state)
+    place = replicated(context.mesh)
+    decoder = jax.device_put(new_decoder(frozen.nodes.shape[1], config.train.seed), place)
+    optimizer = decoder_optimizer(config.train, config.forecast.learning_rate, epochs * steps)
+    opt_state = jax.device_put(optimizer.init(decoder.params), place)
+    step, random = make_step(optimizer), np.random.default_rng(config.train.seed)
+    for epoch in range(epochs):
+        losses = []
+        for batch, _ in prefetch(context, epoch, range(steps)):
+            first = random.integers(config.forecast.steps)
+            decoder, opt_state, loss = step(decoder, opt_state, frozen, batch, first)
+            losses.append(loss)
+        mean = float(np.mean(jax.device_get(losses)))
+        if not np.isfinite(mean):
+            raise Diverged(
+                f"the loss of the forecast is {mean}; the model is kept. Lower "
+                "forecast.learning_rate"
+            )
+        report.console.print(f"forecast, epoch {epoch + 1}: loss {mean:.4f}")
+    write_decoder(run, decoder, int(state.step))
+
+
+def decoder_optimizer(
+    config: TrainConfig, learning_rate: float, steps: int
+) -> optax.GradientTransformation:
+    """The optimizer of the model with another learning rate."""
+    return make_optimizer(replace(config, learning_rate=learning_rate), steps)
+
+
+def frozen_model(context: TrainContext, state: TrainState) -> FrozenModel:
+    """The model of a state."""
+    config, dataset = context.config, context.dataset
+    model = Model(context.definition, nnx.to_pure_dict(state.params))
+    names = dataset.split.log.event_type_names
+    predicted = predicted_event_types(config, names)
+    return FrozenModel(
+        model=model,
+        arrays=context.arrays,
+        nodes=catalog_vectors(context, state),
+        repeat_bias=jnp.asarray(repeat_bias(model, dataset.target_event_type)),
+        is_predicted=jnp.array([name in predicted for name in names]),
+        target_event_type=dataset.target_event_type,
+        steps=config.forecast.steps,
+        criterion=FullSoftmax(config.train.loss_logits),
+    )
+
+
+def make_step(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """The jitted step (decoder, opt_state, frozen, batch, first) -> (decoder, opt_state, loss)."""
+
+    def step(decoder: Decoder, opt_state, frozen: FrozenModel, batch: Batch, first):
+        loss, gradients = jax.value_and_grad(forecast_loss)(decoder, frozen, batch, first)
+        updates, opt_state = optimizer.update(gradients.params, opt_state, decoder.params)
+        params = optax.apply_updates(decoder.params, updates)
+        return Decoder(decoder.width, params), opt_state, loss
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def forecast_loss(
+    decoder: Decoder, frozen: FrozenModel, batch: Batch, first: Int[Array, ""] | int
+) -> Float[Array, ""]:
+    """The mean loss of the items of the next events, and of their brands, categories and so on.
+
+    It is that of the model: a softmax over the items, with the masks and repeat biases of the
+    history that the user vector has read.
+
+    Args:
+        first: the first time step that events are forecast at.
+    """
+    futures = future_events(batch, first, frozen.steps, frozen.is_predicted)
+    items = frozen.nodes[: len(frozen.arrays.candidates)]
+    users = history_vectors(frozen, items, batch)[:, futures.positions]
+    size, count, steps = futures.items.shape
+    module, rows = decoder.merge(), users.reshape(size * count, -1)
+    read = items[futures.items].reshape(size * count, steps, -1)
+    vectors, _ = module.read(rows, read, module.start(rows))
+    vectors, targets, weights = (
+        part.reshape(size, count * steps, *part.shape[3:])
+        for part in (vectors.reshape(size, count, steps, -1), *futures[2:])
+    )
+    total = frozen.criterion(
+        vectors,
+        items,
+        targets,
+        weights,
+        frozen.arrays.candidates,
+        adjustments(frozen, batch, futures),
+    )
+    loss = mean_of_sum(total, weights)
+    for task in frozen.arrays.tasks:
+        if isinstance(task, NextEntity):
+            entities = task.entity_of_item[targets]
+            known = weights * (entities > 0)
+            nodes = frozen.nodes[task.nodes]
+            total = frozen.criterion(vectors, nodes, entities, known, task.valid)
+            loss += task.weight * mean_of_sum(total, known)
+    return loss
+
+
+def history_vectors(
+    frozen: FrozenModel, items: Float[Array, "I F"], batch: Batch
+) -> Float[Array, "B T F"]:
+    """User vectors after every event of a batch, as the model serves them."""
+    recommender = frozen.model.merge()
+    events = Events(batch.items, batch.event_types, batch.gaps)
+    states = recommender.initial_state(len(batch.items))
+    outputs, _ = recommender.update(states, items, events, jnp.asarray(batch.starts))
+    event_types = jnp.full(batch.items.shape, frozen.target_event_type)
+    return jax.lax.stop_gradient(recommender.user_vectors(outputs, event_types))
+
+
+def future_events(
+    batch: Batch, first: Int[Array, ""] | int, steps: int, is_predicted: Bool[Array, " types"]
+) -> Futures:
+    """The next events behind every `steps`-th time step of a batch.
+
+    A window ends at the training events of its user, so no held-out event is among them.
+
+    Args:
+        first: the first time step, below `steps`.
+        steps: events to forecast; the first one is the target of the model itself.
+    """
+    length = batch.items.shape[1]
+    positions = first + steps * jnp.arange(length // steps)
+    later = positions[:, None] + jnp.arange(1, steps)  # [P, steps - 1]
+    inside = jnp.minimum(later, length - 1)
+    sequence = jnp.cumsum(jnp.asarray(batch.starts), 1)
+    same = (sequence[:, inside] == sequence[:, positions, None]) & (later < length)
+    counted = jnp.asarray(batch.weights) * is_predicted[jnp.asarray(batch.target_event_types)]
+    return Futures(
+        positions,
+        jnp.asarray(batch.items)[:, inside],
+        jnp.asarray(batch.targets)[:, inside],
+        jnp.where(same, counted[:, inside], 0),
+    )
+
+
+def adjustments(frozen: FrozenModel, batch: Batch, futures: Futures) -> LogitAdjustments:
+    """What the history before each forecast changes in the logits of its steps."""
+    arrays, steps = frozen.arrays, jnp.arange(batch.items.shape[1])
+    sequence = jnp.cumsum(jnp.asarray(batch.starts), 1)
+    ages = futures.positions[:, None] - steps  # [P, T]
+    in_history = sequence[:, futures.positions, None] == sequence[:, None]
+    items = jnp.where(in_history & (ages >= 0), jnp.asarray(batch.items)[:, None], 0)
+    masked = arrays.masked_event_types[jnp.asarray(batch.event_types)][:, None, None]
+    items = jnp.broadcast_to(items[:, :, None], (*futures.targets.shape, len(steps)))
+    masked_items = masked & (items != futures.targets[..., None])
+    recent = jnp.clip(ages, 0, REPEAT_EVENTS - 1)
+    bias = frozen.repeat_bias[jnp.asarray(batch.event_types)[:, None], recent]  # [B, P, T]
+    bias = jnp.where(ages < REPEAT_EVENTS, bias, 0)[:, :, None]
+    amounts = jnp.where(masked_items, NEG_INF, jnp.where(masked, 0, bias))
+    shape = (len(items), -1, len(steps))
+    return LogitAdjustments(items.reshape(shape), amounts.reshape(shape))
