@@ -12,7 +12,7 @@ from jaxrec.errors import RunError
 from jaxrec.models.sequence.decoder import Decoder, abstract_params
 from jaxrec.runtime import atomic_path
 
-STEP = "step"  # the key of the checkpoint's step in the metadata
+STEP, STEPS = "checkpoint", "steps"  # keys in the metadata: of the checkpoint, of a forecast
 
 
 def write_decoder(run: Path, decoder: Decoder, step: int) -> None:
@@ -20,11 +20,15 @@ def write_decoder(run: Path, decoder: Decoder, step: int) -> None:
     leaves, _ = jax.tree_util.tree_flatten_with_path(decoder.params)
     arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
     with atomic_path(run / DECODER) as draft:
-        save_file(arrays, draft, {STEP: str(step)})
+        save_file(arrays, draft, {STEP: str(step), STEPS: str(decoder.steps)})
 
 
-def read_decoder(run: Path, step: int, width: int) -> Decoder | None:
-    """The decoder of the checkpoint of a step; None if the run has no decoder.
+def read_decoder(run: Path, step: int | None, width: int) -> Decoder | None:
+    """The decoder of a run, None if it has none.
+
+    Args:
+        step: of the checkpoint that it must belong to; None: any.
+        width: of the user vectors.
 
     Raises:
         RunError: the file is damaged, or belongs to another checkpoint or other options.
@@ -34,15 +38,18 @@ def read_decoder(run: Path, step: int, width: int) -> Decoder | None:
         return None
     try:
         with reading(run, DECODER), safe_open(path, "numpy") as file:
-            trained_with = (file.metadata() or {}).get(STEP)
+            metadata = file.metadata()
+            trained_with, steps = metadata[STEP], int(metadata[STEPS])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise RunError(f"{path} is incomplete or damaged ({error}); copy it again") from error
     expected, structure = jax.tree_util.tree_flatten_with_path(abstract_params(width))
     shapes = {jax.tree_util.keystr(name): leaf.shape for name, leaf in expected}
-    if trained_with != str(step) or {n: a.shape for n, a in arrays.items()} != shapes:
+    is_other = step is not None and trained_with != str(step)
+    if is_other or {n: a.shape for n, a in arrays.items()} != shapes:
         raise RunError(
-            f"{path} belongs to another checkpoint than that of step {step}; copy the whole run "
-            "again, or remove the file to do without a forecast"
+            f"{path} belongs to another checkpoint or to other options; copy the whole run again, "
+            "or remove the file to do without a forecast"
         )
-    return Decoder(width, jax.tree_util.tree_unflatten(structure, [arrays[n] for n in shapes]))
+    params = jax.tree_util.tree_unflatten(structure, [arrays[name] for name in shapes])
+    return Decoder(width, steps, params)

@@ -35,8 +35,7 @@ from jaxrec.models.inputs import Sizes
 from jaxrec.runtime import atomic_path
 
 FORMAT = 5  # of the files in `catalog`
-CALIBRATION = "calibration.json"  # corrections fitted on validation; written when training ends
-DECODER = "forecast.safetensors"  # of a run with a forecast; see `decoder_file`
+CALIBRATION, DECODER = "calibration.json", "forecast.safetensors"  # written when training ends
 REFIT = "refit"  # a run directory inside a run, fitted on all events; CALIBRATION comes last
 SELECTED_BY = "ndcg@10"
 # what damaged files raise in json, NumPy, polars and Orbax

@@ -42,7 +42,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Candidates:
-    """The nodes of one type that the forecasts of U users follow."""
+    """The nodes of one type that the forecasts of U users follow; inside `vmap` of one user."""
 
     rows: Int[Array | np.ndarray, "U P"]  # 0: none
     scores: Float[Array | np.ndarray, "U P"]  # now, at the calibrated temperature
@@ -106,12 +106,11 @@ def checked_options(
 
 def decoder_of(model: "TrainedModel", steps: int = 1) -> Decoder:
     """The decoder of a model; raises an InputError if it cannot forecast that many steps."""
-    trained = model.config.forecast.steps
     if model.decoder is None:
         raise InputError(
             "the run has no decoder for a forecast; train with --forecast.steps 10, for example"
         )
-    if not 1 <= steps <= trained:
+    if not 1 <= steps <= (trained := model.decoder.steps):
         raise InputError(f"steps={steps}: the decoder was trained for 1 to {trained} steps")
     return model.decoder
 
@@ -183,8 +182,8 @@ def roll_out(
 
     def of_user(user, items, nodes, key):
         moved = scale * _roll_out_user(decoder, user, scale, items, key, steps, samples)
-        weights = _summary(jnp.exp(_log_shares(*items, moved)))
-        return weights, None if nodes is None else _summary(jnp.exp(_log_shares(*nodes, moved)))
+        weights = _summary(jnp.exp(_log_shares(items, moved)))
+        return weights, None if nodes is None else _summary(jnp.exp(_log_shares(nodes, moved)))
 
     return jax.vmap(of_user)(jnp.asarray(users), items, nodes, jnp.asarray(keys))
 
@@ -192,7 +191,7 @@ def roll_out(
 def _roll_out_user(
     decoder: Decoder,
     user: Float[Array, " F"],
-    scale: Float[Array, ""],
+    scale: Float[Array, ""] | float,
     items: tuple[Candidates, Float[Array, "P F"]],
     key: UInt32[Array, ""],
     steps: int,
@@ -206,7 +205,7 @@ def _roll_out_user(
 
     def step(carry, number):
         moved, state = carry
-        log_shares = _log_shares(candidates, vectors, scale * moved)
+        log_shares = _log_shares(items, scale * moved)
         if samples:
             keys = jax.vmap(lambda item_key: jax.random.fold_in(item_key, number))(item_keys)
             draws = jax.vmap(lambda draw: jax.random.gumbel(draw, (samples,)))(keys)
@@ -221,12 +220,12 @@ def _roll_out_user(
 
 
 def _log_shares(
-    candidates: Candidates,
-    vectors: Float[Array, "P F"],
-    moved: Float[Array, "*shape F"],
+    followed: tuple[Candidates, Float[Array, "P F"]], moved: Float[Array, "*shape F"]
 ) -> Float[Array, "*shape P"]:
     """Log of the share of every candidate in the interest of a user whose vector has moved."""
-    scores = candidates.scores + moved @ vectors.T
+    candidates, vectors = followed
+    changes = moved @ vectors.T
+    scores = changes + jnp.broadcast_to(candidates.scores, changes.shape)
     log_z = jnp.logaddexp(jax.nn.logsumexp(scores, -1, keepdims=True), candidates.rest)
     return scores - log_z
 
@@ -252,18 +251,19 @@ def forecast_weights(
     followed = [(ITEM, items), *([] if nodes is None else [nodes])]
     tables = [model.index.host_vectors(name) for name, _ in followed]
     ids, vectors = users
-    size = min(USERS, len(vectors))
+    count = len(vectors)
+    size = max(min(USERS, count), 1)
     keys = np.array([zlib.crc32(user.encode()) for user in ids], np.uint32)
     keys += np.uint32(options.seed)
     roll = partial(roll_out, steps=options.steps, samples=options.samples)
     parts = []
-    for start in range(0, len(vectors), size):
+    for start in range(0, max(count, 1), size):
         chosen = [candidates.part(start, size) for _, candidates in followed]
         given = [(c, table[c.rows]) for c, table in zip(chosen, tables, strict=True)]
         own, seeds = (padded(p[start : start + size], size) for p in (vectors, keys))
         rolled = roll(decoder, own, scale, given[0], given[1] if nodes else None, seeds)
         parts.append(jax.tree.map(np.asarray, rolled))
-    return jax.tree.map(lambda *of: np.concatenate(of)[: len(vectors)], *parts)
+    return jax.tree.map(lambda *of: np.concatenate(of)[:count], *parts)
 
 
 def forecast_users(

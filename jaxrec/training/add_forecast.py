@@ -40,4 +40,4 @@ def add_forecast(
         state, _ = load(context, manager, manager.best_step())
         fit_decoder(context, state, directory)
         with atomic_path(directory / "config.yaml") as draft:
-            draft.write_text(to_yaml(replace(config, model=context.config.model)))
+            draft.write_text(to_yaml(config))

@@ -17,8 +17,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.artifacts.decoder_file import write_decoder
-from jaxrec.config import TrainConfig
+from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.decoder_file import read_decoder, write_decoder
+from jaxrec.config import Config, TrainConfig
 from jaxrec.data.dataset import predicted_event_types
 from jaxrec.errors import Diverged
 from jaxrec.inference.encoding import repeat_bias
@@ -76,11 +77,11 @@ def fit_decoder(context: TrainContext, state: TrainState, run: Path) -> None:
     epochs, steps = config.forecast.epochs, context.packing.steps_per_epoch
     frozen = frozen_model(context, state)
     place = replicated(context.mesh)
-    decoder = jax.device_put(new_decoder(frozen.nodes.shape[1], config.train.seed), place)
+    decoder = jax.device_put(first_decoder(config, frozen.nodes.shape[1]), place)
     optimizer = decoder_optimizer(config.train, config.forecast.learning_rate, epochs * steps)
     opt_state = jax.device_put(optimizer.init(decoder.params), place)
     step, random = make_step(optimizer), np.random.default_rng(config.train.seed)
-    for epoch in range(epochs):
+    for epoch in range(epochs if steps else 0):
         losses = []
         for batch, _ in prefetch(context, epoch, range(steps)):
             first = random.integers(config.forecast.steps)
@@ -94,6 +95,15 @@ def fit_decoder(context: TrainContext, state: TrainState, run: Path) -> None:
             )
         report.console.print(f"forecast, epoch {epoch + 1}: loss {mean:.4f}")
     write_decoder(run, decoder, int(state.step))
+
+
+def first_decoder(config: Config, width: int) -> Decoder:
+    """The decoder to train: that of the base of a warm start, or else a new one."""
+    base, steps = config.warm_start.base, config.forecast.steps
+    earlier = read_decoder(run_directory.served(Path(base)), None, width) if base else None
+    if earlier is not None:
+        return replace(earlier, steps=steps)
+    return new_decoder(width, steps, config.train.seed)
 
 
 def decoder_optimizer(
@@ -128,7 +138,7 @@ def make_step(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
         loss, gradients = jax.value_and_grad(forecast_loss)(decoder, frozen, batch, first)
         updates, opt_state = optimizer.update(gradients.params, opt_state, decoder.params)
         params = optax.apply_updates(decoder.params, updates)
-        return Decoder(decoder.width, params), opt_state, loss
+        return replace(decoder, params=params), opt_state, loss
 
     return jax.jit(step, donate_argnums=(0, 1))
 
@@ -199,10 +209,10 @@ def future_events(
     """
     length = batch.items.shape[1]
     positions = first + steps * jnp.arange(length // steps)
-    later = positions[:, None] + jnp.arange(1, steps)  # [P, steps - 1]
+    later = positions[:, None] + jnp.arange(1, steps)[None]  # [P, steps - 1]
     inside = jnp.minimum(later, length - 1)
     sequence = jnp.cumsum(jnp.asarray(batch.starts), 1)
-    same = (sequence[:, inside] == sequence[:, positions, None]) & (later < length)
+    same = (sequence[:, inside] == sequence[:, positions, None]) & (later < length)[None]
     counted = jnp.asarray(batch.weights) * is_predicted[jnp.asarray(batch.target_event_types)]
     return Futures(
         positions,
@@ -216,7 +226,7 @@ def adjustments(frozen: FrozenModel, batch: Batch, futures: Futures) -> LogitAdj
     """What the history before each forecast changes in the logits of its steps."""
     arrays, steps = frozen.arrays, jnp.arange(batch.items.shape[1])
     sequence = jnp.cumsum(jnp.asarray(batch.starts), 1)
-    ages = futures.positions[:, None] - steps  # [P, T]
+    ages = (futures.positions[:, None] - steps[None])[None]  # [1, P, T]
     in_history = sequence[:, futures.positions, None] == sequence[:, None]
     items = jnp.where(in_history & (ages >= 0), jnp.asarray(batch.items)[:, None], 0)
     masked = arrays.masked_event_types[jnp.asarray(batch.event_types)][:, None, None]

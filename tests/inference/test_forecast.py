@@ -78,7 +78,7 @@ def test_a_single_roll_out_reads_the_expected_item(model, users):
         np.testing.assert_allclose(expected[name], expected["weight"], atol=1e-6)
     # what an untrained decoder reads does not matter
     width = model.decoder.width
-    still = replace(model, decoder=new_decoder(width, 0)).forecast(users, STEPS, k=5)
+    still = replace(model, decoder=new_decoder(width, STEPS, 0)).forecast(users, STEPS, k=5)
     by_step = still.partition_by("step", include_key=False)
     for later in by_step[1:]:
         np.testing.assert_allclose(later["weight"], by_step[0]["weight"], atol=1e-6)

@@ -20,7 +20,7 @@ from jaxrec.errors import ConfigError, RunError
 from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.models.sequence.decoder import new_decoder
 from jaxrec.training import loop
-from jaxrec.training.forecast import FrozenModel, forecast_loss, future_events
+from jaxrec.training.forecast import FrozenModel, first_decoder, forecast_loss, future_events
 from jaxrec.types import ANY_EVENT_TYPE, Batch
 
 STEPS = 4
@@ -110,7 +110,7 @@ def make_frozen(sequence):
 
 
 def noisy_decoder():
-    decoder, random = new_decoder(8, 0), np.random.default_rng(0)
+    decoder, random = new_decoder(8, STEPS, 0), np.random.default_rng(0)
     noise = lambda p: p + 0.3 * jnp.asarray(random.normal(size=p.shape), p.dtype)  # noqa: E731
     return replace(decoder, params=jax.tree.map(noise, decoder.params))
 
@@ -146,13 +146,23 @@ def test_a_decoder_comes_back_from_its_file(tmp_path):
     decoder = noisy_decoder()
     write_decoder(tmp_path, decoder, 7)
     jax.tree.map(np.testing.assert_array_equal, read_decoder(tmp_path, 7, 8), decoder)
-    with pytest.raises(RunError, match="belongs to another checkpoint than that of step 8"):
+    with pytest.raises(RunError, match="belongs to another checkpoint"):
         read_decoder(tmp_path, 8, 8)
     with pytest.raises(RunError, match="belongs to another checkpoint"):
         read_decoder(tmp_path, 7, 12)
     (tmp_path / DECODER).write_bytes((tmp_path / DECODER).read_bytes()[:100])
     with pytest.raises(RunError, match="damaged"):
         read_decoder(tmp_path, 7, 8)
+
+
+def test_a_warm_start_goes_on_with_the_decoder_of_its_base(tmp_path):
+    options = config(**{"forecast.steps": 3, "warm_start.base": str(tmp_path)})
+    assert first_decoder(options, 8).params["lstm"]["recurrent"].shape == (8, 32)  # a new one
+    earlier = noisy_decoder()
+    write_decoder(tmp_path, earlier, 7)
+    decoder = first_decoder(options, 8)
+    assert decoder.steps == 3
+    jax.tree.map(np.testing.assert_array_equal, decoder.params, earlier.params)
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,10 @@ class InterestDecoder(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder as jitted functions take it: its width (static) and its parameters."""
+    """A decoder as jitted functions take it: two numbers, which are static, and its parameters."""
 
     width: int = field(metadata={"static": True})
+    steps: int = field(metadata={"static": True})  # events that it was trained to forecast
     params: Any
 
     def merge(self) -> InterestDecoder:
@@ -74,14 +75,15 @@ class Decoder:
         return nnx.merge(_definition(self.width), self.params)
 
 
-def new_decoder(width: int, seed: int) -> Decoder:
+def new_decoder(width: int, steps: int, seed: int) -> Decoder:
     """A decoder with initial parameters."""
-    return Decoder(width, nnx.to_pure_dict(nnx.state(InterestDecoder(width, nnx.Rngs(seed)))))
+    params = nnx.state(InterestDecoder(width, nnx.Rngs(seed)))
+    return Decoder(width, steps, nnx.to_pure_dict(params))
 
 
 def abstract_params(width: int) -> dict[str, Any]:
     """The shapes of a decoder's parameters."""
-    return jax.eval_shape(lambda: new_decoder(width, 0).params)
+    return jax.eval_shape(lambda: new_decoder(width, 0, 0).params)
 
 
 @cache

@@ -157,7 +157,7 @@ async def model(request: Request) -> ModelResponse:
         strategy=[step.name for step in engine.builder.strategy],
         targets=[ITEM, *engine.model.profiled_types],
         words=engine.model.words.available,
-        forecast=engine.model.config.forecast.steps if engine.model.decoder else 0,
+        forecast=engine.model.decoder.steps if engine.model.decoder else 0,
     )
 
 

@@ -10,6 +10,7 @@ from jaxrec.inference.forecast import (
     ForecastOptions,
     Weights,
     checked_options,
+    decoder_of,
     find_candidates,
     forecast_table,
     forecast_weights,
@@ -50,7 +51,7 @@ def forecast(
         InputError: the run has no decoder, or an option does not fit.
     """
     model = engine.model
-    wanted = min(DEFAULT_STEPS, max(model.config.forecast.steps, 1)) if steps is None else steps
+    wanted = min(DEFAULT_STEPS, decoder_of(model).steps) if steps is None else steps
     options = checked_options(model, wanted, ITEM, min(k, engine.num_items, CANDIDATES))
     adjustments = engine.builder.adjustments([document], model.config.evaluation.mask)
     return _forecast(engine, document, padded_blocks(adjustments), options)
@@ -79,7 +80,7 @@ def _forecast(
     nodes = find_candidates(table, scale, vectors)
     nodes = with_nodes(nodes, table, scale, vectors[0], rows)
     # one program for any number of steps
-    every = ForecastOptions(model.config.forecast.steps, seed=options.seed)
+    every = ForecastOptions(decoder_of(model).steps, seed=options.seed)
     user = [document.user_id], vectors
     weights, moved = forecast_weights(model, user, items, every, (name, nodes))
     assert moved is not None

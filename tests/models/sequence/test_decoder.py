@@ -37,6 +37,6 @@ def test_an_event_changes_no_vector_before_it(decoder):
 
 
 def test_an_untrained_decoder_says_that_interest_stays():
-    module = new_decoder(WIDTH, seed=0).merge()
+    module = new_decoder(WIDTH, STEPS, seed=0).merge()
     vectors, _ = module.read(USERS, ITEMS, module.start(USERS))
     np.testing.assert_array_equal(vectors, np.broadcast_to(USERS[:, None], vectors.shape))
