@@ -40,6 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxrec.api import enable_compilation_cache
+from jaxrec.artifacts.run_directory import DECODER
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, predicted_event_types, prepare
 from jaxrec.data.graph import first_neighbours
@@ -56,6 +57,7 @@ from jaxrec.inference.forecast import (
 from jaxrec.inference.loading import load_directory
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import AdjustmentBlocks, history_adjustments, mask_adjustments
+from jaxrec.training.add_forecast import add_forecast
 from jaxrec.training.logging import read_log
 from jaxrec.training.loop import fit
 from jaxrec.types import Queries
@@ -110,6 +112,8 @@ def result(label: str, config: Config, queries: str) -> dict:
     run, start = RUNS / key, time.perf_counter()
     if not (run / "metrics.json").exists():
         fit(config, run, resume=run.exists())
+    elif not (run / DECODER).exists():  # a run that was trained before
+        add_forecast(run, config.forecast, source=config.data.source)
     about = about_run(config, read_log(run), start)
     row = {"case": label, "key": key, "queries": queries, **about, **score(run, config, queries)}
     append_row(RESULTS, row)
