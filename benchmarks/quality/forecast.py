@@ -330,18 +330,16 @@ def figures_table(row: dict) -> Table:
         f"lead of sampled over state in lists of {LISTS[0]} items: {leads}"
     )
     table = Table(title=title, title_justify="left")
-    table.add_column("recall")
-    headings = [f"{k} items" for k in LISTS] + [f"{k} {row['node_type']}" for k in NODE_LISTS]
-    for h in HORIZONS:
-        for heading in headings if row["nodes"] else headings[: len(LISTS)]:
-            table.add_column(f"h={h}, {heading}", justify="right")
-    for system, values in row["items"].items():
-        cells = [
-            f"{value:.4f}"
-            for h in map(str, HORIZONS)
-            for value in (*values[h], *row["nodes"].get(system, {}).get(h, ()))
-        ]
-        table.add_row(system, *cells)
+    for heading in ("recall", *(f"h = {h}" for h in HORIZONS)):
+        table.add_column(heading, justify="right" if heading != "recall" else "left")
+    for what, lengths, systems in (
+        ("items", LISTS, row["items"]),
+        (row["node_type"], NODE_LISTS, row["nodes"]),
+    ):
+        for system, values in systems.items():
+            cells = (" / ".join(f"{value:.4f}" for value in values[str(h)]) for h in HORIZONS)
+            table.add_row(f"{what}, {' / '.join(map(str, lengths))}: {system}", *cells)
+        table.add_section()
     return table
 
 
