@@ -90,8 +90,8 @@ def fit_decoder(context: TrainContext, state: TrainState, run: Path) -> None:
         mean = float(np.mean(jax.device_get(losses)))
         if not np.isfinite(mean):
             raise Diverged(
-                f"the loss of the forecast is {mean}; the model is kept. Lower "
-                "forecast.learning_rate"
+                f"the loss of the forecast is {mean}; the model is kept, without a decoder. Try a "
+                "lower learning rate: jaxrec add-forecast RUN --learning-rate"
             )
         report.console.print(f"forecast, epoch {epoch + 1}: loss {mean:.4f}")
     write_decoder(run, decoder, int(state.step))

@@ -74,7 +74,6 @@ def fit(
         with report.RunLog(run, int(state.step)) as log:
             train(context, state, progress, manager, log)
         best, selected = load(context, manager, manager.best_step())
-    fit_decoder(context, best, run)
     reliability = None
     if warm_start.keeps_calibration(context):
         warm_start.copy_calibration(warm_start.open_base(config).directory, run)
@@ -86,6 +85,7 @@ def fit(
     results["serves"] = "selected" if run_directory.served(run) == run else "refit"
     report.write_results(run, results, ranks)
     report.draw_plots(run, reliability)
+    fit_decoder(context, best, run)  # last, because the run is complete without it
     report.console.print(f"the model is in {run}")
     return results
 

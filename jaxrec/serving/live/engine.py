@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jaxrec.config import Config
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError, StoreError
 from jaxrec.inference.encoding import chunk_steps
 from jaxrec.inference.live_index import is_scarce, live_index
-from jaxrec.inference.profiles import interest_over_time, profile_table
+from jaxrec.inference.profiles import profile_table
 from jaxrec.inference.text_features import LENGTH_BUCKETS
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import AdjustmentBlocks
@@ -36,7 +36,7 @@ from jaxrec.serving.live.recommendation_builder import (
 )
 from jaxrec.serving.live.recorder import EventRecorder, Recorded, UserEvent
 from jaxrec.serving.live.shop_items import ShopItems
-from jaxrec.serving.live.state_updater import BATCHES, Precision, StateUpdater, Update
+from jaxrec.serving.live.state_updater import BATCHES, Precision, StateUpdater
 from jaxrec.serving.stores.base import Impression, LiveEvent, Store, UserDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.types import EventLog
@@ -248,21 +248,8 @@ class LiveEngine:
             A node type, the names of its strongest nodes, and their weights after each of the last
             events.
         """
-        name, rows, weights = self.strongest_nodes(document, last=last, top=top)
+        name, rows, weights = forecast.interest_history(self.updater, document, last, top)
         return name, self.model.index.names(name, rows).to_series(-1).to_list(), weights
-
-    def strongest_nodes(
-        self, document: UserDocument, *, last: int = 20, top: int = 5
-    ) -> tuple[str, Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
-        """`interest_history` with the numbers of the nodes in place of their names."""
-        state, last_time, events = self.updater.earlier_state(document, last)
-        if not events:
-            name = (*self.model.profiled_types, ITEM)[0]
-            return name, np.zeros(0, np.int64), np.zeros((0, 0))
-        updates = [Update(state, last_time, events[: n + 1]) for n in range(len(events))]
-        states = self.updater.stack(self.updater.apply(updates))
-        vectors = self.updater.user_vectors(states)[: len(events)]
-        return interest_over_time(self.model, vectors, top)
 
     def warm_up(self, sizes: Sequence[int] = BATCHES) -> None:
         """Compile every shape and load the text encoder, so that no user waits for it.

@@ -1,8 +1,10 @@
-"""The forecast of a live user, from the state that the store holds."""
+"""The history of a live user's interest, and its forecast, from the state that the store holds."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
 from jaxrec.inference.forecast import (
@@ -16,8 +18,10 @@ from jaxrec.inference.forecast import (
     forecast_weights,
     with_nodes,
 )
+from jaxrec.inference.profiles import interest_over_time
 from jaxrec.ranking.adjustments import AdjustmentBlocks
 from jaxrec.serving.live.recommendation_builder import ADJUSTMENTS, padded_blocks, void_adjustments
+from jaxrec.serving.live.state_updater import StateUpdater, Update
 from jaxrec.serving.stores.base import UserDocument
 
 if TYPE_CHECKING:
@@ -57,6 +61,19 @@ def forecast(
     return _forecast(engine, document, padded_blocks(adjustments), options)
 
 
+def interest_history(
+    updater: StateUpdater, document: UserDocument, last: int = 20, top: int = 5
+) -> tuple[str, Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
+    """`LiveEngine.interest_history` with the numbers of the nodes in place of their names."""
+    model = updater.model
+    state, last_time, events = updater.earlier_state(document, last)
+    if not events:
+        return (*model.profiled_types, ITEM)[0], np.zeros(0, np.int64), np.zeros((0, 0))
+    updates = [Update(state, last_time, events[: n + 1]) for n in range(len(events))]
+    vectors = updater.user_vectors(updater.stack(updater.apply(updates)))[: len(events)]
+    return interest_over_time(model, vectors, top)
+
+
 def warm_up(engine: "LiveEngine", document: UserDocument) -> None:
     """Compile what `forecast` runs, if the run has a decoder."""
     if engine.model.decoder is None:
@@ -75,7 +92,7 @@ def _forecast(
     model, scale = engine.model, engine.model.inverse_temperature
     vectors = engine.builder.user_vectors([document])[:1]
     items = find_candidates(model.index.items, scale, vectors, adjustments)
-    name, rows, _ = engine.strongest_nodes(document)
+    name, rows, _ = interest_history(engine.updater, document)
     table = model.index.table(name)
     nodes = find_candidates(table, scale, vectors)
     nodes = with_nodes(nodes, table, scale, vectors[0], rows)
