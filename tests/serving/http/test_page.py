@@ -114,11 +114,11 @@ def test_the_page_shows_the_list_change_after_a_click(open_page, tmp_path):
 def test_the_chart_goes_on_with_a_forecast_and_its_range(open_page, viewport, tmp_path):
     page = open_page("gus", viewport)
     chart = page.get_by_role("img").filter(has=page.locator("polyline.forecast"))
-    expect(chart.locator("polyline.forecast")).to_have_count(3)
-    expect(chart.locator("polygon.band")).to_have_count(3)
+    expect(chart.locator("polyline.forecast")).to_have_count(4)  # one for each category
+    expect(chart.locator("polygon.band")).to_have_count(4)
     expect(chart).to_contain_text("+3")
     described = chart.get_attribute("aria-label")
-    assert "Forecast after 3 more events: Shelf" in described and "% to " in described
+    assert "Forecast after 3 more events: " in described and "% to " in described
     expect(page.locator("#interest-about")).to_contain_text("forecast for the next 3 events")
     page.locator("#interest").screenshot(path=str(tmp_path / "chart.png"))
 
