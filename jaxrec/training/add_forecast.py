@@ -8,6 +8,7 @@ from jaxrec.artifacts.files import locked
 from jaxrec.config import ForecastConfig, to_yaml
 from jaxrec.data.tables import Tables
 from jaxrec.errors import ConfigError, RunError
+from jaxrec.inference.loading import read_calibration
 from jaxrec.runtime import atomic_path
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.loop import load, open_run
@@ -38,6 +39,6 @@ def add_forecast(
     context = open_run(placed, directory, tables, resume=True, all_events=directory != run)
     with locked(run), run_directory.open_checkpoints(directory, read_only=True) as manager:
         state, _ = load(context, manager, manager.best_step())
-        fit_decoder(context, state, directory)
+        fit_decoder(context, state, directory, read_calibration(directory)[0])
         with atomic_path(directory / "config.yaml") as draft:
             draft.write_text(to_yaml(config))

@@ -46,7 +46,8 @@ class FrozenModel:
     model: Model
     arrays: TrainArrays
     nodes: Float[Array, "N F"]  # vectors of all nodes, items first
-    repeat_bias: Float[Array, "types A"]
+    scale: float  # the calibrated inverse temperature, at which shares of interest are drawn
+    repeat_bias: Float[Array, "types A"]  # scaled
     is_predicted: Bool[Array, " types"]  # event types that the run predicts
     target_event_type: int
     steps: int = field(metadata={"static": True})
@@ -65,8 +66,11 @@ class Futures(NamedTuple):
     weights: Float[Array, "B P steps"]  # 0 where the history of the window has ended
 
 
-def fit_decoder(context: TrainContext, state: TrainState, run: Path) -> None:
+def fit_decoder(context: TrainContext, state: TrainState, run: Path, scale: float) -> None:
     """Train the decoder of a state and write it into the run, if the options ask for one.
+
+    Args:
+        scale: of the scores: the calibrated inverse temperature.
 
     Raises:
         Diverged: the loss is not finite.
@@ -75,7 +79,7 @@ def fit_decoder(context: TrainContext, state: TrainState, run: Path) -> None:
     if not config.forecast.steps:
         return
     epochs, steps = config.forecast.epochs, context.packing.steps_per_epoch
-    frozen = frozen_model(context, state)
+    frozen = frozen_model(context, state, scale)
     place = replicated(context.mesh)
     decoder = jax.device_put(first_decoder(config, frozen.nodes.shape[1]), place)
     optimizer = decoder_optimizer(config.train, config.forecast.learning_rate, epochs * steps)
@@ -113,8 +117,8 @@ def decoder_optimizer(
     return make_optimizer(replace(config, learning_rate=learning_rate), steps)
 
 
-def frozen_model(context: TrainContext, state: TrainState) -> FrozenModel:
-    """The model of a state."""
+def frozen_model(context: TrainContext, state: TrainState, scale: float) -> FrozenModel:
+    """The model of a state; `scale` as in `fit_decoder`."""
     config, dataset = context.config, context.dataset
     model = Model(context.definition, nnx.to_pure_dict(state.params))
     names = dataset.split.log.event_type_names
@@ -123,7 +127,8 @@ def frozen_model(context: TrainContext, state: TrainState) -> FrozenModel:
         model=model,
         arrays=context.arrays,
         nodes=catalog_vectors(context, state),
-        repeat_bias=jnp.asarray(repeat_bias(model, dataset.target_event_type)),
+        scale=scale,
+        repeat_bias=jnp.asarray(scale * repeat_bias(model, dataset.target_event_type)),
         is_predicted=jnp.array([name in predicted for name in names]),
         target_event_type=dataset.target_event_type,
         steps=config.forecast.steps,
@@ -149,7 +154,8 @@ def forecast_loss(
     """The mean loss of the items of the next events, and of their brands, categories and so on.
 
     It is that of the model: a softmax over the items, with the masks and repeat biases of the
-    history that the user vector has read.
+    history that the user vector has read. Scores have the temperature of the forecast: at another
+    one, its shares would not be probabilities.
 
     Args:
         first: the first time step that events are forecast at.
@@ -160,7 +166,7 @@ def forecast_loss(
     size, count, steps = futures.items.shape
     module, rows = decoder.merge(), users.reshape(size * count, -1)
     read = items[futures.items].reshape(size * count, steps, -1)
-    vectors, _ = module.read(rows, read, module.start(rows))
+    vectors = frozen.scale * module.read(rows, read, module.start(rows))[0]
     vectors, targets, weights = (
         part.reshape(size, count * steps, *part.shape[3:])
         for part in (vectors.reshape(size, count, steps, -1), *futures[2:])

@@ -85,7 +85,8 @@ def fit(
     results["serves"] = "selected" if run_directory.served(run) == run else "refit"
     report.write_results(run, results, ranks)
     report.draw_plots(run, reliability)
-    fit_decoder(context, best, run)  # last, because the run is complete without it
+    # last, because the run is complete without it
+    fit_decoder(context, best, run, read_calibration(run)[0])
     report.console.print(f"the model is in {run}")
     return results
 

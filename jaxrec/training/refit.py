@@ -11,6 +11,7 @@ from jaxrec.artifacts.run_directory import REFIT
 from jaxrec.config import Config
 from jaxrec.data.tables import Tables
 from jaxrec.errors import RunError
+from jaxrec.inference.loading import read_calibration
 from jaxrec.training import logging as report
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.loop import load, open_run, start, train
@@ -52,7 +53,8 @@ def refit(config: Config, run: Path, *, tables: Tables | None = None) -> dict[st
         state, progress = start(context, manager)
         with report.RunLog(directory, int(state.step)) as log:
             train(context, state, progress, manager, log, selected)
-        fit_decoder(context, load(context, manager, manager.best_step())[0], directory)
+        state, _ = load(context, manager, manager.best_step())
+        fit_decoder(context, state, directory, read_calibration(run)[0])
     copy_calibration(run, directory)  # the last file: from now on the refit serves
     results = {**results, "serves": REFIT}
     write_json(run / "metrics.json", results)

@@ -101,6 +101,7 @@ def make_frozen(sequence):
         model,
         replace(arrays, masked_event_types=jnp.array([False, True])),
         jnp.asarray(random.normal(size=(SIZES.num_nodes, 8)), jnp.float32),
+        0.5,
         jnp.asarray(random.normal(size=(2, 64)), jnp.float32),
         ALL,
         ANY_EVENT_TYPE,
