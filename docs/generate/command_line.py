@@ -35,7 +35,7 @@ COMMANDS = {
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with thirteen sub-commands.
+`pip install -e .` installs one command, `jaxrec`, with fourteen sub-commands.
 
 | exit code | means |
 |---|---|

@@ -31,10 +31,9 @@ from jaxrec.inference.behaviour import behaviour_table
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.catalog_update import with_todays_items
 from jaxrec.inference.contributions import contributions, plot_contributions_of
+from jaxrec.inference.forecast import SAMPLES, checked_options, forecast_users
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.other_shop import for_shop
-
-from jaxrec.inference.forecast import SAMPLES, checked_options, forecast_users
 from jaxrec.inference.profiles import plot_user, profile_users
 from jaxrec.inference.ranker import ListOptions, Ranker, UserBatch
 from jaxrec.inference.user_encoder import UserEncoder, collected
