@@ -12,8 +12,9 @@ from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config, TextConfig
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex
+from jaxrec.inference.model_core import padded_bias
 from jaxrec.inference.text_features import trained_encoder
-from jaxrec.inference.trained_model import TrainedModel, padded_bias
+from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
 from jaxrec.models.text.build import build_text_encoder
 from jaxrec.models.text.finetuned import TextTower

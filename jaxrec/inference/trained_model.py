@@ -1,24 +1,16 @@
 """A trained model that makes recommendations, audiences and profiles from raw events."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jax.sharding import Mesh
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
-from jaxrec.artifacts.run_directory import RunArtifacts
-from jaxrec.config import Config
-from jaxrec.data.columns import as_ids, require
 from jaxrec.data.graph import ITEM
-from jaxrec.data.id_types import IdType, fitting_type, id_type, with_id_types
 from jaxrec.errors import InputError
-from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.audiences import (
     EMPTY_AUDIENCE,
     audience_table,
@@ -28,112 +20,25 @@ from jaxrec.inference.audiences import (
     likeliest,
 )
 from jaxrec.inference.behaviour import behaviour_table
-from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.catalog_update import with_todays_items
 from jaxrec.inference.contributions import contributions, plot_contributions_of
 from jaxrec.inference.forecast import SAMPLES, checked_options, forecast_users
-from jaxrec.inference.item_features import catalog_features
+from jaxrec.inference.model_core import ModelCore
 from jaxrec.inference.other_shop import for_shop
 from jaxrec.inference.profiles import plot_user, profile_users
-from jaxrec.inference.ranker import ListOptions, Ranker, UserBatch
-from jaxrec.inference.user_encoder import UserEncoder, collected
-from jaxrec.inference.word_search import WordSearch
-from jaxrec.models.recommender import Model
-from jaxrec.models.sequence.decoder import Decoder
+from jaxrec.inference.ranker import ListOptions
+from jaxrec.inference.user_encoder import collected
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.option_types import check_counts
 from jaxrec.ranking.steps import feedback_types
 from jaxrec.ranking.strategy import Rules
 from jaxrec.sharding import refuse_fork
-from jaxrec.types import Catalog, EventLog
+from jaxrec.types import EventLog
 
 
 @dataclass(frozen=True)
-class TrainedModel:
+class TrainedModel(ModelCore):
     """The best checkpoint of a run. Users need not have been in training."""
-
-    config: Config
-    step: int  # of training
-    artifacts: RunArtifacts
-    model: Model
-    index: CatalogIndex  # the catalogue to rank: that of training, or a larger one
-    inverse_temperature: float  # scale of the scores, for probabilities
-    correction: Correction
-    mesh: Mesh
-    notes: tuple[str, ...] = ()  # what the user should know of today's items
-    decoder: Decoder | None = None  # of a forecast, if the run has one
-
-    @cached_property
-    def version(self) -> str:
-        """A hash of the item vectors: states of another version do not fit this model."""
-        vectors = np.ascontiguousarray(self.index.vectors)
-        return hashlib.sha256(vectors.data.cast("B")).hexdigest()
-
-    @cached_property
-    def features(self) -> dict[str, Shaped[np.ndarray, "n ..."]]:
-        """What the model reads of the vectors and numbers of the items, by column."""
-        maps, parts = self.artifacts.features, dict[str, Shaped[np.ndarray, "n ..."]]()
-
-        def computed(name: str) -> np.ndarray:
-            if not parts:
-                parts.update(catalog_features(self.catalog.items, maps))
-            return parts[name]
-
-        names = (*maps.vectors, *maps.numbers)
-        return {
-            name: self.index.derived(f"feature_{number}", partial(computed, name))
-            for number, name in enumerate(names)
-        }
-
-    @property
-    def catalog(self) -> Catalog:
-        """The items that are ranked, with their graph and texts."""
-        return self.index.catalog
-
-    @cached_property
-    def item_id_type(self) -> IdType:
-        """The type of item ids in tables: that of training if it holds all ids, else text."""
-        wanted = getattr(pl, self.artifacts.item_id_type)()
-        return fitting_type(self.catalog.item_ids, wanted)
-
-    def with_id_types(
-        self, table: pl.DataFrame, events: pl.DataFrame | pl.LazyFrame | None = None
-    ) -> pl.DataFrame:
-        """A table whose ids have the types that they came in: in training, and in `events`."""
-        types = {"item_id": self.item_id_type}
-        if events is not None:
-            types["user_id"] = id_type(events.lazy().collect_schema()["user_id"])
-        return with_id_types(table, types)
-
-    @cached_property
-    def encoder(self) -> UserEncoder:
-        """Reads users' events."""
-        return UserEncoder(
-            self.config,
-            self.model,
-            self.artifacts.event_type_names,
-            self.catalog.item_ids,
-            self.index.items.vectors,
-        )
-
-    @cached_property
-    def ranker(self) -> Ranker:
-        """Makes lists."""
-        return Ranker(self.config, self.index, self.encoder, self.correction, self.mesh)
-
-    @cached_property
-    def words(self) -> WordSearch:
-        """Steers lists by words."""
-        trained = self.artifacts
-        return WordSearch(
-            self.config, self.index, self.model, trained.whitening, trained.text_encoder
-        )
-
-    @property
-    def profiled_types(self) -> tuple[str, ...]:
-        """The node types, beside items, that training learned to predict."""
-        present = {node_type.name for node_type in self.catalog.graph.types}
-        return tuple(name for name in self.config.train.auxiliary if name in present)
 
     def with_items(
         self,
@@ -211,11 +116,6 @@ class TrainedModel:
         users = self.user_batch(histories)
         options = ListOptions(k, target, given.mask, approximate)
         return self.with_id_types(self.ranker.recommend(users, pipeline, options).table, events)
-
-    def user_batch(self, histories: EventLog) -> UserBatch:
-        """The users of a log with their vectors after all their events."""
-        log = self.encoder.known_events(histories)
-        return UserBatch(log, self.encoder.vectors(self.encoder.states(log)), histories)
 
     def similar(self, entity: str, k: int | None = None) -> pl.DataFrame:
         """The nodes of the same type that are most like one: `similar("item:B00IJ9")`.
@@ -386,7 +286,7 @@ class TrainedModel:
         """
         refuse_fork()
         check_counts(last=last, top=top)
-        log = self._log_of(events, user)
+        log = self.log_of(events, user)
         plot_user(self, log, _png(path), last=last, top=top)
 
     def contributions(
@@ -408,7 +308,7 @@ class TrainedModel:
         """
         refuse_fork()
         k = self.ranker.check_request(k, ITEM)
-        return self.with_id_types(contributions(self, self._log_of(events, user), k))
+        return self.with_id_types(contributions(self, self.log_of(events, user), k))
 
     def plot_contributions(
         self, events: pl.DataFrame | pl.LazyFrame, user: str, path: str | Path, k: int | None = None
@@ -416,24 +316,10 @@ class TrainedModel:
         """Draw `contributions` as a PNG file; arguments and errors as there."""
         refuse_fork()
         k = self.ranker.check_request(k, ITEM)
-        plot_contributions_of(self, self._log_of(events, user), _png(path), k)
-
-    def _log_of(self, events: pl.DataFrame | pl.LazyFrame, user: str) -> EventLog:
-        events = collected(events, "events")
-        own = events.filter(as_ids(require(events, "user_id", "events"), "events") == str(user))
-        if own.is_empty():
-            raise InputError(f"the events hold no user {user!r}")
-        return self.encoder.event_log(own)
+        plot_contributions_of(self, self.log_of(events, user), _png(path), k)
 
 
 def _png(path: str | Path) -> Path:
     if Path(path).suffix != ".png":
         raise InputError(f"{path}: name a file ending in .png")
     return Path(path)
-
-
-def padded_bias(
-    correction: Correction, counts: Float[np.ndarray, " n"], size: int
-) -> Float[np.ndarray, " I"]:
-    """The popularity bias of a padded item block."""
-    return np.pad(correction.popularity_bias(counts), (0, size - len(counts)))

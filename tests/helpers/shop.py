@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from jaxrec.data.tables import Tables, validate_tables
-from jaxrec.inference.trained_model import TrainedModel, padded_bias
+from jaxrec.inference.model_core import padded_bias
+from jaxrec.inference.trained_model import TrainedModel
 
 NUM_USERS, NUM_ITEMS, NUM_BRANDS = 40, 30, 5
 START = 1_704_067_200  # 2024-01-01, seconds
