@@ -5,6 +5,7 @@ from typing import get_args, get_type_hints
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from helpers.graph import NODES, WIDTH, randomised
@@ -54,6 +55,10 @@ def assert_states_equal(state, expected):
         np.testing.assert_allclose(part, expected_part, atol=1e-5)
 
 
+SEQUENCE_ENCODERS = [  # an RNN differs from a GRU by its cell alone
+    pytest.param(name, marks=pytest.mark.slow) if name == "rnn" else name
+    for name in values_of("sequence")
+]
 LAYERS = {
     **{name: {"graph_layer": name} for name in values_of("graph_layer")},
     "sage, max": {"graph_layer": "sage", "aggregate": "max"},

@@ -3,9 +3,9 @@
 import pytest
 from helpers.encoders import (
     GRAPH_ENCODERS,
+    SEQUENCE_ENCODERS,
     make_graph_encoder,
     make_sequence_encoder,
-    values_of,
 )
 from helpers.encoding import all_queries, make_items, make_log, make_recommender
 from helpers.training import complete_run
@@ -15,7 +15,7 @@ from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
 
-@pytest.fixture(scope="module", params=values_of("sequence"))
+@pytest.fixture(scope="module", params=SEQUENCE_ENCODERS)
 def sequence(request):
     return make_sequence_encoder(request.param)
 

@@ -160,7 +160,9 @@ def test_feedback_of_unknown_event_types_equals_batch_scoring(engine):
         engine.model.recommend(table([*user_events, *more]))
 
 
-@pytest.mark.parametrize("version", [lambda model: model, corrected])
+@pytest.mark.parametrize(
+    "version", [pytest.param(lambda model: model, marks=pytest.mark.slow), corrected]
+)
 def test_live_ranks_equal_batch_scoring_at_every_event(model, known_shop, version):
     """Frozen ranks equal batch scoring at the first event of the period."""
     model = version(model)

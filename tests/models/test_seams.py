@@ -11,11 +11,11 @@ from helpers.encoders import (
     CONFIG,
     GRAPH_ENCODERS,
     ITEMS,
+    SEQUENCE_ENCODERS,
     SIZES,
     make_graph_encoder,
     make_sequence_encoder,
     random_events,
-    values_of,
 )
 from helpers.graph import EDGES, NODES, WIDTH, features, make_graph, randomised
 from helpers.paths import GOLDEN
@@ -29,7 +29,7 @@ from jaxrec.models.text.encoder import TextEncoder
 # --- SequenceEncoder
 
 
-@pytest.fixture(scope="module", params=values_of("sequence"))
+@pytest.fixture(scope="module", params=SEQUENCE_ENCODERS)
 def sequence(request):
     return make_sequence_encoder(request.param)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.encoders import values_of
+from helpers.encoders import SEQUENCE_ENCODERS
 from helpers.encoding import make_log
 from helpers.objective import CONFIG, CRITERION, SIZES, make_arrays
 from helpers.training import config
@@ -116,7 +116,7 @@ def noisy_decoder():
     return replace(decoder, params=jax.tree.map(noise, decoder.params))
 
 
-@pytest.mark.parametrize("sequence", values_of("sequence"))
+@pytest.mark.parametrize("sequence", SEQUENCE_ENCODERS)
 def test_packed_rows_have_the_loss_of_one_history_a_row(sequence):
     frozen, decoder = make_frozen(sequence), noisy_decoder()
     loss = jax.jit(forecast_loss)

@@ -17,7 +17,7 @@ def test_untrained_relations_pass_vectors_on_unchanged():
     np.testing.assert_array_equal(same, nodes[:RELATIONS])
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_blocks_have_the_values_and_gradients_of_one_block(graph_encoder, size, monkeypatch):
     definition, params = nnx.split(graph_encoder)
     graph = make_graph(EDGES)
