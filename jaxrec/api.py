@@ -107,9 +107,8 @@ def fit(
     enable_compilation_cache()
     tables, source = (data, IN_MEMORY) if isinstance(data, Tables) else (None, data)
     if resume is not None:
-        target, config = Path(resume), read_config(Path(resume))
-        if source and tables is None:
-            config = _with_source(config, str(source))
+        target = Path(resume)
+        config = _moved(read_config(target), data)
     else:
         config = _chosen(recipe, source, base, overrides, arguments)
         target = Path(run) if run else Path("runs", _run_name(config.data.source))
@@ -157,11 +156,8 @@ def refit(run: str | Path, *, data: str | Path | Tables | None = None) -> dict[s
 
     _refuse_empty(run=run, data=data)
     enable_compilation_cache()
-    config = read_config(Path(run))
     tables = data if isinstance(data, Tables) else None
-    if data is not None and tables is None:
-        config = _with_source(config, str(data))
-    return train_again(config, Path(run), tables=tables)
+    return train_again(_moved(read_config(Path(run)), data), Path(run), tables=tables)
 
 
 def add_forecast(
@@ -233,6 +229,13 @@ def _run_name(source: str) -> str:
     if is_pattern(path.name) or path.name == SPEC_FILE:
         path = path.parent
     return path.stem if path.is_file() else path.name
+
+
+def _moved(config: Config, data: str | Path | Tables | None) -> Config:
+    """The configuration of a run whose files are now elsewhere, if `data` says so."""
+    if data is None or isinstance(data, Tables):
+        return config
+    return _with_source(config, str(data))
 
 
 def _with_source(config: Config, source: str) -> Config:

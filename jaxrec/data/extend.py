@@ -65,23 +65,14 @@ def extend_catalog(
     # relaxed, because a column that was all null in training takes the type of the new items
     table = pl.concat([updated, new_items], how="diagonal_relaxed")
     touched = pl.col("item_id").is_in(known_items["item_id"].implode())
-    before = item_triples(catalog.items.filter(touched))
-    after = item_triples(updated.filter(touched))
-    # a parent of a category stays, because other items may be below it
-    gone = before.filter(head_type=ITEM).join(after, on=TRIPLE_COLUMNS, how="anti")
-    added = after.join(before, on=TRIPLE_COLUMNS, how="anti", maintain_order="left")
+    added, gone = _changed_triples(catalog.items.filter(touched), updated.filter(touched))
     edges = pl.concat([item_triples(new_items), added])
     if triples is not None:
         triples, triple_notes = validate_triples(triples, table["item_id"], "new triples", False)
         edges = pl.concat([edges, triples])
         notes += triple_notes
-    edges, dropped = representable(edges.unique(maintain_order=True), catalog.graph)
-    if len(dropped):
-        relations = ", ".join(dropped["relation"].unique(maintain_order=True))
-        notes.append(
-            "new items: edges left out because training has not seen their relation or node "
-            f"types: {len(dropped):,} ({relations})."
-        )
+    edges, dropped_notes = representable(edges.unique(maintain_order=True), catalog.graph)
+    notes += [f"new items: {note}" for note in dropped_notes]
     gone = representable(gone, catalog.graph)[0]
     graph = catalog.graph
     if len(new_items) or len(edges) or len(gone):
@@ -106,14 +97,32 @@ def _updated(items: pl.DataFrame, today: pl.DataFrame) -> pl.DataFrame:
     return items.with_columns(columns) if len(today) else items
 
 
-def representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The edges whose relation and node types are in the graph, and the other edges."""
+def _changed_triples(
+    before: pl.DataFrame, after: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The edges that the items of a table have gained, and those that they have lost."""
+    old, new = item_triples(before), item_triples(after)
+    # a parent of a category stays, because other items may be below it
+    lost = old.filter(head_type=ITEM).join(new, on=TRIPLE_COLUMNS, how="anti")
+    return new.join(old, on=TRIPLE_COLUMNS, how="anti", maintain_order="left"), lost
+
+
+def representable(edges: pl.DataFrame, graph: KnowledgeGraph) -> tuple[pl.DataFrame, list[str]]:
+    """The edges whose relation and node types are in the graph, and a note on the others."""
     types = [node_type.name for node_type in graph.types]
     known = pl.all_horizontal(
         pl.col("relation").is_in(list(graph.relations)),
         pl.col("head_type", "tail_type").is_in(types),
     )
-    return edges.filter(known), edges.filter(~known)
+    dropped = edges.filter(~known)["relation"]
+    if dropped.is_empty():
+        return edges, []
+    relations = ", ".join(dropped.unique(maintain_order=True))
+    note = (
+        "edges left out because training has not seen their relation or node types: "
+        f"{len(dropped):,} ({relations})."
+    )
+    return edges.filter(known), [note]
 
 
 def _grown(

@@ -51,13 +51,8 @@ def other_shop(
     if triples is not None:
         triples, more = validate_triples(triples, table["item_id"], "triples", False)
         edges, notes = pl.concat([edges, triples]), notes + more
-    edges, dropped = representable(edges.unique(maintain_order=True), trained)
-    if len(dropped):
-        relations = ", ".join(dropped["relation"].unique(maintain_order=True))
-        notes.append(
-            "edges left out because training has not seen their relation or node types: "
-            f"{len(dropped):,} ({relations})"
-        )
+    edges, dropped_notes = representable(edges.unique(maintain_order=True), trained)
+    notes = notes + dropped_notes
     no_nodes = pl.Series([None], dtype=pl.String)
     empty = [NodeType(node_type.name, no_nodes, 0) for node_type in trained.types]
     types = node_types(table["item_id"], edges, empty)

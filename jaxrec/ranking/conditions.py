@@ -255,18 +255,15 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
         case exp.In(this=value, expressions=[_, *_] as others):
             return _is_in(value, others, items, build)
         case exp.Between() if not node.args.get("symmetric"):
-            ends = [node.this, node.args["low"], node.args["high"]]
-            value, low, high = _comparable(ends, items, build)
-            return (value >= low) & (value <= high)
+            return _between(node, items, build)
         case exp.Case():
             return _case(node, items, depth - len(node.args["ifs"]))
         case exp.Cast():
             return _cast(node, build)
         case exp.Extract(this=exp.Var(), expression=value):
             return date_part(pl.lit(node.name), build(value))
-        case exp.Trim(this=text, expression=chars):
-            side = {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(node.text("position"), "trim")
-            return FUNCTIONS[side](build(text), build(chars) if chars else None)
+        case exp.Trim():
+            return _trim(node, build)
         case exp.CurrentDate():
             return pl.lit(date.today())
         case exp.Interval(this=exp.Literal() as count, unit=exp.Var() as unit):
@@ -332,6 +329,17 @@ def _comparable(nodes: Sequence[Node], items: pl.DataFrame, build: Callable) -> 
 def _is_literal(node: Node) -> bool:
     value = node.this if isinstance(node, exp.Neg) else node
     return isinstance(value, exp.Literal | exp.Boolean | exp.Null)
+
+
+def _between(node: Node, items: pl.DataFrame, build: Callable) -> pl.Expr:
+    value, low, high = _comparable([node.this, node.args["low"], node.args["high"]], items, build)
+    return (value >= low) & (value <= high)
+
+
+def _trim(node: Node, build: Callable) -> pl.Expr:
+    """TRIM of one side or both, with the characters that it names, if any."""
+    side = {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(node.text("position"), "trim")
+    return FUNCTIONS[side](build(node.this), build(node.expression) if node.expression else None)
 
 
 def _is_in(node: Node, others: Sequence[Node], items: pl.DataFrame, build: Callable) -> pl.Expr:
