@@ -250,6 +250,12 @@ class TrainConfig(Bounded):
     """Node types to predict beside the next item, where the graph has them."""
     auxiliary_weight: Amount = 0.1
     """Weight of each auxiliary loss, and of the loss of users' first items."""
+    next_item_weight: Amount = 1.0
+    """Weight of the loss of the next item (0: only the other tasks train, such as before another
+    training that begins with `train.init`)."""
+    link_weight: Amount = 0.0
+    """Weight of the loss of link prediction: edges of the graph that a step hides and predicts by
+    DistMult (0: off). One edge in a hundred, at most 1,000, never trains and measures it."""
     loss_logits: Count = 2**21
     """Number of logits that the loss holds at a time, but at least those of 256 positions."""
     item_shards: Count = 1
@@ -262,6 +268,11 @@ class TrainConfig(Bounded):
         super().__post_init__()
         if "item" in self.auxiliary:
             raise ConfigError("auxiliary: the next item is always predicted; name other node types")
+        if not (self.next_item_weight or self.auxiliary_weight or self.link_weight):
+            raise ConfigError(
+                "next_item_weight, auxiliary_weight and link_weight are all 0, so there is nothing "
+                "to learn; raise one of them"
+            )
 
 
 @dataclass(frozen=True)

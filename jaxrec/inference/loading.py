@@ -77,7 +77,11 @@ def abstract_model(config: Config, artifacts: RunArtifacts) -> tuple[ModelDef, n
     """The definition of a trained model, and the shapes of its parameters."""
     model = nnx.eval_shape(
         lambda: Recommender(
-            config.model, artifacts.sizes, nnx.Rngs(0), _tower(config.text, artifacts)
+            config.model,
+            artifacts.sizes,
+            nnx.Rngs(0),
+            _tower(config.text, artifacts),
+            links=config.train.link_weight > 0,
         )
     )
     return split(model)

@@ -17,6 +17,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.config import ModelConfig
+from jaxrec.models.graph.build import both_directions
+from jaxrec.models.graph.links import LinkDecoder
 from jaxrec.models.inputs import Events, Nodes, Sizes
 from jaxrec.models.items.build import build_item_encoder
 from jaxrec.models.layers import Linear, Table, dropout, unit_norm
@@ -35,12 +37,15 @@ class Expert(nnx.Module):
 
     Args:
         name: the item sources, such as `id+graph`.
+        links: whether the expert also learns to predict the edges of the graph.
 
     Raises:
         ConfigError: the name holds an unknown source.
     """
 
-    def __init__(self, name: str, config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs):
+    def __init__(
+        self, name: str, config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs, *, links: bool = False
+    ):
         width, num_event_types = config.hidden_size, sizes.num_event_types
         self.config = config
         self.item_encoder = build_item_encoder(name, config, sizes, rngs)
@@ -57,6 +62,9 @@ class Expert(nnx.Module):
         self.memory_gate = Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.repeat_bias_table = Table(jnp.zeros((num_event_types + 1, num_event_types, AGES)))
         self.log_scale = nnx.Param(-jnp.log(jnp.full((), config.temperature, jnp.float32)))
+        has_links = links and sizes.num_relations > 0
+        num_messages = both_directions(sizes.num_relations)
+        self.links = LinkDecoder(num_messages, width, config.temperature) if has_links else None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -136,6 +144,7 @@ class Recommender(nnx.Module):
 
     Args:
         text_tower: the layers of the text encoder that train with the model, if any.
+        links: whether the experts also learn to predict the edges of the graph.
 
     Raises:
         ConfigError: an expert names an unknown source.
@@ -147,8 +156,11 @@ class Recommender(nnx.Module):
         sizes: Sizes,
         rngs: nnx.Rngs,
         text_tower: TextTower | None = None,
+        *,
+        links: bool = False,
     ):
-        self.experts = nnx.List([Expert(name, config, sizes, rngs) for name in config.experts])
+        experts = [Expert(name, config, sizes, rngs, links=links) for name in config.experts]
+        self.experts = nnx.List(experts)
         self.text_tower = text_tower
 
     def encode_items(self, nodes: Nodes, graph: jraph.GraphsTuple) -> Float[Array, "N F"]:

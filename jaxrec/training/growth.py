@@ -22,6 +22,7 @@ AXES = (
     (re.compile(r"\['item_table'\]"), ("items",)),
     (re.compile(r"\['entity_table'\]"), ("entities",)),
     (re.compile(r"\['(key_|value_)?message'\]\['(scale|shift)'\]"), ("relations",)),
+    (re.compile(r"\['relation_table'\]"), ("relations",)),
     (re.compile(r"\['event_type_table'\]"), ("event_types",)),
     (re.compile(r"\['target_type_table'\]"), ("target_types",)),
     (re.compile(r"\['repeat_bias_table'\]"), ("target_types", "event_types")),

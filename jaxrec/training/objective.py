@@ -52,7 +52,10 @@ def expert_batch(
     know the time to it, so that the model serves requests with and without them.
     """
     id_key, event_key, layer_key, target_key = jax.random.split(key, 4)
-    graph = arrays.catalog.graph
+    graph, links = arrays.catalog.graph, None
+    if arrays.link_sampler is not None:
+        links = arrays.link_sampler.sample(jax.random.fold_in(event_key, 2))
+        graph = arrays.link_sampler.visible(graph, links.hidden)
     if arrays.edge_sampler is not None:
         graph = arrays.edge_sampler.sample(graph, jax.random.fold_in(event_key, 1))
     vectors = expert.encode_nodes(nodes, graph, id_key)
@@ -68,7 +71,7 @@ def expert_batch(
     gap_key, task_key = (jax.random.fold_in(target_key, number) for number in (1, 2))
     gaps = half_hidden(gap_key, jnp.asarray(batch.target_gaps), NO_GAP)
     users = expert.user_vectors(outputs, event_types, gaps)
-    return ExpertBatch(expert, arrays, batch, vectors, users, event_types, task_key)
+    return ExpertBatch(expert, arrays, batch, vectors, users, event_types, task_key, links)
 
 
 def finetuned_rows(

@@ -22,6 +22,7 @@ from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import ItemText, item_text
+from jaxrec.models.graph.link_sampling import link_sampler
 from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.build import expert_sources
@@ -251,7 +252,8 @@ def build_model(
 ) -> Recommender:
     """A recommender with initial parameters."""
     rngs, sizes = nnx.Rngs(config.train.seed), model_sizes(dataset, text, features)
-    return Recommender(config.model, sizes, rngs, text.tower)
+    links = config.train.link_weight > 0
+    return Recommender(config.model, sizes, rngs, text.tower, links=links)
 
 
 def train_arrays(
@@ -272,6 +274,11 @@ def train_arrays(
         repeats=not masked.all(),
         edge_sampler=(
             edge_sampler(arrays.graph, train.fan_out, train.seed) if train.fan_out else None
+        ),
+        link_sampler=(
+            link_sampler(catalog.graph, arrays.graph, train.seed)
+            if train.link_weight and len(catalog.graph.heads)
+            else None
         ),
     )
 

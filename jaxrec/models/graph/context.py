@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.config import ModelConfig
-from jaxrec.models.graph.message_passing import RelationMessage
+from jaxrec.models.graph.message_passing import RelationMessage, WeightedEdges
 from jaxrec.models.layers import normal_table, product
 from jaxrec.models.transformer import TransformerBlock
 
@@ -58,7 +58,7 @@ class ContextEncoder(nnx.Module):
 
         Args:
             graph: edges sorted by receiver, the most informative first; `graph.edges` holds
-                relation numbers.
+                relation numbers, or `WeightedEdges` where some edges are hidden.
             text: vectors of the texts of the items, which are the first nodes.
         """
         size = min(nodes_at_a_time(), len(nodes))
@@ -102,7 +102,11 @@ class ContextEncoder(nnx.Module):
         places = begin[:, None] + jnp.arange(self.num_neighbours)[None]
         is_edge = places < end[:, None]
         edges = jnp.minimum(places, len(graph.receivers) - 1)
-        neighbours = self.message(graph.edges[edges], nodes[graph.senders[edges]])
+        relations = graph.edges
+        if isinstance(relations, WeightedEdges):
+            is_edge &= relations.weights[edges] > 0
+            relations = relations.relations
+        neighbours = self.message(relations[edges], nodes[graph.senders[edges]])
         types = self.token_type_table[...][:, None, None]
         parts = [(nodes[rows][:, None] + types[NODE], jnp.ones((len(rows), 1), bool))]
         if text is not None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.models.layers import Table
 
@@ -22,10 +22,11 @@ Message = Callable[[Int[Array, " E"], Any], Any]
 
 
 class WeightedEdges(NamedTuple):
-    """Edges of a sampled graph, in place of the relation numbers in `GraphsTuple.edges`."""
+    """Edges of a part of a graph, in place of the relation numbers in `GraphsTuple.edges`."""
 
     relations: Int[Array, "*blocks E"]
-    weights: Float[Array, "*blocks E"]  # number of edges of the whole graph that each stands for
+    weights: Float[Array, "*blocks E"]  # number of edges of the whole graph that each stands for;
+    # 0 hides an edge
 
 
 def message_passing(
@@ -194,8 +195,10 @@ def _largest(
         peaks, origins, first = carry
         # the barrier makes both uses see the same rounding
         messages = jax.lax.optimization_barrier(jax.lax.stop_gradient(messages))
+        is_visible = _visible(block)[:, None]
+        messages = jnp.where(is_visible, messages, -jnp.inf)
         peaks = peaks.at[block.receivers].max(messages, indices_are_sorted=True)
-        is_peak = messages == peaks[block.receivers]
+        is_peak = (messages == peaks[block.receivers]) & is_visible
         # numbers increase, so an edge of a higher peak replaces those of a lower one
         candidates = jnp.where(is_peak, numbers(first, block)[:, None], -1)
         origins = origins.at[block.receivers].max(candidates, indices_are_sorted=True)
@@ -221,6 +224,12 @@ def _sent(message: Message) -> Callable[[Any, Any, Any], Any]:
 
 def _relations(edges: Any) -> Int[Array, "*blocks E"]:
     return edges.relations if isinstance(edges, WeightedEdges) else edges
+
+
+def _visible(block: jraph.GraphsTuple) -> Bool[Array, " E"]:
+    if isinstance(block.edges, WeightedEdges):
+        return block.edges.weights > 0
+    return jnp.ones(block.receivers.shape, bool)
 
 
 def _degrees(nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, " N"]:

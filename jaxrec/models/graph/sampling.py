@@ -33,12 +33,18 @@ class EdgeSampler:
     weights: Float[Array, " drawn"]
 
     def sample(self, graph: jraph.GraphsTuple, key: Array) -> jraph.GraphsTuple:
-        """A graph of the same nodes with `WeightedEdges`, sorted by receiver."""
+        """A graph of the same nodes with `WeightedEdges`, sorted by receiver.
+
+        An edge that has a weight already keeps it as a factor.
+        """
         shifts = jax.random.randint(key, self.sizes.shape, 0, self.sizes)
         places = (shifts[self.groups] + self.ranks) % self.sizes[self.groups]
         drawn = self.edges[self.starts[self.groups] + places]
+        relations, weights = graph.edges, self.weights
+        if isinstance(graph.edges, WeightedEdges):
+            relations, weights = graph.edges.relations, weights * graph.edges.weights[drawn]
         return graph._replace(
-            edges=WeightedEdges(graph.edges[drawn], self.weights),
+            edges=WeightedEdges(relations[drawn], weights),
             senders=graph.senders[drawn],
             receivers=graph.receivers[drawn],
             n_edge=jnp.array([len(drawn), 0]),

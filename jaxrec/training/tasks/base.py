@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.inference.encoding import CatalogArrays
 from jaxrec.inference.text_features import FinetunedText
+from jaxrec.models.graph.link_sampling import Links, LinkSampler
 from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.recommender import Expert
 from jaxrec.types import Batch
@@ -28,6 +29,7 @@ class TrainArrays:
     finetuned_text: FinetunedText | None
     repeats: bool = field(metadata=STATIC)  # whether a ranking keeps some items of the history
     edge_sampler: EdgeSampler | None = None  # None: every step reads all edges
+    link_sampler: LinkSampler | None = None  # None: no edges are predicted
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class ExpertBatch:
     user_vectors: Float[Array, "B T D"]  # after every event
     target_event_types: Int[Array, "B T"]  # ANY_EVENT_TYPE where the user vector has no target type
     key: Array  # of the task `first_item`; another random task must fold in its own number
+    links: Links | None = None  # edges to predict, which `node_vectors` do not know of
 
     @property
     def item_vectors(self) -> Float[Array, "I D"]:

@@ -4,17 +4,21 @@ from jaxrec.config import TrainConfig
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.tasks.base import Task
 from jaxrec.training.tasks.first_item import FirstItem
+from jaxrec.training.tasks.link_prediction import LinkPrediction
 from jaxrec.training.tasks.next_entity import next_entity
 from jaxrec.training.tasks.next_item import NextItem
 from jaxrec.types import KnowledgeGraph
 
 
 def build_tasks(config: TrainConfig, graph: KnowledgeGraph) -> tuple[Task, ...]:
-    """All predictions that an expert learns; node types that the graph lacks are skipped."""
+    """All predictions that an expert learns.
+
+    Those of weight 0, and of node types that the graph lacks, are left out.
+    """
     criterion, weight = FullSoftmax(config.loss_logits), config.auxiliary_weight
     known = {node_type.name for node_type in graph.types}
-    return (
-        NextItem(criterion),
-        FirstItem(weight),
-        *(next_entity(graph, n, criterion, weight) for n in config.auxiliary if n in known),
-    )
+    tasks: list[Task] = [NextItem(criterion, config.next_item_weight), FirstItem(weight)]
+    tasks += [next_entity(graph, n, criterion, weight) for n in config.auxiliary if n in known]
+    if len(graph.heads):
+        tasks.append(LinkPrediction(config.link_weight))
+    return tuple(task for task in tasks if task.weight)

@@ -18,8 +18,8 @@ class NextItem:
     """The item of the next event, among all items that occur in training."""
 
     name: ClassVar[str] = "next_item"
-    weight: ClassVar[float] = 1.0
     criterion: Loss = field(metadata=STATIC)
+    weight: float = field(default=1.0, metadata=STATIC)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
         """The mean over the weighted targets."""
