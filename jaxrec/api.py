@@ -49,7 +49,8 @@ def configure(
     source = {"data.source": str(data)} if data else {}
     config = parse(arguments, [read_recipe(recipe), source, overrides or {}])
     text = replace(config.text, pretrained=_absolute(config.text.pretrained))
-    return replace(_with_source(config, config.data.source), text=text)
+    train = replace(config.train, init=_absolute(config.train.init))
+    return replace(_with_source(config, config.data.source), text=text, train=train)
 
 
 def fit(
@@ -210,7 +211,7 @@ def _go_on(
 ) -> Config:
     """The configuration of a warm start: that of its base, with other data and options."""
     read_config(base)  # for its errors
-    layer = {"warm_start.base": _absolute(str(base)), "warm_start.since": ""}
+    layer = {"warm_start.base": _absolute(str(base)), "warm_start.since": "", "train.init": ""}
     if source:
         layer["data.source"] = str(source)
     config = parse(arguments, [read_recipe(base / "config.yaml"), layer, overrides or {}])

@@ -16,13 +16,17 @@ def run(arguments: Sequence[str]) -> None:
     if options.help:
         _parser().print_help()
         parse(["--help"])
-    others = (options.config, options.run, options.base, options.since)
+    others = (options.config, options.run, options.base, options.since, options.init)
     if options.resume is not None and (overrides or any(others)):
         raise ConfigError("--resume keeps the options of the run; only --data goes with it")
     if options.since is not None:
         if options.base is None:
             raise ConfigError("--since needs --from RUN, the run to go on from")
         overrides += ["--warm_start.since", escaped(options.since)]
+    if options.init is not None:
+        overrides += ["--train.init", escaped(options.init)]
+    if options.init_parts is not None:
+        overrides += ["--train.init_parts", *options.init_parts]
     api.fit(
         options.config,
         data=options.data,
@@ -56,6 +60,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="with --from: events after this time are new (by default after the newest event that "
         "RUN was trained on)",
+    )
+    parser.add_argument(
+        "--init",
+        metavar="RUN",
+        help="begin a new training with the parameters of another run; short for --train.init",
+    )
+    parser.add_argument(
+        "--init-parts",
+        nargs="+",
+        metavar="PART",
+        help="with --init: what to take of text, graph, sequence and ids (by default all)",
     )
     parser.add_argument("-h", "--help", action="store_true", help="show every option")
     return parser

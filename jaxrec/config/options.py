@@ -260,6 +260,15 @@ class TrainConfig(Bounded):
     """Number of logits that the loss holds at a time, but at least those of 256 positions."""
     item_shards: Count = 1
     """Devices along the `items` axis of the mesh; the others go along `users`."""
+    init: str = ""
+    """Run directory whose parameters a new training begins with (empty: random ones). They move by
+    name, rows by the ids of items and entities. What does not fit is named and begins anew.
+    `--init RUN` is short for `--train.init RUN`."""
+    init_parts: tuple[Literal["text", "graph", "sequence", "ids"], ...] = (
+        *("text", "graph", "sequence", "ids"),
+    )
+    """`init`: what to take: the text adaptor, the graph encoder with the vectors of entities, the
+    sequence encoder with the user head, the id vectors of items."""
     refit: bool = False
     """After the best epoch is selected, train again on all events, and serve that model. The
     figures stay those of the selected model. `jaxrec refit RUN` does the same later."""
@@ -268,6 +277,8 @@ class TrainConfig(Bounded):
         super().__post_init__()
         if "item" in self.auxiliary:
             raise ConfigError("auxiliary: the next item is always predicted; name other node types")
+        if self.init and not self.init_parts:
+            raise ConfigError("init_parts names no part to take; name one, or leave init out")
         if not (self.next_item_weight or self.auxiliary_weight or self.link_weight):
             raise ConfigError(
                 "next_item_weight, auxiliary_weight and link_weight are all 0, so there is nothing "
@@ -348,6 +359,10 @@ class Config:
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
 
     def __post_init__(self) -> None:
+        if self.warm_start.base and self.train.init:
+            raise ConfigError(
+                "train.init begins a new training and --from goes on with one; give only one"
+            )
         window, length = self.model.sequence_window, self.train.sequence_length
         if self.model.sequence == "transformer" and window > length:
             raise ConfigError(

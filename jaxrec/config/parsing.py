@@ -37,6 +37,8 @@ FLAGS = (
     "resume",
     "from",
     "since",
+    "init",
+    "init-parts",
     "help",
 )  # of `jaxrec train`, beside the options
 

@@ -101,6 +101,14 @@ def user_vectors(
     return recommender.user_vectors(outputs, target_types, jnp.asarray(time_since_last))
 
 
+@jax.jit
+def link_queries(
+    model: Model, heads: Float[Array | np.ndarray, "Q F"], relations: Int[Array | np.ndarray, " Q"]
+) -> Float[Array, "Q F"]:
+    """Vectors whose products with node vectors are the scores of edges; see `LinkDecoder`."""
+    return model.merge().link_queries(jnp.asarray(heads), jnp.asarray(relations))
+
+
 def repeat_bias(model: Model, target_event_type: int) -> Float[np.ndarray, "types A"]:
     """What an event adds to the score of its item; see `Recommender.repeat_bias`."""
     return np.asarray(model.merge().repeat_bias(target_event_type))

@@ -213,6 +213,17 @@ class Recommender(nnx.Module):
         ]
         return jnp.concatenate(vectors, -1)
 
+    def link_queries(
+        self, heads: Float[Array, "K F"], relations: Int[Array, " K"]
+    ) -> Float[Array, "K F"]:
+        """Vectors whose products with node vectors are the sums of the experts' scores of edges.
+
+        The experts must predict links; see `LinkDecoder`.
+        """
+        parts = zip(self.experts, jnp.split(heads, len(self.experts), -1), strict=True)
+        vectors = [e.links(part, relations) for e, part in parts if e.links is not None]
+        return jnp.concatenate(vectors, -1)
+
     def repeat_bias(self, target_event_type: Int[Array, ""] | int) -> Float[Array, "types A"]:
         """`Expert.repeat_bias` by event type and age for one target event type, of all experts."""
         event_types = jnp.arange(len(self.experts[0].event_type_table[...]))[:, None]

@@ -23,11 +23,13 @@ from jaxrec.evaluation.calibration import (
     fit_temperature,
     usable_queries,
 )
+from jaxrec.evaluation.link_prediction import both_ways, link_metrics, link_ranks
 from jaxrec.evaluation.metrics import segments, summarise
 from jaxrec.evaluation.protocol import Protocol, QueryScorer, evaluate, segment_masks
 from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
 from jaxrec.evaluation.tuned_baselines import fit_baselines
-from jaxrec.inference.encoding import encode_queries, repeat_bias
+from jaxrec.inference.encoding import encode_catalog, encode_queries, link_queries, repeat_bias
+from jaxrec.models.graph.link_sampling import held_out_edges
 from jaxrec.models.recommender import Model
 from jaxrec.ranking.adjustments import (
     AdjustmentBlocks,
@@ -43,8 +45,31 @@ from jaxrec.types import Queries
 
 
 def validate(context: TrainContext, state: TrainState) -> dict[str, float]:
-    """Metrics on the validation queries, before any correction; zeros if there are none."""
-    return _validation_metrics(Evaluator(context, state), Correction())
+    """Metrics on the validation queries, before any correction; zeros if there are none.
+
+    A run that learns to predict links has those of the held-out edges too.
+    """
+    evaluator = Evaluator(context, state)
+    return _validation_metrics(evaluator, Correction()) | validate_links(evaluator)
+
+
+def validate_links(evaluator: "Evaluator") -> dict[str, float]:
+    """Filtered metrics of the held-out edges, which no node vector knows of here.
+
+    Empty if the run does not predict links, or has too few edges to hold some out.
+    """
+    context, model = evaluator.context, evaluator.model
+    sampler, catalog = context.arrays.link_sampler, context.arrays.catalog
+    graph = context.dataset.catalog.graph
+    if sampler is None or not (held_out := held_out_edges(graph, context.config.train.seed)).size:
+        return {}
+    nodes = replace(catalog.nodes, text=evaluator.state.text)
+    visible = sampler.visible(catalog.graph, sampler.held_out)
+    arrays = replace(catalog, nodes=nodes, graph=visible)
+    vectors = np.asarray(encode_catalog(model, arrays))
+    edges = both_ways(graph, held_out)
+    queries = np.asarray(link_queries(model, vectors[edges.senders], edges.relations))
+    return link_metrics(link_ranks(queries, vectors, edges, graph))
 
 
 def _validation_metrics(evaluator: "Evaluator", correction: Correction) -> dict[str, float]:

@@ -17,6 +17,7 @@ from jaxrec.errors import RunError
 from jaxrec.training.state import TrainContext, TrainState, new_state, state_layout
 from jaxrec.types import KnowledgeGraph
 
+Leaf = Array | jax.ShapeDtypeStruct
 # paths of the parameters whose rows stand for something in the data, and what, axis by axis
 AXES = (
     (re.compile(r"\['item_table'\]"), ("items",)),
@@ -99,18 +100,36 @@ def _grown(fresh, earlier, rows: dict[str, Rows], *, starts: bool):
         name = jax.tree_util.keystr(path)
         if name not in old_leaves:  # the earlier graph had no entities
             return new
-        axes = next((axes for pattern, axes in AXES if pattern.search(name)), ())
-        return _moved(new, old_leaves[name], [rows[axis] for axis in axes], starts, name)
+        if not fits(new, old_leaves[name], name):
+            raise RunError(
+                f"the parameter {name} of the base has shape {old_leaves[name].shape}, not "
+                f"{new.shape}; train without --from"
+            )
+        axes = [rows[axis] for axis in axes_of(name)]
+        return moved(new, old_leaves[name], axes, starts=starts)
 
     return jax.tree_util.tree_map_with_path(grow, fresh)
 
 
-def _moved(new: Array, old: Array, axes: list[Rows], starts: bool, name: str) -> Array:
-    if new.shape[len(axes) :] != old.shape[len(axes) :]:
-        raise RunError(
-            f"the parameter {name} of the base has shape {old.shape}, not {new.shape}; train "
-            "without --from"
-        )
+def axes_of(path: str) -> tuple[str, ...]:
+    """What the first axes of a parameter stand for; none if it does not grow with the data."""
+    return next((axes for pattern, axes in AXES if pattern.search(path)), ())
+
+
+def fits(new: Leaf, old: Leaf, path: str) -> bool:
+    """Whether two parameters have the same shape, apart from the axes that grow with the data."""
+    axes = len(axes_of(path))
+    return new.ndim == old.ndim and new.shape[axes:] == old.shape[axes:]
+
+
+def moved(new: Array, old: Array, axes: list[Rows], *, starts: bool) -> Array:
+    """A parameter with the rows of an earlier one.
+
+    Args:
+        new: the values of rows without an origin.
+        axes: the origin of the rows of the first axes.
+        starts: whether new ids take the rows that they start from.
+    """
     known: Bool[np.ndarray, "..."] = np.ones((), bool)
     for axis, rows in enumerate(axes):
         same = np.pad(rows.same, (0, new.shape[axis] - len(rows.same)), constant_values=-1)

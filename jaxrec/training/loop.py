@@ -29,7 +29,7 @@ from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.models.recommender import cast_products
 from jaxrec.sharding import laid_out, replicated
 from jaxrec.training import logging as report
-from jaxrec.training import warm_start
+from jaxrec.training import pretrained, warm_start
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.objective import objective
@@ -116,6 +116,8 @@ def open_run(
         trained = trained or warm_start.open_base(config).artifacts
         config = config if resume else warm_start.with_since(config, trained)
         carried = warm_start.carried(config, trained)
+    elif config.train.init:
+        trained = trained or pretrained.open_pretrained(config).text
     dataset = prepare(config, tables, carried)
     dataset = dataset.all_in_training() if all_events else dataset
     report.describe(dataset)
@@ -133,6 +135,10 @@ def start(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState
     last = manager.latest_step()
     if last is not None:
         return load(context, manager, last)
+    if context.config.train.init:
+        state, notes = pretrained.start(context)
+        report.print_notes(notes)
+        return refresh_text(context, state), Progress()
     if not context.config.warm_start.base:
         return initial_state(context), Progress()
     state = refresh_text(context, warm_start.start(context))

@@ -81,7 +81,8 @@ def make_context(
     """The context of a configuration and its data.
 
     Args:
-        trained: of a run to resume or to go on from, whose text vectors stay comparable.
+        trained: of a run to resume, to go on from or to take parameters from, whose text vectors
+            stay comparable.
 
     Raises:
         RunError: the text encoder is not that of `trained`.

@@ -1,0 +1,75 @@
+"""Link prediction beside the next item or before it, on all users or on some of them.
+
+    python benchmarks/quality/pretraining.py scientific --folder path/to/data --share 0.1 \\
+        --seeds 0 1 2 --all model.experts=[id+graph+text]
+
+Four trainings for each seed: the recipe; link prediction beside the next item with weight 0.1 and
+0.5; and link prediction alone, from which a training of the recipe then begins (`train.init`).
+`--share` takes that share of the users, with all their events, and keeps all items: a small shop
+with a large catalogue. Rows and runs are kept as those of `family.py`.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from cases import CASES, Variant, configuration
+from family import RUNS, family_table, overrides, result, run_key
+from rich.console import Console
+
+from jaxrec.api import enable_compilation_cache
+
+LINKS_ALONE = {
+    "train.next_item_weight": 0.0,
+    "train.auxiliary_weight": 0.0,
+    "train.link_weight": 1.0,
+}
+BESIDE = {f"links, weight {weight}": {"train.link_weight": weight} for weight in (0.1, 0.5)}
+FIRST, THEN = "links alone", "links, then the recipe"
+
+
+def main() -> None:
+    """Train what has no row yet, and print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", choices=CASES, metavar="CASE")
+    parser.add_argument("--all", nargs="*", default=[], metavar="OPTION=VALUE")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
+    parser.add_argument("--share", type=float, default=1.0, help="of the users")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    enable_compilation_cache()
+    source = options.folder / CASES[options.case].source
+    data = str(source if options.share == 1 else with_share(source, options.share))
+    case = " ".join([options.case, f"{options.share:.0%} of the users", *options.all])
+    rows = []
+    for seed in options.seeds:
+        for label, changes in {"recipe": {}, **BESIDE, FIRST: LINKS_ALONE}.items():
+            variant = Variant({**overrides(options.all), **changes})
+            config = configuration(CASES[options.case], data, variant, seed)
+            rows.append(result(case, label, config))
+        first = str(RUNS / run_key(config))
+        variant = Variant(overrides(options.all))
+        config = configuration(CASES[options.case], data, variant, seed)
+        config = replace(config, train=replace(config.train, init=first))
+        rows.append(result(case, THEN, config))
+    Console(width=140).print(family_table(case, rows))
+
+
+def with_share(source: Path, share: float) -> Path:
+    """A copy of a directory of tables with the events of some users."""
+    target = Path("runs") / "pretraining" / f"{source.name}-{share}"
+    target.mkdir(parents=True, exist_ok=True)
+    items = pl.read_parquet(source / "items.parquet")
+    events = pl.read_parquet(source / "events.parquet")
+    users = events["user_id"].unique(maintain_order=True)
+    kept = np.random.default_rng(0).permutation(len(users))[: round(share * len(users))]
+    chosen = users.gather(kept).implode()
+    events.filter(pl.col("user_id").is_in(chosen)).write_parquet(target / "events.parquet")
+    items.write_parquet(target / "items.parquet")
+    return target
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Another run's parameters as the beginning of a training: parts by name, rows of tables by id."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.run_directory import RunArtifacts
+from jaxrec.config import Config
+from jaxrec.errors import ConfigError, RunError
+from jaxrec.inference.loading import abstract_model
+from jaxrec.inference.text_features import trained_encoder
+from jaxrec.models.items.build import SOURCES, expert_sources
+from jaxrec.models.recommender import Params
+from jaxrec.sharding import laid_out, replicated
+from jaxrec.training.growth import Leaf, axes_of, fits, moved, row_maps
+from jaxrec.training.state import TrainContext, TrainState, new_state, state_layout
+
+EXPERT = re.compile(r"\['experts'\]\[(\d+)\]")
+SOURCE = re.compile(r"\['sources'\]\[(\d+)\]")
+PART_OF = (
+    (re.compile(r"'text_tower'|\['sources'\]\['text'\]"), "text"),
+    (re.compile(r"\['sources'\]\['id'\]"), "ids"),
+    (re.compile(r"'graph_encoder'|'context'|'entity_table'|'links'"), "graph"),
+    (re.compile(""), "sequence"),
+)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The run that a training takes parameters from."""
+
+    directory: Path
+    config: Config
+    artifacts: RunArtifacts
+    parts: tuple[str, ...]
+    notes: tuple[str, ...]  # on parts that cannot be taken at all
+
+    @property
+    def text(self) -> RunArtifacts | None:
+        """The run whose text encoder and whitening go on; None: they are fitted anew."""
+        return self.artifacts if "text" in self.parts else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the parameters of a new model come from.
+
+    Attributes:
+        origins: the path in the earlier model, by the path in the new one.
+        missing: paths of the new model that the earlier one lacks.
+        misfits: paths whose shapes differ in more than the number of rows.
+    """
+
+    origins: dict[str, str]
+    missing: tuple[str, ...]
+    misfits: tuple[str, ...]
+
+
+def open_pretrained(config: Config) -> Pretrained:
+    """The run that `train.init` names, and which of its parts can be taken.
+
+    Raises:
+        RunError: there is no such run, or one of another version.
+    """
+    directory = run_directory.served(Path(config.train.init))
+    earlier = run_directory.read_config(directory)
+    artifacts = run_directory.read_artifacts(directory)
+    parts, notes = config.train.init_parts, []
+    if "text" in parts and (reason := _other_text(config, earlier, artifacts)):
+        parts = tuple(part for part in parts if part != "text")
+        if any("text" in expert_sources(name) for name in config.model.experts):
+            notes.append(f"the text part of {directory} is not taken: {reason}")
+    return Pretrained(directory, earlier, artifacts, parts, tuple(notes))
+
+
+def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
+    """The state before the first step, and sentences on what was taken and what was not.
+
+    The optimiser is new.
+
+    Raises:
+        RunError: the run cannot be read.
+        ConfigError: nothing of it fits.
+    """
+    pretrained = open_pretrained(context.config)
+    _, shapes = abstract_model(pretrained.config, pretrained.artifacts)
+    target = laid_out(shapes, replicated(context.mesh))
+    _, saved = run_directory.restore_best(pretrained.directory, params=target)
+    layout, shardings = state_layout(context)
+    experts = (context.config.model.experts, pretrained.config.model.experts)
+    plan = make_plan(leaves(layout.params), leaves(shapes), experts, pretrained.parts)
+    if not plan.origins:
+        raise ConfigError(
+            f"train.init: no parameter of {pretrained.directory} fits this model; give the options "
+            "that it has, or leave train.init out"
+        )
+    rows = row_maps(pretrained.artifacts, context.dataset)
+
+    def build(params: nnx.State) -> TrainState:
+        fresh, earlier = new_state(context), leaves(params)
+
+        def take(path, new: Array) -> Array:
+            name = jax.tree_util.keystr(path)
+            if name not in plan.origins:
+                return new
+            axes = [rows[axis] for axis in axes_of(name)]
+            return moved(new, earlier[plan.origins[name]], axes, starts=True)
+
+        params = jax.tree_util.tree_map_with_path(take, fresh.params)
+        return TrainState(fresh.step, params, fresh.opt_state, fresh.text)
+
+    state = jax.jit(build, out_shardings=shardings)(saved["params"])
+    known = int(np.count_nonzero(rows["items"].same[1:] >= 0))
+    return state, (*pretrained.notes, *_report(plan, pretrained, known))
+
+
+def make_plan(
+    new: Mapping[str, Leaf],
+    earlier: Mapping[str, Leaf],
+    experts: tuple[tuple[str, ...], tuple[str, ...]],
+    parts: tuple[str, ...],
+) -> Plan:
+    """The origin of every parameter of the given parts.
+
+    An expert takes those of the expert of the same name, or else of the one that shares most
+    sources with it.
+
+    Args:
+        new: arrays or shapes of the new model by path.
+        earlier: those of the earlier model.
+        experts: the names of the experts of both.
+    """
+    names, earlier_names = experts
+    known = {_key(path, earlier_names, tuple(range(len(earlier_names)))): path for path in earlier}
+    donors = tuple(_donor(name, earlier_names) for name in names)
+    origins: dict[str, str] = {}
+    missing, misfits = [], []
+    for path, leaf in new.items():
+        key = _key(path, names, donors)
+        if part_of(key) not in parts:
+            continue
+        if key not in known:
+            missing.append(path)
+        elif not fits(leaf, earlier[known[key]], path):
+            misfits.append(path)
+        else:
+            origins[path] = known[key]
+    return Plan(origins, tuple(missing), tuple(misfits))
+
+
+def part_of(key: str) -> str:
+    """The part that a parameter belongs to: text, ids, graph or sequence."""
+    return next(part for pattern, part in PART_OF if pattern.search(key))
+
+
+def leaves(tree: Params) -> dict[str, Any]:
+    """The leaves of parameters, or of their shapes, by path."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
+
+
+def _key(path: str, names: tuple[str, ...], numbers: tuple[int, ...]) -> str:
+    """A path with the name of the source for its place, and another number of the expert."""
+    expert = EXPERT.search(path)
+    if expert is None:
+        return path
+    number = int(expert[1])
+    order = [s for s in SOURCES if s in expert_sources(names[number]) and s != "graph"]
+    path = SOURCE.sub(lambda found: f"['sources']['{order[int(found[1])]}']", path)
+    return EXPERT.sub(f"['experts'][{numbers[number]}]", path)
+
+
+def _donor(name: str, earlier: tuple[str, ...]) -> int:
+    """The number of the earlier expert to take parameters from; -1 if none shares a source."""
+    sources = set(expert_sources(name))
+    shared = [len(sources & set(expert_sources(other))) for other in earlier]
+    if name in earlier:
+        return earlier.index(name)
+    return int(np.argmax(shared)) if max(shared) else -1
+
+
+def _other_text(config: Config, earlier: Config, artifacts: RunArtifacts) -> str:
+    """Why the text vectors of two runs are not comparable; empty if they are."""
+    if artifacts.whitening is None:
+        return "it reads no text"
+    if config.text.whiten != earlier.text.whiten:
+        return f"text.whiten is {earlier.text.whiten} there, not {config.text.whiten}"
+    try:
+        trained_encoder(config.text.pretrained, artifacts.text_encoder)
+    except RunError:
+        return "it has another text encoder"
+    return ""
+
+
+def _report(plan: Plan, pretrained: Pretrained, known_items: int) -> list[str]:
+    parts = ", ".join(pretrained.parts)
+    lines = [
+        f"{len(plan.origins)} parameters of {pretrained.directory} are taken ({parts}), with the "
+        f"rows of {known_items:,} items"
+    ]
+    for paths, reason in ((plan.missing, "has no such part"), (plan.misfits, "has other shapes")):
+        if paths:
+            counts = Counter(".".join(re.findall(r"[\w+]+", path)[:4]) for path in paths)
+            lines.append(
+                f"these begin anew, because {pretrained.directory} {reason}: "
+                + ", ".join(f"{name} ({count})" for name, count in counts.items())
+            )
+    return lines
