@@ -107,7 +107,7 @@ def open_run(
     Raises:
         RunError, ConfigError, DataError: as `fit`.
     """
-    trained = carried = None
+    trained = carried = text_of = None
     if resume:
         trained = run_directory.read_artifacts(run)
     else:
@@ -116,12 +116,12 @@ def open_run(
         trained = trained or warm_start.open_base(config).artifacts
         config = config if resume else warm_start.with_since(config, trained)
         carried = warm_start.carried(config, trained)
-    elif config.train.init:
-        trained = trained or pretrained.open_pretrained(config).text
+    elif config.train.init and not resume:
+        text_of = pretrained.open_pretrained(config).text
     dataset = prepare(config, tables, carried)
     dataset = dataset.all_in_training() if all_events else dataset
     report.describe(dataset)
-    context = make_context(config, dataset, trained)
+    context = make_context(config, dataset, trained, text_of)
     report.print_notes(context.notes)
     if resume:
         run_directory.refuse_other_data(run, run_artifacts(context))

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jaxrec.config import Config
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference.loading import abstract_model
 from jaxrec.inference.text_features import trained_encoder
-from jaxrec.models.items.build import SOURCES, expert_sources
+from jaxrec.models.items.build import expert_sources, source_order
 from jaxrec.models.recommender import Params
 from jaxrec.sharding import laid_out, replicated
 from jaxrec.training.growth import Leaf, axes_of, fits, moved, row_maps
@@ -29,6 +29,7 @@ SOURCE = re.compile(r"\['sources'\]\[(\d+)\]")
 PART_OF = (
     (re.compile(r"'text_tower'|\['sources'\]\['text'\]"), "text"),
     (re.compile(r"\['sources'\]\['id'\]"), "ids"),
+    (re.compile(r"\['sources'\]"), "features"),
     (re.compile(r"'graph_encoder'|'context'|'entity_table'|'links'"), "graph"),
     (re.compile(""), "sequence"),
 )
@@ -51,6 +52,27 @@ class Pretrained:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """What numbers in the paths of a model's parameters stand for."""
+
+    experts: tuple[str, ...]
+    vectors: tuple[str, ...]  # columns
+
+    def sources(self, number: int) -> tuple[str, ...]:
+        """The sources of an expert that its item encoder lists."""
+        order = source_order(self.experts[number], self.vectors)
+        return tuple(source for source in order if source != "graph")
+
+    def donor(self, name: str, vectors: tuple[str, ...]) -> int:
+        """The number of the expert that another model's expert takes parameters from, or -1."""
+        if name in self.experts:
+            return self.experts.index(name)
+        wanted = set(expert_sources(name, vectors))
+        shared = [len(wanted & set(expert_sources(own, self.vectors))) for own in self.experts]
+        return int(np.argmax(shared)) if max(shared) else -1
+
+
+@dataclass(frozen=True)
 class Plan:
     """Where the parameters of a new model come from.
 
@@ -58,11 +80,13 @@ class Plan:
         origins: the path in the earlier model, by the path in the new one.
         missing: paths of the new model that the earlier one lacks.
         misfits: paths whose shapes differ in more than the number of rows.
+        refitted: paths that read vectors or numbers of items, whose maps are fitted to each run.
     """
 
     origins: dict[str, str]
     missing: tuple[str, ...]
     misfits: tuple[str, ...]
+    refitted: tuple[str, ...]
 
 
 def open_pretrained(config: Config) -> Pretrained:
@@ -77,7 +101,7 @@ def open_pretrained(config: Config) -> Pretrained:
     parts, notes = config.train.init_parts, []
     if "text" in parts and (reason := _other_text(config, earlier, artifacts)):
         parts = tuple(part for part in parts if part != "text")
-        if any("text" in expert_sources(name) for name in config.model.experts):
+        if any("text" in name.split("+") for name in config.model.experts):
             notes.append(f"the text part of {directory} is not taken: {reason}")
     return Pretrained(directory, earlier, artifacts, parts, tuple(notes))
 
@@ -96,8 +120,11 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
     target = laid_out(shapes, replicated(context.mesh))
     _, saved = run_directory.restore_best(pretrained.directory, params=target)
     layout, shardings = state_layout(context)
-    experts = (context.config.model.experts, pretrained.config.model.experts)
-    plan = make_plan(leaves(layout.params), leaves(shapes), experts, pretrained.parts)
+    layouts = (
+        Layout(context.config.model.experts, tuple(context.features.vectors)),
+        Layout(pretrained.config.model.experts, tuple(pretrained.artifacts.features.vectors)),
+    )
+    plan = make_plan(leaves(layout.params), leaves(shapes), layouts, pretrained.parts)
     if not plan.origins:
         raise ConfigError(
             f"train.init: no parameter of {pretrained.directory} fits this model; give the options "
@@ -126,7 +153,7 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
 def make_plan(
     new: Mapping[str, Leaf],
     earlier: Mapping[str, Leaf],
-    experts: tuple[tuple[str, ...], tuple[str, ...]],
+    layouts: tuple[Layout, Layout],
     parts: tuple[str, ...],
 ) -> Plan:
     """The origin of every parameter of the given parts.
@@ -137,28 +164,31 @@ def make_plan(
     Args:
         new: arrays or shapes of the new model by path.
         earlier: those of the earlier model.
-        experts: the names of the experts of both.
+        layouts: of both.
     """
-    names, earlier_names = experts
-    known = {_key(path, earlier_names, tuple(range(len(earlier_names)))): path for path in earlier}
-    donors = tuple(_donor(name, earlier_names) for name in names)
+    layout, old = layouts
+    known = {_key(path, old, range(len(old.experts))): path for path in earlier}
+    donors = [old.donor(name, layout.vectors) for name in layout.experts]
     origins: dict[str, str] = {}
-    missing, misfits = [], []
+    missing, misfits, refitted = [], [], []
     for path, leaf in new.items():
-        key = _key(path, names, donors)
-        if part_of(key) not in parts:
+        key = _key(path, layout, donors)
+        part = part_of(key)
+        if part == "features":
+            refitted.append(path)
+        elif part not in parts:
             continue
-        if key not in known:
+        elif key not in known:
             missing.append(path)
         elif not fits(leaf, earlier[known[key]], path):
             misfits.append(path)
         else:
             origins[path] = known[key]
-    return Plan(origins, tuple(missing), tuple(misfits))
+    return Plan(origins, tuple(missing), tuple(misfits), tuple(refitted))
 
 
 def part_of(key: str) -> str:
-    """The part that a parameter belongs to: text, ids, graph or sequence."""
+    """The part that a parameter belongs to: text, ids, features, graph or sequence."""
     return next(part for pattern, part in PART_OF if pattern.search(key))
 
 
@@ -168,24 +198,15 @@ def leaves(tree: Params) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
 
 
-def _key(path: str, names: tuple[str, ...], numbers: tuple[int, ...]) -> str:
+def _key(path: str, layout: Layout, numbers: Sequence[int]) -> str:
     """A path with the name of the source for its place, and another number of the expert."""
     expert = EXPERT.search(path)
     if expert is None:
         return path
     number = int(expert[1])
-    order = [s for s in SOURCES if s in expert_sources(names[number]) and s != "graph"]
+    order = layout.sources(number)
     path = SOURCE.sub(lambda found: f"['sources']['{order[int(found[1])]}']", path)
     return EXPERT.sub(f"['experts'][{numbers[number]}]", path)
-
-
-def _donor(name: str, earlier: tuple[str, ...]) -> int:
-    """The number of the earlier expert to take parameters from; -1 if none shares a source."""
-    sources = set(expert_sources(name))
-    shared = [len(sources & set(expert_sources(other))) for other in earlier]
-    if name in earlier:
-        return earlier.index(name)
-    return int(np.argmax(shared)) if max(shared) else -1
 
 
 def _other_text(config: Config, earlier: Config, artifacts: RunArtifacts) -> str:
@@ -203,15 +224,19 @@ def _other_text(config: Config, earlier: Config, artifacts: RunArtifacts) -> str
 
 def _report(plan: Plan, pretrained: Pretrained, known_items: int) -> list[str]:
     parts = ", ".join(pretrained.parts)
-    lines = [
-        f"{len(plan.origins)} parameters of {pretrained.directory} are taken ({parts}), with the "
-        f"rows of {known_items:,} items"
-    ]
-    for paths, reason in ((plan.missing, "has no such part"), (plan.misfits, "has other shapes")):
+    lines = [f"{len(plan.origins)} parameters of {pretrained.directory} are taken ({parts})"]
+    if "ids" in pretrained.parts:
+        lines[0] += f"; it knows {known_items:,} of the items"
+    reasons = (
+        (plan.missing, f"{pretrained.directory} has no such part"),
+        (plan.misfits, f"{pretrained.directory} has other shapes"),
+        (plan.refitted, "vectors and numbers of items are scaled by each run"),
+    )
+    for paths, reason in reasons:
         if paths:
             counts = Counter(".".join(re.findall(r"[\w+]+", path)[:4]) for path in paths)
             lines.append(
-                f"these begin anew, because {pretrained.directory} {reason}: "
+                f"these begin anew, because {reason}: "
                 + ", ".join(f"{name} ({count})" for name, count in counts.items())
             )
     return lines

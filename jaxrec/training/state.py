@@ -76,20 +76,24 @@ class TrainContext:
 
 
 def make_context(
-    config: Config, dataset: Dataset, trained: RunArtifacts | None = None
+    config: Config,
+    dataset: Dataset,
+    trained: RunArtifacts | None = None,
+    text_of: RunArtifacts | None = None,
 ) -> TrainContext:
     """The context of a configuration and its data.
 
     Args:
-        trained: of a run to resume, to go on from or to take parameters from, whose text vectors
-            stay comparable.
+        trained: of a run to resume or to go on from, whose text vectors stay comparable.
+        text_of: of a run to take parameters from, whose text vectors alone stay comparable.
 
     Raises:
-        RunError: the text encoder is not that of `trained`.
+        RunError: the text encoder is not that of the earlier run.
         DataError: the data have no source for any expert, or a warm start would lose one.
     """
     mesh = make_mesh(config.train.item_shards)
-    encoder, whitening = (trained.text_encoder, trained.whitening) if trained else ("", None)
+    earlier = trained or text_of
+    encoder, whitening = (earlier.text_encoder, earlier.whitening) if earlier else ("", None)
     text = item_text(dataset.catalog.items, config, encoder, whitening)
     features, notes = _features(config, dataset, trained)
     experts = usable_experts(config, dataset, text, features)

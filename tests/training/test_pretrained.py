@@ -29,7 +29,7 @@ def started(tables, **options):
     """The states before and after parameters are taken, and the notes."""
     options = config(**options)
     init = pretrained.open_pretrained(options)
-    context = make_context(options, prepare(options, tables), init.text)
+    context = make_context(options, prepare(options, tables), text_of=init.text)
     state, notes = pretrained.start(context)
     before, after = (leaves(s.params) for s in (initial_state(context), state))
     changed = {name for name in after if (before[name] != after[name]).any()}
@@ -57,7 +57,7 @@ def test_rows_move_by_id_into_a_model_with_a_new_optimiser(whole_run, reordered)
     np.testing.assert_array_equal(after[name][ids.index("a new")], saved[name][0])
     assert all(not leaf.any() for leaf in jax.tree.leaves(state.opt_state))
     assert int(state.step) == 0
-    assert "30 items" in notes and "anew" not in notes
+    assert "30 of the items" in notes and "anew" not in notes
 
 
 def test_what_does_not_fit_is_named_and_begins_anew(whole_run, tables):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxrec.models.layers import Table
 
@@ -193,12 +193,13 @@ def _largest(
 
     def find(carry: Any, messages: Array, block: jraph.GraphsTuple) -> Any:
         peaks, origins, first = carry
+        messages = jax.lax.stop_gradient(messages)
+        if isinstance(block.edges, WeightedEdges):  # a hidden edge must not be the largest
+            messages = jnp.where(block.edges.weights[:, None] > 0, messages, -jnp.inf)
         # the barrier makes both uses see the same rounding
-        messages = jax.lax.optimization_barrier(jax.lax.stop_gradient(messages))
-        is_visible = _visible(block)[:, None]
-        messages = jnp.where(is_visible, messages, -jnp.inf)
+        messages = jax.lax.optimization_barrier(messages)
         peaks = peaks.at[block.receivers].max(messages, indices_are_sorted=True)
-        is_peak = (messages == peaks[block.receivers]) & is_visible
+        is_peak = (messages == peaks[block.receivers]) & (messages > -jnp.inf)
         # numbers increase, so an edge of a higher peak replaces those of a lower one
         candidates = jnp.where(is_peak, numbers(first, block)[:, None], -1)
         origins = origins.at[block.receivers].max(candidates, indices_are_sorted=True)
@@ -224,12 +225,6 @@ def _sent(message: Message) -> Callable[[Any, Any, Any], Any]:
 
 def _relations(edges: Any) -> Int[Array, "*blocks E"]:
     return edges.relations if isinstance(edges, WeightedEdges) else edges
-
-
-def _visible(block: jraph.GraphsTuple) -> Bool[Array, " E"]:
-    if isinstance(block.edges, WeightedEdges):
-        return block.edges.weights > 0
-    return jnp.ones(block.receivers.shape, bool)
 
 
 def _degrees(nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, " N"]:

@@ -35,6 +35,12 @@ def expert_sources(name: str, vectors: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
+def source_order(expert: str, vectors: Sequence[str]) -> tuple[str, ...]:
+    """The sources of an expert in the order in which parameters are drawn; a new one comes last."""
+    names = expert_sources(expert, vectors)
+    return tuple(s for s in ("id", "text", "graph", *vectors, "numbers") if s in names)
+
+
 def build_item_encoder(
     expert: str, config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs
 ) -> ItemEncoder:
@@ -44,14 +50,12 @@ def build_item_encoder(
         ConfigError: the expert names an unknown source.
     """
     widths = dict(sizes.vectors)
-    names = expert_sources(expert, tuple(widths))
     width = config.hidden_size
     num_entities = sizes.num_nodes - sizes.num_items
     entity_table = normal_table(num_entities, width, rngs) if num_entities else None
     sources: list[ItemSource] = []
     graph_encoder = context = None
-    # parameters are drawn in this order, so a new source comes last
-    for name in (s for s in ("id", "text", "graph", *widths, "numbers") if s in names):
+    for name in source_order(expert, tuple(widths)):
         match name:
             case "id":
                 sources.append(IdSource(sizes.num_items, width, config.id_dropout, rngs))
