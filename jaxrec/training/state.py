@@ -123,8 +123,14 @@ def make_context(
         notes=(
             *notes,
             *(f"the data have no source for the expert {n}, so it is left out" for n in missing),
+            *_no_links(config, dataset),
         ),
     )
+
+
+def _no_links(config: Config, dataset: Dataset) -> list[str]:
+    off = config.train.link_weight and not len(dataset.catalog.graph.heads)
+    return ["the data have no graph, so train.link_weight has no effect"] if off else []
 
 
 def _features(

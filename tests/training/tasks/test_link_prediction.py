@@ -10,7 +10,7 @@ from flax import nnx
 from helpers.objective import CONFIG, SIZES, expert_batch, make_arrays, make_batch
 
 from jaxrec.config import TrainConfig
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, DataError
 from jaxrec.models.graph.link_sampling import Links
 from jaxrec.models.recommender import Recommender
 from jaxrec.training.tasks.build import build_tasks
@@ -61,5 +61,8 @@ def test_tasks_of_weight_0_are_left_out():
     assert names(link_weight=0.5)[-1] == "link_prediction"
     only = {"next_item_weight": 0.0, "auxiliary_weight": 0.0}
     assert names(**only, link_weight=1.0) == ["link_prediction"]
+    no_edges = replace(graph, heads=edges[0][:0], edge_relations=edges[0][:0], tails=edges[0][:0])
+    with pytest.raises(DataError, match="no edges to predict"):
+        build_tasks(TrainConfig(**only, link_weight=1.0), no_edges)
     with pytest.raises(ConfigError, match="nothing to learn"):
         TrainConfig(**only)
