@@ -16,7 +16,14 @@ def run(arguments: Sequence[str]) -> None:
     if options.help:
         _parser().print_help()
         parse(["--help"])
-    others = (options.config, options.run, options.base, options.since, options.init)
+    others = (
+        options.config,
+        options.run,
+        options.base,
+        options.since,
+        options.init,
+        options.init_parts,
+    )
     if options.resume is not None and (overrides or any(others)):
         raise ConfigError("--resume keeps the options of the run; only --data goes with it")
     if options.since is not None:
