@@ -80,6 +80,8 @@ def list_files(base: Path, names: Sequence[str]) -> list[Path]:
             start = Path(path.anchor)
             inside = start.glob(str(path.relative_to(start)))
             matches = sorted(m for m in inside if m.is_file() and not m.name.startswith(HIDDEN))
+        if not matches and path.is_dir():
+            raise DataError(f"{path}: the directory holds no file")
         if not matches:
             raise DataError(f"{path}: no such file{neighbours(path)}")
         files += matches

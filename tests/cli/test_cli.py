@@ -122,6 +122,7 @@ def test_each_command_has_its_own_help(capsys):
         "validate": {"--data", "--report", "--config"},
         "train": {"--config", "--resume", "--data.ties", "--model.experts", "--train.bf16"},
         "refit": {"RUN"},
+        "transfer": {"RUN", "--items", "--out"},
         "add-forecast": {"RUN", "--steps"},
         "compare": {"--tolerance", "--since", "exit with 3"},
         "recommend": {"--events", "--states", "--strategy", "--caps", "--explore-events"},

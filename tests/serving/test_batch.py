@@ -268,7 +268,7 @@ def test_options_that_cannot_act_are_refused_with_the_reason(
     assert "rules act on items only" in shown
     assert "from 1 to 4" in refused(serve, *out, "--target", "brand", "--k", "10")
     assert "none of the 1 listed items ('nix')" in refused(serve, *out, "--only", "nix")
-    assert "none of the 1 listed items" in refused(serve, *out, "--only", tmp_path)
+    assert "the directory holds no file" in refused(serve, *out, "--only", tmp_path)
     assert "popularity: 1e+300 is not a number" in refused(serve, *out, "--popularity", "1e300")
     for bid in ("nan", "inf", "-1"):
         assert "bid must be " in refused(ask, "audience", "brand:brand1", "--bid", bid)

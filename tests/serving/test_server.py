@@ -29,12 +29,12 @@ def test_states_of_a_finished_job_go_into_a_live_store(
     count = known_shop.events["user_id"].n_unique()
     assert f"{count} users of the store have the states" in shown
     assert "0 users were added" in shown
+    bucket = fsspec.filesystem("memory")
+    for name in ("monday", "tuesday"):
+        bucket.put(str(directory), f"/jobs/{name}", recursive=True)
     renamed = directory.rename(tmp_path / "states [1]")
     model = jaxrec.load(trained_run)
     assert len(states.read_states(model, renamed)) == count
-    bucket = fsspec.filesystem("memory")
-    for name in ("monday", "tuesday"):
-        bucket.put(str(renamed), f"/jobs/{name}", recursive=True)
     assert len(states.read_states(model, "memory://jobs/*day")) == count
     with pytest.raises(ConfigError, match="no such directory"):
         states.read_states(model, "memory://jobs/none*")
