@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxrec.artifacts.files import explained_disk_full
 from jaxrec.artifacts.run_directory import read_config
@@ -15,6 +15,9 @@ from jaxrec.data.spec import SPEC_FILE
 from jaxrec.data.tables import Tables
 from jaxrec.errors import ConfigError, Interrupted
 from jaxrec.runtime import enable_compilation_cache
+
+if TYPE_CHECKING:
+    from jaxrec.training.pretraining.options import PretrainOptions
 
 OWN_DATA_RECIPE = "shopping"
 DEFAULT_RECIPE = "ml100k"
@@ -186,6 +189,44 @@ def add_forecast(
     tables, source = (data, None) if isinstance(data, Tables) else (None, data)
     place = _absolute(str(source)) if source else ""
     train(Path(run), forecast or ForecastConfig(steps=10), source=place, tables=tables)
+
+
+def pretrain(
+    out: str | Path,
+    options: "PretrainOptions | None" = None,
+    *,
+    data: str | Path | Tables | None = None,
+    recipe: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    arguments: Sequence[str] = (),
+) -> list[dict[str, float]]:
+    """Train a text encoder further on a shop's texts, as `jaxrec pretrain` does.
+
+    The checkpoint `text.pretrained` is where it begins.
+
+    Args:
+        out: the directory to write: a checkpoint in Hugging Face's format.
+        options: tasks, epochs and so on; by default those of the command.
+        data: as in `fit`.
+        recipe: as in `configure`.
+        overrides: as in `configure`; data, split and text options of the training that follows.
+        arguments: as in `configure`.
+
+    Returns:
+        The held-out loss of every task before training and after each epoch.
+
+    Raises:
+        ConfigError, DataError, RunError, CheckpointError: the input cannot be used.
+        Interrupted: Ctrl-C or SIGTERM; call it again to continue.
+    """
+    from jaxrec.training.pretraining.loop import pretrain as train  # imports the training stack
+    from jaxrec.training.pretraining.options import PretrainOptions
+
+    _refuse_empty(out=out, data=data, recipe=recipe)
+    enable_compilation_cache()
+    tables, source = (data, IN_MEMORY) if isinstance(data, Tables) else (None, data)
+    config = configure(recipe, source, overrides, arguments)
+    return train(config, options or PretrainOptions(), Path(out), tables=tables)
 
 
 def _chosen(

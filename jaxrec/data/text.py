@@ -21,6 +21,7 @@ from jaxrec.errors import CheckpointError, DataError, FetchError
 
 PATH_COLUMNS = ("category", "categories")
 MAX_CHARACTERS = 400
+MASK = "[MASK]"
 LENGTH_MULTIPLE = 8
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -146,6 +147,23 @@ def tokenize(
     ids = np.zeros(mask.shape, np.int32)
     ids[mask] = np.concatenate(rows)
     return Tokens(ids, mask)
+
+
+def special_tokens(directory: Path) -> frozenset[int]:
+    """Ids of the tokens that a checkpoint's tokenizer adds to every text."""
+    empty = tokenize([""], directory, LENGTH_MULTIPLE)
+    return frozenset(empty.ids[empty.mask].tolist())
+
+
+def mask_token(directory: Path) -> int:
+    """Id of the token that hides another one; raises a CheckpointError if there is none."""
+    number = _tokenizer(directory, LENGTH_MULTIPLE, "right", ()).token_to_id(MASK)
+    if number is None:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has no token {MASK}, so masked tokens cannot be "
+            "predicted. Leave tasks.tokens and tasks.behaviour at 0"
+        )
+    return number
 
 
 @lru_cache(maxsize=4)  # a file of 30,000 word pieces takes longer to read than a text

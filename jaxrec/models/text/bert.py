@@ -108,6 +108,11 @@ class Bert(TextLayers):
         if name.startswith(("embeddings.", "encoder.")) and name != "embeddings.position_ids":
             yield name, weight
 
+    @staticmethod
+    def stored_entries(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `TextEncoder.stored_entries`."""
+        return dict(weights)
+
     def embed(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """Input of the first layer; a row is one segment.
 

@@ -89,6 +89,17 @@ def load_weights(encoder: Encoder, directory: Path) -> Encoder:
     return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
+def checkpoint_weights(encoder: TextEncoder) -> dict[str, np.ndarray]:
+    """The encoder's weights as a checkpoint in Hugging Face's format names and stores them."""
+    weights = {}
+    for path, param in nnx.to_flat_state(nnx.state(encoder)):
+        weight = np.asarray(param[...])
+        weights[_checkpoint_name(path, encoder.weight_names)] = (
+            weight.T if path[-1] == "kernel" else weight
+        )
+    return encoder.stored_entries(weights)
+
+
 def _checkpoint_name(path: tuple[object, ...], names: Mapping[str, str]) -> str:
     """The name in a checkpoint of the encoder's parameter at `path`."""
     *module, parameter = path
@@ -100,18 +111,28 @@ def _checkpoint_name(path: tuple[object, ...], names: Mapping[str, str]) -> str:
 def _read_weights(encoder: TextEncoder, directory: Path) -> dict[str, np.ndarray]:
     """Weights of the encoder, under the names of its table."""
     weights: dict[str, np.ndarray] = {}
+    for name, weight in checkpoint_entries(directory).items():
+        weights.update(encoder.checkpoint_entries(name, weight))
+    return weights
+
+
+def checkpoint_entries(directory: Path) -> dict[str, np.ndarray]:
+    """All weights of a checkpoint directory under the names of its files.
+
+    Raises:
+        CheckpointError: there is no safetensors file, or one that is damaged.
+    """
+    entries: dict[str, np.ndarray] = {}
     for shard in _shards(directory):
         try:
-            entries = load_file(shard)
+            entries |= load_file(shard)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"cannot read {shard}: {error}. Fetch a damaged file again; convert a pickle "
                 "(pytorch_model.bin) where PyTorch is installed, with AutoModel.from_pretrained"
                 f"({str(directory)!r}).save_pretrained({str(directory)!r})"
             ) from error
-        for name, weight in entries.items():
-            weights.update(encoder.checkpoint_entries(name, weight))
-    return weights
+    return entries
 
 
 def _shards(directory: Path) -> list[Path]:

@@ -29,6 +29,9 @@ class TextEncoder(Protocol):
     max_tokens: int
     """The longest text that the encoder has positions for."""
 
+    word: nnx.Embed
+    """The vectors of the vocabulary."""
+
     blocks: nnx.List
     """The layers: (hidden [B L D], visible [B 1 #L L]) -> hidden [B L D]."""
 
@@ -48,6 +51,11 @@ class TextEncoder(Protocol):
         Kernels are [outputs, inputs], as PyTorch stores them. Entries that the encoder has no use
         for, such as a head of pretraining, give none.
         """
+        ...
+
+    @staticmethod
+    def stored_entries(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inverse of `checkpoint_entries`: a checkpoint's entries of all these weights."""
         ...
 
     def embed(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:

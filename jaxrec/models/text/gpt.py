@@ -123,6 +123,21 @@ class GPT(TextLayers):
         for part, piece in zip(("query", "key", "value"), np.split(kernel, 3), strict=True):
             yield f"{packed[0]}.c_attn.{part}.{packed[2]}", piece
 
+    @staticmethod
+    def stored_entries(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `TextEncoder.stored_entries`."""
+        entries = {}
+        for name, weight in weights.items():
+            packed = re.fullmatch(r"(.*\.c_attn\.)query\.(\w+)", name)
+            if packed:
+                start, kind = packed.groups()
+                parts = [weights[f"{start}{part}.{kind}"] for part in ("query", "key", "value")]
+                name, weight = f"{start}{kind}", np.concatenate(parts)
+            elif re.search(r"\.c_attn\.(key|value)\.", name):
+                continue  # packed with the query
+            entries[name] = weight.T if re.search(r"\.c_\w+\.weight$", name) else weight
+        return entries
+
     def embed(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """Input of the first layer.
 

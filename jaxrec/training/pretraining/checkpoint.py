@@ -1,0 +1,73 @@
+"""What pre-training leaves: a checkpoint in Hugging Face's format, and progress to continue."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxrec.data.text import CHECKPOINT_FILES
+from jaxrec.errors import RunError
+from jaxrec.models.text.checkpoint import config_entries
+from jaxrec.models.text.language_model import LanguageModel, language_model_weights
+from jaxrec.runtime import atomic_path
+
+PROGRESS = "progress.npz"
+POOLING_FILES = ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
+
+
+def write_checkpoint(model: LanguageModel, source: Path, out: Path) -> None:
+    """Write the model with the configuration and tokenizer of `source`; removes the progress.
+
+    `config.json` comes last, so that a directory with it is complete.
+    """
+    patterns = [name for name in CHECKPOINT_FILES if "safetensors" not in name]
+    for name in (*patterns, *POOLING_FILES):
+        if (source / name).is_file() and name != "config.json":
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, out / name)
+    weights = language_model_weights(model, source)
+    with atomic_path(out / "model.safetensors") as draft:
+        save_file(weights, draft, metadata={"format": "pt"})
+    config = config_entries(source)
+    if any(name.startswith("cls.") for name in weights):
+        config["architectures"] = ["BertForMaskedLM"]
+    with atomic_path(out / "config.json") as draft:
+        draft.write_text(json.dumps(config, indent=2) + "\n")
+    (out / PROGRESS).unlink(missing_ok=True)
+
+
+def save_progress(out: Path, options: dict[str, Any], state: Any, history: list[dict]) -> None:
+    """Save the leaves of a state, and the options that they belong to."""
+    leaves = {f"leaf{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state))}
+    notes = json.dumps({"options": options, "history": history})
+    with atomic_path(out / PROGRESS) as draft, draft.open("wb") as file:
+        np.savez(file, notes=np.array(notes), **leaves)
+
+
+def open_progress(
+    out: Path, options: dict[str, Any], state: Any
+) -> tuple[Any, list[dict[str, float]]]:
+    """The saved state and losses; `state` itself and no losses in a new directory.
+
+    Raises:
+        RunError: the directory holds something else, or the progress of other options.
+    """
+    if not (out / PROGRESS).is_file():
+        if out.exists() and any(path.name != ".lock" for path in out.iterdir()):
+            raise RunError(f"{out} is not empty; name another directory as --out")
+        return state, []
+    with np.load(out / PROGRESS) as saved:
+        notes = json.loads(str(saved["notes"]))
+        leaves, structure = jax.tree.flatten(state)
+        if notes["options"] != json.loads(json.dumps(options)):
+            raise RunError(
+                f"{out} holds an interrupted pre-training with other options or data; repeat its "
+                "command, or name another directory as --out"
+            )
+        loaded = [jnp.asarray(saved[f"leaf{n}"]) for n in range(len(leaves))]
+    return jax.tree.unflatten(structure, loaded), notes["history"]
