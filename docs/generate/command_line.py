@@ -15,6 +15,8 @@ COMMANDS = {
     "[Read your files](../how-to/your-files.md) tells how to describe them.",
     "train": "Train a recipe on a data set. `python train.py` is the same command. "
     "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
+    "pretrain": "Train a text encoder further on the texts of a data set. "
+    "[Train the text encoder further](../how-to/pretrain.md) says when.",
     "refit": "Train a finished run again on all events. [Train every night](../how-to/nightly.md) "
     "says when.",
     "transfer": "Make a run for another shop from a trained one, without training. "
@@ -35,7 +37,7 @@ COMMANDS = {
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with fourteen sub-commands.
+`pip install -e .` installs one command, `jaxrec`, with fifteen sub-commands.
 
 | exit code | means |
 |---|---|

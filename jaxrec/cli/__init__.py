@@ -20,7 +20,7 @@ WARNED = 3  # exit code
 COMMANDS = {
     "validate": "print what a data set holds, with warnings, before anybody trains",
     "train": "train a recommender, evaluate it, and leave a run directory",
-    "pretrain": "train a text encoder further on the texts of a data set",
+    "pretrain": "train a text encoder further on a shop's own texts",
     "refit": "train a finished run again on all its events, and serve that model",
     "transfer": "make a run for another shop from a trained one, without training",
     "add-forecast": "train a decoder that forecasts the next events for a finished run",

@@ -121,6 +121,7 @@ def test_each_command_has_its_own_help(capsys):
     options = {
         "validate": {"--data", "--report", "--config"},
         "train": {"--config", "--resume", "--data.ties", "--model.experts", "--train.bf16"},
+        "pretrain": {"--out", "--tasks.contrast", "--tasks.tokens", "--layers", "--data.*"},
         "refit": {"RUN"},
         "transfer": {"RUN", "--items", "--out"},
         "add-forecast": {"RUN", "--steps"},

@@ -11,7 +11,7 @@ class TaskWeights(Bounded):
     """Weight of each task in the loss; 0 leaves it out."""
 
     contrast: Amount = 1.0
-    """Items that follow one another in training histories get texts vectors that agree, against the
+    """Items that follow one another in training histories get text vectors that agree, against the
     other items of the batch (logQ correction, Yi et al. 2019)."""
     tokens: Amount = 0.0
     """Predict tokens of item texts: 15 % that are masked (BERT, Devlin et al. 2019), or the next
