@@ -16,7 +16,7 @@ from jaxrec.data.dataset import prepare
 from jaxrec.data.events import users_at
 from jaxrec.data.text import resolve_pretrained
 from jaxrec.errors import CheckpointError, ConfigError, DataError, Interrupted, RunError
-from jaxrec.inference.text_features import encode_texts
+from jaxrec.inference.text_features import text_vectors
 from jaxrec.models.text.build import load_text_encoder
 from jaxrec.models.text.checkpoint import checkpoint_entries
 from jaxrec.models.text.language_model import HEAD, load_language_model
@@ -58,12 +58,26 @@ def trained(request, tmp_path_factory):
     return request.param, out, pretrain(request.param, out)
 
 
-def test_held_out_losses_of_all_tasks_fall(trained):
+def test_held_out_losses_of_tokens_fall(trained):
     _, _, history = trained
     assert len(history) == 1 + OPTIONS.epochs
-    assert history[-1]["tokens"] < 0.8 * history[0]["tokens"]
-    assert history[-1]["behaviour"] < 0.8 * history[0]["behaviour"]
-    assert history[-1]["contrast"] < history[0]["contrast"]
+    assert history[-1]["tokens"] < history[0]["tokens"] - 0.2
+    assert history[-1]["behaviour"] < history[0]["behaviour"] - 0.1
+
+
+def test_texts_of_items_that_follow_one_another_agree():
+    """The contrast is learned on one batch; its loss on the held-out users of so few says little."""
+    config, options = configured("tiny_bert"), replace(OPTIONS, tasks=TaskWeights(), epochs=20)
+    source = GOLDEN / "tiny_bert"
+    dataset = prepare(config, make_tables())
+    tasks = build_tasks(config, options, dataset, source, causal=False)
+    model = load_language_model(source, "auto", with_head=False)
+    context, state = loop.prepare_training(model, tasks, options, num_items=30)
+    step, batches, losses = loop.make_step(context), context.batches(0), []
+    for _ in range(30):
+        state, loss = step(state, context.frozen, batches)
+        losses.append(float(loss))
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_the_last_layer_alone_changes_and_the_checkpoint_is_complete(trained):
@@ -76,8 +90,7 @@ def test_the_last_layer_alone_changes_and_the_checkpoint_is_complete(trained):
     np.testing.assert_array_equal(*lower)
     upper = [model.layers(model.embed(ids), mask) for model in (before, after)]
     assert np.abs(upper[0] - upper[1]).max() > 1e-3
-    vectors = encode_texts(["nails care"], out, max_tokens=16)
-    assert np.isfinite(np.asarray(vectors)).all()
+    assert np.isfinite(text_vectors(["nails care"], str(out), 16)).all()
 
 
 def test_pretraining_goes_on_from_its_own_checkpoint(trained, tmp_path):
