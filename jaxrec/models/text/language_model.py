@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec.models.text.bert import Bert
 from jaxrec.models.text.build import load_text_encoder
 from jaxrec.models.text.checkpoint import checkpoint_entries, checkpoint_weights
 from jaxrec.models.text.encoder import TextEncoder
 from jaxrec.models.text.layers import PoolingOption
 
 HEAD = "cls.predictions."
-HEAD_NAMES = {
+HEAD_NAMES: dict[tuple[Any, ...], str] = {
     ("transform", "kernel"): f"{HEAD}transform.dense.weight",
     ("transform", "bias"): f"{HEAD}transform.dense.bias",
     ("norm", "scale"): f"{HEAD}transform.LayerNorm.weight",
@@ -96,7 +98,7 @@ def load_language_model(
         CheckpointError: as `load_text_encoder`.
     """
     encoder = load_text_encoder(directory, pooling, dtype=dtype)
-    if encoder.causal or not with_head:
+    if not (with_head and isinstance(encoder, Bert)):
         return LanguageModel(encoder, None)
     words = encoder.word.embedding
     head = MaskedTokenHead(

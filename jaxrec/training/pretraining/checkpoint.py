@@ -43,7 +43,9 @@ def write_checkpoint(model: LanguageModel, source: Path, out: Path) -> None:
 
 def save_progress(out: Path, options: dict[str, Any], state: Any, history: list[dict]) -> None:
     """Save the leaves of a state, and the options that they belong to."""
-    leaves = {f"leaf{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state))}
+    leaves: dict[str, Any] = {
+        f"leaf{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state))
+    }
     notes = json.dumps({"options": options, "history": history})
     with atomic_path(out / PROGRESS) as draft, draft.open("wb") as file:
         np.savez(file, notes=np.array(notes), **leaves)

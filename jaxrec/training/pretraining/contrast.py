@@ -58,16 +58,16 @@ class ItemContrast:
         vectors = model.text_vectors(ids, mask)
         vectors /= jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
         first, second = jnp.split(vectors, 2)
-        return in_batch_loss(first @ second.T / TEMPERATURE, batch.items, batch.log_shares)
+        items, log_shares = jnp.asarray(batch.items), jnp.asarray(batch.log_shares)
+        return in_batch_loss(first @ second.T / TEMPERATURE, items, log_shares)
 
 
 def in_batch_loss(
     logits: Float[Array, "B B"], items: Int[Array, " B"], log_shares: Float[Array, " B"]
 ) -> Float[Array, ""]:
     """The mean cross entropy of the diagonal; other rows of the same item are no negatives."""
-    items = jnp.asarray(items)
     same = (items[:, None] == items[None]) & ~jnp.eye(len(items), dtype=bool)
-    corrected = jnp.where(same, NEG_INF, logits - jnp.asarray(log_shares)[None])
+    corrected = jnp.where(same, NEG_INF, logits - log_shares[None])
     return -jnp.diagonal(jax.nn.log_softmax(corrected)).mean()
 
 

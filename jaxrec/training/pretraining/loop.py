@@ -134,14 +134,12 @@ def prepare_training(
     first = available - options.layers if options.layers else 0
 
     def trains(path: tuple, value: Any) -> bool:
-        match path:
-            case ("encoder", "blocks", int(layer), *_):
-                return layer >= first
-            case ("head", *_) | ("encoder", "final_norm", *_):
-                return True
-        return not options.layers
+        if path[:2] == ("encoder", "blocks"):
+            return path[2] >= first
+        return not options.layers or path[0] == "head" or path[1] == "final_norm"
 
-    definition, params, frozen = nnx.split(model, trains, ...)
+    definition, *states = nnx.split(model, trains, ...)
+    params, frozen = states
     steps = -(-num_items // options.batch_size)
     schedule = TrainConfig(learning_rate=options.learning_rate, seed=options.seed)
     optimizer = make_optimizer(schedule, steps * options.epochs)

@@ -42,7 +42,7 @@ class MaskedTokens:
         pick_key, replace_key = jax.random.split(key)
         ids = jnp.asarray(batch.ids)
         special = jnp.isin(ids, jnp.array(self.special_tokens, jnp.int32))
-        positions, picked = masked_positions(pick_key, batch.mask & ~special)
+        positions, picked = masked_positions(pick_key, jnp.asarray(batch.mask) & ~special)
         targets = jnp.take_along_axis(ids, positions, 1)
         vocab_size = model.encoder.word.embedding.shape[0]
         replaced = self._replaced(replace_key, targets, vocab_size)

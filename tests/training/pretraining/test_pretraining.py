@@ -32,7 +32,8 @@ OPTIONS = PretrainOptions(ALL, epochs=6, batch_size=16, layers=1, learning_rate=
 
 
 def configured(name, **options):
-    checkpoint = {"text.pretrained": str(GOLDEN / name), "text.max_tokens": 16}
+    checkpoint = {"text.pretrained": str(GOLDEN / name), "text.max_tokens": 32}
+    checkpoint |= {"data.text_columns": ["brand", "title"]}
     return parse(layers=[{"split.scheme": "leave_one_out", **checkpoint, **options}])
 
 
@@ -66,7 +67,7 @@ def test_held_out_losses_of_tokens_fall(trained):
 
 
 def test_texts_of_items_that_follow_one_another_agree():
-    """The contrast is learned on one batch; its loss on the held-out users of so few says little."""
+    """The contrast is learned on one batch: held-out users are too few here."""
     config, options = configured("tiny_bert"), replace(OPTIONS, tasks=TaskWeights(), epochs=20)
     source = GOLDEN / "tiny_bert"
     dataset = prepare(config, make_tables())
@@ -90,7 +91,7 @@ def test_the_last_layer_alone_changes_and_the_checkpoint_is_complete(trained):
     np.testing.assert_array_equal(*lower)
     upper = [model.layers(model.embed(ids), mask) for model in (before, after)]
     assert np.abs(upper[0] - upper[1]).max() > 1e-3
-    assert np.isfinite(text_vectors(["nails care"], str(out), 16)).all()
+    assert np.isfinite(text_vectors(["nails care"], str(out), 32)).all()
 
 
 def test_pretraining_goes_on_from_its_own_checkpoint(trained, tmp_path):
