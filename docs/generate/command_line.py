@@ -34,6 +34,8 @@ COMMANDS = {
     "plot": "Draw how the interest of one user changed.",
     "embed": "Encode the images of items as a column of vectors. [Images, audio, "
     "numbers](../how-to/modalities.md) tells more.",
+    "export": "Write a directory that recommends on a device. "
+    "[Recommend on the device](../how-to/edge.md) tells how to use it.",
 }
 INTRODUCTION = """# Command line
 

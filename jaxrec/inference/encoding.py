@@ -117,7 +117,7 @@ def repeat_bias(model: Model, target_event_type: int) -> Float[np.ndarray, "type
 @partial(jax.jit, static_argnames="users")
 def initial_states(model: Model, users: int) -> Float[Array, "B S"]:
     """The states of users without events."""
-    return _as_rows(model.merge().initial_state(users))
+    return state_rows(model.merge().initial_state(users))
 
 
 def state_shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -127,7 +127,8 @@ def state_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path): leaf.shape[1:] for path, leaf in leaves}
 
 
-def _as_rows(states: tuple[State, ...]) -> Float[Array, "B S"]:
+def state_rows(states: tuple[State, ...]) -> Float[Array, "B S"]:
+    """States as rows; the inverse of `state_tree`."""
     leaves = jax.tree.leaves(states)
     rows = [leaf.reshape(len(leaf), -1).astype(jnp.float32) for leaf in leaves]
     return jnp.concatenate(rows, axis=1)
@@ -165,7 +166,7 @@ def update_chunk(
         state_tree(recommender, states), items, events, jnp.asarray(starts), jnp.asarray(valid)
     )
     target_types = jnp.broadcast_to(target_event_type, valid.shape)
-    return recommender.user_vectors(outputs, target_types), _as_rows(after)
+    return recommender.user_vectors(outputs, target_types), state_rows(after)
 
 
 @jax.jit
@@ -180,7 +181,7 @@ def update_states(
     recommender = model.merge()
     before = state_tree(recommender, states)
     _, after = recommender.update(before, items, events, valid=jnp.asarray(valid))
-    return _as_rows(after)
+    return state_rows(after)
 
 
 @dataclass(frozen=True)

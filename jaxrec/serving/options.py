@@ -13,6 +13,7 @@ from jaxrec.artifacts.files import WRITERS, Format, refuse_file_on_the_way
 from jaxrec.config.ranges import Amount, Bounded, Count, Fraction, NonNegative, Portion, Positive
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import ConfigError, RunError
+from jaxrec.inference.edge.directory import ExportFormat, VectorPrecision
 from jaxrec.ranking.strategy import Rules
 
 Place = Annotated[str, tyro.conf.arg(metavar="PATH")]  # a path or a URL
@@ -178,6 +179,19 @@ class PlotOptions(ModelOptions):
         """Raise an error for a file that cannot be written."""
         super().__post_init__()
         _check_file(self.out, (".png",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(ModelOptions):
+    """Write a directory with which a browser, a phone or a program without jaxrec reads events and
+    makes lists. Nothing about a user leaves the device."""
+
+    to: Path
+    """Directory to write, new or empty."""
+    formats: tuple[ExportFormat, ...] = ("jax", "onnx")
+    """Programs to write: `jax` (jax.export, for every sequence encoder) and `onnx` (for lstm)."""
+    item_precision: VectorPrecision = "float16"
+    """Precision of the item vectors; int8 searches by 8-bit codes, then scores by float16."""
 
 
 @dataclass(frozen=True, kw_only=True)

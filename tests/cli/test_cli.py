@@ -134,6 +134,7 @@ def test_each_command_has_its_own_help(capsys):
         "replay": {"--since"},
         "plot": {"USER", "--out"},
         "embed": {"--images", "--model", "--image-column"},
+        "export": {"--to", "--formats", "--item-precision"},
     }
     assert list(options) == list(cli.COMMANDS)
     for command, expected in options.items():

@@ -1,0 +1,203 @@
+"""A directory with everything that a device needs to recommend without a server."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from jaxrec.artifacts.files import refuse_file_on_the_way
+from jaxrec.data.graph import ITEM
+from jaxrec.errors import ConfigError, RunError
+from jaxrec.inference.edge.programs import PLATFORMS, export_programs
+from jaxrec.inference.encoding import initial_states, state_shapes
+from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.ranking.adjustments import masked_event_types
+from jaxrec.runtime import atomic_path
+from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
+
+FORMAT = 1  # of the directory; it changes when readers must change
+MANIFEST, VECTORS, ITEMS = "manifest.json", "item_vectors.npy", "items"
+ExportFormat = Literal["jax", "onnx"]
+VectorPrecision = Literal["float32", "float16", "int8"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a reader needs to know beside the programs.
+
+    Attributes:
+        model: version of the model; states of another version do not fit.
+        target_event_type: number of the event type that the run predicts, or -1 for any.
+        masked_event_types: numbers of the event types whose items a list leaves out.
+        repeat_bias: [1 + target event type][event type][age], added to the score of a past event's
+            item; age 0 is the newest event.
+        state_parts: the arrays that a state consists of, in their order, with their shapes.
+        has_time: False: times are positions, so every gap is -1.
+        programs: file -> formats, platforms, inputs and outputs.
+    """
+
+    model: str
+    step: int
+    event_types: tuple[str, ...]
+    target_event_type: int
+    masked_event_types: list[int]
+    has_time: bool
+    num_items: int
+    vector_width: int
+    item_precision: VectorPrecision
+    state_size: int
+    state_parts: dict[str, tuple[int, ...]]
+    initial_state: list[float]
+    repeat_bias: list[list[list[float]]]
+    programs: dict[str, Any]
+
+
+def write_directory(
+    model: TrainedModel,
+    path: Path,
+    formats: Sequence[ExportFormat] = ("jax", "onnx"),
+    item_precision: VectorPrecision = "float16",
+) -> None:
+    """Write the directory `path`, which appears whole or not at all.
+
+    Args:
+        item_precision: of the item vectors. `int8` searches by 8-bit codes and scores what it finds
+            by float16 vectors; it concerns ONNX alone.
+
+    Raises:
+        ConfigError: a package is missing, or the format does not know the model.
+        RunError: the directory exists and is not empty.
+    """
+    if not formats:
+        raise ConfigError("--formats: give jax, onnx or both")
+    refuse_file_on_the_way(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise RunError(f"{path} exists and is not overwritten; name another directory")
+    with atomic_path(path) as draft:
+        draft.mkdir()
+        vectors = _write_items(model, draft, item_precision)
+        programs: dict[str, Any] = {}
+        state = np.asarray(initial_states(model.model, 1))[0]
+        if "jax" in formats:
+            exported = export_programs(model.model, len(state), vectors.shape[1])
+            for name, content in exported.items():
+                (draft / f"{name}.jax").write_bytes(content)
+            programs |= jax_programs()
+        if "onnx" in formats:
+            _write_onnx(model, draft, vectors, item_precision)
+            programs |= onnx_programs()
+        manifest = _manifest(model, state, vectors, item_precision, programs)
+        about = {"format": FORMAT, "jaxrec": version("jaxrec"), "jax": version("jax")}
+        (draft / MANIFEST).write_text(json.dumps(about | asdict(manifest), allow_nan=False))
+
+
+def jax_programs() -> dict[str, Any]:
+    """The inputs and outputs of the programs of `export_programs`."""
+    common = {"format": "jax.export", "platforms": PLATFORMS}
+    state = ["state float32 [B, state_size]"]
+    update = [*state, "item_vector float32 [B, vector_width]", "event_type int32 [B]"]
+    target = [*state, "target_event_type int32 [B]", "time_since_last int32 [B]"]
+    return {
+        "update.jax": common | {"inputs": [*update, "gap int32 [B]"], "outputs": state},
+        "user_vector.jax": common
+        | {"inputs": target, "outputs": ["user_vector float32 [B, vector_width]"]},
+    }
+
+
+def onnx_programs() -> dict[str, Any]:
+    """The inputs and outputs of the ONNX graphs."""
+    common, state = {"format": "onnx"}, "float32 [B, state_size]"
+    update = [f"state {state}", "item_vector float32 [B, vector_width]", "event_type int64 [B]"]
+    recommend = [
+        *("state float32 [1, state_size]", "target_event_type int64 [1]"),
+        *("time_since_last int64 [1]", "adjusted_items int64 [X]"),
+        *("adjustments float32 [X]", "k int64 [1]"),
+    ]
+    return {
+        "update.onnx": common
+        | {"inputs": [*update, "gap int64 [B]"], "outputs": [f"new_state {state}"]},
+        "recommend.onnx": common
+        | {"inputs": recommend, "outputs": ["items int64 [k]", "scores float32 [k]"]},
+    }
+
+
+def _manifest(
+    model: TrainedModel,
+    state: Float[np.ndarray, " S"],
+    vectors: Float[np.ndarray, "n F"],
+    item_precision: VectorPrecision,
+    programs: dict[str, Any],
+) -> Manifest:
+    names = model.artifacts.event_type_names
+    bias, masked = model.ranker.repeat_bias, model.config.evaluation.mask
+    return Manifest(
+        model=model.version,
+        step=model.step,
+        event_types=names,
+        target_event_type=model.encoder.target_event_type,
+        masked_event_types=np.flatnonzero(masked_event_types(masked, names)).tolist(),
+        has_time=model.config.data.time == "timestamp",
+        num_items=len(vectors),
+        vector_width=vectors.shape[1],
+        item_precision=item_precision,
+        state_size=len(state),
+        state_parts=state_shapes(model.model),
+        initial_state=state.tolist(),
+        repeat_bias=[bias[target].tolist() for target in range(ANY_EVENT_TYPE, len(names))],
+        programs=programs,
+    )
+
+
+def _write_items(
+    model: TrainedModel, directory: Path, item_precision: VectorPrecision
+) -> Float[np.ndarray, "n F"]:
+    """Write names, biases and vectors of the items in the order of their numbers."""
+    count = model.catalog.num_items
+    dtype = np.float32 if item_precision == "float32" else np.float16
+    vectors = model.index.host_vectors(ITEM)[:count].astype(dtype)
+    np.save(directory / VECTORS, vectors)
+    names = model.index.names(ITEM, np.arange(count))
+    # readers without Parquet, such as a page, read the same names from JSON
+    (directory / f"{ITEMS}.json").write_text(json.dumps(names.to_dict(as_series=False)))
+    numbered = names.with_columns(bias=pl.Series(item_bias(model))).with_row_index("item")
+    numbered.write_parquet(directory / f"{ITEMS}.parquet")
+    return vectors
+
+
+def item_bias(model: TrainedModel) -> Float[np.ndarray, " n"]:
+    """The bias of every item for its popularity; that of row 0, the unknown item, leaves it out."""
+    items, count = model.index.items, model.catalog.num_items
+    biases = np.where(items.valid, items.biases, NEG_INF)[:count]
+    return np.maximum(biases, NEG_INF).astype(np.float32)
+
+
+def _write_onnx(
+    model: TrainedModel,
+    directory: Path,
+    vectors: Float[np.ndarray, "n F"],
+    item_precision: VectorPrecision,
+) -> None:
+    # imports onnx, an extra
+    from jaxrec.inference.edge.onnx_model import (
+        VectorFile,
+        check_supported,
+        recommend_model,
+        update_model,
+    )
+
+    config, recommender = model.config.model, model.model.merge()
+    check_supported(config)
+    offset = (directory / VECTORS).stat().st_size - vectors.nbytes
+    file = VectorFile(VECTORS, offset, vectors)
+    update = update_model(recommender, config, vectors.shape[1])
+    (directory / "update.onnx").write_bytes(update)
+    recommend = recommend_model(
+        recommender, config, file, item_bias(model), search_codes=item_precision == "int8"
+    )
+    (directory / "recommend.onnx").write_bytes(recommend)
