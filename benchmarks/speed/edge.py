@@ -1,4 +1,4 @@
-"""Export a run for devices, and measure the files and ONNX Runtime on one core of the CPU.
+"""Export a run for devices, and measure the files and ONNX Runtime on the CPU.
 
     python benchmarks/speed/edge.py runs/ml-100k [--events 500]
 
