@@ -7,7 +7,8 @@ JAX (jax2onnx 0.17) does not install beside the version of Orbax that jaxrec nee
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from flax import nnx
+from jaxtyping import Array, Float
 
 from jaxrec.config import ModelConfig
 from jaxrec.errors import ConfigError
@@ -15,6 +16,7 @@ from jaxrec.inference.edge.onnx_graph import Graph
 from jaxrec.models.layers import Linear
 from jaxrec.models.recommender import GAP_BUCKETS, Expert, Recommender
 from jaxrec.models.sequence.blocks import StackedEncoder
+from jaxrec.models.sequence.item_memory import ItemMemory
 from jaxrec.models.sequence.lstm import LSTMBlock
 from jaxrec.ranking.codes import encode_rows
 from jaxrec.types import ANY_EVENT_TYPE
@@ -152,7 +154,7 @@ def _lstm(graph: Graph, layer: LSTMBlock, x: str, hidden: str, cell: str) -> tup
     return graph.op("Mul", shown, graph.op("Tanh", cell)), cell
 
 
-def _remember(graph: Graph, module, x: str, memory: str) -> tuple[str, str]:
+def _remember(graph: Graph, module: ItemMemory, x: str, memory: str) -> tuple[str, str]:
     """The item memory after an event, flat, and its readout; see `ItemMemory`."""
     weights = np.asarray(module.weights[...])
     num_decays, width = weights.shape
@@ -217,7 +219,7 @@ def _top_k_of_codes(
     graph.op("Gather", pool, places, name="items")
 
 
-def _plus_row(graph: Graph, x: str, table, row: str) -> str:
+def _plus_row(graph: Graph, x: str, table: Float[Array, "rows D"], row: str) -> str:
     return graph.op("Add", x, graph.op("Gather", graph.constant(table), row))
 
 
@@ -234,7 +236,7 @@ def _linear(graph: Graph, layer: Linear, x: str) -> str:
     return graph.op("Gemm", x, graph.constant(layer.kernel[...]), graph.constant(layer.bias[...]))
 
 
-def _norm(graph: Graph, layer, x: str) -> str:
+def _norm(graph: Graph, layer: nnx.LayerNorm, x: str) -> str:
     scale, bias = graph.constant(layer.scale[...]), graph.constant(layer.bias[...])
     return graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=layer.epsilon)
 

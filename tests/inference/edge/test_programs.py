@@ -5,12 +5,19 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import onnxruntime
 import pytest
 from flax import nnx
 from helpers.encoders import CONFIG, SIZES, values_of
+from helpers.graph import randomised
 
 from jaxrec.errors import ConfigError
-from jaxrec.inference.edge.onnx_model import check_supported
+from jaxrec.inference.edge.onnx_model import (
+    VectorFile,
+    check_supported,
+    recommend_model,
+    update_model,
+)
 from jaxrec.inference.edge.programs import export_programs
 from jaxrec.inference.encoding import initial_states, update_states, user_vectors
 from jaxrec.models.inputs import Events
@@ -65,3 +72,36 @@ def test_onnx_names_the_encoders_that_it_lacks():
     check_supported(replace(CONFIG, sequence="lstm"))
     with pytest.raises(ConfigError, match="not gru; export with --formats jax"):
         check_supported(replace(CONFIG, sequence="gru"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"memory_decays": 0, "time_gaps": False}, {"time_since_last": True}], ids=str
+)
+def test_onnx_equals_the_service_for_other_options(tmp_path, options):
+    """With random parameters, as those of a new model are partly zero."""
+    config = replace(CONFIG, sequence="lstm", experts=("id", "id"), **options)
+    model = Model(*split(randomised(Recommender(config, SIZES, nnx.Rngs(0)))))
+    recommender, width = model.merge(), 2 * CONFIG.hidden_size
+    items = np.random.default_rng(0).normal(size=(5, width)).astype(np.float32)
+    np.save(tmp_path / "items.npy", items)
+    file = VectorFile("items.npy", (tmp_path / "items.npy").stat().st_size - items.nbytes, items)
+    bias = np.linspace(0, 1, 5, dtype=np.float32)
+    path = tmp_path / "recommend.onnx"
+    path.write_bytes(recommend_model(recommender, config, file, bias, search_codes=False))
+    ranking = onnxruntime.InferenceSession(path)
+    update = onnxruntime.InferenceSession(update_model(recommender, config, width))
+    state = expected = np.asarray(initial_states(model, 1))
+    one, zero = np.ones(1, np.int64), np.zeros(1, np.int64)
+    for item, gap in ((1, -1), (2, 0), (1, 1), (3, 2**31 - 1)):
+        event = {"item_vector": items[[item]], "event_type": zero, "gap": gap * one}
+        [state] = update.run(None, {"state": state, **event})
+        events = Events(np.full((1, 1), item), np.zeros((1, 1), int), np.full((1, 1), gap))
+        expected = update_states(model, expected, items, events, np.ones((1, 1), bool))
+        np.testing.assert_allclose(state, expected, atol=1e-4)
+    query = {"target_event_type": zero, "time_since_last": 7 * one, "k": 5 * one}
+    adjusted = {"adjusted_items": np.array([2, 2]), "adjustments": np.ones(2, np.float32)}
+    listed, scores = ranking.run(None, {"state": state, **query, **adjusted})
+    exact = np.asarray(user_vectors(model, expected, 0, 7))[0] @ items.T + bias
+    exact[2] += 2
+    np.testing.assert_allclose(scores, exact[listed], rtol=1e-4, atol=1e-3)
+    assert listed.tolist() == np.argsort(-exact).tolist()
