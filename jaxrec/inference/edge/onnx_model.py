@@ -237,6 +237,7 @@ def _linear(graph: Graph, layer: Linear, x: str) -> str:
 
 
 def _norm(graph: Graph, layer: nnx.LayerNorm, x: str) -> str:
+    assert layer.scale is not None and layer.bias is not None
     scale, bias = graph.constant(layer.scale[...]), graph.constant(layer.bias[...])
     return graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=layer.epsilon)
 
