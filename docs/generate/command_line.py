@@ -39,7 +39,7 @@ COMMANDS = {
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with fifteen sub-commands.
+`pip install -e .` installs one command, `jaxrec`, with sixteen sub-commands.
 
 | exit code | means |
 |---|---|
