@@ -35,7 +35,9 @@ def test_the_notebook_and_the_pages_about_movielens_run(tmp_path, monkeypatch):
             exec(compile(block, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("entry", [api.configure, api.fit, loading.load])
+@pytest.mark.parametrize(
+    "entry", [api.configure, pytest.param(api.fit, marks=pytest.mark.slow), loading.load]
+)
 def test_the_example_of_an_entry_point_runs(entry, known_shop, trained_run, tmp_path, monkeypatch):
     """In a directory with the run `runs/shop`, and with the shop's events as `events`."""
     monkeypatch.chdir(tmp_path)

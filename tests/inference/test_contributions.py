@@ -24,12 +24,16 @@ def test_the_whole_is_the_probability_of_the_next_choice(model, fan, tmp_path):
     assert (tmp_path / "parts.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_brands_are_known_from_the_graph(model, fan):
-    """The items of the shop have random texts, and their users stay with one brand."""
-    table = model.contributions(fan, "fan3", k=5)
-    assert set(parts_of(model)) >= {"id", "text", "graph", "item_memory"}
-    assert set(parts_of(model)) == set(table.columns[4:])
-    assert table["graph"].sum() > max(0, table["text"].sum())
+def test_a_part_adds_what_its_absence_takes_away(model, fan):
+    table = model.contributions(fan, "fan3", k=3)
+    assert set(parts_of(model)) == set(table.columns[4:]) >= {"id", "text", "graph", "item_memory"}
+    for part in ("text", "graph", "item_memory"):
+        bare = without(model, part)
+        for row in table.iter_rows(named=True):
+            (probability,) = bare.audience(fan, f"item:{row['item_id']}")["probability"]
+            assert row["log_probability"] - row[part] == pytest.approx(
+                np.log(probability), abs=1e-3
+            )
 
 
 def test_an_item_without_its_id_is_a_new_item(model, known_shop):

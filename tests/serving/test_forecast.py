@@ -23,6 +23,7 @@ def forecast(forecast_run, events_file):
     return command
 
 
+@pytest.mark.slow
 def test_a_stopped_forecast_continues_and_is_that_of_the_model(
     forecast, forecast_run, known_shop, tmp_path, monkeypatch, capsys
 ):

@@ -129,6 +129,7 @@ def test_packed_rows_have_the_loss_of_one_history_a_row(sequence):
     assert float(other) != pytest.approx(float(packed), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_forecast_has_the_same_model(whole_run, tables, tmp_path):
     run = tmp_path / "run"
     options = {"forecast.steps": 3, "forecast.epochs": 2, "forecast.learning_rate": 0.01}

@@ -82,6 +82,7 @@ def test_only_the_parts_that_are_named_are_taken(whole_run, tables):
         started(tables, **options | {"train.init_parts": ["text"]})
 
 
+@pytest.mark.slow
 def test_a_pretraining_on_links_and_a_training_that_begins_with_it(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(link_sampling, "HELD_OUT_SHARE", 0.1)  # of 69 edges
     first, second = tmp_path / "links", tmp_path / "items"

@@ -52,7 +52,9 @@ def assert_equal_weights(first, second):
         np.testing.assert_array_equal(weight, second[name], err_msg=name)
 
 
-@pytest.fixture(scope="module", params=["tiny_bert", "tiny_gpt"])
+@pytest.fixture(
+    scope="module", params=["tiny_bert", pytest.param("tiny_gpt", marks=pytest.mark.slow)]
+)
 def trained(request, tmp_path_factory):
     """The name of a checkpoint, the directory after its pre-training, and the losses."""
     out = tmp_path_factory.mktemp(request.param) / "out"
