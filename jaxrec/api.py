@@ -96,13 +96,10 @@ def fit(
             only for tables in memory, or if the files have moved.
         base: a run directory to go on from, with its options and weights, on newer data: a warm
             start. `recipe` is not needed then.
-        overrides: as in `configure`.
-        arguments: as in `configure`.
+        overrides, arguments: as in `configure`.
 
     Raises:
-        ConfigError: the options cannot be used.
-        DataError: the data cannot be used.
-        RunError: the directory cannot be used.
+        ConfigError, DataError, RunError: the options, the data or the directory cannot be used.
         Interrupted: Ctrl-C or SIGTERM; the run is saved and can be resumed.
     """
     from jaxrec.training.loop import fit as train  # imports the whole training stack

@@ -138,9 +138,8 @@ def state_tree(
     recommender: Recommender, rows: Float[Array | np.ndarray, "B S"]
 ) -> tuple[State, ...]:
     """Rows of states as the sequence encoders know them, one part an expert."""
-    leaves, structure = jax.tree.flatten(
-        jax.eval_shape(lambda: recommender.initial_state(len(rows)))
-    )
+    shapes = jax.eval_shape(lambda: recommender.initial_state(len(rows)))
+    leaves, structure = jax.tree.flatten(shapes)
     bounds = np.cumsum([leaf.size // len(rows) for leaf in leaves])[:-1]
     parts = jnp.split(jnp.asarray(rows), bounds, axis=1)
     shaped = [

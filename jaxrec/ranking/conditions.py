@@ -272,8 +272,7 @@ def _expression(node: Node | None, items: pl.DataFrame, depth: int) -> pl.Expr:
             return _call(node.name.lower(), [build(argument) for argument in node.expressions])
         case exp.Binary() if type(node) in COMPARISONS:
             _check_comparison(node)
-            sides = _comparable([node.this, node.expression], items, build)
-            return COMPARISONS[type(node)](*sides)
+            return COMPARISONS[type(node)](*_comparable([node.this, node.expression], items, build))
         case exp.Mul() if node.this.find(exp.Mul) or node.expression.find(exp.Mul):
             # only the product of two whole numbers is certain to fit
             return build(node.this).cast(pl.Float64) * build(node.expression).cast(pl.Float64)
