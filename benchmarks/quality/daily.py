@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from quality import about_run, append_row
+from quality import about_run, append_row, read_rows
 from rich.console import Console
 from rich.table import Table
 
@@ -181,9 +181,8 @@ def drift(earlier: TrainedModel, later: TrainedModel) -> float:
 
 def write(row: dict) -> None:
     """Add a row to the results unless it is there."""
-    known = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     keys = ("strategy", "day", "settings")
-    if not any(all(json.loads(line)[key] == row[key] for key in keys) for line in known):
+    if not any(all(known[key] == row[key] for key in keys) for known in read_rows(RESULTS)):
         append_row(RESULTS, row)
 
 

@@ -31,7 +31,7 @@ import jax
 import numpy as np
 import yaml
 from cases import CASES, Variant, configuration
-from quality import about_run, append_row, mean_of, scores
+from quality import about_run, append_row, mean_of, read_rows, scores
 from rich.console import Console
 from rich.table import Table
 
@@ -95,7 +95,7 @@ def result(case: str, label: str, config: Config) -> dict:
         case: the name of the case and what changes all variants.
     """
     key = run_key(config)
-    for row in read_rows():
+    for row in read_rows(RESULTS):
         if row["key"] == key:
             return row | {"variant": label}
     Console().print(f"{case}, {label}, seed {config.train.seed}: {key}")
@@ -150,13 +150,6 @@ def run_key(config: Config) -> str:
         if value != defaults[section][name]
     }
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def read_rows() -> list[dict]:
-    """The rows of all finished runs."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
 def at(place: tuple) -> Callable[[dict], float]:

@@ -25,7 +25,6 @@ of 1 category, with 95 % intervals from a bootstrap over the users.
 """
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +34,7 @@ import numpy as np
 from cases import CASES, Variant, configuration
 from family import overrides, run_key
 from jaxtyping import Float, Int
-from quality import about_run, append_row
+from quality import about_run, append_row, read_rows
 from rich.console import Console
 from rich.table import Table
 
@@ -105,7 +104,7 @@ def main() -> None:
 def result(label: str, config: Config, queries: str) -> dict:
     """The row of a run, from the results file or from training it now."""
     key = run_key(config)
-    for row in read_rows():
+    for row in read_rows(RESULTS):
         if (row["key"], row["queries"]) == (key, queries):
             return row
     Console().print(f"{label}, seed {config.train.seed}: {key}")
@@ -313,11 +312,6 @@ def lead(
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return [round(float(value), 5) for value in (gain[known].mean(), low, high)]
-
-
-def read_rows() -> list[dict]:
-    """The rows of all finished runs."""
-    return [json.loads(row) for row in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def figures_table(row: dict) -> Table:

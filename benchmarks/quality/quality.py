@@ -107,7 +107,7 @@ def compare_peers(case: Case, config: Config, options: argparse.Namespace) -> No
 def result(case: str, label: str, variant: Variant, config: Config) -> dict:
     """The row of a run, from the results file or from training it now."""
     key = run_key(variant, config)
-    for row in read_results():
+    for row in read_rows(RESULTS):
         if row["key"] == key:
             return row | {"variant": label}
     Console().print(f"{case}, {label}, seed {config.train.seed}: {key}")
@@ -201,11 +201,9 @@ def hashed_options(config: Config) -> dict[str, dict]:
     return options
 
 
-def read_results() -> list[dict]:
-    """The rows of all finished runs."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a file of results; none before the first run."""
+    return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
 
 
 def code_version() -> str:

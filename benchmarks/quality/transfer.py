@@ -11,7 +11,6 @@ row is not measured again.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from cases import CASES, Variant, configuration
-from quality import about_run, append_row
+from quality import about_run, append_row, read_rows
 from rich.console import Console
 from rich.table import Table
 
@@ -103,7 +102,7 @@ class Shop:
     def row(self, name: str, share: float, seed: int) -> dict:
         """The row of a result, from the file or measured now."""
         key = [self.case, self.origin.name, name, share, seed]
-        for row in map(json.loads, RESULTS.read_text().splitlines() if RESULTS.exists() else []):
+        for row in read_rows(RESULTS):
             if row["key"] == key:
                 return row
         Console().print(f"{self.case}: {name}, {share:.0%} of the users, seed {seed}")
