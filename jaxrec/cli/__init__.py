@@ -10,6 +10,7 @@ import sys
 from _thread import interrupt_main
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from threading import Timer
 from typing import Any
 
@@ -35,6 +36,9 @@ COMMANDS = {
     "embed": "encode the images of items as a column of vectors",
     "export": "write a directory that recommends on a device, without a server",
 }
+
+# commands with a module of their own; the others are in `commands`
+OWN_MODULES = ("validate", "train", "pretrain", "refit", "transfer", "add-forecast", "embed")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,38 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: str, arguments: Sequence[str]) -> None:
     keep_freed_memory()  # before the imports, as libraries start threads
-    if command == "validate":
-        from jaxrec.cli import validate
-
-        validate.run(arguments)
-    elif command == "embed":
-        from jaxrec.cli import embed
-
-        embed.run(arguments)
-    elif command == "train":
-        from jaxrec.cli import train
-
-        train.run(arguments)
-    elif command == "transfer":
-        from jaxrec.cli import transfer
-
-        transfer.run(arguments)
-    elif command == "pretrain":
-        from jaxrec.cli import pretrain
-
-        pretrain.run(arguments)
-    elif command == "refit":
-        from jaxrec.cli import refit
-
-        refit.run(arguments)
-    elif command == "add-forecast":
-        from jaxrec.cli import add_forecast
-
-        add_forecast.run(arguments)
+    if command in OWN_MODULES:
+        import_module(f"jaxrec.cli.{command.replace('-', '_')}").run(arguments)
     else:
-        from jaxrec.cli import commands
-
-        commands.run(command, arguments)
+        import_module("jaxrec.cli.commands").run(command, arguments)
 
 
 def _usage() -> str:
