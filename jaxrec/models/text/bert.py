@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxrec.models.text.checkpoint import read_config
 from jaxrec.models.text.layers import Pooling, TextLayers, check_length
@@ -122,9 +122,3 @@ class Bert(TextLayers):
         check_length(token_ids.shape[1], self.max_tokens)
         positions = self.position(jnp.arange(token_ids.shape[1])[None])
         return self.norm(self.word(token_ids) + positions + self.token_type(jnp.zeros((1, 1), int)))
-
-    def __call__(
-        self, token_ids: Int[Array, "B L"], mask: Bool[Array, "B L"]
-    ) -> Float[Array, "B L D"]:
-        """Output of the encoder; `mask` is true at tokens and false at padding."""
-        return self.layers(self.embed(token_ids), mask)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxrec.models.text.checkpoint import read_config
 from jaxrec.models.text.layers import Pooling, TextLayers, check_length
@@ -146,12 +146,6 @@ class GPT(TextLayers):
         """
         check_length(token_ids.shape[1], self.max_tokens)
         return self.word(token_ids) + self.position(jnp.arange(token_ids.shape[1])[None])
-
-    def __call__(
-        self, token_ids: Int[Array, "B L"], mask: Bool[Array, "B L"]
-    ) -> Float[Array, "B L D"]:
-        """Output of the encoder; `mask` is true at tokens and false at padding."""
-        return self.layers(self.embed(token_ids), mask)
 
     def next_token_logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Logits of the token that follows each position, by the tied language-model head.

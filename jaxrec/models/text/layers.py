@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.errors import ConfigError
 from jaxrec.models.transformer import TransformerBlock
@@ -36,6 +36,16 @@ class TextLayers(nnx.Module):
         self.final_norm = final_norm
         self.causal = causal
         self.pooling = pooling
+
+    def embed(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        """The input of the first layer, which an encoder defines."""
+        raise NotImplementedError
+
+    def __call__(
+        self, token_ids: Int[Array, "B L"], mask: Bool[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        """Output of the encoder; `mask` is true at tokens and false at padding."""
+        return self.layers(self.embed(token_ids), mask)
 
     def layers(
         self,
