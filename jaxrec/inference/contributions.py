@@ -18,13 +18,14 @@ from jaxtyping import Float, Int
 from jaxrec.config.options import SOURCES
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
+from jaxrec.inference.catalog_index import item_labels
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.item_features import no_features
 from jaxrec.models.items.build import expert_sources
 from jaxrec.models.recommender import Model
-from jaxrec.ranking.adjustments import AdjustmentBlocks, mask_adjustments
+from jaxrec.ranking.adjustments import AdjustmentBlocks
 from jaxrec.ranking.top_k import best_items, log_probabilities
-from jaxrec.types import EventLog, Queries
+from jaxrec.types import EventLog
 
 if TYPE_CHECKING:
     from jaxrec.inference.trained_model import TrainedModel  # whose method calls this
@@ -110,19 +111,17 @@ def contributions(model: "TrainedModel", log: EventLog, k: int) -> pl.DataFrame:
     if model.catalog is not model.artifacts.catalog:
         raise InputError("contributions are those of the items of training; load the run anew")
     adjustments = model.ranker.adjustments(log)(np.arange(1))
-    vectors = model.encoder.vectors(model.encoder.states(log))
+    vectors = model.user_batch(log).vectors
     items = best_items(vectors, model.index.items, k, adjustments).items[0]
     items = items[items > 0]
-    whole = item_log_probabilities(model, log, items, adjustments)
-    queries = Queries(np.arange(1), log.offsets[1:])
-    masked = mask_adjustments(log, queries, model.config.evaluation.mask)
-    columns = {
-        part: whole
-        - item_log_probabilities(
-            without(model, part), log, items, masked if part == REPEAT_BIAS else adjustments
-        )
-        for part in parts_of(model)
-    }
+    whole = item_log_probabilities(model, vectors, items, adjustments)
+
+    def added(part: str) -> Float[np.ndarray, " K"]:
+        bare = without(model, part)
+        changes = model.ranker.mask(log) if part == REPEAT_BIAS else adjustments
+        return whole - item_log_probabilities(bare, bare.user_batch(log).vectors, items, changes)
+
+    columns = {part: added(part) for part in parts_of(model)}
     ranks = pl.Series("rank", np.arange(1, len(items) + 1, dtype=np.int32))
     names = model.index.names(ITEM, items)
     return pl.DataFrame([ranks, *names, pl.Series("log_probability", whole)]).with_columns(
@@ -135,12 +134,12 @@ def plot_contributions_of(model: "TrainedModel", log: EventLog, path: Path, k: i
     from jaxrec.inference.plots import plot_contributions  # matplotlib is slow to import
 
     table = contributions(model, log, k)
-    parts = parts_of(model)
-    names = table["title" if "title" in table.columns else "item_id"].to_list()
+    number = table.columns.index("log_probability")
+    identity, parts = table.columns[1:number], table.columns[number + 1 :]
     plot_contributions(
         path,
         table.select(parts).to_numpy(),
-        names,
+        item_labels(table.select(identity)).to_list(),
         [part.replace("_", " ") for part in parts],
         f"What each part adds to the list of user {log.user_ids[0]}",
     )
@@ -148,12 +147,11 @@ def plot_contributions_of(model: "TrainedModel", log: EventLog, path: Path, k: i
 
 def item_log_probabilities(
     model: "TrainedModel",
-    log: EventLog,
+    vectors: Float[np.ndarray, "1 F"],
     items: Int[np.ndarray, " K"],
     adjustments: AdjustmentBlocks,
 ) -> Float[np.ndarray, " K"]:
-    """Log of the probability that the only user of a log chooses each item next."""
-    vectors = model.encoder.vectors(model.encoder.states(log))
+    """Log of the probability that one user chooses each item next."""
     return log_probabilities(
         vectors,
         model.index.items,
