@@ -11,7 +11,7 @@ import pytest
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 FOLDERS = os.pathsep.join([os.environ.get("PATH", ""), *map(str, INSTALLED)])
-USER = "postgres"  # whom the package of a server creates; PostgreSQL refuses root
+USER = "postgres"  # the server package creates this user; PostgreSQL refuses root
 
 
 class PostgresServer:

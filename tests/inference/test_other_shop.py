@@ -35,8 +35,10 @@ def test_items_are_those_of_new_items(model, other, other_items, known_shop):
     new = known_shop.items.with_columns(item_id="new" + pl.col("item_id"))
     today = model.with_items(new)
     rows = {i: n for n, i in enumerate(today.catalog.item_ids)}
-    theirs = {i: n for n, i in enumerate(other.catalog.item_ids)}
-    pairs = [(rows[f"new{i}"], theirs[j]) for i, j in same_goods(other_items, known_shop).items()]
+    other_rows = {i: n for n, i in enumerate(other.catalog.item_ids)}
+    pairs = [
+        (rows[f"new{i}"], other_rows[j]) for i, j in same_goods(other_items, known_shop).items()
+    ]
     ours, others = (list(side) for side in zip(*pairs, strict=True))
     np.testing.assert_allclose(
         other.index.host_vectors("item")[others], today.index.host_vectors("item")[ours], atol=5e-3
