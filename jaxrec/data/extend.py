@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from jaxrec.data.carry_over import old_rows
 from jaxrec.data.columns import as_type, index_in
 from jaxrec.data.graph import ITEM, edge_numbers, item_triples, node_types
 from jaxrec.data.opener import TRIPLE_COLUMNS
@@ -79,7 +80,7 @@ def extend_catalog(
         graph = _grown(catalog.graph, table["item_id"], edges, gone)
     return Extension(
         catalog=Catalog(table, graph),
-        entities=_entity_rows(catalog.graph, graph),
+        entities=entity_rows(catalog.graph, graph),
         num_old=catalog.num_items,
         notes=tuple(notes),
     )
@@ -153,14 +154,16 @@ def _grown(
     return KnowledgeGraph(types, graph.relations, *(column.to_numpy() for column in columns))
 
 
-def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " entities"]:
-    """The row in the old graph's entity table, for every entity of the new graph."""
+def entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Int[np.ndarray, " entities"]:
+    """The row in the old graph's entity table, for every entity of the new graph.
+
+    It is that of the same name, or that of the unknown node of its type. Both graphs have the same
+    node types in the same order.
+    """
     old_items, new_items = old.types[0].padded_size, new.types[0].padded_size
     rows = np.zeros(new.num_nodes - new_items, np.int32)
     for before, after in zip(old.types[1:], new.types[1:], strict=True):
-        local = np.arange(after.padded_size)
-        start = after.offset - new_items
-        rows[start : start + after.padded_size] = (
-            before.offset - old_items + np.where(local < before.count, local, 0)
-        )
+        start, unknown = after.offset - new_items, before.offset - old_items
+        rows[start : start + after.padded_size] = unknown
+        rows[start : start + after.count] += np.maximum(old_rows(after.ids, before.ids), 0)
     return rows

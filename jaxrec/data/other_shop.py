@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from jaxrec.data.carry_over import old_rows
-from jaxrec.data.extend import representable
+from jaxrec.data.extend import entity_rows, representable
 from jaxrec.data.graph import edge_numbers, item_triples, node_types
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.errors import DataError
@@ -58,20 +57,12 @@ def other_shop(
     types = node_types(table["item_id"], edges, empty)
     numbers = edge_numbers(types, trained.relations, edges)
     graph = KnowledgeGraph(types, trained.relations, *numbers)
-    entities, known = _entity_rows(trained, graph)
+    known = _num_known(trained, graph), sum(node_type.count - 1 for node_type in types[1:])
+    entities = entity_rows(trained, graph)
     return OtherShop(Catalog(table, graph), entities, known, (*warnings, *notes))
 
 
-def _entity_rows(
-    trained: KnowledgeGraph, graph: KnowledgeGraph
-) -> tuple[Int[np.ndarray, " entities"], tuple[int, int]]:
-    first, trained_first = graph.types[0].padded_size, trained.types[0].padded_size
-    rows, known = np.zeros(graph.num_nodes - first, np.int32), 0
-    for before, after in zip(trained.types[1:], graph.types[1:], strict=True):
-        same = np.maximum(old_rows(after.ids, before.ids), 0)
-        start = after.offset - first
-        unknown = before.offset - trained_first
-        rows[start : start + after.padded_size] = unknown
-        rows[start : start + after.count] = unknown + same
-        known += int(np.count_nonzero(same))
-    return rows, (known, sum(node_type.count - 1 for node_type in graph.types[1:]))
+def _num_known(trained: KnowledgeGraph, graph: KnowledgeGraph) -> int:
+    """How many entities have the name of a trained one of the same type."""
+    pairs = zip(trained.types[1:], graph.types[1:], strict=True)
+    return sum(int(after.ids[1:].is_in(before.ids.implode()).sum()) for before, after in pairs)
