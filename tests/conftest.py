@@ -7,7 +7,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # programs this small cost more to optimise than to run
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
+    "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
 
 from pathlib import Path
