@@ -24,8 +24,10 @@ from jaxrec.evaluation.tables import baseline_lines, results_table
 from jaxrec.runtime import atomic_path
 
 # no markup, because names and paths of users may look like it
-console = Console(width=None if sys.stdout.isatty() else 100, markup=False)
-notes = Console(width=None if sys.stderr.isatty() else 100, markup=False, stderr=True)
+console = Console(width=None if sys.stdout.isatty() else 100, markup=False, soft_wrap=True)
+notes = Console(
+    width=None if sys.stderr.isatty() else 100, markup=False, soft_wrap=True, stderr=True
+)
 
 
 def describe(dataset: Dataset) -> None:
