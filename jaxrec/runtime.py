@@ -174,6 +174,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def path_exists(path: Path | str) -> bool:
+    """Whether there is such a file or directory; a text that is too long for a name is none."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
 def sync(path: Path) -> None:
     """Write a file, or the names in a directory, from the system's cache to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -103,7 +103,7 @@ def _type_name(kind: Any) -> str:
         return f"list of {_type_name(arguments[0])}"
     if typing.get_origin(kind) is dict:
         return f"map from {_type_name(arguments[0])} to {_type_name(arguments[1])}"
-    return {str: "text", int: "integer", float: "number", bool: "`True` or `False`"}[kind]
+    return {str: "text", int: "integer", float: "number", bool: "`true` or `false`"}[kind]
 
 
 def _bounds(bound: Any) -> list[str]:

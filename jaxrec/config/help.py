@@ -38,6 +38,26 @@ def _text(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     )
 
 
+@RULES.primitive_rule
+def _truth(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """`true` and `false` are read as in YAML, in any case."""
+    if info.type is not bool:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{true,false}",
+        instance_from_str=lambda arguments: _boolean(arguments[0]),
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value).lower()],
+    )
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{text} is neither true nor false")
+    return text.lower() == "true"
+
+
 @RULES.struct_rule
 def _options(info: StructTypeInfo) -> StructConstructorSpec | None:
     """The help of an option is one paragraph, and does not name an empty default."""

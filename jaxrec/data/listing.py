@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxrec.errors import DataError
+from jaxrec.runtime import path_exists
 
 FORMATS = {
     ".parquet": "parquet",
@@ -90,7 +91,7 @@ def list_files(base: Path, names: Sequence[str]) -> list[Path]:
 
 def is_pattern(name: str) -> bool:
     """Whether a name stands for several files."""
-    return any(mark in name for mark in "*?[") and not Path(name).exists()
+    return any(mark in name for mark in "*?[") and not path_exists(name)
 
 
 def neighbours(path: Path) -> str:

@@ -13,6 +13,7 @@ from jaxrec.data.opener import open_table, read_table
 from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES, dataset_spec
 from jaxrec.data.tables import Tables, TimeKind, tables_of, validate_tables
 from jaxrec.errors import DataError
+from jaxrec.runtime import path_exists
 
 NAMED_SOURCES = ("ml-100k", "ml-1m")
 RECBOLE = (
@@ -82,7 +83,7 @@ def load_source(
             "database in dataset.yaml"
         )
     path = Path(source)
-    if not path.exists() and not is_pattern(source):
+    if not path_exists(path) and not is_pattern(source):
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
     if not layout and (file := _only_file(path)):
         spec = dataset_spec(file, "", memory_limit)

@@ -12,6 +12,7 @@ from jaxrec.data.listing import COMPRESSED
 from jaxrec.data.opener import read_table
 from jaxrec.errors import DataError
 from jaxrec.ranking.option_types import is_whole
+from jaxrec.runtime import path_exists
 
 FILE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".inter", ".item")
 SHOWN_IDS = 3  # in a message
@@ -41,7 +42,7 @@ def listed_ids(
     if not isinstance(source, str | Path):
         return as_ids(_series(source, column, place), place)
     path = Path(source)
-    if _ending(path) not in FILE_SUFFIXES and not path.exists():
+    if _ending(path) not in FILE_SUFFIXES and not path_exists(path):
         return as_ids(pl.Series(column, [str(source)]), place)
     table = read_table(path)
     if column not in table.columns:

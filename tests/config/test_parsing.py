@@ -287,3 +287,10 @@ def test_a_signal_while_options_are_read_is_no_bad_input(monkeypatch, number):
     monkeypatch.setattr(tyro, "cli", stopped)
     with pytest.raises(Interrupted):
         parse_options(Options, [], "jaxrec test")
+
+
+def test_true_and_false_are_read_as_in_yaml():
+    assert parse(["--train.refit", "true"]).train.refit is True
+    assert parse(["--train.refit", "False"], [{"train.refit": True}]).train.refit is False
+    with pytest.raises(ConfigError, match="maybe is neither true nor false"):
+        parse(["--train.refit", "maybe"])

@@ -9,6 +9,7 @@ from helpers.paths import ROOT
 from helpers.shop import HELD_OUT
 
 from jaxrec import cli
+from jaxrec.config import parsing
 
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"<!-- run -->\n\n```(python|bash)\n(.*?)```", re.DOTALL)
@@ -47,6 +48,36 @@ def test_the_blocks_of_a_page_run_one_after_another(page, workspace):
         for line in block.splitlines():
             program, *arguments = shlex.split(line)
             assert program == "jaxrec"
+            cli.main(arguments)
+
+
+class Parsed(BaseException):
+    """Ends a command as soon as its options are read."""
+
+
+def commands(page):
+    """The arguments of the lines of a page that begin with `jaxrec`."""
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = re.sub(r" && .*| --from \S+", "", line)  # there is no such run
+            if line.startswith("jaxrec ") and "--model.sequence mgu" not in line:  # a reader's own
+                yield shlex.split(line, comments=True)[1:]
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name
+)
+def test_the_commands_of_a_page_have_options_that_exist(page, monkeypatch):
+    read = parsing.tyro.cli
+
+    def parse_and_stop(*arguments, **options):
+        read(*arguments, **options)
+        raise Parsed
+
+    monkeypatch.setattr(parsing.tyro, "cli", parse_and_stop)
+    monkeypatch.chdir(ROOT)
+    for arguments in commands(page):
+        with pytest.raises(Parsed):
             cli.main(arguments)
 
 

@@ -79,3 +79,7 @@ def test_popularity_bias_at_strength_one_is_the_negative_log_of_popularity():
 def test_popularity_bias_vanishes_at_strength_zero_and_for_equal_counts():
     np.testing.assert_array_equal(popularity_bias(np.array([0, 9, 2]), 0.0), np.zeros(3))
     np.testing.assert_array_equal(popularity_bias(np.full(3, 7), 2.0), np.zeros(3))
+
+
+def test_a_text_that_is_too_long_for_a_file_name_is_an_id():
+    assert listed_ids("i" * 5000).to_list() == ["i" * 5000]
