@@ -16,13 +16,16 @@ Each letter means one thing, in annotations, einsum strings and partition specs:
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import polars as pl
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.errors import InputError
+
+if TYPE_CHECKING:
+    import polars  # a machine that only computes need not have it
 
 PADDING_MULTIPLE = 256
 NO_GAP = -1  # the time since the last event is unknown
@@ -46,7 +49,7 @@ class EventLog:
     catalogue.
     """
 
-    user_ids: pl.Series  # U strings
+    user_ids: "polars.Series"  # U strings
     event_type_names: tuple[str, ...]
     offsets: Int[np.ndarray, " offsets"]  # U + 1
     items: Int[np.ndarray, " M"]
@@ -74,7 +77,7 @@ class NodeType:
     """
 
     name: str
-    ids: pl.Series  # strings in the order of local ids; the first is null
+    ids: "polars.Series"  # strings in the order of local ids; the first is null
     offset: int
 
     @property
@@ -127,11 +130,11 @@ class KnowledgeGraph:
 class Catalog:
     """The items: their table, with all text columns, and their knowledge graph."""
 
-    items: pl.DataFrame  # I rows in index order; row 0 is all null
+    items: "polars.DataFrame"  # I rows in index order; row 0 is all null
     graph: KnowledgeGraph
 
     @property
-    def item_ids(self) -> pl.Series:
+    def item_ids(self) -> "polars.Series":
         """Item ids in index order; the first is null."""
         return self.items["item_id"]
 

@@ -43,3 +43,15 @@ def test_training_imports_no_plotting_and_no_tensorboard(module):
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == []
+
+
+def test_training_step_and_ranking_need_no_tables_and_no_command_line():
+    """A machine with an accelerator may lack the packages that read data and options."""
+    absent = ("polars", "duckdb", "sqlglot", "tyro", "tokenizers", "transformers", "tensorboardX")
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys({absent!r})  # makes their import fail
+import jaxrec.evaluation.metrics, jaxrec.inference.encoding, jaxrec.ranking.top_k
+import jaxrec.training.optimizer, jaxrec.training.step
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

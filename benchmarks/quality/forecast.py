@@ -42,7 +42,7 @@ from jaxrec.api import enable_compilation_cache
 from jaxrec.artifacts.run_directory import DECODER
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, predicted_event_types, prepare
-from jaxrec.data.graph import first_neighbours
+from jaxrec.data.graph_arrays import first_neighbours
 from jaxrec.data.packing import ranges
 from jaxrec.data.slices import counts_before
 from jaxrec.data.sources import NAMED_SOURCES

@@ -19,7 +19,7 @@ from rich.table import Table
 
 import jaxrec
 from jaxrec.data.dataset import prepare as prepare_data
-from jaxrec.data.graph import first_neighbours
+from jaxrec.data.graph_arrays import first_neighbours
 from jaxrec.evaluation import metrics
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import AdjustmentBlocks, history_adjustments, scale

@@ -1,5 +1,8 @@
 """Options, recipes and the command line that overrides them."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from jaxrec.config.options import (
     Config,
     DataConfig,
@@ -11,7 +14,16 @@ from jaxrec.config.options import (
     TrainConfig,
     WarmStartConfig,
 )
-from jaxrec.config.parsing import parse, parse_options, read_recipe, read_yaml, recipes, to_yaml
+
+if TYPE_CHECKING:
+    from jaxrec.config.parsing import (
+        parse,
+        parse_options,
+        read_recipe,
+        read_yaml,
+        recipes,
+        to_yaml,
+    )
 
 __all__ = [
     "Config",
@@ -30,3 +42,10 @@ __all__ = [
     "recipes",
     "to_yaml",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # imported when first used: a machine that only computes need not have tyro
+    if name not in __all__:
+        raise AttributeError(f"module 'jaxrec.config' has no attribute {name!r}")
+    return getattr(import_module("jaxrec.config.parsing"), name)

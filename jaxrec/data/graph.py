@@ -1,19 +1,16 @@
 """The typed knowledge graph of item columns and triples."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import jraph
 import numpy as np
 import polars as pl
 from jaxtyping import Int
-from scipy.sparse import csr_array
 
 from jaxrec.data.columns import as_labels, index_in
 from jaxrec.data.item_columns import CATEGORY_SEPARATOR
 from jaxrec.data.opener import TRIPLE_COLUMNS
 from jaxrec.errors import DataError
-from jaxrec.types import KnowledgeGraph, NodeType, padded_size
+from jaxrec.types import KnowledgeGraph, NodeType
 
 ITEM = "item"
 # column of the items table -> (relation, node type); a list column links to each of its values
@@ -113,108 +110,6 @@ def node_ids(
         local_ids = index_in(ids.filter(of_type), node_type.ids).fill_null(0)
         nodes[of_type.to_numpy()] = node_type.offset + local_ids.to_numpy()
     return nodes
-
-
-class Edges(NamedTuple):
-    """Messages to nodes: the receiver, the relation and the sender of each."""
-
-    receivers: Int[np.ndarray, " E"]
-    relations: Int[np.ndarray, " E"]
-    senders: Int[np.ndarray, " E"]
-
-
-def graphs_tuple(graph: KnowledgeGraph) -> jraph.GraphsTuple:
-    """Edges in both directions as of `padded_graph`.
-
-    Relation ids are r for a forward edge, R + r for its reverse, 2 R for padding.
-    """
-    num_relations = len(graph.relations)
-    edges = Edges(
-        receivers=np.concatenate([graph.tails, graph.heads]),
-        relations=np.concatenate([graph.edge_relations, graph.edge_relations + num_relations]),
-        senders=np.concatenate([graph.heads, graph.tails]),
-    )
-    return padded_graph(
-        edges,
-        node_degrees(graph)[edges.senders],
-        num_nodes=graph.num_nodes,
-        size=padded_size(len(edges.senders) + 1),
-        padding_relation=2 * num_relations,
-    )
-
-
-def padded_graph(
-    edges: Edges,
-    degrees: Int[np.ndarray, " E"],
-    *,
-    num_nodes: int,
-    size: int,
-    padding_relation: int,
-) -> jraph.GraphsTuple:
-    """Edges sorted by receiver and padded, without node features; `edges` holds relation ids.
-
-    Padding edges go from the last node, which is always unused, to itself. Of the edges of a
-    receiver, those from senders with few edges come first, as they tell most of it.
-
-    Args:
-        degrees: of the senders.
-        size: number of edges with the padding.
-    """
-    order, last = np.lexsort((degrees, edges.receivers)), num_nodes - 1
-
-    def sorted_and_padded(values: np.ndarray, fill: int) -> Int[np.ndarray, " padded"]:
-        padded = np.full(size, fill, np.int32)
-        padded[: len(order)] = values[order]
-        return padded
-
-    return jraph.GraphsTuple(
-        nodes=None,
-        edges=sorted_and_padded(edges.relations, padding_relation),
-        senders=sorted_and_padded(edges.senders, last),
-        receivers=sorted_and_padded(edges.receivers, last),
-        globals=None,
-        n_node=np.array([last, 1], np.int32),
-        n_edge=np.array([len(order), size - len(order)], np.int32),
-    )
-
-
-def node_degrees(graph: KnowledgeGraph) -> Int[np.ndarray, " N"]:
-    """The number of edges at every node."""
-    return np.bincount(np.concatenate([graph.heads, graph.tails]), minlength=graph.num_nodes)
-
-
-def first_neighbours(graph: KnowledgeGraph, type_name: str) -> Int[np.ndarray, " I"]:
-    """The local id of every item's first neighbour of a node type; 0 if there is none."""
-    node_type = graph.type(type_name)
-    ends = np.stack([graph.heads, graph.tails], 1)
-    items, entities = ends.ravel(), ends[:, ::-1].ravel()  # either end may be the item
-    selected = (
-        (items < graph.types[0].count)
-        & (entities >= node_type.offset)
-        & (entities < node_type.offset + node_type.count)
-    )
-    neighbours = np.zeros(graph.types[0].count, np.int32)
-    # Backwards, because the last assignment wins.
-    neighbours[items[selected][::-1]] = entities[selected][::-1] - node_type.offset
-    return neighbours
-
-
-def neighbourhoods(graph: KnowledgeGraph) -> csr_array:
-    """The neighbours of every item as weights over all nodes [I, N], with rows of length 1.
-
-    A neighbour of degree d has the weight 1 / sqrt(log(1 + d)). So the product of two rows is the
-    normalised index of Adamic & Adar ("Friends and neighbors on the web", 2003): 1 for items with
-    the same neighbours, 0 for items without common neighbours.
-    """
-    ends = np.stack([graph.heads, graph.tails], 1)
-    items, nodes = ends.ravel(), ends[:, ::-1].ravel()  # either end may be the item
-    degrees = node_degrees(graph)
-    selected = items < graph.types[0].count
-    items, nodes = np.unique(np.stack([items[selected], nodes[selected]]), axis=1)
-    weights = 1 / np.sqrt(np.log1p(degrees[nodes]))
-    lengths = np.sqrt(np.bincount(items, weights**2, minlength=graph.types[0].count))
-    shape = (graph.types[0].count, graph.num_nodes)
-    return csr_array((weights / lengths[items], (items, nodes)), shape=shape)
 
 
 def _column_triples(

@@ -7,7 +7,6 @@ keep these copies small.
 from collections.abc import Iterator
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Int, Integer, Shaped, UInt32
 
 SLICE = 4_000_000  # events
@@ -72,6 +71,8 @@ def time_order(
     ties: Integer[np.ndarray, " rows"] | None = None,
 ) -> UInt32[np.ndarray, " rows"]:
     """The rows by user, then by time, then by `ties`; equal rows keep their order."""
+    import polars as pl  # a machine that only computes need not have it
+
     keys = {"user": users, "time": times, **({} if ties is None else {"tie": ties})}
     if len(users):
         first, span = int(times.min()), int(times.max()) - int(times.min()) + 1

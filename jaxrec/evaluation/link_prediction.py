@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxrec.data.graph import Edges
+from jaxrec.data.graph_arrays import Edges
 from jaxrec.evaluation.metrics import recall
 from jaxrec.types import KnowledgeGraph
 

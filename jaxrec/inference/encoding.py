@@ -16,10 +16,10 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.data.graph import graphs_tuple
+from jaxrec.data.graph_arrays import graphs_tuple
 from jaxrec.data.packing import event_gaps, ranges
-from jaxrec.inference.item_features import Features, padded_rows
 from jaxrec.models.inputs import Events, Nodes
+from jaxrec.models.items.features import Features, padded_rows
 from jaxrec.models.recommender import Model, Recommender
 from jaxrec.models.sequence.encoder import State
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries

@@ -10,8 +10,6 @@ from jaxtyping import Float, Shaped
 from jaxrec.data.features import FeatureColumns, feature_arrays
 from jaxrec.models.items.features import FeatureMaps
 
-Features = Mapping[str, Shaped[np.ndarray, "..."]]
-
 
 def item_features(
     items: pl.DataFrame, maps: FeatureMaps, table: str = "items"
@@ -58,11 +56,3 @@ def no_features(maps: FeatureMaps, count: int) -> dict[str, Shaped[np.ndarray, "
     }
     missing |= {name: np.full(count, np.nan) for name in maps.numbers}
     return maps.apply(missing)
-
-
-def padded_rows(features: Features, rows: int) -> dict[str, Shaped[np.ndarray, "rows ..."]]:
-    """Features with zeros behind, up to a number of rows; the number 0 is the missing bin."""
-    return {
-        name: np.pad(values, ((0, rows - len(values)), *[(0, 0)] * (values.ndim - 1)))
-        for name, values in features.items()
-    }

@@ -13,10 +13,11 @@ import polars as pl
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.sparse import coo_array, csr_array
 
-from jaxrec.data.graph import ITEM, first_neighbours, neighbourhoods
+from jaxrec.data.graph import ITEM
+from jaxrec.data.graph_arrays import first_neighbours, neighbourhoods
 from jaxrec.errors import InputError
 from jaxrec.inference.catalog_index import CatalogIndex, unit_rows
-from jaxrec.inference.item_features import Features
+from jaxrec.models.items.features import Features
 from jaxrec.ranking.context import ItemLinks
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.types import Catalog, NodeType, padded_size

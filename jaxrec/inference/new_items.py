@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.config import ModelConfig
-from jaxrec.data.graph import Edges, graphs_tuple, node_degrees, padded_graph
+from jaxrec.data.graph_arrays import Edges, graphs_tuple, node_degrees, padded_graph
 from jaxrec.data.packing import ranges
 from jaxrec.inference.encoding import CatalogArrays, encode_catalog
-from jaxrec.inference.item_features import Features
 from jaxrec.models.graph.build import reach
 from jaxrec.models.inputs import Nodes
+from jaxrec.models.items.features import Features
 from jaxrec.models.recommender import Model
 from jaxrec.ranking.top_k import power_of_two
 from jaxrec.types import KnowledgeGraph

@@ -26,7 +26,7 @@ from jaxrec.data.text import (
 from jaxrec.errors import RunError
 from jaxrec.models.text.build import load_text_encoder
 from jaxrec.models.text.encoder import TextEncoder
-from jaxrec.models.text.finetuned import TextTower
+from jaxrec.models.text.finetuned import FinetunedText, TextTower, encode_finetuned_rows
 from jaxrec.models.text.layers import PoolingOption
 from jaxrec.models.text.whitening import Whitening, fit_whitening
 from jaxrec.runtime import atomic_path, cache_dir
@@ -36,17 +36,6 @@ TEXTS_PER_FILE = 4096  # of the cache
 # Few shapes, so few compilations, and little padding (about a tenth for product titles).
 LENGTH_BUCKETS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
 CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", *TOKENIZER_FILES[1:])
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class FinetunedText:
-    """The input of the fine-tuned layers, and the whitening of their output."""
-
-    hidden: Float16[Array, "I L hidden"]  # output of the frozen layers
-    mask: Bool[Array, "I L"]
-    mean: Float[Array, " hidden"]
-    projection: Float[Array, "hidden text"]
 
 
 @dataclass(frozen=True)
@@ -197,16 +186,6 @@ def _finetuned_text(
         mean=jnp.asarray(whitening.mean),
         projection=jnp.asarray(whitening.projection),
     )
-
-
-def encode_finetuned_rows(
-    tower: TextTower, text: FinetunedText, rows: Int[Array, " K"]
-) -> Float[Array, "K text"]:
-    """Whitened vectors of selected items through the fine-tuned layers; zero without text."""
-    mask = text.mask[rows]
-    hidden = text.hidden[rows].astype(text.mean.dtype)
-    vectors = (tower(hidden, mask) - text.mean[None]) @ text.projection
-    return jnp.where(mask.any(1, keepdims=True), vectors, 0)
 
 
 def encode_finetuned_text(tower: TextTower, text: FinetunedText) -> Float[Array, "I text"]:

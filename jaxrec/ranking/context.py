@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 from scipy.sparse import csr_array
 
-from jaxrec.data.graph import first_neighbours, neighbourhoods
+from jaxrec.data.graph_arrays import first_neighbours, neighbourhoods
 from jaxrec.types import Catalog, KnowledgeGraph
 
 Best = Callable[
@@ -26,7 +26,7 @@ class ItemLinks(NamedTuple):
     """How items hang together in a graph."""
 
     first: Callable[[str], Int[np.ndarray, " n"]]  # node type -> each item's node, 0: none
-    neighbourhoods: Callable[[], csr_array]  # see `jaxrec.data.graph.neighbourhoods`
+    neighbourhoods: Callable[[], csr_array]  # see `jaxrec.data.graph_arrays.neighbourhoods`
 
 
 def links_of(graph: KnowledgeGraph) -> ItemLinks:
@@ -47,7 +47,7 @@ class ItemContext:
 
     @cached_property
     def neighbourhoods(self) -> csr_array:
-        """The neighbours of every item; see `jaxrec.data.graph.neighbourhoods`."""
+        """The neighbours of every item; see `jaxrec.data.graph_arrays.neighbourhoods`."""
         return self.links.neighbourhoods()
 
     def padded(self, values: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " I"]:

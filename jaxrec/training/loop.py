@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 from jaxtyping import Array
 from orbax.checkpoint import CheckpointManager
 
@@ -26,13 +23,11 @@ from jaxrec.data.tables import Tables
 from jaxrec.errors import Diverged, Interrupted
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
-from jaxrec.models.recommender import cast_products
 from jaxrec.sharding import laid_out, replicated
 from jaxrec.training import logging as report
 from jaxrec.training import pretrained, warm_start
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.forecast import fit_decoder
-from jaxrec.training.objective import objective
 from jaxrec.training.prefetch import prefetch
 from jaxrec.training.state import (
     TrainContext,
@@ -44,6 +39,7 @@ from jaxrec.training.state import (
     run_artifacts,
     state_layout,
 )
+from jaxrec.training.step import build_step
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
 
@@ -171,26 +167,8 @@ def load(
 
 
 def make_train_step(context: TrainContext) -> Callable[[TrainState, TrainArrays, Batch], Any]:
-    """The jitted step `(state, arrays, batch) -> (state, metrics)`; it donates the state.
-
-    All randomness depends on the seed and the number of the step.
-    """
-    config, finetune_items = context.config.train, context.config.text.finetune_items
-    dtype = jnp.bfloat16 if config.bf16 else jnp.float32
-
-    def step(state: TrainState, arrays: TrainArrays, batch: Batch):
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-
-        def loss_of(params: nnx.State):
-            model = context.definition.merge(cast_products(params, dtype))
-            return objective(model, arrays, state.text, batch, finetune_items, key)
-
-        (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = context.optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
-        return TrainState(state.step + 1, params, opt_state, state.text), metrics
-
+    """The jitted step of `build_step`; it donates the state."""
+    step = build_step(context.config, context.definition, context.optimizer)
     # without the layout of the inputs, the second step would be compiled again
     return jax.jit(step, donate_argnums=0, out_shardings=(state_layout(context)[1], None))
 

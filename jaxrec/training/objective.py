@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrec.inference.text_features import FinetunedText, encode_finetuned_rows
 from jaxrec.models.inputs import Events, Nodes
 from jaxrec.models.recommender import Expert, Recommender
-from jaxrec.models.text.finetuned import TextTower
+from jaxrec.models.text.finetuned import FinetunedText, TextTower, encode_finetuned_rows
 from jaxrec.training.tasks.base import ExpertBatch, TrainArrays, half_hidden
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Batch
 

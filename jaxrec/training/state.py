@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
@@ -31,19 +31,9 @@ from jaxrec.models.recommender import Model, ModelDef, Recommender, split
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import make_mesh, replicated, state_shardings
 from jaxrec.training.optimizer import make_optimizer
+from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.training.tasks.build import build_tasks
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TrainState:
-    """Everything that training changes."""
-
-    step: Int[Array, ""]  # finished steps of the whole run
-    params: nnx.State
-    opt_state: optax.OptState
-    text: Float[Array, "I text"]  # whitened text vectors of the items
 
 
 @dataclass(frozen=True)

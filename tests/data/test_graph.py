@@ -4,14 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from jaxrec.data.graph import (
-    build_graph,
-    first_neighbours,
-    graphs_tuple,
-    item_triples,
-    node_degrees,
-    node_ids,
-)
+from jaxrec.data.graph import build_graph, item_triples, node_ids
+from jaxrec.data.graph_arrays import first_neighbours, graphs_tuple, node_degrees
 from jaxrec.errors import DataError
 from jaxrec.types import KnowledgeGraph
 

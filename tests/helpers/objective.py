@@ -10,11 +10,11 @@ from flax import nnx
 
 from jaxrec.config import Config, ModelConfig, TextConfig, TrainConfig
 from jaxrec.inference.encoding import CatalogArrays
-from jaxrec.inference.text_features import FinetunedText
 from jaxrec.models.inputs import Nodes, Sizes
 from jaxrec.models.recommender import (
     cast_products,
 )
+from jaxrec.models.text.finetuned import FinetunedText
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.objective import objective
 from jaxrec.training.tasks.base import ExpertBatch, TrainArrays

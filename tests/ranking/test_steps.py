@@ -6,7 +6,8 @@ from helpers.paths import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.graph import build_graph, neighbourhoods
+from jaxrec.data.graph import build_graph
+from jaxrec.data.graph_arrays import neighbourhoods
 from jaxrec.ranking.adjustments import no_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.pipeline import Reranker, RerankQueries, build_pipeline

@@ -18,11 +18,10 @@ from helpers.objective import (
     parts_of,
 )
 
-from jaxrec.inference.text_features import FinetunedText
 from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.recommender import Recommender, gap_buckets
 from jaxrec.models.text.bert import Bert, BertConfig
-from jaxrec.models.text.finetuned import TextTower
+from jaxrec.models.text.finetuned import FinetunedText, TextTower
 from jaxrec.training.objective import finetuned_rows
 from jaxrec.types import NO_GAP
 

@@ -12,6 +12,8 @@ NUM_BINS = 32  # of a numeric column, beside the bin of items without a number
 
 Columns = Mapping[str, Float[np.ndarray, "I ..."]]
 """Vectors [I, D] and numbers [I] by column; NaN where an item has none."""
+Features = Mapping[str, Shaped[np.ndarray, "..."]]
+"""What a model reads of such columns; see `FeatureMaps.apply`."""
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,11 @@ def _quantiles(
         return np.zeros(0)
     inner = np.arange(1, NUM_BINS) / NUM_BINS
     return np.unique(np.quantile(chosen, inner, method="inverted_cdf"))
+
+
+def padded_rows(features: Features, rows: int) -> dict[str, Shaped[np.ndarray, "rows ..."]]:
+    """Features with zeros behind, up to a number of rows; the number 0 is the missing bin."""
+    return {
+        name: np.pad(values, ((0, rows - len(values)), *[(0, 0)] * (values.ndim - 1)))
+        for name, values in features.items()
+    }

@@ -1,10 +1,25 @@
 """The last layers of a text encoder, trained together with the recommender."""
 
-from jaxtyping import Array, Bool, Float
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float16, Int
 
 from jaxrec.errors import ConfigError
 from jaxrec.models.text.encoder import TextEncoder
 from jaxrec.models.text.layers import TextLayers
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FinetunedText:
+    """The input of the fine-tuned layers, and the whitening of their output."""
+
+    hidden: Float16[Array, "I L hidden"]  # output of the frozen layers
+    mask: Bool[Array, "I L"]
+    mean: Float[Array, " hidden"]
+    projection: Float[Array, "hidden text"]
 
 
 class TextTower(TextLayers):
@@ -32,3 +47,13 @@ class TextTower(TextLayers):
     ) -> Float[Array, "K D"]:
         """Text vectors from the outputs of the layers below."""
         return self.pool(self.layers(hidden, mask), mask)
+
+
+def encode_finetuned_rows(
+    tower: TextTower, text: FinetunedText, rows: Int[Array, " K"]
+) -> Float[Array, "K text"]:
+    """Whitened vectors of selected items through the fine-tuned layers; zero without text."""
+    mask = text.mask[rows]
+    hidden = text.hidden[rows].astype(text.mean.dtype)
+    vectors = (tower(hidden, mask) - text.mean[None]) @ text.projection
+    return jnp.where(mask.any(1, keepdims=True), vectors, 0)

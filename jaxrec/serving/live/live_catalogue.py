@@ -13,15 +13,17 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxrec.data.graph import COLUMN_RELATIONS, Edges, item_triples, node_ids
+from jaxrec.data.graph import COLUMN_RELATIONS, item_triples, node_ids
+from jaxrec.data.graph_arrays import Edges
 from jaxrec.data.item_rows import item_rows, surely_fits
 from jaxrec.errors import DataError
 from jaxrec.inference.catalog_index import item_names
-from jaxrec.inference.item_features import Features, fitting_columns, item_features
+from jaxrec.inference.item_features import fitting_columns, item_features
 from jaxrec.inference.live_index import LiveIndex
 from jaxrec.inference.live_text import LiveText
 from jaxrec.inference.new_items import NewItemEncoder
 from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.models.items.features import Features
 from jaxrec.serving.live.shop_items import ShopItems
 from jaxrec.serving.stores.items import ItemDocument, TextVector
 

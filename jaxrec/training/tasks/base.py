@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.inference.encoding import CatalogArrays
-from jaxrec.inference.text_features import FinetunedText
 from jaxrec.models.graph.link_sampling import Links, LinkSampler
 from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.recommender import Expert
+from jaxrec.models.text.finetuned import FinetunedText
 from jaxrec.types import Batch
 
 STATIC = {"static": True}  # a dataclass field that jit compares instead of tracing

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.data.graph import first_neighbours
+from jaxrec.data.graph_arrays import first_neighbours
 from jaxrec.training.losses.base import Loss, mean_of_sum
 from jaxrec.training.tasks.base import STATIC, ExpertBatch
 from jaxrec.types import KnowledgeGraph

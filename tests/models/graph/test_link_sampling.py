@@ -9,7 +9,8 @@ from flax import nnx
 from helpers.encoders import GRAPH_ENCODERS
 
 from jaxrec.config import ModelConfig
-from jaxrec.data.graph import build_graph, graphs_tuple
+from jaxrec.data.graph import build_graph
+from jaxrec.data.graph_arrays import graphs_tuple
 from jaxrec.models.graph.link_sampling import CANDIDATES, link_sampler
 from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.inputs import Nodes, Sizes

@@ -1,0 +1,58 @@
+"""The training step: what it changes, and how.
+
+A machine that has JAX, Flax, optax and jraph can run it; the tables that it learns from are read
+elsewhere.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxrec.config.options import Config
+from jaxrec.models.recommender import ModelDef, cast_products
+from jaxrec.training.objective import objective
+from jaxrec.training.tasks.base import TrainArrays
+from jaxrec.types import Batch
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that training changes."""
+
+    step: Int[Array, ""]  # finished steps of the whole run
+    params: nnx.State
+    opt_state: optax.OptState
+    text: Float[Array, "I text"]  # whitened text vectors of the items
+
+
+def build_step(
+    config: Config, definition: ModelDef, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, TrainArrays, Batch], Any]:
+    """The step `(state, arrays, batch) -> (state, metrics)`, to be jitted.
+
+    All randomness depends on the seed and the number of the step.
+    """
+    train, finetune_items = config.train, config.text.finetune_items
+    dtype = jnp.bfloat16 if train.bf16 else jnp.float32
+
+    def step(state: TrainState, arrays: TrainArrays, batch: Batch):
+        key = jax.random.fold_in(jax.random.key(train.seed), state.step)
+
+        def loss_of(params: nnx.State):
+            model = definition.merge(cast_products(params, dtype))
+            return objective(model, arrays, state.text, batch, finetune_items, key)
+
+        (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
+        return TrainState(state.step + 1, params, opt_state, state.text), metrics
+
+    return step
