@@ -43,7 +43,7 @@ def listed_ids(
         return as_ids(_series(source, column, place), place)
     path = Path(source)
     if _ending(path) not in FILE_SUFFIXES and not path_exists(path):
-        return as_ids(pl.Series(column, [str(source)]), place)
+        return as_ids(_series([str(source)], column, place), place)
     table = read_table(path)
     if column not in table.columns:
         raise DataError(
@@ -69,7 +69,7 @@ def _series(source: pl.Series | Sequence[str | int], column: str, place: str) ->
     ids = [str(entry) if is_whole(entry) else entry for entry in source]
     try:
         return pl.Series(column, ids or None, pl.String if not ids else None)
-    except TypeError:
+    except (TypeError, UnicodeEncodeError):  # half of a surrogate pair is no text
         raise DataError(f"{place}: {ids[:SHOWN_IDS]!r}: give ids as text") from None
 
 

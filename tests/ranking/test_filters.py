@@ -83,3 +83,9 @@ def test_popularity_bias_vanishes_at_strength_zero_and_for_equal_counts():
 
 def test_a_text_that_is_too_long_for_a_file_name_is_an_id():
     assert listed_ids("i" * 5000).to_list() == ["i" * 5000]
+
+
+def test_half_a_surrogate_pair_is_no_id():
+    for source in ("i\udc81", ["i1", "i\udc81"]):
+        with pytest.raises(DataError, match="give ids as text"):
+            listed_ids(source)
