@@ -27,6 +27,7 @@ COMMANDS = {
     "recommend": "Recommend to every user of an events file. "
     "`python serve.py RUN --events FILE --out DIRECTORY` is the same command.",
     "serve": "Serve a run over HTTP. `python serve.py RUN --http :8080` is the same command.",
+    "explain": "Say why a user gets an item. [Explain a list](../how-to/explain.md) tells more.",
     "audience": "Find the users who most likely choose an item, or an item of a brand, next.",
     "profile": "Write what every user is interested in, and how that changed.",
     "similar": "List the items (or brands ...) that are most similar to one.",
@@ -39,7 +40,7 @@ COMMANDS = {
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with sixteen sub-commands.
+`pip install -e .` installs one command, `jaxrec`, with seventeen sub-commands.
 
 | exit code | means |
 |---|---|

@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "tell whether a new run is worse than the last one on the newest events",
     "recommend": "write recommendations for every user of an events file",
     "serve": "serve recommendations over HTTP and update the user's state with each event",
+    "explain": "say why a user gets an item",
     "audience": "find the users most likely to choose an item next",
     "profile": "write every user's interests and how they changed",
     "similar": "show the nodes most similar to an item, a brand and so on",

@@ -12,6 +12,7 @@ CALLS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "recommend": (options.RecommendOptions, batch.recommend),
     "compare": (comparison.CompareOptions, comparison.compare),
     "serve": (options.ServeOptions, server.serve),
+    "explain": (options.ExplainOptions, reports.explain),
     "audience": (options.AudienceOptions, reports.audience),
     "profile": (options.ProfileOptions, batch.profile),
     "similar": (options.SimilarOptions, reports.similar),

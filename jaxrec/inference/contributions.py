@@ -1,95 +1,106 @@
-"""What each part of a model adds to a list: the scores with that part taken away.
+"""What each part of a model adds to the scores of items; the parts add up to the score.
 
-A part is a source of the item vectors (ids, texts, the graph, a column of vectors, numbers), the
-item memory, the repeat bias or the popularity bias. The parts act together, so what they add does
-not sum to the score.
+The score is a sum over experts of <interest + memory readout, item vector>, plus biases. An item
+vector is the sum of its sources and of what the graph adds to them, divided by the length of that
+sum. With the length taken as given, the product with the interest is a sum over the sources.
+
+A softmax ignores what all items share. So the parts are those of an item's lead over the average
+item of training, and the score of the average item is a part of its own.
 """
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxrec.config.options import SOURCES
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
 from jaxrec.inference.catalog_index import item_labels
-from jaxrec.inference.encoding import catalog_arrays, encode_catalog
-from jaxrec.inference.item_features import no_features
-from jaxrec.models.items.build import expert_sources
+from jaxrec.inference.encoding import CatalogArrays, catalog_arrays
+from jaxrec.models.items.build import source_order
+from jaxrec.models.layers import inverse_length
 from jaxrec.models.recommender import Model
-from jaxrec.ranking.adjustments import AdjustmentBlocks
-from jaxrec.ranking.top_k import best_items, log_probabilities
-from jaxrec.types import EventLog
+from jaxrec.ranking.adjustments import amounts_of, repeat_adjustments
+from jaxrec.ranking.top_k import best_items
+from jaxrec.types import EventLog, Queries
 
 if TYPE_CHECKING:
+    from jaxrec.inference.model_core import ModelCore  # whose properties call this
     from jaxrec.inference.trained_model import TrainedModel  # whose method calls this
 
 ITEM_MEMORY, REPEAT_BIAS, POPULARITY = "item_memory", "repeat_bias", "popularity"
+AVERAGE = "average"  # the score of the average item
+WHOLE_ITEM = "item"  # all sources of an item that has changed since training
+ROUNDING = 1e-6  # of a product of unit vectors in float32
 CLOSED = -1e9  # of a memory gate: its exponential is 0
 
+Parts = dict[tuple[str, str], Float[np.ndarray, " K"]]
+"""(expert, `strategy` or empty; name of the part) -> what it adds to the scores of K items."""
 
-def parts_of(model: "TrainedModel") -> tuple[str, ...]:
-    """The parts that a model has, sources of the item vectors first."""
-    columns = tuple(model.artifacts.features.vectors)
-    experts = model.config.model.experts
-    used = {source for name in experts for source in expert_sources(name, columns)}
-    bias = model.ranker.repeat_bias[model.encoder.target_event_type]
-    present = {
-        ITEM_MEMORY: model.config.model.memory_decays > 0,
-        REPEAT_BIAS: bool(bias.any()),
-        POPULARITY: bool(np.any(model.index.bias)),
-    }
-    sources = ("id", "text", "graph", *columns, "numbers")
-    return *(source for source in sources if source in used), *(
-        part for part, is_used in present.items() if is_used
+
+class UserVectors(NamedTuple):
+    """What a ranking multiplies with item vectors, for one user."""
+
+    vector: Float[np.ndarray, " F"]
+    interest: Float[np.ndarray, " F"]  # the same without the memory readout
+
+
+class ItemParts(NamedTuple):
+    """The vectors of the items of training as sums.
+
+    Attributes:
+        names: the number of the expert and the source of each part.
+        vectors: of each part, divided by the length of the sum of an expert's parts.
+        means: of each part over the items of training.
+    """
+
+    names: tuple[tuple[int, str], ...]
+    vectors: Float[np.ndarray, "P I D"]
+    means: Float[np.ndarray, "P D"]
+
+
+def item_parts(model: "ModelCore") -> ItemParts | None:
+    """`ModelCore.item_parts`: of the catalogue of training; None for another catalogue."""
+    trained = model.artifacts
+    if model.catalog is not trained.catalog:
+        return None
+    columns = tuple(trained.features.vectors)
+    names = tuple(
+        (number, source)
+        for number, expert in enumerate(model.config.model.experts)
+        for source in sorted(source_order(expert, columns), key=lambda name: name == "graph")
     )
 
+    def compute() -> Float[np.ndarray, "P I D"]:
+        text = np.asarray(model.index.text)[: len(model.catalog.items)]
+        arrays = catalog_arrays(
+            model.catalog, text, trained.has_trained_id, features=model.features
+        )
+        return np.asarray(_part_vectors(model.model, arrays))
 
-def without(model: "TrainedModel", part: str) -> "TrainedModel":
-    """The model without a part, not trained again.
-
-    The repeat bias is no part of the vectors: `contributions` leaves it out of the adjustments.
-    """
-    if part in (*SOURCES, *model.artifacts.features.vectors):
-        return without_source(model, part)
-    if part == ITEM_MEMORY:
-        return replace(model, model=without_item_memory(model.model))
-    if part == POPULARITY:
-        return replace(model, index=replace(model.index, bias=np.zeros_like(model.index.bias)))
-    return model
+    vectors = model.index.derived("item_parts", compute)
+    return ItemParts(names, vectors, vectors[:, model.index.items.valid].mean(1))
 
 
-def without_source(model: "TrainedModel", source: str) -> "TrainedModel":
-    """The model whose items, in histories and lists, have no ids, no texts, no graph and so on.
-
-    Each item has the unknown id then, the mean text, no edge, no vector or no numbers.
-    """
-    catalog, trained = model.catalog, model.artifacts
-    text = np.array(model.index.text)[: len(catalog.items)]
-    has_id, features = trained.has_trained_id, dict(model.features)
-    missing = no_features(trained.features, len(catalog.items))
-    match source:
-        case "id":
-            has_id = np.zeros_like(has_id)
-        case "text":
-            text = np.zeros_like(text)  # whitened vectors have the mean 0
-        case "graph":
-            none = np.zeros(0, np.int32)
-            graph = replace(catalog.graph, heads=none, edge_relations=none, tails=none)
-            catalog = replace(catalog, graph=graph)
-        case "numbers":
-            features |= {name: missing[name] for name in trained.features.numbers}
-        case _:
-            features[source] = missing[source]
-    arrays = catalog_arrays(catalog, text, has_id, features=features)
-    vectors = encode_catalog(model.model, arrays)
-    return replace(model, index=replace(model.index, vectors=vectors, mapped=None))
+@jax.jit
+def _part_vectors(model: Model, arrays: CatalogArrays) -> Float[Array, "P I D"]:
+    """The sources of each expert in their order, then what the graph adds, if it has one."""
+    parts = []
+    for expert in model.merge().experts:
+        encoder = expert.item_encoder
+        sources = [source(arrays.nodes, None) for source in encoder.sources]
+        features = encoder.features(arrays.nodes, arrays.graph)[: len(arrays.nodes.items)]
+        if encoder.graph_encoder is not None or encoder.context is not None:
+            sources.append(features - sum(sources, jnp.zeros_like(features)))
+        parts += [source * inverse_length(features) for source in sources]
+    return jnp.stack(parts)
 
 
 def without_item_memory(model: Model) -> Model:
@@ -102,6 +113,74 @@ def without_item_memory(model: Model) -> Model:
     return replace(model, params=nnx.state(recommender))
 
 
+def vector_parts(
+    model: "ModelCore",
+    user: UserVectors,
+    items: Int[np.ndarray, " K"],
+    vectors: Float[np.ndarray, "K F"],
+) -> Parts:
+    """The parts of <user vector, item vector> for some items.
+
+    Args:
+        model: that of training, whose items the sources are known of.
+        items: rows of the items.
+        vectors: their vectors now. If they are not those of training, the sources are one part.
+    """
+    experts = model.config.model.experts
+    leads = (vectors - model.average_item).astype(np.float64)
+    parts: Parts = defaultdict(lambda: np.zeros(len(items)))
+    parts["", AVERAGE] += model.average_item.astype(np.float64) @ user.vector
+    split = (np.split(whole, len(experts), -1) for whole in (user.interest, user.vector, leads))
+    for number, (interest, both, lead) in enumerate(zip(*split, strict=True)):
+        whole = lead @ interest
+        sources = _source_parts(model.item_parts, number, items, interest)
+        missing = whole - sum(sources.values())
+        # an item that has changed since training is a whole, and rounding is no part
+        changed = np.abs(missing) > ROUNDING * np.linalg.norm(interest)
+        for source, amounts in sources.items():
+            parts[experts[number], source] += np.where(changed, 0, amounts)
+        parts[experts[number], WHOLE_ITEM] += np.where(changed, whole, 0)
+        if model.config.model.memory_decays:
+            parts[experts[number], ITEM_MEMORY] += lead @ (both - interest)
+    return parts
+
+
+def _source_parts(
+    known: ItemParts | None,
+    number: int,
+    items: Int[np.ndarray, " K"],
+    interest: Float[np.ndarray, " D"],
+) -> dict[str, Float[np.ndarray, " K"]]:
+    """What each source of an expert adds to the leads of items as they were in training."""
+    if known is None:
+        return {}
+    rows = np.array([expert == number for expert, _ in known.names])
+    trained = known.vectors[rows][:, np.where(items < known.vectors.shape[1], items, 0)]
+    amounts = (trained - known.means[rows][:, None]) @ interest.astype(np.float64)
+    names = [source for expert, source in known.names if expert == number]
+    return dict(zip(names, amounts, strict=True))
+
+
+def repeat_amounts(
+    model: "ModelCore", log: EventLog, items: Int[np.ndarray, " K"]
+) -> Float[np.ndarray, "U K"]:
+    """What the repeat bias adds to the scores of some items for every user of a log."""
+    bias = model.ranker.repeat_bias[model.encoder.target_event_type]
+    queries = Queries(np.arange(log.num_users), log.offsets[1:])
+    return amounts_of(repeat_adjustments(log, queries, bias), log.num_users, items)
+
+
+def score_parts(
+    model: "TrainedModel", log: EventLog, user: UserVectors, items: Int[np.ndarray, " K"]
+) -> Parts:
+    """The parts of the scores of some items before a strategy, for the only user of a log."""
+    vectors = np.asarray(model.index.items.vectors)[items]
+    return vector_parts(model, user, items, vectors) | {
+        ("", POPULARITY): model.index.items.biases[items].astype(np.float64),
+        ("", REPEAT_BIAS): repeat_amounts(model, log, items)[0],
+    }
+
+
 def contributions(model: "TrainedModel", log: EventLog, k: int) -> pl.DataFrame:
     """`TrainedModel.contributions` of the only user of a log.
 
@@ -110,22 +189,20 @@ def contributions(model: "TrainedModel", log: EventLog, k: int) -> pl.DataFrame:
     """
     if model.catalog is not model.artifacts.catalog:
         raise InputError("contributions are those of the items of training; load the run anew")
+    states = model.encoder.states(log)
+    user = UserVectors(model.encoder.vectors(states)[0], model.memoryless.vectors(states)[0])
     adjustments = model.ranker.adjustments(log)(np.arange(1))
-    vectors = model.user_batch(log).vectors
-    items = best_items(vectors, model.index.items, k, adjustments).items[0]
-    items = items[items > 0]
-    whole = item_log_probabilities(model, vectors, items, adjustments)
-
-    def added(part: str) -> Float[np.ndarray, " K"]:
-        bare = without(model, part)
-        changes = model.ranker.mask(log) if part == REPEAT_BIAS else adjustments
-        return whole - item_log_probabilities(bare, bare.user_batch(log).vectors, items, changes)
-
-    columns = {part: added(part) for part in parts_of(model)}
+    top = best_items(user.vector[None], model.index.items, k, adjustments)
+    items = top.items[0][top.items[0] > 0]
+    columns: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(items)))
+    for (_, part), amounts in score_parts(model, log, user, items).items():
+        columns[part] += amounts
     ranks = pl.Series("rank", np.arange(1, len(items) + 1, dtype=np.int32))
-    names = model.index.names(ITEM, items)
-    return pl.DataFrame([ranks, *names, pl.Series("log_probability", whole)]).with_columns(
-        pl.Series(name, values) for name, values in columns.items()
+    scores = pl.Series("score", top.scores[0][: len(items)])
+    return pl.DataFrame([ranks, *model.index.names(ITEM, items), scores]).with_columns(
+        pl.Series(name, values)
+        for name, values in columns.items()
+        if name == AVERAGE or values.any()
     )
 
 
@@ -134,28 +211,12 @@ def plot_contributions_of(model: "TrainedModel", log: EventLog, path: Path, k: i
     from jaxrec.inference.plots import plot_contributions  # matplotlib is slow to import
 
     table = contributions(model, log, k)
-    number = table.columns.index("log_probability")
-    identity, parts = table.columns[1:number], table.columns[number + 1 :]
+    number = table.columns.index("score")
+    parts = [part for part in table.columns[number + 1 :] if part != AVERAGE]
     plot_contributions(
         path,
         table.select(parts).to_numpy(),
-        item_labels(table.select(identity)).to_list(),
+        item_labels(table.select(table.columns[1:number])).to_list(),
         [part.replace("_", " ") for part in parts],
         f"What each part adds to the list of user {log.user_ids[0]}",
     )
-
-
-def item_log_probabilities(
-    model: "TrainedModel",
-    vectors: Float[np.ndarray, "1 F"],
-    items: Int[np.ndarray, " K"],
-    adjustments: AdjustmentBlocks,
-) -> Float[np.ndarray, " K"]:
-    """Log of the probability that one user chooses each item next."""
-    return log_probabilities(
-        vectors,
-        model.index.items,
-        items[None],
-        adjustments,
-        inverse_temperature=model.inverse_temperature,
-    )[0]

@@ -1,7 +1,7 @@
 """What a trained model consists of, and what its methods share."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -16,9 +16,12 @@ from jaxrec.data.id_types import IdType, fitting_type, id_type, with_id_types
 from jaxrec.errors import InputError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex
+from jaxrec.inference.contributions import ItemParts, item_parts, without_item_memory
+from jaxrec.inference.graph_paths import Neighbours
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.ranker import Ranker, UserBatch
 from jaxrec.inference.user_encoder import UserEncoder, collected
+from jaxrec.inference.word_influence import WordInfluence
 from jaxrec.inference.word_search import WordSearch
 from jaxrec.models.recommender import Model
 from jaxrec.models.sequence.decoder import Decoder
@@ -99,12 +102,41 @@ class ModelCore:
         return Ranker(self.config, self.index, self.encoder, self.correction, self.mesh)
 
     @cached_property
+    def item_parts(self) -> ItemParts | None:
+        """The item vectors of training as sums over their sources; None over today's items.
+
+        They take as much memory as the item table for every source.
+        """
+        return item_parts(self)
+
+    @cached_property
+    def average_item(self) -> Float[np.ndarray, " F"]:
+        """The mean of the item vectors."""
+        items = self.index.items
+        return np.asarray(items.vectors)[items.valid].mean(0)
+
+    @cached_property
+    def memoryless(self) -> UserEncoder:
+        """The user encoder whose user vectors leave the memory readout out."""
+        return replace(self.encoder, model=without_item_memory(self.model))
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The edges of the graph by node."""
+        return Neighbours(self.catalog.graph)
+
+    @cached_property
     def words(self) -> WordSearch:
         """Steers lists by words."""
         trained = self.artifacts
         return WordSearch(
             self.config, self.index, self.model, trained.whitening, trained.text_encoder
         )
+
+    @cached_property
+    def word_influence(self) -> WordInfluence:
+        """Finds the words that tell most about an item."""
+        return WordInfluence(self)
 
     @property
     def profiled_types(self) -> tuple[str, ...]:
@@ -119,11 +151,15 @@ class ModelCore:
 
     def log_of(self, events: pl.DataFrame | pl.LazyFrame, user: str) -> EventLog:
         """The events of one user as a log; raises an InputError if there is no such user."""
+        return self.encoder.event_log(self.events_of(events, user))
+
+    def events_of(self, events: pl.DataFrame | pl.LazyFrame, user: str) -> pl.DataFrame:
+        """The events of one user; raises an InputError if there is no such user."""
         events = collected(events, "events")
         own = events.filter(as_ids(require(events, "user_id", "events"), "events") == str(user))
         if own.is_empty():
             raise InputError(f"the events hold no user {user!r}")
-        return self.encoder.event_log(own)
+        return own
 
 
 def padded_bias(

@@ -150,7 +150,7 @@ def plot_contributions(
     labels = [f"{_shortened(item, 36)}  {rank}" for rank, item in enumerate(items, 1)]
     axes.set_yticks(range(len(items)), labels, fontsize=8)
     axes.set_title(_wrapped(title, 12 * (len(parts) + 2)), loc="right")
-    figure.colorbar(image, label="log-probability that it adds (nats)")
+    figure.colorbar(image, label="what it adds to the score")
     with atomic_path(path) as draft:
         figure.savefig(draft, format="png")
 

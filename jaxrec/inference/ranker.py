@@ -127,10 +127,7 @@ class Ranker:
     def _rank_items(
         self, users: UserBatch, pipeline: RerankPipeline, options: ListOptions
     ) -> tuple[Int[np.ndarray, "U K"], Float[np.ndarray, "U K"], dict[str, int]]:
-        log, vectors = users.log, users.vectors
-        if pipeline.session:
-            session = self.encoder.states(pipeline.session.events(log))
-            vectors = pipeline.session.mixed(vectors, self.encoder.vectors(session))
+        log, vectors = users.log, self.with_session(users.log, users.vectors, pipeline)
         reranker = Reranker(pipeline, self.index.items, self.mesh, approximate=options.approximate)
         queries = RerankQueries(
             vectors, self.adjustments(log, options.mask), users.histories or log
@@ -142,6 +139,15 @@ class Ranker:
         distinct = np.unique(pairs[masked.items > 0])
         removed = {"mask": len(distinct), **result.removed}
         return result.lists.items, result.lists.scores, removed
+
+    def with_session(
+        self, log: EventLog, vectors: Float[np.ndarray, "U F"], pipeline: RerankPipeline
+    ) -> Float[np.ndarray, "U F"]:
+        """User vectors with the present session mixed in, if a step does so."""
+        if not pipeline.session:
+            return vectors
+        session = self.encoder.states(pipeline.session.events(log))
+        return pipeline.session.mixed(vectors, self.encoder.vectors(session))
 
     def mask(self, log: EventLog, mask: tuple[str, ...] = ()) -> AdjustmentBlocks:
         """The items that a mask, by default the run's, leaves out for the users of a log."""

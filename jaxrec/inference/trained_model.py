@@ -22,6 +22,8 @@ from jaxrec.inference.audiences import (
 from jaxrec.inference.behaviour import behaviour_table
 from jaxrec.inference.catalog_update import with_todays_items
 from jaxrec.inference.contributions import contributions, plot_contributions_of
+from jaxrec.inference.explain import explain_items
+from jaxrec.inference.explanation import Explanation
 from jaxrec.inference.forecast import SAMPLES, checked_options, forecast_users
 from jaxrec.inference.model_core import ModelCore
 from jaxrec.inference.other_shop import for_shop
@@ -289,19 +291,55 @@ class TrainedModel(ModelCore):
         log = self.log_of(events, user)
         plot_user(self, log, _png(path), last=last, top=top)
 
+    def explain(
+        self,
+        events: pl.DataFrame | pl.LazyFrame,
+        item: str,
+        *,
+        user: str | None = None,
+        strategy: str | Path | Sequence[Step] = (),
+        **rules: Any,
+    ) -> Explanation:
+        """Why an item is recommended to a user.
+
+        Each event is left out in turn: the amount of an event is exact. For a history of more than
+        63 events, integrated gradients over the event vectors take its place. What the user's mask
+        leaves out is explained as if it were not masked.
+
+        Args:
+            item: an id of the catalogue.
+            user: whose list; needed if `events` holds several users.
+            strategy, rules: as in `recommend`.
+
+        Raises:
+            DataError: the events or a rule cannot be used.
+            InputError: there is no such user or item, or an option does not fit.
+        """
+        refuse_fork()
+        _, row = self.index.find(f"{ITEM}:{item}")
+        pipeline = self.ranker.pipeline(strategy, Rules(**rules))
+        if np.isneginf(pipeline.bias[row]):
+            raise InputError(f"the rules keep item {item} out of every list; loosen them")
+        own = events if user is None else self.events_of(events, user)
+        histories = self.encoder.event_log(own, feedback_types(pipeline.steps))
+        if histories.num_users != 1:
+            raise InputError(f"the events hold {histories.num_users} users; name one as user")
+        [made] = explain_items(self, histories, np.array([row]), pipeline)
+        return made
+
     def contributions(
         self, events: pl.DataFrame | pl.LazyFrame, user: str, k: int | None = None
     ) -> pl.DataFrame:
-        """What each part of the model adds to the k best items of a user.
+        """What each part of the model adds to the scores of the k best items of a user.
 
         Args:
             k: by default 10, or all if there are fewer.
 
         Returns:
-            `rank`, `item_id`, `title` of items that have one, `log_probability` that the user
-            chooses the item next (in nats), and for each part (`id`, `text`, `graph`,
-            `item_memory`, `repeat_bias`, `popularity`, as far as the model has them) by how much it
-            falls without that part. The model is not trained again without it.
+            `rank`, `item_id`, `title` of items that have one, `score`, and the parts that add up to
+            it: `average`, the score of the average item, and what sets the item apart from it:
+            `id`, `text`, `graph` and the other sources of item vectors, `item_memory`,
+            `repeat_bias` and `popularity`, as far as the model has them.
 
         Raises:
             InputError: `events` holds no such user, k does not fit, or `with_items` made the model.

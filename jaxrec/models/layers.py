@@ -63,5 +63,10 @@ def unit_norm(x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
 
     The lower bound keeps the gradient finite for items without features, whose vector is zero.
     """
+    return x * inverse_length(x)
+
+
+def inverse_length(x: Float[Array, "*shape D"]) -> Float[Array, "*shape 1"]:
+    """What `unit_norm` multiplies x by."""
     squares = jnp.sum(jnp.square(x), -1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-4))
+    return jax.lax.rsqrt(jnp.maximum(squares, 1e-4))

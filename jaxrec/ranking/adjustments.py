@@ -84,6 +84,17 @@ def scale(adjustments: AdjustmentBlocks, factor: float) -> AdjustmentBlocks:
     return block
 
 
+def amounts_of(
+    adjustments: AdjustmentBlocks, num_queries: int, items: Int[np.ndarray, " K"]
+) -> Float[np.ndarray, "Q K"]:
+    """What adjustments add to the scores of some items for every query."""
+    rows, own, amounts = adjustments(0, num_queries)
+    added = np.zeros((num_queries, len(items)))
+    for place, item in enumerate(items):
+        np.add.at(added[:, place], rows[own == item], amounts[own == item])
+    return added
+
+
 def masked_event_types(
     mask: tuple[str, ...], event_type_names: Sequence[str]
 ) -> Bool[np.ndarray, " types"]:

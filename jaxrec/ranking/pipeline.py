@@ -272,13 +272,31 @@ class Reranker:
         for place, row in enumerate(rows.tolist()):
             if row in shifts:  # a query with its own bias is ranked alone
                 model_scores = self._model_scores(queries.vectors[row], adjustments, place)
-                left = self.pipeline.context.valid & (model_scores > LEFT_OUT)
-                span = np.ptp(model_scores[left]) if left.any() else 0
+                left, span = self._span(model_scores)
                 shift = span * sum(shifts[row].values())
                 items[place], scores[place] = _highest(
                     np.where(left, model_scores + bias + shift, -np.inf), size
                 )
         return items, scores
+
+    def step_amounts(
+        self, queries: RerankQueries, items: Int[np.ndarray, " K"]
+    ) -> dict[str, Float[np.ndarray, " K"]]:
+        """What each step adds to the scores of some items for the only query."""
+        amounts: dict[str, Float[np.ndarray, " K"]] = defaultdict(lambda: np.zeros(len(items)))
+        for number, bias in self.pipeline.biases.items():
+            amounts[self.pipeline.steps[number].name] += bias[items]
+        if shifts := self._shifts(queries.histories).get(0):
+            adjustments = queries.adjustments(np.arange(1))
+            _, span = self._span(self._model_scores(queries.vectors[0], adjustments, 0))
+            for number, shift in shifts.items():
+                amounts[self.pipeline.steps[number].name] += span * shift[items]
+        return amounts
+
+    def _span(self, model_scores: Float[np.ndarray, " I"]) -> tuple[Bool[np.ndarray, " I"], float]:
+        """The items that a query may get, and how far apart their scores are."""
+        left = self.pipeline.context.valid & (model_scores > LEFT_OUT)
+        return left, float(np.ptp(model_scores[left])) if left.any() else 0.0
 
     def _model_scores(
         self, vector: Float[np.ndarray, " F"], adjustments: AdjustmentBlocks, place: int

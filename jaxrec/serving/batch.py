@@ -25,10 +25,12 @@ from jaxrec.artifacts.partitions import (
     remove_drafts,
 )
 from jaxrec.config import to_yaml
+from jaxrec.data.columns import index_in
 from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import IdType, with_id_types
 from jaxrec.data.stream import EventStream
 from jaxrec.errors import ConfigError, DataError, Interrupted
+from jaxrec.inference.explain import explain_items, user_of
 from jaxrec.inference.forecast import checked_options, forecast_users
 from jaxrec.inference.profiles import profile_users
 from jaxrec.inference.ranker import ListOptions, UserBatch
@@ -77,11 +79,27 @@ def recommend(options: RecommendOptions) -> None:
         counts: dict[str, Any] = {"removed": lists.removed, "users_with_fewer": len(lists.short)}
         if lists.short:
             counts["fewer"] = dict(list(lists.short.items())[:SHORT_LISTS])
+        if options.explain:
+            return lists.table.with_columns(sentences(model, users, lists.table, pipeline)), counts
         return lists.table, counts
 
     totals = write_parts(model, options, score, steps, pipeline.removed)
     report_removed(totals, k)
     report_parts(totals, options.out)
+
+
+def sentences(
+    model: TrainedModel, users: UserBatch, lists: pl.DataFrame, pipeline: RerankPipeline
+) -> pl.Series:
+    """Why each list of a block holds its items, as a column `explanation`."""
+    log, made = users.histories or users.log, list[str]()
+    places = {user: number for number, user in enumerate(log.user_ids)}
+    for (user,), own in lists.group_by("user_id", maintain_order=True):
+        history = user_of(log, places[user])
+        rows = index_in(own["item_id"], model.catalog.item_ids).to_numpy()
+        reasons = explain_items(model, history, rows.astype(np.int64), pipeline, words=False)
+        made += [reason.sentence for reason in reasons]
+    return pl.Series("explanation", made, dtype=pl.String)
 
 
 def forecast(model: TrainedModel, options: RecommendOptions) -> None:

@@ -93,7 +93,37 @@ class RecommendOptions(BatchOptions):
     (`forecast.steps`). No strategy and no rule but the mask acts on these lists."""
     strategy: Path | None = None
     """A YAML list of steps that act on the ranking in their order, in place of the rules below."""
+    explain: bool = False
+    """Add a column `explanation`: one sentence that names the events that count most, and what the
+    graph shares. It reads every history once more for each of its events."""
     rules: Annotated[Rules, tyro.conf.OmitArgPrefixes] = field(default_factory=Rules)
+
+    def __post_init__(self) -> None:
+        """Raise a ConfigError for lists that cannot be explained."""
+        super().__post_init__()
+        if self.explain and (self.target != ITEM or self.forecast is not None):
+            raise ConfigError("--explain is for lists of items; leave --target or --forecast out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(ModelOptions):
+    """Say why a user gets items: by events, parts of the model, paths in the graph, and words."""
+
+    user: tyro.conf.Positional[str]
+    """Id of the user."""
+    events: Path
+    """Events: .parquet, .csv or .jsonl. They need not fit in memory."""
+    item: tuple[str, ...] = ()
+    """Ids of the items (by default the three best)."""
+    strategy: Path | None = None
+    """A YAML list of steps that act on the ranking in their order."""
+    out: Path | None = None
+    """Also write everything to this .json file."""
+
+    def __post_init__(self) -> None:
+        """Raise an error for a file that cannot be written."""
+        super().__post_init__()
+        _check_file(self.out, (".json",))
 
 
 @dataclass(frozen=True, kw_only=True)

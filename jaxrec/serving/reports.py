@@ -1,5 +1,9 @@
 """Single results: an audience, similar nodes, a plot of one user, a replay."""
 
+import json
+from dataclasses import asdict
+
+import numpy as np
 import polars as pl
 
 from jaxrec.data.dataset import filtered
@@ -8,13 +12,27 @@ from jaxrec.data.id_types import with_id_types
 from jaxrec.data.opener import open_source
 from jaxrec.inference.audiences import EMPTY_AUDIENCE, audience_table, likeliest
 from jaxrec.inference.contributions import plot_contributions_of
+from jaxrec.inference.explain import explain_items
+from jaxrec.inference.explanation import Explanation
 from jaxrec.inference.profiles import plot_user
+from jaxrec.inference.ranker import ListOptions
 from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.ranking.steps import feedback_types
+from jaxrec.ranking.strategy import read_strategy
+from jaxrec.runtime import atomic_path
 from jaxrec.serving import replay as replaying
 from jaxrec.serving.console import console, show_table
 from jaxrec.serving.inputs import load_model, open_user_events, user_id_type
-from jaxrec.serving.options import AudienceOptions, PlotOptions, ReplayOptions, SimilarOptions
+from jaxrec.serving.options import (
+    AudienceOptions,
+    ExplainOptions,
+    PlotOptions,
+    ReplayOptions,
+    SimilarOptions,
+)
 from jaxrec.types import EventLog
+
+SHOWN_ITEMS, SHOWN_LINES = 3, 8
 
 
 def audience(options: AudienceOptions) -> None:
@@ -56,6 +74,51 @@ def plot(options: PlotOptions) -> None:
     else:
         plot_user(model, log, options.out, last=options.last)
     console.print(f"drawn in {options.out}")
+
+
+def explain(options: ExplainOptions) -> None:
+    """Say why a user gets items; raises as `TrainedModel.explain`."""
+    model = load_model(options)
+    stream = open_user_events(model, options.events, users=(options.user,))
+    steps = () if options.strategy is None else read_strategy(options.strategy)
+    pipeline = model.ranker.pipeline(steps)
+    histories = model.encoder.validated_log(pl.concat(stream.blocks()), feedback_types(steps))
+    if options.item:
+        rows = [model.index.find(f"{ITEM}:{item}")[1] for item in options.item]
+    else:
+        lists = ListOptions(SHOWN_ITEMS)
+        best = model.ranker.recommend(model.user_batch(histories), pipeline, lists).table
+        rows = [model.index.find(f"{ITEM}:{item}")[1] for item in best["item_id"]]
+    made = explain_items(model, histories, np.array(rows, np.int64), pipeline)
+    for reason in made:
+        console.print("\n".join(explained(reason)))
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(options.out) as draft:
+            draft.write_text(json.dumps([asdict(reason) for reason in made], indent=1))
+        console.print(f"written to {options.out}")
+
+
+def explained(reason: Explanation) -> list[str]:
+    """An explanation as lines of text."""
+    strongest = sorted(reason.events, key=lambda event: -abs(event.amount))[:SHOWN_LINES]
+    return [
+        f"{reason.title or reason.item_id}, score {reason.score:.3f}",
+        f"  {reason.sentence}",
+        *(
+            f"  event {event.event_type} {event.title or event.item_id}: {event.amount:+.3f}"
+            for event in strongest
+        ),
+        *(
+            f"  part {f'{part.group}: ' if part.group else ''}{part.part}: {part.amount:+.3f}"
+            for part in reason.parts
+        ),
+        *(
+            f"  path {path.title or path.item_id} - {path.relation} - {path.node_type} {path.node}"
+            for path in reason.paths
+        ),
+        *(f"  word {word.word}: {word.amount:.3f}" for word in reason.words),
+    ]
 
 
 def replay(options: ReplayOptions) -> None:

@@ -3,10 +3,10 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers.histories import new_user_of_brand
-from helpers.shop import HELD_OUT
+from helpers.shop import HELD_OUT, corrected
 
 from jaxrec.errors import InputError
-from jaxrec.inference.contributions import parts_of, without, without_item_memory
+from jaxrec.inference.contributions import without_item_memory
 
 
 @pytest.fixture(scope="module")
@@ -14,40 +14,33 @@ def fan():
     return new_user_of_brand(3)
 
 
-def test_the_whole_is_the_probability_of_the_next_choice(model, fan, tmp_path):
+def test_the_parts_of_a_list_add_up_to_its_scores(model, fan, tmp_path):
     table = model.contributions(fan, "fan3", k=5)
-    assert table["item_id"].to_list() == model.recommend(fan, k=5)["item_id"].to_list()
-    for item, log_probability in table.select("item_id", "log_probability").iter_rows():
-        (probability,) = model.audience(fan, f"item:{item}")["probability"]
-        assert np.exp(log_probability) == pytest.approx(probability, rel=1e-4)
+    listed = model.recommend(fan, k=5)
+    assert table["item_id"].to_list() == listed["item_id"].to_list()
+    assert set(table.columns[4:]) >= {"average", "id", "text", "graph", "item_memory"}
+    sums = table.select(pl.sum_horizontal(table.columns[4:])).to_series()
+    assert sums.to_list() == pytest.approx(listed["score"].to_list(), abs=1e-4)
     model.plot_contributions(fan, "fan3", tmp_path / "parts.png", k=5)
     assert (tmp_path / "parts.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_part_adds_what_its_absence_takes_away(model, fan):
-    table = model.contributions(fan, "fan3", k=3)
-    assert set(parts_of(model)) == set(table.columns[4:]) >= {"id", "text", "graph", "item_memory"}
-    for part in ("text", "graph", "item_memory"):
-        bare = without(model, part)
-        for row in table.iter_rows(named=True):
-            (probability,) = bare.audience(fan, f"item:{row['item_id']}")["probability"]
-            assert row["log_probability"] - row[part] == pytest.approx(
-                np.log(probability), abs=1e-3
-            )
+def test_biases_are_parts_of_a_list(model, fan):
+    biased = corrected(model)
+    table = biased.contributions(fan, "fan3", k=5)
+    assert set(table.columns[4:]) >= {"popularity", "repeat_bias"}
+    sums = table.select(pl.sum_horizontal(table.columns[4:])).to_series()
+    assert sums.to_list() == pytest.approx(biased.recommend(fan, k=5)["score"].to_list(), abs=1e-4)
 
 
-def test_an_item_without_its_id_is_a_new_item(model, known_shop):
-    copied = known_shop.items.filter(pl.col("item_id") == "i30")
-    today = model.with_items(copied.with_columns(item_id=pl.lit("copy")))
-    (row,) = (model.catalog.item_ids == "i30").arg_true()
-    new = today.index.host_vectors("item")[len(model.catalog.items)]
-    np.testing.assert_allclose(without(model, "id").index.host_vectors("item")[row], new, atol=5e-3)
-
-
-def test_items_differ_without_a_source(model):
-    whole = model.index.host_vectors("item")
-    for part in ("id", "text", "graph"):
-        assert np.abs(without(model, part).index.host_vectors("item") - whole).max() > 0.01
+def test_the_sources_of_an_item_are_its_vector(model):
+    known = model.item_parts
+    assert [name for _, name in known.names] == ["id", "graph", "text", "graph"]
+    items = model.index.items
+    vectors = np.asarray(items.vectors)
+    sums = [known.vectors[:2].sum(0), known.vectors[2:].sum(0)]
+    for own, whole in zip(sums, (vectors[:, :16], vectors[:, 16:]), strict=True):
+        np.testing.assert_allclose(own[items.valid], whole[items.valid], atol=1e-5)
 
 
 def test_without_item_memory_the_readout_does_not_count(model):

@@ -431,3 +431,16 @@ def test_items_unknown_to_the_run_are_read_as_unknown(serve, shop, tmp_path, cap
     lists_of_new = read(tmp_path / "with").filter(pl.col("item_id") == HELD_OUT)
     assert lists_of_new["user_id"].n_unique() == 120
     assert set(lists_of_new["title"]) == {"brand x item h"}
+
+
+def test_lists_are_explained_in_a_column(serve, model, known_shop, tmp_path, refused):
+    users = tmp_path / "users.csv"
+    pl.DataFrame({"user_id": ["u003", "u005"]}).write_csv(users)
+    serve("--out", tmp_path / "out", "--k", 2, "--users", users, "--explain")
+    lists = read(tmp_path / "out")
+    assert lists.columns[-1] == "explanation"
+    own = known_shop.events.filter(user_id="u005")
+    for item, sentence in lists.filter(user_id="u005").select("item_id", "explanation").iter_rows():
+        assert sentence == model.explain(own, item).sentence
+    message = refused(serve, "--out", tmp_path / "brands", "--target", "brand", "--explain")
+    assert "--explain is for lists of items" in message

@@ -1,5 +1,6 @@
 """Single results: profiles, audiences, similar nodes, plots and replays."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -45,3 +46,17 @@ def test_replay_reads_a_file_or_the_data_of_the_run(
         np.testing.assert_array_equal(values, getattr(log_to_replay(model, with_file), name))
     replay_run(with_file)
     assert "rank of the next event" in capsys.readouterr().out
+
+
+def test_an_explanation_is_printed_and_written(ask, model, known_shop, tmp_path, capsys):
+    ask("explain", "u003", "--out", tmp_path / "why.json")
+    shown = capsys.readouterr().out
+    assert shown.count("Recommended because you ") == 3
+    assert "part id+graph: item_memory" in shown
+    made = json.loads((tmp_path / "why.json").read_text())
+    own = known_shop.events.filter(user_id="u003")
+    best = model.recommend(own, k=3)["item_id"].to_list()
+    assert [reason["item_id"] for reason in made] == best
+    assert len(made[0]["events"]) == len(own)
+    ask("explain", "u003", "--item", best[1])
+    assert capsys.readouterr().out.count("Recommended because") == 1

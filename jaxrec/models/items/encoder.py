@@ -66,6 +66,12 @@ class ItemEncoder(nnx.Module):
         self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
     ) -> Float[Array, "N D"]:
         """Unit vectors of all nodes, items first, in float32; `key` as in `ItemSource`."""
+        return unit_norm(self.features(nodes, graph, key))
+
+    def features(
+        self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
+    ) -> Float[Array, "N D"]:
+        """The vectors before the norm: the sum of the sources and of what the graph adds."""
         features, text = jnp.zeros((len(nodes.items), self.width)), None
         for source in self.sources:
             vectors = source(nodes, key)
@@ -78,4 +84,4 @@ class ItemEncoder(nnx.Module):
             features += self.graph_encoder(features, graph)
         if self.context is not None:
             features += self.context(features, graph, text)
-        return unit_norm(features)
+        return features

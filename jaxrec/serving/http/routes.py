@@ -113,7 +113,15 @@ async def recommend(
 ) -> Response:
     """Recommend items, brands or other nodes to a user, known or new, as of the last event."""
     settings = ListRequest(query.k, query.target, query.where, event_type=query.context)
-    return await answer_list(request, user_id, settings)
+    if not query.explain:
+        return await answer_list(request, user_id, settings)
+    service = service_of(request)
+    engine = service.ready_engine
+    answer, reasons = await service.read(service.explain, user_id, settings)
+    content = list_content(engine, answer)
+    for entry, reason in zip(content["items"], reasons, strict=True):
+        entry["explanation"] = reason
+    return json_response(content)
 
 
 @user_routes.post("/query", tags=["users"], response_model=RecommendationsResponse)
@@ -226,17 +234,19 @@ async def answer_list(request: Request, user_id: str, settings: ListRequest) -> 
     """Rank a list in the next batch; answers with a `RecommendationsResponse`."""
     service = service_of(request)
     engine = service.ready_engine
-    answer = await service.recommend(user_id, settings)
-    return json_response(
-        {
-            "user_id": answer.user_id,
-            "target": answer.target,
-            "items": item_entries(engine, answer),
-            "events": answer.events,
-            "approximate": answer.approximate,
-            "model": str(engine.model.step),
-        }
-    )
+    return json_response(list_content(engine, await service.recommend(user_id, settings)))
+
+
+def list_content(engine: LiveEngine, answer: RecommendationList) -> dict[str, Any]:
+    """A list as a `RecommendationsResponse`."""
+    return {
+        "user_id": answer.user_id,
+        "target": answer.target,
+        "items": item_entries(engine, answer),
+        "events": answer.events,
+        "approximate": answer.approximate,
+        "model": str(engine.model.step),
+    }
 
 
 def item_entries(engine: LiveEngine, answer: RecommendationList) -> list[dict[str, Any]]:

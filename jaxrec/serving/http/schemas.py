@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from jaxrec.data.graph import ITEM
+from jaxrec.inference.explanation import Explanation
 from jaxrec.serving.ids import PATTERN, check_id
 from jaxrec.serving.live.recommendation_builder import LISTS
 from jaxrec.serving.live.recorder import Outcome
@@ -89,6 +90,13 @@ class ListQuery(BaseModel):
     context: Annotated[
         str, Field(max_length=100, description="event type to predict, such as `buy`")
     ] = ""
+    explain: Annotated[
+        Literal["", "full"],
+        Field(
+            description="`full` says why the list holds each item, for k of at most 10; the first "
+            "call after a start takes seconds, and other lists wait meanwhile"
+        ),
+    ] = ""
 
 
 class RecordedResponse(BaseModel):
@@ -143,6 +151,7 @@ class RecommendedItemResponse(ItemDetails):
     propensity: float = Field(
         description="probability of this item at this rank, given the items above it"
     )
+    explanation: Explanation | None = Field(None, description="with `explain=full`")
 
 
 class RecommendationsResponse(BaseModel):

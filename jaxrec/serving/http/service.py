@@ -16,12 +16,14 @@ from fastapi import HTTPException
 from jaxrec.artifacts import run_directory
 from jaxrec.errors import StoreError
 from jaxrec.inference import loading
+from jaxrec.inference.explanation import Explanation
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.context import Step
 from jaxrec.serving.http.batching import RequestBatcher
 from jaxrec.serving.http.item_follower import ItemFollower
 from jaxrec.serving.http.metrics import Metrics
 from jaxrec.serving.live.engine import LiveEngine, time_of_deletion
+from jaxrec.serving.live.explanations import explained_list
 from jaxrec.serving.live.impression_writer import ImpressionWriter
 from jaxrec.serving.live.item_recorder import ItemChange, ItemOutcome, ItemRecorder
 from jaxrec.serving.live.lists import ListRequest, RecommendationList
@@ -250,6 +252,14 @@ class LiveService:
             max_share=options.expire_share,
             tombstones_before=now - DAY * options.keep_tombstones,
         )
+
+    def explain(
+        self, user_id: str, request: ListRequest
+    ) -> tuple[RecommendationList, list[Explanation]]:
+        """A list and its explanations, for `read`; raises as `explained_list`."""
+        made, reasons = explained_list(self.ready_engine, user_id, request, int(time.time()))
+        self.impressions.add(self.ready_engine.impressions([made]))
+        return made, reasons
 
     def delete(self, user_id: str) -> bool:
         """Delete a user, also while no model is loaded."""

@@ -33,7 +33,7 @@ from jaxrec.serving.live.lists import ListRequest, RecommendationList, Recommend
 from jaxrec.serving.live.recent import Recent
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
 from jaxrec.serving.stores.base import UserDocument
-from jaxrec.types import MAX_GAP, NO_GAP, EventLog, Queries
+from jaxrec.types import EventLog, Queries
 
 RANKED = (1, 2, 4, *BATCHES[1:])  # users to rank for at a time: each row takes its own time
 LISTS = (64, 256)  # lengths of the rankings that are compiled
@@ -106,13 +106,12 @@ class RecommendationBuilder:
             DataError: the condition cannot be used.
             InputError: the model reads no text.
         """
-        event_type = self._event_type(request)
-        vectors = self.user_vectors(documents, event_type, now)
         reranker = None
         if request.target == ITEM:
             reranker = self.reranker(request.where, bool(request.words))
-            lists = self._item_lists(reranker, documents, vectors, request, now)
+            lists = self._item_lists(reranker, documents, request, now)
         else:
+            vectors = self.user_vectors(documents, self.event_type(request), now)
             lists = self.node_lists(vectors, request.target, request.k)
         pipeline = None if reranker is None else reranker.pipeline
         own_lists = RankedLists(*(part[: len(documents)] for part in lists))
@@ -137,14 +136,11 @@ class RecommendationBuilder:
     ) -> Float[np.ndarray, "Q F"]:
         """User vectors of documents, followed by rows of padding; `now` as in `build`."""
         states = self.updater.stack([document.state for document in documents])
-        seconds = None
-        config = self.model.config
-        if now is not None and config.data.time == "timestamp" and config.model.time_since_last:
-            last = np.array([document.last_time for document in documents])
-            seconds = np.where(last < 0, NO_GAP, np.clip(now - last, 0, MAX_GAP))
+        seconds = self.updater.seconds_since(documents, now)
         return self.updater.user_vectors(states, event_type, seconds)
 
-    def _event_type(self, request: ListRequest) -> int | None:
+    def event_type(self, request: ListRequest) -> int | None:
+        """The number of the event type to predict; None: the run's."""
         names = self.model.artifacts.event_type_names
         return names.index(request.event_type) if request.event_type else None
 
@@ -152,16 +148,12 @@ class RecommendationBuilder:
         self,
         reranker: Reranker,
         documents: Sequence[UserDocument],
-        vectors: Float[np.ndarray, "Q F"],
         request: ListRequest,
         now: int | None,
     ) -> RankedLists:
         """Items under the strategy, with the present session and the words mixed in."""
-        count, event_type = len(documents), self._event_type(request)
-        session, mixed = reranker.pipeline.session, vectors
-        if session:
-            moments = None if now is None else np.full(count, now)
-            mixed = self.with_session(documents, vectors, session, moments, event_type)
+        count, event_type = len(documents), self.event_type(request)
+        vectors, mixed = self.mixed_vectors(reranker, documents, request, now)
         moved = (mixed != vectors).any(1)[:count]
         mask = request.mask or self.model.config.evaluation.mask
         adjustments = self.adjustments(documents, mask, event_type)
@@ -173,6 +165,21 @@ class RecommendationBuilder:
         touched = lists.touched | (moved[:, None, None] & is_session & (lists.items > 0)[..., None])
         return lists._replace(touched=touched)
 
+    def mixed_vectors(
+        self,
+        reranker: Reranker,
+        documents: Sequence[UserDocument],
+        request: ListRequest,
+        now: int | None,
+    ) -> tuple[Float[np.ndarray, "Q F"], Float[np.ndarray, "Q F"]]:
+        """User vectors, and the same with the present session mixed in, if a step does so."""
+        event_type, session = self.event_type(request), reranker.pipeline.session
+        vectors = self.user_vectors(documents, event_type, now)
+        if not session:
+            return vectors, vectors
+        moments = None if now is None else np.full(len(documents), now)
+        return vectors, self.with_session(documents, vectors, session, moments, event_type)
+
     def item_lists(
         self,
         reranker: Reranker,
@@ -182,7 +189,7 @@ class RecommendationBuilder:
         k: int,
     ) -> RankedLists:
         """The k best items for documents with given vectors and adjustments."""
-        count, histories = len(documents), self._feedback_log(documents)
+        count, histories = len(documents), self.feedback_log(documents)
         queries = RerankQueries(
             vectors[:count],
             # an inner function would make the types of its annotations in every call
@@ -305,7 +312,7 @@ class RecommendationBuilder:
             strict=True,
         )
 
-    def _feedback_log(self, documents: Sequence[UserDocument]) -> EventLog | None:
+    def feedback_log(self, documents: Sequence[UserDocument]) -> EventLog | None:
         """The kept events of users who gave feedback; None if none of them did."""
         feedback_types = set(self.updater.feedback_types)
         histories = [

@@ -213,6 +213,20 @@ class StateUpdater:
             padded(states, size), event_type, padded(seconds.astype(np.int32), size, fill=NO_GAP)
         )
 
+    def seconds_since(
+        self, documents: Sequence[UserDocument], now: Int[np.ndarray, " n"] | int | None
+    ) -> Int[np.ndarray, " n"] | None:
+        """Seconds from the last event of each document until `now`.
+
+        Returns:
+            None where the model does not read them, or `now` is not known.
+        """
+        config = self.model.config
+        if now is None or config.data.time != "timestamp" or not config.model.time_since_last:
+            return None
+        last = np.array([document.last_time for document in documents])
+        return np.where(last < 0, NO_GAP, np.clip(now - last, 0, MAX_GAP)).astype(np.int32)
+
     def event_log(
         self, histories: Sequence[Sequence[LiveEvent]], event_types: tuple[str, ...] = ()
     ) -> EventLog:

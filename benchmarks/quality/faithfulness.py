@@ -1,0 +1,215 @@
+"""Whether explanations name the events that made a recommendation.
+
+    python benchmarks/quality/faithfulness.py runs/ml-100k
+    python benchmarks/quality/faithfulness.py runs/scientific --users 100
+
+The best item of a test user is explained from the user's newest 63 events. Events are deleted from
+the history, the strongest first (`deletion`), or an empty history gets them back, the strongest
+first and in time order (`insertion`). After each share of the events, the model gives the
+log-probability of the item. A figure is the mean over the shares and the users. A ranking is more
+faithful if its deletion curve is lower and its insertion curve is higher. Differences to a random
+order and to the latest event first come with 95 % intervals from a bootstrap over the users
+(Petsiuk et al. 2018, arXiv:1806.07421; DeYoung et al. 2020, arXiv:1911.03429).
+
+`agreement` is how often a cheap score of a history's items names the same item as leave-one-out,
+over the five best items of each user; `because` of live lists uses the best of them.
+
+A row is added to `benchmarks/results/faithfulness.jsonl`.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+from quality import append_row, code_version
+from rich.console import Console
+from rich.table import Table
+
+import jaxrec
+from jaxrec.data.dataset import prepare
+from jaxrec.inference.catalog_index import unit_rows
+from jaxrec.inference.contributions import repeat_amounts
+from jaxrec.inference.explain import (
+    MOST_LEFT_OUT,
+    event_amounts,
+    gradient_amounts,
+    own_repeats,
+    without_each,
+)
+from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.ranking.top_k import best_items, log_probabilities
+from jaxrec.types import EventLog
+
+RESULTS = Path(__file__).parent.parent / "results" / "faithfulness.jsonl"
+SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)  # of the events that are deleted or inserted
+LEAST = 5  # events of a history
+LISTED = 5  # items for the agreement
+DECAYS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6)
+SAMPLES = 1000  # of the bootstrap
+NONE = ("none",)  # no mask: an item stays comparable when its event is deleted
+
+Amounts = dict[str, Float[np.ndarray, "M K"]]
+
+
+def main() -> None:
+    """Measure a run, add its row and print it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--users", type=int, default=200)
+    options = parser.parse_args()
+    model = jaxrec.load(options.run)
+    row = {"run": options.run.name, "data": Path(model.config.data.source).name}
+    row |= {"code": code_version(), **measure(model, sampled(model, options.users))}
+    append_row(RESULTS, row)
+    Console(width=120).print(figures_table(row))
+
+
+def sampled(model: TrainedModel, users: int) -> list[EventLog]:
+    """The newest events of random test users before their test event."""
+    split = prepare(model.config).split
+    queries, log = split.test["last"], split.log
+    lengths = queries.positions - log.offsets[queries.users]
+    candidates = np.flatnonzero(lengths >= LEAST)
+    random = np.random.default_rng(0)
+    drawn = random.choice(candidates, min(users, len(candidates)), replace=False)
+    return [
+        history_of(log, np.arange(position - min(length, MOST_LEFT_OUT), position))
+        for position, length in zip(queries.positions[drawn], lengths[drawn], strict=True)
+    ]
+
+
+def history_of(log: EventLog, numbers: Int[np.ndarray, " M"]) -> EventLog:
+    """Some events of a log as the history of one user."""
+    return joined(log, [numbers])
+
+
+def joined(log: EventLog, histories: list[Int[np.ndarray, " M"]]) -> EventLog:
+    """Histories, each of some events of a log."""
+    numbers = np.concatenate(histories).astype(np.int64)
+    return replace(
+        log,
+        user_ids=pl.Series([str(number) for number in range(len(histories))], dtype=pl.String),
+        offsets=np.cumsum([0, *map(len, histories)]),
+        items=log.items[numbers],
+        event_types=log.event_types[numbers],
+        times=log.times[numbers],
+    )
+
+
+def measure(model: TrainedModel, histories: list[EventLog]) -> dict[str, Any]:
+    """The curves of every ranking of the events, and the agreement of cheap scores."""
+    random = np.random.default_rng(1)
+    curves: dict[str, list[list[float]]] = {}
+    agreement: dict[str, list[float]] = {}
+    for log in histories:
+        items, amounts, cheap = explained(model, log)
+        best = {name: values[:, 0] for name, values in amounts.items()}
+        best["similarity"] = cheap["similarity"][:, 0]
+        best["latest first"] = np.arange(len(log.items), dtype=float)
+        best["random"] = random.random(len(log.items))
+        for name, curve in curves_of(model, log, items[0], best).items():
+            curves.setdefault(name, []).append(curve)
+        for name, values in cheap.items():
+            agreement.setdefault(name, []).append(same_item(log, amounts["leave-one-out"], values))
+    means = {name: np.array(values) for name, values in curves.items()}
+    return {
+        "users": len(histories),
+        "events": round(float(np.mean([len(log.items) for log in histories])), 1),
+        "curves": {name: np.round(values.mean(0), 4).tolist() for name, values in means.items()},
+        "differences": {
+            f"{name} - {other}": interval(means[name] - means[other])
+            for name in ("leave-one-out", "integrated gradients", "similarity")
+            for other in ("random", "latest first")
+        },
+        "agreement": {name: round(float(np.mean(v)), 4) for name, v in agreement.items()},
+    }
+
+
+def explained(model: TrainedModel, log: EventLog) -> tuple[Int[np.ndarray, " K"], Amounts, Amounts]:
+    """The best items of a user, the amounts of the events, and what cheap scores say of them."""
+    read = without_each(log)
+    vectors = model.encoder.vectors(model.encoder.states(read))
+    changes = model.ranker.adjustments(log)(np.arange(1))
+    items = best_items(vectors[:1], model.index.items, LISTED, changes).items[0]
+    table = np.asarray(model.index.items.vectors)
+    leads = table[items] - model.average_item
+    bias = model.ranker.repeat_bias[model.encoder.target_event_type]
+    amounts = {
+        "leave-one-out": event_amounts(vectors, repeat_amounts(model, read, items), leads),
+        "integrated gradients": gradient_amounts(model, log, leads) + own_repeats(log, bias, items),
+    }
+    ages = np.arange(len(log.items))[::-1, None]
+    cosines = unit_rows(table[log.items]) @ unit_rows(table[items]).T
+    centred = unit_rows(table[log.items] - model.average_item) @ unit_rows(leads).T
+    cheap = {"similarity": cosines, "integrated gradients": amounts["integrated gradients"]}
+    cheap["latest first"] = np.broadcast_to(-ages.astype(float), cosines.shape)
+    for decay in DECAYS:
+        cheap[f"centred similarity, decay {decay}"] = np.maximum(centred, 0) * decay**ages
+        cheap[f"similarity, decay {decay}"] = (1 + cosines) * decay**ages
+    return items, amounts, cheap
+
+
+def curves_of(
+    model: TrainedModel, log: EventLog, item: int, rankings: dict[str, Float[np.ndarray, " M"]]
+) -> dict[str, list[float]]:
+    """The mean log-probability of an item over the shares: after deletion, and after insertion."""
+    count, places = len(log.items), []
+    for amounts in rankings.values():
+        order = np.argsort(-amounts, kind="stable")
+        cuts = [order[: max(round(share * count), 1)] for share in SHARES]
+        places += [np.setdiff1d(np.arange(count), cut) for cut in cuts]
+        places += [np.sort(cut) for cut in cuts]
+    changed = joined(log, places)
+    vectors = model.encoder.vectors(model.encoder.states(changed))
+    adjustments = model.ranker.adjustments(changed, NONE)(np.arange(len(places)))
+    log_p = log_probabilities(
+        vectors,
+        model.index.items,
+        np.full((len(places), 1), item),
+        adjustments,
+        inverse_temperature=model.inverse_temperature,
+    )
+    means = log_p.reshape(len(rankings), 2, len(SHARES)).mean(2)
+    return dict(zip(rankings, means.tolist(), strict=True))
+
+
+def same_item(
+    log: EventLog, exact: Float[np.ndarray, "M K"], cheap: Float[np.ndarray, "M K"]
+) -> float:
+    """How often the strongest events of two rankings are of the same item."""
+    return float((log.items[exact.argmax(0)] == log.items[cheap.argmax(0)]).mean())
+
+
+def interval(differences: Float[np.ndarray, "U 2"]) -> list[list[float]]:
+    """Mean and 95 % interval of differences: in deletion, and in insertion."""
+    drawn = np.random.default_rng(0).integers(len(differences), size=(SAMPLES, len(differences)))
+    low, high = np.quantile(differences[drawn].mean(1), [0.025, 0.975], axis=0)
+    return np.round(np.stack([differences.mean(0), low, high], 1), 4).tolist()
+
+
+def _with_interval(difference: list[float]) -> str:
+    mean, low, high = difference
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def figures_table(row: dict[str, Any]) -> Table:
+    """A row of results as a table."""
+    title = f"{row['run']}: {row['users']} users, {row['events']} events each"
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "deletion", "insertion"):
+        table.add_column(heading)
+    for name, (deletion, insertion) in row["curves"].items():
+        table.add_row(name, f"{deletion:.3f}", f"{insertion:.3f}")
+    for name, (deletion, insertion) in row["differences"].items():
+        table.add_row(name, _with_interval(deletion), _with_interval(insertion))
+    for name, share in row["agreement"].items():
+        table.add_row(f"agreement: {name}", f"{share:.3f}", "")
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""Why a model recommends items: events, parts of the model, paths of the graph, words."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrec.data.events import some_events
+from jaxrec.data.graph import ITEM
+from jaxrec.data.packing import event_gaps
+from jaxrec.inference.catalog_index import CatalogIndex
+from jaxrec.inference.contributions import Parts, UserVectors, repeat_amounts, score_parts
+from jaxrec.inference.encoding import initial_states, state_tree
+from jaxrec.inference.explanation import (
+    EventContribution,
+    Explanation,
+    GraphPath,
+    PartContribution,
+    WordContribution,
+    sentence,
+)
+from jaxrec.inference.graph_paths import NodePath
+from jaxrec.models.inputs import Events
+from jaxrec.models.recommender import Model
+from jaxrec.ranking.pipeline import Reranker, RerankPipeline, RerankQueries
+from jaxrec.ranking.steps import Session
+from jaxrec.types import NO_GAP, EventLog
+
+if TYPE_CHECKING:
+    from jaxrec.inference.model_core import ModelCore
+    from jaxrec.inference.trained_model import TrainedModel  # whose method calls this
+
+LEAVE_ONE_OUT, GRADIENTS, SHARED = "leave_one_out", "integrated_gradients", "shared"
+MOST_LEFT_OUT = 63  # events; with the whole history, 64 histories to read at once
+STEPS = 32  # of the integral
+EVENTS_PER_SHAPE = 128  # histories are padded to multiples, so that few shapes are compiled
+MOST_PATHS, MOST_WORDS = 5, 5
+STRATEGY, SESSION = "strategy", Session.name
+
+
+def without_each(log: EventLog) -> EventLog:
+    """The only history of a log, then the same history without each of its M events in turn."""
+    count = len(log.items)
+    numbers = np.concatenate([np.arange(count), np.nonzero(~np.eye(count, dtype=bool))[1]])
+    lengths = np.array([count, *[count - 1] * count])
+    return replace(
+        log,
+        user_ids=pl.Series([str(number) for number in range(count + 1)], dtype=pl.String),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        items=log.items[numbers],
+        event_types=log.event_types[numbers],
+        times=log.times[numbers],
+    )
+
+
+def event_amounts(
+    vectors: Float[np.ndarray, "U F"],
+    repeats: Float[np.ndarray, "U K"],
+    leads: Float[np.ndarray, "K F"],
+) -> Float[np.ndarray, "M K"]:
+    """By how much the lead of each item falls without each event.
+
+    Args:
+        vectors: user vectors of the histories of `without_each`.
+        repeats: what the repeat bias adds to the items there.
+        leads: item vectors less the average one.
+    """
+    scores = vectors.astype(np.float64) @ leads.T + repeats
+    return scores[0] - scores[1:]
+
+
+@jax.jit
+def integrated_gradients(
+    model: Model,
+    state: Float[Array | np.ndarray, "1 S"],
+    items: Float[Array | np.ndarray, "T F"],
+    events: Events,
+    valid: Bool[Array | np.ndarray, "1 T"],
+    leads: Float[Array | np.ndarray, "K F"],
+    target_event_type: Int[Array, ""] | int,
+    time_since_last: Int[Array, ""] | int = NO_GAP,
+) -> Float[Array, "K T"]:
+    """Integrated gradients of the leads of items over the event vectors (arXiv:1703.01365).
+
+    The path goes from event vectors of zeros to the vectors as they are. The sum over the events
+    is the difference of the lead between both ends.
+
+    Args:
+        state: before the events.
+        items: the item vector of each event.
+        leads: item vectors less the average one.
+    """
+    recommender = model.merge()
+    experts = list(recommender.experts)
+    own = [
+        e.event_vectors(part, events)
+        for e, part in zip(experts, jnp.split(jnp.asarray(items), len(experts), -1), strict=True)
+    ]
+    before = state_tree(recommender, jnp.repeat(jnp.asarray(state), STEPS, 0))
+    shape = (STEPS, valid.shape[1])
+    starts, is_event = jnp.zeros(shape, bool), jnp.broadcast_to(jnp.asarray(valid), shape)
+    shares = (jnp.arange(STEPS)[:, None, None] + 0.5) / STEPS
+
+    def user(scaled: list[Array]) -> Float[Array, "steps F"]:
+        parts = zip(experts, before, scaled, strict=True)
+        after = tuple(e.sequence.scan(state, x, starts, is_event)[1] for e, state, x in parts)
+        targets = jnp.full(STEPS, target_event_type)
+        return recommender.user_vectors(recommender.last_outputs(after), targets, time_since_last)
+
+    vectors, gradients = jax.vjp(user, [shares.astype(x.dtype) * x for x in own])
+
+    def of(lead: Float[Array, " F"]) -> Float[Array, " T"]:
+        (slopes,) = gradients(jnp.broadcast_to(lead, vectors.shape).astype(vectors.dtype))
+        amounts = [(s.mean(0) * x[0]).sum(-1) for s, x in zip(slopes, own, strict=True)]
+        return jnp.stack(amounts).sum(0)
+
+    return jax.lax.map(of, jnp.asarray(leads))
+
+
+def gradient_amounts(
+    model: "ModelCore",
+    log: EventLog,
+    leads: Float[np.ndarray, "K F"],
+    state: Float[np.ndarray, " S"] | None = None,
+    event_type: int | None = None,
+) -> Float[np.ndarray, "M K"]:
+    """`integrated_gradients` of the only user of a log, 0 for events that the encoder does not
+    read, and what the repeat bias adds for each event is left out.
+
+    Args:
+        state: before the events; None: that of a new user.
+        event_type: the event type to predict; by default the run's.
+    """
+    count, history = len(log.items), model.config.evaluation.history
+    numbers = np.arange(max(count - history, 0) if history else 0, count)
+    size = -(-len(numbers) // EVENTS_PER_SHAPE) * EVENTS_PER_SHAPE
+    padded = np.pad(numbers, (0, size - len(numbers)))[None]
+    events = Events(
+        items=np.arange(size, dtype=np.int32)[None],
+        event_types=log.event_types[padded].astype(np.int32),
+        gaps=event_gaps(log)[padded],
+    )
+    before = np.asarray(initial_states(model.model, 1)) if state is None else state[None]
+    amounts = np.zeros((count, len(leads)))
+    found = integrated_gradients(
+        model.model,
+        before.astype(np.float32),
+        np.asarray(model.encoder.items)[log.items[padded[0]]],
+        events,
+        np.arange(size)[None] < len(numbers),
+        leads,
+        model.encoder.target_event_type if event_type is None else event_type,
+    )
+    amounts[numbers] = np.asarray(found).T[: len(numbers)]
+    return amounts
+
+
+def own_repeats(
+    log: EventLog, bias: Float[np.ndarray, "types A"], items: Int[np.ndarray, " K"]
+) -> Float[np.ndarray, "M K"]:
+    """The repeat bias of every event of the only user of a log, where the item is its own."""
+    ages = len(log.items) - 1 - np.arange(len(log.items))
+    recent = ages < bias.shape[1]
+    amounts = np.where(recent, bias[log.event_types, np.minimum(ages, bias.shape[1] - 1)], 0)
+    return amounts[:, None] * (log.items[:, None] == items)
+
+
+class Scored(NamedTuple):
+    """What explanations of some items are made of."""
+
+    user_id: str
+    log: EventLog  # of this user alone: the events that are explained
+    items: Int[np.ndarray, " K"]
+    scores: Float[np.ndarray, " K"]
+    parts: Parts
+    amounts: Float[np.ndarray, "M K"]  # of the events
+    events_by: str
+
+
+def explain_items(
+    model: "TrainedModel",
+    histories: EventLog,
+    items: Int[np.ndarray, " K"],
+    pipeline: RerankPipeline,
+    *,
+    words: bool = True,
+) -> list[Explanation]:
+    """Explanations of items for the only user of a log, under a strategy."""
+    log, bias = model.encoder.known_events(histories), model.ranker.repeat_bias
+    exact = len(log.items) <= MOST_LEFT_OUT
+    read = without_each(log) if exact else log
+    states = model.encoder.states(read)
+    vectors = model.encoder.vectors(states)
+    user = UserVectors(vectors[0], model.memoryless.vectors(states[:1])[0])
+    mixed = model.ranker.with_session(read, vectors, pipeline)
+    table = model.index.items
+    own = np.asarray(table.vectors)[items]
+    leads = own - model.average_item
+    if exact:
+        amounts = event_amounts(mixed, repeat_amounts(model, read, items), leads)
+    else:
+        amounts = gradient_amounts(model, log, leads)
+        amounts += own_repeats(log, bias[model.encoder.target_event_type], items)
+    parts = score_parts(model, log, user, items)
+    if pipeline.session:
+        parts[STRATEGY, SESSION] = own.astype(np.float64) @ (mixed[0] - vectors[0])
+    queries = RerankQueries(mixed[:1], model.ranker.adjustments(log), histories)
+    steps = Reranker(pipeline, table, model.mesh).step_amounts(queries, items)
+    parts |= {(STRATEGY, name): added for name, added in steps.items()}
+    score = np.sum(list(parts.values()), axis=0)
+    by = LEAVE_ONE_OUT if exact else GRADIENTS
+    scored = Scored(log.user_ids[0], log, items, score, parts, amounts, by)
+    return list(explanations(model, model.index, scored, words=words))
+
+
+def explanations(
+    model: "ModelCore", index: CatalogIndex, scored: Scored, *, words: bool
+) -> Iterator[Explanation]:
+    """Explanations of items from what was computed of them.
+
+    Args:
+        model: that of training, whose graph and texts are read.
+        index: names of the items now.
+        words: whether to find the words of the items.
+    """
+    log, history = scored.log, _distinct(scored.log.items)
+    names, listed = index.names(ITEM, log.items), index.names(ITEM, scored.items)
+    event_types = [log.event_type_names[number] for number in log.event_types]
+    for place, item in enumerate(scored.items.tolist()):
+        events = tuple(
+            EventContribution(*naming, *event)
+            for naming, *event in zip(
+                _ids_and_titles(names),
+                event_types,
+                log.times.tolist(),
+                scored.amounts[:, place].tolist(),
+                strict=True,
+            )
+        )
+        parts = tuple(
+            PartContribution(group, part, float(amounts[place]))
+            for (group, part), amounts in scored.parts.items()
+            if amounts[place]
+        )
+        is_known = item < model.catalog.num_items
+        known = [own for own in history if own < model.catalog.num_items]
+        found = model.neighbours.paths(known, item, MOST_PATHS) if is_known else []
+        paths = tuple(_named(model, path) for path in found)
+        by, told = ("", []) if not (words and is_known) else _words(model, item, known)
+        item_id, title = next(_ids_and_titles(listed[place : place + 1]))
+        yield Explanation(
+            user_id=scored.user_id,
+            item_id=item_id or "",
+            title=title,
+            score=float(scored.scores[place]),
+            sentence=sentence(events, paths),
+            events_by=scored.events_by,
+            events=events,
+            parts=parts,
+            paths=paths,
+            words_by=by,
+            words=tuple(WordContribution(*pair) for pair in told[:MOST_WORDS]),
+        )
+
+
+def user_of(log: EventLog, user: int) -> EventLog:
+    """One user of a log."""
+    numbers = np.arange(len(log.items))
+    own = (numbers >= log.offsets[user]) & (numbers < log.offsets[user + 1])
+    kept = some_events(log, own)
+    return replace(
+        kept,
+        user_ids=log.user_ids[user : user + 1],
+        offsets=np.array([0, int(own.sum())], log.offsets.dtype),
+    )
+
+
+def _words(
+    model: "ModelCore", item: int, history: Sequence[int]
+) -> tuple[str, list[tuple[str, float]]]:
+    text = model.word_influence.texts[item]
+    turned = model.word_influence.left_out(text) if text else None
+    if turned is not None:
+        return LEAVE_ONE_OUT, turned
+    return SHARED, model.word_influence.shared(item, history)
+
+
+def _named(model: "ModelCore", path: NodePath) -> GraphPath:
+    graph = model.catalog.graph
+    node_type, node = "", ""
+    if path.node:
+        kind = next(t for t in graph.types if path.node < t.offset + t.padded_size)
+        node_type, node = kind.name, kind.ids[path.node - kind.offset] or ""
+    item_id, title = next(_ids_and_titles(model.index.names(ITEM, np.array([path.item]))))
+    relation, last = graph.relations[path.relation], graph.relations[path.last_relation]
+    return GraphPath(item_id or "", title, relation, node_type, node, last, path.degree)
+
+
+def _ids_and_titles(names: pl.DataFrame) -> Iterator[tuple[str | None, str | None]]:
+    return ((row[0], row[1] if len(row) > 1 else None) for row in names.iter_rows())
+
+
+def _distinct(items: Int[np.ndarray, " M"]) -> list[int]:
+    return [item for item in dict.fromkeys(items.tolist()) if item]

@@ -1,0 +1,71 @@
+"""Explained lists over HTTP, without the start of a service."""
+
+import pytest
+from fastapi.testclient import TestClient
+from helpers.servers import payload
+
+from jaxrec.inference.loading import load
+from jaxrec.ranking.steps import Boost, Feedback, Session
+from jaxrec.serving.http.app import create_app
+from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.options import LiveOptions
+
+STRATEGY = (Session(), Boost(where="price > 20", by=0.7), Feedback())
+
+
+@pytest.fixture(scope="module")
+def explained(trained_run, tmp_path_factory):
+    store = str(tmp_path_factory.mktemp("explain") / "store.db")
+    app = create_app(trained_run, LiveOptions(store=store, list_timeout=120), STRATEGY)
+    service = app.state.service
+    service.engine = LiveEngine(load(trained_run), service.store, strategy=STRATEGY)
+    client = TestClient(app)  # not entered, so that nothing starts
+    client.post("/events", json=[payload("gus", n) for n in range(5)])
+    for item, event_type in (("i12", "view"), ("i33", "like")):  # a session of today
+        client.post("/events", json={"user_id": "gus", "item_id": item, "event": event_type})
+    yield client
+    service.close()
+
+
+def test_an_explained_list_is_the_list_with_its_reasons(explained):
+    plain = explained.get("/users/gus/recommendations?k=3").json()["items"]
+    answer = explained.get("/users/gus/recommendations?k=3&explain=full")
+    assert answer.status_code == 200, answer.text
+    items = answer.json()["items"]
+    assert [item["id"] for item in items] == [item["id"] for item in plain]
+    for item in items:
+        reason = item["explanation"]
+        amounts = [part["amount"] for part in reason["parts"]]
+        assert sum(amounts) == pytest.approx(item["score"], abs=1e-4)
+        assert reason["item_id"] == item["id"]
+        assert reason["sentence"].startswith("Recommended ")
+        assert len(reason["events"]) == 6
+        assert reason["events_by"] == "leave_one_out"
+    steps = {p["part"] for item in items for p in item["explanation"]["parts"]}
+    assert {"session", "feedback"} <= steps
+
+
+def test_live_events_count_as_in_a_table(explained, trained_run, known_shop):
+    engine = explained.app.state.service.engine
+    own = known_shop.events.filter(user_id="u003").rows(named=True)
+    sent = [{**row, "timestamp": row["timestamp"] // 1000} for row in own]
+    assert explained.post("/events", json=sent).status_code == 200
+    [item] = explained.get("/users/u003/recommendations?k=1&explain=full").json()["items"]
+    events = known_shop.events.filter(user_id="u003")
+    expected = load(trained_run).explain(events, item["id"], strategy=STRATEGY[1:])
+    amounts = [event["amount"] for event in item["explanation"]["events"]]
+    # the session of these events is over, so it changes nothing
+    assert amounts == pytest.approx([event.amount for event in expected.events], abs=1e-4)
+    assert engine.document("u003").events[-1].item_id == events["item_id"][-1]
+
+
+def test_a_new_user_gets_reasons_without_events(explained):
+    [item] = explained.get("/users/nobody/recommendations?k=1&explain=full").json()["items"]
+    assert item["explanation"]["events"] == []
+    assert item["explanation"]["sentence"].startswith("Recommended to a user without events")
+
+
+@pytest.mark.parametrize("query", ["k=11", "target=brand&k=2", "explain=all"])
+def test_lists_that_cannot_be_explained_are_refused(explained, query):
+    answer = explained.get(f"/users/gus/recommendations?explain=full&{query}")
+    assert answer.status_code == 422
