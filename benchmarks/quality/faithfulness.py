@@ -12,7 +12,7 @@ order and to the latest event first come with 95 % intervals from a bootstrap ov
 (Petsiuk et al. 2018, arXiv:1806.07421; DeYoung et al. 2020, arXiv:1911.03429).
 
 `agreement` is how often a cheap score of a history's items names the same item as leave-one-out,
-over the five best items of each user; `because` of live lists uses the best of them.
+over the three best items of each user; `because` of live lists uses the best of them.
 
 A row is added to `benchmarks/results/faithfulness.jsonl`.
 """
@@ -47,7 +47,7 @@ from jaxrec.types import EventLog
 RESULTS = Path(__file__).parent.parent / "results" / "faithfulness.jsonl"
 SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)  # of the events that are deleted or inserted
 LEAST = 5  # events of a history
-LISTED = 5  # items for the agreement
+LISTED = 3  # items for the agreement
 DECAYS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6)
 SAMPLES = 1000  # of the bootstrap
 NONE = ("none",)  # no mask: an item stays comparable when its event is deleted
@@ -59,7 +59,7 @@ def main() -> None:
     """Measure a run, add its row and print it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
-    parser.add_argument("--users", type=int, default=200)
+    parser.add_argument("--users", type=int, default=60)
     options = parser.parse_args()
     model = jaxrec.load(options.run)
     row = {"run": options.run.name, "data": Path(model.config.data.source).name}
@@ -103,25 +103,24 @@ def joined(log: EventLog, histories: list[Int[np.ndarray, " M"]]) -> EventLog:
 def measure(model: TrainedModel, histories: list[EventLog]) -> dict[str, Any]:
     """The curves of every ranking of the events, and the agreement of cheap scores."""
     random = np.random.default_rng(1)
-    curves: dict[str, list[list[float]]] = {}
+    variants = vectors_of(model, [without_each(log) for log in histories])
+    lists = [best_of(model, log, own) for log, own in zip(histories, variants, strict=True)]
     agreement: dict[str, list[float]] = {}
-    for log in histories:
-        items, amounts, cheap = explained(model, log)
-        best = {name: values[:, 0] for name, values in amounts.items()}
-        best["similarity"] = cheap["similarity"][:, 0]
-        best["latest first"] = np.arange(len(log.items), dtype=float)
-        best["random"] = random.random(len(log.items))
-        for name, curve in curves_of(model, log, items[0], best).items():
-            curves.setdefault(name, []).append(curve)
+    rankings = list[dict[str, np.ndarray]]()
+    for log, items, own in zip(histories, lists, variants, strict=True):
+        amounts, cheap = explained(model, log, items, own)
+        rankings.append({name: values[:, 0] for name, values in amounts.items()})
+        rankings[-1] |= {name: cheap[name][:, 0] for name in ("similarity", "latest first")}
+        rankings[-1]["random"] = random.random(len(log.items))
         for name, values in cheap.items():
             agreement.setdefault(name, []).append(same_item(log, amounts["leave-one-out"], values))
-    means = {name: np.array(values) for name, values in curves.items()}
+    curves = curves_of(model, histories, [items[0] for items in lists], rankings)
     return {
         "users": len(histories),
         "events": round(float(np.mean([len(log.items) for log in histories])), 1),
-        "curves": {name: np.round(values.mean(0), 4).tolist() for name, values in means.items()},
+        "curves": {name: np.round(values.mean(0), 4).tolist() for name, values in curves.items()},
         "differences": {
-            f"{name} - {other}": interval(means[name] - means[other])
+            f"{name} - {other}": interval(curves[name] - curves[other])
             for name in ("leave-one-out", "integrated gradients", "similarity")
             for other in ("random", "latest first")
         },
@@ -129,52 +128,93 @@ def measure(model: TrainedModel, histories: list[EventLog]) -> dict[str, Any]:
     }
 
 
-def explained(model: TrainedModel, log: EventLog) -> tuple[Int[np.ndarray, " K"], Amounts, Amounts]:
-    """The best items of a user, the amounts of the events, and what cheap scores say of them."""
-    read = without_each(log)
-    vectors = model.encoder.vectors(model.encoder.states(read))
+def vectors_of(model: TrainedModel, logs: list[EventLog]) -> list[Float[np.ndarray, "U F"]]:
+    """The user vectors of several logs, computed together."""
+    vectors = model.encoder.vectors(model.encoder.states(together(logs)))
+    return np.split(vectors, np.cumsum([log.num_users for log in logs])[:-1])
+
+
+def together(logs: list[EventLog]) -> EventLog:
+    """The users of several logs in one."""
+    lengths = np.concatenate([log.lengths for log in logs])
+    return replace(
+        logs[0],
+        user_ids=pl.Series([str(number) for number in range(len(lengths))], dtype=pl.String),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        items=np.concatenate([log.items for log in logs]),
+        event_types=np.concatenate([log.event_types for log in logs]),
+        times=np.concatenate([log.times for log in logs]),
+    )
+
+
+def best_of(
+    model: TrainedModel, log: EventLog, vectors: Float[np.ndarray, "U F"]
+) -> Int[np.ndarray, " K"]:
+    """The best items of a user."""
     changes = model.ranker.adjustments(log)(np.arange(1))
-    items = best_items(vectors[:1], model.index.items, LISTED, changes).items[0]
+    return best_items(vectors[:1], model.index.items, LISTED, changes).items[0]
+
+
+def explained(
+    model: TrainedModel,
+    log: EventLog,
+    items: Int[np.ndarray, " K"],
+    vectors: Float[np.ndarray, "U F"],
+) -> tuple[Amounts, Amounts]:
+    """The amounts of the events of a user for some items, and what cheap scores say of them."""
     table = np.asarray(model.index.items.vectors)
     leads = table[items] - model.average_item
     bias = model.ranker.repeat_bias[model.encoder.target_event_type]
+    repeats = repeat_amounts(model, without_each(log), items)
+    gradients = gradient_amounts(model, log, leads) + own_repeats(log, bias, items)
     amounts = {
-        "leave-one-out": event_amounts(vectors, repeat_amounts(model, read, items), leads),
-        "integrated gradients": gradient_amounts(model, log, leads) + own_repeats(log, bias, items),
+        "leave-one-out": event_amounts(vectors, repeats, leads),
+        "integrated gradients": gradients,
     }
     ages = np.arange(len(log.items))[::-1, None]
     cosines = unit_rows(table[log.items]) @ unit_rows(table[items]).T
     centred = unit_rows(table[log.items] - model.average_item) @ unit_rows(leads).T
-    cheap = {"similarity": cosines, "integrated gradients": amounts["integrated gradients"]}
-    cheap["latest first"] = np.broadcast_to(-ages.astype(float), cosines.shape)
+    cheap = {
+        "integrated gradients": gradients,
+        "latest first": np.broadcast_to(-ages.astype(float), cosines.shape),
+        "similarity": cosines,
+    }
     for decay in DECAYS:
         cheap[f"centred similarity, decay {decay}"] = np.maximum(centred, 0) * decay**ages
         cheap[f"similarity, decay {decay}"] = (1 + cosines) * decay**ages
-    return items, amounts, cheap
+    return amounts, cheap
 
 
 def curves_of(
-    model: TrainedModel, log: EventLog, item: int, rankings: dict[str, Float[np.ndarray, " M"]]
-) -> dict[str, list[float]]:
-    """The mean log-probability of an item over the shares: after deletion, and after insertion."""
+    model: TrainedModel,
+    histories: list[EventLog],
+    items: list[int],
+    rankings: list[dict[str, Float[np.ndarray, " M"]]],
+) -> dict[str, Float[np.ndarray, "U 2"]]:
+    """The mean log-probability of each user's item: after deletion, and after insertion."""
+    changed = [changed_histories(log, own) for log, own in zip(histories, rankings, strict=True)]
+    log = together(changed)
+    vectors = model.encoder.vectors(model.encoder.states(log))
+    log_p = log_probabilities(
+        vectors,
+        model.index.items,
+        np.repeat(items, [own.num_users for own in changed])[:, None],
+        model.ranker.adjustments(log, NONE)(np.arange(log.num_users)),
+        inverse_temperature=model.inverse_temperature,
+    )
+    means = log_p.reshape(len(histories), len(rankings[0]), 2, len(SHARES)).mean(3)
+    return {name: means[:, number] for number, name in enumerate(rankings[0])}
+
+
+def changed_histories(log: EventLog, rankings: dict[str, Float[np.ndarray, " M"]]) -> EventLog:
+    """For each ranking, the history after each share of it is deleted, then inserted."""
     count, places = len(log.items), []
     for amounts in rankings.values():
         order = np.argsort(-amounts, kind="stable")
         cuts = [order[: max(round(share * count), 1)] for share in SHARES]
         places += [np.setdiff1d(np.arange(count), cut) for cut in cuts]
         places += [np.sort(cut) for cut in cuts]
-    changed = joined(log, places)
-    vectors = model.encoder.vectors(model.encoder.states(changed))
-    adjustments = model.ranker.adjustments(changed, NONE)(np.arange(len(places)))
-    log_p = log_probabilities(
-        vectors,
-        model.index.items,
-        np.full((len(places), 1), item),
-        adjustments,
-        inverse_temperature=model.inverse_temperature,
-    )
-    means = log_p.reshape(len(rankings), 2, len(SHARES)).mean(2)
-    return dict(zip(rankings, means.tolist(), strict=True))
+    return joined(log, places)
 
 
 def same_item(

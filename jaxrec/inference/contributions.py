@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ITEM_MEMORY, REPEAT_BIAS, POPULARITY = "item_memory", "repeat_bias", "popularity"
 AVERAGE = "average"  # the score of the average item
 WHOLE_ITEM = "item"  # all sources of an item that has changed since training
-ROUNDING = 1e-6  # of a product of unit vectors in float32
+ROUNDING = 1e-3  # of a product of unit vectors that another device has computed
 CLOSED = -1e9  # of a memory gate: its exponential is 0
 
 Parts = dict[tuple[str, str], Float[np.ndarray, " K"]]
@@ -135,11 +135,12 @@ def vector_parts(
         whole = lead @ interest
         sources = _source_parts(model.item_parts, number, items, interest)
         missing = whole - sum(sources.values())
-        # an item that has changed since training is a whole, and rounding is no part
-        changed = np.abs(missing) > ROUNDING * np.linalg.norm(interest)
+        # a known item differs by rounding, which the last source takes; a changed one is a whole
+        is_known = bool(sources) & (np.abs(missing) < ROUNDING * np.linalg.norm(interest))
         for source, amounts in sources.items():
-            parts[experts[number], source] += np.where(changed, 0, amounts)
-        parts[experts[number], WHOLE_ITEM] += np.where(changed, whole, 0)
+            rest = missing if source == list(sources)[-1] else 0
+            parts[experts[number], source] += np.where(is_known, amounts + rest, 0)
+        parts[experts[number], WHOLE_ITEM] += np.where(is_known, 0, whole)
         if model.config.model.memory_decays:
             parts[experts[number], ITEM_MEMORY] += lead @ (both - interest)
     return parts

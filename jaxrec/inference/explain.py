@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 LEAVE_ONE_OUT, GRADIENTS, SHARED = "leave_one_out", "integrated_gradients", "shared"
 MOST_LEFT_OUT = 63  # events; with the whole history, 64 histories to read at once
 STEPS = 32  # of the integral
-EVENTS_PER_SHAPE = 128  # histories are padded to multiples, so that few shapes are compiled
+EVENTS_PER_SHAPE = 64  # histories are padded to multiples, so that few shapes are compiled
 MOST_PATHS, MOST_WORDS = 5, 5
 STRATEGY, SESSION = "strategy", Session.name
 

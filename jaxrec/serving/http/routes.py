@@ -117,7 +117,7 @@ async def recommend(
         return await answer_list(request, user_id, settings)
     service = service_of(request)
     engine = service.ready_engine
-    answer, reasons = await service.read(service.explain, user_id, settings)
+    answer, reasons = await service.explain(user_id, settings)
     content = list_content(engine, answer)
     for entry, reason in zip(content["items"], reasons, strict=True):
         entry["explanation"] = reason

@@ -91,12 +91,12 @@ class ListQuery(BaseModel):
         str, Field(max_length=100, description="event type to predict, such as `buy`")
     ] = ""
     explain: Annotated[
-        Literal["", "full"],
+        Literal["full"] | None,
         Field(
             description="`full` says why the list holds each item, for k of at most 10; the first "
             "call after a start takes seconds, and other lists wait meanwhile"
         ),
-    ] = ""
+    ] = None
 
 
 class RecordedResponse(BaseModel):

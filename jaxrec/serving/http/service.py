@@ -35,6 +35,7 @@ from jaxrec.serving.stores.opening import open_store
 logger = logging.getLogger("uvicorn.error")  # the server sets its format and level
 
 DAY, HOUR, GIGABYTE = 86_400, 3600, 1e9
+EXPLAIN_SECONDS = 60.0  # for an explained list
 CHECK_SECONDS = 5.0  # between checks of the store
 CHANGES = 64  # requests that change items, recorded together
 MANY_ITEMS = 8  # a request of more is recorded alone, so that no price waits behind its texts
@@ -127,6 +128,23 @@ class LiveService:
         """Call a function in the thread that computes lists; raises as `recommend`."""
         return await self._in_time(self.list_batcher.call(function, *arguments))
 
+    async def explain(
+        self, user_id: str, request: ListRequest
+    ) -> tuple[RecommendationList, list[Explanation]]:
+        """A list and why it holds its items; raises as `explained_list` and `recommend`.
+
+        The first one compiles programs, so it may take longer than a list.
+        """
+        computed = self.list_batcher.call(self._explain, user_id, request)
+        return await self._in_time(computed, max(self.options.list_timeout, EXPLAIN_SECONDS))
+
+    def _explain(
+        self, user_id: str, request: ListRequest
+    ) -> tuple[RecommendationList, list[Explanation]]:
+        made, reasons = explained_list(self.ready_engine, user_id, request, int(time.time()))
+        self.impressions.add(self.ready_engine.impressions([made]))
+        return made, reasons
+
     async def write(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function in the thread that records events."""
         return await self.record_batcher.call(function, *arguments)
@@ -149,13 +167,14 @@ class LiveService:
     def _change_items(self, changes: list[ItemChange]) -> list[list[ItemOutcome] | Exception]:
         return self.item_recorder.record(changes)
 
-    async def _in_time(self, result: Any) -> Any:
+    async def _in_time(self, result: Any, seconds: float | None = None) -> Any:
+        seconds = self.options.list_timeout if seconds is None else seconds
         try:
-            async with asyncio.timeout(self.options.list_timeout):  # `wait_for` makes a task
+            async with asyncio.timeout(seconds):  # `wait_for` makes a task
                 return await result
         except TimeoutError:
             raise HTTPException(
-                503, f"no answer within {self.options.list_timeout:g} s", {"Retry-After": "1"}
+                503, f"no answer within {seconds:g} s", {"Retry-After": "1"}
             ) from None
 
     def load_best(self) -> LiveEngine:
@@ -252,14 +271,6 @@ class LiveService:
             max_share=options.expire_share,
             tombstones_before=now - DAY * options.keep_tombstones,
         )
-
-    def explain(
-        self, user_id: str, request: ListRequest
-    ) -> tuple[RecommendationList, list[Explanation]]:
-        """A list and its explanations, for `read`; raises as `explained_list`."""
-        made, reasons = explained_list(self.ready_engine, user_id, request, int(time.time()))
-        self.impressions.add(self.ready_engine.impressions([made]))
-        return made, reasons
 
     def delete(self, user_id: str) -> bool:
         """Delete a user, also while no model is loaded."""

@@ -106,6 +106,8 @@ def test_the_page_shows_the_list_change_after_a_click(open_page, tmp_path):
     page.get_by_role("button", name="Clear").click()
     expect(items.first).to_have_attribute("data-item", after[0])
     expect(page.locator("#matches")).to_be_hidden()
+    button(page, "Why", 0).click()
+    expect(items.first.locator(".why")).to_contain_text("Recommended because you")
     page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
 
 
