@@ -146,7 +146,9 @@ class RecommendedItemResponse(ItemDetails):
     rank: int
     id: str
     score: float
-    because: str | None = Field(None, description="the item of the user's history most like it")
+    because: str | None = Field(
+        None, description="the item of the user's history that speaks most for it, by a cheap score"
+    )
     rules: list[str] = Field(description="strategy steps that moved it")
     propensity: float = Field(
         description="probability of this item at this rank, given the items above it"

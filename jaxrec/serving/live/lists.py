@@ -27,7 +27,7 @@ class RecommendedItem(NamedTuple):
     id: str
     score: float
     title: str | None
-    because: str | None  # the user's item that is most similar
+    because: str | None  # the user's item that speaks most for it, by a cheap score
     rules: list[str]  # the steps that changed its score or place
     propensity: float  # probability of this item at this rank, given the items above
 

@@ -30,6 +30,7 @@ from jaxrec.ranking.pipeline import Reranker, RerankPipeline, RerankQueries
 from jaxrec.ranking.steps import Epsilon, Session, Where
 from jaxrec.ranking.top_k import at_least, best_items, pad_adjustments
 from jaxrec.serving.live.lists import ListRequest, RecommendationList, RecommendedItem
+from jaxrec.serving.live.reasons import strongest_items
 from jaxrec.serving.live.recent import Recent
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
 from jaxrec.serving.stores.base import UserDocument
@@ -297,7 +298,7 @@ class RecommendationBuilder:
         listed = lists.items > 0
         items, scores, touched, propensity = (part[listed] for part in lists)
         ids, titles = self.names(target)
-        reasons = self._reasons(target, lists.items, documents)
+        reasons = strongest_items(self.updater, target, lists.items, documents)
         rules: list[list[str]] = [[] for _ in items]
         if pipeline is not None:
             for number in np.flatnonzero(touched.any(1)):
@@ -329,23 +330,6 @@ class RecommendationBuilder:
         ids, *titles = self.model.index.names(target, np.arange(count)).iter_columns()
         untitled = pl.repeat(None, count, dtype=pl.String, eager=True)
         return text_array(ids), text_array(titles[0] if titles else untitled)
-
-    def _reasons(
-        self, target: str, lists: Int[np.ndarray, "U K"], documents: Sequence[UserDocument]
-    ) -> Int[np.ndarray, " n"]:
-        """The user's most similar kept item for every node of all lists; 0 without one."""
-        index, item_number = self.model.index, self.updater.item_number
-        vectors, reasons = index.host_vectors(target), list[np.ndarray]()
-        for nodes, document in zip(lists, documents, strict=True):
-            listed = vectors[nodes[nodes > 0]]
-            numbers = {item_number.get(event.item_id, 0): None for event in document.events}
-            own = np.array([number for number in numbers if number], np.int64)
-            if len(own):
-                # the lengths of the recommended nodes do not change which item is most similar
-                reasons.append(own[(listed @ index.unit_vectors(ITEM, own).T).argmax(1)])
-            else:
-                reasons.append(np.zeros(len(listed), np.int64))
-        return np.concatenate(reasons)
 
     def _item_table(self, with_words: bool) -> ItemTable:
         """The items, or the items and their texts."""
