@@ -15,7 +15,7 @@ from jaxrec.data.graph import ITEM
 from jaxrec.data.packing import event_gaps
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.contributions import Parts, UserVectors, repeat_amounts, score_parts
-from jaxrec.inference.encoding import initial_states, state_tree
+from jaxrec.inference.encoding import state_tree
 from jaxrec.inference.explanation import (
     EventContribution,
     Explanation,
@@ -29,7 +29,7 @@ from jaxrec.models.inputs import Events
 from jaxrec.models.recommender import Model
 from jaxrec.ranking.pipeline import Reranker, RerankPipeline, RerankQueries
 from jaxrec.ranking.steps import Session
-from jaxrec.types import NO_GAP, EventLog
+from jaxrec.types import EventLog
 
 if TYPE_CHECKING:
     from jaxrec.inference.model_core import ModelCore
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 LEAVE_ONE_OUT, GRADIENTS, SHARED = "leave_one_out", "integrated_gradients", "shared"
 MOST_LEFT_OUT = 63  # events; with the whole history, 64 histories to read at once
 STEPS = 32  # of the integral
+MOST_GRADIENTS = 1024  # events; the steps of the integral take memory in proportion
 EVENTS_PER_SHAPE = 64  # histories are padded to multiples, so that few shapes are compiled
 MOST_PATHS, MOST_WORDS = 5, 5
 STRATEGY, SESSION = "strategy", Session.name
@@ -83,7 +84,6 @@ def integrated_gradients(
     valid: Bool[Array | np.ndarray, "1 T"],
     leads: Float[Array | np.ndarray, "K F"],
     target_event_type: Int[Array, ""] | int,
-    time_since_last: Int[Array, ""] | int = NO_GAP,
 ) -> Float[Array, "K T"]:
     """Integrated gradients of the leads of items over the event vectors (arXiv:1703.01365).
 
@@ -110,7 +110,7 @@ def integrated_gradients(
         parts = zip(experts, before, scaled, strict=True)
         after = tuple(e.sequence.scan(state, x, starts, is_event)[1] for e, state, x in parts)
         targets = jnp.full(STEPS, target_event_type)
-        return recommender.user_vectors(recommender.last_outputs(after), targets, time_since_last)
+        return recommender.user_vectors(recommender.last_outputs(after), targets)
 
     vectors, gradients = jax.vjp(user, [shares.astype(x.dtype) * x for x in own])
 
@@ -129,15 +129,21 @@ def gradient_amounts(
     state: Float[np.ndarray, " S"] | None = None,
     event_type: int | None = None,
 ) -> Float[np.ndarray, "M K"]:
-    """`integrated_gradients` of the only user of a log, 0 for events that the encoder does not
-    read, and what the repeat bias adds for each event is left out.
+    """`integrated_gradients` of the only user of a log, without the repeat bias.
+
+    Events before the newest `MOST_GRADIENTS`, or before those that the run reads, get 0.
 
     Args:
         state: before the events; None: that of a new user.
         event_type: the event type to predict; by default the run's.
     """
-    count, history = len(log.items), model.config.evaluation.history
-    numbers = np.arange(max(count - history, 0) if history else 0, count)
+    count = len(log.items)
+    history = model.config.evaluation.history or count
+    numbers = np.arange(max(count - min(history, MOST_GRADIENTS), 0), count)
+    if state is None:
+        order = np.arange(count)
+        older = (order >= count - history) & (order < numbers[0])
+        state = model.encoder.states(some_events(log, older))[0]
     size = -(-len(numbers) // EVENTS_PER_SHAPE) * EVENTS_PER_SHAPE
     padded = np.pad(numbers, (0, size - len(numbers)))[None]
     events = Events(
@@ -145,11 +151,10 @@ def gradient_amounts(
         event_types=log.event_types[padded].astype(np.int32),
         gaps=event_gaps(log)[padded],
     )
-    before = np.asarray(initial_states(model.model, 1)) if state is None else state[None]
     amounts = np.zeros((count, len(leads)))
     found = integrated_gradients(
         model.model,
-        before.astype(np.float32),
+        state[None].astype(np.float32),
         np.asarray(model.encoder.items)[log.items[padded[0]]],
         events,
         np.arange(size)[None] < len(numbers),

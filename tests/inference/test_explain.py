@@ -10,6 +10,7 @@ from helpers.histories import new_user_of_brand
 from helpers.shop import HELD_OUT, corrected
 
 from jaxrec.errors import InputError
+from jaxrec.inference import explain
 from jaxrec.inference.explain import (
     MOST_LEFT_OUT,
     gradient_amounts,
@@ -108,7 +109,7 @@ def test_each_history_lacks_one_event(model, fan):
         assert user_of(read, place + 1).items.tolist() == whole[:place] + whole[place + 1 :]
 
 
-def test_long_histories_get_integrated_gradients(biased, fan):
+def test_long_histories_get_integrated_gradients(biased, fan, monkeypatch):
     long = pl.concat([fan] * 20).with_columns(pl.Series("timestamp", np.arange(80)) + 1_704_067_200)
     assert len(long) > MOST_LEFT_OUT
     made = biased.explain(long, "i35")
@@ -121,6 +122,10 @@ def test_long_histories_get_integrated_gradients(biased, fan):
     assert [event.amount for event in made.events] == pytest.approx(amounts.tolist(), abs=1e-6)
     silent = gradient_amounts(model, log, np.zeros_like(lead)[None])
     assert not silent.any()
+    monkeypatch.setattr(explain, "MOST_GRADIENTS", 64)
+    newest = gradient_amounts(model, log, lead[None])[:, 0]
+    assert not newest[:16].any()
+    assert newest[16:].all()
 
 
 def test_gradients_add_up_to_the_lead_that_the_event_vectors_make(model, fan):
