@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 
-from jaxrec.data.graph import Edges, node_degrees
+from jaxrec.data.graph_arrays import Edges, node_degrees
 from jaxrec.types import KnowledgeGraph
 
 
