@@ -55,7 +55,7 @@ def join(
             f"no cluster is found ({error}); give --coordinator HOST:PORT, --processes N and "
             "--process NUMBER"
         ) from error
-    except jax.errors.JaxRuntimeError as error:
+    except RuntimeError as error:  # of JAX, and of its search for a cluster
         raise RunError(
             f"the other processes cannot be reached ({error}); see that all of them start, with "
             "the same coordinator and number of processes"
@@ -98,7 +98,11 @@ def from_first(function: Callable[[], T]) -> T:
 def entered_by_first(manager: AbstractContextManager) -> Iterator[None]:
     """A `with` block that only the first process enters; its errors reach all."""
     with ExitStack() as stack:
-        from_first(lambda: stack.enter_context(manager) and None)
+
+        def enter() -> None:
+            stack.enter_context(manager)
+
+        from_first(enter)
         yield
 
 

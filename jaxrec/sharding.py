@@ -140,10 +140,8 @@ def host_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
 
 def process_mesh() -> Mesh:
     """A mesh of this process's devices, all along `users`."""
-    devices = jax.local_devices()
-    return jax.make_mesh(
-        (len(devices), 1), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2, devices=devices
-    )
+    devices = np.array(jax.local_devices())[:, None]
+    return Mesh(devices, (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2)
 
 
 def process_copy(tree, mesh: Mesh):

@@ -179,7 +179,7 @@ def load(
     return TrainState(params=saved["params"], text=text, **saved["rest"]), progress
 
 
-def make_train_step(context: TrainContext) -> Callable[[TrainState, TrainArrays, Batch], Any]:
+def make_train_step(context: TrainContext) -> jax.stages.Wrapped:
     """The jitted step of `build_step`; it donates the state."""
     compute = build_step(context.config, context.definition, context.optimizer)
 
