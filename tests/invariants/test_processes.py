@@ -26,7 +26,7 @@ def pair(data):
     return run
 
 
-def assert_close(rows, expected, rtol=1e-3):
+def assert_close(rows, expected, rtol=1e-4):
     """Of numbers by name; sums in another order differ in their last digits."""
     assert [row.keys() for row in rows] == [row.keys() for row in expected]
     for row, other in zip(rows, expected, strict=True):
@@ -40,14 +40,16 @@ def test_two_processes_train_the_run_of_one(pair, whole_run, tables):
     results, others = (json.loads((run / "metrics.json").read_text()) for run in (pair, whole_run))
     assert results["protocol"] == others["protocol"]
     assert results["baselines"].keys() == others["baselines"].keys()
-    for name in ("ndcg@10", "recall@10", "coverage"):
-        assert results["test"]["model"][name] == pytest.approx(others["test"]["model"][name], 0.05)
+    for name in ("ndcg@10", "recall@10", "coverage"):  # of 40 users
+        expected = others["test"]["model"][name]
+        assert results["test"]["model"][name] == pytest.approx(expected, abs=0.03)
     files, other_files = (
         {path.name for path in run.iterdir()} - {"refit"} for run in (pair, whole_run)
     )
     assert files == other_files
     lists, expected = (jaxrec.load(run).recommend(tables.events, k=5) for run in (pair, whole_run))
-    np.testing.assert_allclose(lists["score"], expected["score"], atol=1e-3)
+    # the fitted temperature, which scales scores, is exact to three digits
+    np.testing.assert_allclose(lists["score"], expected["score"], rtol=5e-3)
     assert (lists["item_id"] == expected["item_id"]).mean() > 0.95
 
 
@@ -62,7 +64,7 @@ def test_losses_do_not_depend_on_processes_and_shards(tables, data, tmp_path, it
         [row for row in scalars(tmp_path / name) if "loss" in row] for name in ("run", "one")
     )
     assert len(rows) >= 20
-    assert_close(rows, expected, rtol=5e-3)
+    assert_close(rows, expected, rtol=1e-3)
 
 
 @pytest.mark.slow
