@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 from jaxrec.errors import ConfigError, RunError
 
@@ -84,6 +85,12 @@ def row_shards(rows: int) -> int:
     """
     shards = jax.sharding.get_abstract_mesh().shape.get(USERS, 1)
     return 1 if rows % shards else shards
+
+
+def sums_by_shard(shards: int, *shape: int) -> Float[Array, "S *shape"]:
+    """Zeros to add to, one sum for each of the `row_shards`, on the devices of the shard."""
+    zeros = jnp.zeros((shards, *shape))
+    return zeros if shards == 1 else jax.lax.with_sharding_constraint(zeros, PartitionSpec(USERS))
 
 
 def laid_out(shapes, shardings):

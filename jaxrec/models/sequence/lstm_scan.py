@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrec.models.sequence.blocks import Masks
-from jaxrec.sharding import row_shards
+from jaxrec.sharding import row_shards, sums_by_shard
 
 State = tuple[Float[Array, "D B"], Float[Array, "D B"]]  # hidden and cell
 
@@ -148,7 +148,7 @@ def _backward(saved, cotangents):
         grad_bias += by_shard(grad_gates).sum(2, dtype=jnp.float32).T
         return (grad_before, grad_gates, grad_kernel, grad_bias), grad_inputs[:width]
 
-    zeros = [jnp.zeros((shards, *part.shape[::-1]), jnp.float32) for part in weights]
+    zeros = [sums_by_shard(shards, *part.shape[::-1]) for part in weights]
     grad_gates = jnp.concatenate([jnp.zeros_like(gate[0]) for gate in residuals.gates])
     (grad_state, _, grad_kernel, grad_bias), grad_x = jax.lax.scan(
         step, (grad_state, grad_gates, *zeros), (grad_outputs, masks, residuals), reverse=True

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.sharding import row_shards
+from jaxrec.sharding import row_shards, sums_by_shard
 from jaxrec.training.losses.base import LogitAdjustments
 from jaxrec.types import NEG_INF
 
@@ -112,7 +112,7 @@ def _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted,
 
     grad_candidates, (log_z, gradients) = jax.lax.scan(
         one_block,
-        jnp.zeros((shards, *candidates.shape[::-1])),
+        sums_by_shard(shards, *candidates.shape[::-1]),
         _cut((queries, weights, adjusted, amounts), block),
     )
     grad_queries, grad_amounts = jax.tree.map(
