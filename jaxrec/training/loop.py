@@ -292,7 +292,8 @@ def refresh_text(context: TrainContext, state: TrainState) -> TrainState:
     if finetuned is None or tower is None:
         return state
     vectors = encode_finetuned_text(tower, finetuned)
-    text = local.text.at[: len(vectors)].set(vectors)
+    # from the host, because JAX moves no array of a process to the devices of others
+    text = np.asarray(local.text.at[: len(vectors)].set(vectors))
     return replace(state, text=jax.device_put(text, state.text.sharding))
 
 
