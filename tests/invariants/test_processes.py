@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 from helpers import pods
+from helpers.paths import GOLDEN
 from helpers.training import config, scalars
 
 import jaxrec
@@ -95,6 +96,26 @@ def test_a_killed_process_ends_the_others(data, tables, tmp_path, number):
     assert "another task died" in (logs / f"{1 - number}.txt").read_text()
     with run_directory.open_checkpoints(run, read_only=True) as manager:
         assert manager.latest_step() > 0
+
+
+@pytest.mark.slow
+def test_two_processes_train_text_a_forecast_and_a_refit(data, tmp_path):
+    run = tmp_path / "run"
+    options = {
+        "train.epochs": 2,
+        "train.refit": "true",
+        "model.experts": ["id+graph", "text"],
+        "text.mode": "finetune",
+        "text.pretrained": str(GOLDEN / "tiny_bert"),
+        "text.finetune_items": 8,
+        "forecast.steps": 3,
+        "forecast.epochs": 1,
+    }
+    pods.train(pods.new_run(data, run, **options), tmp_path / "logs")
+    assert json.loads((run / "metrics.json").read_text())["serves"] == "refit"
+    for directory in (run, run / "refit"):
+        assert (directory / run_directory.DECODER).is_file()
+    assert jaxrec.load(run).decoder is not None
 
 
 @pytest.mark.slow
