@@ -2,8 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -162,4 +164,9 @@ def process_copy(tree, mesh: Mesh):
         parts = [shard.data for shard in array.addressable_shards]
         return jax.make_array_from_single_device_arrays(array.shape, place, parts)
 
-    return jax.tree.map(own, jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))
+    return jax.tree.map(own, _replicate(mesh)(tree))
+
+
+@cache
+def _replicate(mesh: Mesh) -> Callable[..., Any]:
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
