@@ -16,12 +16,6 @@ def run(arguments: Sequence[str]) -> None:
     if options.help:
         _parser().print_help()
         parse(["--help"])
-    if options.distributed or options.coordinator is not None:
-        from jaxrec import processes  # slow to import
-
-        processes.join(options.coordinator, options.processes, options.process)
-    elif options.processes is not None or options.process is not None:
-        raise ConfigError("--processes and --process need --coordinator HOST:PORT")
     others = (
         options.config,
         options.run,
@@ -40,6 +34,12 @@ def run(arguments: Sequence[str]) -> None:
         overrides += ["--train.init", escaped(options.init)]
     if options.init_parts is not None:
         overrides += ["--train.init_parts", *options.init_parts]
+    if options.distributed or options.coordinator is not None:
+        from jaxrec import processes  # slow to import
+
+        processes.join(options.coordinator, options.processes, options.process)
+    elif options.processes is not None or options.process is not None:
+        raise ConfigError("--processes and --process need --coordinator HOST:PORT")
     api.fit(
         options.config,
         data=options.data,
