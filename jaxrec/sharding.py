@@ -2,9 +2,16 @@
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from jaxrec.errors import ConfigError, RunError
 
@@ -65,6 +72,29 @@ def state_shardings(tree, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(rule, tree)
 
 
+@contextmanager
+def on_mesh(mesh: Mesh) -> Iterator[None]:
+    """Trace a program for a mesh, which `row_shards` then knows."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield
+
+
+def row_shards(rows: int) -> int:
+    """Shards of a batch along `users` in the program that is traced; 1 outside of `on_mesh`.
+
+    A scan that sums over rows keeps one sum for each shard and adds them up after its last step.
+    Otherwise every step would wait for all devices.
+    """
+    shards = jax.sharding.get_abstract_mesh().shape.get(USERS, 1)
+    return 1 if rows % shards else shards
+
+
+def sums_by_shard(shards: int, *shape: int) -> Float[Array, "S *shape"]:
+    """Zeros to add to, one sum for each of the `row_shards`, on the devices of the shard."""
+    zeros = jnp.zeros((shards, *shape))
+    return zeros if shards == 1 else jax.lax.with_sharding_constraint(zeros, PartitionSpec(USERS))
+
+
 def laid_out(shapes, shardings):
     """Shapes and dtypes of a tree with shardings; `shardings` is a tree or a prefix of one."""
 
@@ -81,19 +111,62 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_batch(batch, mesh: Mesh):
-    """Global arrays made of every process's rows of a batch, sharded along `users`."""
+def shard_batch(batch, mesh: Mesh, batch_size: int):
+    """Global arrays [B, ...] along `users`, made of the `host_rows` of every process."""
     sharding = NamedSharding(mesh, PartitionSpec(USERS))
-    return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), batch)
+    if sharding.is_fully_addressable:
+        return jax.device_put(batch, sharding)
+    rows, numbers = host_rows(batch_size, mesh), np.arange(batch_size)
+
+    def whole(part: np.ndarray) -> jax.Array:
+        def on_device(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            return part[np.searchsorted(rows, numbers[index[0]])]
+
+        shape = (batch_size, *part.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, on_device)
+
+    return jax.tree.map(whole, batch)
 
 
-def host_rows(batch_size: int) -> slice:
-    """The rows of a global batch that this process provides.
+def host_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
+    """The rows of a global batch that this process provides: those on its devices, ascending.
 
-    Raises a ConfigError if the number of processes does not divide the batch size.
+    Processes whose devices lie side by side along `items` provide the same rows.
+
+    Raises:
+        ConfigError: the devices along `users` do not divide the batch size.
     """
-    processes = jax.process_count()
-    if batch_size % processes:
-        raise ConfigError(f"{processes} processes do not divide train.batch_size={batch_size}")
-    share = batch_size // processes
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    if batch_size % mesh.shape[USERS]:
+        raise ConfigError(
+            f"{mesh.shape[USERS]} devices along `users` do not divide "
+            f"train.batch_size={batch_size}; choose a multiple"
+        )
+    sharding = NamedSharding(mesh, PartitionSpec(USERS))
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices]))
+
+
+def process_mesh() -> Mesh:
+    """A mesh of this process's devices, all along `users`."""
+    devices = np.array(jax.local_devices())[:, None]
+    return Mesh(devices, (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2)
+
+
+def process_copy(tree, mesh: Mesh):
+    """A tree of arrays on a mesh of many processes, as arrays that this process holds alone.
+
+    All processes must call it at the same time.
+    """
+    place = replicated(process_mesh())
+
+    def own(array: jax.Array) -> jax.Array:
+        parts = [shard.data for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, place, parts)
+
+    return jax.tree.map(own, _replicate(mesh)(tree))
+
+
+@cache
+def _replicate(mesh: Mesh) -> Callable[..., Any]:
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))

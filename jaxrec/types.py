@@ -177,7 +177,7 @@ class Queries:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, selected: Int[np.ndarray, " selected"]) -> "Queries":
+    def __getitem__(self, selected: Int[np.ndarray, " selected"] | slice) -> "Queries":
         return Queries(self.users[selected], self.positions[selected])
 
     def subsampled(self, limit: int) -> "Queries":

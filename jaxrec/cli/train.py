@@ -34,6 +34,12 @@ def run(arguments: Sequence[str]) -> None:
         overrides += ["--train.init", escaped(options.init)]
     if options.init_parts is not None:
         overrides += ["--train.init_parts", *options.init_parts]
+    if options.distributed or options.coordinator is not None:
+        from jaxrec import processes  # slow to import
+
+        processes.join(options.coordinator, options.processes, options.process)
+    elif options.processes is not None or options.process is not None:
+        raise ConfigError("--processes and --process need --coordinator HOST:PORT")
     api.fit(
         options.config,
         data=options.data,
@@ -78,6 +84,26 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="PART",
         help="with --init: what to take of text, graph, sequence and ids (by default all)",
+    )
+    cluster = parser.add_argument_group("training on several hosts, with one process a host or GPU")
+    cluster.add_argument(
+        "--distributed",
+        action="store_true",
+        help="find the other processes of this job on Cloud TPU, Slurm, Open MPI or Kubernetes",
+    )
+    cluster.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="elsewhere: an address of the host of process 0, with a free port",
+    )
+    cluster.add_argument(
+        "--processes", type=int, metavar="N", help="with --coordinator: number of processes"
+    )
+    cluster.add_argument(
+        "--process",
+        type=int,
+        metavar="NUMBER",
+        help="with --coordinator: number of this one",
     )
     parser.add_argument("-h", "--help", action="store_true", help="show every option")
     return parser

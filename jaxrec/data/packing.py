@@ -130,6 +130,9 @@ class Packing:
         self.windows = Windows(*(values[order] for values in vars(windows).values()))
         self.log, self.weights, self.seed = log, weights, seed
         self.shape = (batch_size, sequence_length)
+        total, ends = counts_before(weights > 0), self.windows.starts + self.windows.lengths
+        predicted = self.windows.starts + self.windows.burn_ins + 1
+        self.targets_of_window = total[ends + 1] - total[predicted]
         # a place is a row and a first time step, for a window of a certain length
         row_of_place, self.first_steps = pack(self.windows.lengths, sequence_length)
         self.places_by_row = np.argsort(row_of_place, kind="stable")
@@ -147,20 +150,18 @@ class Packing:
         """Number of packed rows of an epoch."""
         return len(self.row_offsets) - 1
 
-    def batch(self, epoch: int, step: int, part: slice = slice(None)) -> Batch:
-        """The rows `part` of the batch at a step of an epoch."""
+    def batch(
+        self, epoch: int, step: int, part: slice | Int[np.ndarray, " rows"] = slice(None)
+    ) -> Batch:
+        """The rows `part` of the batch at a step of an epoch, in ascending order."""
         batch_size, sequence_length = self.shape
-        row_order, window_of_place = self.epoch_order(epoch)
-        rows = row_order[step * batch_size : (step + 1) * batch_size][part]
-        num_rows = len(range(batch_size)[part])
-        first, last = self.row_offsets[rows], self.row_offsets[rows + 1]
-        places = self.places_by_row[ranges(first, last - first)]
-        windows = window_of_place[places]
+        num_rows = len(np.arange(batch_size)[part])
+        places, windows, counts = self._windows(epoch, step, part)
         lengths = self.windows.lengths[windows]
         in_window = ranges(np.zeros_like(lengths), lengths)  # position inside the window
         events = np.repeat(self.windows.starts[windows], lengths) + in_window
         cells = (
-            np.repeat(np.repeat(np.arange(len(rows)), last - first), lengths),
+            np.repeat(np.repeat(np.arange(len(counts)), counts), lengths),
             np.repeat(self.first_steps[places], lengths) + in_window,
         )
 
@@ -184,6 +185,22 @@ class Packing:
             target_gaps=spread(self.gaps[events + 1], NO_GAP),
             weights=spread(np.where(predicted, self.weights[events + 1], 0).astype(np.float32)),
         )
+
+    def num_targets(self, epoch: int, step: int) -> int:
+        """Targets with a weight in the whole batch at a step of an epoch."""
+        _, windows, _ = self._windows(epoch, step, slice(None))
+        return int(self.targets_of_window[windows].sum())
+
+    def _windows(
+        self, epoch: int, step: int, part: slice | Int[np.ndarray, " rows"]
+    ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " used"]]:
+        """Places of a batch, the windows there, and the number of them in every used row."""
+        row_order, window_of_place = self.epoch_order(epoch)
+        numbers = step * self.shape[0] + np.arange(self.shape[0])[part]
+        rows = row_order[numbers[numbers < self.num_rows]]
+        first, last = self.row_offsets[rows], self.row_offsets[rows + 1]
+        places = self.places_by_row[ranges(first, last - first)]
+        return places, window_of_place[places], last - first
 
     def _epoch_order(self, epoch: int) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " W"]]:
         """A permutation of the rows, and for every place a window of the place's length."""

@@ -13,6 +13,7 @@ from jaxrec.data.events import user_of_event
 from jaxrec.data.splits import Split
 from jaxrec.evaluation import metrics
 from jaxrec.evaluation.baselines import NEWEST, Baseline, Scorer
+from jaxrec.processes import gathered
 from jaxrec.ranking.adjustments import history_events, mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_host_scores, rank_queries
@@ -32,14 +33,19 @@ def evaluate(
     counts: Float[np.ndarray, " I"],
     k: int,
     mesh: Mesh | None = None,
+    num_queries: int | None = None,
 ) -> tuple[dict[str, float], Ranking]:
     """The metrics of a model on a set of queries, and its ranking.
 
     Args:
+        queries: of many processes, the `share` of this one.
         counts: training events of every item.
         k: length of the lists behind coverage, Gini index and mean popularity.
+        num_queries: the queries of all processes; None: those given.
     """
     ranking = rank_queries(queries, items, k, mesh=mesh)
+    if num_queries is not None:
+        ranking = Ranking(*(gathered(part, num_queries) for part in vars(ranking).values()))
     return _summary(ranking, items.valid, counts), ranking
 
 

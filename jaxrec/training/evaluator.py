@@ -31,6 +31,7 @@ from jaxrec.evaluation.tuned_baselines import fit_baselines
 from jaxrec.inference.encoding import encode_catalog, encode_queries, link_queries, repeat_bias
 from jaxrec.models.graph.link_sampling import held_out_edges
 from jaxrec.models.recommender import Model
+from jaxrec.processes import any_of, is_first, share
 from jaxrec.ranking.adjustments import (
     AdjustmentBlocks,
     history_adjustments,
@@ -99,7 +100,10 @@ def test(
         "validation": _validation_metrics(evaluator, correction),
     }
     if names:
-        results["baselines"], systems = fit_systems(evaluator, correction)
+        # other processes only help to rank
+        results["baselines"], systems = (
+            fit_systems(evaluator, correction) if is_first() else ({}, {})
+        )
     ranks = []
     for name, queries in names.items():
         scores, ranking = evaluator.metrics(queries, correction)
@@ -234,10 +238,14 @@ class Evaluator:
     def metrics(self, queries: Queries, correction: Correction) -> tuple[dict[str, float], Ranking]:
         """Metrics of queries under a correction, and the ranking behind them.
 
+        All processes must call it: each ranks its share of the queries.
+
         Raises Diverged if a user vector or an item vector is not finite.
         """
-        context, vectors = self.context, self.vectors(queries)
-        if not (np.isfinite(vectors).all() and np.isfinite(self.items.vectors).all()):
+        context, num_queries = self.context, len(queries)
+        queries = queries[share(num_queries)]
+        vectors = self.vectors(queries)
+        if any_of(not (np.isfinite(vectors).all() and np.isfinite(self.items.vectors).all())):
             raise Diverged(
                 f"the model's vectors are not finite after step {int(self.state.step)}; earlier "
                 "checkpoints are kept. Lower train.learning_rate"
@@ -247,7 +255,7 @@ class Evaluator:
         items = self.items.add_bias(correction.popularity_bias(context.counts))
         eval_queries = EvalQueries(vectors, targets, adjustments)
         k = context.config.evaluation.k
-        return evaluate(eval_queries, items, context.counts, k, context.mesh)
+        return evaluate(eval_queries, items, context.counts, k, context.mesh, num_queries)
 
     def reliability(
         self, items: ItemTable, correction: Correction, inverse_temperature: float

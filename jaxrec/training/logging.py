@@ -21,6 +21,7 @@ from jaxrec.data.dataset import Dataset
 from jaxrec.evaluation.calibration import Calibration
 from jaxrec.evaluation.reliability import Reliability
 from jaxrec.evaluation.tables import baseline_lines, results_table
+from jaxrec.processes import is_first
 from jaxrec.runtime import atomic_path
 
 # no markup, because names and paths of users may look like it
@@ -28,6 +29,11 @@ console = Console(width=None if sys.stdout.isatty() else 100, markup=False, soft
 notes = Console(
     width=None if sys.stderr.isatty() else 100, markup=False, soft_wrap=True, stderr=True
 )
+
+
+def let_only_first_print() -> None:
+    """Silence the console of every process but the first."""
+    console.quiet = notes.quiet = not is_first()
 
 
 def describe(dataset: Dataset) -> None:
@@ -116,6 +122,24 @@ class RunLog:
         self.file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self.tensorboard.add_scalar(name, value, step)
+
+
+class NoLog(RunLog):
+    """What other processes than the first log: nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Log nothing."""
+
+
+def open_log(run: Path, step: int) -> RunLog:
+    """The log of a run, which the first process writes; arguments as of `RunLog`."""
+    return RunLog(run, step) if is_first() else NoLog()
 
 
 def read_log(run: Path) -> list[dict[str, float]]:

@@ -1,11 +1,8 @@
 """A training run from data to results: prepare, train, select by validation, calibrate, test."""
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,11 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
 from jaxrec.errors import Diverged, Interrupted
+from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
-from jaxrec.sharding import laid_out, replicated
+from jaxrec.processes import entered_by_first, from_first
+from jaxrec.sharding import laid_out, on_mesh, replicated
 from jaxrec.training import logging as report
 from jaxrec.training import pretrained, warm_start
 from jaxrec.training.evaluator import calibrate, test, validate
@@ -36,10 +35,12 @@ from jaxrec.training.state import (
     initial_state,
     make_context,
     model_sizes,
+    process_local,
     run_artifacts,
     state_layout,
 )
 from jaxrec.training.step import build_step
+from jaxrec.training.stopping import AgreedStop, stop_signal
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
 
@@ -65,26 +66,37 @@ def fit(
         Diverged: the loss or the scores are not finite.
     """
     context = open_run(config, run, tables, resume=resume)
-    with locked(run), run_directory.open_checkpoints(run) as manager:
+    with entered_by_first(locked(run)), run_directory.open_checkpoints(run) as manager:
         state, progress = start(context, manager)
-        with report.RunLog(run, int(state.step)) as log:
+        with report.open_log(run, int(state.step)) as log:
             train(context, state, progress, manager, log)
         best, selected = load(context, manager, manager.best_step())
+    context, best = process_local(context, best)
+    correction = Correction(**from_first(lambda: _calibrate(context, best, run)))
+    results, ranks = test(context, best, correction)
+
+    def finish() -> dict[str, Any]:
+        results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
+        results["serves"] = "selected" if run_directory.served(run) == run else "refit"
+        report.write_results(run, results, ranks)
+        # last, because the run is complete without it
+        fit_decoder(context, best, run, read_calibration(run)[0])
+        report.console.print(f"the model is in {run}")
+        return results
+
+    return from_first(finish)
+
+
+def _calibrate(context: TrainContext, state: TrainState, run: Path) -> dict[str, float]:
+    """Write the calibration of a run and its plots; returns the fields of its `Correction`."""
     reliability = None
     if warm_start.keeps_calibration(context):
-        warm_start.copy_calibration(warm_start.open_base(config).directory, run)
+        warm_start.copy_calibration(warm_start.open_base(context.config).directory, run)
     else:
-        calibration, reliability = calibrate(context, best)
+        calibration, reliability = calibrate(context, state)
         report.write_calibration(run, calibration, reliability)
-    results, ranks = test(context, best, read_calibration(run)[1])
-    results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
-    results["serves"] = "selected" if run_directory.served(run) == run else "refit"
-    report.write_results(run, results, ranks)
     report.draw_plots(run, reliability)
-    # last, because the run is complete without it
-    fit_decoder(context, best, run, read_calibration(run)[0])
-    report.console.print(f"the model is in {run}")
-    return results
+    return asdict(read_calibration(run)[1])
 
 
 def open_run(
@@ -103,11 +115,12 @@ def open_run(
     Raises:
         RunError, ConfigError, DataError: as `fit`.
     """
+    report.let_only_first_print()
     trained = carried = text_of = None
     if resume:
         trained = run_directory.read_artifacts(run)
     else:
-        run_directory.refuse_existing(run)
+        from_first(lambda: run_directory.refuse_existing(run))
     if config.warm_start.base:
         trained = trained or warm_start.open_base(config).artifacts
         config = config if resume else warm_start.with_since(config, trained)
@@ -122,7 +135,7 @@ def open_run(
     if resume:
         run_directory.refuse_other_data(run, run_artifacts(context))
     else:
-        run_directory.create_run(run, context.config, run_artifacts(context))
+        from_first(lambda: run_directory.create_run(run, context.config, run_artifacts(context)))
     return context
 
 
@@ -139,7 +152,7 @@ def start(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState
         return initial_state(context), Progress()
     state = refresh_text(context, warm_start.start(context))
     # validated, because the base may be better than every epoch that follows
-    scores = validate(context, state)
+    scores = _validate(context, state)
     progress = Progress(history=(scores,))
     save(context, manager, state, progress, scores)
     return state, progress
@@ -166,9 +179,14 @@ def load(
     return TrainState(params=saved["params"], text=text, **saved["rest"]), progress
 
 
-def make_train_step(context: TrainContext) -> Callable[[TrainState, TrainArrays, Batch], Any]:
+def make_train_step(context: TrainContext) -> jax.stages.Wrapped:
     """The jitted step of `build_step`; it donates the state."""
-    step = build_step(context.config, context.definition, context.optimizer)
+    compute = build_step(context.config, context.definition, context.optimizer)
+
+    def step(state: TrainState, arrays: TrainArrays, batch: Batch):
+        with on_mesh(context.mesh):
+            return compute(state, arrays, batch)
+
     # without the layout of the inputs, the second step would be compiled again
     return jax.jit(step, donate_argnums=0, out_shardings=(state_layout(context)[1], None))
 
@@ -188,22 +206,41 @@ def train(
             which are kept beside every epoch; the last epoch is then the best.
     """
     patience = context.config.train.patience
-    step = make_train_step(context)
-    with stop_signal() as stop:
+    step = _ready_step(context, state)
+    with stop_signal() as signals:
+        stop = AgreedStop(signals, context.mesh)
         while progress.epoch < context.epochs and progress.epochs_since_best < patience:
             state, progress, speed = train_epoch(context, step, state, progress, log, stop)
             if progress.step < context.packing.steps_per_epoch:
                 save(context, manager, state, progress)
                 raise Interrupted(128 + stop.number)
             state = refresh_text(context, state)
-            scores = selected or validate(context, state)
+            scores = selected or _validate(context, state)
             progress = Progress(progress.epoch + 1, 0, (*progress.history, scores))
             if not selected:
                 log.write(int(state.step), {f"validation/{name}": v for name, v in scores.items()})
             save(context, manager, state, progress, scores)
             report.epoch_line(progress, speed, validated=not selected)
-            if stop.is_set():  # after the validation, because a step is saved only once
+            if stop.now():  # after the validation, because a step is saved only once
                 raise Interrupted(128 + stop.number)
+
+
+def _ready_step(context: TrainContext, state: TrainState) -> Callable[..., Any]:
+    """The training step; of many processes, compiled by all of them."""
+    step = make_train_step(context)
+    if jax.process_count() == 1 or not context.epochs:
+        return step
+    batch, _ = next(prefetch(context, 0, range(1)))
+    compiled = step.lower(state, context.arrays, batch).compile()
+    # Gloo gives up if a process is 30 seconds late for the first exchange of a group of devices
+    from_first(lambda: None)
+    return compiled
+
+
+def _validate(context: TrainContext, state: TrainState) -> dict[str, float]:
+    scores = validate(*process_local(context, state))
+    # processes on unlike machines must select the same epoch
+    return from_first(lambda: scores)
 
 
 def train_epoch(
@@ -212,9 +249,9 @@ def train_epoch(
     state: TrainState,
     progress: Progress,
     log: report.RunLog,
-    stop: threading.Event,
+    stop: AgreedStop,
 ) -> tuple[TrainState, Progress, float]:
-    """Train the remaining steps of an epoch, or until `stop` is set; also returns events/s."""
+    """Train the remaining steps of an epoch, or until a signal stops it; also returns events/s."""
     steps = range(progress.step, context.packing.steps_per_epoch)
     first = number = int(state.step)
     events, start = 0, time.perf_counter()
@@ -237,7 +274,7 @@ def train_epoch(
             if number > first:  # log the last step while the device computes this one
                 log_step(number, events, metrics)
             number, events, metrics = number + 1, events + targets, new_metrics
-            if stop.is_set():
+            if stop.after_step():
                 break
         if number > first:
             log_step(number, events, metrics)
@@ -245,41 +282,18 @@ def train_epoch(
     return state, replace(progress, step=done), events / (time.perf_counter() - start)
 
 
-class StopSignal(threading.Event):
-    """Set by Ctrl-C (SIGINT) or SIGTERM; `number` is that of the signal."""
-
-    number: int = signal.SIGTERM
-
-    def receive(self, number: int, frame: object) -> None:
-        """Handle a signal."""
-        self.number = number
-        self.set()
-
-
-@contextmanager
-def stop_signal() -> Iterator[StopSignal]:
-    """An event that Ctrl-C or SIGTERM sets, so that the loop can save before it exits."""
-    stop = StopSignal()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread receives signals
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, stop.receive) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def refresh_text(context: TrainContext, state: TrainState) -> TrainState:
     """The state with all text vectors encoded again, if the text encoder trains."""
-    finetuned = context.arrays.finetuned_text
-    tower = context.definition.merge(state.params).text_tower
+    if context.arrays.finetuned_text is None:
+        return state
+    own, local = process_local(context, state)
+    finetuned = own.arrays.finetuned_text
+    tower = context.definition.merge(local.params).text_tower
     if finetuned is None or tower is None:
         return state
     vectors = encode_finetuned_text(tower, finetuned)
-    text = state.text.at[: len(vectors)].set(vectors)
+    # from the host, because JAX moves no array of a process to the devices of others
+    text = np.asarray(local.text.at[: len(vectors)].set(vectors))
     return replace(state, text=jax.device_put(text, state.text.sharding))
 
 

@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from jaxrec.sharding import host_rows, shard_batch
 from jaxrec.training.state import TrainContext
 from jaxrec.types import Batch
@@ -13,11 +11,13 @@ from jaxrec.types import Batch
 
 def prefetch(context: TrainContext, epoch: int, steps: range) -> Iterator[tuple[Batch, int]]:
     """Batches on the devices, with their numbers of targets; a thread makes the next one."""
-    rows = host_rows(context.config.train.batch_size)
+    batch_size = context.config.train.batch_size
+    rows = host_rows(batch_size, context.mesh)
 
     def make(step: int) -> tuple[Batch, int]:
         batch = context.packing.batch(epoch, step, rows)
-        return shard_batch(batch, context.mesh), int(np.count_nonzero(batch.weights))
+        targets = context.packing.num_targets(epoch, step)
+        return shard_batch(batch, context.mesh, batch_size), targets
 
     with ThreadPoolExecutor(1) as worker:
         ahead = deque([worker.submit(make, step) for step in steps[:1]])

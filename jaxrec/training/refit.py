@@ -12,9 +12,11 @@ from jaxrec.config import Config
 from jaxrec.data.tables import Tables
 from jaxrec.errors import RunError
 from jaxrec.inference.loading import read_calibration
+from jaxrec.processes import entered_by_first, from_first
 from jaxrec.training import logging as report
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.loop import load, open_run, start, train
+from jaxrec.training.state import process_local
 from jaxrec.training.warm_start import copy_calibration
 
 
@@ -49,17 +51,25 @@ def refit(config: Config, run: Path, *, tables: Tables | None = None) -> dict[st
     report.console.print(f"refit on all events: {epochs} epochs")
     context = open_run(config, directory, tables, resume=directory.exists(), all_events=True)
     context = replace(context, epochs=epochs)
-    with locked(run), run_directory.open_checkpoints(directory) as manager:
+    with (
+        entered_by_first(locked(run)),
+        run_directory.open_checkpoints(directory) as manager,
+    ):
         state, progress = start(context, manager)
-        with report.RunLog(directory, int(state.step)) as log:
+        with report.open_log(directory, int(state.step)) as log:
             train(context, state, progress, manager, log, selected)
-        state, _ = load(context, manager, manager.best_step())
-        fit_decoder(context, state, directory, read_calibration(run)[0])
-    copy_calibration(run, directory)  # the last file: from now on the refit serves
-    results = {**results, "serves": REFIT}
-    write_json(run / "metrics.json", results)
-    report.console.print(f"the model that serves is in {directory}")
-    return results
+        own, state = process_local(context, load(context, manager, manager.best_step())[0])
+        scale = read_calibration(run)[0]
+        from_first(lambda: fit_decoder(own, state, directory, scale))
+
+    def finish() -> dict[str, Any]:
+        copy_calibration(run, directory)  # the last file: from now on the refit serves
+        served = {**results, "serves": REFIT}
+        write_json(run / "metrics.json", served)
+        report.console.print(f"the model that serves is in {directory}")
+        return served
+
+    return from_first(finish)
 
 
 def _results(run: Path) -> dict[str, Any]:

@@ -29,7 +29,13 @@ from jaxrec.models.items.build import expert_sources
 from jaxrec.models.items.features import FeatureMaps, fit_features
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
 from jaxrec.ranking.adjustments import masked_event_types
-from jaxrec.sharding import make_mesh, replicated, state_shardings
+from jaxrec.sharding import (
+    make_mesh,
+    process_copy,
+    process_mesh,
+    replicated,
+    state_shardings,
+)
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
@@ -63,6 +69,12 @@ class TrainContext:
         split = self.dataset.split
         positives = split.in_training & self.dataset.positives
         return counts(split.log.items[positives], len(self.valid)).astype(np.float32)
+
+    @cached_property
+    def on_process(self) -> "TrainContext":
+        """The same context on this process's devices alone; see `process_local`."""
+        arrays = process_copy(self.arrays, self.mesh)
+        return replace(self, mesh=process_mesh(), arrays=arrays)
 
 
 def make_context(
@@ -305,6 +317,17 @@ def new_state(context: TrainContext) -> TrainState:
         opt_state=context.optimizer.init(params),
         text=context.arrays.catalog.nodes.text,
     )
+
+
+def process_local(context: TrainContext, state: TrainState) -> tuple[TrainContext, TrainState]:
+    """A context and a state on this process's devices alone, for work that no other takes part in.
+
+    The state has no optimizer state then. All processes must call it at the same time. A single
+    process gets what it gives.
+    """
+    if jax.process_count() == 1:
+        return context, state
+    return context.on_process, process_copy(replace(state, opt_state=()), context.mesh)
 
 
 def catalog_vectors(context: TrainContext, state: TrainState) -> Float[Array, "N F"]:

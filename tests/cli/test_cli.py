@@ -318,6 +318,7 @@ def test_mistakes_on_the_command_line_are_answered_in_one_line(refusal):
     assert refusal("train", "--dat", "shop") == (
         "error: there is no option dat; did you mean --data?\n"
     )
+    assert "need --coordinator HOST:PORT" in refusal("train", "--process", "1")
     number = "9" * 5000
     assert refusal("train", "--train.epochs", number).count("\n") == 1
     assert "is not UTF-8" in refusal("recommend", "run", "--events", "odd/\udcff.csv")

@@ -137,6 +137,9 @@ def test_parts_of_hosts_make_up_the_whole_batch(packing, epoch, data):
     parts = [packing.batch(epoch, step, part) for part in (slice(0, cut), slice(cut, batch_size))]
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     assert_equal(whole, packing.batch(epoch, step))
+    odd = np.arange(1, batch_size, 2)
+    assert_equal(jax.tree.map(lambda array: array[odd], whole), packing.batch(epoch, step, odd))
+    assert packing.num_targets(epoch, step) == np.count_nonzero(whole.weights)
 
 
 def test_a_batch_depends_on_seed_epoch_and_step_alone():

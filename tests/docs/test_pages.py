@@ -8,7 +8,7 @@ import pytest
 from helpers.paths import ROOT
 from helpers.shop import HELD_OUT
 
-from jaxrec import cli
+from jaxrec import cli, processes
 from jaxrec.config import parsing
 
 DOCS = ROOT / "docs"
@@ -75,6 +75,7 @@ def test_the_commands_of_a_page_have_options_that_exist(page, monkeypatch):
         raise Parsed
 
     monkeypatch.setattr(parsing.tyro, "cli", parse_and_stop)
+    monkeypatch.setattr(processes, "join", lambda *place: None)
     monkeypatch.chdir(ROOT)
     for arguments in commands(page):
         with pytest.raises(Parsed):

@@ -1,5 +1,7 @@
 """Devices: loss, ranking and training give the same results on one device and on four."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -18,7 +20,10 @@ from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, best_items, rank_queries
 from jaxrec.sharding import make_mesh
 from jaxrec.training import state as train_state
-from jaxrec.training.state import make_context
+from jaxrec.training.loop import make_train_step
+from jaxrec.training.losses.full_softmax import FullSoftmax
+from jaxrec.training.prefetch import prefetch
+from jaxrec.training.state import initial_state, make_context
 
 
 @pytest.mark.parametrize(("block", "item_shards"), [(8, 1), (16, 2), (24, 4), (None, 4)])
@@ -98,6 +103,31 @@ def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
     monkeypatch.setattr(train_state, "make_mesh", lambda shards: one)
     on_one, _ = first_steps(make_context(options, dataset))
     np.testing.assert_allclose(on_four, on_one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sequence", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
+def test_no_loop_of_a_step_waits_for_other_devices(tables, monkeypatch, sequence):
+    """Over time or over blocks of the loss, which has several here."""
+    monkeypatch.setattr(FullSoftmax, "positions_per_block", lambda self, count: 16)
+    options = config(**{"model.sequence": sequence, "train.batch_size": 8})
+    context = make_context(options, prepare(options, tables))
+    batch, _ = next(prefetch(context, 0, range(1)))
+    lowered = make_train_step(context).lower(initial_state(context), context.arrays, batch)
+    outside, inside = collectives(lowered.compile().as_text())
+    assert "all-reduce" in outside
+    assert not inside
+
+
+def collectives(program: str) -> tuple[set[str], set[str]]:
+    """Names of the operations among devices outside and inside of the loops of a program."""
+    bodies = set(re.findall(r"body=%([\w.-]+)", program))
+    assert len(bodies) >= 4  # two directions in time, and two losses at least
+    found: tuple[set[str], set[str]] = (set(), set())
+    for part in program.split("\n}"):
+        name = re.search(r"^(?:ENTRY )?%([\w.-]+) .*\{$", part, re.MULTILINE)
+        names = re.findall(r" (all-[a-z]+|reduce-scatter|collective-[a-z]+)[a-z-]*\(", part)
+        found[name is not None and name[1] in bodies].update(names)
+    return found
 
 
 @pytest.mark.parametrize("item_shards", [2, 4])

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrec.models.sequence.blocks import Masks
+from jaxrec.sharding import row_shards, sums_by_shard
 
 State = tuple[Float[Array, "D B"], Float[Array, "D B"]]  # hidden and cell
 
@@ -104,7 +105,11 @@ def _forward(weights, x, masks, state, *, keep_residuals):
 def _backward(saved, cotangents):
     weights, masks, residuals = saved
     grad_outputs, grad_state = cotangents
-    width = grad_outputs.shape[1]
+    width, rows = grad_outputs.shape[1:]
+    shards = row_shards(rows)
+
+    def by_shard(part: Float[Array, "n B"]) -> Float[Array, "n S B/S"]:
+        return part.reshape(len(part), shards, rows // shards)
 
     def step(carry, inputs):
         (grad_hidden, grad_cell), grad_gates, grad_kernel, grad_bias = carry
@@ -135,18 +140,22 @@ def _backward(saved, cotangents):
             jnp.where(masks.starts, 0, grad_cell * forget_gate + kept_cell),
         )
         grad_kernel += jnp.einsum(
-            "gb,db->gd", grad_gates, inputs_and_hidden, preferred_element_type=jnp.float32
+            "gsb,dsb->sgd",
+            by_shard(grad_gates),
+            by_shard(inputs_and_hidden),
+            preferred_element_type=jnp.float32,
         )
-        grad_bias += grad_gates.sum(1, dtype=jnp.float32)
+        grad_bias += by_shard(grad_gates).sum(2, dtype=jnp.float32).T
         return (grad_before, grad_gates, grad_kernel, grad_bias), grad_inputs[:width]
 
-    zeros = [jnp.zeros(part.shape[::-1], jnp.float32) for part in weights]
+    zeros = [sums_by_shard(shards, *part.shape[::-1]) for part in weights]
     grad_gates = jnp.concatenate([jnp.zeros_like(gate[0]) for gate in residuals.gates])
     (grad_state, _, grad_kernel, grad_bias), grad_x = jax.lax.scan(
         step, (grad_state, grad_gates, *zeros), (grad_outputs, masks, residuals), reverse=True
     )
     grad_weights = Weights(
-        grad_kernel.T.astype(weights.kernel.dtype), grad_bias.astype(weights.bias.dtype)
+        grad_kernel.sum(0).T.astype(weights.kernel.dtype),
+        grad_bias.sum(0).astype(weights.bias.dtype),
     )
     return grad_weights, grad_x, None, grad_state
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxrec.models.layers import Linear
 from jaxrec.models.sequence.blocks import Masks, ResidualBlock
+from jaxrec.sharding import row_shards
 
 
 class Recurrence(nnx.Module):
@@ -43,11 +44,19 @@ class Recurrence(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
         """Hidden vectors after every step, and the last of them."""
         kernel = self.recurrent[...]
+        shards = row_shards(len(hidden))
+        kernels = jnp.broadcast_to(kernel, (shards, *kernel.shape))
+
+        def product(before: Float[Array, "B D"]) -> Float[Array, "B columns"]:
+            if shards == 1:
+                return before @ kernel
+            by_shard = before.reshape(shards, -1, before.shape[1])
+            return jnp.einsum("sbd,sdc->sbc", by_shard, kernels).reshape(len(before), -1)
 
         def step(hidden: Array, at_step: tuple[Array, Masks]) -> tuple[Array, Array]:
             inputs, masks = at_step
             before = jnp.where(masks.starts[:, None], 0, hidden)
-            after = self.next_hidden(inputs, before @ kernel, before).astype(hidden.dtype)
+            after = self.next_hidden(inputs, product(before), before).astype(hidden.dtype)
             if masks.valid is not None:
                 after = jnp.where(masks.valid[:, None], after, before)
             return after, after

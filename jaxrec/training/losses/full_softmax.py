@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec.sharding import row_shards, sums_by_shard
 from jaxrec.training.losses.base import LogitAdjustments
 from jaxrec.types import NEG_INF
 
@@ -69,6 +70,11 @@ def _weighted_log_z(
 
 def _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted, block):
     bias = jnp.where(valid, 0, NEG_INF)[None, None]
+    rows = len(queries)
+    shards = row_shards(rows)
+
+    def by_shard(part: Float[Array, "B t n"]) -> Float[Array, "S B/S t n"]:
+        return part.reshape(shards, rows // shards, *part.shape[1:])
 
     @jax.vmap
     @jax.vmap
@@ -91,7 +97,10 @@ def _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted,
         grad_queries = scale * jnp.einsum("btk,kd->btd", powers, candidates)
         # [D, K], because [K, D] would transpose the powers
         grad_candidates += jnp.einsum(
-            "btd,btk->dk", scale * queries, powers, preferred_element_type=jnp.float32
+            "sbtd,sbtk->sdk",
+            by_shard(scale * queries),
+            by_shard(powers),
+            preferred_element_type=jnp.float32,
         )
         grad_amounts = None
         if amounts is not None:
@@ -103,7 +112,7 @@ def _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted,
 
     grad_candidates, (log_z, gradients) = jax.lax.scan(
         one_block,
-        jnp.zeros(candidates.shape[::-1]),
+        sums_by_shard(shards, *candidates.shape[::-1]),
         _cut((queries, weights, adjusted, amounts), block),
     )
     grad_queries, grad_amounts = jax.tree.map(
@@ -111,6 +120,7 @@ def _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted,
         gradients,
         (queries, amounts),
     )
+    grad_candidates = grad_candidates.sum(0)
     return log_z.sum(), (grad_queries, grad_candidates.T.astype(candidates.dtype), grad_amounts)
 
 

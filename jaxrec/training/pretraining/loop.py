@@ -22,7 +22,6 @@ from jaxrec.data.text import resolve_pretrained
 from jaxrec.errors import ConfigError, Diverged, Interrupted, RunError
 from jaxrec.models.text.language_model import LanguageModel, load_language_model
 from jaxrec.training import logging as report
-from jaxrec.training.loop import stop_signal
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.pretraining.base import PretrainingTask
 from jaxrec.training.pretraining.build import build_tasks
@@ -32,6 +31,7 @@ from jaxrec.training.pretraining.checkpoint import (
     write_checkpoint,
 )
 from jaxrec.training.pretraining.options import PretrainOptions
+from jaxrec.training.stopping import stop_signal
 
 
 @jax.tree_util.register_dataclass

@@ -1,0 +1,81 @@
+"""Trainings by several processes on this machine, each with two emulated devices."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from helpers.paths import ROOT
+from helpers.training import TINY
+from jaxrec.data.tables import Tables
+from jaxrec.training import logging as report
+
+HANGS = 400  # seconds
+
+
+def write_data(tables: Tables, directory: Path) -> Path:
+    """The tables as files that `jaxrec train` reads."""
+    directory.mkdir()
+    for name in ("events", "items"):
+        getattr(tables, name).write_parquet(directory / f"{name}.parquet")
+    return directory
+
+
+def new_run(data: Path, run: Path, **options) -> list[str]:
+    """Arguments of a new run with the options of tests."""
+    arguments = ["--data", str(data), "--run", str(run)]
+    for name, value in (TINY | options).items():
+        values = value if isinstance(value, list) else [value]
+        arguments += [f"--{name}", *map(str, values)]
+    return arguments
+
+
+@contextmanager
+def started(arguments: list[str], logs: Path, count: int = 2) -> Iterator[list[subprocess.Popen]]:
+    """The processes of a training, which write their output to `logs`."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    flags = re.sub(r"(device_count)=\d+", r"\1=2", os.environ["XLA_FLAGS"])
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    logs.mkdir(exist_ok=True)
+    processes = []
+    for number in range(count):
+        place = ["--coordinator", coordinator, "--processes", str(count), "--process", str(number)]
+        with (logs / f"{number}.txt").open("w") as output:
+            command = [sys.executable, "-m", "jaxrec", "train", *place, *arguments]
+            processes.append(
+                subprocess.Popen(
+                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
+                )
+            )
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def exit_codes(processes: list[subprocess.Popen]) -> list[int]:
+    return [process.wait(HANGS) for process in processes]
+
+
+def train(arguments: list[str], logs: Path) -> None:
+    """Train to the end."""
+    with started(arguments, logs) as processes:
+        codes = exit_codes(processes)
+    assert codes == [0, 0], [path.read_text()[-3000:] for path in sorted(logs.iterdir())]
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    """Wait until a training has logged a step."""
+    end = time.monotonic() + HANGS
+    while not any(row["step"] >= step for row in report.read_log(run)):
+        assert time.monotonic() < end, f"no step {step}"
+        time.sleep(0.05)

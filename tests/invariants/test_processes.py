@@ -1,0 +1,126 @@
+"""Processes: two with two devices each train, stop and resume as one process with four."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+from helpers import pods
+from helpers.paths import GOLDEN
+from helpers.training import config, scalars
+
+import jaxrec
+from jaxrec.artifacts import run_directory
+from jaxrec.training import loop as training
+
+
+@pytest.fixture(scope="module")
+def data(tables, tmp_path_factory):
+    return pods.write_data(tables, tmp_path_factory.mktemp("pods") / "data")
+
+
+@pytest.fixture(scope="module")
+def pair(data):
+    """The run that two processes have trained with the options of `whole_run`."""
+    run = data.parent / "pair"
+    pods.train(pods.new_run(data, run), data.parent / "logs")
+    return run
+
+
+def assert_close(rows, expected, rtol=1e-4):
+    """Of numbers by name; sums in another order differ in their last digits."""
+    assert [row.keys() for row in rows] == [row.keys() for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        numbers = ([float(value) for value in part.values()] for part in (row, other))
+        np.testing.assert_allclose(*numbers, rtol=rtol, atol=1e-6, err_msg=str(row["step"]))
+
+
+def test_two_processes_train_the_run_of_one(pair, whole_run, tables):
+    rows, expected = ([row for row in scalars(run) if "loss" in row] for run in (pair, whole_run))
+    assert_close(rows, expected)
+    results, others = (json.loads((run / "metrics.json").read_text()) for run in (pair, whole_run))
+    assert results["protocol"] == others["protocol"]
+    assert results["baselines"].keys() == others["baselines"].keys()
+    for name in ("ndcg@10", "recall@10", "coverage"):  # of 40 users
+        expected = others["test"]["model"][name]
+        assert results["test"]["model"][name] == pytest.approx(expected, abs=0.03)
+    files, other_files = (
+        {path.name for path in run.iterdir()} - {"refit"} for run in (pair, whole_run)
+    )
+    assert files == other_files
+    lists, expected = (jaxrec.load(run).recommend(tables.events, k=5) for run in (pair, whole_run))
+    # the fitted temperature, which scales scores, is exact to three digits
+    np.testing.assert_allclose(lists["score"], expected["score"], rtol=5e-3)
+    assert (lists["item_id"] == expected["item_id"]).mean() > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("item_shards", [2, 4])
+def test_losses_do_not_depend_on_processes_and_shards(tables, data, tmp_path, item_shards):
+    """Over 20 steps; with four shards, both processes read the same rows."""
+    options = {"train.epochs": 5, "train.item_shards": item_shards}
+    pods.train(pods.new_run(data, tmp_path / "run", **options), tmp_path / "logs")
+    training.fit(config(**{"train.epochs": 5}), tmp_path / "one", tables=tables)
+    rows, expected = (
+        [row for row in scalars(tmp_path / name) if "loss" in row] for name in ("run", "one")
+    )
+    assert len(rows) >= 20
+    assert_close(rows, expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_signal_at_one_process_stops_all_behind_the_same_step(pair, data, tmp_path, number):
+    run, logs = tmp_path / "run", tmp_path / "logs"
+    with pods.started(pods.new_run(data, run), logs) as processes:
+        pods.wait_for_step(run, 2)
+        processes[number].send_signal(signal.SIGTERM)
+        assert pods.exit_codes(processes) == [143, 143], (logs / "1.txt").read_text()[-3000:]
+    with run_directory.open_checkpoints(run, read_only=True) as manager:
+        assert 2 <= manager.latest_step() < scalars(pair)[-1]["step"]
+    pods.train(["--resume", str(run)], logs)
+    assert scalars(run) == scalars(pair)
+    assert (run / "metrics.json").read_text() == (pair / "metrics.json").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_killed_process_ends_the_others(data, tables, tmp_path, number):
+    run, logs = tmp_path / "run", tmp_path / "logs"
+    with pods.started(pods.new_run(data, run, **{"train.epochs": 99}), logs) as processes:
+        pods.wait_for_step(run, 6)
+        processes[number].kill()
+        codes = pods.exit_codes(processes)
+    assert codes[number] == -signal.SIGKILL
+    assert codes[1 - number] not in (0, None)
+    assert "another task died" in (logs / f"{1 - number}.txt").read_text()
+    with run_directory.open_checkpoints(run, read_only=True) as manager:
+        assert manager.latest_step() > 0
+
+
+@pytest.mark.slow
+def test_two_processes_train_text_a_forecast_and_a_refit(data, tmp_path):
+    run = tmp_path / "run"
+    options = {
+        "train.epochs": 2,
+        "train.refit": "true",
+        "model.experts": ["id+graph", "text"],
+        "text.mode": "finetune",
+        "text.pretrained": str(GOLDEN / "tiny_bert"),
+        "text.finetune_items": 8,
+        "forecast.steps": 3,
+        "forecast.epochs": 1,
+    }
+    pods.train(pods.new_run(data, run, **options), tmp_path / "logs")
+    assert json.loads((run / "metrics.json").read_text())["serves"] == "refit"
+    for directory in (run, run / "refit"):
+        assert (directory / run_directory.DECODER).is_file()
+    assert jaxrec.load(run).decoder is not None
+
+
+@pytest.mark.slow
+def test_every_process_refuses_what_the_first_refuses(pair, data, tmp_path):
+    with pods.started(pods.new_run(data, pair), tmp_path / "logs") as processes:
+        assert pods.exit_codes(processes) == [2, 2]
+    for path in (tmp_path / "logs").iterdir():
+        assert "exists; continue it with --resume" in path.read_text()
