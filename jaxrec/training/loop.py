@@ -30,6 +30,7 @@ from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.prefetch import prefetch
 from jaxrec.training.state import (
+    StepContext,
     TrainContext,
     TrainState,
     catalog_vectors,
@@ -166,7 +167,7 @@ def load(
     return TrainState(params=saved["params"], text=text, **saved["rest"]), progress
 
 
-def make_train_step(context: TrainContext) -> Callable[[TrainState, TrainArrays, Batch], Any]:
+def make_train_step(context: StepContext) -> Callable[[TrainState, TrainArrays, Batch], Any]:
     """The jitted step of `build_step`; it donates the state."""
     step = build_step(context.config, context.definition, context.optimizer)
     # without the layout of the inputs, the second step would be compiled again
