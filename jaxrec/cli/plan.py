@@ -99,23 +99,23 @@ def show_slice(plan: SlicePlan) -> None:
 
 def cells(program: ProgramPlan) -> dict[str, str]:
     """The figures of a program by their names."""
-    sizes = {name: gibibytes(count) for name, count in program.parts.items()}
+    sizes = {name: in_bytes(count) for name, count in program.parts.items()}
     collectives = {
-        name: f"{transfers.count:,} calls, {gibibytes(transfers.bytes)}"
+        name: f"{transfers.count:,} x, {in_bytes(transfers.bytes)}"
         for name, transfers in program.costs.collectives.items()
     }
-    times = {f"{name} time": milliseconds(t) for name, t in program.seconds.items()}
+    times = {f"{name} time": duration(t) for name, t in program.seconds.items()}
     return {
         **sizes,
-        "temporary": gibibytes(program.temporary),
-        "peak": gibibytes(program.peak),
-        "memory of the chip": gibibytes(program.limit),
+        "temporary": in_bytes(program.temporary),
+        "peak": in_bytes(program.peak),
+        "memory of the chip": in_bytes(program.limit),
         "fits": ("yes" if program.fits else "NO") + " (estimate)" * program.is_estimate,
         "products": f"{program.costs.flops / 1e12:,.3g} TFLOP",
-        "bytes moved": gibibytes(program.costs.bytes),
-        **collectives,
+        "bytes moved": in_bytes(program.costs.bytes),
         **times,
-        "at least": f"{milliseconds(program.least_seconds)} ({program.bound})",
+        "at least": f"{duration(program.least_seconds)} ({program.bound})",
+        **collectives,
     }
 
 
@@ -123,10 +123,10 @@ def show_too_large(program: ProgramPlan) -> None:
     """Print why a program does not fit."""
     console.print(
         f"{program.part.name}: the program `{program.name}` does not fit: it needs "
-        f"{gibibytes(program.peak)} of {gibibytes(program.limit)}. The largest arrays of a chip:"
+        f"{in_bytes(program.peak)} of {in_bytes(program.limit)}. The largest arrays of a chip:"
     )
     for array in program.largest:
-        console.print(f"  {gibibytes(array.bytes)}  {array.name}")
+        console.print(f"  {in_bytes(array.bytes)}  {array.name}")
     if program.refusal:
         console.print(f"  the compiler: {program.refusal}")
 
@@ -143,13 +143,13 @@ def show_slices(plans: Sequence[SlicePlan], sizes: PlanConfig) -> None:
         table.add_row(
             plan.part.name,
             f"{plan.part.size:,}",
-            gibibytes(largest.peak),
-            gibibytes(largest.limit),
+            in_bytes(largest.peak),
+            in_bytes(largest.limit),
             "yes" if all(program.fits for program in plan.programs) else "NO",
-            milliseconds(step.least_seconds),
+            duration(step.least_seconds),
             step.bound,
             rounded(step.rate),
-            hours(sizes.events / step.rate),
+            duration(sizes.events / step.rate),
             rounded(plan.scoring.rate),
         )
     console.print(table)
@@ -159,9 +159,11 @@ def show_slices(plans: Sequence[SlicePlan], sizes: PlanConfig) -> None:
     )
 
 
-def gibibytes(count: float) -> str:
+def in_bytes(count: float) -> str:
     """Bytes in words."""
-    return f"{count / 2**30:,.2f} GiB" if count >= 2**27 else f"{count / 2**20:,.2f} MiB"
+    units = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20))
+    unit, size = next((pair for pair in units if count >= pair[1] / 8), ("KiB", 2**10))
+    return f"{count / size:,.2f} {unit}"
 
 
 def rounded(number: float) -> str:
@@ -169,14 +171,15 @@ def rounded(number: float) -> str:
     return f"{float(f'{number:.3g}'):,.0f}"
 
 
-def milliseconds(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time in words."""
-    return f"{1000 * seconds:,.3g} ms"
-
-
-def hours(seconds: float) -> str:
-    """A long time in words."""
-    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds:,.0f} s"
+    units = (("h", 3600), ("s", 1), ("ms", 1e-3))
+    unit, size = next((pair for pair in units if seconds >= pair[1]), ("us", 1e-6))
+    return (
+        f"{seconds / size:,.3g} {unit}"
+        if seconds < 1000 * size
+        else f"{seconds / size:,.0f} {unit}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

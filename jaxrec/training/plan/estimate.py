@@ -1,7 +1,7 @@
 """Compiles the programs of a run for a slice, and says what each needs of a chip."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +16,12 @@ from jaxrec.training.plan.chips import Slice, devices_of, stand_ins
 from jaxrec.training.plan.hlo import Costs, read_costs
 from jaxrec.training.plan.shapes import plan_context, plan_experts
 
-# compile a program that does not fit, to see what it needs
-BEYOND_MEMORY: dict[str, str | bool] = {"xla_tpu_no_crash_on_oom": True}
-Devices = Callable[[Slice], list[jax.Device]]
+HOPELESS = 2  # times the memory of a chip
+# nobody runs the programs for CPUs
+QUICK: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",
+    "xla_llvm_disable_expensive_passes": True,
+}
 
 
 @dataclass(frozen=True)
@@ -117,45 +120,48 @@ def plan_slice(config: Config, sizes: PlanConfig, part: Slice) -> SlicePlan:
     check_slice(config, part)
     experts = plan_experts(config, sizes)
     config = replace(config, model=replace(config.model, experts=experts))
-
-    def lowered(devices: Devices) -> tuple[dict[str, int], tuple[programs.Program, ...]]:
-        mesh = make_mesh(config.train.item_shards, devices(part))
-        with compiling_for(part.chip.platform):
-            context = plan_context(config, sizes, mesh)
-            made = (
-                programs.train_step(context),
-                programs.catalogue_encoding(context),
-                programs.scoring(context, sizes, config.evaluation.k),
-            )
-        return dict(mesh.shape), made
-
-    mesh, own = lowered(devices_of)
-    is_estimate = part.chip.platform == "gpu"
-    plans = []
-    for number, program in enumerate(own):
-        compiled, refusal = compile_for(program)
-        if compiled is None:
-            program = lowered(stand_ins)[1][number]
-            compiled = program.lowered.compile()
-        stands_in = is_estimate or program is not own[number]
-        plans.append(describe(program, compiled, part, is_estimate=stands_in, refusal=refusal))
-    return SlicePlan(part, mesh, *plans)
+    tpu = part.chip.platform == "tpu"
+    mesh, stand_in = lower(config, sizes, part, stand_ins(part))
+    own = lower(config, sizes, part, devices_of(part))[1] if tpu else (None,) * len(stand_in)
+    pairs = zip(stand_in, own, strict=True)
+    return SlicePlan(part, mesh, *(plan_program(*pair, part) for pair in pairs))
 
 
-def compile_for(program: programs.Program) -> tuple[jax.stages.Compiled | None, str]:
-    """The compiled program, and why the compiler refuses it if it does not fit.
+def lower(
+    config: Config, sizes: PlanConfig, part: Slice, devices: Sequence[jax.Device]
+) -> tuple[dict[str, int], tuple[programs.Program, ...]]:
+    """The mesh of these devices, and the programs of `SlicePlan` lowered for it."""
+    mesh = make_mesh(config.train.item_shards, devices)
+    with compiling_for(part.chip.platform):
+        context = plan_context(config, sizes, mesh)
+        lowered = (
+            programs.train_step(context),
+            programs.catalogue_encoding(context),
+            programs.scoring(context, sizes, config.evaluation.k),
+        )
+    return dict(mesh.shape), lowered
 
-    None if it cannot even be compiled for more memory than there is.
+
+def plan_program(
+    stand_in: programs.Program, own: programs.Program | None, part: Slice
+) -> ProgramPlan:
+    """What a program needs of a chip.
+
+    A program that is far too large takes the TPU compiler hours, or all memory of this machine. So
+    the program for CPUs is compiled first, and that for the TPU only if it may fit.
+
+    Args:
+        own: the program for the chip itself, if there is a compiler for it.
     """
-    refusal, options = "", (None, BEYOND_MEMORY)
-    for compiler_options in options:
-        try:
-            return program.lowered.compile(compiler_options), refusal
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            refusal = refusal or " ".join(str(error).split())[:400]
-    return None, refusal
+    estimate = describe(stand_in, stand_in.lowered.compile(QUICK), part, is_estimate=True)
+    if own is None or estimate.peak > HOPELESS * estimate.limit:
+        return estimate
+    try:
+        return describe(own, own.lowered.compile(), part, is_estimate=False)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return replace(estimate, refusal=" ".join(str(error).split())[:400])
 
 
 def describe(
@@ -164,13 +170,15 @@ def describe(
     part: Slice,
     *,
     is_estimate: bool,
-    refusal: str = "",
 ) -> ProgramPlan:
     """What a compiled program needs of a chip."""
     memory: Any = compiled.memory_analysis()
     costs = read_costs(compiled.as_text() or "", part.size)
     held = {name: held_arrays(name, tree) for name, tree in program.parts.items()}
-    made = [Held(f"{t.shape} of {t.source or 'the compiler'}", t.shape.size) for t in costs.largest]
+    made = [
+        Held(f"made at {t.source}: {t.shape}" if t.source else f"made: {t.shape}", t.shape.size)
+        for t in costs.largest
+    ]
     arrays = [array for arrays in held.values() for array in arrays]
     largest = sorted([*arrays, *made], key=lambda array: -array.bytes)
     beside = sum(array.bytes for array in held_arrays("", program.unused))
@@ -186,7 +194,6 @@ def describe(
         largest=tuple(largest[:6]),
         rows=program.rows,
         is_estimate=is_estimate,
-        refusal=refusal,
     )
 
 

@@ -139,6 +139,10 @@ def group_size(text: str, devices: int) -> int:
         return int(match[1])
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
         return match[1].count(",") + 1
+    if match := re.search(r"replica_groups=mesh\[(.*?)\].*?\{(.*?)\}", text):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])  # a part of an axis has its own
+        return math.prod(int(own or sizes[name]) for name, own in axes)
     return devices
 
 

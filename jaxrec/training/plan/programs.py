@@ -30,7 +30,7 @@ class Program:
 
     Attributes:
         parts: trees of shapes with shardings, by what they are.
-        unused: those of them that are no arguments of the program.
+        unused: those of them that are no arguments of the compiled program.
         rows: events (training) or users (scoring) of one call.
     """
 
@@ -70,7 +70,7 @@ def catalogue_encoding(context: StepContext) -> Program:
     model = Model(context.definition, state.params)
     return Program(
         "encode items",
-        encode_catalog.lower(model, arrays.catalog),
+        jax.jit(encode_catalog, keep_unused=True).lower(model, arrays.catalog),
         parts={
             "parameters": state.params,
             "optimiser state": state.opt_state,
@@ -112,7 +112,7 @@ def scoring(context: StepContext, plan: PlanConfig, k: int) -> Program:
     held = (laid_out(catalogue, whole), laid_out(context.arrays.catalog.nodes.text, whole))
     return Program(
         "score users",
-        jax.jit(score).lower(model, states, table, valid, pairs),
+        jax.jit(score, keep_unused=True).lower(model, states, table, valid, pairs),
         parts={
             "parameters": model.params,
             "items and graph": (table, valid, held),
