@@ -162,7 +162,7 @@ def show_slices(plans: Sequence[SlicePlan], sizes: PlanConfig) -> None:
 def in_bytes(count: float) -> str:
     """Bytes in words."""
     units = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20))
-    unit, size = next((pair for pair in units if count >= pair[1] / 8), ("KiB", 2**10))
+    unit, size = next((pair for pair in units if count >= pair[1]), ("KiB", 2**10))
     return f"{count / size:,.2f} {unit}"
 
 

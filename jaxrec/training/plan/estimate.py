@@ -115,7 +115,7 @@ def plan_slice(config: Config, sizes: PlanConfig, part: Slice) -> SlicePlan:
     """Compile training and scoring for a slice.
 
     Raises:
-        ConfigError: as `check_slice`, `devices_of` and `plan_experts`.
+        ConfigError, DataError: as `check_slice`, `devices_of` and `plan_experts`.
     """
     check_slice(config, part)
     experts = plan_experts(config, sizes)

@@ -76,7 +76,8 @@ def plan_experts(config: Config, plan: PlanConfig) -> tuple[str, ...]:
     """The experts that would have a source in the data.
 
     Raises:
-        ConfigError: there is none, or the plan lacks a size, or the text encoder trains.
+        ConfigError: the plan lacks a size, or the text encoder trains.
+        DataError: no expert has a source.
     """
     if config.text.mode == "finetune" and "text" in config.model.sources:
         raise ConfigError("text.mode finetune cannot be planned yet; plan with text.mode frozen")
@@ -84,10 +85,7 @@ def plan_experts(config: Config, plan: PlanConfig) -> tuple[str, ...]:
         raise ConfigError("plan.relations: a graph with edges has one relation or more")
     sources = {"id", "text", *plan.vectors, *(("graph",) if plan.edges else ())}
     sources |= {"numbers"} if config.data.numeric_columns else set()
-    experts = experts_with_source(config.model.experts, sources, tuple(plan.vectors))
-    if not experts:
-        raise ConfigError("model.experts: none has a source in the plan; give --edges or --vectors")
-    return experts
+    return experts_with_source(config.model.experts, sources, tuple(plan.vectors))
 
 
 def plan_context(config: Config, plan: PlanConfig, mesh: Mesh) -> StepContext:

@@ -6,7 +6,7 @@ from helpers.training import config
 
 from jaxrec.config import PlanConfig, parse
 from jaxrec.data.dataset import prepare
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, DataError
 from jaxrec.training.plan.shapes import batch_zeros, counted, plan_context, plan_experts
 from jaxrec.training.state import make_context
 
@@ -50,7 +50,7 @@ def test_experts_without_a_source_are_left_out():
     )
     with pytest.raises(ConfigError, match="relations"):
         plan_experts(recipe, PlanConfig(items=5, edges=3))
-    with pytest.raises(ConfigError, match="none has a source"):
+    with pytest.raises(DataError, match="no source"):
         plan_experts(parse(layers=[{"model.experts": ["graph"]}]), PlanConfig(items=5))
     with pytest.raises(ConfigError, match="finetune"):
         plan_experts(parse(layers=[{"text.mode": "finetune"}]), PlanConfig(items=5))
