@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from io import TextIOBase
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -140,6 +141,26 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     # a service compiles some hundred small programs, none of which takes the second of the default
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+_compiled_for: ContextVar[str] = ContextVar("compiled_for", default="")
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """Trace programs as for devices of this platform ("tpu", "gpu"), which may be elsewhere."""
+    token = _compiled_for.set(platform)
+    try:
+        yield
+    finally:
+        _compiled_for.reset(token)
+
+
+def target_platform(own: str = "") -> str:
+    """The platform to trace for; outside `compiling_for`, `own` or JAX's default."""
+    import jax
+
+    return _compiled_for.get() or own or jax.default_backend()
 
 
 def compute_in_calling_thread() -> None:

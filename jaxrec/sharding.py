@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -36,19 +37,18 @@ def refuse_fork() -> None:
         )
 
 
-def make_mesh(item_shards: int = 1) -> Mesh:
-    """A mesh of all devices, [users, items], with `item_shards` devices along `items`.
+def make_mesh(item_shards: int = 1, devices: Sequence[Device] | None = None) -> Mesh:
+    """A mesh of devices, by default all, [users, items], with `item_shards` along `items`.
 
     Raises a ConfigError if `item_shards` does not divide the devices.
     """
     refuse_fork()
-    devices = jax.device_count()
-    if item_shards < 1 or devices % item_shards:
-        raise ConfigError(f"item_shards={item_shards} does not divide {devices} devices")
+    count = jax.device_count() if devices is None else len(devices)
+    if item_shards < 1 or count % item_shards:
+        raise ConfigError(f"item_shards={item_shards} does not divide {count} devices")
     # embedding look-ups and segment sums raise on Explicit axes, the default
-    return jax.make_mesh(
-        (devices // item_shards, item_shards), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2
-    )
+    shape, axis_types = (count // item_shards, item_shards), (AxisType.Auto,) * 2
+    return jax.make_mesh(shape, (USERS, ITEMS), axis_types=axis_types, devices=devices)
 
 
 def single_device_mesh() -> Mesh:

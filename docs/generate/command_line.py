@@ -13,6 +13,8 @@ from jaxrec.cli import main
 COMMANDS = {
     "validate": "Print what a data set holds, with warnings, before anybody trains. "
     "[Read your files](../how-to/your-files.md) tells how to describe them.",
+    "plan": "Say whether a training fits accelerators, before they are rented. "
+    "[Plan before you rent](../how-to/plan.md) shows how to read it.",
     "train": "Train a recipe on a data set. `python train.py` is the same command. "
     "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
     "pretrain": "Train a text encoder further on the texts of a data set. "
@@ -47,7 +49,7 @@ INTRODUCTION = """# Command line
 | 0 | done |
 | 1 | an internal error; the traceback is on stderr |
 | 2 | the input cannot be used; the message names the place and the correction |
-| 3 | `jaxrec validate` has warnings, or `jaxrec compare` finds the new run worse |
+| 3 | `jaxrec validate` warns, `jaxrec plan` does not fit, or `jaxrec compare` finds a worse run |
 | 130, 143 | stopped by Ctrl-C or SIGTERM; `jaxrec train` has saved its state |
 
 This page is generated from the `--help` of every command.

@@ -12,7 +12,7 @@ from jaxrec.config.ranges import LARGEST
 
 INTRODUCTION = """# Options of a recipe
 
-A recipe is a YAML file with eight sections. Every option has a default, and every option can be set
+A recipe is a YAML file with nine sections. Every option has a default, and every option can be set
 in three ways:
 
 ```yaml

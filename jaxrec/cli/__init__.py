@@ -1,8 +1,9 @@
 """The command line: `jaxrec COMMAND ...`.
 
 Exit codes: 0 success; 1 an internal error, with its traceback; 2 bad input, with a message; 3 a
-warning: `jaxrec validate` has some, or `jaxrec compare` finds the new run worse; 130 after Ctrl-C;
-143 after SIGTERM. Results go to stdout, errors and notes to stderr.
+warning: `jaxrec validate` has some, `jaxrec plan` finds that a program does not fit, or `jaxrec
+compare` that the new run is worse; 130 after Ctrl-C; 143 after SIGTERM. Results go to stdout,
+errors and notes to stderr.
 """
 
 import signal
@@ -20,6 +21,7 @@ from jaxrec.runtime import SafeStream, keep_freed_memory, safe_console
 WARNED = 3  # exit code
 COMMANDS = {
     "validate": "print what a data set holds, with warnings, before anybody trains",
+    "plan": "say whether a training fits accelerators, before they are rented",
     "train": "train a recommender, evaluate it, and leave a run directory",
     "pretrain": "train a text encoder further on a shop's own texts",
     "refit": "train a finished run again on all its events, and serve that model",
@@ -39,7 +41,16 @@ COMMANDS = {
 }
 
 # commands with a module of their own; the others are in `commands`
-OWN_MODULES = ("validate", "train", "pretrain", "refit", "transfer", "add-forecast", "embed")
+OWN_MODULES = (
+    "validate",
+    "plan",
+    "train",
+    "pretrain",
+    "refit",
+    "transfer",
+    "add-forecast",
+    "embed",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from jaxrec.config.options import (
     TrainConfig,
     WarmStartConfig,
 )
+from jaxrec.config.plan import PlanConfig
 
 if TYPE_CHECKING:
     from jaxrec.config.parsing import (
@@ -31,6 +32,7 @@ __all__ = [
     "EvaluationConfig",
     "ForecastConfig",
     "ModelConfig",
+    "PlanConfig",
     "SplitConfig",
     "TextConfig",
     "TrainConfig",

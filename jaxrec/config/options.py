@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxrec.config.plan import PlanConfig
 from jaxrec.config.ranges import (
     Amount,
     Bounded,
@@ -357,6 +358,7 @@ class Config:
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         if self.warm_start.base and self.train.init:

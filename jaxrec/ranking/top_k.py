@@ -16,6 +16,7 @@ from jaxrec.ranking.adjustments import AdjustmentBlocks, ScoreAdjustments, no_ad
 from jaxrec.ranking.codes import CodedRows, coded_products
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
 from jaxrec.ranking.shard import LEFT_OUT, BlockInputs, RankOptions, compiled_ranking
+from jaxrec.runtime import target_platform
 from jaxrec.sharding import USERS, single_device_mesh
 from jaxrec.types import NEG_INF
 
@@ -186,8 +187,8 @@ def rank_host_scores(
     check_targets(len(targets), targets, valid)
     mesh = single_device_mesh()
     rank = compiled_ranking(mesh, RankOptions(k), from_vectors=False)
-    size = _block_rows(len(targets), len(valid), mesh, None)
-    size = size if block is None else min(size, _block_rows(len(targets), len(valid), mesh, block))
+    size = block_rows(len(targets), len(valid), mesh, None)
+    size = size if block is None else min(size, block_rows(len(targets), len(valid), mesh, block))
     unused = np.zeros(len(valid), np.float32)
 
     def rank_block(start: int, stop: int, adjustments: ScoreAdjustments) -> dict:
@@ -237,7 +238,7 @@ def _rank_vectors(
         numbers: `targets` or `columns` of `BlockInputs`.
     """
     rank = compiled_ranking(items.mesh, options)
-    size = _block_rows(len(vectors), len(items), items.mesh, block)
+    size = block_rows(len(vectors), len(items), items.mesh, block)
 
     def rank_block(start: int, stop: int, adjustments: ScoreAdjustments) -> dict[str, Array]:
         left = _with_one(vectors[start:stop], size)
@@ -279,11 +280,11 @@ def _require_finite(is_finite: Bool[np.ndarray, " Q"]) -> None:
         raise ValueError(f"scores of query {is_finite.argmin()} are not finite")
 
 
-def _block_rows(num_queries: int, num_items: int, mesh: Mesh, block: int | None) -> int:
+def block_rows(num_queries: int, num_items: int, mesh: Mesh, block: int | None) -> int:
     """Rows of a block: `block`, or a power of two; a multiple of the devices along `users`."""
     if block is not None and block < 1:
         raise ValueError(f"block must be at least 1, not {block}")
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    on_cpu = target_platform(mesh.devices.flat[0].platform) == "cpu"
     limit = MAX_BLOCK_SCORES if on_cpu else MAX_ACCELERATOR_SCORES
     most = max(limit // num_items // MIN_BLOCK_ROWS, 1) * MIN_BLOCK_ROWS
     rows = block or min(most, power_of_two(num_queries))

@@ -75,7 +75,8 @@ def grown_state(
     """
 
     def build(earlier: tuple[nnx.State, optax.OptState]) -> TrainState:
-        fresh, (old_params, old_opt_state) = new_state(context), earlier
+        text = context.arrays.catalog.nodes.text
+        fresh, (old_params, old_opt_state) = new_state(context, text), earlier
         opt_state = _grown(fresh.opt_state, old_opt_state, rows, starts=False)
         opt_state = jax.tree.map(
             lambda new, old: new if _is_schedule(new) else old,

@@ -29,6 +29,7 @@ from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.prefetch import prefetch
 from jaxrec.training.state import (
+    StepContext,
     TrainContext,
     TrainState,
     catalog_vectors,
@@ -179,7 +180,7 @@ def load(
     return TrainState(params=saved["params"], text=text, **saved["rest"]), progress
 
 
-def make_train_step(context: TrainContext) -> jax.stages.Wrapped:
+def make_train_step(context: StepContext) -> jax.stages.Wrapped:
     """The jitted step of `build_step`; it donates the state."""
     compute = build_step(context.config, context.definition, context.optimizer)
 

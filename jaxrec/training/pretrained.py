@@ -133,7 +133,8 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
     rows = row_maps(pretrained.artifacts, context.dataset)
 
     def build(params: nnx.State) -> TrainState:
-        fresh, earlier = new_state(context), leaves(params)
+        text = context.arrays.catalog.nodes.text
+        fresh, earlier = new_state(context, text), leaves(params)
 
         def take(path, new: Array) -> Array:
             name = jax.tree_util.keystr(path)

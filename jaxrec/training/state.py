@@ -1,7 +1,8 @@
 """What training changes (TrainState) and what stays constant (TrainContext)."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.build import expert_sources
 from jaxrec.models.items.features import FeatureMaps, fit_features
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
+from jaxrec.models.text.finetuned import TextTower
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import (
     make_mesh,
@@ -43,18 +45,26 @@ from jaxrec.training.tasks.build import build_tasks
 
 
 @dataclass(frozen=True)
-class TrainContext:
-    """Everything that training does not change."""
+class StepContext:
+    """What decides a training step. The arrays may be shapes only, to compile without data."""
 
     config: Config  # `model.experts` holds only the experts that the data have a source for
-    dataset: Dataset
-    text: ItemText  # item texts as the pretrained encoder sees them
-    features: FeatureMaps  # what vector columns and numbers go through
+    sizes: Sizes
+    tower: TextTower | None  # the layers of the text encoder that train
     mesh: Mesh
-    packing: Packing  # the batches of an epoch
     definition: ModelDef
     optimizer: optax.GradientTransformation
     arrays: TrainArrays  # on the devices, an argument of every step
+
+
+@dataclass(frozen=True)
+class TrainContext(StepContext):
+    """Everything that training does not change."""
+
+    dataset: Dataset
+    text: ItemText  # item texts as the pretrained encoder sees them
+    features: FeatureMaps  # what vector columns and numbers go through
+    packing: Packing  # the batches of an epoch
     epochs: int  # most epochs to train
     notes: tuple[str, ...]  # to print, such as an expert that is left out
 
@@ -109,10 +119,13 @@ def make_context(
     packing = make_packing(config, dataset)
     epochs, rate = schedule(config)
     train = replace(config.train, learning_rate=rate)
-    definition, _ = split(nnx.eval_shape(lambda: build_model(config, dataset, text, features)))
+    sizes = model_sizes(dataset, text, features)
+    definition, _ = split(nnx.eval_shape(lambda: build_model(config, sizes, text.tower)))
     arrays = train_arrays(config, dataset, text, features)
     return TrainContext(
         config=config,
+        sizes=sizes,
+        tower=text.tower,
         dataset=dataset,
         text=text,
         features=features,
@@ -172,8 +185,14 @@ def usable_experts(
     if text.whitening is not None:
         sources.add("text")
     sources |= {*features.vectors, *(("numbers",) if features.numbers else ())}
-    experts, columns = config.model.experts, dataset.features.vectors
-    usable = tuple(name for name in experts if sources & set(expert_sources(name, columns)))
+    return experts_with_source(config.model.experts, sources, dataset.features.vectors)
+
+
+def experts_with_source(
+    experts: Sequence[str], sources: Collection[str], columns: Sequence[str]
+) -> tuple[str, ...]:
+    """The experts that read one of the sources; `columns` are those of vectors."""
+    usable = tuple(n for n in experts if not set(sources).isdisjoint(expert_sources(n, columns)))
     if not usable:
         raise DataError(
             f"the data have no source for the experts {', '.join(experts)}; give items a text or "
@@ -237,7 +256,7 @@ def run_artifacts(context: TrainContext) -> RunArtifacts:
         counts=context.counts[: dataset.catalog.num_items],
         has_trained_id=np.asarray(context.arrays.candidates)[: dataset.catalog.num_items],
         event_type_names=dataset.split.log.event_type_names,
-        sizes=model_sizes(dataset, context.text, context.features),
+        sizes=context.sizes,
         whitening=context.text.whitening,
         text_encoder=context.text.encoder,
         item_id_type=dataset.item_id_type,
@@ -260,13 +279,10 @@ def newest_events(dataset: Dataset) -> tuple[int | None, int | None]:
     return trained, int(log.times[split.validation.positions].max(initial=trained))
 
 
-def build_model(
-    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps
-) -> Recommender:
+def build_model(config: Config, sizes: Sizes, tower: TextTower | None) -> Recommender:
     """A recommender with initial parameters."""
-    rngs, sizes = nnx.Rngs(config.train.seed), model_sizes(dataset, text, features)
     links = config.train.link_weight > 0
-    return Recommender(config.model, sizes, rngs, text.tower, links=links)
+    return Recommender(config.model, sizes, nnx.Rngs(config.train.seed), tower, links=links)
 
 
 def train_arrays(
@@ -296,26 +312,27 @@ def train_arrays(
     )
 
 
-def initial_state(context: TrainContext) -> TrainState:
+def initial_state(context: StepContext) -> TrainState:
     """The state before the first step, laid out on the mesh."""
-    return jax.jit(lambda: new_state(context), out_shardings=state_layout(context)[1])()
+    begin = jax.jit(partial(new_state, context), out_shardings=state_layout(context)[1])
+    return begin(context.arrays.catalog.nodes.text)
 
 
-def state_layout(context: TrainContext) -> tuple[TrainState, TrainState]:
+def state_layout(context: StepContext) -> tuple[TrainState, TrainState]:
     """Shapes and shardings of a train state."""
-    shapes = jax.eval_shape(lambda: new_state(context))
+    shapes = jax.eval_shape(partial(new_state, context), context.arrays.catalog.nodes.text)
     return shapes, state_shardings(shapes, context.mesh)
 
 
-def new_state(context: TrainContext) -> TrainState:
+def new_state(context: StepContext, text: Float[Array, "I text"]) -> TrainState:
     """The state before the first step, for `jax.jit` and `jax.eval_shape`."""
-    model = build_model(context.config, context.dataset, context.text, context.features)
+    model = build_model(context.config, context.sizes, context.tower)
     params = nnx.state(model)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=context.optimizer.init(params),
-        text=context.arrays.catalog.nodes.text,
+        text=text,
     )
 
 

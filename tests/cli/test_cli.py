@@ -120,6 +120,7 @@ def test_files_that_are_missing_are_named(run, data, tmp_path, refusal):
 def test_each_command_has_its_own_help(capsys):
     options = {
         "validate": {"--data", "--report", "--config"},
+        "plan": {"SLICE", "--users", "--entities", "--data"},
         "train": {"--config", "--resume", "--data.ties", "--model.experts", "--train.bf16"},
         "pretrain": {"--out", "--tasks.contrast", "--tasks.tokens", "--layers", "--data.*"},
         "refit": {"RUN"},
@@ -160,7 +161,7 @@ def test_the_tool_describes_itself(refusal, capsys):
         cli.main(arguments)
         assert capsys.readouterr().out.startswith(first)
     assert "a command is missing" in refusal()
-    assert "give one of validate, train" in refusal("recomend")
+    assert "give one of validate, plan, train" in refusal("recomend")
     shown = start(["-m", "jaxrec"], "--version", stdout=subprocess.PIPE, text=True)
     assert shown.communicate() == ("0.1.0\n", None)
     assert shown.returncode == 0

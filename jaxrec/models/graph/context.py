@@ -12,6 +12,7 @@ from jaxrec.config import ModelConfig
 from jaxrec.models.graph.message_passing import RelationMessage, WeightedEdges
 from jaxrec.models.layers import normal_table, product
 from jaxrec.models.transformer import TransformerBlock
+from jaxrec.runtime import target_platform
 
 NODE, TEXT, NEIGHBOUR = range(3)  # types of tokens
 
@@ -117,6 +118,6 @@ class ContextEncoder(nnx.Module):
         return jnp.concatenate(tokens, 1), jnp.concatenate(masks, 1)
 
 
-def nodes_at_a_time(backend: str = "") -> int:
+def nodes_at_a_time() -> int:
     """Nodes of a block: on a CPU a block fits its cache, an accelerator needs more work."""
-    return 2**7 if (backend or jax.default_backend()) == "cpu" else 2**14
+    return 2**7 if target_platform() == "cpu" else 2**14

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrec.models.layers import Table
+from jaxrec.runtime import target_platform
 
 Aggregate = Literal["sum", "mean", "max"]
 Message = Callable[[Int[Array, " E"], Any], Any]
@@ -116,9 +117,9 @@ class RelationMessage(nnx.Module):
         return self.scale[...][relations] * senders + self.shift[...][relations]
 
 
-def edges_at_a_time(backend: str = "") -> int:
+def edges_at_a_time() -> int:
     """Edges of a block: on a CPU their messages fit its cache, an accelerator needs more work."""
-    return 2**10 if (backend or jax.default_backend()) == "cpu" else 2**18
+    return 2**10 if target_platform() == "cpu" else 2**18
 
 
 def edge_blocks(graph: jraph.GraphsTuple, num_nodes: int) -> jraph.GraphsTuple:

@@ -1,0 +1,123 @@
+"""The programs of training and scoring, lowered for a mesh from shapes alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxrec.config import PlanConfig
+from jaxrec.inference.encoding import encode_catalog, initial_states, user_vectors
+from jaxrec.models.recommender import REPEAT_EVENTS, Model
+from jaxrec.ranking.adjustments import exclude
+from jaxrec.ranking.shard import BlockInputs, RankOptions, compiled_ranking
+from jaxrec.ranking.top_k import MIN_PAIRS, block_rows, power_of_two
+from jaxrec.sharding import ITEMS, USERS, laid_out, replicated
+from jaxrec.training.loop import make_train_step
+from jaxrec.training.plan.shapes import batch_zeros
+from jaxrec.training.state import StepContext, state_layout
+from jaxrec.types import ANY_EVENT_TYPE
+
+BLOCK = 4096  # users that `jaxrec recommend` reads at a time
+
+
+@dataclass(frozen=True)
+class Program:
+    """A lowered program and what lies in the memory of a device while it runs.
+
+    Attributes:
+        parts: trees of shapes with shardings, by what they are.
+        unused: those of them that are no arguments of the compiled program.
+        rows: events (training) or users (scoring) of one call.
+    """
+
+    name: str
+    lowered: jax.stages.Lowered
+    parts: Mapping[str, Any]
+    unused: Any
+    rows: int = 0
+
+
+def train_step(context: StepContext) -> Program:
+    """The training step."""
+    state = laid_out(*state_layout(context))
+    arrays = laid_out(context.arrays, replicated(context.mesh))
+    by_user = NamedSharding(context.mesh, PartitionSpec(USERS))
+    batch = laid_out(jax.eval_shape(lambda: batch_zeros(context.config)), by_user)
+    train = context.config.train
+    step: Any = make_train_step(context)  # jitted, so it can be lowered
+    return Program(
+        "train step",
+        step.lower(state, arrays, batch),
+        parts={
+            "parameters": state.params,
+            "optimiser state": state.opt_state,
+            "items and graph": (state.text, arrays),
+            "batch": batch,
+        },
+        unused=arrays.catalog.nodes.text,  # the state has its own
+        rows=train.batch_size * train.sequence_length,
+    )
+
+
+def catalogue_encoding(context: StepContext) -> Program:
+    """The vectors of all nodes, which validation needs after every epoch."""
+    state = laid_out(*state_layout(context))
+    arrays = laid_out(context.arrays, replicated(context.mesh))
+    model = Model(context.definition, state.params)
+    return Program(
+        "encode items",
+        jax.jit(encode_catalog, keep_unused=True).lower(model, arrays.catalog),
+        parts={
+            "parameters": state.params,
+            "optimiser state": state.opt_state,
+            "items and graph": (state.text, arrays),
+        },
+        unused=(
+            (state.opt_state, state.text, arrays.tasks),
+            (arrays.edge_sampler, arrays.link_sampler),
+        ),
+    )
+
+
+def scoring(context: StepContext, plan: PlanConfig, k: int) -> Program:
+    """User vectors of a block of states, and their k best items.
+
+    A state is already up to date with its user's events. The items of up to `REPEAT_EVENTS` events
+    of every user are left out or raised.
+    """
+    mesh, sizes = context.mesh, context.sizes
+    whole, by_item = replicated(mesh), NamedSharding(mesh, PartitionSpec(ITEMS))
+    model = Model(context.definition, laid_out(state_layout(context)[0].params, whole))
+    rows = block_rows(min(max(plan.users, 1), BLOCK), sizes.num_items, mesh, None)
+    events = min(REPEAT_EVENTS, -(-plan.events // max(plan.users, 1)))
+    states = laid_out(jax.eval_shape(lambda m: initial_states(m, rows), model), whole)
+    catalogue = jax.eval_shape(encode_catalog, model, context.arrays.catalog)
+    width = catalogue.shape[1]
+
+    numbers = np.zeros(power_of_two(rows * events, MIN_PAIRS), np.int32)
+    pairs = laid_out(exclude(numbers, numbers), whole)
+    table = jax.ShapeDtypeStruct((sizes.num_items, width + 1), jnp.float32, sharding=by_item)
+    valid = jax.ShapeDtypeStruct((sizes.num_items,), bool, sharding=by_item)
+    rank = compiled_ranking(mesh, RankOptions(k))
+
+    def score(model, states, table, valid, pairs):
+        queries = user_vectors(model, states, ANY_EVENT_TYPE)
+        queries = jnp.pad(queries, ((0, 0), (0, 1)), constant_values=1)  # meets the bias
+        return rank(queries, table, valid, BlockInputs(pairs))
+
+    held = (laid_out(catalogue, whole), laid_out(context.arrays.catalog.nodes.text, whole))
+    return Program(
+        "score users",
+        jax.jit(score, keep_unused=True).lower(model, states, table, valid, pairs),
+        parts={
+            "parameters": model.params,
+            "items and graph": (table, valid, held),
+            "batch": (states, pairs),
+        },
+        unused=held,
+        rows=rows,
+    )

@@ -1,0 +1,226 @@
+"""What a training step takes, as shapes: a context of sizes alone, without data."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxrec.config import Config, PlanConfig
+from jaxrec.data.dataset import Dataset
+from jaxrec.data.features import width_of
+from jaxrec.errors import ConfigError
+from jaxrec.inference.encoding import CatalogArrays
+from jaxrec.models.graph.build import both_directions
+from jaxrec.models.graph.link_sampling import (
+    CANDIDATES,
+    HELD_OUT_SHARE,
+    HIDDEN_SHARE,
+    LINKS,
+    MAX_HELD_OUT,
+    LinkSampler,
+)
+from jaxrec.models.graph.sampling import EdgeSampler
+from jaxrec.models.inputs import Nodes, Sizes
+from jaxrec.models.recommender import split
+from jaxrec.ranking.adjustments import masked_event_types
+from jaxrec.training.losses.full_softmax import FullSoftmax
+from jaxrec.training.optimizer import make_optimizer
+from jaxrec.training.state import StepContext, build_model, experts_with_source
+from jaxrec.training.tasks.base import TrainArrays
+from jaxrec.training.tasks.build import weighted_tasks
+from jaxrec.training.tasks.next_entity import NextEntity
+from jaxrec.types import Batch, padded_size
+
+
+def counted(dataset: Dataset) -> PlanConfig:
+    """The sizes of a data set."""
+    catalog, log = dataset.catalog, dataset.split.log
+    types = catalog.graph.types[1:]
+    return PlanConfig(
+        users=log.num_users,
+        items=catalog.num_items - 1,
+        events=int(np.count_nonzero(dataset.split.in_training)),
+        entities={node_type.name: node_type.count - 1 for node_type in types},
+        edges=len(catalog.graph.heads),
+        relations=len(catalog.graph.relations),
+        event_types=log.event_type_names,
+        vectors={name: width_of(catalog.items[name]) for name in dataset.features.vectors},
+    )
+
+
+def rows_of(count: int) -> int:
+    """The rows of a block of nodes: row 0 is the unknown node, and the last one is unused."""
+    return padded_size(count + 2)
+
+
+def plan_sizes(config: Config, plan: PlanConfig) -> Sizes:
+    """The shapes of the model; text and vectors have all the components that may be kept."""
+    num_items = rows_of(plan.items)
+    columns = plan.vectors.items()
+    return Sizes(
+        num_items=num_items,
+        num_nodes=num_items + sum(map(rows_of, plan.entities.values())),
+        num_relations=plan.relations,
+        num_event_types=len(plan.event_types),
+        text_width=config.text.whiten if "text" in config.model.sources else 1,
+        vectors=tuple((name, min(width, config.text.whiten) + 1) for name, width in columns),
+        numbers=config.data.numeric_columns if "numbers" in config.model.sources else (),
+    )
+
+
+def plan_experts(config: Config, plan: PlanConfig) -> tuple[str, ...]:
+    """The experts that would have a source in the data.
+
+    Raises:
+        ConfigError: the plan lacks a size, or the text encoder trains.
+        DataError: no expert has a source.
+    """
+    if config.text.mode == "finetune" and "text" in config.model.sources:
+        raise ConfigError("text.mode finetune cannot be planned yet; plan with text.mode frozen")
+    if plan.edges and not plan.relations:
+        raise ConfigError("plan.relations: a graph with edges has one relation or more")
+    sources = {"id", "text", *plan.vectors, *(("graph",) if plan.edges else ())}
+    sources |= {"numbers"} if config.data.numeric_columns else set()
+    return experts_with_source(config.model.experts, sources, tuple(plan.vectors))
+
+
+def plan_context(config: Config, plan: PlanConfig, mesh: Mesh) -> StepContext:
+    """The context of a training step whose arrays are shapes; raises as `plan_experts`."""
+    sizes, train = plan_sizes(config, plan), config.train
+    steps = train.epochs * -(-plan.events // (train.batch_size * train.sequence_length))
+    definition, _ = split(nnx.eval_shape(lambda: build_model(config, sizes, None)))
+    return StepContext(
+        config=config,
+        sizes=sizes,
+        tower=None,
+        mesh=mesh,
+        definition=definition,
+        optimizer=make_optimizer(train, steps),
+        arrays=jax.eval_shape(partial(train_zeros, config, plan)),
+    )
+
+
+def train_zeros(config: Config, plan: PlanConfig) -> TrainArrays:
+    """Zeros of the shapes of `train_arrays`, for `jax.eval_shape`.
+
+    The samplers of edges and links are as large as the sizes allow; data may need less.
+    """
+    sizes, train = plan_sizes(config, plan), config.train
+    masked = masked_event_types(config.evaluation.mask, plan.event_types)
+    return TrainArrays(
+        catalog=catalog_zeros(sizes, plan.edges),
+        candidates=jnp.zeros(sizes.num_items, bool),
+        tasks=weighted_tasks(train, entity_tasks(config, plan), has_edges=plan.edges > 0),
+        masked_event_types=jnp.asarray(masked),
+        finetuned_text=None,
+        repeats=not masked.all(),
+        edge_sampler=edge_sampler_zeros(sizes, plan.edges, train.fan_out)
+        if train.fan_out
+        else None,
+        link_sampler=(link_sampler_zeros(plan) if train.link_weight and plan.edges else None),
+    )
+
+
+def catalog_zeros(sizes: Sizes, edges: int) -> CatalogArrays:
+    """A catalogue of zeros; see `catalog_arrays`."""
+    messages = padded_size(2 * edges + 1)
+    vectors = {name: jnp.zeros((sizes.num_items, width)) for name, width in sizes.vectors}
+    bins = {name: whole(sizes.num_items) for name in sizes.numbers}
+    return CatalogArrays(
+        nodes=Nodes(
+            items=whole(sizes.num_items),
+            entities=whole(sizes.num_nodes - sizes.num_items),
+            text=jnp.zeros((sizes.num_items, sizes.text_width)),
+            features=vectors | bins,
+        ),
+        graph=jraph.GraphsTuple(
+            nodes=None,
+            edges=whole(messages),
+            senders=whole(messages),
+            receivers=whole(messages),
+            globals=None,
+            n_node=whole(2),
+            n_edge=whole(2),
+        ),
+        valid=jnp.zeros(sizes.num_items, bool),
+    )
+
+
+def entity_tasks(config: Config, plan: PlanConfig) -> list[NextEntity]:
+    """The tasks of the node types to predict, with zeros."""
+    num_items, criterion = rows_of(plan.items), FullSoftmax(config.train.loss_logits)
+    known = [name for name in config.train.auxiliary if name in plan.entities]
+    blocks = {name: rows_of(plan.entities[name]) for name in known}
+    return [
+        NextEntity(
+            name=f"next_{name}",
+            criterion=criterion,
+            weight=config.train.auxiliary_weight,
+            entity_of_item=whole(num_items),
+            nodes=whole(rows),
+            valid=jnp.zeros(rows, bool),
+        )
+        for name, rows in blocks.items()
+    ]
+
+
+def edge_sampler_zeros(sizes: Sizes, edges: int, fan_out: int) -> EdgeSampler:
+    """The largest sampler: every node has edges of every relation, as far as there are edges."""
+    messages = padded_size(2 * edges + 1)
+    groups = min(messages, sizes.num_nodes * both_directions(sizes.num_relations))
+    drawn = min(messages, groups * fan_out)
+    return EdgeSampler(
+        edges=whole(messages),
+        starts=whole(groups),
+        sizes=whole(groups),
+        groups=whole(drawn),
+        ranks=whole(drawn),
+        weights=jnp.zeros(drawn),
+    )
+
+
+def link_sampler_zeros(plan: PlanConfig) -> LinkSampler:
+    """The largest sampler: no two edges join the same nodes."""
+    held_out = min(int(plan.edges * HELD_OUT_SHARE), MAX_HELD_OUT)
+    known, counts = plan.edges - held_out, (plan.items, *plan.entities.values())
+    candidates = sum(min(count, CANDIDATES) for count in counts)
+    return LinkSampler(
+        heads=whole(known),
+        relations=whole(known),
+        tails=whole(known),
+        pairs=whole(known),
+        held_out=jnp.zeros(plan.edges, bool),
+        message_pairs=whole(padded_size(2 * plan.edges + 1)),
+        offsets=whole(len(counts)),
+        first_candidates=whole(candidates),
+        spans=whole(candidates),
+        num_relations=plan.relations,
+        num_links=min(LINKS, max(int(known * HIDDEN_SHARE), 1)),
+    )
+
+
+def batch_zeros(config: Config) -> Batch:
+    """A batch of zeros; see `Packing.batch`."""
+    shape = (config.train.batch_size, config.train.sequence_length)
+    numbers, amounts = jnp.zeros(shape, jnp.int32), jnp.zeros(shape)
+    return Batch(
+        users=numbers,
+        items=numbers,
+        event_types=numbers,
+        gaps=numbers,
+        starts=jnp.zeros(shape, bool),
+        first_weights=amounts,
+        targets=numbers,
+        target_event_types=numbers,
+        target_gaps=numbers,
+        weights=amounts,
+    )
+
+
+def whole(count: int) -> jax.Array:
+    """Zeros for `count` row, node or edge numbers."""
+    return jnp.zeros(count, jnp.int32)

@@ -1,0 +1,102 @@
+"""Plans for devices: sizes are those of the arrays, and what does not fit is named."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+
+import jax
+import pytest
+from helpers.training import config
+
+from jaxrec.config import PlanConfig
+from jaxrec.data.dataset import prepare
+from jaxrec.errors import ConfigError
+from jaxrec.training.plan import chips
+from jaxrec.training.plan.chips import CHIPS, devices_of, read_slice
+from jaxrec.training.plan.estimate import check_slice, plan_slice
+from jaxrec.training.plan.shapes import counted
+from jaxrec.training.state import initial_state, make_context
+
+OPTIONS = {"model.experts": ["id+graph"], "train.item_shards": 2, "train.sequence_length": 4}
+SIZES = PlanConfig(users=9, items=500, events=80, entities={"brand": 5}, edges=500, relations=1)
+
+
+def bytes_on(device, tree):
+    """Bytes of the shards that one device holds."""
+    shards = [s for leaf in jax.tree.leaves(tree) for s in leaf.addressable_shards]
+    return sum(shard.data.nbytes for shard in shards if shard.device == device)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return config(**OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def plan(recipe, tables):
+    """Of a data set, for four devices."""
+    return plan_slice(recipe, counted(prepare(recipe, tables)), read_slice("gpu:4"))
+
+
+def test_planned_bytes_are_those_of_the_arrays_of_training(plan, recipe, tables):
+    context = make_context(recipe, prepare(recipe, tables))
+    state, device = initial_state(context), jax.devices()[0]
+    parts = plan.training.parts
+    assert plan.mesh == {"users": 2, "items": 2}
+    assert parts["parameters"] == bytes_on(device, state.params)
+    assert parts["optimiser state"] == bytes_on(device, state.opt_state)
+    assert parts["items and graph"] == bytes_on(device, (state.text, context.arrays))
+    assert parts["batch"] == 4 // 2 * 4 * (9 * 4 + 1)
+    assert plan.training.peak > sum(parts.values()) + plan.training.temporary
+
+
+def test_a_plan_gives_the_roofline(plan):
+    training, chip = plan.training, CHIPS["gpu"]
+    assert training.costs.collectives["all-reduce"].count > 1
+    assert training.seconds["compute"] == training.costs.flops / chip.flops
+    assert training.least_seconds == max(training.seconds.values())
+    assert training.rate == training.rows / training.least_seconds
+    assert training.rows == 4 * 4
+    assert all(program.fits and program.is_estimate for program in plan.programs)
+
+
+def test_what_does_not_fit_is_named(plan):
+    small = replace(plan.training.part, chip=replace(CHIPS["gpu"], memory=1e5))
+    program = replace(plan.training, part=small)
+    assert not program.fits
+    sizes = [array.bytes for array in program.largest]
+    assert sizes == sorted(sizes, reverse=True)
+    assert any("table" in array.name or "[" in array.name for array in program.largest)
+
+
+def test_slices_are_checked_before_anything_is_compiled(recipe):
+    for name, message in (
+        ("v9:4x4", "chips are v5e"),
+        ("v5e:16", "v5e:4x4"),
+        ("h100:2x2", "h100:8"),
+        ("gpu:0", "gpu:8"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_slice(name)
+    with pytest.raises(ConfigError, match="item_shards=2 does not divide 3"):
+        check_slice(recipe, read_slice("gpu:3"))
+    with pytest.raises(ConfigError, match="batch_size=4"):
+        check_slice(recipe, read_slice("gpu:64"))
+    with pytest.raises(ConfigError, match="host_platform_device_count=64"):
+        devices_of(read_slice("gpu:64"))
+
+
+def test_a_missing_compiler_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(chips, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'jaxrec\[tpu\]'"):
+        devices_of(read_slice("v5e:4x4"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("libtpu") is None, reason="the TPU compiler is not installed")
+def test_programs_compile_for_a_tpu_that_is_not_here(recipe, monkeypatch):
+    for name, value in chips.NO_TPU.items():
+        monkeypatch.setenv(name, value)
+    plan = plan_slice(recipe, SIZES, read_slice("v5e:2x2"))
+    assert all(program.fits and not program.is_estimate for program in plan.programs)
+    assert plan.training.costs.flops > 0
+    assert "all-reduce" in plan.training.costs.collectives

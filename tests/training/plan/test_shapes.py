@@ -1,0 +1,56 @@
+"""The shapes of a plan are those of training."""
+
+import jax
+import pytest
+from helpers.training import config
+
+from jaxrec.config import PlanConfig, parse
+from jaxrec.data.dataset import prepare
+from jaxrec.errors import ConfigError, DataError
+from jaxrec.training.plan.shapes import batch_zeros, counted, plan_context, plan_experts
+from jaxrec.training.state import make_context
+
+
+def layout(tree):
+    """Structure, shapes and dtypes."""
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"train.link_weight": 0.5}, {"evaluation.mask": ["none"]}], ids=str
+)
+def test_counts_alone_give_the_arrays_of_training(tables, options):
+    recipe = config(**options)
+    dataset = prepare(recipe, tables)
+    real = make_context(recipe, dataset)
+    planned = plan_context(recipe, counted(dataset), real.mesh)
+    assert planned.sizes == real.sizes
+    assert planned.definition == real.definition
+    assert layout(planned.arrays) == layout(real.arrays)
+    batch = jax.eval_shape(lambda: batch_zeros(recipe))
+    assert layout(batch) == layout(real.packing.batch(0, 0))
+
+
+def test_a_planned_sampler_is_as_large_as_any_data_need(tables):
+    recipe = config(**{"train.fan_out": 2})
+    dataset = prepare(recipe, tables)
+    real = make_context(recipe, dataset)
+    planned = plan_context(recipe, counted(dataset), real.mesh).arrays.edge_sampler
+    pairs = zip(jax.tree.leaves(planned), jax.tree.leaves(real.arrays.edge_sampler), strict=True)
+    assert all(bound.shape[0] >= array.shape[0] for bound, array in pairs)
+
+
+def test_experts_without_a_source_are_left_out():
+    recipe = parse(layers=[{"model.experts": ["id", "graph", "text"]}])
+    assert plan_experts(recipe, PlanConfig(items=5)) == ("id", "text")
+    assert plan_experts(recipe, PlanConfig(items=5, edges=3, relations=1)) == (
+        "id",
+        "graph",
+        "text",
+    )
+    with pytest.raises(ConfigError, match="relations"):
+        plan_experts(recipe, PlanConfig(items=5, edges=3))
+    with pytest.raises(DataError, match="no source"):
+        plan_experts(parse(layers=[{"model.experts": ["graph"]}]), PlanConfig(items=5))
+    with pytest.raises(ConfigError, match="finetune"):
+        plan_experts(parse(layers=[{"text.mode": "finetune"}]), PlanConfig(items=5))
