@@ -291,6 +291,9 @@ class LiveOptions(Bounded):
     example_users: bool = False
     """List ids of users on the page and in GET /users, to everyone who may read; without a key on
     this machine only, they are listed anyway."""
+    explain: bool = False
+    """Answer `explain=full`, which holds up other lists; without a key on this machine only, it is
+    answered anyway."""
     image_hosts: tuple[str, ...] = ()
     """Hosts from which the page may load the images of items, such as `img.shop.com` or
     `*.shop.com`, beside its own."""
@@ -316,6 +319,11 @@ class LiveOptions(Bounded):
     def has_keys(self) -> bool:
         """Whether clients must send a key."""
         return any(self._key(name) for name in ("api", *get_args(Role)))
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the service answers this machine only, without a key."""
+        return not (self.has_keys or self.open or self.trusted_proxies)
 
     def _key(self, name: str) -> bytes:
         given = getattr(self, f"{name}_key") or os.environ.get(f"JAXREC_{name.upper()}_KEY", "")

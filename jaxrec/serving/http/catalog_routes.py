@@ -55,10 +55,7 @@ def may_list_users(options: LiveOptions, host: str) -> bool:
     Without a key and without `--open` the service listens on this machine only. The header matters
     because a foreign web page can make its own name mean this machine.
     """
-    if options.example_users:
-        return True
-    is_local = not (options.has_keys or options.open or options.trusted_proxies)
-    return is_local and bool(LOCAL_HOST.fullmatch(host))
+    return options.example_users or (options.is_private and bool(LOCAL_HOST.fullmatch(host)))
 
 
 def example_users(store: Store) -> list[ExampleUser]:

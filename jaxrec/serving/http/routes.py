@@ -106,6 +106,7 @@ async def recommend_directly(request: Request) -> Response | None:
     "/users/{user_id:path}/recommendations",
     tags=["users"],
     response_model=RecommendationsResponse,
+    responses={403: PROBLEM},
 )
 @directly(recommend_directly)
 async def recommend(
@@ -116,6 +117,8 @@ async def recommend(
     if not query.explain:
         return await answer_list(request, user_id, settings)
     service = service_of(request)
+    if not service.explains:
+        raise HTTPException(403, "explanations are off: start the service with --explain")
     engine = service.ready_engine
     answer, reasons = await service.explain(user_id, settings)
     content = list_content(engine, answer)
@@ -166,6 +169,7 @@ async def model(request: Request) -> ModelResponse:
         targets=[ITEM, *engine.model.profiled_types],
         words=engine.model.words.available,
         forecast=engine.model.decoder.steps if engine.model.decoder else 0,
+        explain=service_of(request).explains,
     )
 
 

@@ -93,8 +93,8 @@ class ListQuery(BaseModel):
     explain: Annotated[
         Literal["full"] | None,
         Field(
-            description="`full` says why the list holds each item, for k of at most 10; the first "
-            "call after a start takes seconds, and other lists wait meanwhile"
+            description="`full` says why the list holds each item, for k of at most 10; other "
+            "lists wait meanwhile, so it needs `--explain` where there is a key"
         ),
     ] = None
 
@@ -218,6 +218,7 @@ class ModelResponse(BaseModel):
     targets: list[str] = Field(description="node types that can be recommended")
     words: bool = Field(description="whether lists can be steered by words (`POST /query`)")
     forecast: int = Field(description="most events of a forecast; 0: the run has no decoder")
+    explain: bool = Field(description="whether lists can be explained (`explain=full`)")
 
 
 class SearchRequest(BaseModel):

@@ -97,6 +97,11 @@ class LiveService:
             raise HTTPException(503, reason, {"Retry-After": "5"})
         return self.engine
 
+    @property
+    def explains(self) -> bool:
+        """Whether lists are explained; a public service does so only if it is told to."""
+        return self.options.explain or self.options.is_private
+
     def background_tasks(self) -> list[asyncio.Task]:
         """Start what runs beside the requests."""
         work = (

@@ -1,5 +1,7 @@
 """Explained lists over HTTP, without the start of a service."""
 
+from dataclasses import replace
+
 import pytest
 from fastapi.testclient import TestClient
 from helpers.servers import payload
@@ -69,3 +71,13 @@ def test_a_new_user_gets_reasons_without_events(explained):
 def test_lists_that_cannot_be_explained_are_refused(explained, query):
     answer = explained.get(f"/users/gus/recommendations?explain=full&{query}")
     assert answer.status_code == 422
+
+
+def test_a_service_with_a_key_explains_only_if_it_is_told_to(explained, monkeypatch):
+    service = explained.app.state.service
+    path = "/users/gus/recommendations?explain=full&k=1"
+    monkeypatch.setattr(service, "options", replace(service.options, open=True))
+    assert explained.get(path).status_code == 403
+    assert not explained.get("/model").json()["explain"]
+    monkeypatch.setattr(service, "options", replace(service.options, explain=True))
+    assert explained.get(path).status_code == 200
