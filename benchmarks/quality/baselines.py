@@ -13,8 +13,8 @@ from cases import CASES, Variant, configuration
 from rich.console import Console
 from rich.table import Table
 
-from jaxrec.config import Config
-from jaxrec.data.dataset import prepare
+from jaxrec.config import Config, EvaluationConfig
+from jaxrec.data.dataset import Dataset, prepare
 from jaxrec.data.sources import NAMED_SOURCES
 from jaxrec.evaluation.baselines import popularity
 from jaxrec.evaluation.protocol import Protocol
@@ -35,12 +35,17 @@ def main() -> None:
         measure(name, configuration(case, data, Variant(), 0), console)
 
 
+def protocol_of(dataset: Dataset, config: EvaluationConfig) -> Protocol:
+    """What the baselines learn from, as in a training."""
+    split, valid = dataset.split, dataset.catalog.graph.types[0].valid
+    counts = popularity(split.log.items[split.in_training & dataset.positives], len(valid))
+    return Protocol(split, config, valid, dataset.positives, counts)
+
+
 def measure(case: str, config: Config, console: Console) -> None:
     """Fit the baselines of a case and print their figures."""
     dataset = prepare(config, None, None)
-    split, valid = dataset.split, dataset.catalog.graph.types[0].valid
-    counts = popularity(split.log.items[split.in_training & dataset.positives], len(valid))
-    protocol = Protocol(split, config.evaluation, valid, dataset.positives, counts)
+    split, protocol = dataset.split, protocol_of(dataset, config.evaluation)
     start = time.perf_counter()
     baselines = fit_baselines(protocol)
     fitted = time.perf_counter() - start

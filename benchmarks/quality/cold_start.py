@@ -16,15 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from baselines import protocol_of
 from quality import about_run, append_row
 from rich.console import Console
 from rich.table import Table
 from transfer import figures
 
 import jaxrec
-from jaxrec.data.dataset import Dataset, prepare
+from jaxrec.data.dataset import prepare
 from jaxrec.evaluation.baselines import Histories, Scorer
-from jaxrec.evaluation.protocol import Protocol, segment_masks
+from jaxrec.evaluation.protocol import segment_masks
 from jaxrec.evaluation.tuned_baselines import fit_baselines
 from jaxrec.inference.catalog_index import unit_rows
 from jaxrec.inference.comparison import held_out_ranks
@@ -79,14 +80,6 @@ def main() -> None:
         for name, methods in rows.items():
             shown = {method: figures(values) for method, values in methods.items()}
             append_row(RESULTS, {**about, "part": title, "name": name, **shown})
-
-
-def protocol_of(dataset: Dataset, evaluation) -> Protocol:
-    """What the baselines of the run learned from."""
-    split, nodes = dataset.split, dataset.catalog.graph.types[0]
-    learned = split.in_training & dataset.positives
-    counts = np.bincount(split.log.items[learned], minlength=nodes.padded_size)
-    return Protocol(split, evaluation, nodes.valid, dataset.positives, counts.astype(np.float32))
 
 
 def last_events(

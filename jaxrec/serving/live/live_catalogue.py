@@ -350,8 +350,7 @@ class LiveCatalogue:
             np.concatenate([senders, kept.senders]),
         )
         named = list(zip(triples["tail_type"], triples["tail"], strict=True))
-        groups, links = self._neighbours(rows, edges, named)
-        return edges, groups, links
+        return edges, *self._neighbours(rows, edges, named)
 
     def _edges_of_training(self, ids: Int[np.ndarray, " n"]) -> Edges:
         """Messages to trained items along edges that columns of the table do not make."""
@@ -359,10 +358,9 @@ class LiveCatalogue:
         places = np.flatnonzero(ids)
         edges = self.encoder.edges_to(ids[places])
         counts = np.bincount(edges.receivers, minlength=self.num_trained)[ids[places]]
-        receivers = np.repeat(places, counts)
         derived = [n for n, name in enumerate(graph.relations) if name in COLUMN_EDGES]
         kept = ~np.isin(edges.relations % len(graph.relations), derived)
-        return Edges(receivers[kept], edges.relations[kept], edges.senders[kept])
+        return Edges(np.repeat(places, counts)[kept], edges.relations[kept], edges.senders[kept])
 
     def _neighbours(
         self, rows: Int[np.ndarray, " n"], edges: Edges, named: list[tuple[str, str]]
