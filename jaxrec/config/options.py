@@ -327,6 +327,14 @@ class EvaluationConfig(Bounded):
 
 
 @dataclass(frozen=True)
+class ReportConfig(Bounded):
+    """What the cards of a run tell."""
+
+    group_by: tuple[str, ...] = ()
+    """Item columns, such as brand: quality and exposure of the items of each value."""
+
+
+@dataclass(frozen=True)
 class WarmStartConfig(Bounded):
     """How a run goes on from an earlier run, its base."""
 
@@ -357,6 +365,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
 

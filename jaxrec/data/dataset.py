@@ -126,14 +126,15 @@ def prepare(
         split=split.subsampled(limit),
         target_weights=look_up(weights, log.event_types),
         target_event_type=target_event_type(config, names),
-        notes=(*notes, *ranked, *_longest_history(log)),
+        notes=(*notes, *ranked, *history_notes(log)),
         item_id_type=item_id_type,
         carried=carried,
         features=features,
     )
 
 
-def _longest_history(log: EventLog) -> list[str]:
+def history_notes(log: EventLog) -> list[str]:
+    """A note that names the user with the most events, if they are very many."""
     longest = int(log.lengths.argmax())
     return long_history_notes(log.user_ids[longest], int(log.lengths[longest]), len(log.items))
 

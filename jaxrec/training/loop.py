@@ -19,12 +19,13 @@ from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
 from jaxrec.errors import Diverged, Interrupted
 from jaxrec.evaluation.calibration import Correction
+from jaxrec.evaluation.groups import check_columns
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.processes import entered_by_first, from_first
 from jaxrec.sharding import laid_out, on_mesh, replicated
+from jaxrec.training import cards, pretrained, warm_start
 from jaxrec.training import logging as report
-from jaxrec.training import pretrained, warm_start
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.prefetch import prefetch
@@ -80,6 +81,7 @@ def fit(
         results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
         results["serves"] = "selected" if run_directory.served(run) == run else "refit"
         report.write_results(run, results, ranks)
+        cards.write_model_card(run, context, results)
         # last, because the run is complete without it
         fit_decoder(context, best, run, read_calibration(run)[0])
         report.console.print(f"the model is in {run}")
@@ -129,6 +131,7 @@ def open_run(
     elif config.train.init and not resume:
         text_of = pretrained.open_pretrained(config).text
     dataset = prepare(config, tables, carried)
+    check_columns(dataset.catalog.items, config.report.group_by)
     dataset = dataset.all_in_training() if all_events else dataset
     report.describe(dataset)
     context = make_context(config, dataset, trained, text_of)
@@ -136,8 +139,16 @@ def open_run(
     if resume:
         run_directory.refuse_other_data(run, run_artifacts(context))
     else:
-        from_first(lambda: run_directory.create_run(run, context.config, run_artifacts(context)))
+        source = "tables in memory" if tables else f"`{Path(config.data.source).name}`"
+        from_first(lambda: create(run, context, "" if all_events else source))
     return context
+
+
+def create(run: Path, context: TrainContext, source: str) -> None:
+    """Write the first files of a run, with the card of its data if their source is given."""
+    run_directory.create_run(run, context.config, run_artifacts(context))
+    if source:
+        cards.write_data_card(run, context, source)
 
 
 def start(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState, Progress]:
