@@ -35,9 +35,15 @@ def write_data_card(run: Path, context: TrainContext, source: str) -> None:
     write_text(run / DATA_CARD, data_card(context.dataset, context.config, source))
 
 
-def write_model_card(run: Path, context: TrainContext, results: Mapping[str, Any]) -> None:
-    """Write `model_card.md`, and note groups that are served clearly worse."""
-    write_text(run / MODEL_CARD, model_card(context, results, report.read_log(run)))
+def write_model_card(
+    run: Path, context: TrainContext, results: Mapping[str, Any], trained: Path | None = None
+) -> None:
+    """Write `model_card.md`, and note groups that are served clearly worse.
+
+    Args:
+        trained: the run whose log tells of the training; None: this one.
+    """
+    write_text(run / MODEL_CARD, model_card(context, results, report.read_log(trained or run)))
     report.print_notes(tuple(f"{line} See {MODEL_CARD}." for line in worse_groups(results)))
 
 
@@ -140,6 +146,11 @@ def limits(context: TrainContext, results: Mapping[str, Any]) -> list[str]:
         "one serves: it was trained again on all events and is not evaluated.",
         f"Lists are ranked with the mask `{mask}`; with another one the figures differ.",
     ]
+    if together := protocol.get("trained_with"):
+        found.append(
+            f"The model was trained together with the data of {', '.join(together)}. The time of the "
+            "training steps is the share of this shop's events."
+        )
     if protocol["split"] == "leave_one_out":
         found.append(
             "The split is by user: training has seen events of other users that are later than the "
