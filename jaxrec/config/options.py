@@ -191,6 +191,10 @@ class TrainConfig(Bounded):
     link_weight: Amount = 0.0
     """Weight of the loss of link prediction: edges of the graph that a step hides and predicts by
     DistMult (0: off). One edge in a hundred, at most 1,000, never trains and measures it."""
+    masked_item_weight: Amount = 0.0
+    """Weight of the loss of masked items: a transformer that reads a history in both directions
+    predicts the items of random events that are hidden from it (BERT4Rec, Sun et al. 2019; 0: off).
+    It trains item vectors; ranking does not read it."""
     loss_logits: Count = 2**21
     """Number of logits that the loss holds at a time, but at least those of 256 positions."""
     item_shards: Count = 1
@@ -214,10 +218,11 @@ class TrainConfig(Bounded):
             raise ConfigError("auxiliary: the next item is always predicted; name other node types")
         if self.init and not self.init_parts:
             raise ConfigError("init_parts names no part to take; name one, or leave init out")
-        if not (self.next_item_weight or self.auxiliary_weight or self.link_weight):
+        weights = (self.next_item_weight, self.auxiliary_weight, self.link_weight)
+        if not any((*weights, self.masked_item_weight)):
             raise ConfigError(
-                "next_item_weight, auxiliary_weight and link_weight are all 0, so there is nothing "
-                "to learn; raise one of them"
+                "next_item_weight, auxiliary_weight, link_weight and masked_item_weight are all 0, "
+                "so there is nothing to learn; raise one of them"
             )
 
 
@@ -308,6 +313,11 @@ class Config:
         if self.warm_start.base and self.train.init:
             raise ConfigError(
                 "train.init begins a new training and --from goes on with one; give only one"
+            )
+        if self.train.masked_item_weight and self.model.hidden_size % self.model.sequence_heads:
+            raise ConfigError(
+                f"train.masked_item_weight: model.hidden_size {self.model.hidden_size} cannot be "
+                f"divided among {self.model.sequence_heads} heads; change model.sequence_heads"
             )
         window, length = self.model.sequence_window, self.train.sequence_length
         if self.model.sequence == "transformer" and window > length:

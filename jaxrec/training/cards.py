@@ -148,8 +148,8 @@ def limits(context: TrainContext, results: Mapping[str, Any]) -> list[str]:
     ]
     if together := protocol.get("trained_with"):
         found.append(
-            f"The model was trained together with the data of {', '.join(together)}. The time of the "
-            "training steps is the share of this shop's events."
+            f"The model was trained together with the data of {', '.join(together)}. The time of "
+            "the training steps is the share of this shop's events."
         )
     if protocol["split"] == "leave_one_out":
         found.append(

@@ -42,6 +42,7 @@ from jaxrec.ranking.adjustments import (
 )
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking
+from jaxrec.training.masked_validation import masked_item_loss
 from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
 from jaxrec.types import Queries
 
@@ -49,10 +50,12 @@ from jaxrec.types import Queries
 def validate(context: TrainContext, state: TrainState) -> dict[str, float]:
     """Metrics on the validation queries, before any correction; zeros if there are none.
 
-    A run that learns to predict links has those of the held-out edges too.
+    A run that learns to predict links has those of the held-out edges too, and one that learns to
+    predict masked items their loss.
     """
     evaluator = Evaluator(context, state)
-    return _validation_metrics(evaluator, Correction()) | validate_links(evaluator)
+    metrics = _validation_metrics(evaluator, Correction()) | validate_links(evaluator)
+    return metrics | masked_item_loss(context, evaluator.model, evaluator.items.vectors)
 
 
 def validate_links(evaluator: "Evaluator") -> dict[str, float]:

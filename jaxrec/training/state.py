@@ -285,8 +285,14 @@ def newest_events(dataset: Dataset) -> tuple[int | None, int | None]:
 
 def build_model(config: Config, sizes: Sizes, tower: TextTower | None) -> Recommender:
     """A recommender with initial parameters."""
-    links = config.train.link_weight > 0
-    return Recommender(config.model, sizes, nnx.Rngs(config.train.seed), tower, links=links)
+    return Recommender(
+        config.model,
+        sizes,
+        nnx.Rngs(config.train.seed),
+        tower,
+        links=config.train.link_weight > 0,
+        masked_items=config.train.masked_item_weight > 0,
+    )
 
 
 def train_arrays(

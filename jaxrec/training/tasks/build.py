@@ -11,6 +11,7 @@ from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.tasks.base import Task
 from jaxrec.training.tasks.first_item import FirstItem
 from jaxrec.training.tasks.link_prediction import LinkPrediction
+from jaxrec.training.tasks.masked_item import MaskedItem
 from jaxrec.training.tasks.next_entity import NextEntity, next_entity
 from jaxrec.training.tasks.next_item import NextItem
 from jaxrec.types import KnowledgeGraph
@@ -66,6 +67,7 @@ def weighted_tasks(
     ]
     if has_edges:
         tasks.append(LinkPrediction(config.link_weight))
+    tasks.append(MaskedItem(criterion(config, starts), config.masked_item_weight))
     weighted = tuple(task for task in tasks if task.weight)
     if not weighted:
         raise DataError(
