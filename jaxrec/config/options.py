@@ -37,7 +37,7 @@ class ModelConfig(Bounded):
     num_layers: Count = 2
     """Blocks of the sequence encoder."""
     sequence_heads: Count = 2
-    """`transformer`: attention heads."""
+    """`transformer` and `train.masked_item_weight`: attention heads."""
     sequence_window: Count = 64
     """`transformer`: number of events before an event that each block attends to. The state of a
     user grows in proportion to it."""

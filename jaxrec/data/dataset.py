@@ -19,7 +19,7 @@ from jaxrec.data.slices import counts, look_up
 from jaxrec.data.sources import load_source
 from jaxrec.data.splits import Split, split_log
 from jaxrec.data.tables import Tables, filter_tables
-from jaxrec.errors import DataError
+from jaxrec.errors import ConfigError, DataError
 from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
 
 LONG_HISTORY = 10_000  # events of a user that are worth a note
@@ -109,7 +109,9 @@ def prepare(
     """
     data = config.data
     if data.shops:
-        return _prepare_shops(config, tables if isinstance(tables, Mapping) else {})
+        if isinstance(tables, Tables):
+            raise ConfigError("data.shops names several shops; give the tables of each by its name")
+        return _prepare_shops(config, tables or {})
     assert not isinstance(tables, Mapping)
     tables = filtered(config, tables, shared.features if shared else None)
     event_types = shared.event_types if shared else None

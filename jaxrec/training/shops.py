@@ -1,7 +1,8 @@
 """Several shops in one training: what each of them has of it, its figures and its run directory."""
 
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from jaxrec.artifacts.files import write_json
 from jaxrec.artifacts.run_directory import CALIBRATION, REFIT, SELECTED_BY, Progress
 from jaxrec.data.dataset import Dataset, shop_data
 from jaxrec.data.graph_arrays import first_rows
-from jaxrec.evaluation.calibration import Calibration
-from jaxrec.evaluation.reliability import Reliability
+from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import ItemText
 from jaxrec.models.recommender import split
@@ -43,16 +43,6 @@ from jaxrec.training.state import (
 from jaxrec.training.warm_start import copy_calibration
 
 SHOPS = "shops"  # in a run directory: a run directory of every shop
-
-
-@dataclass(frozen=True)
-class ShopResults:
-    """What is measured of a shop."""
-
-    calibration: Calibration
-    reliability: Reliability
-    metrics: dict[str, Any]
-    ranks: pl.DataFrame
 
 
 def with_shops(context: TrainContext) -> TrainContext:
@@ -135,69 +125,61 @@ def validate_shops(context: TrainContext, state: TrainState) -> dict[str, float]
     return {**mean, "count": sum(counts), **of_shops}
 
 
-def measure_shops(context: TrainContext, state: TrainState) -> dict[str, ShopResults]:
-    """Calibrate and test every shop by itself."""
-    states, results = shop_states(context, state), {}
-    for name, own in context.shops.items():
-        calibration, reliability = calibrate(own, states[name])
-        metrics, ranks = test(own, states[name], calibration.correction)
-        metrics["protocol"]["trained_with"] = [other for other in context.shops if other != name]
-        ranks = ranks.with_columns(shop=pl.lit(name))
-        results[name] = ShopResults(calibration, reliability, metrics, ranks)
-    return results
-
-
 def finish(
     context: TrainContext, state: TrainState, selected: Progress, run: Path
 ) -> dict[str, Any]:
-    """Measure every shop, and write the results and a run directory for each.
+    """Calibrate and test every shop by itself, and write the results and a run directory for each.
 
     Returns:
         The content of `metrics.json`: that of every shop by its name, and `selected`, the means of
         the selected epoch.
     """
-    shops = measure_shops(context, state)
-    config = context.config
+    states, config = shop_states(context, state), context.config
+    shops: dict[str, Any] = {}
+    ranks = []
+    for name, own in context.shops.items():
+        begin = partial(_begin_shop, own, states[name], run / SHOPS / name)
+        shops[name], table = test(own, states[name], Correction(**from_first(begin)))
+        shops[name]["protocol"]["trained_with"] = [n for n in context.shops if n != name]
+        ranks.append(table.with_columns(shop=pl.lit(name)))
     results: dict[str, Any] = {
         "protocol": {
             "split": config.split.scheme,
             "mask": list(config.evaluation.mask),
             "history": config.evaluation.history or "all",
         },
-        "shops": {name: shop.metrics for name, shop in shops.items()},
+        "shops": shops,
         "selected": {"epoch": selected.epoch, **selected.history[-1]},
         "serves": "selected" if run_directory.served(run) == run else REFIT,
     }
 
     def write() -> dict[str, Any]:
         report.draw_plots(run, None)
-        ranks = pl.concat([shop.ranks for shop in shops.values()])
-        report.write_results(run, results, ranks)
-        write_shops(context, state, run, shops)
+        report.write_results(run, results, pl.concat(ranks))
         for name, own in context.shops.items():
-            directory = run / SHOPS / name
-            cards.write_data_card(directory, own, f"`{Path(own.config.data.source).name}`")
-            card = {**shops[name].metrics, "selected": results["selected"]}
-            cards.write_model_card(directory, own, card, run)
+            card = {**shops[name], "selected": results["selected"]}
+            _end_shop(own, states[name], card, run / SHOPS / name)
+        write_json(run / CALIBRATION, mean_calibration([run / SHOPS / name for name in shops]))
         report.console.print(f"the model of all shops is in {run}")
         return results
 
     return from_first(write)
 
 
-def write_shops(
-    context: TrainContext, state: TrainState, run: Path, shops: dict[str, ShopResults]
-) -> None:
-    """Write a run directory for every shop, and the mean calibration for shops that come later."""
-    states = shop_states(context, state)
-    for name, own in context.shops.items():
-        directory, measured = run / SHOPS / name, shops[name]
-        write_run(own, states[name], directory)
-        report.write_calibration(directory, measured.calibration, measured.reliability)
-        fit_decoder(own, states[name], directory, read_calibration(directory)[0])
-        report.console.print(f"the model of {name} is in {directory}")
-    calibrations = [measured.calibration for measured in shops.values()]
-    write_json(run / CALIBRATION, mean_calibration(calibrations))
+def _begin_shop(context: TrainContext, state: TrainState, run: Path) -> dict[str, float]:
+    """Write the run directory of a shop with its calibration; returns fields of a `Correction`."""
+    if not (run / CALIBRATION).is_file():
+        write_run(context, state, run)
+    report.write_calibration(run, *calibrate(context, state))
+    return asdict(read_calibration(run)[1])
+
+
+def _end_shop(context: TrainContext, state: TrainState, results: dict[str, Any], run: Path) -> None:
+    """Write the cards of a shop and train its decoder, if the options ask for one."""
+    cards.write_data_card(run, context, f"`{Path(context.config.data.source).name}`")
+    cards.write_model_card(run, context, results, run.parent.parent)
+    fit_decoder(context, state, run, read_calibration(run)[0])
+    report.console.print(f"the model of {run.name} is in {run}")
 
 
 def write_refits(context: TrainContext, state: TrainState, run: Path) -> None:
@@ -211,27 +193,22 @@ def write_refits(context: TrainContext, state: TrainState, run: Path) -> None:
 
 
 def write_run(context: TrainContext, state: TrainState, run: Path) -> None:
-    """Write a state as a run directory, in place of one that an interrupted command left."""
+    """Write a state as a run directory, in place of what an interrupted command left there."""
     shutil.rmtree(run, ignore_errors=True)
     run_directory.create_run(run, context.config, run_artifacts(context))
     rest = {"step": state.step, "opt_state": context.optimizer.init(state.params)}
     vectors = {"nodes": catalog_vectors(context, state), "text": state.text}
-    scores = {SELECTED_BY: 0.0}
+    scores, step = {SELECTED_BY: 0.0}, int(state.step)
+    progress = Progress(history=(scores,))
     with run_directory.open_checkpoints(run) as manager:
-        run_directory.save(
-            manager,
-            int(state.step),
-            state.params,
-            rest,
-            vectors,
-            Progress(history=(scores,)),
-            scores,
-        )
+        run_directory.save(manager, step, state.params, rest, vectors, progress, scores)
 
 
-def mean_calibration(parts: list[Calibration]) -> dict[str, Any]:
+def mean_calibration(runs: list[Path]) -> dict[str, Any]:
     """The calibration of a shop of which no event is known; scales are averaged as logarithms."""
-    scale = np.exp(np.mean([np.log(part.inverse_temperature) for part in parts]))
-    fields = [asdict(part.correction) for part in parts]
-    correction = {name: float(np.mean([own[name] for own in fields])) for name in fields[0]}
-    return {"inverse_temperature": float(scale), "correction": correction}
+    scales, corrections = zip(*map(read_calibration, runs), strict=True)
+    fields = [asdict(correction) for correction in corrections]
+    return {
+        "inverse_temperature": float(np.exp(np.mean(np.log(scales)))),
+        "correction": {name: float(np.mean([own[name] for own in fields])) for name in fields[0]},
+    }
