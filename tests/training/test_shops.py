@@ -205,8 +205,12 @@ def test_a_training_measures_and_writes_every_shop_and_so_does_its_refit(both, t
         assert "popularity" in part["baselines"]
     ranks = pl.read_parquet(directory / "ranks.parquet")
     assert set(ranks["shop"]) == {"old", "new"} and "/" not in "".join(ranks["user_id"])
+    card = (directory / "shops" / "old" / "model_card.md").read_text()
+    assert "ranks 20 items" in card and "together with the data of new" in card
+    store = directory / "shops" / "old" / "shoppers.db"
+    store.touch()  # of a live service
     resumed = loop.fit(read_config(directory), directory, tables=both, resume=True)
-    assert resumed["selected"] == results["selected"]
+    assert resumed["selected"] == results["selected"] and store.exists()
     assert refit(read_config(directory), directory, tables=both)["serves"] == "refit"
     model = jaxrec.load(directory / "shops" / "new")
     assert model.step == jaxrec.load(directory).step
