@@ -159,6 +159,7 @@ def test_shops_have_their_own_users_items_and_moments_but_brands_share_what_is_l
     assert entities[first + 1] == entities[first + 8] == first + 1  # brand4 of both
 
 
+@pytest.mark.slow
 def test_a_validation_is_the_mean_over_the_queries_of_all_shops(context):
     first = state.initial_state(context)
     scores = shops.validate_shops(context, first)
