@@ -16,6 +16,7 @@ again.
 import argparse
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -146,9 +147,10 @@ def before_time(tables: Tables, end: int) -> Tables:
 def train(
     run: Path, tables: Tables, config: Config, base: Path | None = None
 ) -> tuple[Path, float]:
-    """A run and its minutes; a finished run is not trained again."""
+    """A run and its minutes; a finished run is not trained again, an unfinished one is."""
     note = run / "minutes.json"
     if not note.exists():
+        shutil.rmtree(run, ignore_errors=True)  # of a simulation that was stopped
         begin = time.perf_counter()
         if base is not None:
             jaxrec.fit(data=tables, run=run, base=base)
