@@ -278,8 +278,9 @@ def _moved(config: Config, data: str | Path | Tables | None) -> Config:
 
 
 def _with_source(config: Config, source: str) -> Config:
-    layout = _absolute(config.data.layout)
-    return replace(config, data=replace(config.data, source=_absolute(source), layout=layout))
+    data = config.data
+    paths = {name: _absolute(getattr(data, name)) for name in ("layout", "forgotten")}
+    return replace(config, data=replace(data, source=_absolute(source), **paths))
 
 
 def _absolute(source: str) -> str:

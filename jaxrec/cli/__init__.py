@@ -37,6 +37,7 @@ COMMANDS = {
     "replay": "measure what live updates gain on held-out events",
     "plot": "draw how a user's interest changed, or what made a list",
     "embed": "encode the images of items as a column of vectors",
+    "forget": "remove users from stores, outputs, states and runs",
     "export": "write a directory that recommends on a device, without a server",
 }
 

@@ -41,6 +41,9 @@ class DataConfig(Bounded):
     """Order of a user's events with equal timestamps: as in the file, or as in the item table."""
     strict: bool = False
     """Raise an error for events of unknown items and the like, instead of repairing them."""
+    forgotten: str = ""
+    """List of users that `jaxrec forget` wrote. Their events until then are left out, wherever
+    files of events are read."""
     min_user_events: NonNegative = 0
     """k-core: leave out users with fewer events (0: keep all)."""
     min_item_events: NonNegative = 0

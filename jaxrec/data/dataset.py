@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
 
-from jaxrec.config import Config
+from jaxrec.config import Config, DataConfig
 from jaxrec.data.carry_over import Carried, trained_before, with_carried_items
 from jaxrec.data.events import build_event_log
 from jaxrec.data.features import FeatureColumns, compact, feature_arrays, feature_columns
+from jaxrec.data.forgotten import LeftOut, read_forgotten
 from jaxrec.data.graph import build_graph
 from jaxrec.data.slices import counts, look_up
 from jaxrec.data.sources import load_source
@@ -168,12 +169,22 @@ def filtered(config: Config, tables: Tables | None = None) -> Tables:
         )
     # before rows are left out, so that messages name the rows of the file
     feature_arrays(tables.items, feature_columns(tables.items, config))
+    tables = without_forgotten(tables, data)
     return filter_tables(
         tables,
         min_user_events=data.min_user_events,
         min_item_events=data.min_item_events,
         drop_repeats=data.drop_repeats,
     )
+
+
+def without_forgotten(tables: Tables, data: DataConfig) -> Tables:
+    """Tables without the events of forgotten users; raises a DataError if no other is left."""
+    left_out = LeftOut(read_forgotten(data.forgotten))
+    events = left_out.without(tables.events, has_time=data.time == "timestamp")
+    if events.is_empty():
+        raise DataError(f"all users are in {data.forgotten}; name other events or another list")
+    return replace(tables, events=events, notes=(*tables.notes, *left_out.notes))
 
 
 def event_weight(config: Config, event_type: str) -> float:

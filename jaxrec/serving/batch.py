@@ -264,6 +264,8 @@ def describe_job(
     values = [*given.values(), *given.get("rules", {}).values()]
     listed = [step.items for step in steps if isinstance(step, Only | Without)]
     values += [Path(source) for source in listed if isinstance(source, str | Path)]
+    # the list decides which users are in which part
+    values += [Path(name) for name in (model.config.data.forgotten,) if name]
     files = [value for value in values if isinstance(value, Path) and value.exists()]
     forecasts = given.get("forecast") and model.decoder is not None
     return {

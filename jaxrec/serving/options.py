@@ -16,6 +16,7 @@ from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference.edge.directory import ExportFormat, VectorPrecision
 from jaxrec.ranking.strategy import Rules
 
+STORE = "shoppers.db"  # the default store of a run
 Place = Annotated[str, tyro.conf.arg(metavar="PATH")]  # a path or a URL
 
 
@@ -31,6 +32,9 @@ class ModelOptions(Bounded):
     """More graph edges of today's items."""
     item_shards: Count = 1
     """Devices that share the item table; the others share the users."""
+    forgotten: Path | None = None
+    """List of users that `jaxrec forget` wrote, to leave out (by default `data.forgotten` of the
+    run)."""
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for triples without items."""
@@ -265,6 +269,15 @@ class LiveOptions(Bounded):
     """Most gigabytes of the store (0: no limit); users inactive for longest are deleted first."""
     keep_tombstones: Amount = 30.0
     """Days for which the id of a deleted user is kept, so that late events do not bring it back."""
+    forgotten: Path | None = None
+    """List of forgotten users that DELETE /users/{id} adds to, for `data.forgotten` (by default
+    that of the run)."""
+    forget_outputs: tuple[Place, ...] = ()
+    """Directories or URLs of `jaxrec recommend` that DELETE /users/{id} removes the user from."""
+    forget_states: tuple[Place, ...] = ()
+    """The same for directories or URLs of states."""
+    forget_runs: tuple[Path, ...] = ()
+    """Run directories that DELETE /users/{id} removes the user from."""
     keep_items: Count = 1_000_000
     """Most items to keep of those that PUT /items and DELETE /items have changed; further new ones
     are refused."""
@@ -331,7 +344,7 @@ class LiveOptions(Bounded):
 
     def store_of(self, run: Path) -> str:
         """Address of the store of a run."""
-        return self.store or str(run / "shoppers.db")
+        return self.store or str(run / STORE)
 
 
 @dataclass(frozen=True, kw_only=True)

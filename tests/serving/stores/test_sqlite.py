@@ -119,25 +119,22 @@ def test_nothing_of_a_deleted_user_remains_in_the_files(tmp_path):
 def test_nothing_of_many_deleted_users_remains_in_a_compacted_file(tmp_path):
     """Pages keep parts of rows that moved to other pages, which a deletion does not reach."""
     random = np.random.default_rng(0)
-    ids = [f"secret-user-{number:04}" for number in random.permutation(3000)]
-
-    def states(sizes):
-        return [random.standard_normal(size).astype(np.float32) for size in sizes]
-
+    ids = [f"secret-user-{number:04}" for number in random.permutation(1000)]
     with closing(SQLiteStore(tmp_path / "store.db")) as store:
-        for start in range(0, len(ids), 100):
-            users = ids[start : start + 100]
-            sizes = random.integers(10, 600, len(users))
-            documents = zip(users, states(sizes), strict=True)
+        for start in range(0, len(ids), 250):
+            users = ids[start : start + 250]
+            sizes = random.integers(10, 300, len(users))
+            states = [random.standard_normal(size).astype(np.float32) for size in sizes]
+            documents = zip(users, states, strict=True)
             store.save([UserDocument(user, state=state) for user, state in documents])
             store.add_impressions([Impression(user, 1, "m", (), ()) for user in users])
-        for user in ids[:600]:
+        for user in ids[:200]:
             store.delete(user, deleted_at=2)
         assert store.compact() == []
         files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-        assert [user for user in ids[:600] if user.encode() in files] == []
+        assert [user for user in ids[:200] if user.encode() in files] == []
         assert ids[-1].encode() in files
-        assert store.count() == 2400
+        assert store.count() == 800
 
 
 def test_space_is_given_back(tmp_path):
