@@ -278,9 +278,13 @@ def _moved(config: Config, data: str | Path | Tables | None) -> Config:
 
 
 def _with_source(config: Config, source: str) -> Config:
-    data = config.data
-    paths = {name: _absolute(getattr(data, name)) for name in ("layout", "forgotten")}
-    return replace(config, data=replace(data, source=_absolute(source), **paths))
+    data = replace(
+        config.data,
+        source=_absolute(source),
+        layout=_absolute(config.data.layout),
+        forgotten=_absolute(config.data.forgotten),
+    )
+    return replace(config, data=data)
 
 
 def _absolute(source: str) -> str:

@@ -107,7 +107,6 @@ def add_forgotten(path: Path, user_ids: Iterable[str], seconds: int) -> int:
         ConfigError: the key of the list is missing or cannot be used.
         DataError: the list is damaged, or another process keeps writing it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
             before = read_forgotten(path) if path.is_file() else Forgotten()

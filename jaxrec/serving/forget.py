@@ -14,7 +14,7 @@ from jaxrec.config.ranges import Bounded
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.ranking.filters import listed_ids
 from jaxrec.serving.console import console
-from jaxrec.serving.forgetting import PlaceReport, Places, forget
+from jaxrec.serving.forgetting import PlaceReport, Places, check_lists, forget
 from jaxrec.serving.live.engine import time_of_deletion
 from jaxrec.serving.options import STORE, Place
 
@@ -66,6 +66,7 @@ def forget_users(options: ForgetOptions) -> None:
     times = [time_of_deletion(config) for config in configs] or [int(time.time())]
     deleted_at = None if None in times else max(filter(None, times))
     places = places_of(options, configs)
+    check_lists(places)
     reports = forget(users, places, deleted_at, compact=not options.no_vacuum)
     show = as_json if options.json else as_text
     console.print(show(reports, len(users)))

@@ -69,6 +69,16 @@ class PlaceReport:
         return "; ".join([f"{self.kind} {self.place}: {result}", *self.notes])
 
 
+def check_lists(places: Places) -> None:
+    """Raise a ConfigError for a list that cannot be written, such as one of another machine."""
+    for path in places.lists:
+        if not path.parent.is_dir():
+            raise ConfigError(
+                f"{path}: there is no such directory for the list of forgotten users; name the "
+                "list with --forgotten"
+            )
+
+
 def forget(
     users: Users, places: Places, deleted_at: int | None, *, compact: bool = False
 ) -> list[PlaceReport]:

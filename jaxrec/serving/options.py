@@ -10,11 +10,13 @@ import tyro
 
 from jaxrec.artifacts.directories import open_directory
 from jaxrec.artifacts.files import WRITERS, Format, refuse_file_on_the_way
+from jaxrec.config import Config
 from jaxrec.config.ranges import Amount, Bounded, Count, Fraction, NonNegative, Portion, Positive
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference.edge.directory import ExportFormat, VectorPrecision
 from jaxrec.ranking.strategy import Rules
+from jaxrec.serving.forgetting import Places
 
 STORE = "shoppers.db"  # the default store of a run
 Place = Annotated[str, tyro.conf.arg(metavar="PATH")]  # a path or a URL
@@ -341,6 +343,21 @@ class LiveOptions(Bounded):
     def _key(self, name: str) -> bytes:
         given = getattr(self, f"{name}_key") or os.environ.get(f"JAXREC_{name.upper()}_KEY", "")
         return given.encode()
+
+    def places_of(self, config: Config) -> Places:
+        """The places beside the store from which DELETE /users/{id} removes a user.
+
+        Args:
+            config: of the run that is served.
+        """
+        listed = self.forgotten or (Path(config.data.forgotten) if config.data.forgotten else None)
+        return Places(
+            lists=(listed,) if listed else (),
+            streams=(self.consume,) if self.consume else (),
+            outputs=self.forget_outputs,
+            states=self.forget_states,
+            runs=self.forget_runs,
+        )
 
     def store_of(self, run: Path) -> str:
         """Address of the store of a run."""

@@ -18,6 +18,7 @@ from jaxrec.runtime import (
     enable_compilation_cache,
 )
 from jaxrec.serving.console import note
+from jaxrec.serving.forgetting import check_lists
 from jaxrec.serving.inputs import open_user_events
 from jaxrec.serving.live.engine import LiveEngine, check_live_run
 from jaxrec.serving.options import ServeOptions
@@ -61,7 +62,9 @@ def prepare(options: ServeOptions, strategy: Sequence[Step]) -> None:
     """
     enable_compilation_cache()
     compute_in_calling_thread()
-    check_live_run(run_directory.read_config(options.run))
+    config = run_directory.read_config(options.run)
+    check_live_run(config)
+    check_lists(options.live.places_of(config))
     trained = run_directory.read_artifacts(run_directory.served(options.run))
     items = trained.catalog.graph.types[0]
     # a strategy that does not fit stops the service now, not each request

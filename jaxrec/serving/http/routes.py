@@ -150,9 +150,11 @@ async def profile(
 
 @user_routes.delete("/users/{user_id:path}", status_code=204, tags=["users"])
 async def delete(request: Request, user_id: UserId) -> None:
-    """Delete everything stored about a user."""
-    service = service_of(request)
-    await service.write(service.delete, user_id)
+    """Delete everything stored about a user, also in the outputs that the service was pointed at.
+
+    If this answers 503, some of it may remain: send the request again.
+    """
+    await service_of(request).forget(user_id)
 
 
 @user_routes.get("/model", tags=["operation"])

@@ -19,6 +19,7 @@ from jaxrec.inference import loading
 from jaxrec.inference.explanation import Explanation
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.context import Step
+from jaxrec.serving.forgetting import forget
 from jaxrec.serving.http.batching import RequestBatcher
 from jaxrec.serving.http.item_follower import ItemFollower
 from jaxrec.serving.http.metrics import Metrics
@@ -277,10 +278,29 @@ class LiveService:
             tombstones_before=now - DAY * options.keep_tombstones,
         )
 
-    def delete(self, user_id: str) -> bool:
-        """Delete a user, also while no model is loaded."""
-        config = run_directory.read_config(self.run)
-        return self.store.delete(user_id, time_of_deletion(config))
+    async def forget(self, user_id: str) -> None:
+        """Remove a user from everything that the options name, also while no model is loaded.
+
+        The store refuses earlier events from then on, so nothing brings the user back to it.
+
+        Raises:
+            StoreError: the store fails.
+            HTTPException: 503 if another place may still hold the user; the request can be
+                repeated.
+        """
+        config = await asyncio.to_thread(run_directory.read_config, self.run)
+        deleted_at = time_of_deletion(config)
+        await self.write(self.store.delete, user_id, deleted_at)
+        places = self.options.places_of(config)
+        reports = await asyncio.to_thread(forget, {user_id: user_id}, places, deleted_at)
+        failed = [report for report in reports if report.failure]
+        for report in failed:
+            logger.error("DELETE of a user: %s", report)
+        if failed:
+            kinds = ", ".join(sorted({report.kind for report in failed}))
+            raise HTTPException(
+                503, f"the user is not removed from every place ({kinds}); send the request again"
+            )
 
     def _record(self, batches: list[list[UserEvent]]) -> list[list[Recorded]]:
         assert self.engine is not None

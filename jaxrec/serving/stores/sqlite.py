@@ -239,7 +239,7 @@ class SQLiteStore:
         return sum(file.stat().st_size for file in files if file.exists())
 
     def compact(self) -> list[str]:
-        """See `Store.compact`; writers wait meanwhile, about seven seconds per gigabyte."""
+        """See `Store.compact`; writers wait meanwhile."""
         with self._writing() as connection:
             connection.execute("VACUUM")  # pages keep parts of rows that moved to other pages
         if self.path == MEMORY:
