@@ -283,6 +283,7 @@ def _with_source(config: Config, source: str) -> Config:
         source=_absolute(source),
         layout=_absolute(config.data.layout),
         forgotten=_absolute(config.data.forgotten),
+        id_key=_absolute(config.data.id_key),
     )
     return replace(config, data=data)
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,11 +15,13 @@ from jaxrec.data.events import build_event_log
 from jaxrec.data.features import FeatureColumns, compact, feature_arrays, feature_columns
 from jaxrec.data.forgotten import LeftOut, read_forgotten
 from jaxrec.data.graph import build_graph
+from jaxrec.data.pseudonyms import pseudonyms, read_key
 from jaxrec.data.slices import counts, look_up
 from jaxrec.data.sources import load_source
 from jaxrec.data.splits import Split, split_log
 from jaxrec.data.tables import Tables, filter_tables
 from jaxrec.errors import DataError
+from jaxrec.runtime import personal
 from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
 
 LONG_HISTORY = 10_000  # events of a user that are worth a note
@@ -144,8 +147,8 @@ def long_history_notes(user: str, count: int, total: int) -> list[str]:
     if count < LONG_HISTORY:
         return []
     return [
-        f"user {user!r} has {count:,} of the {total:,} events. Leave a robot or a till out, or "
-        "bound the events that are read by --evaluation.history."
+        f"user {personal(user)} has {count:,} of the {total:,} events. Leave a robot or a till "
+        "out, or bound the events that are read by --evaluation.history."
     ]
 
 
@@ -169,13 +172,21 @@ def filtered(config: Config, tables: Tables | None = None) -> Tables:
         )
     # before rows are left out, so that messages name the rows of the file
     feature_arrays(tables.items, feature_columns(tables.items, config))
-    tables = without_forgotten(tables, data)
+    tables = without_forgotten(with_pseudonyms(tables, data), data)
     return filter_tables(
         tables,
         min_user_events=data.min_user_events,
         min_item_events=data.min_item_events,
         drop_repeats=data.drop_repeats,
     )
+
+
+def with_pseudonyms(tables: Tables, data: DataConfig) -> Tables:
+    """Tables whose user ids are keyed hashes, if there is a key."""
+    if not data.id_key:
+        return tables
+    users = pseudonyms(read_key(Path(data.id_key)), tables.events["user_id"])
+    return replace(tables, events=tables.events.with_columns(users))
 
 
 def without_forgotten(tables: Tables, data: DataConfig) -> Tables:

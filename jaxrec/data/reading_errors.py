@@ -15,8 +15,13 @@ from jaxrec.data.content import compression_of_all, is_utf_16
 from jaxrec.data.listing import neighbours
 from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
+from jaxrec.runtime import personal
 
 SAMPLE = 2**20  # bytes that are searched for line ends
+# their messages quote values of the table
+VALUE_ERRORS = (
+    *(duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException),
+)
 QUOTE_FIX = "Write quotes inside quotes twice, or read the file by a query with read_csv"
 
 
@@ -41,11 +46,15 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
     if missing := re.search(r'No files found that match the pattern "(.+?)"', text):
         path = spec.base / missing[1]
         return DataError(f"{spec.origin}: {path}: no such file{neighbours(path)}")
+    if spec.name == "events" and isinstance(error, VALUE_ERRORS):
+        text = re.sub(r"'[^'\n]*'", lambda value: personal(value[0]), text)
     if spec.sql:
         return DataError(f"{spec.origin}: {' '.join(text.split())}")
     named = re.search(r"[Ff]ile = (.+)|[Ff]ile \"(.+?)\"|File '(.+?)'|stream: (.+)", text)
     file = Path(next(filter(None, named.groups()))) if named else spec.base / spec.files[0]
     csv_error = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: (.*))?", text)
+    line = csv_error[2] if csv_error else ""
+    line = personal(line) if spec.name == "events" else line
     if "JSON" in text and is_utf_16(file):
         reason = "it is UTF-16 text"
     elif "Malformed JSON" in text:
@@ -58,9 +67,9 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
             "UTF-8, or name its `encoding` (latin-1, utf-16) in dataset.yaml"
         )
     elif csv_error and "unterminated quote" in text:
-        reason = f"a quote in line {csv_error[1]} is not closed: {csv_error[2]}. {QUOTE_FIX}"
+        reason = f"a quote in line {csv_error[1]} is not closed: {line}. {QUOTE_FIX}"
     elif csv_error:
-        reason = f"line {csv_error[1]} does not fit the header: {csv_error[2]}"
+        reason = f"line {csv_error[1]} does not fit the header: {line}"
     else:
         reason = text.splitlines()[0]
     return _unreadable(file, reason)

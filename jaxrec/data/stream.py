@@ -70,9 +70,9 @@ class EventStream:
         events = _validated(self)
         if not self.grouped:
             events = _sorted_by_user(events, self.rows_per_batch)
-        for block in _whole_users(events, self.users_per_block):
+        for number, block in enumerate(_whole_users(events, self.users_per_block), 1):
             if "event_id" in block.columns:  # its repeats may have been in different batches
-                name = f"{self.name}, block from user {block['user_id'][0]!r}"
+                name = f"{self.name}, block {number:,} of users"
                 # the timestamps are milliseconds already, so they pass as positions
                 block = _validate(block, name, "order")
             yield block
@@ -110,7 +110,8 @@ def open_events(
         raise InputError("users_per_block and rows_per_batch must be at least 1")
     users = users or UserFilter()
     if users.keep is not None:
-        ids = as_ids(users.keep, "the users to keep").unique(maintain_order=True)
+        listed = as_ids(users.keep, "the users to keep")
+        ids = users.stored(listed, "the users to keep").unique(maintain_order=True)
         users = replace(users, keep=ids)
     table = open_source(source, "events", layout)
     name, columns = table.spec.origin, table.columns
@@ -118,6 +119,8 @@ def open_events(
     if is_invoice_table(columns):
         events = invoice_events(table.read(), name)
         columns, read = tuple(events.columns), partial(_slices, events)
+    if users.id_key:
+        read = partial(_with_stored_ids, read, users, name)
     for column in REQUIRED_COLUMNS:
         if column not in columns:
             require(pl.DataFrame(schema=columns), column, name)
@@ -130,6 +133,16 @@ def open_events(
         notes += (f"{name}: users without events: {num_absent:,} of {len(users.keep):,}.",)
     options = (users_per_block, time, event_types, users, rows_per_batch)
     return EventStream(name, columns, read, *options, grouped, num_rows, notes)
+
+
+def _with_stored_ids(
+    read: Reader, users: UserFilter, name: str, columns: Sequence[str], size: int
+) -> Iterator[pl.DataFrame]:
+    """What a reader reads, with user ids as they are kept."""
+    for batch in read(columns, size):
+        if "user_id" in columns:
+            batch = batch.with_columns(users.stored(batch["user_id"], name))
+        yield batch
 
 
 def _slices(frame: pl.DataFrame, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:

@@ -46,7 +46,7 @@ from jaxrec.serving.states import state_layout, state_table
 
 SHORT_LISTS = 10  # users with too few recommendations who are named
 # options that do not change the part files
-NOT_IN_THE_JOB = ("run", "out", "states", "item_shards", "quiet", "preview")
+NOT_IN_THE_JOB = ("run", "out", "states", "item_shards", "id_key", "quiet", "preview")
 
 
 Score = Callable[[UserBatch], tuple[pl.DataFrame, dict[str, Any]]]
@@ -303,10 +303,8 @@ def report_removed(totals: dict[str, Any], k: int) -> None:
             counts = ", ".join(f"{rule} {count:,}" for rule, count in totals[what].items())
             console.print(f"{what.replace('_', ' ')} by rule: {counts}")
     if totals["users_with_fewer"]:
-        fewer = [user for part in totals["parts"] for user in part.get("fewer", {}).items()]
-        names = ", ".join(f"{user} ({count})" for user, count in fewer[:SHORT_LISTS])
-        more = " ..." if totals["users_with_fewer"] > SHORT_LISTS else ""
-        note(f"{totals['users_with_fewer']:,} users have fewer than {k} items left: {names}{more}")
+        short = f"{totals['users_with_fewer']:,} users have fewer than {k} items left"
+        note(f"{short}; the manifest names some of them")
 
 
 def report_parts(totals: dict[str, Any], out: str) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import tyro
 
-from jaxrec.artifacts.run_directory import read_config
+from jaxrec.artifacts.run_directory import read_config, read_id_key, served
 from jaxrec.config import Config
 from jaxrec.config.ranges import Bounded
+from jaxrec.data.pseudonyms import keyed_hash, read_key
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.ranking.filters import listed_ids
 from jaxrec.serving.console import console
@@ -28,6 +29,9 @@ class ForgetOptions(Bounded):
     """Ids of the users."""
     users: Path | None = None
     """More of them: a file with a column user_id."""
+    id_key: Path | None = None
+    """The file of the key of user ids: pseudonyms are removed too (by default the keys of the
+    runs)."""
     forgotten: Path | None = None
     """The list of forgotten users, made if it is missing (by default `data.forgotten` of the
     runs)."""
@@ -61,7 +65,11 @@ def forget_users(options: ForgetOptions) -> None:
         ids += listed_ids(options.users, "user_id", may_be_empty=True).to_list()
     elif not ids:
         raise ConfigError("name users, or a file of them with --users")
+    keys = {read_id_key(served(run), options.id_key) for run in options.run}
+    if options.id_key is not None:
+        keys.add(read_key(options.id_key))
     users = {user_id: user_id for user_id in ids}
+    users |= {keyed_hash(key, user_id): user_id for key in keys if key for user_id in ids}
     configs = [read_config(run) for run in options.run]
     times = [time_of_deletion(config) for config in configs] or [int(time.time())]
     deleted_at = None if None in times else max(filter(None, times))
@@ -69,7 +77,7 @@ def forget_users(options: ForgetOptions) -> None:
     check_lists(places)
     reports = forget(users, places, deleted_at, compact=not options.no_vacuum)
     show = as_json if options.json else as_text
-    console.print(show(reports, len(users)))
+    console.print(show(reports, len(set(ids))))
     failed = [report.place for report in reports if report.failure]
     if failed:
         raise RunError(

@@ -16,7 +16,7 @@ from jaxrec.errors import DataError
 from jaxrec.inference import loading
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.filters import listed_ids, shown
-from jaxrec.runtime import enable_compilation_cache
+from jaxrec.runtime import enable_compilation_cache, personal
 from jaxrec.serving.console import note
 from jaxrec.serving.options import ModelOptions
 
@@ -29,9 +29,10 @@ def load_model(options: ModelOptions) -> TrainedModel:
         DataError: today's items cannot be used.
     """
     enable_compilation_cache()
-    model = loading.load(options.run, options.item_shards)
-    if options.forgotten is not None:
-        data = replace(model.config.data, forgotten=str(options.forgotten))
+    model = loading.load(options.run, options.item_shards, id_key=options.id_key)
+    moved = {"forgotten": options.forgotten, "id_key": options.id_key}
+    if given := {name: str(path) for name, path in moved.items() if path is not None}:
+        data = replace(model.config.data, **given)  # type: ignore[arg-type]
         model = replace(model, config=replace(model.config, data=data))
     if options.items is None:
         return model
@@ -68,7 +69,7 @@ def open_user_events(
         layout=model.config.data.layout,
         time=model.config.data.time,
         event_types=model.artifacts.event_type_names,
-        users=UserFilter(keep, forgotten),
+        users=UserFilter(keep, forgotten, model.id_key),
     )
     if not stream.num_rows:
         raise DataError(_nobody(events, keep, stream.notes))
@@ -83,7 +84,7 @@ def _nobody(events: Path, keep: pl.Series | None, notes: Sequence[str]) -> str:
         return f"{events} holds no event of other users: {' '.join(notes)}"
     return (
         f"{events} holds no event of the listed users: none of the {len(keep):,} ids "
-        f"({shown(keep)}) is a user_id there {' '.join(notes)}".strip()
+        f"(such as {personal(keep[0])}) is a user_id there"
     )
 
 

@@ -34,6 +34,9 @@ class ModelOptions(Bounded):
     """More graph edges of today's items."""
     item_shards: Count = 1
     """Devices that share the item table; the others share the users."""
+    id_key: Path | None = None
+    """The file of the key of user ids, for a run that was trained with one (by default the file of
+    training)."""
     forgotten: Path | None = None
     """List of users that `jaxrec forget` wrote, to leave out (by default `data.forgotten` of the
     run)."""
@@ -271,6 +274,9 @@ class LiveOptions(Bounded):
     """Most gigabytes of the store (0: no limit); users inactive for longest are deleted first."""
     keep_tombstones: Amount = 30.0
     """Days for which the id of a deleted user is kept, so that late events do not bring it back."""
+    id_key: Path | None = None
+    """The file of the key of user ids, for a run that was trained with one (by default the file of
+    training). Requests name users by their ids, and nothing keeps them."""
     forgotten: Path | None = None
     """List of forgotten users that DELETE /users/{id} adds to, for `data.forgotten` (by default
     that of the run)."""

@@ -7,6 +7,8 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 from fastapi import HTTPException
 
 from jaxrec.artifacts import run_directory
+from jaxrec.data.pseudonyms import keyed_hash
 from jaxrec.errors import StoreError
 from jaxrec.inference import loading
 from jaxrec.inference.explanation import Explanation
@@ -122,13 +125,24 @@ class LiveService:
         self.impressions.close()
         self.store.close()
 
+    @cached_property
+    def id_key(self) -> bytes:
+        """The key of user ids, see `run_directory.read_id_key`; a later run must have the same."""
+        return run_directory.read_id_key(run_directory.served(self.run), self.options.id_key)
+
+    def stored_id(self, user_id: str) -> str:
+        """The id under which a user is kept: the id itself, or its pseudonym."""
+        return keyed_hash(self.id_key, user_id) if self.id_key else user_id
+
     async def recommend(self, user_id: str, request: ListRequest) -> RecommendationList:
         """The list of a user, from the next batch.
 
         Raises:
             HTTPException: 503 if the list takes longer than `options.list_timeout`.
         """
-        return await self._in_time(self.list_batcher.submit((user_id, request)))
+        stored = self.stored_id(user_id)
+        made = await self._in_time(self.list_batcher.submit((stored, request)))
+        return made if stored == user_id else replace(made, user_id=user_id)
 
     async def read(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function in the thread that computes lists; raises as `recommend`."""
@@ -141,8 +155,11 @@ class LiveService:
 
         The first one compiles programs, so it may take longer than a list.
         """
-        computed = self.list_batcher.call(self._explain, user_id, request)
-        return await self._in_time(computed, max(self.options.list_timeout, EXPLAIN_SECONDS))
+        computed = self.list_batcher.call(self._explain, self.stored_id(user_id), request)
+        seconds = max(self.options.list_timeout, EXPLAIN_SECONDS)
+        made, reasons = await self._in_time(computed, seconds)
+        own = [replace(reason, user_id=user_id) for reason in reasons]
+        return replace(made, user_id=user_id), own
 
     def _explain(
         self, user_id: str, request: ListRequest
@@ -192,7 +209,8 @@ class LiveService:
         options = self.options
         # the exact vectors beside codes may stay on disk
         shared = options.workers > 1 or options.item_precision == "int8"
-        engine = self.make_engine(loading.load(self.run, shared=shared))
+        model = loading.load(self.run, shared=shared, id_key=options.id_key)
+        engine = self.make_engine(model)
         self.served = identity
         logger.info("serving step %s of %s", engine.model.step, self.run)
         return engine
@@ -290,9 +308,11 @@ class LiveService:
         """
         config = await asyncio.to_thread(run_directory.read_config, self.run)
         deleted_at = time_of_deletion(config)
-        await self.write(self.store.delete, user_id, deleted_at)
+        users = dict.fromkeys((self.stored_id(user_id), user_id), user_id)
+        for form in users:
+            await self.write(self.store.delete, form, deleted_at)
         places = self.options.places_of(config)
-        reports = await asyncio.to_thread(forget, {user_id: user_id}, places, deleted_at)
+        reports = await asyncio.to_thread(forget, users, places, deleted_at)
         failed = [report for report in reports if report.failure]
         for report in failed:
             logger.error("DELETE of a user: %s", report)
