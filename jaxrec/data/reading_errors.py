@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from jaxrec.data.content import compression_of_all, is_utf_16
 from jaxrec.data.listing import neighbours
 from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
-from jaxrec.runtime import personal
+from jaxrec.runtime import DEBUG, HIDDEN, personal
 
 SAMPLE = 2**20  # bytes that are searched for line ends
 # their messages quote values of the table
@@ -46,10 +47,11 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
     if missing := re.search(r'No files found that match the pattern "(.+?)"', text):
         path = spec.base / missing[1]
         return DataError(f"{spec.origin}: {path}: no such file{neighbours(path)}")
-    if spec.name == "events" and isinstance(error, VALUE_ERRORS):
-        text = re.sub(r"'[^'\n]*'", lambda value: personal(value[0]), text)
+    told = text
+    if spec.name == "events" and isinstance(error, VALUE_ERRORS) and not os.environ.get(DEBUG):
+        told = _without_values(text)
     if spec.sql:
-        return DataError(f"{spec.origin}: {' '.join(text.split())}")
+        return DataError(f"{spec.origin}: {' '.join(told.split())}")
     named = re.search(r"[Ff]ile = (.+)|[Ff]ile \"(.+?)\"|File '(.+?)'|stream: (.+)", text)
     file = Path(next(filter(None, named.groups()))) if named else spec.base / spec.files[0]
     csv_error = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: (.*))?", text)
@@ -71,8 +73,15 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
     elif csv_error:
         reason = f"line {csv_error[1]} does not fit the header: {line}"
     else:
-        reason = text.splitlines()[0]
+        reason = told.splitlines()[0]
     return _unreadable(file, reason)
+
+
+def _without_values(text: str) -> str:
+    """What a message of DuckDB says first, without the row and the values that it quotes."""
+    text = re.sub(r"Original Line: .*|^.*\n\s*\^$", HIDDEN, text, flags=re.MULTILINE)
+    quoted = r"(column )?(\"[^\"\n]*\"|'[^'\n]*')"
+    return re.sub(quoted, lambda part: part[0] if part[1] else HIDDEN, text.split("\n\n")[0])
 
 
 def _unreadable(file: Path, reason: str) -> DataError:

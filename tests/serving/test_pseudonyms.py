@@ -68,8 +68,14 @@ def test_a_user_is_named_by_the_id(run, events, tmp_path):
     user = jaxrec.pseudonym(KEY, "shopper-03")
     assert read(out)["user_id"].to_list() == [user, user]
     assert read(out)["item_id"].equals(known.filter(pl.col("user_id") == user)["item_id"])
+
+
+@pytest.mark.slow
+def test_reports_take_ids(run, events, tmp_path):
+    scored = ["--events", str(events)]
     main(["explain", str(run), "shopper-03", *scored, "--out", str(tmp_path / "why.json")])
-    assert user in (tmp_path / "why.json").read_text()
+    assert jaxrec.pseudonym(KEY, "shopper-03") in (tmp_path / "why.json").read_text()
+    main(["plot", str(run), "shopper-03", *scored, "--out", str(tmp_path / "plot.png")])
     main(["replay", str(run), *scored])
 
 
@@ -87,7 +93,7 @@ def test_a_run_with_a_key_refuses_to_score_without_it(place, run, tmp_path, caps
             main(command)
         assert stop.value.code == 2
         assert "was trained with a key of user ids" in capsys.readouterr().err
-    with pytest.raises(RunError, match="other data .*key of user ids"):
+    with pytest.raises(RunError, match=r"other data .*key of user ids"):
         options = {**TINY, "model.experts": ["id"], "data.source": str(place / "shop")}
         loop.fit(parse(layers=[options]), moved, resume=True)
 
