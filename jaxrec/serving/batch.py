@@ -28,6 +28,7 @@ from jaxrec.config import to_yaml
 from jaxrec.data.columns import index_in
 from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import IdType, with_id_types
+from jaxrec.data.pseudonyms import keyed_hash
 from jaxrec.data.stream import EventStream
 from jaxrec.errors import ConfigError, DataError, Interrupted
 from jaxrec.inference.explain import explain_items, user_of
@@ -261,6 +262,8 @@ def describe_job(
 ) -> dict[str, Any]:
     """What decides the bytes of the output: checkpoint, options, and the input files."""
     given = {name: value for name, value in asdict(options).items() if name not in NOT_IN_THE_JOB}
+    if model.id_key and isinstance(options.users, tuple):
+        given["users"] = [keyed_hash(model.id_key, user_id) for user_id in options.users]
     values = [*given.values(), *given.get("rules", {}).values()]
     listed = [step.items for step in steps if isinstance(step, Only | Without)]
     values += [Path(source) for source in listed if isinstance(source, str | Path)]

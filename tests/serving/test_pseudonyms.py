@@ -66,6 +66,8 @@ def test_a_user_is_named_by_the_id(run, events, tmp_path):
     out, scored = tmp_path / "out", ["--events", str(events)]
     main(["recommend", str(run), *scored, "--out", str(out), "--k", "2", "--users", "shopper-03"])
     user = jaxrec.pseudonym(KEY, "shopper-03")
+    assert holding(out, "shopper-") == set()
+    assert holding(out, user) == {"part-00000.parquet", "_manifest.parquet"}
     assert read(out)["user_id"].to_list() == [user, user]
     assert read(out)["item_id"].equals(known.filter(pl.col("user_id") == user)["item_id"])
 
