@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from jaxrec.data.columns import as_text
-from jaxrec.data.forgotten import read_forgotten
+from jaxrec.data.forgotten import Forgotten, read_forgotten
 from jaxrec.data.id_types import IdType, id_type, type_of
 from jaxrec.data.opener import open_source
 from jaxrec.data.stream import EventStream, open_events
@@ -72,19 +72,20 @@ def open_user_events(
         users=UserFilter(keep, forgotten, model.id_key),
     )
     if not stream.num_rows:
-        raise DataError(_nobody(events, keep, stream.notes))
+        raise DataError(_nobody(events, keep, forgotten))
     for message in (*stream.notes, *unknown_items(stream, model.catalog.item_ids)):
         note(message)
     return stream
 
 
-def _nobody(events: Path, keep: pl.Series | None, notes: Sequence[str]) -> str:
+def _nobody(events: Path, keep: pl.Series | None, forgotten: Forgotten) -> str:
     """Why there is nobody to score."""
     if keep is None:
-        return f"{events} holds no event of other users: {' '.join(notes)}"
+        return f"{events}: all users are in {forgotten.name}; name other events or another list"
     return (
         f"{events} holds no event of the listed users: none of the {len(keep):,} ids "
         f"(such as {personal(keep[0])}) is a user_id there"
+        + (f", or all are in {forgotten.name}" if forgotten.until else "")
     )
 
 

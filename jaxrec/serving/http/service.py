@@ -17,7 +17,7 @@ from fastapi import HTTPException
 
 from jaxrec.artifacts import run_directory
 from jaxrec.data.pseudonyms import keyed_hash
-from jaxrec.errors import StoreError
+from jaxrec.errors import ConfigError, StoreError
 from jaxrec.inference import loading
 from jaxrec.inference.explanation import Explanation
 from jaxrec.inference.trained_model import TrainedModel
@@ -127,7 +127,7 @@ class LiveService:
 
     @cached_property
     def id_key(self) -> bytes:
-        """The key of user ids, see `run_directory.read_id_key`; a later run must have the same."""
+        """The key of user ids, see `run_directory.read_id_key`."""
         return run_directory.read_id_key(run_directory.served(self.run), self.options.id_key)
 
     def stored_id(self, user_id: str) -> str:
@@ -210,6 +210,11 @@ class LiveService:
         # the exact vectors beside codes may stay on disk
         shared = options.workers > 1 or options.item_precision == "int8"
         model = loading.load(self.run, shared=shared, id_key=options.id_key)
+        if model.id_key != self.id_key:
+            raise ConfigError(
+                f"{self.run} has another key of user ids than the run that was served first, so "
+                "its users would be new ones; start the service again to serve it"
+            )
         engine = self.make_engine(model)
         self.served = identity
         logger.info("serving step %s of %s", engine.model.step, self.run)
