@@ -43,9 +43,10 @@ def run(arguments: Sequence[str]) -> None:
         processes.join(options.coordinator, options.processes, options.process)
     elif options.processes is not None or options.process is not None:
         raise ConfigError("--processes and --process need --coordinator HOST:PORT")
+    data = options.data or [None]
     api.fit(
         options.config,
-        data=options.data,
+        data=data[0] if len(data) == 1 else api.named_shops(data),
         run=options.run,
         resume=options.resume,
         base=options.base,
@@ -62,7 +63,11 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     parser.add_argument("--config", help="a YAML recipe, or the name of a shipped one")
-    parser.add_argument("--data", help="short for --data.source")
+    parser.add_argument(
+        "--data",
+        action="append",
+        help="short for --data.source; given several times, each is a shop and all train one model",
+    )
     parser.add_argument(
         "--id-key", metavar="FILE", help="make user ids keyed hashes; short for --data.id_key"
     )

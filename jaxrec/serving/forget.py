@@ -99,7 +99,7 @@ def places_of(options: ForgetOptions, configs: Sequence[Config]) -> Places:
             "name the list of forgotten users with --forgotten FILE, so that the next training "
             "(data.forgotten: FILE) leaves their events out"
         )
-    own = [run / STORE for run in options.run if (run / STORE).is_file()]
+    own = [store for run in options.run for store in sorted(run.rglob(STORE))]
     return Places(
         lists=tuple(sorted(lists)),
         stores=tuple(dict.fromkeys((*options.store, *map(str, own)))),

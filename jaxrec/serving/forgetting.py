@@ -185,7 +185,6 @@ def _patiently(directory: Directory, users: Users) -> Erased:
 
 def _from_run(run: Path, users: Users) -> Removed:
     read_config(run)  # refuses another directory
-    erased = Erased()
-    if (run / RANKS).is_file():
-        erased = total([erase_from_file(open_directory(run), RANKS, users)])
+    tables = sorted(run.rglob(RANKS))  # also of a run inside the run, such as that of a shop
+    erased = total([erase_from_file(open_directory(t.parent), RANKS, users) for t in tables])
     return Removed(erased.users, {"rows": erased.rows})

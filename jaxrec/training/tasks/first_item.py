@@ -19,6 +19,8 @@ class FirstItem:
 
     name: ClassVar[str] = "first_item"
     weight: float = field(metadata=STATIC)
+    # the first item of every shop, as each item is predicted among those of its shop
+    starts: tuple[int, ...] = field(default=(0,), metadata=STATIC)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
         """The mean over the weighted first events."""
@@ -28,7 +30,8 @@ class FirstItem:
         event_types = jnp.arange(ANY_EVENT_TYPE, len(arrays.masked_event_types))
         users = expert.user_vectors(jnp.repeat(output, len(event_types), 0), event_types)
         logits = jnp.where(arrays.candidates, users @ inputs.item_vectors.T, NEG_INF)
-        losses = -jax.nn.log_softmax(logits.astype(jnp.float32))
+        shops = jnp.split(logits.astype(jnp.float32), self.starts[1:], axis=1)
+        losses = -jnp.concatenate([jax.nn.log_softmax(part) for part in shops], 1)
         targets = half_hidden(inputs.key, jnp.asarray(batch.event_types), ANY_EVENT_TYPE)
         weights = jnp.asarray(batch.first_weights)
         return mean_of_sum((losses[targets - ANY_EVENT_TYPE, batch.items] * weights).sum(), weights)
