@@ -95,6 +95,8 @@ def total(erased: Collection[Erasure]) -> Erased:
 def _users(content: bytes, name: str) -> pl.Series:
     """The user id of every row of a table, as text."""
     if name.endswith(".parquet"):
+        if pl.read_parquet(BytesIO(content), n_rows=1).is_empty():  # such as ranks of no event
+            return pl.Series([], dtype=pl.String)
         table = pl.read_parquet(BytesIO(content), columns=["user_id"])
     else:
         table, _ = _read(content, name)
@@ -151,7 +153,7 @@ def _left(
 def _job_left(job: dict[str, Any], user_ids: Collection[str]) -> dict[str, Any]:
     """The job without the users that its option --users names."""
     options = job.get("options", {})
-    if not isinstance(options.get("users"), list):
-        return job
-    listed = [user for user in options["users"] if user not in user_ids]
-    return {**job, "options": {**options, "users": listed}}
+    named = options.get("users") or []
+    named = [named] if isinstance(named, str) else named
+    left = [user for user in named if user not in user_ids]
+    return job if left == named else {**job, "options": {**options, "users": left}}

@@ -262,8 +262,10 @@ def describe_job(
 ) -> dict[str, Any]:
     """What decides the bytes of the output: checkpoint, options, and the input files."""
     given = {name: value for name, value in asdict(options).items() if name not in NOT_IN_THE_JOB}
-    if model.id_key and isinstance(options.users, tuple):
-        given["users"] = [keyed_hash(model.id_key, user_id) for user_id in options.users]
+    users = options.users
+    if model.id_key and users is not None and not (isinstance(users, Path) and users.exists()):
+        named = users if isinstance(users, tuple) else (str(users),)  # one id looks like a path
+        given["users"] = [keyed_hash(model.id_key, user_id) for user_id in named]
     values = [*given.values(), *given.get("rules", {}).values()]
     listed = [step.items for step in steps if isinstance(step, Only | Without)]
     values += [Path(source) for source in listed if isinstance(source, str | Path)]

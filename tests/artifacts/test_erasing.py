@@ -109,6 +109,13 @@ def test_a_directory_of_a_stopped_job_loses_the_user_and_its_drafts(tmp_path):
     assert not [path for path in tmp_path.iterdir() if b"gone" in path.read_bytes()]
 
 
+def test_a_job_for_one_user_names_that_user_no_more(tmp_path):
+    directory = open_directory(tmp_path)
+    open_partitions(directory, {"options": {"users": "gone"}})
+    erase_from_parts(directory, {"gone"})
+    assert read_manifest(directory)["job"]["options"]["users"] == []
+
+
 def test_integer_ids_are_found_by_their_text(tmp_path):
     directory = open_directory(tmp_path)
     for form in FORMATS:
