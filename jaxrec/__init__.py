@@ -14,6 +14,7 @@ _HOMES = {
     "add_forecast": "jaxrec.api",
     "configure": "jaxrec.api",
     "load": "jaxrec.inference.loading",
+    "pseudonym": "jaxrec.data.pseudonyms",
     "Config": "jaxrec.config",
     "Tables": "jaxrec.data.tables",
 }

@@ -325,10 +325,15 @@ def _moved(config: Config, source: Any) -> Config:
 
 
 def _with_source(config: Config, source: str) -> Config:
-    data = config.data
-    shops = {name: _absolute(place) for name, place in data.shops.items()}
-    layout = _absolute(data.layout)
-    return replace(config, data=replace(data, source=_absolute(source), shops=shops, layout=layout))
+    data = replace(
+        config.data,
+        source=_absolute(source),
+        shops={name: _absolute(place) for name, place in config.data.shops.items()},
+        layout=_absolute(config.data.layout),
+        forgotten=_absolute(config.data.forgotten),
+        id_key=_absolute(config.data.id_key),
+    )
+    return replace(config, data=data)
 
 
 def _absolute(source: str) -> str:

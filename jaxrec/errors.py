@@ -25,6 +25,10 @@ class RunError(InputError):
     """A run or output directory is missing, incomplete, in the way, or of another version."""
 
 
+class Busy(RunError):
+    """Another process is writing to a directory."""
+
+
 class CheckpointError(InputError):
     """A checkpoint is not a BERT, or its weights do not fit its configuration."""
 

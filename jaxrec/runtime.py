@@ -15,6 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TextIO
 
+DEBUG = "JAXREC_DEBUG"  # environment variable, which processes inherit
+HIDDEN = "(hidden; --debug shows it)"
+
 # parameters of glibc's mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
@@ -86,6 +89,12 @@ def safe_console() -> Iterator[SafeStream]:
     finally:
         streams[0].flush()
         sys.stdout, sys.stderr = before
+
+
+def personal(value: object) -> str:
+    """A user's id or event for a message: hidden unless `--debug` (JAXREC_DEBUG=1) shows it."""
+    is_empty = value is None or value == ""
+    return repr(value) if is_empty or os.environ.get(DEBUG) else HIDDEN
 
 
 def cache_dir() -> Path:

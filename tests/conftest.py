@@ -5,6 +5,7 @@ import shutil
 from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAXREC_DEBUG"] = "1"  # messages show ids of users; tests of privacy turn it off
 # programs this small cost more to optimise than to run
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "

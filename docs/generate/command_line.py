@@ -37,12 +37,14 @@ COMMANDS = {
     "plot": "Draw how the interest of one user changed.",
     "embed": "Encode the images of items as a column of vectors. [Images, audio, "
     "numbers](../how-to/modalities.md) tells more.",
+    "forget": "Remove users from stores, outputs, states and runs. "
+    "[Forget a user](../how-to/forget.md) tells what is removed.",
     "export": "Write a directory that recommends on a device. "
     "[Recommend on the device](../how-to/edge.md) tells how to use it.",
 }
 INTRODUCTION = """# Command line
 
-`pip install -e .` installs one command, `jaxrec`, with seventeen sub-commands.
+`pip install -e .` installs one command, `jaxrec`, with nineteen sub-commands.
 
 | exit code | means |
 |---|---|

@@ -16,7 +16,8 @@ from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
 FEATURES = "features.npz"
 NEVER = -1  # `trained_until` and `seen_until` of a run that saw no event of its shop
-ADDED = ("text_encoder", "item_id_type", "trained_until", "seen_until")  # older runs lack some
+# older runs lack some
+ADDED = ("text_encoder", "item_id_type", "trained_until", "seen_until", "id_key_hash")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class RunArtifacts:
     trained_until: int | None = None
     seen_until: int | None = None
     features: FeatureMaps = field(default_factory=FeatureMaps)
+    id_key_hash: str = ""  # of the key of user ids; empty: ids are those of the events
     shops: tuple[str, ...] = ()  # the names of several shops whose items lie side by side
 
 

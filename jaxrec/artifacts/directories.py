@@ -45,7 +45,7 @@ class Directory(Protocol):
         """Keep other processes from writing to it, as far as it can.
 
         Raises:
-            RunError: another process is writing to it.
+            Busy: another process is writing to it.
         """
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import polars as pl
 from filelock import FileLock, Timeout
 
-from jaxrec.errors import RunError
+from jaxrec.errors import Busy, RunError
 from jaxrec.runtime import atomic_path
 
 LOCK = ".lock"
@@ -92,14 +92,14 @@ def locked(directory: Path) -> Iterator[None]:
     """Keep other processes from writing to a directory, which is created if missing.
 
     Raises:
-        RunError: another process is writing to it.
+        Busy: another process is writing to it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(
+        raise Busy(
             f"another process is writing to {directory}; let it end, or name another directory"
         ) from None
     try:

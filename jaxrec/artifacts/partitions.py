@@ -63,8 +63,7 @@ class Partitions:
         parts = [name for name in names if name.startswith("part-") and name.endswith(".parquet")]
         if parts:
             columns = pl.read_parquet(BytesIO(self.directory.read(parts[0]))).clear()
-            metadata = {METADATA: json.dumps(self.manifest(totals))}
-            self.directory.write(MANIFEST_TABLE, partial(fill_table, columns, metadata=metadata))
+            _write_manifest_table(self.directory, columns, self.manifest(totals))
             self.directory.remove(MANIFEST)
         else:
             self.write_manifest(totals)
@@ -72,8 +71,7 @@ class Partitions:
 
     def write_manifest(self, totals: dict[str, Any] | None = None) -> None:
         """Replace the manifest."""
-        content = json.dumps(self.manifest(totals), indent=2)
-        self.directory.write(MANIFEST, lambda draft: draft.write_text(content))
+        _write_manifest_file(self.directory, self.manifest(totals))
 
     def manifest(self, totals: dict[str, Any] | None = None) -> dict[str, Any]:
         """The job, the facts of its parts and, at the end, totals."""
@@ -90,7 +88,7 @@ def open_partitions(directory: Directory, job: dict[str, Any]) -> Partitions:
     """
     job, names = json.loads(json.dumps(job)), directory.names()
     partitions = Partitions(directory, job, datetime.now(UTC).replace(microsecond=0))
-    if not {MANIFEST, MANIFEST_TABLE} & set(names):
+    if not has_manifest(names):
         refuse_files(directory)
     elif SUCCESS in names:
         raise RunError(f"{directory} is complete and is not overwritten; name another directory")
@@ -120,8 +118,12 @@ def begun_job(directory: Directory) -> dict[str, Any]:
 
     Raises a RunError if the manifest has another form.
     """
-    names = set(directory.names())
-    return read_manifest(directory)["job"] if {MANIFEST, MANIFEST_TABLE} & names else {}
+    return read_manifest(directory)["job"] if has_manifest(directory.names()) else {}
+
+
+def has_manifest(names: Sequence[str]) -> bool:
+    """Whether one of the files of a directory is a manifest."""
+    return not {MANIFEST, MANIFEST_TABLE}.isdisjoint(names)
 
 
 def refuse_files(directory: Directory) -> None:
@@ -158,6 +160,27 @@ def read_manifest(directory: Directory) -> dict[str, Any]:
         raise RunError(
             f"{directory}: {name} is of something else; name another directory"
         ) from error
+
+
+def replace_manifest(directory: Directory, manifest: dict[str, Any]) -> None:
+    """Write a manifest in place of the one that `read_manifest` returned."""
+    if MANIFEST in directory.names():
+        _write_manifest_file(directory, manifest)
+    else:
+        columns = pl.read_parquet(BytesIO(directory.read(MANIFEST_TABLE)))
+        _write_manifest_table(directory, columns, manifest)
+
+
+def _write_manifest_file(directory: Directory, manifest: dict[str, Any]) -> None:
+    content = json.dumps(manifest, indent=2)
+    directory.write(MANIFEST, lambda draft: draft.write_text(content))
+
+
+def _write_manifest_table(
+    directory: Directory, columns: pl.DataFrame, manifest: dict[str, Any]
+) -> None:
+    metadata = {METADATA: json.dumps(manifest)}
+    directory.write(MANIFEST_TABLE, partial(fill_table, columns, metadata=metadata))
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -30,7 +30,8 @@ from jaxrec.artifacts import checksums
 from jaxrec.artifacts.catalog_files import RunArtifacts, read_catalog, write_catalog
 from jaxrec.artifacts.files import refuse_file_on_the_way
 from jaxrec.config import Config, parse, read_recipe, to_yaml
-from jaxrec.errors import InputError, RunError
+from jaxrec.data.pseudonyms import key_hash, read_key
+from jaxrec.errors import ConfigError, InputError, RunError
 from jaxrec.models.inputs import Sizes
 from jaxrec.runtime import atomic_path
 
@@ -126,6 +127,31 @@ def read_artifacts(run: Path) -> RunArtifacts:
         return read_catalog(run / "catalog", layout)
 
 
+def read_id_key(run: Path, given: Path | None = None) -> bytes:
+    """The key of the user ids of a run; empty for a run without one.
+
+    Args:
+        given: the file of the key, by default the one of training.
+
+    Raises:
+        ConfigError: the key is missing, cannot be used, or is another than that of training.
+    """
+    trained_with = Path(read_config(run).data.id_key)
+    expected = _read_layout(run).get("id_key_hash", "")
+    if not expected and given is not None:
+        raise ConfigError(f"{run} was trained without a key of user ids; leave --id-key out")
+    if not expected:
+        return b""
+    path = given or trained_with
+    key = read_key(path, f"{run} was trained with a key of user ids: name its file with --id-key")
+    if key_hash(key) != expected:
+        raise ConfigError(
+            f"{path} holds another key than the one that {run} was trained with; name the right "
+            "file with --id-key, or train again"
+        )
+    return key
+
+
 def _comparable(artifacts: RunArtifacts) -> dict[str, Any]:
     """Parts of the artifacts that depend on the data, as values that `==` compares."""
     graph = artifacts.catalog.graph
@@ -138,6 +164,7 @@ def _comparable(artifacts: RunArtifacts) -> dict[str, Any]:
         "text vector size": artifacts.sizes.text_width,
         "vector columns": artifacts.features.raw_widths,
         "numeric columns": artifacts.sizes.numbers,
+        "key of user ids": artifacts.id_key_hash,
     }
 
 

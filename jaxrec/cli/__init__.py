@@ -6,6 +6,7 @@ compare` that the new run is worse; 130 after Ctrl-C; 143 after SIGTERM. Results
 errors and notes to stderr.
 """
 
+import os
 import signal
 import sys
 from _thread import interrupt_main
@@ -16,7 +17,7 @@ from threading import Timer
 from typing import Any
 
 from jaxrec.errors import ConfigError, InputError, Interrupted, Refused
-from jaxrec.runtime import SafeStream, keep_freed_memory, safe_console
+from jaxrec.runtime import DEBUG, SafeStream, keep_freed_memory, safe_console
 
 WARNED = 3  # exit code
 COMMANDS = {
@@ -37,6 +38,7 @@ COMMANDS = {
     "replay": "measure what live updates gain on held-out events",
     "plot": "draw how a user's interest changed, or what made a list",
     "embed": "encode the images of items as a column of vectors",
+    "forget": "remove users from stores, outputs, states and runs",
     "export": "write a directory that recommends on a device, without a server",
 }
 
@@ -60,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for argument in arguments:
             if argument.encode(errors="replace").decode() != argument:
                 raise ConfigError(f"{argument!r} is not UTF-8; rename the file")
+        if "--debug" in arguments:
+            os.environ[DEBUG] = "1"
+            arguments = [argument for argument in arguments if argument != "--debug"]
         match arguments:
             case [command, *rest] if command in COMMANDS:
                 _run(command, rest)
@@ -88,7 +93,8 @@ def _usage() -> str:
     rows = "\n".join(f"  {name:<13}{does}" for name, does in COMMANDS.items())
     return (
         f"usage: jaxrec COMMAND [options]\n\n{rows}\n\n"
-        "jaxrec COMMAND --help shows the options of a command; jaxrec --version the version."
+        "jaxrec COMMAND --help shows the options of a command; jaxrec --version the version. With "
+        "--debug, messages and logs of any command show ids of users."
     )
 
 

@@ -23,6 +23,7 @@ def run(arguments: Sequence[str]) -> None:
         options.since,
         options.init,
         options.init_parts,
+        options.id_key,
     )
     if options.resume is not None and (overrides or any(others)):
         raise ConfigError("--resume keeps the options of the run; only --data goes with it")
@@ -30,6 +31,8 @@ def run(arguments: Sequence[str]) -> None:
         if options.base is None:
             raise ConfigError("--since needs --from RUN, the run to go on from")
         overrides += ["--warm_start.since", escaped(options.since)]
+    if options.id_key is not None:
+        overrides += ["--data.id_key", escaped(options.id_key)]
     if options.init is not None:
         overrides += ["--train.init", escaped(options.init)]
     if options.init_parts is not None:
@@ -64,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         action="append",
         help="short for --data.source; given several times, each is a shop and all train one model",
+    )
+    parser.add_argument(
+        "--id-key", metavar="FILE", help="make user ids keyed hashes; short for --data.id_key"
     )
     parser.add_argument("--run", help="directory to write; it must not exist")
     parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")

@@ -35,6 +35,12 @@ class DataConfig(Bounded):
     """Order of a user's events with equal timestamps: as in the file, or as in the item table."""
     strict: bool = False
     """Raise an error for events of unknown items and the like, instead of repairing them."""
+    id_key: str = ""
+    """File with a key: user ids become keyed hashes wherever they are read, so that no file of
+    jaxrec holds an id. `--id-key FILE` is short for `--data.id_key FILE`."""
+    forgotten: str = ""
+    """List of users that `jaxrec forget` wrote. Their events until then are left out, wherever
+    files of events are read."""
     min_user_events: NonNegative = 0
     """k-core: leave out users with fewer events (0: keep all)."""
     min_item_events: NonNegative = 0

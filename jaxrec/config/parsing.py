@@ -39,6 +39,7 @@ FLAGS = (
     "since",
     "init",
     "init-parts",
+    "id-key",
     "help",
 )  # of `jaxrec train`, beside the options
 

@@ -8,7 +8,9 @@ import polars as pl
 
 from jaxrec.data.codes import is_coded, per_row, texts, where
 from jaxrec.errors import DataError
+from jaxrec.runtime import personal
 
+PERSONAL = ("user_id", "event_id", "session_id")
 SHOWN_ROWS, SHOWN_WIDTH, SHOWN_WORDS = 5, 80, 10
 # From here on, a float cannot tell an integer from the next one.
 INEXACT_FROM: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
@@ -249,12 +251,14 @@ def wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
 
 
 def shown(column: pl.Series, row: int) -> str:
-    """A value in one line."""
+    """A value in one line; see `personal` for ids of users and of their events."""
     try:
         value = column[row]
     except (ValueError, OverflowError):  # Python has no dates beyond the years 1 to 9999
         value = column.to_physical()[row]
-    text = " ".join(repr(value.to_list() if isinstance(value, pl.Series) else value).split())
+    value = value.to_list() if isinstance(value, pl.Series) else value
+    text = personal(value) if column.name in PERSONAL else repr(value)
+    text = " ".join(text.split())
     return text if len(text) <= SHOWN_WIDTH else f"{text[:SHOWN_WIDTH]} ..."
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,14 +13,17 @@ from jaxrec.config import Config, DataConfig
 from jaxrec.data.carry_over import Carried, trained_before, with_carried_items
 from jaxrec.data.events import build_event_log
 from jaxrec.data.features import FeatureColumns, compact, feature_arrays, feature_columns
+from jaxrec.data.forgotten import LeftOut, read_forgotten
 from jaxrec.data.graph import ITEM, build_graph
 from jaxrec.data.graph_arrays import count_of
+from jaxrec.data.pseudonyms import pseudonyms, read_key
 from jaxrec.data.shops import joined_catalog, joined_split
 from jaxrec.data.slices import counts, look_up
 from jaxrec.data.sources import load_source
 from jaxrec.data.splits import Split, split_log
 from jaxrec.data.tables import Tables, filter_tables
 from jaxrec.errors import ConfigError, DataError
+from jaxrec.runtime import personal
 from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
 
 LONG_HISTORY = 10_000  # events of a user that are worth a note
@@ -213,8 +217,8 @@ def long_history_notes(user: str, count: int, total: int) -> list[str]:
     if count < LONG_HISTORY:
         return []
     return [
-        f"user {user!r} has {count:,} of the {total:,} events. Leave a robot or a till out, or "
-        "bound the events that are read by --evaluation.history."
+        f"user {personal(user)} has {count:,} of the {total:,} events. Leave a robot or a till "
+        "out, or bound the events that are read by --evaluation.history."
     ]
 
 
@@ -237,6 +241,7 @@ def filtered(
         tables = _read(config)
     # before rows are left out, so that messages name the rows of the file
     feature_arrays(tables.items, features or feature_columns(tables.items, config))
+    tables = without_forgotten(with_pseudonyms(tables, data), data)
     return filter_tables(
         tables,
         min_user_events=data.min_user_events,
@@ -255,6 +260,23 @@ def _read(config: Config) -> Tables:
         memory_limit=data.memory_limit,
         as_codes=True,
     )
+
+
+def with_pseudonyms(tables: Tables, data: DataConfig) -> Tables:
+    """Tables whose user ids are keyed hashes, if there is a key."""
+    if not data.id_key:
+        return tables
+    users = pseudonyms(read_key(Path(data.id_key)), tables.events["user_id"])
+    return replace(tables, events=tables.events.with_columns(users))
+
+
+def without_forgotten(tables: Tables, data: DataConfig) -> Tables:
+    """Tables without the events of forgotten users; raises a DataError if no other is left."""
+    left_out = LeftOut(read_forgotten(data.forgotten))
+    events = left_out.without(tables.events, has_time=data.time == "timestamp")
+    if events.is_empty():
+        raise DataError(f"all users are in {data.forgotten}; name other events or another list")
+    return replace(tables, events=events, notes=(*tables.notes, *left_out.notes))
 
 
 def event_weight(config: Config, event_type: str) -> float:

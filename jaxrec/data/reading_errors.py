@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,13 @@ from jaxrec.data.content import compression_of_all, is_utf_16
 from jaxrec.data.listing import neighbours
 from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
+from jaxrec.runtime import DEBUG, HIDDEN, personal
 
 SAMPLE = 2**20  # bytes that are searched for line ends
+# their messages quote values of the table
+VALUE_ERRORS = (
+    *(duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException),
+)
 QUOTE_FIX = "Write quotes inside quotes twice, or read the file by a query with read_csv"
 
 
@@ -41,11 +47,16 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
     if missing := re.search(r'No files found that match the pattern "(.+?)"', text):
         path = spec.base / missing[1]
         return DataError(f"{spec.origin}: {path}: no such file{neighbours(path)}")
+    told = text
+    if spec.name == "events" and isinstance(error, VALUE_ERRORS) and not os.environ.get(DEBUG):
+        told = _without_values(text)
     if spec.sql:
-        return DataError(f"{spec.origin}: {' '.join(text.split())}")
+        return DataError(f"{spec.origin}: {' '.join(told.split())}")
     named = re.search(r"[Ff]ile = (.+)|[Ff]ile \"(.+?)\"|File '(.+?)'|stream: (.+)", text)
     file = Path(next(filter(None, named.groups()))) if named else spec.base / spec.files[0]
     csv_error = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: (.*))?", text)
+    line = csv_error[2] if csv_error else ""
+    line = personal(line) if spec.name == "events" else line
     if "JSON" in text and is_utf_16(file):
         reason = "it is UTF-16 text"
     elif "Malformed JSON" in text:
@@ -58,12 +69,19 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
             "UTF-8, or name its `encoding` (latin-1, utf-16) in dataset.yaml"
         )
     elif csv_error and "unterminated quote" in text:
-        reason = f"a quote in line {csv_error[1]} is not closed: {csv_error[2]}. {QUOTE_FIX}"
+        reason = f"a quote in line {csv_error[1]} is not closed: {line}. {QUOTE_FIX}"
     elif csv_error:
-        reason = f"line {csv_error[1]} does not fit the header: {csv_error[2]}"
+        reason = f"line {csv_error[1]} does not fit the header: {line}"
     else:
-        reason = text.splitlines()[0]
+        reason = told.splitlines()[0]
     return _unreadable(file, reason)
+
+
+def _without_values(text: str) -> str:
+    """What a message of DuckDB says first, without the row and the values that it quotes."""
+    text = re.sub(r"Original Line: .*|^.*\n\s*\^$", HIDDEN, text, flags=re.MULTILINE)
+    quoted = r"(column )?(\"[^\"\n]*\"|'[^'\n]*')"
+    return re.sub(quoted, lambda part: part[0] if part[1] else HIDDEN, text.split("\n\n")[0])
 
 
 def _unreadable(file: Path, reason: str) -> DataError:

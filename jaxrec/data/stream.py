@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import escape
 from itertools import pairwise
@@ -14,11 +14,13 @@ import polars as pl
 from jaxtyping import UInt32
 
 from jaxrec.data.columns import as_ids, null_words, require
+from jaxrec.data.forgotten import LeftOut
 from jaxrec.data.invoices import invoice_events, is_invoice_table
 from jaxrec.data.opener import open_source
 from jaxrec.data.sql import connect
 from jaxrec.data.tables import TimeKind, validate_tables
 from jaxrec.data.times import as_milliseconds, clear_times, same_unit, time_notes, unit_of
+from jaxrec.data.user_filter import UserFilter
 from jaxrec.errors import InputError
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
@@ -43,11 +45,11 @@ class EventStream:
     users_per_block: int  # the last block may have fewer users
     time: TimeKind
     event_types: tuple[str, ...]  # a single one fills in for a missing column `event`
-    keep: pl.Series | None  # ids (unique strings) of the users to read; None: all users
+    users: UserFilter  # those to read
     rows_per_batch: int  # number of rows to read at a time
     grouped: bool  # whether the rows of every user to read are contiguous
     num_rows: int  # number of rows of the users to read
-    notes: tuple[str, ...]  # sentences about sorting and about users in `keep` without events
+    notes: tuple[str, ...]  # about sorting, listed users without events and forgotten users
 
     def blocks(self) -> Iterator[pl.DataFrame]:
         """Validated events (columns as in `Tables.events`), `users_per_block` users at a time.
@@ -68,9 +70,9 @@ class EventStream:
         events = _validated(self)
         if not self.grouped:
             events = _sorted_by_user(events, self.rows_per_batch)
-        for block in _whole_users(events, self.users_per_block):
+        for number, block in enumerate(_whole_users(events, self.users_per_block), 1):
             if "event_id" in block.columns:  # its repeats may have been in different batches
-                name = f"{self.name}, block from user {block['user_id'][0]!r}"
+                name = f"{self.name}, block {number:,} of users"
                 # the timestamps are milliseconds already, so they pass as positions
                 block = _validate(block, name, "order")
             yield block
@@ -83,7 +85,7 @@ def open_events(
     layout: str = "",
     time: TimeKind = "timestamp",
     event_types: tuple[str, ...] = (),
-    keep: pl.Series | None = None,
+    users: UserFilter | None = None,
     rows_per_batch: int = 1_000_000,
 ) -> EventStream:
     """Read the user ids of an events table and decide how to stream its events.
@@ -96,7 +98,7 @@ def open_events(
         layout: what the files of a directory mean (see `dataset_spec`).
         time: see `EventStream`.
         event_types: see `EventStream`.
-        keep: ids (text or integers) of the users to read; the events of others are validated too.
+        users: those to read; the events of others are validated too.
         rows_per_batch: see `EventStream`.
 
     Raises:
@@ -106,26 +108,41 @@ def open_events(
     """
     if users_per_block < 1 or rows_per_batch < 1:
         raise InputError("users_per_block and rows_per_batch must be at least 1")
-    if keep is not None:
-        keep = as_ids(keep, "the users to keep").unique(maintain_order=True)
+    users = users or UserFilter()
+    if users.keep is not None:
+        listed = as_ids(users.keep, "the users to keep")
+        ids = users.stored(listed, "the users to keep").unique(maintain_order=True)
+        users = replace(users, keep=ids)
     table = open_source(source, "events", layout)
     name, columns = table.spec.origin, table.columns
     read: Reader = table.batches
     if is_invoice_table(columns):
         events = invoice_events(table.read(), name)
         columns, read = tuple(events.columns), partial(_slices, events)
+    if users.id_key:
+        read = partial(_with_stored_ids, read, users, name)
     for column in REQUIRED_COLUMNS:
         if column not in columns:
             require(pl.DataFrame(schema=columns), column, name)
     surveyed = ("user_id", "timestamp") if time == "timestamp" else ("user_id",)
     batches = _batches(read, name, surveyed, rows_per_batch)
-    grouped, num_rows, num_absent, notes = _survey(batches, keep)
+    grouped, num_rows, num_absent, notes = _survey(batches, users, time)
     if not grouped:
         notes += (f"{name}: not grouped by user, so sorted on disk first ({num_rows:,} rows).",)
-    if keep is not None and num_absent:
-        notes += (f"{name}: users without events: {num_absent:,} of {len(keep):,}.",)
-    options = (users_per_block, time, event_types, keep, rows_per_batch)
+    if users.keep is not None and num_absent:
+        notes += (f"{name}: users without events: {num_absent:,} of {len(users.keep):,}.",)
+    options = (users_per_block, time, event_types, users, rows_per_batch)
     return EventStream(name, columns, read, *options, grouped, num_rows, notes)
+
+
+def _with_stored_ids(
+    read: Reader, users: UserFilter, name: str, columns: Sequence[str], size: int
+) -> Iterator[pl.DataFrame]:
+    """What a reader reads, with user ids as they are kept."""
+    for batch in read(columns, size):
+        if "user_id" in columns:
+            batch = batch.with_columns(users.stored(batch["user_id"], name))
+        yield batch
 
 
 def _slices(frame: pl.DataFrame, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
@@ -141,15 +158,17 @@ def _sorting(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
 
 
 def _survey(
-    batches: Iterable[tuple[str, pl.DataFrame]], keep: pl.Series | None
+    batches: Iterable[tuple[str, pl.DataFrame]], users: UserFilter, time: TimeKind
 ) -> tuple[bool, int, int, tuple[str, ...]]:
     """Whether each user to read has one run of rows; their rows; users without rows; notes."""
-    absent = pl.Series([], dtype=pl.String) if keep is None else keep
+    absent = pl.Series([], dtype=pl.String) if users.keep is None else users.keep
     grouped, num_rows, num_runs, last = True, 0, 0, None
     notes: tuple[str, ...] = ()
+    left_out = LeftOut(users.forgotten)
     with tempfile.TemporaryDirectory(prefix="jaxrec-") as directory:
         for number, (origin, batch) in enumerate(batches):
-            frame = _of_users(as_ids(batch["user_id"], origin).to_frame(), keep)
+            frame = users.listed(_surveyed(batch, origin, users, time))
+            frame = left_out.without(frame, has_time=time == "timestamp").select("user_id")
             if frame.is_empty():
                 continue
             ids = frame["user_id"]
@@ -167,7 +186,15 @@ def _survey(
                 all_runs = database.read_parquet(f"{escape(directory)}/*.parquet")
                 [[num_users]] = all_runs.aggregate("count(DISTINCT user_id)").fetchall()
             grouped = num_users == num_runs
-    return grouped, num_rows, len(absent), notes
+    return grouped, num_rows, len(absent), (*notes, *left_out.notes)
+
+
+def _surveyed(batch: pl.DataFrame, origin: str, users: UserFilter, time: TimeKind) -> pl.DataFrame:
+    """The columns of a batch that say whether its rows are read."""
+    ids = as_ids(batch["user_id"], origin).to_frame()
+    if time == "order" or not users.forgotten.until:
+        return ids
+    return ids.with_columns(as_milliseconds(batch["timestamp"], origin))
 
 
 def _warnings(batch: pl.DataFrame, origin: str) -> tuple[str, ...]:
@@ -206,17 +233,13 @@ def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
         events = _validate(batch, origin, stream.time)
         if stream.time == "timestamp":
             unit = same_unit(unit, clear[0] if clear else unit_of(stamps), origin)
-        events = _of_users(events, stream.keep)
+        events = stream.users.read(events, has_time=stream.time == "timestamp")
         if len(events):
             yield events
 
 
 def _validate(events: pl.DataFrame, name: str, time: TimeKind) -> pl.DataFrame:
     return validate_tables(events, None, None, origin=(name, "", ""), time=time).events
-
-
-def _of_users(frame: pl.DataFrame, keep: pl.Series | None) -> pl.DataFrame:
-    return frame if keep is None else frame.filter(pl.col("user_id").is_in(keep.implode()))
 
 
 def _run_starts(ids: pl.Series, previous: str | None) -> UInt32[np.ndarray, " runs"]:

@@ -1,6 +1,7 @@
 """Loads the trained model of a run directory."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from flax import nnx
@@ -21,7 +22,13 @@ from jaxrec.models.text.finetuned import TextTower
 from jaxrec.sharding import laid_out, make_mesh, refuse_fork, replicated
 
 
-def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> TrainedModel:
+def load(
+    run: str | Path,
+    item_shards: int = 1,
+    *,
+    shared: bool = False,
+    id_key: str | Path | None = None,
+) -> TrainedModel:
     """The model that a run directory serves: its refit, or else its best checkpoint.
 
     >>> import jaxrec
@@ -33,14 +40,20 @@ def load(run: str | Path, item_shards: int = 1, *, shared: bool = False) -> Trai
         item_shards: devices along the `items` axis of the mesh; the others go along `users`.
         shared: map the arrays from files of the cache directory, so that the processes of a
             machine hold them once. CPUs alone can share.
+        id_key: the file of the key of user ids, by default the one of training. User ids in
+            results are pseudonyms then.
 
     Raises:
+        ConfigError: the key is missing, or is not the one of training.
         RunError: not a run directory, one of another version, a damaged one, or one without a
             validated checkpoint; or its text encoder has changed; or this process is a fork of one
             that has used JAX.
     """
     refuse_fork()
-    return load_directory(run_directory.served(Path(run)), item_shards, shared=shared)
+    directory = run_directory.served(Path(run))
+    key = run_directory.read_id_key(directory, None if id_key is None else Path(id_key))
+    model = load_directory(directory, item_shards, shared=shared)
+    return replace(model, id_key=key)
 
 
 def load_directory(run: Path, item_shards: int = 1, *, shared: bool = False) -> TrainedModel:

@@ -1,7 +1,7 @@
 """What a trained model consists of, and what its methods share."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -25,6 +25,7 @@ from jaxrec.inference.word_influence import WordInfluence
 from jaxrec.inference.word_search import WordSearch
 from jaxrec.models.recommender import Model
 from jaxrec.models.sequence.decoder import Decoder
+from jaxrec.runtime import personal
 from jaxrec.types import Catalog, EventLog
 
 
@@ -42,6 +43,7 @@ class ModelCore:
     mesh: Mesh
     notes: tuple[str, ...] = ()  # what the user should know of today's items
     decoder: Decoder | None = None  # of a forecast, if the run has one
+    id_key: bytes = field(default=b"", repr=False)  # of the user ids; empty: they stay as they are
 
     @cached_property
     def version(self) -> str:
@@ -81,7 +83,7 @@ class ModelCore:
     ) -> pl.DataFrame:
         """A table whose ids have the types that they came in: in training, and in `events`."""
         types = {"item_id": self.item_id_type}
-        if events is not None:
+        if events is not None and not self.id_key:
             types["user_id"] = id_type(events.lazy().collect_schema()["user_id"])
         return with_id_types(table, types)
 
@@ -103,6 +105,7 @@ class ModelCore:
             self.artifacts.event_type_names,
             self.catalog.item_ids,
             self.index.items.vectors,
+            self.id_key,
         )
 
     @cached_property
@@ -167,7 +170,7 @@ class ModelCore:
         events = collected(events, "events")
         own = events.filter(as_ids(require(events, "user_id", "events"), "events") == str(user))
         if own.is_empty():
-            raise InputError(f"the events hold no user {user!r}")
+            raise InputError(f"the events hold no user {personal(user)}")
         return own
 
 

@@ -1,7 +1,7 @@
 """Encodes raw events to user states and user vectors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxrec.config import Config
 from jaxrec.data.dataset import predicted_event_types, target_event_type
 from jaxrec.data.events import build_event_log, some_events
+from jaxrec.data.pseudonyms import pseudonyms
 from jaxrec.data.tables import validate_tables, without_consecutive_repeats
 from jaxrec.errors import DataError
 from jaxrec.inference.encoding import encode_queries, encode_users, user_vectors
@@ -26,11 +27,13 @@ class UserEncoder:
     event_type_names: tuple[str, ...]  # that the model knows
     item_ids: pl.Series  # in index order; the first is null
     items: Float[Array | np.ndarray, "I F"]  # vectors; arrays of NumPy may change
+    id_key: bytes = field(default=b"", repr=False)  # of the user ids; empty: they stay as they are
 
     def event_log(
         self, events: pl.DataFrame | pl.LazyFrame, feedback_types: Sequence[str] = ()
     ) -> EventLog:
-        """Raw events as a log; items that are not in the catalogue become the unknown item.
+        """Raw events as a log; items that are not in the catalogue become the unknown item, and
+        user ids become pseudonyms if the run has a key.
 
         Args:
             feedback_types: event types that only a strategy reads.
@@ -42,6 +45,8 @@ class UserEncoder:
         if "event" not in events.columns and len(self.event_type_names) == 1:
             events = events.with_columns(pl.lit(self.event_type_names[0]).alias("event"))
         table = validate_tables(events, None, None, time=self.config.data.time).events
+        if self.id_key:
+            table = table.with_columns(pseudonyms(self.id_key, table["user_id"]))
         return self.validated_log(table, feedback_types)
 
     def validated_log(self, events: pl.DataFrame, feedback_types: Sequence[str] = ()) -> EventLog:

@@ -28,6 +28,7 @@ from jaxrec.config import to_yaml
 from jaxrec.data.columns import index_in
 from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import IdType, with_id_types
+from jaxrec.data.pseudonyms import keyed_hash
 from jaxrec.data.stream import EventStream
 from jaxrec.errors import ConfigError, DataError, Interrupted
 from jaxrec.inference.explain import explain_items, user_of
@@ -46,7 +47,7 @@ from jaxrec.serving.states import state_layout, state_table
 
 SHORT_LISTS = 10  # users with too few recommendations who are named
 # options that do not change the part files
-NOT_IN_THE_JOB = ("run", "out", "states", "item_shards", "quiet", "preview")
+NOT_IN_THE_JOB = ("run", "out", "states", "item_shards", "id_key", "quiet", "preview")
 
 
 Score = Callable[[UserBatch], tuple[pl.DataFrame, dict[str, Any]]]
@@ -261,9 +262,15 @@ def describe_job(
 ) -> dict[str, Any]:
     """What decides the bytes of the output: checkpoint, options, and the input files."""
     given = {name: value for name, value in asdict(options).items() if name not in NOT_IN_THE_JOB}
+    users = options.users
+    if model.id_key and users is not None and not (isinstance(users, Path) and users.exists()):
+        named = users if isinstance(users, tuple) else (str(users),)  # one id looks like a path
+        given["users"] = [keyed_hash(model.id_key, user_id) for user_id in named]
     values = [*given.values(), *given.get("rules", {}).values()]
     listed = [step.items for step in steps if isinstance(step, Only | Without)]
     values += [Path(source) for source in listed if isinstance(source, str | Path)]
+    # the list decides which users are in which part
+    values += [Path(name) for name in (model.config.data.forgotten,) if name]
     files = [value for value in values if isinstance(value, Path) and value.exists()]
     forecasts = given.get("forecast") and model.decoder is not None
     return {
@@ -301,10 +308,8 @@ def report_removed(totals: dict[str, Any], k: int) -> None:
             counts = ", ".join(f"{rule} {count:,}" for rule, count in totals[what].items())
             console.print(f"{what.replace('_', ' ')} by rule: {counts}")
     if totals["users_with_fewer"]:
-        fewer = [user for part in totals["parts"] for user in part.get("fewer", {}).items()]
-        names = ", ".join(f"{user} ({count})" for user, count in fewer[:SHORT_LISTS])
-        more = " ..." if totals["users_with_fewer"] > SHORT_LISTS else ""
-        note(f"{totals['users_with_fewer']:,} users have fewer than {k} items left: {names}{more}")
+        short = f"{totals['users_with_fewer']:,} users have fewer than {k} items left"
+        note(f"{short}; the manifest names some of them")
 
 
 def report_parts(totals: dict[str, Any], out: str) -> None:

@@ -3,6 +3,9 @@
 import re
 
 from jaxrec.errors import InputError
+from jaxrec.runtime import personal
+
+SHOWN = 80  # characters of a text in a message
 
 # controls, line and paragraph separators
 FORBIDDEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
@@ -35,13 +38,8 @@ def check_id(text: str) -> str:
         InputError: the text is none.
     """
     if not is_id(text):
-        raise InputError(f"{shown(text)} is no id: {RULE}")
+        raise InputError(f"{personal(text[:SHOWN])} is no id: {RULE}")
     return text
 
 
 RULE = "use 1 to 256 characters without control characters and line breaks"
-
-
-def shown(text: str) -> str:
-    """Text for a message: escaped, and cut if it is long."""
-    return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."

@@ -1,19 +1,22 @@
 """What commands read: the model of a run, and the events of users."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from jaxrec.data.columns import as_text
+from jaxrec.data.forgotten import Forgotten, read_forgotten
 from jaxrec.data.id_types import IdType, id_type, type_of
 from jaxrec.data.opener import open_source
 from jaxrec.data.stream import EventStream, open_events
+from jaxrec.data.user_filter import UserFilter
 from jaxrec.errors import DataError
 from jaxrec.inference import loading
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.filters import listed_ids, shown
-from jaxrec.runtime import enable_compilation_cache
+from jaxrec.runtime import enable_compilation_cache, personal
 from jaxrec.serving.console import note
 from jaxrec.serving.options import ModelOptions
 
@@ -26,7 +29,11 @@ def load_model(options: ModelOptions) -> TrainedModel:
         DataError: today's items cannot be used.
     """
     enable_compilation_cache()
-    model = loading.load(options.run, options.item_shards)
+    model = loading.load(options.run, options.item_shards, id_key=options.id_key)
+    moved = {"forgotten": options.forgotten, "id_key": options.id_key}
+    if given := {name: str(path) for name, path in moved.items() if path is not None}:
+        data = replace(model.config.data, **given)  # type: ignore[arg-type]
+        model = replace(model, config=replace(model.config, data=data))
     if options.items is None:
         return model
     layout, triples = model.config.data.layout, None
@@ -55,23 +62,31 @@ def open_user_events(
             item of the catalogue.
     """
     keep: pl.Series | None = None if users is None else listed_ids(users, "user_id")
+    forgotten = read_forgotten(model.config.data.forgotten)
     stream = open_events(
         events,
         block,
         layout=model.config.data.layout,
         time=model.config.data.time,
         event_types=model.artifacts.event_type_names,
-        keep=keep,
+        users=UserFilter(keep, forgotten, model.id_key),
     )
     if not stream.num_rows:
-        assert keep is not None
-        raise DataError(
-            f"{events} holds no event of the listed users: none of the {len(keep):,} ids "
-            f"({shown(keep)}) is a user_id there"
-        )
+        raise DataError(_nobody(events, keep, forgotten))
     for message in (*stream.notes, *unknown_items(stream, model.catalog.item_ids)):
         note(message)
     return stream
+
+
+def _nobody(events: Path, keep: pl.Series | None, forgotten: Forgotten) -> str:
+    """Why there is nobody to score."""
+    if keep is None:
+        return f"{events}: all users are in {forgotten.name}; name other events or another list"
+    return (
+        f"{events} holds no event of the listed users: none of the {len(keep):,} ids "
+        f"(such as {personal(keep[0])}) is a user_id there"
+        + (f", or all are in {forgotten.name}" if forgotten.until else "")
+    )
 
 
 def user_id_type(stream: EventStream) -> IdType:

@@ -10,12 +10,15 @@ import tyro
 
 from jaxrec.artifacts.directories import open_directory
 from jaxrec.artifacts.files import WRITERS, Format, refuse_file_on_the_way
+from jaxrec.config import Config
 from jaxrec.config.ranges import Amount, Bounded, Count, Fraction, NonNegative, Portion, Positive
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference.edge.directory import ExportFormat, VectorPrecision
 from jaxrec.ranking.strategy import Rules
+from jaxrec.serving.forgetting import Places
 
+STORE = "shoppers.db"  # the default store of a run
 Place = Annotated[str, tyro.conf.arg(metavar="PATH")]  # a path or a URL
 
 
@@ -31,6 +34,12 @@ class ModelOptions(Bounded):
     """More graph edges of today's items."""
     item_shards: Count = 1
     """Devices that share the item table; the others share the users."""
+    id_key: Path | None = None
+    """The file of the key of user ids, for a run that was trained with one (by default the file of
+    training)."""
+    forgotten: Path | None = None
+    """List of users that `jaxrec forget` wrote, to leave out (by default `data.forgotten` of the
+    run)."""
 
     def __post_init__(self) -> None:
         """Raise a ConfigError for triples without items."""
@@ -268,6 +277,18 @@ class LiveOptions(Bounded):
     """Most gigabytes of the store (0: no limit); users inactive for longest are deleted first."""
     keep_tombstones: Amount = 30.0
     """Days for which the id of a deleted user is kept, so that late events do not bring it back."""
+    id_key: Path | None = None
+    """The file of the key of user ids, for a run that was trained with one (by default the file of
+    training). Requests name users by their ids, and nothing keeps them."""
+    forgotten: Path | None = None
+    """List of forgotten users that DELETE /users/{id} adds to, for `data.forgotten` (by default
+    that of the run)."""
+    forget_outputs: tuple[Place, ...] = ()
+    """Directories or URLs of `jaxrec recommend` that DELETE /users/{id} removes the user from."""
+    forget_states: tuple[Place, ...] = ()
+    """The same for directories or URLs of states."""
+    forget_runs: tuple[Path, ...] = ()
+    """Run directories that DELETE /users/{id} removes the user from."""
     keep_items: Count = 1_000_000
     """Most items to keep of those that PUT /items and DELETE /items have changed; further new ones
     are refused."""
@@ -332,9 +353,24 @@ class LiveOptions(Bounded):
         given = getattr(self, f"{name}_key") or os.environ.get(f"JAXREC_{name.upper()}_KEY", "")
         return given.encode()
 
+    def places_of(self, config: Config) -> Places:
+        """The places beside the store from which DELETE /users/{id} removes a user.
+
+        Args:
+            config: of the run that is served.
+        """
+        listed = self.forgotten or (Path(config.data.forgotten) if config.data.forgotten else None)
+        return Places(
+            lists=(listed,) if listed else (),
+            streams=(self.consume,) if self.consume else (),
+            outputs=self.forget_outputs,
+            states=self.forget_states,
+            runs=self.forget_runs,
+        )
+
     def store_of(self, run: Path) -> str:
         """Address of the store of a run."""
-        return self.store or str(run / "shoppers.db")
+        return self.store or str(run / STORE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from jaxrec.runtime import (
     enable_compilation_cache,
 )
 from jaxrec.serving.console import note
+from jaxrec.serving.forgetting import check_lists
 from jaxrec.serving.inputs import open_user_events
 from jaxrec.serving.live.engine import LiveEngine, check_live_run
 from jaxrec.serving.options import ServeOptions
@@ -61,7 +62,10 @@ def prepare(options: ServeOptions, strategy: Sequence[Step]) -> None:
     """
     enable_compilation_cache()
     compute_in_calling_thread()
-    check_live_run(run_directory.read_config(options.run))
+    config = run_directory.read_config(options.run)
+    check_live_run(config)
+    check_lists(options.live.places_of(config))
+    run_directory.read_id_key(run_directory.served(options.run), options.live.id_key)
     trained = run_directory.read_artifacts(run_directory.served(options.run))
     items = trained.catalog.graph.types[0]
     # a strategy that does not fit stops the service now, not each request
@@ -93,12 +97,12 @@ def prepare_workers(options: ServeOptions, strategy: Sequence[Step]) -> None:
     prepare(options, strategy)
     open_store(address).close()
     with suppress(RunError):  # the run may have no checkpoint yet; the workers wait for it
-        loading.load(options.run, shared=True)
+        loading.load(options.run, shared=True, id_key=options.live.id_key)
 
 
 def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
     """Add the missing users of an events file, and load the states of a batch job."""
-    model = loading.load(options.run)
+    model = loading.load(options.run, id_key=options.live.id_key)
     store = open_store(options.live.store_of(options.run))
     live = options.live
     engine = LiveEngine(

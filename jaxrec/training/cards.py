@@ -94,7 +94,8 @@ def data_card(dataset: Dataset, config: Config, source: str) -> str:
             "\n".join(f"* {note}" for note in notes) or "None.",
             "## Personal data",
             "The events tell what each user looked at and bought. `ranks.parquet` names the users "
-            "of the test events by their ids; no other file of the run names a user.\n",
+            f"of the test events by their {'pseudonyms' if config.data.id_key else 'ids'}; no "
+            "other file of the run names a user.\n",
         ]
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxrec.data.dataset import Dataset
 from jaxrec.data.extend import entity_rows
 from jaxrec.data.features import feature_arrays, missing_notes, missing_shares, unused_notes
 from jaxrec.data.packing import Packing, cut_windows
+from jaxrec.data.pseudonyms import key_hash, read_key
 from jaxrec.data.replay import replayed_weights
 from jaxrec.data.slices import counts
 from jaxrec.errors import DataError
@@ -252,7 +254,7 @@ def model_sizes(dataset: Dataset, text: ItemText, features: FeatureMaps) -> Size
 
 def run_artifacts(context: TrainContext) -> RunArtifacts:
     """What the run directory keeps beside the checkpoints."""
-    dataset = context.dataset
+    dataset, data = context.dataset, context.config.data
     trained_until, seen_until = newest_events(dataset)
     return RunArtifacts(
         catalog=dataset.catalog,
@@ -266,6 +268,7 @@ def run_artifacts(context: TrainContext) -> RunArtifacts:
         trained_until=trained_until,
         seen_until=seen_until,
         features=context.features,
+        id_key_hash=key_hash(read_key(Path(id_key))) if (id_key := data.id_key) else "",
         shops=tuple(dataset.shops),
     )
 

@@ -143,6 +143,7 @@ def test_each_command_has_its_own_help(capsys):
         "replay": {"--since"},
         "plot": {"USER", "--out"},
         "embed": {"--images", "--model", "--image-column"},
+        "forget": {"USER", "--users", "--forgotten", "--stream", "--no-vacuum", "--json"},
         "export": {"--to", "--formats", "--item-precision"},
     }
     assert list(options) == list(cli.COMMANDS)

@@ -26,6 +26,7 @@ from jaxrec.data.opener import read_table
 from jaxrec.data.sources import load_source
 from jaxrec.data.stream import open_events
 from jaxrec.data.tables import validate_tables
+from jaxrec.data.user_filter import UserFilter
 from jaxrec.errors import DataError
 
 # ---- equality with reading all at once
@@ -242,7 +243,7 @@ def test_blocks_come_before_the_file_is_read_to_its_end(tmp_path, monkeypatch):
 @pytest.mark.parametrize("users", [GROUPED, SCATTERED])
 def test_only_selected_users_are_kept(tmp_path, users):
     keep = pl.Series(["é", "007", "never seen", "é"])
-    stream = open_events(written(tmp_path, users), 5, keep=keep, rows_per_batch=3)
+    stream = open_events(written(tmp_path, users), 5, users=UserFilter(keep), rows_per_batch=3)
     (block,) = stream.blocks()
     expected = events_of(users).filter(pl.col("user_id").is_in(["é", "007"]))
     expected = expected.with_columns(pl.col("timestamp") * 1000)
@@ -253,12 +254,12 @@ def test_only_selected_users_are_kept(tmp_path, users):
 
 def test_kept_ids_may_be_numbers(tmp_path):
     path = written(tmp_path, ["1", "2", "3"])
-    assert users_of(as_blocks(path, 5, keep=pl.Series([3, 1]))[0]) == ["1", "3"]
+    assert users_of(as_blocks(path, 5, users=UserFilter(pl.Series([3, 1])))[0]) == ["1", "3"]
 
 
 def test_a_file_is_grouped_if_its_kept_users_are(tmp_path):
     path = written(tmp_path, ["x", "a", "x", "a", "x", "b", "x"])
-    stream = open_events(path, 1, keep=pl.Series(["a", "b"]), rows_per_batch=2)
+    stream = open_events(path, 1, users=UserFilter(pl.Series(["a", "b"])), rows_per_batch=2)
     assert stream.grouped
     assert stream.notes == ()
     assert [len(block) for block in stream.blocks()] == [2, 1]
@@ -267,7 +268,10 @@ def test_a_file_is_grouped_if_its_kept_users_are(tmp_path):
 @pytest.mark.parametrize("keep", [["unknown"], []])
 def test_without_a_kept_user_there_are_no_blocks(tmp_path, keep):
     path = written(tmp_path, SCATTERED)
-    assert as_blocks(path, 1, keep=pl.Series(keep, dtype=pl.String), rows_per_batch=3) == []
+    assert (
+        as_blocks(path, 1, users=UserFilter(pl.Series(keep, dtype=pl.String)), rows_per_batch=3)
+        == []
+    )
 
 
 # ---- sorting on disk

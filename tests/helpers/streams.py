@@ -43,8 +43,8 @@ def written(directory, users, suffix=".parquet"):
     return write(events_of(users), directory / f"events{suffix}")
 
 
-def as_blocks(path, users, **options):
-    return list(open_events(path, users, **options).blocks())
+def as_blocks(path, size, **options):
+    return list(open_events(path, size, **options).blocks())
 
 
 def rows_by_user(frame):

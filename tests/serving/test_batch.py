@@ -298,7 +298,7 @@ def test_lists_that_match_nothing_are_errors_and_an_empty_one_is_none(
         assert "ids are like 'i00', 'i01', 'i02' ..." in shown
     users = tmp_path / "users.csv"
     users.write_text("user_id\n17\n")
-    assert "none of the 1 ids ('17') is a user_id" in refused(
+    assert "none of the 1 ids (such as '17') is a user_id" in refused(
         serve, "--out", tmp_path / "out", "--users", users
     )
     for path in (sold_out, stock):
@@ -412,7 +412,8 @@ def test_users_with_short_lists_are_reported(serve, tmp_path, capsys):
     serve("--out", tmp_path / "out", "--k", 5, "--only", listed, "--mask", "none")
     assert set(read(tmp_path / "out").group_by("user_id").len()["len"]) == {3}
     shown = capsys.readouterr()
-    assert "120 users have fewer than 5 items left: u" in shown.err
+    assert "120 users have fewer than 5 items left; the manifest names some" in shown.err
+    assert len(manifest(tmp_path / "out")["parts"][0]["fewer"]) == 10
     assert "items removed by rule: only 36" in shown.out
 
 

@@ -15,7 +15,7 @@ from jaxrec.serving.http.forecast_routes import forecast_routes
 from jaxrec.serving.http.item_routes import FULL, item_routes
 from jaxrec.serving.http.middleware import Admission, BodyLimit, RequestTimer, SafeHeaders
 from jaxrec.serving.http.openapi import describe_model
-from jaxrec.serving.http.problems import add_problem_handlers
+from jaxrec.serving.http.problems import Defects, add_problem_handlers
 from jaxrec.serving.http.routes import PROBLEM, PROBLEMS, operation_routes, user_routes
 from jaxrec.serving.http.service import LiveService
 from jaxrec.serving.options import LiveOptions
@@ -49,6 +49,7 @@ def create_app(
     # the last one added is the first that a request passes
     app.add_middleware(BodyLimit)
     app.add_middleware(Admission, options=options)
+    app.add_middleware(Defects)
     app.add_middleware(SafeHeaders)
     app.add_middleware(RequestTimer, seconds=service.metrics.request_seconds)
     add_problem_handlers(app)

@@ -41,10 +41,11 @@ async def users(request: Request) -> UsersResponse:
     """List up to 20 users of the store, for a demonstration; those with most events first.
 
     The list is empty unless the service runs with `--example-users`, or without a key on this
-    machine only and is asked by its local name.
+    machine only and is asked by its local name. It is empty if the run has a key of user ids.
     """
     service: LiveService = request.app.state.service
-    if not may_list_users(service.options, request.headers.get("host", "")):
+    listed = may_list_users(service.options, request.headers.get("host", ""))
+    if not listed or service.id_key:  # a pseudonym is not what requests name a user by
         return UsersResponse(users=[])
     return UsersResponse(users=await service.read(example_users, service.store))
 

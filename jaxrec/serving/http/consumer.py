@@ -153,10 +153,10 @@ class StreamConsumer:
 
     async def _parsed(self, entries: list[tuple[str, Fields]]) -> list[Entry]:
         """The entries that are valid events; the others are rejected."""
-        valid, engine = list[Entry](), self.service.ready_engine
+        valid = list[Entry]()
         for entry_id, fields in entries:
             try:
-                [event] = parse_events([parse_entry(entry_id, fields)], engine)
+                [event] = parse_events([parse_entry(entry_id, fields)], self.service)
             except InputError as error:
                 await self._reject(entry_id, fields, str(error))
             except HTTPException as error:
@@ -201,6 +201,8 @@ class StreamConsumer:
 
     async def _reject(self, entry_id: str, fields: Fields, reason: str) -> None:
         """Move an entry to the stream of rejected ones."""
+        if self.service.id_key:  # what cannot be read may hold the id of a user anywhere
+            fields, reason = {}, "no valid event; nothing of it is kept where ids are pseudonyms"
         kept: dict[Any, Any] = {**rejected_fields(entry_id, fields, reason)}
         async with self.client.pipeline(transaction=True) as pipeline:
             pipeline.xadd(self.address.rejected, kept, maxlen=MAX_REJECTED)

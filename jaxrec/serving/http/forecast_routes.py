@@ -70,7 +70,8 @@ async def user_forecast(
     engine = service.ready_engine
     if engine.model.decoder is None:
         raise HTTPException(404, "the run has no decoder for a forecast: train with forecast.steps")
-    return await service.read(forecast_response, engine, user_id, steps, k)
+    made = await service.read(forecast_response, engine, service.stored_id(user_id), steps, k)
+    return made.model_copy(update={"user_id": user_id})
 
 
 def forecast_response(

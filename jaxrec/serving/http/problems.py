@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jaxrec.errors import InputError, StoreError
 
@@ -31,7 +32,7 @@ def refusal(error: HTTPException) -> JSONResponse:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Answer every exception with a problem."""
+    """Answer every exception that is expected with a problem."""
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
@@ -56,12 +57,36 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def unusable(_: Request, error: InputError) -> JSONResponse:
         return problem(422, "invalid request", str(error))
 
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        error_type = type(error).__name__
-        logger.error("%s %s: %s in\n%s", request.method, route_of(request), error_type, frames)
-        return problem(500, "internal error", "see the log of the server")
+
+class Defects:
+    """Answers an exception that nothing expects with 500, and logs where it happened.
+
+    Starlette would hand it on to the server, which logs its message with what users sent.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a connection (ASGI)."""
+        has_begun = False
+
+        async def observed_send(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, observed_send)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            frames, kind = "".join(traceback.format_tb(error.__traceback__)), type(error).__name__
+            route = route_of(Request(scope))
+            logger.error("%s %s: %s in\n%s", scope["method"], route, kind, frames)
+            if not has_begun:
+                answer = problem(500, "internal error", "see the log of the server")
+                await answer(scope, receive, send)
 
 
 def route_of(request: Request) -> str:

@@ -77,7 +77,7 @@ async def record(request: Request, events: Events) -> Response:
     """
     service = service_of(request)
     listed = events if isinstance(events, list) else [events]
-    user_events = parse_events(listed, service.ready_engine)
+    user_events = parse_events(listed, service)
     recorded = await service.record_batcher.submit(user_events) if user_events else []
     failures = [outcome for outcome in recorded if isinstance(outcome, StoreError)]
     if failures and len(failures) == len(recorded):
@@ -145,14 +145,18 @@ async def profile(
 ) -> ProfileResponse:
     """Describe a user's present interests, and how the last events changed them."""
     service = service_of(request)
-    return await service.read(profile_response, service.ready_engine, user_id, last, top)
+    stored = service.stored_id(user_id)
+    made = await service.read(profile_response, service.ready_engine, stored, last, top)
+    return made.model_copy(update={"user_id": user_id})
 
 
 @user_routes.delete("/users/{user_id:path}", status_code=204, tags=["users"])
 async def delete(request: Request, user_id: UserId) -> None:
-    """Delete everything stored about a user."""
-    service = service_of(request)
-    await service.write(service.delete, user_id)
+    """Delete everything stored about a user, also in the outputs that the service was pointed at.
+
+    If this answers 503, some of it may remain: send the request again.
+    """
+    await service_of(request).forget(user_id)
 
 
 @user_routes.get("/model", tags=["operation"])
@@ -213,12 +217,13 @@ def service_of(request: Request) -> LiveService:
     return request.app.state.service
 
 
-def parse_events(events: Sequence[EventRequest], engine: LiveEngine) -> list[UserEvent]:
-    """Convert events to those of the engine.
+def parse_events(events: Sequence[EventRequest], service: LiveService) -> list[UserEvent]:
+    """Convert events to those of the engine, with the ids under which users are kept.
 
     Raises:
         HTTPException: 422 for an unknown event type or a time in the future.
     """
+    engine = service.ready_engine
     known = engine.model.artifacts.event_type_names
     user_events = []
     for number, event in enumerate(events):
@@ -230,7 +235,7 @@ def parse_events(events: Sequence[EventRequest], engine: LiveEngine) -> list[Use
         if seconds > time.time() + DAY:  # later events would then all be too late
             raise HTTPException(422, f"events[{number}].timestamp: send a time not in the future")
         live_event = LiveEvent(seconds, event.item_id, event_type, event.event_id)
-        user_events.append(UserEvent(event.user_id, live_event))
+        user_events.append(UserEvent(service.stored_id(event.user_id), live_event))
     return user_events
 
 

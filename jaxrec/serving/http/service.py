@@ -7,6 +7,8 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +16,13 @@ from typing import Any, TypeVar
 from fastapi import HTTPException
 
 from jaxrec.artifacts import run_directory
-from jaxrec.errors import StoreError
+from jaxrec.data.pseudonyms import keyed_hash
+from jaxrec.errors import ConfigError, StoreError
 from jaxrec.inference import loading
 from jaxrec.inference.explanation import Explanation
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.context import Step
+from jaxrec.serving.forgetting import forget
 from jaxrec.serving.http.batching import RequestBatcher
 from jaxrec.serving.http.item_follower import ItemFollower
 from jaxrec.serving.http.metrics import Metrics
@@ -121,13 +125,24 @@ class LiveService:
         self.impressions.close()
         self.store.close()
 
+    @cached_property
+    def id_key(self) -> bytes:
+        """The key of user ids, see `run_directory.read_id_key`."""
+        return run_directory.read_id_key(run_directory.served(self.run), self.options.id_key)
+
+    def stored_id(self, user_id: str) -> str:
+        """The id under which a user is kept: the id itself, or its pseudonym."""
+        return keyed_hash(self.id_key, user_id) if self.id_key else user_id
+
     async def recommend(self, user_id: str, request: ListRequest) -> RecommendationList:
         """The list of a user, from the next batch.
 
         Raises:
             HTTPException: 503 if the list takes longer than `options.list_timeout`.
         """
-        return await self._in_time(self.list_batcher.submit((user_id, request)))
+        stored = self.stored_id(user_id)
+        made = await self._in_time(self.list_batcher.submit((stored, request)))
+        return made if stored == user_id else replace(made, user_id=user_id)
 
     async def read(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function in the thread that computes lists; raises as `recommend`."""
@@ -140,8 +155,11 @@ class LiveService:
 
         The first one compiles programs, so it may take longer than a list.
         """
-        computed = self.list_batcher.call(self._explain, user_id, request)
-        return await self._in_time(computed, max(self.options.list_timeout, EXPLAIN_SECONDS))
+        computed = self.list_batcher.call(self._explain, self.stored_id(user_id), request)
+        seconds = max(self.options.list_timeout, EXPLAIN_SECONDS)
+        made, reasons = await self._in_time(computed, seconds)
+        own = [replace(reason, user_id=user_id) for reason in reasons]
+        return replace(made, user_id=user_id), own
 
     def _explain(
         self, user_id: str, request: ListRequest
@@ -191,7 +209,13 @@ class LiveService:
         options = self.options
         # the exact vectors beside codes may stay on disk
         shared = options.workers > 1 or options.item_precision == "int8"
-        engine = self.make_engine(loading.load(self.run, shared=shared))
+        model = loading.load(self.run, shared=shared, id_key=options.id_key)
+        if model.id_key != self.id_key:
+            raise ConfigError(
+                f"{self.run} has another key of user ids than the run that was served first, so "
+                "its users would be new ones; start the service again to serve it"
+            )
+        engine = self.make_engine(model)
         self.served = identity
         logger.info("serving step %s of %s", engine.model.step, self.run)
         return engine
@@ -277,10 +301,31 @@ class LiveService:
             tombstones_before=now - DAY * options.keep_tombstones,
         )
 
-    def delete(self, user_id: str) -> bool:
-        """Delete a user, also while no model is loaded."""
-        config = run_directory.read_config(self.run)
-        return self.store.delete(user_id, time_of_deletion(config))
+    async def forget(self, user_id: str) -> None:
+        """Remove a user from everything that the options name, also while no model is loaded.
+
+        The store refuses earlier events from then on, so nothing brings the user back to it.
+
+        Raises:
+            StoreError: the store fails.
+            HTTPException: 503 if another place may still hold the user; the request can be
+                repeated.
+        """
+        config = await asyncio.to_thread(run_directory.read_config, self.run)
+        deleted_at = time_of_deletion(config)
+        users = dict.fromkeys((self.stored_id(user_id), user_id), user_id)
+        for form in users:
+            await self.write(self.store.delete, form, deleted_at)
+        places = self.options.places_of(config)
+        reports = await asyncio.to_thread(forget, users, places, deleted_at)
+        failed = [report for report in reports if report.failure]
+        for report in failed:
+            logger.error("DELETE of a user: %s", report)
+        if failed:
+            kinds = ", ".join(sorted({report.kind for report in failed}))
+            raise HTTPException(
+                503, f"the user is not removed from every place ({kinds}); send the request again"
+            )
 
     def _record(self, batches: list[list[UserEvent]]) -> list[list[Recorded]]:
         assert self.engine is not None

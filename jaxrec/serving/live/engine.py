@@ -55,7 +55,8 @@ class LiveEngine:
     """A trained model and a store of live users.
 
     A state is that of all events, as in batch scoring. Where the run's `evaluation.history` cuts
-    histories, live states see longer ones.
+    histories, live states see longer ones. Users are kept under the ids that come in; for a run
+    with a key, give pseudonyms.
 
     Args:
         model: what `jaxrec.load` returns.

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from jaxrec.errors import InputError, StoreError
-from jaxrec.serving.ids import PATTERN, RULE, check_id, shown
+from jaxrec.runtime import personal
+from jaxrec.serving.ids import PATTERN, RULE, SHOWN, check_id
 from jaxrec.serving.live.state_updater import BATCHES, StateUpdater
 from jaxrec.serving.stores.base import (
     MAX_IDS_OF_A_SECOND,
@@ -118,7 +119,9 @@ class EventRecorder:
             if not waiting:
                 return outcomes
         for user_id, numbers in waiting.items():
-            error = StoreError(f"other processes keep writing user {user_id!r}; send this again")
+            error = StoreError(
+                f"other processes keep writing user {personal(user_id)}; send this again"
+            )
             for number in numbers:
                 outcomes[number] = error
         return outcomes
@@ -276,5 +279,5 @@ def _check_table(events: pl.DataFrame) -> None:
         if len(wrong):
             raise InputError(
                 f"the events hold {len(wrong):,} values of {name} that are no ids, first "
-                f"{shown(wrong[0])}: {RULE}"
+                f"{personal(wrong[0][:SHOWN])}: {RULE}"
             )

@@ -131,7 +131,7 @@ class Store(Protocol):
 
         Args:
             deleted_at: the time (s) of a tombstone, which refuses earlier events and impressions
-                until it expires. None leaves nothing.
+                until it expires; it holds a keyed hash of the id. None leaves nothing.
         """
 
     def add_impressions(self, impressions: Iterable[Impression]) -> None:
@@ -174,6 +174,13 @@ class Store(Protocol):
 
     def size(self) -> int:
         """Return the bytes that the store takes: of its files, or of the server's memory."""
+
+    def compact(self) -> list[str]:
+        """Rewrite what the store has on disk, so that nothing of deleted users remains there.
+
+        Returns:
+            What remains, and why; empty if nothing does.
+        """
 
     def check(self) -> None:
         """Raise a StoreError if the store cannot be read and written now; waits for a second."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.errors import StoreError
+from jaxrec.runtime import personal
 from jaxrec.serving.stores.base import (
     MAX_POSITIVES,
     MAX_UNKNOWN,
@@ -80,7 +81,7 @@ def decode(user_id: str, version: int, content: bytes) -> UserDocument:
 def damaged(user_id: str, reason: str) -> StoreError:
     """The error for a document that cannot be read."""
     return StoreError(
-        f"the document of user {user_id!r} cannot be read: {reason}; "
+        f"the document of user {personal(user_id)} cannot be read: {reason}; "
         "DELETE the user to start it afresh"
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from jaxrec.data.pseudonyms import keyed_hash, new_key
 from jaxrec.errors import StoreError
 from jaxrec.serving.stores.base import (
     MAX_IMPRESSIONS,
@@ -25,34 +26,47 @@ from jaxrec.serving.stores.retention import number_to_delete, share_within
 logger = logging.getLogger(__name__)
 
 # Each user has a hash (the document) and a list (the impressions). Two sorted sets hold the user
-# ids by the time of the last write, a third one those of deleted users by the time of deletion. All
-# keys share a hash tag, so that a cluster keeps them on one node, where one script can write them.
-# Keys keep the names of the first version, so that existing stores can be opened.
+# ids by the time of the last write, a third one keyed hashes of those of deleted users by the time
+# of deletion (earlier versions kept the ids there). All keys share a hash tag, so that a cluster
+# keeps them on one node, where one script can write them. Keys keep the names of the first version,
+# so that existing stores can be opened.
 PREFIX = "{jaxrec}:"
 WRITTEN = PREFIX + "written"
 SHOWN = PREFIX + "shown"
 DELETED = PREFIX + "deleted"
+TOMBSTONE_KEY = PREFIX + "tombstone-key"
 HEARTBEAT = PREFIX + "heartbeat"
 EXPIRING = PREFIX + "expiring"  # exists while a process deletes old users
 EXPIRY_SECONDS = 1800.0  # after which that process counts as dead
 READ_SECONDS = 1.0  # to wait for an answer to a read, which the caller can do without
 CHUNK = 500  # users deleted per call, which other clients wait for
-SAVE = """
+FIND_DELETED = """
+local function deleted_at(id, hash)
+  return redis.call('ZSCORE', KEYS[3], hash) or redis.call('ZSCORE', KEYS[3], id)
+end
+"""
+SAVE = (
+    FIND_DELETED
+    + """
 local stored = redis.call('HGET', KEYS[1], 'version') or '0'
 if stored ~= ARGV[1] then return 0 end
-local deleted = redis.call('ZSCORE', KEYS[3], ARGV[4]) or ARGV[6]
+local deleted = deleted_at(ARGV[4], ARGV[8]) or ARGV[6]
 if stored == '0' and tonumber(deleted) ~= tonumber(ARGV[7]) then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[5], 'document', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
 return 1
 """
-SHOW = """
-local deleted = redis.call('ZSCORE', KEYS[3], ARGV[1])
+)
+SHOW = (
+    FIND_DELETED
+    + """
+local deleted = deleted_at(ARGV[1], ARGV[5])
 if deleted and tonumber(deleted) >= tonumber(ARGV[2]) then return end
 redis.call('RPUSH', KEYS[1], ARGV[3])
 redis.call('LTRIM', KEYS[1], -ARGV[4], -1)
 redis.call('ZADD', KEYS[2], 'GT', ARGV[2], ARGV[1])
 """
+)
 EXPIRE = """
 local written = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not written or tonumber(written) > tonumber(ARGV[2]) then return 0 end
@@ -85,7 +99,8 @@ class RedisStore:
         self.show_script = self.client.register_script(SHOW)
         self.expire_script = self.client.register_script(EXPIRE)
         with _store_errors():
-            self.client.ping()
+            self.client.set(TOMBSTONE_KEY, new_key(), nx=True)
+            self.tombstone_key: Any = self.client.get(TOMBSTONE_KEY)
         self._warn_unless_durable()
 
     def load(self, user_ids: Sequence[str]) -> Loaded:
@@ -94,11 +109,11 @@ class RedisStore:
             pipeline = self.reader.pipeline(transaction=False)
             for user_id in user_ids:
                 pipeline.hmget(_document_key(user_id), "version", "document")
-                pipeline.zscore(DELETED, user_id)
+                pipeline.zmscore(DELETED, self._tombstones(user_id))
             answers = pipeline.execute()
         rows = {
-            user_id: StoredRow(int(version or 0), content, None if score is None else int(score))
-            for user_id, (version, content), score in zip(
+            user_id: StoredRow(int(version or 0), content, _newest(times))
+            for user_id, (version, content), times in zip(
                 user_ids, answers[::2], answers[1::2], strict=True
             )
         }
@@ -115,20 +130,24 @@ class RedisStore:
                 content = encode(d)
                 self.observe(len(content))
                 arguments: list[Any] = [d.version, content, now, d.user_id, after]
-                self.save_script(keys, [*arguments, NEVER, d.deleted_at], client=pipeline)
+                arguments += [NEVER, d.deleted_at, self._tombstones(d.user_id)[0]]
+                self.save_script(keys, arguments, client=pipeline)
             written = pipeline.execute()
         return [d.user_id for d, done in zip(documents, written, strict=True) if not done]
 
     def delete(self, user_id: str, deleted_at: int | None = None) -> bool:
         """See `Store.delete`."""
         with _store_errors():
+            tombstone, _ = tombstones = self._tombstones(user_id)
+            times: Any = self.client.zmscore(DELETED, tombstones)
             pipeline = self.client.pipeline()
             pipeline.delete(_document_key(user_id))
             pipeline.delete(_impressions_key(user_id))
             pipeline.zrem(WRITTEN, user_id)
             pipeline.zrem(SHOWN, user_id)
-            if deleted_at is not None:
-                pipeline.zadd(DELETED, {user_id: deleted_at}, gt=True)
+            pipeline.zrem(DELETED, user_id)
+            if (newest := _newest([*times, deleted_at])) is not None:
+                pipeline.zadd(DELETED, {tombstone: newest}, gt=True)
             return pipeline.execute()[0] > 0
 
     def add_impressions(self, impressions: Iterable[Impression]) -> None:
@@ -138,6 +157,7 @@ class RedisStore:
             for i in impressions:
                 row = json.dumps([i.time, i.model, i.items, i.propensities])
                 arguments: list[Any] = [i.user_id, i.time, row, MAX_IMPRESSIONS]
+                arguments.append(self._tombstones(i.user_id)[0])
                 keys = [_impressions_key(i.user_id), SHOWN, DELETED]
                 self.show_script(keys, arguments, client=pipeline)
             pipeline.execute()
@@ -208,6 +228,15 @@ class RedisStore:
         with _store_errors():
             return int(self.reader.info("memory")["used_memory"])
 
+    def compact(self) -> list[str]:
+        """See `Store.compact`; the server rewrites its append-only file in the background."""
+        try:
+            if self.client.config_get("appendonly").get("appendonly") == "yes":
+                self.client.bgrewriteaof()
+        except redis.RedisError as error:
+            return [f"the append-only file of Redis may hold earlier content: {error}"]
+        return []
+
     def check(self) -> None:
         """See `Store.check`."""
         with _store_errors():
@@ -218,6 +247,10 @@ class RedisStore:
         """Close the connections."""
         self.client.close()
         self.reader.close()
+
+    def _tombstones(self, user_id: str) -> list[str]:
+        """What the tombstone of a user holds: a hash, or the id in an earlier version."""
+        return [keyed_hash(self.tombstone_key, user_id), user_id]
 
     def _count_old(self, index: str, before: float) -> tuple[int, int]:
         """The number of users in one sorted set, and of those that are too old."""
@@ -280,6 +313,10 @@ def _store_errors() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise StoreError(f"the store fails: {error}") from error
+
+
+def _newest(times: Sequence[float | None]) -> int | None:
+    return max((int(time) for time in times if time is not None), default=None)
 
 
 def _document_key(user_id: str) -> str:

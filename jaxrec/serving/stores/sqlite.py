@@ -2,18 +2,18 @@
 
 import json
 import logging
-import os
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from jaxrec.data.pseudonyms import keyed_hash
 from jaxrec.errors import StoreError
 from jaxrec.serving.stores.base import (
     MAX_IMPRESSIONS,
@@ -26,42 +26,23 @@ from jaxrec.serving.stores.base import (
 from jaxrec.serving.stores.cache import DocumentCache, stored
 from jaxrec.serving.stores.documents import StoredRow, decode_each, decode_impression, encode
 from jaxrec.serving.stores.retention import number_to_delete, share_within
+from jaxrec.serving.stores.sqlite_files import (
+    CHECKPOINT_SECONDS,
+    checkpoint_log,
+    create_private,
+)
 from jaxrec.serving.stores.sqlite_items import SCHEMA as ITEM_SCHEMA
 from jaxrec.serving.stores.sqlite_items import SQLiteItems
+from jaxrec.serving.stores.sqlite_queries import HEARTBEAT, LOAD, SAVE_NEW, SCHEMA, SHOW
 
 logger = logging.getLogger(__name__)
 
 MEMORY = ":memory:"
 READ_SECONDS = 1.0  # to wait for a lock; readers meet one only while a file is opened or closed
 CHECK_SECONDS = 1.0  # that a health check waits for other writers
-CHECKPOINT_SECONDS = 1.0
-CHECKPOINT_WAIT = 0.1  # seconds that a checkpoint makes writers wait for readers
-LOG_PAGES = 25_000  # 100 MB
+LOG_SECONDS = 30.0  # to wait until the write-ahead log is in the file
 CHUNK = 500  # rows deleted at a time, while other writers wait
 VACUUM_PAGES = 1000  # given back at a time, while other writers wait
-
-# Tables keep the names that they had in the first version, so that existing files can be opened.
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS shoppers
-    (user_id TEXT PRIMARY KEY, version INTEGER, written REAL, document BLOB) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_age ON shoppers (written);
-CREATE TABLE IF NOT EXISTS shown (user_id TEXT, time INTEGER, document TEXT);
-CREATE INDEX IF NOT EXISTS shown_to ON shown (user_id, time);
-CREATE INDEX IF NOT EXISTS shown_at ON shown (time);
-CREATE TABLE IF NOT EXISTS deleted (user_id TEXT PRIMARY KEY, time INTEGER) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS deleted_at ON deleted (time);
-CREATE TABLE IF NOT EXISTS heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), time REAL);
-"""
-HEARTBEAT = (
-    "INSERT INTO heartbeat VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time"
-)
-# documents whose version the caller knows stay on disk
-LOAD = """
-SELECT ids.key, version, CASE WHEN version = ids.value THEN NULL ELSE document END, time
-FROM json_each(?) AS ids
-    LEFT JOIN shoppers ON shoppers.user_id = ids.key
-    LEFT JOIN deleted ON deleted.user_id = ids.key
-"""
 
 
 class SQLiteStore:
@@ -95,16 +76,17 @@ class SQLiteStore:
     def _open(self) -> None:
         in_memory = self.path == MEMORY
         if not in_memory:
-            _create_private(self.path)
+            create_private(self.path)
         self.connection = self._connect(self.timeout)
         self.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before a new file has a table
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.executescript(SCHEMA + ITEM_SCHEMA)
+        [(self.tombstone_key,)] = self.connection.execute("SELECT key FROM tombstone_key")
         # a database in memory belongs to one connection
         self.reader = self.connection if in_memory else self._connect(READ_SECONDS)
         self.read_lock = self.write_lock if in_memory else threading.Lock()
         self.checkpoints = threading.Thread(
-            target=_checkpoint_log, args=(self.path, self.closed, self.erased), daemon=True
+            target=checkpoint_log, args=(self.path, self.closed, self.erased), daemon=True
         )
         self.checkpoints.start()
 
@@ -123,7 +105,10 @@ class SQLiteStore:
     def load(self, user_ids: Sequence[str]) -> Loaded:
         """See `Store.load`."""
         known = self.cache.get(user_ids)
-        versions = {user: known[user].version if user in known else None for user in user_ids}
+        versions = {
+            user: (known[user].version if user in known else None, self._tombstone(user))
+            for user in user_ids
+        }
         # one query for all users, as other threads may take turns at every call
         rows = self.rows(LOAD, json.dumps(versions, ensure_ascii=False))
         loaded = decode_each({user_id: StoredRow(*row) for user_id, *row in rows}, known)
@@ -136,7 +121,9 @@ class SQLiteStore:
         for _, content in rows:
             self.observe(len(content))
         with self.transaction() as connection:
-            versions = [_write(connection, d, content) for d, content in rows]
+            versions = [
+                _write(connection, d, content, self._tombstone(d.user_id)) for d, content in rows
+            ]
         written = zip(rows, versions, strict=True)
         self.cache.put(stored(d, version) for (d, _), version in written if version)
         return [d.user_id for (d, _), version in zip(rows, versions, strict=True) if not version]
@@ -147,27 +134,33 @@ class SQLiteStore:
             self.cache.drop(user_id)
             connection.execute("DELETE FROM shown WHERE user_id = ?", (user_id,))
             deleted = connection.execute("DELETE FROM shoppers WHERE user_id = ?", (user_id,))
-            if deleted_at is not None:
-                connection.execute(
-                    "INSERT INTO deleted VALUES (?, ?) ON CONFLICT (user_id) "
-                    "DO UPDATE SET time = max(time, excluded.time)",
-                    (user_id, deleted_at),
-                )
+            # a tombstone of an earlier version holds the id
+            query = "DELETE FROM deleted WHERE user_id = ? RETURNING time"
+            times = [time for (time,) in connection.execute(query, (user_id,)).fetchall()]
+            connection.executemany(
+                "INSERT INTO deleted VALUES (?, ?) ON CONFLICT (user_id) "
+                "DO UPDATE SET time = max(time, excluded.time)",
+                [
+                    (self._tombstone(user_id), time)
+                    for time in (*times, deleted_at)
+                    if time is not None
+                ],
+            )
         self.erased.set()
         return deleted.rowcount > 0
 
     def add_impressions(self, impressions: Iterable[Impression]) -> None:
         """See `Store.add_impressions`."""
         rows = [
-            (i.user_id, i.time, json.dumps([i.model, i.items, i.propensities])) for i in impressions
-        ]
-        users = {(user_id, user_id, MAX_IMPRESSIONS) for user_id, _, _ in rows}
-        with self.transaction() as connection:
-            connection.executemany(
-                "INSERT INTO shown SELECT ?1, ?2, ?3 WHERE NOT EXISTS "
-                "(SELECT 1 FROM deleted WHERE user_id = ?1 AND time >= ?2)",
-                rows,
+            (
+                *(i.user_id, i.time, json.dumps([i.model, i.items, i.propensities])),
+                self._tombstone(i.user_id),
             )
+            for i in impressions
+        ]
+        users = {(user_id, user_id, MAX_IMPRESSIONS) for user_id, *_ in rows}
+        with self.transaction() as connection:
+            connection.executemany(SHOW, rows)
             connection.executemany(
                 "DELETE FROM shown WHERE user_id = ? AND rowid IN (SELECT rowid FROM shown "
                 "WHERE user_id = ? ORDER BY time DESC, rowid DESC LIMIT -1 OFFSET ?)",
@@ -245,6 +238,19 @@ class SQLiteStore:
         files = (Path(self.path + suffix) for suffix in ("", "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
+    def compact(self) -> list[str]:
+        """See `Store.compact`; writers wait meanwhile."""
+        with self._writing() as connection:
+            connection.execute("VACUUM")  # pages keep parts of rows that moved to other pages
+        if self.path == MEMORY:
+            return []
+        self.erased.set()
+        for _ in range(int(LOG_SECONDS / CHECKPOINT_SECONDS)):
+            if not self.erased.is_set():
+                return []
+            time.sleep(CHECKPOINT_SECONDS)
+        return [f"{self.path}-wal still holds earlier content, as another process reads it"]
+
     def check(self) -> None:
         """See `Store.check`."""
         if self.path == MEMORY:
@@ -303,6 +309,10 @@ class SQLiteStore:
         with self._reading() as reader:
             return reader.execute(query, arguments).fetchall()
 
+    def _tombstone(self, user_id: str) -> str:
+        """What a tombstone holds in place of an id."""
+        return keyed_hash(self.tombstone_key, user_id)
+
     def _number(self, query: str, *arguments: Any) -> int:
         return self.rows(query, *arguments)[0][0]
 
@@ -341,7 +351,9 @@ class SQLiteStore:
         self.erased.set()
 
 
-def _write(connection: sqlite3.Connection, document: UserDocument, content: bytes) -> int:
+def _write(
+    connection: sqlite3.Connection, document: UserDocument, content: bytes, tombstone: str
+) -> int:
     """Write a document; return its version, or 0 if its version or tombstone is not as stored."""
     row = (time.time(), content, document.user_id)
     if document.version:
@@ -353,36 +365,8 @@ def _write(connection: sqlite3.Connection, document: UserDocument, content: byte
         )
     else:
         version = first_version()
-        cursor = connection.execute(
-            "INSERT OR IGNORE INTO shoppers (version, written, document, user_id) "
-            "SELECT ?1, ?2, ?3, ?4 WHERE "
-            "coalesce((SELECT time FROM deleted WHERE user_id = ?4), ?5) = ?6",
-            (version, *row, NEVER, document.deleted_at),
-        )
+        cursor = connection.execute(SAVE_NEW, (version, *row, tombstone, document.deleted_at))
     return version if cursor.rowcount == 1 else 0
-
-
-def _create_private(path: str) -> None:
-    """Create a file that only its owner may read; SQLite gives its log the same mode."""
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    if Path(path).stat().st_mode & 0o077:
-        logger.warning("%s: other users of this machine may read it; run chmod 600", path)
-
-
-def _checkpoint_log(path: str, closed: threading.Event, erased: threading.Event) -> None:
-    """Move the write-ahead log into the file every second, until the store is closed."""
-    connection = sqlite3.connect(path, timeout=CHECKPOINT_WAIT, isolation_level=None)
-    pages = 0
-    while not closed.wait(CHECKPOINT_SECONDS):
-        # RESTART makes writers wait once, so use it only where the log has grown long; TRUNCATE
-        # does too, and removes deleted content from the log
-        mode = "TRUNCATE" if erased.is_set() else "RESTART" if pages > LOG_PAGES else "PASSIVE"
-        with suppress(sqlite3.Error):  # another process holds the file, or the disk is full
-            busy, pages, _ = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-            if mode == "TRUNCATE" and not busy:
-                erased.clear()
-    connection.close()
 
 
 @contextmanager

@@ -186,6 +186,45 @@ def test_a_tombstone_refuses_what_was_loaded_before(store):
     assert store.load(["u"]).documents["u"].deleted_at == START
 
 
+def kept_tombstones(store):
+    if isinstance(store, sqlite.SQLiteStore):
+        return [user for (user,) in store.rows("SELECT user_id FROM deleted")]
+    return [user.decode() for user in store.client.zrange(redis.DELETED, 0, -1)]
+
+
+def test_a_tombstone_holds_no_id(store):
+    store.delete("u", deleted_at=START)
+    [kept] = kept_tombstones(store)
+    assert kept != "u"
+    with closing(open_store(address_of(store))) as other:  # has the same key
+        assert other.load(["u"]).documents["u"].deleted_at == START
+        other.delete("u", deleted_at=START + 1)
+    assert kept_tombstones(store) == [kept]
+
+
+def test_a_tombstone_of_an_earlier_version_counts_until_the_next_deletion(store):
+    """It holds the id itself."""
+    if isinstance(store, sqlite.SQLiteStore):
+        store.connection.execute("INSERT INTO deleted VALUES ('u', ?)", (START,))
+    else:
+        store.client.zadd(redis.DELETED, {"u": START})
+    assert store.load(["u"]).documents["u"].deleted_at == START
+    assert store.save([document("u")]) == ["u"]
+    assert store.save([document("u", deleted_at=START)]) == []
+    store.add_impressions([impression("u", START)])
+    assert store.impressions("u") == []
+    assert store.delete("u")
+    assert store.load(["u"]).documents["u"].deleted_at == START
+    assert "u" not in kept_tombstones(store)
+
+
+def test_a_compacted_store_keeps_its_documents(store):
+    store.save([document("a"), document("b")])
+    store.delete("a")
+    assert store.compact() == []
+    assert set(store.load(["a", "b"]).documents) == {"b"}
+
+
 def test_tombstones_expire_by_their_own_rule(store):
     for number, user in enumerate("abcd"):
         store.delete(user, deleted_at=START + number)

@@ -11,7 +11,7 @@ import pytest
 from helpers.servers import wait, without_log
 
 from jaxrec.errors import StoreError
-from jaxrec.serving.stores.base import LiveEvent, UserDocument
+from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
 from jaxrec.serving.stores.documents import encode
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
@@ -111,9 +111,30 @@ def test_nothing_of_a_deleted_user_remains_in_the_files(tmp_path):
         return b"secret-user" in files or content[:40] in files
 
     assert remains()
-    store.delete("secret-user")
+    store.delete("secret-user", deleted_at=9)
     wait(lambda: not remains())
     assert store.count() == 1
+
+
+def test_nothing_of_many_deleted_users_remains_in_a_compacted_file(tmp_path):
+    """Pages keep parts of rows that moved to other pages, which a deletion does not reach."""
+    random = np.random.default_rng(0)
+    ids = [f"secret-user-{number:04}" for number in random.permutation(1000)]
+    with closing(SQLiteStore(tmp_path / "store.db")) as store:
+        for start in range(0, len(ids), 250):
+            users = ids[start : start + 250]
+            sizes = random.integers(10, 300, len(users))
+            states = [random.standard_normal(size).astype(np.float32) for size in sizes]
+            documents = zip(users, states, strict=True)
+            store.save([UserDocument(user, state=state) for user, state in documents])
+            store.add_impressions([Impression(user, 1, "m", (), ()) for user in users])
+        for user in ids[:200]:
+            store.delete(user, deleted_at=2)
+        assert store.compact() == []
+        files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        assert [user for user in ids[:200] if user.encode() in files] == []
+        assert ids[-1].encode() in files
+        assert store.count() == 800
 
 
 def test_space_is_given_back(tmp_path):

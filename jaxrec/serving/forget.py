@@ -1,0 +1,122 @@
+"""`jaxrec forget`: removes users from every place that is named."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from jaxrec.artifacts.run_directory import read_config, read_id_key, served
+from jaxrec.config import Config
+from jaxrec.config.ranges import Bounded
+from jaxrec.data.pseudonyms import keyed_hash, read_key
+from jaxrec.errors import ConfigError, RunError
+from jaxrec.ranking.filters import listed_ids
+from jaxrec.serving.console import console
+from jaxrec.serving.forgetting import PlaceReport, Places, check_lists, forget
+from jaxrec.serving.live.engine import time_of_deletion
+from jaxrec.serving.options import STORE, Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetOptions(Bounded):
+    """Remove users from every place that is named, and add keyed hashes of their ids to a list that
+    `data.forgotten` keeps out of the next training. A run that was stopped can be repeated."""
+
+    user: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Ids of the users."""
+    users: Path | None = None
+    """More of them: a file with a column user_id."""
+    id_key: Path | None = None
+    """The file of the key of user ids: pseudonyms are removed too (by default the keys of the
+    runs)."""
+    forgotten: Path | None = None
+    """The list of forgotten users, made if it is missing (by default `data.forgotten` of the
+    runs)."""
+    store: tuple[str, ...] = ()
+    """Stores of the live service: SQLite files or redis://HOST:PORT/DB."""
+    stream: tuple[str, ...] = ()
+    """Streams of events, redis://HOST:PORT/DB/STREAM, with their rejected entries."""
+    outputs: tuple[Place, ...] = ()
+    """Directories or URLs that `jaxrec recommend` and `jaxrec profile` wrote, patterns of them, or
+    single tables."""
+    states: tuple[Place, ...] = ()
+    """Directories or URLs of --states, or patterns of them."""
+    run: tuple[Path, ...] = ()
+    """Run directories: the ranks of the test users, and the default store if it is there."""
+    no_vacuum: bool = False
+    """Do not rewrite the files of stores. Deleted content is overwritten in any case, but an id may
+    remain in an unused part of a page."""
+    json: bool = False
+    """Print the report as JSON."""
+
+
+def forget_users(options: ForgetOptions) -> None:
+    """Forget the users, and print what was removed where.
+
+    Raises:
+        ConfigError, DataError: an option or the file of users cannot be used.
+        RunError: a place may still hold users.
+    """
+    ids = list(options.user)
+    if options.users is not None:
+        ids += listed_ids(options.users, "user_id", may_be_empty=True).to_list()
+    elif not ids:
+        raise ConfigError("name users, or a file of them with --users")
+    keys = {read_id_key(served(run), options.id_key) for run in options.run}
+    if options.id_key is not None:
+        keys.add(read_key(options.id_key))
+    users = {user_id: user_id for user_id in ids}
+    users |= {keyed_hash(key, user_id): user_id for key in keys if key for user_id in ids}
+    configs = [read_config(run) for run in options.run]
+    times = [time_of_deletion(config) for config in configs] or [int(time.time())]
+    deleted_at = None if None in times else max(filter(None, times))
+    places = places_of(options, configs)
+    check_lists(places)
+    reports = forget(users, places, deleted_at, compact=not options.no_vacuum)
+    show = as_json if options.json else as_text
+    console.print(show(reports, len(set(ids))))
+    failed = [report.place for report in reports if report.failure]
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(reports)} places may still hold users ({', '.join(failed)}); "
+            "correct what the report says, then give the same command again"
+        )
+
+
+def places_of(options: ForgetOptions, configs: Sequence[Config]) -> Places:
+    """The places that the options name; raises a ConfigError if there is no list for users.
+
+    Args:
+        configs: of the runs.
+    """
+    of_runs = {Path(config.data.forgotten) for config in configs if config.data.forgotten}
+    lists = of_runs if options.forgotten is None else {options.forgotten}
+    if not lists:
+        raise ConfigError(
+            "name the list of forgotten users with --forgotten FILE, so that the next training "
+            "(data.forgotten: FILE) leaves their events out"
+        )
+    own = [store for run in options.run for store in sorted(run.rglob(STORE))]
+    return Places(
+        lists=tuple(sorted(lists)),
+        stores=tuple(dict.fromkeys((*options.store, *map(str, own)))),
+        streams=options.stream,
+        outputs=options.outputs,
+        states=options.states,
+        runs=options.run,
+    )
+
+
+def as_text(reports: Sequence[PlaceReport], users: int) -> str:
+    """A line for each place."""
+    return "\n".join([f"users to forget: {users:,}", *map(str, reports)])
+
+
+def as_json(reports: Sequence[PlaceReport], users: int) -> str:
+    """The report for a program."""
+    complete = not any(report.failure for report in reports)
+    places = [asdict(report) for report in reports]
+    return json.dumps({"users": users, "complete": complete, "places": places}, indent=2)

@@ -1,0 +1,190 @@
+"""Removes users from stores, streams, outputs, states and runs, and lists them as forgotten."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxrec.artifacts.directories import Directory, matching_directories, open_directory
+from jaxrec.artifacts.erasing import Erased, erase_from_file, erase_from_parts, total
+from jaxrec.artifacts.run_directory import read_config
+from jaxrec.data.forgotten import add_forgotten
+from jaxrec.errors import Busy, ConfigError, InputError
+from jaxrec.serving.stores.opening import check_redis, open_store
+
+LIST = "list"
+CHUNK = 500  # users of a store at a time
+RANKS = "ranks.parquet"  # the file of a run that names users
+BUSY_SECONDS = 10.0  # to wait for another process that writes to a directory
+RETRY_SECONDS = 0.2
+
+Users = Mapping[str, str]
+"""Every form in which the id of a user is kept -> the id."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to forget users."""
+
+    lists: tuple[Path, ...] = ()  # of forgotten users
+    stores: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    runs: tuple[Path, ...] = ()
+
+
+class Removed(NamedTuple):
+    """What was removed from one place."""
+
+    forms: frozenset[str]  # the ids that were found, as they were kept
+    counts: dict[str, int]  # of what -> how many
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlaceReport:
+    """What became of the users in one place."""
+
+    kind: str
+    place: str
+    users: int = 0  # that were found there
+    removed: dict[str, int] = field(default_factory=dict)  # of what -> how many
+    notes: tuple[str, ...] = ()
+    failure: str = ""  # why the place may still hold users
+
+    def __str__(self) -> str:
+        if self.failure:
+            result = f"FAILED: {self.failure}"
+        elif not self.users:
+            result = "no user found"
+        else:
+            counts = ", ".join(f"{what} {count:,}" for what, count in self.removed.items())
+            done = "new" if self.kind == LIST else "removed"
+            result = f"users found: {self.users:,}; {done}: {counts}"
+        return "; ".join([f"{self.kind} {self.place}: {result}", *self.notes])
+
+
+def check_lists(places: Places) -> None:
+    """Raise a ConfigError for a list that cannot be written, such as one of another machine."""
+    for path in places.lists:
+        if not path.parent.is_dir():
+            raise ConfigError(
+                f"{path}: there is no such directory for the list of forgotten users; name the "
+                "list with --forgotten"
+            )
+
+
+def forget(
+    users: Users, places: Places, deleted_at: int | None, *, compact: bool = False
+) -> list[PlaceReport]:
+    """Remove users from all places; a place that fails keeps no other from being cleared.
+
+    Everything may be repeated. The list comes first, so that nothing brings a user back meanwhile.
+
+    Args:
+        deleted_at: the time of the tombstones (s), see `Store.delete`.
+        compact: also rewrite the files of stores, see `Store.compact`.
+    """
+    reports = list[PlaceReport]()
+    for kind, place, remove in _work(users, places, deleted_at, compact):
+        shown = re.sub(r"//[^/@]*@", "//", place)  # without a password
+        try:
+            forms, counts, notes = remove()
+        except (InputError, OSError) as error:
+            reports.append(PlaceReport(kind, shown, failure=str(error)))
+            continue
+        found = len({users[form] for form in forms})
+        reports.append(PlaceReport(kind, shown, found, counts, notes))
+    return reports
+
+
+def _work(
+    users: Users, places: Places, deleted_at: int | None, compact: bool
+) -> Iterator[tuple[str, str, Callable[[], Removed]]]:
+    """Kind and name of every place, and what removes the users there."""
+    for path in places.lists:
+        yield LIST, str(path), partial(_listed, path, users, deleted_at)
+    for address in places.stores:
+        yield "store", address, partial(_from_store, address, users, deleted_at, compact)
+    for address in places.streams:
+        yield "stream", address, partial(_from_stream, address, users)
+    for kind, patterns in (("outputs", places.outputs), ("states", places.states)):
+        for pattern in patterns:
+            yield kind, pattern, partial(_from_parts, pattern, users)
+    for run in places.runs:
+        yield "run", str(run), partial(_from_run, run, users)
+
+
+def _listed(path: Path, users: Users, deleted_at: int | None) -> Removed:
+    now = int(time.time()) if deleted_at is None else deleted_at
+    return Removed(frozenset(users), {"entries": add_forgotten(path, users, now)})
+
+
+def _from_store(address: str, users: Users, deleted_at: int | None, compact: bool) -> Removed:
+    if "://" not in address and not Path(address).is_file():
+        raise ConfigError(f"{address}: there is no such store")
+    ids, found, documents, impressions = list(users), set[str](), 0, 0
+    with closing(open_store(address)) as store:
+        for start in range(0, len(ids), CHUNK):
+            loaded = store.load(ids[start : start + CHUNK])
+            kept = {u for u, document in loaded.documents.items() if document.version}
+            kept |= loaded.damaged.keys()
+            found |= kept
+            documents += len(kept)
+            for user_id in ids[start : start + CHUNK]:
+                shown = len(store.impressions(user_id))
+                impressions += shown
+                found |= {user_id} if shown else set()
+                store.delete(user_id, deleted_at)
+        notes = tuple(store.compact()) if compact else ()
+    return Removed(frozenset(found), {"documents": documents, "impressions": impressions}, notes)
+
+
+def _from_stream(address: str, users: Users) -> Removed:
+    try:
+        from jaxrec.serving.http.stream import parse_stream
+    except ImportError as error:
+        raise ConfigError(f"streams need more: pip install -e '.[serve]' ({error})") from error
+    stream = parse_stream(address)
+    check_redis(stream.server)
+    from jaxrec.serving.stores.redis_streams import erase_entries
+
+    forms, entries = erase_entries(stream.server, (stream.name, stream.rejected), users.keys())
+    return Removed(forms, {"entries": entries})
+
+
+def _from_parts(pattern: str, users: Users) -> Removed:
+    erased = list[Erased]()
+    for place in matching_directories(pattern):
+        if Path(place).is_file():  # such as the table of an audience
+            directory: Directory = open_directory(Path(place).parent)
+            erased.append(total([erase_from_file(directory, Path(place).name, users)]))
+        else:
+            erased.append(_patiently(open_directory(place), users))
+    found = frozenset[str]().union(*(part.users for part in erased))
+    rows, files = sum(part.rows for part in erased), sum(part.files for part in erased)
+    return Removed(found, {"rows": rows, "files": files})
+
+
+def _patiently(directory: Directory, users: Users) -> Erased:
+    """`erase_from_parts` when no other process writes to the directory."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return erase_from_parts(directory, users)
+        except Busy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
+
+
+def _from_run(run: Path, users: Users) -> Removed:
+    read_config(run)  # refuses another directory
+    tables = sorted(run.rglob(RANKS))  # also of a run inside the run, such as that of a shop
+    erased = total([erase_from_file(open_directory(t.parent), RANKS, users) for t in tables])
+    return Removed(erased.users, {"rows": erased.rows})
