@@ -19,7 +19,7 @@ from jaxrec.data.features import feature_arrays, missing_notes, missing_shares, 
 from jaxrec.data.packing import Packing, cut_windows
 from jaxrec.data.replay import replayed_weights
 from jaxrec.data.slices import counts
-from jaxrec.errors import DataError
+from jaxrec.errors import ConfigError, DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import ItemText, item_text
@@ -38,6 +38,7 @@ from jaxrec.sharding import (
     replicated,
     state_shardings,
 )
+from jaxrec.training.item_sampling import item_sampler
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
@@ -121,7 +122,7 @@ def make_context(
     train = replace(config.train, learning_rate=rate)
     sizes = model_sizes(dataset, text, features)
     definition, _ = split(nnx.eval_shape(lambda: build_model(config, sizes, text.tower)))
-    arrays = train_arrays(config, dataset, text, features)
+    arrays = train_arrays(config, dataset, text, features, packing)
     return TrainContext(
         config=config,
         sizes=sizes,
@@ -139,6 +140,7 @@ def make_context(
             *notes,
             *(f"the data have no source for the expert {n}, so it is left out" for n in missing),
             *_no_links(config, dataset),
+            *_encodes_all(config),
         ),
     )
 
@@ -146,6 +148,18 @@ def make_context(
 def _no_links(config: Config, dataset: Dataset) -> list[str]:
     off = config.train.link_weight and not len(dataset.catalog.graph.heads)
     return ["the data have no graph, so train.link_weight has no effect"] if off else []
+
+
+def _encodes_all(config: Config) -> list[str]:
+    """Notes on a sampled loss whose steps encode all items; raises a ConfigError if they may not."""
+    if config.train.loss == "full_softmax" or not reads_graph(config):
+        return []
+    if config.train.sparse_rows:
+        raise ConfigError(
+            "train.sparse_rows: an expert with the source graph reads all rows in every step; name "
+            "experts without graph, or leave sparse_rows out"
+        )
+    return ["an expert reads the graph, so every step encodes all items and scores a sample"]
 
 
 def _features(
@@ -286,7 +300,7 @@ def build_model(config: Config, sizes: Sizes, tower: TextTower | None) -> Recomm
 
 
 def train_arrays(
-    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps
+    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps, packing: Packing
 ) -> TrainArrays:
     """The arrays that a training step reads and does not change."""
     catalog, split, trained = dataset.catalog, dataset.split, dataset.trained
@@ -294,9 +308,10 @@ def train_arrays(
     masked = masked_event_types(config.evaluation.mask, split.log.event_type_names)
     columns, train = catalog_features(catalog.items, features), config.train
     arrays = catalog_arrays(catalog, text.vectors, trained, features=columns)
+    candidates = np.pad(trained, (0, padding))
     return TrainArrays(
         catalog=arrays,
-        candidates=jnp.asarray(np.pad(trained, (0, padding))),
+        candidates=jnp.asarray(candidates),
         tasks=build_tasks(train, catalog.graph),
         masked_event_types=jnp.asarray(masked),
         finetuned_text=text.finetuned,
@@ -309,7 +324,17 @@ def train_arrays(
             if train.link_weight and len(catalog.graph.heads)
             else None
         ),
+        item_sampler=(
+            item_sampler(train, packing, candidates, encodes_all=reads_graph(config))
+            if train.loss == "sampled_softmax"
+            else None
+        ),
     )
+
+
+def reads_graph(config: Config) -> bool:
+    """Whether an expert reads the graph around the items."""
+    return "graph" in config.model.sources
 
 
 def initial_state(context: StepContext) -> TrainState:
