@@ -58,7 +58,9 @@ class ItemSampler:
             )
         numbers = jax.random.bits(key, (self.negatives,), jnp.uint32)
         # the last level is LEVELS - 1
-        drawn = jnp.searchsorted(self.levels, jnp.minimum(numbers, np.uint32(LEVELS - 2)), side="right")
+        drawn = jnp.searchsorted(
+            self.levels, jnp.minimum(numbers, np.uint32(LEVELS - 2)), side="right"
+        )
         parts = (jnp.zeros(1, int), jnp.ravel(batch.items), jnp.ravel(batch.targets), drawn)
         rows = distinct(jnp.concatenate(parts), self.size, len(self.windows))
         log_p = log_probability(

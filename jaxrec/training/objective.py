@@ -36,9 +36,7 @@ def objective(
     nodes = replace(arrays.catalog.nodes, text=text)
     nodes = nodes if items is None else items.of(nodes)
     if tower is not None and finetuned is not None:
-        text = finetuned_rows(
-            tower, finetuned, nodes.text, batch, finetune_items, text_key, items
-        )
+        text = finetuned_rows(tower, finetuned, nodes.text, batch, finetune_items, text_key, items)
         nodes = replace(nodes, text=text)
     loss, parts = jnp.zeros(()), {}
     for number, (expert, expert_key) in enumerate(zip(model.experts, expert_keys, strict=True)):
@@ -101,7 +99,9 @@ def expert_batch(
     return ExpertBatch(expert, arrays, batch, vectors, users, event_types, task_key, links, items)
 
 
-def places(items: StepItems | None, rows: Int[Array | np.ndarray, "*shape"]) -> Int[Array, "*shape"]:
+def places(
+    items: StepItems | None, rows: Int[Array | np.ndarray, "*shape"]
+) -> Int[Array, "*shape"]:
     """Where items stand among those that a step encodes."""
     return jnp.asarray(rows) if items is None else items.places(jnp.asarray(rows))
 

@@ -151,7 +151,7 @@ def _no_links(config: Config, dataset: Dataset) -> list[str]:
 
 
 def _encodes_all(config: Config) -> list[str]:
-    """Notes on a sampled loss whose steps encode all items; raises a ConfigError if they may not."""
+    """A note where steps of a sampled loss encode all items; a ConfigError if they may not."""
     if config.train.loss == "full_softmax" or not reads_graph(config):
         return []
     if config.train.sparse_rows:

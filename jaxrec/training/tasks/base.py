@@ -17,7 +17,6 @@ from jaxrec.training.item_sampling import STATIC, ItemSampler, StepItems
 from jaxrec.types import Batch
 
 
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainArrays:

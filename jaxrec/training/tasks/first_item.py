@@ -35,4 +35,6 @@ class FirstItem:
             losses = cross_entropies(scores, inputs.step_items.sample.log_p, inputs.valid)
         targets = half_hidden(inputs.key, jnp.asarray(batch.event_types), ANY_EVENT_TYPE)
         weights = jnp.asarray(batch.first_weights)
-        return mean_of_sum((losses[targets - ANY_EVENT_TYPE, inputs.items] * weights).sum(), weights)
+        return mean_of_sum(
+            (losses[targets - ANY_EVENT_TYPE, inputs.items] * weights).sum(), weights
+        )
