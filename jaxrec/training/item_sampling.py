@@ -1,7 +1,7 @@
 """Draws the items that a training step encodes and scores, instead of the whole catalogue."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from jaxrec.config import TrainConfig
 from jaxrec.data.packing import Packing, Windows, ranges
 from jaxrec.data.slices import SLICE
-from jaxrec.models.graph.link_sampling import Links
-from jaxrec.models.inputs import Nodes
+from jaxrec.models.graph.neighbourhoods import distinct
 from jaxrec.training.losses.sampled_softmax import log_probability
 from jaxrec.types import Batch, padded_size
 
@@ -62,7 +61,7 @@ class ItemSampler:
             self.levels, jnp.minimum(numbers, np.uint32(LEVELS - 2)), side="right"
         )
         parts = (jnp.zeros(1, int), jnp.ravel(batch.items), jnp.ravel(batch.targets), drawn)
-        rows = distinct(jnp.concatenate(parts), self.size, len(self.windows))
+        rows = distinct(jnp.concatenate(parts), self.size, len(self.windows) - 1)
         log_p = log_probability(
             self.windows[rows],
             jnp.maximum(jnp.asarray(batch.starts).sum() - 1, 0),
@@ -76,71 +75,6 @@ class ItemSampler:
         """The probability that a draw is each of these items."""
         below = jnp.where(rows == 0, 0, self.levels[jnp.maximum(rows - 1, 0)])
         return (self.levels[rows] - below).astype(jnp.float32) / float(LEVELS)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class StepItems:
-    """The M items that a step with a sampled loss encodes, and those that it scores."""
-
-    sample: ItemSample
-    encoded: Int[Array, " M"]  # distinct items, ascending, those of the sample among them
-    ids: Int[Array, " M"]  # their rows in the id tables
-    links: Links | None  # edges to predict, whose ends are encoded
-    num_items: int = field(metadata=STATIC)  # of the catalogue, padded
-    all_items: bool = field(metadata=STATIC)  # whether they are the whole catalogue
-
-    def of(self, nodes: Nodes) -> Nodes:
-        """The nodes that the step encodes: these items, and all entities."""
-        if self.all_items:
-            return replace(nodes, items=self.ids)
-        return Nodes(
-            self.ids,
-            nodes.entities,
-            nodes.text[self.encoded],
-            {name: values[self.encoded] for name, values in nodes.features.items()},
-        )
-
-    def places(self, nodes: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
-        """Where nodes, by their ids, stand among the nodes that the step encodes."""
-        if self.all_items:
-            return nodes
-        items = jnp.searchsorted(self.encoded, nodes)
-        shift = len(self.encoded) - self.num_items
-        return jnp.where(nodes < self.num_items, items, nodes + shift)
-
-
-def step_items(
-    sampler: ItemSampler,
-    batch: Batch,
-    candidates: Bool[Array, " I"],
-    ids: Int[Array, " I"],
-    links: Links | None,
-    key: Array,
-) -> StepItems:
-    """The items of a step.
-
-    Args:
-        candidates: items that can be predicted.
-        ids: rows of the items in the id tables.
-        links: edges to predict.
-    """
-    num_items, sample = len(candidates), sampler.sample(batch, candidates, key)
-    all_items = sampler.takes_all or sampler.encodes_all
-    if all_items:
-        encoded = jnp.arange(num_items)
-    elif links is None:
-        encoded = sample.rows
-    else:
-        ends = jnp.concatenate([links.heads, links.tails, links.candidates])
-        needed = jnp.concatenate([sample.rows, jnp.where(ends < num_items, ends, 0)])
-        encoded = distinct(needed, min(padded_size(len(needed)), num_items), num_items)
-    return StepItems(sample, encoded, ids[encoded], links, num_items, all_items)
-
-
-def distinct(items: Int[Array, " n"], size: int, num_items: int) -> Int[Array, " size"]:
-    """The distinct items, ascending; the last row of the catalogue, which is unused, fills up."""
-    return jnp.unique(items, size=size, fill_value=num_items - 1)
 
 
 def item_sampler(

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxrec.models.graph.link_sampling import Links
 from jaxrec.models.inputs import Events, Nodes
 from jaxrec.models.recommender import Expert, Recommender
 from jaxrec.models.text.finetuned import FinetunedText, TextTower, encode_finetuned_rows
-from jaxrec.training.item_sampling import StepItems, step_items
+from jaxrec.training.step_items import StepItems, needed_entities, needed_items, step_items
 from jaxrec.training.tasks.base import ExpertBatch, TrainArrays, half_hidden
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Batch
 
@@ -49,13 +51,23 @@ def objective(
 
 
 def draw_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | None:
-    """The items that a step encodes; None for all."""
-    if arrays.item_sampler is None:
+    """The items that a step scores and encodes, with their neighbourhoods; None for all."""
+    sampler, ids = arrays.item_sampler, arrays.catalog.nodes.items
+    if sampler is None:
         return None
-    item_key, link_key = jax.random.split(key)
-    links = None if arrays.link_sampler is None else arrays.link_sampler.sample(link_key)
-    ids = arrays.catalog.nodes.items
-    return step_items(arrays.item_sampler, batch, arrays.candidates, ids, links, item_key)
+    item_key, link_key, edge_key = jax.random.split(key, 3)
+    sample = sampler.sample(batch, arrays.candidates, item_key)
+    graph, links = arrays.catalog.graph, None
+    if arrays.link_sampler is not None:
+        links = arrays.link_sampler.sample(link_key)
+        graph = arrays.link_sampler.visible(graph, links.hidden)
+    around = arrays.neighbourhoods
+    if sampler.takes_all or sampler.encodes_all or around is None:
+        return step_items(sample, ids, links, all_items=sampler.takes_all or sampler.encodes_all)
+    items = needed_items(sample, links, len(ids))
+    entities = needed_entities(around.entities, links, len(ids), around.num_nodes)
+    part = around.sample(graph, items, entities, edge_key)
+    return step_items(sample, ids, links, part, all_items=False)
 
 
 def expert_batch(
@@ -76,13 +88,7 @@ def expert_batch(
         items: see `objective`.
     """
     id_key, event_key, layer_key, target_key = jax.random.split(key, 4)
-    graph, links = arrays.catalog.graph, None
-    if arrays.link_sampler is not None:
-        drawn = arrays.link_sampler.sample(jax.random.fold_in(event_key, 2))
-        links = drawn if items is None else items.links
-        graph = arrays.link_sampler.visible(graph, links.hidden)
-    if arrays.edge_sampler is not None:
-        graph = arrays.edge_sampler.sample(graph, jax.random.fold_in(event_key, 1))
+    graph, links = step_graph(arrays, items, event_key)
     vectors = expert.encode_nodes(nodes, graph, id_key)
     events = expert.event_vectors(
         vectors[: len(nodes.items)],
@@ -97,6 +103,22 @@ def expert_batch(
     gaps = half_hidden(gap_key, jnp.asarray(batch.target_gaps), NO_GAP)
     users = expert.user_vectors(outputs, event_types, gaps)
     return ExpertBatch(expert, arrays, batch, vectors, users, event_types, task_key, links, items)
+
+
+def step_graph(
+    arrays: TrainArrays, items: StepItems | None, key: Array
+) -> tuple[jraph.GraphsTuple, Links | None]:
+    """The edges that a step reads, and those that it predicts."""
+    if items is not None and items.graph is not None:
+        return items.graph, items.links
+    graph, links = arrays.catalog.graph, None
+    if arrays.link_sampler is not None:
+        drawn = arrays.link_sampler.sample(jax.random.fold_in(key, 2))
+        links = drawn if items is None or items.links is None else items.links
+        graph = arrays.link_sampler.visible(graph, links.hidden)
+    if arrays.edge_sampler is not None:
+        graph = arrays.edge_sampler.sample(graph, jax.random.fold_in(key, 1))
+    return graph, links
 
 
 def places(

@@ -19,12 +19,10 @@ from jaxrec.data.features import feature_arrays, missing_notes, missing_shares, 
 from jaxrec.data.packing import Packing, cut_windows
 from jaxrec.data.replay import replayed_weights
 from jaxrec.data.slices import counts
-from jaxrec.errors import ConfigError, DataError
+from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import ItemText, item_text
-from jaxrec.models.graph.link_sampling import link_sampler
-from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.build import expert_sources
 from jaxrec.models.items.features import FeatureMaps, fit_features
@@ -38,8 +36,8 @@ from jaxrec.sharding import (
     replicated,
     state_shardings,
 )
-from jaxrec.training.item_sampling import item_sampler
 from jaxrec.training.optimizer import make_optimizer
+from jaxrec.training.samplers import build_samplers, sampling_notes
 from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.training.tasks.build import build_tasks
@@ -140,7 +138,7 @@ def make_context(
             *notes,
             *(f"the data have no source for the expert {n}, so it is left out" for n in missing),
             *_no_links(config, dataset),
-            *_encodes_all(config),
+            *sampling_notes(config),
         ),
     )
 
@@ -148,18 +146,6 @@ def make_context(
 def _no_links(config: Config, dataset: Dataset) -> list[str]:
     off = config.train.link_weight and not len(dataset.catalog.graph.heads)
     return ["the data have no graph, so train.link_weight has no effect"] if off else []
-
-
-def _encodes_all(config: Config) -> list[str]:
-    """A note where steps of a sampled loss encode all items; a ConfigError if they may not."""
-    if config.train.loss == "full_softmax" or not reads_graph(config):
-        return []
-    if config.train.sparse_rows:
-        raise ConfigError(
-            "train.sparse_rows: an expert with the source graph reads all rows in every step; name "
-            "experts without graph, or leave sparse_rows out"
-        )
-    return ["an expert reads the graph, so every step encodes all items and scores a sample"]
 
 
 def _features(
@@ -306,35 +292,19 @@ def train_arrays(
     catalog, split, trained = dataset.catalog, dataset.split, dataset.trained
     padding = catalog.graph.types[0].padded_size - len(trained)
     masked = masked_event_types(config.evaluation.mask, split.log.event_type_names)
-    columns, train = catalog_features(catalog.items, features), config.train
+    columns = catalog_features(catalog.items, features)
     arrays = catalog_arrays(catalog, text.vectors, trained, features=columns)
     candidates = np.pad(trained, (0, padding))
+    tasks = build_tasks(config.train, catalog.graph)
     return TrainArrays(
         catalog=arrays,
         candidates=jnp.asarray(candidates),
-        tasks=build_tasks(train, catalog.graph),
+        tasks=tasks,
         masked_event_types=jnp.asarray(masked),
         finetuned_text=text.finetuned,
         repeats=not masked.all(),
-        edge_sampler=(
-            edge_sampler(arrays.graph, train.fan_out, train.seed) if train.fan_out else None
-        ),
-        link_sampler=(
-            link_sampler(catalog.graph, arrays.graph, train.seed)
-            if train.link_weight and len(catalog.graph.heads)
-            else None
-        ),
-        item_sampler=(
-            item_sampler(train, packing, candidates, encodes_all=reads_graph(config))
-            if train.loss == "sampled_softmax"
-            else None
-        ),
+        **build_samplers(config, catalog.graph, arrays, candidates, packing, tasks),
     )
-
-
-def reads_graph(config: Config) -> bool:
-    """Whether an expert reads the graph around the items."""
-    return "graph" in config.model.sources
 
 
 def initial_state(context: StepContext) -> TrainState:

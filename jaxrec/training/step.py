@@ -48,21 +48,22 @@ def build_step(
     def step(state: TrainState, arrays: TrainArrays, batch: Batch):
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
         items = draw_items(arrays, batch, jax.random.fold_in(key, ITEMS))
-        whole = part = (state.params, state.opt_state)
+        params, opt_state = state.params, state.opt_state
         if train.sparse_rows and items is not None:
-            part = rows_of(whole, items.encoded)
+            params, opt_state = rows_of((params, opt_state), items.encoded)
             items = replace(items, ids=places_of_ids(items.ids))
 
         def loss_of(params: nnx.State):
             model = definition.merge(cast_products(params, dtype))
             return objective(model, arrays, state.text, batch, finetune_items, key, items)
 
-        (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(part[0])
-        updates, opt_state = optimizer.update(gradients, part[1], part[0])
-        part = (optax.apply_updates(part[0], updates), opt_state)
+        (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
         if train.sparse_rows and items is not None:
-            part = with_rows(whole, items.encoded, part)
+            whole = (state.params, state.opt_state)
+            params, opt_state = with_rows(whole, items.encoded, (params, opt_state))
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
-        return TrainState(state.step + 1, *part, state.text), metrics
+        return TrainState(state.step + 1, params, opt_state, state.text), metrics
 
     return step

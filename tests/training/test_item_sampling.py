@@ -13,17 +13,20 @@ from helpers.training import config
 
 from jaxrec.config import TrainConfig
 from jaxrec.data.dataset import prepare
+from jaxrec.models.graph.build import reach
 from jaxrec.models.graph.link_sampling import LinkSampler
+from jaxrec.models.graph.neighbourhoods import Counts, neighbourhood_sampler
+from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.recommender import Recommender
 from jaxrec.training.item_sampling import (
     LEVELS,
     ItemSampler,
-    distinct,
     item_sampler,
     largest_batch,
     windows_of_items,
 )
 from jaxrec.training.objective import draw_items, objective
+from jaxrec.training.samplers import predicted_entities
 from jaxrec.training.state import make_packing
 from jaxrec.training.tasks.link_prediction import LinkPrediction
 
@@ -117,6 +120,32 @@ def test_encoding_the_sample_alone_equals_encoding_all(short_batch):
     assert scored < encoded == scored | {5, 6}
 
 
+@pytest.mark.parametrize(
+    "layer", [{}, {"num_graph_layers": 2, "graph_layer": "sage", "aggregate": "max"}], ids=str
+)
+def test_encoding_neighbourhoods_of_all_edges_equals_encoding_all(short_batch, layer):
+    """One and two layers; brands are predicted, so their items are encoded too."""
+    options = replace(CONFIG.model, id_dropout=0.0, dropout=0.0, **layer)
+    model, arrays = Recommender(options, SIZES, nnx.Rngs(0)), make_arrays()
+    edges = edge_sampler(arrays.catalog.graph, 3, 0)
+    for tasks, hops in ((arrays.tasks[:1], reach(options)), (arrays.tasks, reach(options))):
+        entities = predicted_entities(tasks)
+        around = neighbourhood_sampler(
+            arrays.catalog.graph,
+            edges,
+            entities=entities,
+            num_items=8,
+            num_nodes=12,
+            hops=hops,
+            start=Counts(7, len(entities)),
+        )
+        known = replace(arrays, tasks=tasks, neighbourhoods=around)
+        part = losses(model, known, short_batch, make_sampler())
+        assert_equal(part, losses(model, known, short_batch, make_sampler(encodes_all=True)))
+    items = draw_items(replace(known, item_sampler=make_sampler()), short_batch, KEY)
+    assert {*np.asarray(items.encoded)} >= {1, 2, 3, 4, 5}  # all items of two brands
+
+
 def test_a_sample_holds_the_batch_and_what_is_drawn(short_batch):
     valid = make_arrays().candidates
     drawn = set()
@@ -175,7 +204,3 @@ def test_items_are_drawn_by_a_power_of_their_windows(packing):
         assert not sampler.takes_all
     options = replace(options, negatives=19)
     assert item_sampler(options, packing, candidates).takes_all
-
-
-def test_distinct_items_are_sorted_and_filled_up():
-    np.testing.assert_array_equal(distinct(jnp.array([5, 0, 5, 2]), 5, 8), [0, 2, 5, 7, 7])

@@ -10,10 +10,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.inference.encoding import CatalogArrays
 from jaxrec.models.graph.link_sampling import Links, LinkSampler
+from jaxrec.models.graph.neighbourhoods import NeighbourhoodSampler
 from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.recommender import Expert
 from jaxrec.models.text.finetuned import FinetunedText
-from jaxrec.training.item_sampling import STATIC, ItemSampler, StepItems
+from jaxrec.training.item_sampling import STATIC, ItemSampler
+from jaxrec.training.step_items import StepItems
 from jaxrec.types import Batch
 
 
@@ -31,6 +33,7 @@ class TrainArrays:
     edge_sampler: EdgeSampler | None = None  # None: every step reads all edges
     link_sampler: LinkSampler | None = None  # None: no edges are predicted
     item_sampler: ItemSampler | None = None  # None: every step scores all items
+    neighbourhoods: NeighbourhoodSampler | None = None  # of the items of a step
 
 
 @dataclass(frozen=True)
