@@ -315,3 +315,8 @@ class Config:
                 "fan_out: the context encoder reads a fixed number of neighbours already; set "
                 "train.fan_out to 0 or model.context to off"
             )
+        if self.train.sparse_rows and "graph" in self.model.sources and not self.train.fan_out:
+            raise ConfigError(
+                "train.sparse_rows: an expert with the source graph reads all rows in every step; "
+                "set train.fan_out, name experts without graph, or leave sparse_rows out"
+            )

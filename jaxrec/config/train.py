@@ -36,7 +36,8 @@ class TrainConfig(Bounded):
     bf16: bool = False
     """Compute the blocks, the graph network and the matrix products of the loss in bfloat16."""
     fan_out: NonNegative = 0
-    """Edges of each relation that a node reads in a training step, drawn at random (0: all).
+    """Edges of each relation that a node reads in a training step, drawn at random (0: all). With
+    `sampled_softmax`, only the nodes within reach of the items of a step are encoded then.
     Validation, scoring and serving read all edges."""
     auxiliary: tuple[str, ...] = ("category", "brand", "merchant", "genre")
     """Node types to predict beside the next item, where the graph has them."""
@@ -49,9 +50,9 @@ class TrainConfig(Bounded):
     """Weight of the loss of link prediction: edges of the graph that a step hides and predicts by
     DistMult (0: off). One edge in a hundred, at most 1,000, never trains and measures it."""
     loss: Literal["full_softmax", "sampled_softmax"] = "full_softmax"
-    """`full_softmax`: every step encodes and scores all items. `sampled_softmax`: only the items of
-    the batch and random ones, each weighted by how rarely it is drawn, so that a step costs the
-    same for any number of items."""
+    """`full_softmax`: every step encodes and scores all items. `sampled_softmax`: only those of the
+    batch and random ones, each weighted by how rarely it is drawn, so that a step costs about the
+    same for any number of items. Experts with the source graph need `fan_out` for that."""
     negatives: NonNegative = 1024
     """`sampled_softmax`: random items of a step, beside those of the batch. If it is at least the
     number of items, every step takes all items."""
@@ -60,7 +61,7 @@ class TrainConfig(Bounded):
     power, so 0 draws all items equally often."""
     sparse_rows: bool = False
     """`sampled_softmax`: the optimizer reads and moves only those rows of the id tables that a step
-    reads (lazy Adam). It needs experts without the source graph."""
+    reads (lazy Adam). Experts with the source graph need `fan_out` for it."""
     loss_logits: Count = 2**21
     """Number of logits that the loss holds at a time, but at least those of 256 positions."""
     item_shards: Count = 1

@@ -8,7 +8,6 @@ from jaxtyping import Bool
 
 from jaxrec.config import Config
 from jaxrec.data.packing import Packing
-from jaxrec.errors import ConfigError
 from jaxrec.inference.encoding import CatalogArrays
 from jaxrec.models.graph.build import reach
 from jaxrec.models.graph.link_sampling import LinkSampler, link_sampler
@@ -91,14 +90,9 @@ def encodes_all(config: Config) -> bool:
 
 
 def sampling_notes(config: Config) -> list[str]:
-    """A note where steps of a sampled loss encode all items; a ConfigError if they may not."""
+    """A note where steps of a sampled loss encode all items."""
     if config.train.loss == "full_softmax" or not encodes_all(config):
         return []
-    if config.train.sparse_rows:
-        raise ConfigError(
-            "train.sparse_rows: an expert with the source graph reads all rows in every step; set "
-            "train.fan_out, name experts without graph, or leave sparse_rows out"
-        )
     return [
         "an expert reads the whole graph, so every step encodes all items and scores a sample of "
         "them; with train.fan_out it would encode only their neighbourhoods"

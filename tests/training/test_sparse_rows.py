@@ -129,13 +129,18 @@ def test_only_tables_of_ids_are_cut():
 def test_what_reads_all_rows_is_refused():
     with pytest.raises(ConfigError, match=r"sparse_rows: full_softmax"):
         TrainConfig(sparse_rows=True)
+    options = {"train.loss": "sampled_softmax", "train.sparse_rows": True}
+    with pytest.raises(ConfigError, match=r"sparse_rows: .* graph"):
+        config(**options)
+    assert config(**options, **{"train.fan_out": 4}).train.sparse_rows
 
 
-def test_experts_with_a_graph_are_refused_or_encode_all_items(tables):
-    options = {"model.experts": ["id+graph"], "train.loss": "sampled_softmax"}
-    recipe = config(**options)
+def test_experts_with_a_graph_encode_all_items_or_neighbourhoods(tables):
+    recipe = config(**{"train.loss": "sampled_softmax", "train.negatives": 4})
     dataset = prepare(recipe, tables)
     context = make_context(recipe, dataset)
+    assert context.arrays.item_sampler.encodes_all and context.arrays.neighbourhoods is None
     assert any("encodes all items" in note for note in context.notes)
-    with pytest.raises(ConfigError, match=r"sparse_rows: .* graph"):
-        make_context(config(**options, **{"train.sparse_rows": True}), dataset)
+    context = make_context(replace(recipe, train=replace(recipe.train, fan_out=4)), dataset)
+    assert not context.arrays.item_sampler.encodes_all
+    assert context.arrays.neighbourhoods is not None and not context.notes

@@ -1,5 +1,6 @@
 """The part of a graph that the vectors of some nodes depend on, by neighbour sampling."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -153,7 +154,26 @@ def neighbourhood_sampler(
         for has_kind in (has_item, has_entity)
     ]
     most = [[int(part.max(initial=0)) for part in np.split(of, [num_items])] for of in reads]
-    limits, sizes = (num_items, num_nodes - num_items), []
+    return NeighbourhoodSampler(
+        edges=edges,
+        entities=jnp.asarray(entities, jnp.int32),
+        first=jnp.asarray(np.concatenate([[0], np.cumsum(total)]), jnp.int32),
+        num_items=num_items,
+        width=int(total.max()),
+        sizes=sizes_by_hop(start, most, (num_items, num_nodes - num_items), hops),
+    )
+
+
+def sizes_by_hop(
+    start: Counts, most: Sequence[Sequence[int]], limits: tuple[int, int], hops: int
+) -> tuple[Counts, ...]:
+    """Room for the nodes after every hop.
+
+    Args:
+        most: of items and of entities, those that an item and that an entity reads.
+        limits: the items and the entities of the graph.
+    """
+    sizes = []
     for _ in range(hops):
         start = Counts(
             *(
@@ -162,11 +182,4 @@ def neighbourhood_sampler(
             )
         )
         sizes.append(start)
-    return NeighbourhoodSampler(
-        edges=edges,
-        entities=jnp.asarray(entities, jnp.int32),
-        first=jnp.asarray(np.concatenate([[0], np.cumsum(total)]), jnp.int32),
-        num_items=num_items,
-        width=int(total.max()),
-        sizes=tuple(sizes),
-    )
+    return tuple(sizes)
