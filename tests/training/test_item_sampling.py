@@ -69,8 +69,10 @@ def assert_equal(actual, expected):
 
 
 @pytest.mark.parametrize("repeats", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_with_all_items_the_sampled_softmax_is_the_full_softmax(model, repeats):
-    """Losses of all tasks and gradients, with repeat biases and with a mask of the history."""
+def test_with_all_items_the_sampled_softmax_is_the_full_softmax(repeats):
+    """Losses of all tasks and gradients: with repeat biases; with a mask, for two experts."""
+    experts = ("id+graph+text",) if repeats else ("id+graph", "text")
+    model = Recommender(replace(CONFIG.model, experts=experts), SIZES, nnx.Rngs(0))
     arrays = replace(
         make_arrays(), masked_event_types=jnp.array([not repeats, True]), repeats=repeats
     )
@@ -121,27 +123,28 @@ def test_encoding_the_sample_alone_equals_encoding_all(short_batch):
 
 
 @pytest.mark.parametrize(
-    "layer", [{}, {"num_graph_layers": 2, "graph_layer": "sage", "aggregate": "max"}], ids=str
+    "layer",
+    [{}, pytest.param({"num_graph_layers": 2, "graph_layer": "sage"}, marks=pytest.mark.slow)],
+    ids=str,
 )
 def test_encoding_neighbourhoods_of_all_edges_equals_encoding_all(short_batch, layer):
-    """One and two layers; brands are predicted, so their items are encoded too."""
+    """Brands are predicted, so their items are encoded too."""
     options = replace(CONFIG.model, id_dropout=0.0, dropout=0.0, **layer)
     model, arrays = Recommender(options, SIZES, nnx.Rngs(0)), make_arrays()
     edges = edge_sampler(arrays.catalog.graph, 3, 0)
-    for tasks, hops in ((arrays.tasks[:1], reach(options)), (arrays.tasks, reach(options))):
-        entities = predicted_entities(tasks)
-        around = neighbourhood_sampler(
-            arrays.catalog.graph,
-            edges,
-            entities=entities,
-            num_items=8,
-            num_nodes=12,
-            hops=hops,
-            start=Counts(7, len(entities)),
-        )
-        known = replace(arrays, tasks=tasks, neighbourhoods=around)
-        part = losses(model, known, short_batch, make_sampler())
-        assert_equal(part, losses(model, known, short_batch, make_sampler(encodes_all=True)))
+    entities = predicted_entities(arrays.tasks)
+    around = neighbourhood_sampler(
+        arrays.catalog.graph,
+        edges,
+        entities=entities,
+        num_items=8,
+        num_nodes=12,
+        hops=reach(options),
+        start=Counts(7, len(entities)),
+    )
+    known = replace(arrays, neighbourhoods=around)
+    part = losses(model, known, short_batch, make_sampler())
+    assert_equal(part, losses(model, known, short_batch, make_sampler(encodes_all=True)))
     items = draw_items(replace(known, item_sampler=make_sampler()), short_batch, KEY)
     assert {*np.asarray(items.encoded)} >= {1, 2, 3, 4, 5}  # all items of two brands
 
