@@ -47,7 +47,7 @@ class ItemSampler:
     negatives: int = field(metadata=STATIC)
     size: int = field(metadata=STATIC)
     takes_all: bool = field(metadata=STATIC)
-    encodes_all: bool = field(metadata=STATIC)  # because experts read the graph around the items
+    encodes_all: bool = field(metadata=STATIC)  # because experts read the whole graph
 
     def sample(self, batch: Batch, candidates: Bool[Array, " I"], key: Array) -> ItemSample:
         """The sample of a step; all items are in it for certain if the sampler takes all."""
@@ -84,7 +84,12 @@ def item_sampler(
     *,
     encodes_all: bool = False,
 ) -> ItemSampler:
-    """The sampler of the batches of a training."""
+    """The sampler of the batches of a training.
+
+    Args:
+        candidates: items that can be predicted.
+        encodes_all: whether steps encode all items, though they score a sample.
+    """
     num_items = len(candidates)
     windows = windows_of_items(packing, num_items)
     chances = np.where(candidates, np.maximum(windows, 1.0) ** config.negative_power, 0)
@@ -94,7 +99,7 @@ def item_sampler(
     size = min(padded_size(1 + items + config.negatives), num_items)
     return ItemSampler(
         windows=jnp.asarray(windows, jnp.float32),
-        levels=jnp.asarray(np.floor(shares * (LEVELS - 1)), jnp.uint32),
+        levels=jnp.asarray(np.floor(shares * (LEVELS - 1)).astype(np.uint32)),
         num_windows=len(packing.windows.lengths),
         negatives=config.negatives,
         size=num_items if takes_all else size,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from jaxrec.config import Config
 from jaxrec.data.packing import Packing
@@ -73,7 +73,7 @@ def build_samplers(
     )
 
 
-def predicted_entities(tasks: Sequence[Task]) -> np.ndarray:
+def predicted_entities(tasks: Sequence[Task]) -> Int[np.ndarray, " entities"]:
     """Node ids of the entities that tasks predict, ascending."""
     nodes = [np.asarray(task.nodes) for task in tasks if isinstance(task, NextEntity)]
     return np.unique(np.concatenate(nodes)) if nodes else np.zeros(0, np.int32)

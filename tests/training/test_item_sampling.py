@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.objective import CONFIG, KEY, SIZES, make_arrays, make_batch
+from helpers.objective import CONFIG, KEY, SIZES, make_arrays, make_batch, make_finetuned_text
 from helpers.shop import make_tables
 from helpers.training import config
 
@@ -25,7 +25,7 @@ from jaxrec.training.item_sampling import (
     largest_batch,
     windows_of_items,
 )
-from jaxrec.training.objective import draw_items, objective
+from jaxrec.training.objective import draw_items, finetuned_rows, objective
 from jaxrec.training.samplers import predicted_entities
 from jaxrec.training.state import make_packing
 from jaxrec.training.tasks.link_prediction import LinkPrediction
@@ -162,6 +162,22 @@ def test_a_sample_holds_the_batch_and_what_is_drawn(short_batch):
         np.testing.assert_array_equal(again.rows, rows)
         drawn |= {frozenset(kept - {1, 2, 3})}
     assert drawn == {frozenset({4}), frozenset({6}), frozenset({4, 6})}
+
+
+def test_texts_of_the_targets_of_a_sample_are_encoded_again(tower, short_batch):
+    """Three targets come first; then other items of the sample, but no padding."""
+    arrays = replace(make_arrays(), item_sampler=make_sampler())
+    items = draw_items(arrays, short_batch, KEY)
+    text = items.of(arrays.catalog.nodes).text
+    finetuned = make_finetuned_text()
+    known = replace(finetuned, hidden=finetuned.hidden[:7], mask=finetuned.mask[:7])
+    for count in (4, 9):
+        encoded = finetuned_rows(tower, known, text, short_batch, count, KEY, items)
+        changed = np.asarray(items.encoded)[np.asarray(jnp.any(encoded != text, axis=1))]
+        assert {1, 2, 3} <= {*changed} <= {0, 1, 2, 3, 4, 6, 7}
+    whole = tower(known.hidden.astype(jnp.float32), known.mask) @ known.projection
+    places = items.places(jnp.arange(1, 4))
+    np.testing.assert_allclose(encoded[places], whole[1:4], atol=1e-5)
 
 
 def test_a_batch_without_events_has_no_loss_and_finite_gradients(model):
