@@ -1,7 +1,8 @@
 """The part of a graph that the vectors of some nodes depend on, by neighbour sampling."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -49,6 +50,7 @@ class NeighbourhoodSampler:
     num_items: int = field(metadata=STATIC)
     width: int = field(metadata=STATIC)  # most edges to draw of a node
     sizes: tuple[Counts, ...] = field(metadata=STATIC)  # nodes after every hop, at most
+    num_edges: int = field(metadata=STATIC)  # of a neighbourhood, at most
 
     def sample(
         self,
@@ -62,27 +64,33 @@ class NeighbourhoodSampler:
         for size in self.sizes:
             receivers = jnp.concatenate([items, entities])
             drawn, weights = self.draw(receivers, key)
-            senders = jnp.where(weights > 0, graph.senders[drawn], 0).reshape(-1)
-            is_item = senders < self.num_items
-            found = (jnp.where(is_item, senders, 0), jnp.where(is_item, last[1], senders))
+            senders, is_item = graph.senders[drawn], graph.senders[drawn] < self.num_items
+            found = (
+                jnp.where((weights > 0) & kind, senders, fill).reshape(-1)
+                for kind, fill in zip((is_item, ~is_item), last, strict=True)
+            )
             items, entities = (
                 distinct(jnp.concatenate([known, new]), count, fill)
                 for known, new, count, fill in zip(
                     (items, entities), found, size, last, strict=True
                 )
             )
+        # most nodes have fewer edges than the width; edges keep their order, and the last one fills
+        kept = jnp.flatnonzero(weights > 0, size=self.num_edges, fill_value=weights.size - 1)
+        is_edge = jnp.arange(self.num_edges) < (weights > 0).sum()
+        edges, weights = drawn.reshape(-1)[kept], jnp.where(is_edge, weights.reshape(-1)[kept], 0)
         relations = graph.edges
         if isinstance(relations, WeightedEdges):
-            weights = weights * relations.weights[drawn]
+            weights = weights * relations.weights[edges]
             relations = relations.relations
-        ends = (graph.senders[drawn], jnp.broadcast_to(receivers[:, None], drawn.shape))
-        senders, receivers = (self.places(items, entities, end).reshape(-1) for end in ends)
+        ends = (jnp.where(is_edge, graph.senders[edges], 0), receivers[kept // self.width])
+        senders, receivers = (self.places(items, entities, end) for end in ends)
         part = graph._replace(
-            edges=WeightedEdges(relations[drawn].reshape(-1), weights.reshape(-1)),
-            senders=jnp.where(weights.reshape(-1) > 0, senders, 0),
+            edges=WeightedEdges(relations[edges], weights),
+            senders=senders,
             receivers=receivers,
             n_node=jnp.array([len(items) + len(entities), 0]),
-            n_edge=jnp.array([drawn.size, 0]),
+            n_edge=jnp.array([self.num_edges, 0]),
         )
         return Neighbourhood(items, entities, part)
 
@@ -149,37 +157,51 @@ def neighbourhood_sampler(
     total = np.bincount(receivers, drawn, num_nodes).astype(np.int64)
     has_item = np.minimum.reduceat(senders, starts) < num_items
     has_entity = np.maximum.reduceat(senders, starts) >= num_items
-    reads = [
-        np.bincount(receivers, drawn * has_kind, num_nodes).astype(np.int64)
-        for has_kind in (has_item, has_entity)
-    ]
-    most = [[int(part.max(initial=0)) for part in np.split(of, [num_items])] for of in reads]
+    reads = [drawn * has_item, drawn * has_entity, drawn]
+    by_node = (np.bincount(receivers, counts, num_nodes).astype(np.int64) for counts in reads)
+    most = [[_largest_sums(part) for part in np.split(of, [num_items])] for of in by_node]
+
+    def most_of(kind: int, nodes: Counts) -> int:
+        by_kind = zip(most[kind], nodes, strict=True)
+        return sum(int(sums[min(count, len(sums) - 1)]) for sums, count in by_kind)
+
+    limits = (num_items, num_nodes - num_items)
+    sizes = sizes_by_hop(start, (partial(most_of, 0), partial(most_of, 1)), limits, hops)
     return NeighbourhoodSampler(
         edges=edges,
         entities=jnp.asarray(entities, jnp.int32),
         first=jnp.asarray(np.concatenate([[0], np.cumsum(total)]), jnp.int32),
         num_items=num_items,
         width=int(total.max()),
-        sizes=sizes_by_hop(start, most, (num_items, num_nodes - num_items), hops),
+        sizes=sizes,
+        num_edges=max(most_of(2, (start, *sizes)[-2]), 1),
     )
 
 
 def sizes_by_hop(
-    start: Counts, most: Sequence[Sequence[int]], limits: tuple[int, int], hops: int
+    start: Counts,
+    most: tuple[Callable[[Counts], int], Callable[[Counts], int]],
+    limits: tuple[int, int],
+    hops: int,
 ) -> tuple[Counts, ...]:
     """Room for the nodes after every hop.
 
     Args:
-        most: of items and of entities, those that an item and that an entity reads.
+        most: of items and of entities, how many some nodes read at most.
         limits: the items and the entities of the graph.
     """
     sizes = []
     for _ in range(hops):
         start = Counts(
             *(
-                min(known + by_item * start.items + by_entity * start.entities, limit)
-                for known, (by_item, by_entity), limit in zip(start, most, limits, strict=True)
+                min(known + count(start), limit)
+                for known, count, limit in zip(start, most, limits, strict=True)
             )
         )
         sizes.append(start)
     return tuple(sizes)
+
+
+def _largest_sums(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sums"]:
+    """The sums of the 0, 1, 2, ... largest values."""
+    return np.concatenate([[0], np.cumsum(np.sort(values)[::-1])])

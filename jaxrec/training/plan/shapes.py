@@ -233,14 +233,20 @@ def neighbourhood_zeros(
     start = Counts(
         most_items(items, links, sizes.num_items), most_entities(count, links, num_entities)
     )
+
+    def most(nodes: Counts) -> int:
+        return width * (nodes.items + nodes.entities)
+
     limits = (sizes.num_items, num_entities)
+    hops = sizes_by_hop(start, (most, most), limits, reach(config.model))
     return NeighbourhoodSampler(
         edges=edges,
         entities=whole(count),
         first=whole(sizes.num_nodes + 1),
         num_items=sizes.num_items,
         width=width,
-        sizes=sizes_by_hop(start, ((width, width),) * 2, limits, reach(config.model)),
+        sizes=hops,
+        num_edges=min(most((start, *hops)[-2]), len(edges.groups)),
     )
 
 

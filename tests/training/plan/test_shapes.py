@@ -42,7 +42,8 @@ def test_planned_samplers_are_as_large_as_any_data_need(tables, links):
         parts = (jax.tree.leaves(getattr(part, name)) for part in (planned, arrays))
         assert all(bound.shape[0] >= array.shape[0] for bound, array in zip(*parts, strict=True))
     assert planned.item_sampler.size >= arrays.item_sampler.size
-    assert planned.neighbourhoods.width >= arrays.neighbourhoods.width
+    for name in ("width", "num_edges"):
+        assert getattr(planned.neighbourhoods, name) >= getattr(arrays.neighbourhoods, name)
     for bound, size in zip(planned.neighbourhoods.sizes, arrays.neighbourhoods.sizes, strict=True):
         assert bound >= size and bound.entities >= size.entities
 
