@@ -33,6 +33,9 @@ from jaxrec.training.tasks.link_prediction import LinkPrediction
 FEW = jnp.uint32(np.array([0, 0, 0, 0, 2**31, 2**31, LEVELS - 1, LEVELS - 1]))  # draws 4 or 6
 
 
+draw = jax.jit(draw_items)
+
+
 def make_sampler(**options) -> ItemSampler:
     """Of the items of `make_arrays`: with two windows of three in a batch."""
     fields = {
@@ -117,14 +120,15 @@ def test_encoding_the_sample_alone_equals_encoding_all(short_batch):
     arrays = replace(arrays, tasks=(*arrays.tasks, LinkPrediction(0.5)), link_sampler=links)
     part = losses(model, arrays, short_batch, make_sampler())
     assert_equal(part, losses(model, arrays, short_batch, make_sampler(encodes_all=True)))
-    items = draw_items(replace(arrays, item_sampler=make_sampler()), short_batch, KEY)
+    items = draw(replace(arrays, item_sampler=make_sampler()), short_batch, KEY)
     scored, encoded = ({*np.asarray(rows)} for rows in (items.sample.rows, items.encoded))
     assert scored < encoded == scored | {5, 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
-    [{}, pytest.param({"num_graph_layers": 2, "graph_layer": "sage"}, marks=pytest.mark.slow)],
+    [{}, {"num_graph_layers": 2, "graph_layer": "sage"}],
     ids=str,
 )
 def test_encoding_neighbourhoods_of_all_edges_equals_encoding_all(short_batch, layer):
@@ -145,7 +149,7 @@ def test_encoding_neighbourhoods_of_all_edges_equals_encoding_all(short_batch, l
     known = replace(arrays, neighbourhoods=around)
     part = losses(model, known, short_batch, make_sampler())
     assert_equal(part, losses(model, known, short_batch, make_sampler(encodes_all=True)))
-    items = draw_items(replace(known, item_sampler=make_sampler()), short_batch, KEY)
+    items = draw(replace(known, item_sampler=make_sampler()), short_batch, KEY)
     assert {*np.asarray(items.encoded)} >= {1, 2, 3, 4, 5}  # all items of two brands
 
 
@@ -167,7 +171,7 @@ def test_a_sample_holds_the_batch_and_what_is_drawn(short_batch):
 def test_texts_of_the_targets_of_a_sample_are_encoded_again(tower, short_batch):
     """Three targets come first; then other items of the sample, but no padding."""
     arrays = replace(make_arrays(), item_sampler=make_sampler())
-    items = draw_items(arrays, short_batch, KEY)
+    items = draw(arrays, short_batch, KEY)
     text = items.of(arrays.catalog.nodes).text
     finetuned = make_finetuned_text()
     known = replace(finetuned, hidden=finetuned.hidden[:7], mask=finetuned.mask[:7])
