@@ -19,14 +19,14 @@ from jaxrec.runtime import enable_compilation_cache
 if TYPE_CHECKING:
     from jaxrec.training.pretraining.options import PretrainOptions
 
-OWN_DATA_RECIPE = "shopping"
+OWN_DATA_RECIPE, SHOPS_RECIPE = "shopping", "shops"
 DEFAULT_RECIPE = "ml100k"
 IN_MEMORY = "memory"
 
 
 def configure(
     recipe: str | Path | None = None,
-    data: str | Path | None = None,
+    data: str | Path | Mapping[str, str | Path] | None = None,
     overrides: Mapping[str, Any] | None = None,
     arguments: Sequence[str] = (),
 ) -> Config:
@@ -39,8 +39,8 @@ def configure(
 
     Args:
         recipe: a YAML file or the name of a shipped one; by default `ml100k`, or `shopping` if
-            `data` is given.
-        data: replaces `data.source`.
+            `data` is given, or `shops` if that names several shops.
+        data: replaces `data.source`; several shops by their names replace `data.shops`.
         overrides: dotted or nested options, such as `{"model.hidden_size": 128}`.
         arguments: the same as command-line flags; they win.
 
@@ -48,9 +48,9 @@ def configure(
         ConfigError: unknown recipe or option, or a value that does not fit.
     """
     _refuse_empty(recipe=recipe, data=data)
-    recipe = recipe or (OWN_DATA_RECIPE if data else DEFAULT_RECIPE)
-    source = {"data.source": str(data)} if data else {}
-    config = parse(arguments, [read_recipe(recipe), source, overrides or {}])
+    own = SHOPS_RECIPE if isinstance(data, Mapping) else OWN_DATA_RECIPE
+    recipe = recipe or (own if data else DEFAULT_RECIPE)
+    config = parse(arguments, [read_recipe(recipe), _places(data), overrides or {}])
     text = replace(config.text, pretrained=_absolute(config.text.pretrained))
     train = replace(config.train, init=_absolute(config.train.init))
     return replace(_with_source(config, config.data.source), text=text, train=train)
@@ -59,7 +59,7 @@ def configure(
 def fit(
     recipe: str | Path | None = None,
     *,
-    data: str | Path | Tables | None = None,
+    data: str | Path | Tables | Mapping[str, str | Path | Tables] | None = None,
     run: str | Path | None = None,
     resume: str | Path | None = None,
     base: str | Path | None = None,
@@ -90,7 +90,8 @@ def fit(
 
     Args:
         recipe: as in `configure`.
-        data: as in `configure`, or tables in memory.
+        data: as in `configure`, or tables in memory. Several shops by their names train one model
+            together; `run/shops/NAME` is then the run directory of a shop.
         run: the directory to write, by default `runs/` and the name of the data.
         resume: a run directory to continue instead, with the options that it has. `data` is needed
             only for tables in memory, or if the files have moved.
@@ -106,13 +107,13 @@ def fit(
 
     _refuse_empty(recipe=recipe, data=data, run=run, resume=resume, base=base)
     enable_compilation_cache()
-    tables, source = (data, IN_MEMORY) if isinstance(data, Tables) else (None, data)
+    tables, source = _in_memory(data)
     if resume is not None:
         target = Path(resume)
-        config = _moved(read_config(target), data)
+        config = _moved(read_config(target), source)
     else:
         config = _chosen(recipe, source, base, overrides, arguments)
-        target = Path(run) if run else Path("runs", _run_name(config.data.source))
+        target = Path(run) if run else Path("runs", _run_name(config))
     with _resumable(target):
         results = train(config, target, tables=tables, resume=resume is not None)
         return refit(target, data=data) if config.train.refit else results
@@ -137,7 +138,9 @@ def _resumable(target: Path) -> Iterator[None]:
         raise
 
 
-def refit(run: str | Path, *, data: str | Path | Tables | None = None) -> dict[str, Any]:
+def refit(
+    run: str | Path, *, data: str | Path | Tables | Mapping[str, str | Path | Tables] | None = None
+) -> dict[str, Any]:
     """Train a finished run again on all its events, as `jaxrec refit` does; that model serves then.
 
     Args:
@@ -157,8 +160,8 @@ def refit(run: str | Path, *, data: str | Path | Tables | None = None) -> dict[s
 
     _refuse_empty(run=run, data=data)
     enable_compilation_cache()
-    tables = data if isinstance(data, Tables) else None
-    return train_again(_moved(read_config(Path(run)), data), Path(run), tables=tables)
+    tables, source = _in_memory(data)
+    return train_again(_moved(read_config(Path(run)), source), Path(run), tables=tables)
 
 
 def add_forecast(
@@ -226,9 +229,37 @@ def pretrain(
     return train(config, options or PretrainOptions(), Path(out), tables=tables)
 
 
+def named_shops(sources: Sequence[str]) -> dict[str, str]:
+    """Data sets by the names of their directories; raises a ConfigError if two have the same."""
+    shops = {_place_name(source): source for source in sources}
+    if len(shops) < len(sources):
+        raise ConfigError(
+            f"the shops {', '.join(sources)} need different names; give them: --config shops "
+            f"--data.shops first {sources[0]} second {sources[1]}"
+        )
+    return shops
+
+
+def _in_memory(data: Any) -> tuple[Any, Any]:
+    """The tables in memory, if any, and where the data are."""
+    if isinstance(data, Tables):
+        return data, IN_MEMORY
+    if not isinstance(data, Mapping):
+        return None, data
+    tables = {name: shop for name, shop in data.items() if isinstance(shop, Tables)}
+    return tables, {name: IN_MEMORY if name in tables else shop for name, shop in data.items()}
+
+
+def _places(source: Any) -> dict[str, Any]:
+    """The options that name the data."""
+    if isinstance(source, Mapping):
+        return {"data.shops": {name: str(shop) for name, shop in source.items()}}
+    return {"data.source": str(source), "data.shops": {}} if source else {}
+
+
 def _chosen(
     recipe: str | Path | None,
-    source: str | Path | None,
+    source: str | Path | Mapping[str, str | Path] | None,
     base: str | Path | None,
     overrides: Mapping[str, Any] | None,
     arguments: Sequence[str],
@@ -243,16 +274,15 @@ def _chosen(
 
 def _go_on(
     base: Path,
-    source: str | Path | None,
+    source: str | Path | Mapping[str, str | Path] | None,
     overrides: Mapping[str, Any] | None,
     arguments: Sequence[str],
 ) -> Config:
     """The configuration of a warm start: that of its base, with other data and options."""
     read_config(base)  # for its errors
     layer = {"warm_start.base": _absolute(str(base)), "warm_start.since": "", "train.init": ""}
-    if source:
-        layer["data.source"] = str(source)
-    config = parse(arguments, [read_recipe(base / "config.yaml"), layer, overrides or {}])
+    layers = [read_recipe(base / "config.yaml"), layer, _places(source), overrides or {}]
+    config = parse(arguments, layers)
     return _with_source(config, config.data.source)
 
 
@@ -263,23 +293,42 @@ def _refuse_empty(**arguments: object) -> None:
             raise ConfigError(f"{name} is empty; give a value, or leave it out")
 
 
-def _run_name(source: str) -> str:
+def _run_name(config: Config) -> str:
+    return "-".join(config.data.shops) or _place_name(config.data.source)
+
+
+def _place_name(source: str) -> str:
     path = Path(source).resolve()
     if is_pattern(path.name) or path.name == SPEC_FILE:
         path = path.parent
     return path.stem if path.is_file() else path.name
 
 
-def _moved(config: Config, data: str | Path | Tables | None) -> Config:
-    """The configuration of a run whose files are now elsewhere, if `data` says so."""
-    if data is None or isinstance(data, Tables):
+def _moved(config: Config, source: Any) -> Config:
+    """The configuration of a run whose files are now elsewhere, if `source` says so.
+
+    Raises a ConfigError if it names other shops than the run has.
+    """
+    if source is None or source == IN_MEMORY:
         return config
-    return _with_source(config, str(data))
+    if not isinstance(source, Mapping) and not config.data.shops:
+        return _with_source(config, str(source))
+    names = list(source) if isinstance(source, Mapping) else [_place_name(str(source))]
+    if names != list(config.data.shops):
+        raise ConfigError(
+            f"the run was trained on {', '.join(config.data.shops) or 'one shop'}, not on "
+            f"{', '.join(names)}; name the same shops in the same order"
+        )
+    shops = {name: str(place) for name, place in source.items()}
+    moved = replace(config, data=replace(config.data, shops=shops))
+    return _with_source(moved, moved.data.source)
 
 
 def _with_source(config: Config, source: str) -> Config:
-    layout = _absolute(config.data.layout)
-    return replace(config, data=replace(config.data, source=_absolute(source), layout=layout))
+    data = config.data
+    shops = {name: _absolute(place) for name, place in data.shops.items()}
+    layout = _absolute(data.layout)
+    return replace(config, data=replace(data, source=_absolute(source), shops=shops, layout=layout))
 
 
 def _absolute(source: str) -> str:

@@ -1,10 +1,10 @@
-"""Link prediction beside the next item or before it, on all users or on some of them.
+"""Link prediction or masked items beside the next item or before it, on all users or some of them.
 
     python benchmarks/quality/pretraining.py scientific --folder path/to/data --share 0.1 \\
-        --seeds 0 1 2 --all model.experts=[id+graph+text]
+        --seeds 0 1 2 --task links --all model.experts=[id+graph+text]
 
-Four trainings for each seed: the recipe; link prediction beside the next item with weight 0.1 and
-0.5; and link prediction alone, from which a training of the recipe then begins (`train.init`).
+Trainings for each seed: the recipe; the task beside the next item with some weights; and the task
+alone, from which a training of the recipe then begins (`train.init`).
 `--share` takes that share of the users, with all their events, and keeps all items: a small shop
 with a large catalogue. Rows and runs are kept as those of `family.py`.
 """
@@ -21,13 +21,9 @@ from rich.console import Console
 
 from jaxrec.api import enable_compilation_cache
 
-LINKS_ALONE = {
-    "train.next_item_weight": 0.0,
-    "train.auxiliary_weight": 0.0,
-    "train.link_weight": 1.0,
-}
-BESIDE = {f"links, weight {weight}": {"train.link_weight": weight} for weight in (0.1, 0.5)}
-FIRST, THEN = "links alone", "links, then the recipe"
+TASKS = {"links": "train.link_weight", "masked items": "train.masked_item_weight"}
+# of a run on masked items alone, whose sequence encoder has learned nothing
+PARTS = {"links": ("text", "graph", "sequence", "ids"), "masked items": ("text", "graph", "ids")}
 
 
 def main() -> None:
@@ -38,22 +34,27 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
     parser.add_argument("--share", type=float, default=1.0, help="of the users")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--task", choices=TASKS, default="links")
+    parser.add_argument("--weights", type=float, nargs="*", default=[0.1, 0.5], help="beside")
     options = parser.parse_args()
     enable_compilation_cache()
     source = options.folder / CASES[options.case].source
     data = str(source if options.share == 1 else with_share(source, options.share))
     case = " ".join([options.case, f"{options.share:.0%} of the users", *options.all])
-    rows = []
+    rows, task, weight = [], options.task, TASKS[options.task]
+    beside = {f"{task}, weight {amount}": {weight: amount} for amount in options.weights}
+    alone = {"train.next_item_weight": 0.0, "train.auxiliary_weight": 0.0, weight: 1.0}
     for seed in options.seeds:
-        for label, changes in {"recipe": {}, **BESIDE, FIRST: LINKS_ALONE}.items():
+        for label, changes in {"recipe": {}, **beside, f"{task} alone": alone}.items():
             variant = Variant({**overrides(options.all), **changes})
             config = configuration(CASES[options.case], data, variant, seed)
             rows.append(result(case, label, config))
         first = str(RUNS / run_key(config))
         variant = Variant(overrides(options.all))
         config = configuration(CASES[options.case], data, variant, seed)
-        config = replace(config, train=replace(config.train, init=first))
-        rows.append(result(case, THEN, config))
+        train = replace(config.train, init=first, init_parts=PARTS[task])
+        config = replace(config, train=train)
+        rows.append(result(case, f"{task}, then the recipe", config))
     Console(width=140).print(family_table(case, rows))
 
 

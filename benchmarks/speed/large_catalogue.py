@@ -41,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = options.run or Path(folder, "run")
-        if not (run / "checkpoints").exists():
+        if not (run / "metrics.json").exists():
             train(Path(folder), run, options.items)
         ids = pl.read_parquet(run / "catalog" / "items.parquet")["item_id"].drop_nulls().to_list()
         events = histories(ids)

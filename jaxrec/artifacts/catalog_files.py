@@ -35,6 +35,7 @@ class RunArtifacts:
     trained_until: int | None = None
     seen_until: int | None = None
     features: FeatureMaps = field(default_factory=FeatureMaps)
+    shops: tuple[str, ...] = ()  # the names of several shops whose items lie side by side
 
 
 def read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
@@ -64,6 +65,7 @@ def read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
         sizes=(sizes := _sizes(layout["sizes"])),
         whitening=Whitening(**np.load(whitening)) if whitening.exists() else None,
         features=_read_features(directory, sizes),
+        shops=tuple(layout.get("shops", ())),
         **{name: layout[name] for name in ADDED if name in layout},
     )
     return _checked(artifacts)
@@ -135,6 +137,7 @@ def write_catalog(directory: Path, artifacts: RunArtifacts, number: int) -> None
         "relations": graph.relations,
         "event_types": artifacts.event_type_names,
         "sizes": asdict(artifacts.sizes),
+        "shops": artifacts.shops,
         **{name: getattr(artifacts, name) for name in ADDED},
     }
     (directory / "layout.json").write_text(json.dumps(layout, indent=2))

@@ -58,8 +58,13 @@ def refuse_file_on_the_way(path: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
+    write_text(path, json.dumps(content, indent=2))
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file atomically, in UTF-8."""
     with atomic_path(path) as draft:
-        draft.write_text(json.dumps(content, indent=2))
+        draft.write_text(content, encoding="utf-8")
 
 
 def write_table(table: pl.DataFrame, path: Path) -> None:

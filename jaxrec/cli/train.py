@@ -40,9 +40,10 @@ def run(arguments: Sequence[str]) -> None:
         processes.join(options.coordinator, options.processes, options.process)
     elif options.processes is not None or options.process is not None:
         raise ConfigError("--processes and --process need --coordinator HOST:PORT")
+    data = options.data or [None]
     api.fit(
         options.config,
-        data=options.data,
+        data=data[0] if len(data) == 1 else api.named_shops(data),
         run=options.run,
         resume=options.resume,
         base=options.base,
@@ -59,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     parser.add_argument("--config", help="a YAML recipe, or the name of a shipped one")
-    parser.add_argument("--data", help="short for --data.source")
+    parser.add_argument(
+        "--data",
+        action="append",
+        help="short for --data.source; given several times, each is a shop and all train one model",
+    )
     parser.add_argument("--run", help="directory to write; it must not exist")
     parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
     parser.add_argument(

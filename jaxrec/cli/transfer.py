@@ -61,7 +61,7 @@ def transfer(options: TransferOptions) -> None:
 
 def write_run(model: TrainedModel, options: TransferOptions) -> None:
     """Write a model of `for_shop` as a run directory, with the calibration of its origin."""
-    data = replace(model.config.data, source=str(options.items), layout="")
+    data = replace(model.config.data, source=str(options.items), shops={}, layout="")
     config = replace(model.config, data=data, warm_start=WarmStartConfig())
     run_directory.create_run(options.out, config, model.artifacts)
     params = nnx.state(model.model.merge())

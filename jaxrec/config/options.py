@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxrec.config.data import DataConfig, SplitConfig
 from jaxrec.config.plan import PlanConfig
 from jaxrec.config.ranges import (
-    Amount,
     Bounded,
     Count,
     NonNegative,
     Positive,
-    Quantile,
     Share,
     Text,
 )
@@ -18,72 +17,6 @@ from jaxrec.config.train import TrainConfig
 from jaxrec.errors import ConfigError
 
 SOURCES = ("id", "text", "graph", "vectors", "numbers")  # of an item encoder, beside vector columns
-
-
-@dataclass(frozen=True)
-class DataConfig(Bounded):
-    """Where the events come from and which of them to use."""
-
-    source: Text = "ml-100k"
-    """`ml-100k`, `ml-1m`, a directory with the tables events, items and triples (or with a
-    `dataset.yaml` that describes them), such a YAML file, a file or directory of events, or an
-    invoice file in the columns of UCI Online Retail. `--data X` is short for `--data.source X`."""
-    layout: str = ""
-    """What the files of the directory mean: a YAML file as `dataset.yaml`, or a shipped one:
-    amazon2023, diginetica, ga4, hm, instacart, movielens, rees46, retailrocket, shopify, taobao,
-    tmall, yoochoose."""
-    memory_limit: str = ""
-    """Memory of DuckDB while it reads files, such as `2GB`. Beyond it, queries of `dataset.yaml`
-    sort and join on disk (see TMPDIR). Empty: as `dataset.yaml` says, or 80 % of the machine's."""
-    time: Literal["timestamp", "order"] = "timestamp"
-    """`order`: timestamps are only positions, so there are no time gaps and no split by time."""
-    ties: Literal["file", "item_id"] = "file"
-    """Order of a user's events with equal timestamps: as in the file, or as in the item table."""
-    strict: bool = False
-    """Raise an error for events of unknown items and the like, instead of repairing them."""
-    min_user_events: NonNegative = 0
-    """k-core: leave out users with fewer events (0: keep all)."""
-    min_item_events: NonNegative = 0
-    """k-core: leave out items with fewer events (0: keep all)."""
-    drop_repeats: bool = False
-    """Leave out events of the same item as the user's previous event."""
-    negative_event_types: tuple[str, ...] = ("cancel", "return", "dislike", "hide", "impression")
-    """Event types that update the user's state and are never predicted."""
-    event_weights: dict[str, Amount] = field(default_factory=dict)
-    """Weight of each event type as a training target; 1 for types that are not named."""
-    relations: tuple[str, ...] = ()
-    """Relations of the graph to keep (empty: all)."""
-    text_columns: tuple[str, ...] = (
-        *("title", "brand", "genres", "category", "categories", "merchant", "description"),
-    )
-    """Item columns that form an item's text, in this order."""
-    numeric_columns: tuple[str, ...] = ()
-    """Item columns with numbers, such as price and rating, that the source `numbers` reads."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for event_type, weight in self.event_weights.items():
-            if weight and event_type in self.negative_event_types:
-                raise ConfigError(
-                    f"event_weights: {event_type} is among negative_event_types; name it in only "
-                    "one of the two"
-                )
-
-
-@dataclass(frozen=True)
-class SplitConfig(Bounded):
-    """Which events are held out for validation and test."""
-
-    scheme: Literal["leave_one_out", "global_time"] = "global_time"
-    """`leave_one_out`: a user's last event tests, the one before validates. `global_time`: all
-    events after a point in time test."""
-    test_quantile: Quantile = 0.9
-    """`global_time`: the test period begins after this quantile of all timestamps."""
-    validation_quantile: Quantile = 0.9
-    """`global_time`: the validation period begins after this quantile of the remaining
-    timestamps."""
-    target_event_types: tuple[str, ...] = ()
-    """Event types to predict in evaluation (empty: all that training predicts)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +36,7 @@ class ModelConfig(Bounded):
     num_layers: Count = 2
     """Blocks of the sequence encoder."""
     sequence_heads: Count = 2
-    """`transformer`: attention heads."""
+    """`transformer` and `train.masked_item_weight`: attention heads."""
     sequence_window: Count = 64
     """`transformer`: number of events before an event that each block attends to. The state of a
     user grows in proportion to it."""
@@ -256,6 +189,14 @@ class EvaluationConfig(Bounded):
 
 
 @dataclass(frozen=True)
+class ReportConfig(Bounded):
+    """What the cards of a run tell."""
+
+    group_by: tuple[str, ...] = ()
+    """Item columns, such as brand: quality and exposure of the items of each value."""
+
+
+@dataclass(frozen=True)
 class WarmStartConfig(Bounded):
     """How a run goes on from an earlier run, its base."""
 
@@ -286,13 +227,20 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
+        self._check_shops()
         if self.warm_start.base and self.train.init:
             raise ConfigError(
                 "train.init begins a new training and --from goes on with one; give only one"
+            )
+        if self.train.masked_item_weight and self.model.hidden_size % self.model.sequence_heads:
+            raise ConfigError(
+                f"train.masked_item_weight: model.hidden_size {self.model.hidden_size} cannot be "
+                f"divided among {self.model.sequence_heads} heads; change model.sequence_heads"
             )
         window, length = self.model.sequence_window, self.train.sequence_length
         if self.model.sequence == "transformer" and window > length:
@@ -319,4 +267,27 @@ class Config:
             raise ConfigError(
                 "train.sparse_rows: an expert with the source graph reads all rows in every step; "
                 "set train.fan_out, name experts without graph, or leave sparse_rows out"
+            )
+
+    def _check_shops(self) -> None:
+        """Raise a ConfigError for what does not go with several shops."""
+        if not self.data.shops:
+            return
+        if "id" in self.model.sources:
+            raise ConfigError(
+                "model.experts names id, but ids say nothing across the shops of data.shops; name "
+                "sources that all shops have, such as text+graph"
+            )
+        if self.train.link_weight:
+            raise ConfigError(
+                "train.link_weight is for one shop; leave it out, or train without data.shops"
+            )
+        if self.train.loss == "sampled_softmax":
+            raise ConfigError(
+                "train.loss: sampled_softmax is for one shop; choose full_softmax, or leave out "
+                "data.shops"
+            )
+        if self.warm_start.base:
+            raise ConfigError(
+                "--from goes on with one shop; begin a training on several with --init RUN"
             )

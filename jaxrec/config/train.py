@@ -49,6 +49,10 @@ class TrainConfig(Bounded):
     link_weight: Amount = 0.0
     """Weight of the loss of link prediction: edges of the graph that a step hides and predicts by
     DistMult (0: off). One edge in a hundred, at most 1,000, never trains and measures it."""
+    masked_item_weight: Amount = 0.0
+    """Weight of the loss of masked items: a transformer that reads a history in both directions
+    predicts the items of random events that are hidden from it (BERT4Rec, Sun et al. 2019; 0: off).
+    It trains item vectors; ranking does not read it."""
     loss: Literal["full_softmax", "sampled_softmax"] = "full_softmax"
     """`full_softmax`: every step encodes and scores all items. `sampled_softmax`: only those of the
     batch and random ones, each weighted by how rarely it is drawn, so that a step costs about the
@@ -90,8 +94,9 @@ class TrainConfig(Bounded):
                 "sparse_rows: full_softmax reads all rows in every step; choose loss "
                 "sampled_softmax, or leave sparse_rows out"
             )
-        if not (self.next_item_weight or self.auxiliary_weight or self.link_weight):
+        weights = (self.next_item_weight, self.auxiliary_weight, self.link_weight)
+        if not any((*weights, self.masked_item_weight)):
             raise ConfigError(
-                "next_item_weight, auxiliary_weight and link_weight are all 0, so there is nothing "
-                "to learn; raise one of them"
+                "next_item_weight, auxiliary_weight, link_weight and masked_item_weight are all 0, "
+                "so there is nothing to learn; raise one of them"
             )

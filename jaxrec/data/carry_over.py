@@ -69,8 +69,13 @@ def trained_before(item_ids: pl.Series, carried: Carried) -> Bool[np.ndarray, " 
 
 
 def old_rows(ids: pl.Series, earlier: pl.Series) -> Int[np.ndarray, " n"]:
-    """The row of every id in an earlier list of ids; -1 for new ids. Null is row 0 of both."""
-    rows = index_in(ids, earlier).fill_null(-1).to_numpy().copy()
+    """The row of every id in an earlier list of ids; -1 for new ids. Null is row 0 of both.
+
+    Of equal earlier ids, such as a brand that several shops have, the first one counts.
+    """
+    first = np.flatnonzero(earlier.is_first_distinct().to_numpy())
+    found = index_in(ids, earlier.gather(first)).fill_null(-1).to_numpy()
+    rows = np.where(found < 0, -1, first[found])
     rows[0] = 0
     return rows
 

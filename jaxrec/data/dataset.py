@@ -1,6 +1,6 @@
 """Preparation of a data set: read, filter, index and split."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -8,16 +8,18 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
 
-from jaxrec.config import Config
+from jaxrec.config import Config, DataConfig
 from jaxrec.data.carry_over import Carried, trained_before, with_carried_items
 from jaxrec.data.events import build_event_log
 from jaxrec.data.features import FeatureColumns, compact, feature_arrays, feature_columns
-from jaxrec.data.graph import build_graph
+from jaxrec.data.graph import ITEM, build_graph
+from jaxrec.data.graph_arrays import count_of
+from jaxrec.data.shops import joined_catalog, joined_split
 from jaxrec.data.slices import counts, look_up
 from jaxrec.data.sources import load_source
 from jaxrec.data.splits import Split, split_log
 from jaxrec.data.tables import Tables, filter_tables
-from jaxrec.errors import DataError
+from jaxrec.errors import ConfigError, DataError
 from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
 
 LONG_HISTORY = 10_000  # events of a user that are worth a note
@@ -36,6 +38,8 @@ class Dataset:
         item_id_type: see `RunArtifacts`.
         carried: what a warm start carries over; None for a run from scratch.
         features: the columns of vectors and numbers that the model reads.
+        shops: the data sets that this one joins, by name; empty for those of one shop. Their rows
+            follow each other in this order.
     """
 
     catalog: Catalog
@@ -46,6 +50,7 @@ class Dataset:
     item_id_type: str = "String"
     carried: Carried | None = None
     features: FeatureColumns = field(default_factory=FeatureColumns)
+    shops: dict[str, "Dataset"] = field(default_factory=dict)
 
     @cached_property
     def trained(self) -> Bool[np.ndarray, " n"]:
@@ -68,7 +73,8 @@ class Dataset:
         split, nothing = self.split, np.zeros(0, np.int64)
         none = Queries(nothing, nothing)
         test = dict.fromkeys(split.test, none)
-        return replace(self, split=Split(split.log, split.log.lengths, none, test))
+        shops = {name: shop.all_in_training() for name, shop in self.shops.items()}
+        return replace(self, split=Split(split.log, split.log.lengths, none, test), shops=shops)
 
     @cached_property
     def positives(self) -> Bool[np.ndarray, " M"]:
@@ -76,26 +82,44 @@ class Dataset:
         return self.target_weights > 0
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the data sets of several shops have in common."""
+
+    event_types: tuple[str, ...]
+    features: FeatureColumns
+
+
 def prepare(
-    config: Config, tables: Tables | None = None, carried: Carried | None = None
+    config: Config,
+    tables: Tables | Mapping[str, Tables] | None = None,
+    carried: Carried | None = None,
+    shared: Shared | None = None,
 ) -> Dataset:
     """Read, filter, index and split the data of a configuration, or the given tables.
 
     Args:
+        tables: of one shop, or of all shops of `data.shops` by name.
         carried: the data side of the run that a warm start goes on from.
+        shared: of one shop among several; None: its own event types and columns.
 
     Raises:
         DataError: the data are invalid, or a warm start cannot tell which events are new.
         ConfigError: an expert names a source that the items lack.
     """
     data = config.data
-    tables = filtered(config, tables)
-    event_types = None
+    if data.shops:
+        if isinstance(tables, Tables):
+            raise ConfigError("data.shops names several shops; give the tables of each by its name")
+        return _prepare_shops(config, tables or {})
+    assert not isinstance(tables, Mapping)
+    tables = filtered(config, tables, shared.features if shared else None)
+    event_types = shared.event_types if shared else None
     if carried is not None:
         tables = with_carried_items(tables, carried)
         event_types = tuple(sorted({*carried.event_type_names, *tables.events["event"].unique()}))
     unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
-    features = feature_columns(tables.items, config)
+    features = shared.features if shared else feature_columns(tables.items, config)
     items = pl.concat([unknown_item, compact(tables.items, features)], how="diagonal")
     catalog = Catalog(items, build_graph(items, tables.triples, data.relations))
     log = build_event_log(
@@ -107,33 +131,79 @@ def prepare(
     )
     notes, item_id_type = tables.notes, str(tables.item_id_type)
     del tables  # which need as much memory as the log
-    names = log.event_type_names
-    predicted = predicted_event_types(config, names)
-    _check_event_types("split.target_event_types", predicted, names)
-    _check_event_types("data.event_weights", data.event_weights, names)
-    is_predicted = np.array([name in predicted for name in names])
-    targets = look_up(is_predicted, log.event_types)
     since = None if carried is None else carried.since
-    split, limit = split_log(log, config.split, targets, since), config.evaluation.queries
-    ranked = [
-        f"{name}: {limit:,} of {len(queries):,} events, evenly spaced, are ranked."
-        for name, queries in {"validation": split.validation, **split.test}.items()
-        if len(queries) > limit
-    ]
-    weights = np.array([event_weight(config, event_type) for event_type in names], np.float32)
+    split, weights, ranked = _split(config, log, since)
     return Dataset(
         catalog=catalog,
-        split=split.subsampled(limit),
-        target_weights=look_up(weights, log.event_types),
-        target_event_type=target_event_type(config, names),
-        notes=(*notes, *ranked, *_longest_history(log)),
+        split=split,
+        target_weights=weights,
+        target_event_type=target_event_type(config, log.event_type_names),
+        notes=(*notes, *ranked, *history_notes(log)),
         item_id_type=item_id_type,
         carried=carried,
         features=features,
     )
 
 
-def _longest_history(log: EventLog) -> list[str]:
+def _split(
+    config: Config, log: EventLog, since: int | None
+) -> tuple[Split, Float[np.ndarray, " M"], list[str]]:
+    """A split log, the weight of every event as a target, and notes on sampled queries."""
+    names = log.event_type_names
+    predicted = predicted_event_types(config, names)
+    _check_event_types("split.target_event_types", predicted, names)
+    _check_event_types("data.event_weights", config.data.event_weights, names)
+    is_predicted = np.array([name in predicted for name in names])
+    targets = look_up(is_predicted, log.event_types)
+    split, limit = split_log(log, config.split, targets, since), config.evaluation.queries
+    notes = [
+        f"{name}: {limit:,} of {len(queries):,} events, evenly spaced, are ranked."
+        for name, queries in {"validation": split.validation, **split.test}.items()
+        if len(queries) > limit
+    ]
+    weights = np.array([event_weight(config, event_type) for event_type in names], np.float32)
+    return split.subsampled(limit), look_up(weights, log.event_types), notes
+
+
+def _prepare_shops(config: Config, tables: Mapping[str, Tables]) -> Dataset:
+    """The data of all shops side by side. Each is filtered and split by itself."""
+    configs = {
+        name: replace(config, data=shop_data(config.data, name)) for name in config.data.shops
+    }
+    read = {name: tables.get(name) or _read(own) for name, own in configs.items()}
+    event_types = {name for part in read.values() for name in part.events["event"].unique()}
+    items = [part.items for part in read.values()]
+    shared = Shared(tuple(sorted(event_types)), feature_columns(items[0], config, *items[1:]))
+    del items
+    shops = {}
+    for name, own in configs.items():
+        try:
+            shops[name] = prepare(own, read.pop(name), shared=shared)
+        except DataError as error:
+            raise DataError(f"shop {name}: {error}") from None
+    parts = list(shops.values())
+    num_items = [count_of(shop.catalog.graph, ITEM) for shop in parts]
+    columns = dict.fromkeys((*config.data.text_columns, *shared.features.names))
+    return Dataset(
+        catalog=joined_catalog(
+            {name: shop.catalog for name, shop in shops.items()}, tuple(columns)
+        ),
+        split=joined_split({name: shop.split for name, shop in shops.items()}, num_items),
+        target_weights=np.concatenate([shop.target_weights for shop in parts]),
+        target_event_type=parts[0].target_event_type,
+        notes=tuple(f"{name}: {note}" for name, shop in shops.items() for note in shop.notes),
+        features=shared.features,
+        shops=shops,
+    )
+
+
+def shop_data(data: DataConfig, name: str) -> DataConfig:
+    """The options of the data of one shop among several."""
+    return replace(data, source=data.shops[name], shops={})
+
+
+def history_notes(log: EventLog) -> list[str]:
+    """A note that names the user with the most events, if they are very many."""
     longest = int(log.lengths.argmax())
     return long_history_notes(log.user_ids[longest], int(log.lengths[longest]), len(log.items))
 
@@ -154,25 +224,36 @@ def _check_event_types(option: str, event_types: Collection[str], names: tuple[s
         raise DataError(f"{option} names {absent}; the data have the types {', '.join(names)}")
 
 
-def filtered(config: Config, tables: Tables | None = None) -> Tables:
-    """Tables, by default those of the configuration, after its filters; raises as `prepare`."""
+def filtered(
+    config: Config, tables: Tables | None = None, features: FeatureColumns | None = None
+) -> Tables:
+    """Tables, by default those of the configuration, after its filters; raises as `prepare`.
+
+    Args:
+        features: the columns that the experts read; None: as the configuration names them.
+    """
     data = config.data
     if tables is None:
-        tables = load_source(
-            data.source,
-            data.layout,
-            time=data.time,
-            strict=data.strict,
-            memory_limit=data.memory_limit,
-            as_codes=True,
-        )
+        tables = _read(config)
     # before rows are left out, so that messages name the rows of the file
-    feature_arrays(tables.items, feature_columns(tables.items, config))
+    feature_arrays(tables.items, features or feature_columns(tables.items, config))
     return filter_tables(
         tables,
         min_user_events=data.min_user_events,
         min_item_events=data.min_item_events,
         drop_repeats=data.drop_repeats,
+    )
+
+
+def _read(config: Config) -> Tables:
+    data = config.data
+    return load_source(
+        data.source,
+        data.layout,
+        time=data.time,
+        strict=data.strict,
+        memory_limit=data.memory_limit,
+        as_codes=True,
     )
 
 

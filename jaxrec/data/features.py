@@ -39,28 +39,32 @@ def vector_columns(items: pl.DataFrame) -> tuple[str, ...]:
     )
 
 
-def feature_columns(items: pl.DataFrame, config: Config) -> FeatureColumns:
+def feature_columns(items: pl.DataFrame, config: Config, *others: pl.DataFrame) -> FeatureColumns:
     """The columns that the experts of a configuration read: those named, and all for `vectors`.
+
+    Args:
+        others: the items of other shops, which may have columns that the first ones lack.
 
     Raises:
         ConfigError: an expert names neither a source nor a list column, or a number has no column.
     """
-    sources = config.model.sources
-    found = vector_columns(items)
-    lists = [name for name in items.columns if _is_list_of_numbers(items[name])]
+    sources, tables = config.model.sources, (items, *others)
+    columns = list(dict.fromkeys(name for table in tables for name in table.columns))
+    found = {name for table in tables for name in vector_columns(table)}
+    shown = [name for name in columns if name in found]
+    lists = {n for table in tables for n in table.columns if _is_list_of_numbers(table[n])}
     if unknown := [name for name in sources if name not in (*SOURCES, *lists)]:
         raise ConfigError(
             f"model.experts names {', '.join(unknown)}; the sources are {', '.join(SOURCES)} and "
-            f"the vector columns of the items, which are: {', '.join(found) or 'none'}"
+            f"the vector columns of the items, which are: {', '.join(shown) or 'none'}"
         )
     numbers = config.data.numeric_columns if "numbers" in sources else ()
-    if missing := [name for name in numbers if name not in items.columns]:
+    if missing := [name for name in numbers if name not in columns]:
         raise ConfigError(
-            f"data.numeric_columns names {', '.join(missing)}; the items have "
-            f"{', '.join(items.columns)}"
+            f"data.numeric_columns names {', '.join(missing)}; the items have {', '.join(columns)}"
         )
     named = [name for name in sources if name not in SOURCES]
-    vectors = [n for n in items.columns if n in named or ("vectors" in sources and n in found)]
+    vectors = [n for n in columns if n in named or ("vectors" in sources and n in found)]
     return FeatureColumns(tuple(vectors), numbers)
 
 
@@ -94,7 +98,8 @@ def feature_arrays(
 
 def compact(items: pl.DataFrame, columns: FeatureColumns) -> pl.DataFrame:
     """The table with its vector columns in float32, which is half the memory of JSON's numbers."""
-    return items.with_columns(pl.col(columns.vectors).cast(pl.List(pl.Float32)))
+    vectors = [name for name in columns.vectors if name in items.columns]
+    return items.with_columns(pl.col(vectors).cast(pl.List(pl.Float32)))
 
 
 def listed_vectors(column: pl.Series) -> pl.Series:

@@ -1,5 +1,6 @@
 """The arrays that models and rankings read of a knowledge graph."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jraph
@@ -110,3 +111,23 @@ def neighbourhoods(graph: KnowledgeGraph) -> csr_array:
     lengths = np.sqrt(np.bincount(items, weights**2, minlength=graph.types[0].count))
     shape = (graph.types[0].count, graph.num_nodes)
     return csr_array((weights / lengths[items], (items, nodes)), shape=shape)
+
+
+def first_rows(counts: Sequence[int]) -> Int[np.ndarray, " shops"]:
+    """How many rows come before those of each shop."""
+    return np.cumsum([0, *counts])[:-1]
+
+
+def shop_starts(graphs: Sequence[KnowledgeGraph], type_name: str) -> tuple[int, ...]:
+    """Where the nodes of each shop begin in the joint block of a node type.
+
+    Those of the first shop begin with the unknown node, row 0; those of the last one end with the
+    padding.
+    """
+    starts = 1 + first_rows([count_of(graph, type_name) for graph in graphs])
+    return (0, *starts[1:].tolist())
+
+
+def count_of(graph: KnowledgeGraph, type_name: str) -> int:
+    """The number of known nodes of a type."""
+    return sum(node_type.count - 1 for node_type in graph.types if node_type.name == type_name)

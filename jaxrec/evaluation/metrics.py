@@ -72,6 +72,16 @@ def mean_popularity(top_items: Int[np.ndarray, "Q K"], counts: Float[np.ndarray,
     return _mean(counts[top_items[top_items > 0]])
 
 
+def mean_interval(values: Float[np.ndarray, " Q"]) -> tuple[float, float]:
+    """95 % interval of the mean of values from 0 to 1, by the normal approximation."""
+    if len(values) < 2:
+        return 0.0, 1.0
+    mean, error = values.mean(), 1.96 * values.std(ddof=1) / np.sqrt(len(values))
+    # among n zeros, a share of 3 / n would be missed in one case of twenty
+    high = max(mean + error, 3 / len(values))
+    return float(max(mean - error, 0)), float(min(high, 1))
+
+
 def bootstrap_interval(
     a: Float[np.ndarray, " Q"],
     b: Float[np.ndarray, " Q"],

@@ -82,6 +82,7 @@ def abstract_model(config: Config, artifacts: RunArtifacts) -> tuple[ModelDef, n
             nnx.Rngs(0),
             _tower(config.text, artifacts),
             links=config.train.link_weight > 0,
+            masked_items=config.train.masked_item_weight > 0,
         )
     )
     return split(model)

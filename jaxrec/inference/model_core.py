@@ -85,9 +85,18 @@ class ModelCore:
             types["user_id"] = id_type(events.lazy().collect_schema()["user_id"])
         return with_id_types(table, types)
 
+    def refuse_several_shops(self) -> None:
+        """Raise an InputError if the catalogue holds several shops, which no ranking may mix."""
+        if shops := self.artifacts.shops:
+            raise InputError(
+                f"the run was trained on the shops {', '.join(shops)}; each has a run directory of "
+                f"its own inside it, such as shops/{shops[0]}: name that one"
+            )
+
     @cached_property
     def encoder(self) -> UserEncoder:
-        """Reads users' events."""
+        """Reads users' events; raises an InputError if the catalogue holds several shops."""
+        self.refuse_several_shops()
         return UserEncoder(
             self.config,
             self.model,

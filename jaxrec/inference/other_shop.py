@@ -56,6 +56,7 @@ def for_shop(
         counts=counts,
         has_trained_id=none,
         sizes=sizes,
+        shops=(),
         item_id_type=str(id_type(items.schema["item_id"])),
         trained_until=NEVER,
         seen_until=NEVER,

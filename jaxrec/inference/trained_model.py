@@ -54,10 +54,11 @@ class TrainedModel(ModelCore):
 
         Raises:
             DataError: the tables cannot be used; see `extend_catalog`.
-            InputError: this model has today's items already.
+            InputError: this model has today's items already, or the items of several shops.
             RunError: the text encoder is not the one that the model was trained with.
         """
         refuse_fork()
+        self.refuse_several_shops()
         edges = None if triples is None else collected(triples, "new triples")
         return with_todays_items(self, collected(items, "new items"), edges)
 

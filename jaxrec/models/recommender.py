@@ -24,6 +24,7 @@ from jaxrec.models.items.build import build_item_encoder
 from jaxrec.models.layers import Linear, Table, dropout, unit_norm
 from jaxrec.models.sequence.build import build_sequence_encoder
 from jaxrec.models.sequence.encoder import State
+from jaxrec.models.sequence.masked_items import MaskedItems
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP
 
@@ -38,13 +39,21 @@ class Expert(nnx.Module):
     Args:
         name: the item sources, such as `id+graph`.
         links: whether the expert also learns to predict the edges of the graph.
+        masked_items: whether it also learns to predict hidden items of a sequence.
 
     Raises:
         ConfigError: the name holds an unknown source.
     """
 
     def __init__(
-        self, name: str, config: ModelConfig, sizes: Sizes, rngs: nnx.Rngs, *, links: bool = False
+        self,
+        name: str,
+        config: ModelConfig,
+        sizes: Sizes,
+        rngs: nnx.Rngs,
+        *,
+        links: bool = False,
+        masked_items: bool = False,
     ):
         width, num_event_types = config.hidden_size, sizes.num_event_types
         self.config = config
@@ -65,6 +74,8 @@ class Expert(nnx.Module):
         has_links = links and sizes.num_relations > 0
         num_messages = both_directions(sizes.num_relations)
         self.links = LinkDecoder(num_messages, width, config.temperature) if has_links else None
+        # the last one, so that all other parameters are drawn as without it
+        self.masked_items = MaskedItems(config, rngs) if masked_items else None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -145,6 +156,7 @@ class Recommender(nnx.Module):
     Args:
         text_tower: the layers of the text encoder that train with the model, if any.
         links: whether the experts also learn to predict the edges of the graph.
+        masked_items: whether they also learn to predict hidden items of a sequence.
 
     Raises:
         ConfigError: an expert names an unknown source.
@@ -158,8 +170,12 @@ class Recommender(nnx.Module):
         text_tower: TextTower | None = None,
         *,
         links: bool = False,
+        masked_items: bool = False,
     ):
-        experts = [Expert(name, config, sizes, rngs, links=links) for name in config.experts]
+        experts = [
+            Expert(name, config, sizes, rngs, links=links, masked_items=masked_items)
+            for name in config.experts
+        ]
         self.experts = nnx.List(experts)
         self.text_tower = text_tower
 

@@ -219,7 +219,10 @@ class ExportOptions(ModelOptions):
     to: Path
     """Directory to write, new or empty."""
     formats: tuple[ExportFormat, ...] = ("jax", "onnx")
-    """Programs to write: `jax` (jax.export, for every sequence encoder) and `onnx` (for lstm)."""
+    """What to write: the programs `jax` (jax.export, for every sequence encoder) and `onnx` (for
+    lstm), and `page`, which runs those of `onnx` in a browser."""
+    page_runtime: Path | None = None
+    """`page`: directory with the files of ONNX Runtime Web (by default npm downloads them)."""
     item_precision: VectorPrecision = "float16"
     """Precision of the item vectors; int8 searches by 8-bit codes, then scores by float16."""
 

@@ -33,6 +33,11 @@ def add_forecast(
         raise ConfigError("steps: give the number of events to forecast, such as 10")
     directory = run_directory.served(run)
     config = replace(run_directory.read_config(directory), forecast=forecast)
+    if shops := config.data.shops:
+        raise ConfigError(
+            f"{run} holds the shops {', '.join(shops)}; name the run directory of one, such as "
+            f"{run}/shops/{next(iter(shops))}"
+        )
     if not (directory / run_directory.CALIBRATION).is_file():
         raise RunError(f"{run}: its training has not ended; continue it with --resume {run}")
     placed = replace(config, data=replace(config.data, source=source or config.data.source))

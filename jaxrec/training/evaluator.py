@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxrec.data.dataset import Dataset
 from jaxrec.errors import Diverged
@@ -23,6 +23,7 @@ from jaxrec.evaluation.calibration import (
     fit_temperature,
     usable_queries,
 )
+from jaxrec.evaluation.groups import column_groups, group_rows, popularity_groups
 from jaxrec.evaluation.link_prediction import both_ways, link_metrics, link_ranks
 from jaxrec.evaluation.metrics import segments, summarise
 from jaxrec.evaluation.protocol import Protocol, QueryScorer, evaluate, segment_masks
@@ -41,6 +42,7 @@ from jaxrec.ranking.adjustments import (
 )
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking
+from jaxrec.training.masked_validation import masked_item_loss
 from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
 from jaxrec.types import Queries
 
@@ -48,10 +50,12 @@ from jaxrec.types import Queries
 def validate(context: TrainContext, state: TrainState) -> dict[str, float]:
     """Metrics on the validation queries, before any correction; zeros if there are none.
 
-    A run that learns to predict links has those of the held-out edges too.
+    A run that learns to predict links has those of the held-out edges too, and one that learns to
+    predict masked items their loss.
     """
     evaluator = Evaluator(context, state)
-    return _validation_metrics(evaluator, Correction()) | validate_links(evaluator)
+    metrics = _validation_metrics(evaluator, Correction()) | validate_links(evaluator)
+    return metrics | masked_item_loss(context, evaluator.model, evaluator.items.vectors)
 
 
 def validate_links(evaluator: "Evaluator") -> dict[str, float]:
@@ -105,6 +109,8 @@ def test(
             fit_systems(evaluator, correction) if is_first() else ({}, {})
         )
     ranks = []
+    groups: dict[str, Any] = {}
+    results["groups"] = groups
     for name, queries in names.items():
         scores, ranking = evaluator.metrics(queries, correction)
         ranks.append(rank_table(name, context.dataset, queries, ranking))
@@ -114,7 +120,23 @@ def test(
             for system, scorer in systems.items()
         }
         results[name] = {"model": scores, **others, "segments": segments(ranking.ranks, masks)}
+        groups[name] = context_groups(context, queries, ranking, masks)
     return results, pl.concat(ranks) if ranks else pl.DataFrame()
+
+
+def context_groups(
+    context: TrainContext,
+    queries: Queries,
+    ranking: Ranking,
+    masks: dict[str, Bool[np.ndarray, " Q"]],
+) -> dict[str, dict[str, float]]:
+    """Quality and exposure by segment, popularity and the columns of `report.group_by`."""
+    counts, valid = context.counts, context.valid
+    groups = popularity_groups(counts, valid)
+    for column in context.config.report.group_by:
+        groups |= column_groups(context.dataset.catalog.items, column, counts, valid)
+    targets = context.dataset.split.log.items[queries.positions]
+    return group_rows(ranking, targets, masks, groups, valid)
 
 
 def fit_systems(

@@ -90,6 +90,27 @@ def grown_state(
     return jax.jit(build, out_shardings=state_layout(context)[1])((params, opt_state))
 
 
+def moved_params(layout: nnx.State, params: nnx.State, rows: dict[str, Rows]) -> nnx.State:
+    """The parameters of a model over data that hold no id, event type or relation of their own.
+
+    Args:
+        layout: shapes of the parameters to make.
+        params: of the model that has all their rows.
+    """
+    old_leaves = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
+
+    def move(path, shape: jax.ShapeDtypeStruct) -> Array:
+        name = jax.tree_util.keystr(path)
+        axes = [rows[axis] for axis in axes_of(name)]
+        padding = jnp.zeros(shape.shape, shape.dtype)
+        return moved(padding, old_leaves[name], axes, starts=True)
+
+    return jax.tree_util.tree_map_with_path(move, layout)
+
+
 def _grown(fresh, earlier, rows: dict[str, Rows], *, starts: bool):
     """A tree with the rows of the earlier one, and fresh rows elsewhere."""
     old_leaves = {

@@ -158,10 +158,15 @@ def write_results(run: Path, results: Mapping[str, Any], ranks: pl.DataFrame) ->
     """Write `ranks.parquet` and `metrics.json`, and print the test tables."""
     write_table(ranks, run / "ranks.parquet")
     write_json(run / "metrics.json", results)
+    for name, part in {"": results, **results.get("shops", {})}.items():
+        _print_results(part, f"{name}, " if name else "")
+
+
+def _print_results(results: Mapping[str, Any], shop: str) -> None:
     protocol = results["protocol"]
     for name in [key for key in results if key.startswith("test")]:
         title = (
-            f"{name}: {protocol['split']}, mask {' '.join(protocol['mask'])}, "
+            f"{shop}{name}: {protocol['split']}, mask {' '.join(protocol['mask'])}, "
             f"{protocol['candidates']:,} items ranked"
         )
         console.print(results_table(results[name], title))

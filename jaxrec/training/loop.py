@@ -1,7 +1,7 @@
 """A training run from data to results: prepare, train, select by validation, calibrate, test."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
 from jaxrec.errors import Diverged, Interrupted
 from jaxrec.evaluation.calibration import Correction
+from jaxrec.evaluation.groups import check_columns
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.processes import entered_by_first, from_first
 from jaxrec.sharding import laid_out, on_mesh, replicated
+from jaxrec.training import cards, pretrained, shops, warm_start
 from jaxrec.training import logging as report
-from jaxrec.training import pretrained, warm_start
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.prefetch import prefetch
@@ -47,7 +48,11 @@ from jaxrec.types import Batch
 
 
 def fit(
-    config: Config, run: Path, *, tables: Tables | None = None, resume: bool = False
+    config: Config,
+    run: Path,
+    *,
+    tables: Tables | Mapping[str, Tables] | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Train a recommender into the directory `run`; returns the content of `metrics.json`.
 
@@ -56,7 +61,7 @@ def fit(
 
     Args:
         config: all options; to resume, those of the run.
-        tables: data in memory, instead of `config.data.source`.
+        tables: data in memory, instead of `config.data.source`, or by name of `config.data.shops`.
         resume: continue the run from its last checkpoint.
 
     Raises:
@@ -73,6 +78,8 @@ def fit(
             train(context, state, progress, manager, log)
         best, selected = load(context, manager, manager.best_step())
     context, best = process_local(context, best)
+    if context.shops:
+        return shops.finish(context, best, selected, run)
     correction = Correction(**from_first(lambda: _calibrate(context, best, run)))
     results, ranks = test(context, best, correction)
 
@@ -80,6 +87,7 @@ def fit(
         results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
         results["serves"] = "selected" if run_directory.served(run) == run else "refit"
         report.write_results(run, results, ranks)
+        cards.write_model_card(run, context, results)
         # last, because the run is complete without it
         fit_decoder(context, best, run, read_calibration(run)[0])
         report.console.print(f"the model is in {run}")
@@ -103,7 +111,7 @@ def _calibrate(context: TrainContext, state: TrainState, run: Path) -> dict[str,
 def open_run(
     config: Config,
     run: Path,
-    tables: Tables | None = None,
+    tables: Tables | Mapping[str, Tables] | None = None,
     *,
     resume: bool = False,
     all_events: bool = False,
@@ -129,15 +137,26 @@ def open_run(
     elif config.train.init and not resume:
         text_of = pretrained.open_pretrained(config).text
     dataset = prepare(config, tables, carried)
+    for shop in dataset.shops.values() or [dataset]:
+        check_columns(shop.catalog.items, config.report.group_by)
     dataset = dataset.all_in_training() if all_events else dataset
     report.describe(dataset)
-    context = make_context(config, dataset, trained, text_of)
+    context = shops.with_shops(make_context(config, dataset, trained, text_of))
     report.print_notes(context.notes)
     if resume:
         run_directory.refuse_other_data(run, run_artifacts(context))
     else:
-        from_first(lambda: run_directory.create_run(run, context.config, run_artifacts(context)))
+        source = "tables in memory" if tables else f"`{Path(config.data.source).name}`"
+        has_card = not (all_events or context.shops)  # each shop has its own
+        from_first(lambda: create(run, context, source if has_card else ""))
     return context
+
+
+def create(run: Path, context: TrainContext, source: str) -> None:
+    """Write the first files of a run, with the card of its data if their source is given."""
+    run_directory.create_run(run, context.config, run_artifacts(context))
+    if source:
+        cards.write_data_card(run, context, source)
 
 
 def start(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState, Progress]:
@@ -239,7 +258,8 @@ def _ready_step(context: TrainContext, state: TrainState) -> Callable[..., Any]:
 
 
 def _validate(context: TrainContext, state: TrainState) -> dict[str, float]:
-    scores = validate(*process_local(context, state))
+    measure = shops.validate_shops if context.shops else validate
+    scores = measure(*process_local(context, state))
     # processes on unlike machines must select the same epoch
     return from_first(lambda: scores)
 

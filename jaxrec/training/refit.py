@@ -1,6 +1,7 @@
 """The model that serves: a run's training repeated on all events, after the epoch is selected."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from jaxrec.processes import entered_by_first, from_first
 from jaxrec.training import logging as report
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.loop import load, open_run, start, train
+from jaxrec.training.shops import write_refits
 from jaxrec.training.state import process_local
 from jaxrec.training.warm_start import copy_calibration
 
 
-def refit(config: Config, run: Path, *, tables: Tables | None = None) -> dict[str, Any]:
+def refit(
+    config: Config, run: Path, *, tables: Tables | Mapping[str, Tables] | None = None
+) -> dict[str, Any]:
     """Train a finished run again on its training, validation and test events; it serves then.
 
     The refit has as many epochs as the selected model, and so more steps. It begins where the run
@@ -59,10 +63,12 @@ def refit(config: Config, run: Path, *, tables: Tables | None = None) -> dict[st
         with report.open_log(directory, int(state.step)) as log:
             train(context, state, progress, manager, log, selected)
         own, state = process_local(context, load(context, manager, manager.best_step())[0])
-        scale = read_calibration(run)[0]
-        from_first(lambda: fit_decoder(own, state, directory, scale))
 
     def finish() -> dict[str, Any]:
+        if own.shops:
+            write_refits(own, state, run)
+        else:
+            fit_decoder(own, state, directory, read_calibration(run)[0])
         copy_calibration(run, directory)  # the last file: from now on the refit serves
         served = {**results, "serves": REFIT}
         write_json(run / "metrics.json", served)

@@ -1,7 +1,7 @@
 """What training changes (TrainState) and what stays constant (TrainContext)."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
+from jaxrec.data.extend import entity_rows
 from jaxrec.data.features import feature_arrays, missing_notes, missing_shares, unused_notes
 from jaxrec.data.packing import Packing, cut_windows
 from jaxrec.data.replay import replayed_weights
@@ -66,6 +67,7 @@ class TrainContext(StepContext):
     packing: Packing  # the batches of an epoch
     epochs: int  # most epochs to train
     notes: tuple[str, ...]  # to print, such as an expert that is left out
+    shops: dict[str, "TrainContext"] = field(default_factory=dict)  # see `shop_contexts`
 
     @property
     def valid(self) -> Bool[np.ndarray, " I"]:
@@ -83,7 +85,8 @@ class TrainContext(StepContext):
     def on_process(self) -> "TrainContext":
         """The same context on this process's devices alone; see `process_local`."""
         arrays = process_copy(self.arrays, self.mesh)
-        return replace(self, mesh=process_mesh(), arrays=arrays)
+        shops = {name: shop.on_process for name, shop in self.shops.items()}
+        return replace(self, mesh=process_mesh(), arrays=arrays, shops=shops)
 
 
 def make_context(
@@ -263,6 +266,7 @@ def run_artifacts(context: TrainContext) -> RunArtifacts:
         trained_until=trained_until,
         seen_until=seen_until,
         features=context.features,
+        shops=tuple(dataset.shops),
     )
 
 
@@ -281,8 +285,14 @@ def newest_events(dataset: Dataset) -> tuple[int | None, int | None]:
 
 def build_model(config: Config, sizes: Sizes, tower: TextTower | None) -> Recommender:
     """A recommender with initial parameters."""
-    links = config.train.link_weight > 0
-    return Recommender(config.model, sizes, nnx.Rngs(config.train.seed), tower, links=links)
+    return Recommender(
+        config.model,
+        sizes,
+        nnx.Rngs(config.train.seed),
+        tower,
+        links=config.train.link_weight > 0,
+        masked_items=config.train.masked_item_weight > 0,
+    )
 
 
 def train_arrays(
@@ -293,9 +303,12 @@ def train_arrays(
     padding = catalog.graph.types[0].padded_size - len(trained)
     masked = masked_event_types(config.evaluation.mask, split.log.event_type_names)
     columns = catalog_features(catalog.items, features)
-    arrays = catalog_arrays(catalog, text.vectors, trained, features=columns)
+    graphs = [shop.catalog.graph for shop in dataset.shops.values()]
+    # nodes of the same name in several shops share a row of the entity table
+    entities = entity_rows(catalog.graph, catalog.graph) if graphs else None
+    arrays = catalog_arrays(catalog, text.vectors, trained, entities, columns)
     candidates = np.pad(trained, (0, padding))
-    tasks = build_tasks(config.train, catalog.graph)
+    tasks = build_tasks(config.train, catalog.graph, graphs)
     return TrainArrays(
         catalog=arrays,
         candidates=jnp.asarray(candidates),

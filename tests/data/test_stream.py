@@ -47,7 +47,7 @@ def test_every_format_gives_the_events_that_reading_it_at_once_gives(tmp_path, s
     st.integers(1, 4),
     st.integers(1, 7),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_blocks_hold_every_event_once_and_all_of_a_user_together(runs, users, rows):
     ids = [user for user, length in runs for _ in range(length)]
     order = [user for user, _ in groupby(ids)]

@@ -97,6 +97,7 @@ def test_the_readme_has_the_two_commands_and_ci_runs_the_tests_as_it_says():
         assert step in ci
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_reads_offline(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

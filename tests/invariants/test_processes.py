@@ -35,6 +35,7 @@ def assert_close(rows, expected, rtol=1e-4):
         np.testing.assert_allclose(*numbers, rtol=rtol, atol=1e-6, err_msg=str(row["step"]))
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_run_of_one(pair, whole_run, tables):
     rows, expected = ([row for row in scalars(run) if "loss" in row] for run in (pair, whole_run))
     assert_close(rows, expected)

@@ -25,10 +25,12 @@ from jaxrec.training.item_sampling import (
     largest_batch,
     windows_of_items,
 )
+from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.objective import draw_items, finetuned_rows, objective
 from jaxrec.training.samplers import predicted_entities
 from jaxrec.training.state import make_packing
 from jaxrec.training.tasks.link_prediction import LinkPrediction
+from jaxrec.training.tasks.masked_item import MaskedItem
 
 FEW = jnp.uint32(np.array([0, 0, 0, 0, 2**31, 2**31, LEVELS - 1, LEVELS - 1]))  # draws 4 or 6
 
@@ -75,10 +77,14 @@ def assert_equal(actual, expected):
 def test_with_all_items_the_sampled_softmax_is_the_full_softmax(repeats):
     """Losses of all tasks and gradients: with repeat biases; with a mask, for two experts."""
     experts = ("id+graph+text",) if repeats else ("id+graph", "text")
-    model = Recommender(replace(CONFIG.model, experts=experts), SIZES, nnx.Rngs(0))
+    options = replace(CONFIG.model, experts=experts)
+    model = Recommender(options, SIZES, nnx.Rngs(0), masked_items=not repeats)
     arrays = replace(
         make_arrays(), masked_event_types=jnp.array([not repeats, True]), repeats=repeats
     )
+    if not repeats:
+        masked = MaskedItem(FullSoftmax(8), 0.5)
+        arrays = replace(arrays, tasks=(*arrays.tasks, masked))
     expected = losses(model, arrays, make_batch(), None)
     every = make_sampler(size=8, takes_all=True, encodes_all=True)
     assert_equal(losses(model, arrays, make_batch(), every), expected)

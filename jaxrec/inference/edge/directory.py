@@ -14,6 +14,7 @@ from jaxtyping import Float
 from jaxrec.artifacts.files import refuse_file_on_the_way
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import ConfigError, RunError
+from jaxrec.inference.edge.page import write_page
 from jaxrec.inference.edge.programs import PLATFORMS, export_programs
 from jaxrec.inference.encoding import initial_states, state_shapes
 from jaxrec.inference.trained_model import TrainedModel
@@ -23,7 +24,7 @@ from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
 
 FORMAT = 1  # of the directory; it changes when readers must change
 MANIFEST, VECTORS, ITEMS = "manifest.json", "item_vectors.npy", "items"
-ExportFormat = Literal["jax", "onnx"]
+ExportFormat = Literal["jax", "onnx", "page"]
 VectorPrecision = Literal["float32", "float16", "int8"]
 
 
@@ -63,19 +64,24 @@ def write_directory(
     path: Path,
     formats: Sequence[ExportFormat] = ("jax", "onnx"),
     item_precision: VectorPrecision = "float16",
+    page_runtime: Path | None = None,
 ) -> None:
     """Write the directory `path`, which appears whole or not at all.
 
     Args:
         item_precision: of the item vectors. `int8` searches by 8-bit codes and scores what it finds
             by float16 vectors; it concerns ONNX alone.
+        page_runtime: see `write_page`.
 
     Raises:
         ConfigError: a package is missing, or the format does not know the model.
+        FetchError: what the page runs on cannot be downloaded.
         RunError: the directory exists and is not empty.
     """
     if not formats:
-        raise ConfigError("--formats: give jax, onnx or both")
+        raise ConfigError("--formats: give one or more of jax, onnx, page")
+    if "page" in formats and "onnx" not in formats:
+        raise ConfigError("--formats: the page runs the programs of onnx; give that too")
     refuse_file_on_the_way(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise RunError(f"{path} exists and is not overwritten; name another directory")
@@ -92,6 +98,8 @@ def write_directory(
         if "onnx" in formats:
             _write_onnx(model, draft, vectors, item_precision)
             programs |= onnx_programs()
+        if "page" in formats:
+            write_page(draft, page_runtime)
         manifest = _manifest(model, state, vectors, item_precision, programs)
         about = {"format": FORMAT, "jaxrec": version("jaxrec"), "jax": version("jax")}
         (draft / MANIFEST).write_text(json.dumps(about | asdict(manifest), allow_nan=False))

@@ -81,6 +81,7 @@ def pretrain(
         The held-out loss of every task before training and after each epoch.
 
     Raises:
+        ConfigError: the options name several shops.
         RunError: `out` is not empty. An interrupted pre-training with the same options continues.
         DataError: the data have no text, or too few examples.
         CheckpointError: the checkpoint cannot be used.
@@ -89,6 +90,8 @@ def pretrain(
     """
     if (out / "config.json").exists():
         raise RunError(f"{out} holds a checkpoint; name another directory as --out")
+    if config.data.shops:
+        raise ConfigError("data.shops: a text encoder is pre-trained on one shop; name its --data")
     dataset = prepare(config, tables)
     report.print_notes(dataset.notes)
     source = resolve_pretrained(config.text.pretrained)

@@ -15,6 +15,8 @@ from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.recommender import Expert
 from jaxrec.models.text.finetuned import FinetunedText
 from jaxrec.training.item_sampling import STATIC, ItemSampler
+from jaxrec.training.losses.base import LogitAdjustments
+from jaxrec.training.losses.sampled_softmax import corrected
 from jaxrec.training.step_items import StepItems
 from jaxrec.types import Batch
 
@@ -80,6 +82,14 @@ class ExpertBatch:
         if self.step_items is None:
             return self.node_vectors[nodes]
         return self.node_vectors[self.step_items.places(nodes)]
+
+    def corrected(self, adjustments: LogitAdjustments) -> LogitAdjustments:
+        """The adjustments, with the correction for a sample of candidates if they are one."""
+        if self.step_items is None:
+            return adjustments
+        starts = jnp.asarray(self.batch.starts)
+        log_p = self.step_items.sample.log_p
+        return corrected(adjustments, log_p, self.items, self.targets, starts)
 
     def _places(self, items: Int[Array | np.ndarray, "B T"]) -> Int[Array, "B T"]:
         if self.step_items is None:

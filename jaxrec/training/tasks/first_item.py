@@ -20,6 +20,8 @@ class FirstItem:
 
     name: ClassVar[str] = "first_item"
     weight: float = field(metadata=STATIC)
+    # the first item of every shop, as each item is predicted among those of its shop
+    starts: tuple[int, ...] = field(default=(0,), metadata=STATIC)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
         """The mean over the weighted first events."""
@@ -30,7 +32,9 @@ class FirstItem:
         users = expert.user_vectors(jnp.repeat(output, len(event_types), 0), event_types)
         scores = (users @ inputs.item_vectors.T).astype(jnp.float32)
         if inputs.step_items is None:
-            losses = -jax.nn.log_softmax(jnp.where(arrays.candidates, scores, NEG_INF))
+            logits = jnp.where(arrays.candidates, scores, NEG_INF)
+            shops = jnp.split(logits, self.starts[1:], axis=1)
+            losses = -jnp.concatenate([jax.nn.log_softmax(part) for part in shops], 1)
         else:
             losses = cross_entropies(scores, inputs.step_items.sample.log_p, inputs.valid)
         targets = half_hidden(inputs.key, jnp.asarray(batch.event_types), ANY_EVENT_TYPE)

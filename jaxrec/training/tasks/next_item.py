@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrec.training.losses.base import LogitAdjustments, Loss, mean_of_sum
-from jaxrec.training.losses.sampled_softmax import corrected
 from jaxrec.training.tasks.base import STATIC, ExpertBatch
 from jaxrec.types import NEG_INF
 
@@ -31,22 +30,9 @@ class NextItem:
             inputs.targets,
             weights,
             inputs.valid,
-            self.adjustments(inputs),
+            inputs.corrected(history_adjustments(inputs)),
         )
         return mean_of_sum(total, weights)
-
-    def adjustments(self, inputs: ExpertBatch) -> LogitAdjustments:
-        """What is added to the scores: for the history, and for the probabilities of a sample."""
-        adjustments = history_adjustments(inputs)
-        if inputs.step_items is None:
-            return adjustments
-        return corrected(
-            adjustments,
-            inputs.step_items.sample.log_p,
-            inputs.items,
-            inputs.targets,
-            jnp.asarray(inputs.batch.starts),
-        )
 
 
 def history_adjustments(inputs: ExpertBatch) -> LogitAdjustments:

@@ -227,6 +227,9 @@ def test_clear_errors(tmp_path):
         TaskWeights(contrast=0)
     with pytest.raises(ConfigError, match="layers=9, but the encoder has 2 layers"):
         pretrain("tiny_bert", tmp_path / "a", replace(OPTIONS, layers=9))
+    several = {"data.shops": {"a": "x", "b": "y"}, "model.experts": ["text"]}
+    with pytest.raises(ConfigError, match="one shop"):
+        pretrain("tiny_bert", tmp_path / "a", **several)
     with pytest.raises(DataError, match="text"):
         pretrain("tiny_bert", tmp_path / "b", **{"data.text_columns": ["description"]})
     (tmp_path / "file").touch()

@@ -1,0 +1,215 @@
+"""Several shops in one training: what each of them has of it, its figures and its run directory."""
+
+import shutil
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from flax import nnx
+from jaxtyping import Int
+
+from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.files import write_json
+from jaxrec.artifacts.run_directory import CALIBRATION, REFIT, SELECTED_BY, Progress
+from jaxrec.data.dataset import Dataset, shop_data
+from jaxrec.data.graph_arrays import first_rows
+from jaxrec.evaluation.calibration import Correction
+from jaxrec.inference.loading import read_calibration
+from jaxrec.inference.text_features import ItemText
+from jaxrec.models.recommender import split
+from jaxrec.processes import from_first
+from jaxrec.sharding import replicated
+from jaxrec.training import cards
+from jaxrec.training import logging as report
+from jaxrec.training.evaluator import calibrate, test, validate
+from jaxrec.training.forecast import fit_decoder
+from jaxrec.training.growth import moved_params, row_maps
+from jaxrec.training.state import (
+    TrainContext,
+    TrainState,
+    build_model,
+    catalog_vectors,
+    make_packing,
+    model_sizes,
+    run_artifacts,
+    state_layout,
+    train_arrays,
+)
+from jaxrec.training.warm_start import copy_calibration
+
+SHOPS = "shops"  # in a run directory: a run directory of every shop
+
+
+def with_shops(context: TrainContext) -> TrainContext:
+    """A context with that of each of its shops, whose catalogue and events are the shop's alone.
+
+    All of them have the text vectors and the feature maps of the joint training.
+    """
+    shops = context.dataset.shops
+    rows = item_rows(list(shops.values()))
+    own = {
+        name: _shop_context(context, name, shop, rows[number])
+        for number, (name, shop) in enumerate(shops.items())
+    }
+    return replace(context, shops=own)
+
+
+def item_rows(shops: list[Dataset]) -> list[Int[np.ndarray, " I"]]:
+    """The rows that the items of each shop, row 0 included, have in the joint catalogue."""
+    counts = [shop.catalog.num_items - 1 for shop in shops]
+    firsts = first_rows(counts)
+    return [
+        np.concatenate([[0], first + 1 + np.arange(count)])
+        for first, count in zip(firsts, counts, strict=True)
+    ]
+
+
+def _shop_context(
+    context: TrainContext, name: str, dataset: Dataset, rows: Int[np.ndarray, " I"]
+) -> TrainContext:
+    config, text = context.config, _some_text(context.text, rows)
+    own = replace(config, data=shop_data(config.data, name), train=replace(config.train, init=""))
+    sizes = model_sizes(dataset, text, context.features)
+    definition, _ = split(nnx.eval_shape(lambda: build_model(own, sizes, text.tower)))
+    packing = make_packing(own, dataset)
+    arrays = train_arrays(own, dataset, text, context.features, packing)
+    return replace(
+        context,
+        config=own,
+        sizes=sizes,
+        dataset=dataset,
+        text=text,
+        definition=definition,
+        packing=packing,
+        arrays=jax.device_put(arrays, replicated(context.mesh)),
+        notes=(),
+    )
+
+
+def _some_text(text: ItemText, rows: Int[np.ndarray, " I"]) -> ItemText:
+    finetuned = text.finetuned
+    if finetuned is not None:
+        finetuned = replace(finetuned, hidden=finetuned.hidden[rows], mask=finetuned.mask[rows])
+    return replace(text, vectors=text.vectors[rows], finetuned=finetuned)
+
+
+def shop_states(context: TrainContext, state: TrainState) -> dict[str, TrainState]:
+    """The state of every shop's context, without its optimiser state: the rows of its own nodes."""
+    joint = run_artifacts(context)
+    rows = item_rows([shop.dataset for shop in context.shops.values()])
+    states = {}
+    for (name, own), items in zip(context.shops.items(), rows, strict=True):
+        layout = state_layout(own)[0]
+        params = moved_params(layout.params, state.params, row_maps(joint, own.dataset))
+        padding = len(own.valid) - len(items)
+        text = jnp.pad(jnp.take(state.text, jnp.asarray(items), axis=0), ((0, padding), (0, 0)))
+        states[name] = TrainState(state.step, params, (), text)
+    return states
+
+
+def validate_shops(context: TrainContext, state: TrainState) -> dict[str, float]:
+    """The metrics of all validation queries, each among the items of its shop, and of each shop."""
+    states = shop_states(context, state)
+    scores = {name: validate(own, states[name]) for name, own in context.shops.items()}
+    counts = [own["count"] for own in scores.values()]
+    every = list(scores.values())
+    mean = {
+        metric: float(np.average([own[metric] for own in every], weights=counts))
+        for metric in every[0]
+    }
+    of_shops = {f"{name}/{SELECTED_BY}": own[SELECTED_BY] for name, own in scores.items()}
+    return {**mean, "count": sum(counts), **of_shops}
+
+
+def finish(
+    context: TrainContext, state: TrainState, selected: Progress, run: Path
+) -> dict[str, Any]:
+    """Calibrate and test every shop by itself, and write the results and a run directory for each.
+
+    Returns:
+        The content of `metrics.json`: that of every shop by its name, and `selected`, the means of
+        the selected epoch.
+    """
+    states, config = shop_states(context, state), context.config
+    shops: dict[str, Any] = {}
+    ranks = []
+    for name, own in context.shops.items():
+        begin = partial(_begin_shop, own, states[name], run / SHOPS / name)
+        shops[name], table = test(own, states[name], Correction(**from_first(begin)))
+        shops[name]["protocol"]["trained_with"] = [n for n in context.shops if n != name]
+        ranks.append(table.with_columns(shop=pl.lit(name)))
+    results: dict[str, Any] = {
+        "protocol": {
+            "split": config.split.scheme,
+            "mask": list(config.evaluation.mask),
+            "history": config.evaluation.history or "all",
+        },
+        "shops": shops,
+        "selected": {"epoch": selected.epoch, **selected.history[-1]},
+        "serves": "selected" if run_directory.served(run) == run else REFIT,
+    }
+
+    def write() -> dict[str, Any]:
+        report.draw_plots(run, None)
+        report.write_results(run, results, pl.concat(ranks))
+        for name, own in context.shops.items():
+            card = {**shops[name], "selected": results["selected"]}
+            _end_shop(own, states[name], card, run / SHOPS / name)
+        write_json(run / CALIBRATION, mean_calibration([run / SHOPS / name for name in shops]))
+        report.console.print(f"the model of all shops is in {run}")
+        return results
+
+    return from_first(write)
+
+
+def _begin_shop(context: TrainContext, state: TrainState, run: Path) -> dict[str, float]:
+    """Write the run directory of a shop with its calibration; returns fields of a `Correction`."""
+    if not (run / CALIBRATION).is_file():
+        write_run(context, state, run)
+    report.write_calibration(run, *calibrate(context, state))
+    return asdict(read_calibration(run)[1])
+
+
+def _end_shop(context: TrainContext, state: TrainState, results: dict[str, Any], run: Path) -> None:
+    """Write the cards of a shop and train its decoder, if the options ask for one."""
+    cards.write_data_card(run, context, f"`{Path(context.config.data.source).name}`")
+    cards.write_model_card(run, context, results, run.parent.parent)
+    fit_decoder(context, state, run, read_calibration(run)[0])
+    report.console.print(f"the model of {run.name} is in {run}")
+
+
+def write_refits(context: TrainContext, state: TrainState, run: Path) -> None:
+    """Write the refit of every shop: the model that was trained on all events."""
+    states = shop_states(context, state)
+    for name, own in context.shops.items():
+        directory = run / SHOPS / name / REFIT
+        write_run(own, states[name], directory)
+        fit_decoder(own, states[name], directory, read_calibration(directory.parent)[0])
+        copy_calibration(directory.parent, directory)  # the last file: from now on it serves
+
+
+def write_run(context: TrainContext, state: TrainState, run: Path) -> None:
+    """Write a state as a run directory, in place of what an interrupted command left there."""
+    shutil.rmtree(run, ignore_errors=True)
+    run_directory.create_run(run, context.config, run_artifacts(context))
+    rest = {"step": state.step, "opt_state": context.optimizer.init(state.params)}
+    vectors = {"nodes": catalog_vectors(context, state), "text": state.text}
+    scores, step = {SELECTED_BY: 0.0}, int(state.step)
+    progress = Progress(history=(scores,))
+    with run_directory.open_checkpoints(run) as manager:
+        run_directory.save(manager, step, state.params, rest, vectors, progress, scores)
+
+
+def mean_calibration(runs: list[Path]) -> dict[str, Any]:
+    """The calibration of a shop of which no event is known; scales are averaged as logarithms."""
+    scales, corrections = zip(*map(read_calibration, runs), strict=True)
+    fields = [asdict(correction) for correction in corrections]
+    return {
+        "inverse_temperature": float(np.exp(np.mean(np.log(scales)))),
+        "correction": {name: float(np.mean([own[name] for own in fields])) for name in fields[0]},
+    }
