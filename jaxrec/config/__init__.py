@@ -11,10 +11,10 @@ from jaxrec.config.options import (
     ModelConfig,
     SplitConfig,
     TextConfig,
-    TrainConfig,
     WarmStartConfig,
 )
 from jaxrec.config.plan import PlanConfig
+from jaxrec.config.train import TrainConfig
 
 if TYPE_CHECKING:
     from jaxrec.config.parsing import (

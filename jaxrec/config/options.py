@@ -6,15 +6,14 @@ from typing import Literal
 from jaxrec.config.data import DataConfig, SplitConfig
 from jaxrec.config.plan import PlanConfig
 from jaxrec.config.ranges import (
-    Amount,
     Bounded,
     Count,
     NonNegative,
     Positive,
-    Seed,
     Share,
     Text,
 )
+from jaxrec.config.train import TrainConfig
 from jaxrec.errors import ConfigError
 
 SOURCES = ("id", "text", "graph", "vectors", "numbers")  # of an item encoder, beside vector columns
@@ -151,82 +150,6 @@ class TextConfig(Bounded):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Bounded):
-    """Optimisation."""
-
-    seed: Seed = 0
-    """Seed of parameters, dropout and batches."""
-    epochs: Count = 30
-    """Most epochs to train; the learning rate reaches its final value at the last one."""
-    patience: Count = 5
-    """Stop after this number of epochs without a better validation NDCG@10."""
-    batch_size: Count = 32
-    """Rows of a packed batch, over all devices."""
-    sequence_length: Count = 64
-    """Time steps of a packed row; longer histories are cut into windows."""
-    burn_in: NonNegative = 0
-    """Events before a window that warm up the state and are not predicted."""
-    learning_rate: Positive = 2e-3
-    """Peak learning rate of AdamW."""
-    warmup_steps: NonNegative = 100
-    """Steps of linear warm-up; cosine decay follows."""
-    final_rate: Amount = 0.1
-    """Learning rate at the last epoch, as a share of the peak."""
-    weight_decay: Amount = 0.01
-    """Decoupled weight decay."""
-    clip: Positive = 1.0
-    """Largest global norm of the gradient."""
-    bf16: bool = False
-    """Compute the blocks, the graph network and the matrix products of the loss in bfloat16."""
-    fan_out: NonNegative = 0
-    """Edges of each relation that a node reads in a training step, drawn at random (0: all).
-    Validation, scoring and serving read all edges."""
-    auxiliary: tuple[str, ...] = ("category", "brand", "merchant", "genre")
-    """Node types to predict beside the next item, where the graph has them."""
-    auxiliary_weight: Amount = 0.1
-    """Weight of each auxiliary loss, and of the loss of users' first items."""
-    next_item_weight: Amount = 1.0
-    """Weight of the loss of the next item (0: only the other tasks train, such as before another
-    training that begins with `train.init`)."""
-    link_weight: Amount = 0.0
-    """Weight of the loss of link prediction: edges of the graph that a step hides and predicts by
-    DistMult (0: off). One edge in a hundred, at most 1,000, never trains and measures it."""
-    masked_item_weight: Amount = 0.0
-    """Weight of the loss of masked items: a transformer that reads a history in both directions
-    predicts the items of random events that are hidden from it (BERT4Rec, Sun et al. 2019; 0: off).
-    It trains item vectors; ranking does not read it."""
-    loss_logits: Count = 2**21
-    """Number of logits that the loss holds at a time, but at least those of 256 positions."""
-    item_shards: Count = 1
-    """Devices along the `items` axis of the mesh; the others go along `users`."""
-    init: str = ""
-    """Run directory whose parameters a new training begins with (empty: random ones). They move by
-    name, rows by the ids of items and entities. What does not fit is named and begins anew.
-    `--init RUN` is short for `--train.init RUN`."""
-    init_parts: tuple[Literal["text", "graph", "sequence", "ids"], ...] = (
-        *("text", "graph", "sequence", "ids"),
-    )
-    """`init`: what to take: the text adaptor, the graph encoder with the vectors of entities, the
-    sequence encoder with the user head, the id vectors of items."""
-    refit: bool = False
-    """After the best epoch is selected, train again on all events, and serve that model. The
-    figures stay those of the selected model. `jaxrec refit RUN` does the same later."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if "item" in self.auxiliary:
-            raise ConfigError("auxiliary: the next item is always predicted; name other node types")
-        if self.init and not self.init_parts:
-            raise ConfigError("init_parts names no part to take; name one, or leave init out")
-        weights = (self.next_item_weight, self.auxiliary_weight, self.link_weight)
-        if not any((*weights, self.masked_item_weight)):
-            raise ConfigError(
-                "next_item_weight, auxiliary_weight, link_weight and masked_item_weight are all 0, "
-                "so there is nothing to learn; raise one of them"
-            )
-
-
-@dataclass(frozen=True)
 class ForecastConfig(Bounded):
     """The forecast of the next events: a decoder that is trained after the model, which stays as it
     is."""
@@ -340,6 +263,11 @@ class Config:
                 "fan_out: the context encoder reads a fixed number of neighbours already; set "
                 "train.fan_out to 0 or model.context to off"
             )
+        if self.train.sparse_rows and "graph" in self.model.sources and not self.train.fan_out:
+            raise ConfigError(
+                "train.sparse_rows: an expert with the source graph reads all rows in every step; "
+                "set train.fan_out, name experts without graph, or leave sparse_rows out"
+            )
 
     def _check_shops(self) -> None:
         """Raise a ConfigError for what does not go with several shops."""
@@ -353,6 +281,11 @@ class Config:
         if self.train.link_weight:
             raise ConfigError(
                 "train.link_weight is for one shop; leave it out, or train without data.shops"
+            )
+        if self.train.loss == "sampled_softmax":
+            raise ConfigError(
+                "train.loss: sampled_softmax is for one shop; choose full_softmax, or leave out "
+                "data.shops"
             )
         if self.warm_start.base:
             raise ConfigError(

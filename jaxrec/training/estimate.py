@@ -34,7 +34,8 @@ def train_bytes(
     widths = (vector_widths or {}).values()
     # in the table, as an array while they are whitened, and whitened
     vectors = sum(2 * given + min(given, config.text.whiten) + 1 for given in widths)
-    rows = padded_size(num_items) * (COPIES * width + texts + vectors) * 4
+    copies = COPIES - config.train.sparse_rows  # the gradient then has the rows of a step
+    rows = padded_size(num_items) * (copies * width + texts + vectors) * 4
     return BASE_BYTES + rows + BYTES_PER_EVENT * num_events
 
 
@@ -42,13 +43,21 @@ def train_seconds(config: Config, num_items: int, num_events: int) -> float:
     """Seconds of all epochs on this machine, after the compilation."""
     model = config.model
     size = model.hidden_size
-    softmax = 6 * padded_size(num_items) * size
+    softmax = 6 * scored_items(config, num_items) * size
     flops: float = len(model.experts) * (softmax + model.num_layers * BLOCK_FLOPS * size**2)
     # every step encodes the catalogue: forward, again for the gradient, and twice backward
     catalogue = padded_size(num_items) * graph_products(model) * 2 * size**2 * 4
     with_graph = sum("graph" in expert.split("+") for expert in model.experts)
     flops += with_graph * catalogue / (config.train.batch_size * config.train.sequence_length)
     return config.train.epochs * num_events * flops / (EFFICIENCY * matrix_rate())
+
+
+def scored_items(config: Config, num_items: int) -> int:
+    """The most items that a step scores."""
+    train, rows = config.train, padded_size(num_items)
+    if train.loss == "full_softmax":
+        return rows
+    return min(rows, train.batch_size * (train.sequence_length + 1) + train.negatives)
 
 
 def graph_products(model: ModelConfig) -> int:

@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import jraph
+import numpy as np
+from jaxtyping import Array, Float, Int
 
+from jaxrec.models.graph.link_sampling import Links
 from jaxrec.models.inputs import Events, Nodes
 from jaxrec.models.recommender import Expert, Recommender
 from jaxrec.models.text.finetuned import FinetunedText, TextTower, encode_finetuned_rows
+from jaxrec.training.step_items import StepItems, needed_entities, needed_items, step_items
 from jaxrec.training.tasks.base import ExpertBatch, TrainArrays, half_hidden
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Batch
 
@@ -20,21 +24,25 @@ def objective(
     batch: Batch,
     finetune_items: int,
     key: Array,
+    items: StepItems | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of a batch, and its parts by task and expert, such as `next_item/0`.
 
     Args:
         text: whitened text vectors of the items.
         finetune_items: items whose text is encoded with gradient, if the text encoder trains.
+        items: those that the step encodes; None for all, which the full softmax needs.
     """
     text_key, *expert_keys = jax.random.split(key, 1 + len(model.experts))
     tower, finetuned = model.text_tower, arrays.finetuned_text
-    if tower is not None and finetuned is not None:
-        text = finetuned_rows(tower, finetuned, text, batch, finetune_items, text_key)
     nodes = replace(arrays.catalog.nodes, text=text)
+    nodes = nodes if items is None else items.of(nodes)
+    if tower is not None and finetuned is not None:
+        text = finetuned_rows(tower, finetuned, nodes.text, batch, finetune_items, text_key, items)
+        nodes = replace(nodes, text=text)
     loss, parts = jnp.zeros(()), {}
     for number, (expert, expert_key) in enumerate(zip(model.experts, expert_keys, strict=True)):
-        inputs = expert_batch(expert, nodes, arrays, batch, expert_key)
+        inputs = expert_batch(expert, nodes, arrays, batch, expert_key, items)
         for task in arrays.tasks:
             part = task.loss(inputs)
             loss += task.weight * part
@@ -42,25 +50,49 @@ def objective(
     return loss, parts
 
 
+def draw_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | None:
+    """The items that a step scores and encodes, with their neighbourhoods; None for all."""
+    sampler, ids = arrays.item_sampler, arrays.catalog.nodes.items
+    if sampler is None:
+        return None
+    item_key, link_key, edge_key = jax.random.split(key, 3)
+    sample = sampler.sample(batch, arrays.candidates, item_key)
+    graph, links = arrays.catalog.graph, None
+    if arrays.link_sampler is not None:
+        links = arrays.link_sampler.sample(link_key)
+        graph = arrays.link_sampler.visible(graph, links.hidden)
+    around = arrays.neighbourhoods
+    if sampler.takes_all or sampler.encodes_all or around is None:
+        return step_items(sample, ids, links, all_items=sampler.takes_all or sampler.encodes_all)
+    items = needed_items(sample, links, len(ids))
+    entities = needed_entities(around.entities, links, len(ids), around.num_nodes)
+    part = around.sample(graph, items, entities, edge_key)
+    return step_items(sample, ids, links, part, all_items=False)
+
+
 def expert_batch(
-    expert: Expert, nodes: Nodes, arrays: TrainArrays, batch: Batch, key: Array
+    expert: Expert,
+    nodes: Nodes,
+    arrays: TrainArrays,
+    batch: Batch,
+    key: Array,
+    items: StepItems | None = None,
 ) -> ExpertBatch:
     """The node vectors of an expert, and the user vectors after every event of a batch.
 
     A random half of the user vectors know the event type of their target, and an independent half
     know the time to it, so that the model serves requests with and without them.
+
+    Args:
+        nodes: those that the step encodes.
+        items: see `objective`.
     """
     id_key, event_key, layer_key, target_key = jax.random.split(key, 4)
-    graph, links = arrays.catalog.graph, None
-    if arrays.link_sampler is not None:
-        links = arrays.link_sampler.sample(jax.random.fold_in(event_key, 2))
-        graph = arrays.link_sampler.visible(graph, links.hidden)
-    if arrays.edge_sampler is not None:
-        graph = arrays.edge_sampler.sample(graph, jax.random.fold_in(event_key, 1))
+    graph, links = step_graph(arrays, items, event_key)
     vectors = expert.encode_nodes(nodes, graph, id_key)
     events = expert.event_vectors(
-        vectors[: len(arrays.candidates)],
-        Events(batch.items, batch.event_types, batch.gaps),
+        vectors[: len(nodes.items)],
+        Events(places(items, batch.items), batch.event_types, batch.gaps),
         event_key,
     )
     state = expert.sequence.initial_state(len(batch.items))
@@ -70,22 +102,53 @@ def expert_batch(
     gap_key, task_key = (jax.random.fold_in(target_key, number) for number in (1, 2))
     gaps = half_hidden(gap_key, jnp.asarray(batch.target_gaps), NO_GAP)
     users = expert.user_vectors(outputs, event_types, gaps)
-    return ExpertBatch(expert, arrays, batch, vectors, users, event_types, task_key, links)
+    return ExpertBatch(expert, arrays, batch, vectors, users, event_types, task_key, links, items)
+
+
+def step_graph(
+    arrays: TrainArrays, items: StepItems | None, key: Array
+) -> tuple[jraph.GraphsTuple, Links | None]:
+    """The edges that a step reads, and those that it predicts."""
+    if items is not None and items.graph is not None:
+        return items.graph, items.links
+    graph, links = arrays.catalog.graph, None
+    if arrays.link_sampler is not None:
+        drawn = arrays.link_sampler.sample(jax.random.fold_in(key, 2))
+        links = drawn if items is None or items.links is None else items.links
+        graph = arrays.link_sampler.visible(graph, links.hidden)
+    if arrays.edge_sampler is not None:
+        graph = arrays.edge_sampler.sample(graph, jax.random.fold_in(key, 1))
+    return graph, links
+
+
+def places(
+    items: StepItems | None, rows: Int[Array | np.ndarray, "*shape"]
+) -> Int[Array, "*shape"]:
+    """Where items stand among those that a step encodes."""
+    return jnp.asarray(rows) if items is None else items.places(jnp.asarray(rows))
 
 
 def finetuned_rows(
     tower: TextTower,
     finetuned: FinetunedText,
-    text: Float[Array, "I text"],
+    text: Float[Array, "n text"],
     batch: Batch,
     count: int,
     key: Array,
-) -> Float[Array, "I text"]:
+    items: StepItems | None = None,
+) -> Float[Array, "n text"]:
     """The text vectors, up to `count` of them encoded again so that the gradient reaches `tower`.
 
     The targets of the batch come first, then random items, which serve as negatives.
+
+    Args:
+        text: of the items that the step encodes; all if `items` is None.
     """
-    is_target = jnp.zeros(len(finetuned.mask)).at[batch.targets.reshape(-1)].set(1.0)
-    priority = is_target + jax.random.uniform(key, is_target.shape)
-    _, rows = jax.lax.top_k(priority, min(count, len(priority)))
-    return text.at[rows].set(encode_finetuned_rows(tower, finetuned, rows).astype(text.dtype))
+    last = len(finetuned.mask) - 1  # rows of padding have no text
+    rows = jnp.arange(last + 1) if items is None else items.encoded
+    targets = places(items, batch.targets.reshape(-1))
+    priority = jax.random.uniform(key, rows.shape) + jnp.zeros(len(rows)).at[targets].set(1.0)
+    priority = jnp.where(rows > last, -1.0, priority)
+    _, chosen = jax.lax.top_k(priority, min(count, len(rows)))
+    encoded = encode_finetuned_rows(tower, finetuned, jnp.minimum(rows[chosen], last))
+    return text.at[chosen].set(encoded.astype(text.dtype))

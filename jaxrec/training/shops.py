@@ -76,7 +76,8 @@ def _shop_context(
     own = replace(config, data=shop_data(config.data, name), train=replace(config.train, init=""))
     sizes = model_sizes(dataset, text, context.features)
     definition, _ = split(nnx.eval_shape(lambda: build_model(own, sizes, text.tower)))
-    arrays = train_arrays(own, dataset, text, context.features)
+    packing = make_packing(own, dataset)
+    arrays = train_arrays(own, dataset, text, context.features, packing)
     return replace(
         context,
         config=own,
@@ -84,7 +85,7 @@ def _shop_context(
         dataset=dataset,
         text=text,
         definition=definition,
-        packing=make_packing(own, dataset),
+        packing=packing,
         arrays=jax.device_put(arrays, replicated(context.mesh)),
         notes=(),
     )

@@ -26,8 +26,6 @@ from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import ItemText, item_text
-from jaxrec.models.graph.link_sampling import link_sampler
-from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.build import expert_sources
 from jaxrec.models.items.features import FeatureMaps, fit_features
@@ -42,6 +40,7 @@ from jaxrec.sharding import (
     state_shardings,
 )
 from jaxrec.training.optimizer import make_optimizer
+from jaxrec.training.samplers import build_samplers, sampling_notes
 from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.training.tasks.build import build_tasks
@@ -126,7 +125,7 @@ def make_context(
     train = replace(config.train, learning_rate=rate)
     sizes = model_sizes(dataset, text, features)
     definition, _ = split(nnx.eval_shape(lambda: build_model(config, sizes, text.tower)))
-    arrays = train_arrays(config, dataset, text, features)
+    arrays = train_arrays(config, dataset, text, features, packing)
     return TrainContext(
         config=config,
         sizes=sizes,
@@ -144,6 +143,7 @@ def make_context(
             *notes,
             *(f"the data have no source for the expert {n}, so it is left out" for n in missing),
             *_no_links(config, dataset),
+            *sampling_notes(config),
         ),
     )
 
@@ -299,32 +299,27 @@ def build_model(config: Config, sizes: Sizes, tower: TextTower | None) -> Recomm
 
 
 def train_arrays(
-    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps
+    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps, packing: Packing
 ) -> TrainArrays:
     """The arrays that a training step reads and does not change."""
     catalog, split, trained = dataset.catalog, dataset.split, dataset.trained
     padding = catalog.graph.types[0].padded_size - len(trained)
     masked = masked_event_types(config.evaluation.mask, split.log.event_type_names)
-    columns, train = catalog_features(catalog.items, features), config.train
+    columns = catalog_features(catalog.items, features)
     graphs = [shop.catalog.graph for shop in dataset.shops.values()]
     # nodes of the same name in several shops share a row of the entity table
     entities = entity_rows(catalog.graph, catalog.graph) if graphs else None
     arrays = catalog_arrays(catalog, text.vectors, trained, entities, columns)
+    candidates = np.pad(trained, (0, padding))
+    tasks = build_tasks(config.train, catalog.graph, graphs)
     return TrainArrays(
         catalog=arrays,
-        candidates=jnp.asarray(np.pad(trained, (0, padding))),
-        tasks=build_tasks(train, catalog.graph, graphs),
+        candidates=jnp.asarray(candidates),
+        tasks=tasks,
         masked_event_types=jnp.asarray(masked),
         finetuned_text=text.finetuned,
         repeats=not masked.all(),
-        edge_sampler=(
-            edge_sampler(arrays.graph, train.fan_out, train.seed) if train.fan_out else None
-        ),
-        link_sampler=(
-            link_sampler(catalog.graph, arrays.graph, train.seed)
-            if train.link_weight and len(catalog.graph.heads)
-            else None
-        ),
+        **build_samplers(config, catalog.graph, arrays, candidates, packing, tasks),
     )
 
 

@@ -5,7 +5,7 @@ elsewhere.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,9 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxrec.config.options import Config
 from jaxrec.models.recommender import ModelDef, cast_products
-from jaxrec.training.objective import objective
+from jaxrec.training.objective import draw_items, objective
+from jaxrec.training.sparse_rows import places_of_ids, rows_of, with_rows
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
+
+ITEMS = 0x6974656D  # of the random numbers that the items of a step are drawn with
 
 
 @jax.tree_util.register_dataclass
@@ -44,14 +47,22 @@ def build_step(
 
     def step(state: TrainState, arrays: TrainArrays, batch: Batch):
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
+        items = draw_items(arrays, batch, jax.random.fold_in(key, ITEMS))
+        params, opt_state = state.params, state.opt_state
+        if train.sparse_rows and items is not None:
+            params, opt_state = rows_of((params, opt_state), items.encoded)
+            items = replace(items, ids=places_of_ids(items.ids))
 
         def loss_of(params: nnx.State):
             model = definition.merge(cast_products(params, dtype))
-            return objective(model, arrays, state.text, batch, finetune_items, key)
+            return objective(model, arrays, state.text, batch, finetune_items, key, items)
 
-        (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        if train.sparse_rows and items is not None:
+            whole = (state.params, state.opt_state)
+            params, opt_state = with_rows(whole, items.encoded, (params, opt_state))
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
         return TrainState(state.step + 1, params, opt_state, state.text), metrics
 

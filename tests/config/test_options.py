@@ -70,3 +70,9 @@ def test_options_of_the_graph_that_fit_together():
         {"model.graph_heads": 5},
     ):
         parse(layers=[options])
+
+
+def test_a_sampled_loss_is_for_one_shop():
+    options = {"data.shops": {"a": "x", "b": "y"}, "model.experts": ["text"]}
+    with pytest.raises(ConfigError, match=r"sampled_softmax is for one shop"):
+        parse(layers=[options | {"train.loss": "sampled_softmax"}])

@@ -14,7 +14,8 @@ from jaxrec.models.inputs import Nodes, Sizes
 from jaxrec.models.recommender import (
     cast_products,
 )
-from jaxrec.models.text.finetuned import FinetunedText
+from jaxrec.models.text.bert import Bert, BertConfig
+from jaxrec.models.text.finetuned import FinetunedText, TextTower
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.objective import objective
 from jaxrec.training.tasks.base import ExpertBatch, TrainArrays
@@ -96,6 +97,30 @@ def expert_batch(expert, arrays, batch, items=None, target_event_types=None) -> 
     if target_event_types is None:
         target_event_types = jnp.asarray(batch.target_event_types)
     return ExpertBatch(expert, arrays, batch, vectors, users, target_event_types, KEY)
+
+
+def make_tower() -> TextTower:
+    """The last of two layers of a text encoder."""
+    config = BertConfig(
+        vocab_size=10,
+        hidden_size=TEXT_SIZE,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=TOKENS,
+    )
+    return TextTower(Bert(config, rngs=nnx.Rngs(1)), 1)
+
+
+def make_finetuned_text() -> FinetunedText:
+    """What the layer reads of the eight items."""
+    random = np.random.default_rng(3)
+    return FinetunedText(
+        hidden=jnp.asarray(random.normal(size=(8, TOKENS, TEXT_SIZE)), jnp.float16),
+        mask=jnp.ones((8, TOKENS), bool),
+        mean=jnp.zeros(TEXT_SIZE),
+        projection=jnp.asarray(random.normal(size=(TEXT_SIZE, 3)), jnp.float32),
+    )
 
 
 @partial(jax.jit, static_argnums=0)

@@ -89,9 +89,15 @@ def test_real_vectors_are_ranked_equally_on_any_mesh(item_shards):
     np.testing.assert_allclose(top.log_z, expected.log_z, atol=1e-5)
 
 
-def test_one_device_and_four_see_the_same_losses(tables, monkeypatch):
+SAMPLED = {"train.loss": "sampled_softmax", "train.negatives": 4, "train.fan_out": 2}
+
+
+@pytest.mark.parametrize(
+    "loss", [{}, pytest.param({**SAMPLED, "train.sparse_rows": True}, marks=pytest.mark.slow)]
+)
+def test_one_device_and_four_see_the_same_losses(tables, monkeypatch, loss):
     assert jax.device_count() == 4
-    options = config(**{"model.experts": ["id+graph"], "train.item_shards": 2})
+    options = config(**{"model.experts": ["id+graph"], "train.item_shards": 2}, **loss)
     dataset = prepare(options, tables)
     on_four, _ = first_steps(make_context(options, dataset))
     one = jax.make_mesh(

@@ -50,6 +50,38 @@ def test_stopped_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.slow
+def test_a_run_with_a_sampled_loss_draws_the_same_items_after_a_stop(tables, tmp_path, monkeypatch):
+    """The optimiser state of lazy Adam comes back too."""
+    options = config(
+        **{
+            "model.experts": ["id+graph", "id"],
+            "train.loss": "sampled_softmax",
+            "train.negatives": 4,
+            "train.fan_out": 2,
+            "train.sparse_rows": True,
+            "train.epochs": 2,
+        }
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    training.fit(options, whole, tables=tables)
+    write = report.RunLog.write
+
+    def stop_then_write(self, step, row):
+        write(self, step, row)
+        if step == 2 and "loss" in row:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(report.RunLog, "write", stop_then_write)
+    with pytest.raises(training.Interrupted):
+        training.fit(options, parts, tables=tables)
+    monkeypatch.undo()
+    jaxrec.fit(data=tables, resume=parts)
+    assert scalars(parts) == scalars(whole)
+    params = (jaxrec.load(run).model.params for run in (whole, parts))
+    jax.tree.map(np.testing.assert_array_equal, *params)
+
+
+@pytest.mark.slow
 def test_a_run_resumes_after_kill_9(tables, whole_run, tmp_path):
     data = tmp_path / "data"
     data.mkdir()

@@ -2,7 +2,7 @@
 
 import pytest
 from flax import nnx
-from helpers.objective import CONFIG, SIZES
+from helpers.objective import CONFIG, SIZES, make_tower
 from helpers.training import complete_run
 
 from jaxrec.models.recommender import Recommender
@@ -11,6 +11,11 @@ from jaxrec.models.recommender import Recommender
 @pytest.fixture(scope="module")
 def model():
     return Recommender(CONFIG.model, SIZES, nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def tower():
+    return make_tower()
 
 
 @pytest.fixture(scope="session")

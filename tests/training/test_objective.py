@@ -9,19 +9,16 @@ from helpers.objective import (
     CONFIG,
     KEY,
     SIZES,
-    TEXT_SIZE,
-    TOKENS,
     jitted_objective,
     loss_and_gradients,
     make_arrays,
     make_batch,
+    make_finetuned_text,
     parts_of,
 )
 
 from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.recommender import Recommender, gap_buckets
-from jaxrec.models.text.bert import Bert, BertConfig
-from jaxrec.models.text.finetuned import FinetunedText, TextTower
 from jaxrec.training.objective import finetuned_rows
 from jaxrec.types import NO_GAP
 
@@ -85,29 +82,6 @@ def test_bfloat16_is_near_float32(model):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
     assert coarse == pytest.approx(float(exact), rel=0.03)
     assert coarse != exact
-
-
-@pytest.fixture(scope="module")
-def tower():
-    config = BertConfig(
-        vocab_size=10,
-        hidden_size=TEXT_SIZE,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=TOKENS,
-    )
-    return TextTower(Bert(config, rngs=nnx.Rngs(1)), 1)
-
-
-def make_finetuned_text() -> FinetunedText:
-    random = np.random.default_rng(3)
-    return FinetunedText(
-        hidden=jnp.asarray(random.normal(size=(8, TOKENS, TEXT_SIZE)), jnp.float16),
-        mask=jnp.ones((8, TOKENS), bool),
-        mean=jnp.zeros(TEXT_SIZE),
-        projection=jnp.asarray(random.normal(size=(TEXT_SIZE, 3)), jnp.float32),
-    )
 
 
 @pytest.mark.parametrize("count", [3, 7])

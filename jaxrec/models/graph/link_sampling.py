@@ -54,6 +54,11 @@ class LinkSampler:
     num_relations: int = field(metadata={"static": True})
     num_links: int = field(metadata={"static": True})  # edges to predict in a step
 
+    @property
+    def num_ends(self) -> int:
+        """The nodes that a step compares, with repeats."""
+        return 2 * self.num_links + len(self.spans)
+
     def sample(self, key: Array) -> Links:
         """Edges in a random direction, drawn with replacement."""
         edge_key, turn_key, candidate_key = jax.random.split(key, 3)

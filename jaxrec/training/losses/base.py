@@ -9,10 +9,11 @@ MIN_WEIGHT = 1e-9  # divides a sum without any weight, which is 0
 
 
 class LogitAdjustments(NamedTuple):
-    """Amounts that are added to the logits of some candidates, different at every position."""
+    """Amounts that are added to the logits: of some candidates at a position, and of all."""
 
     candidates: Int[Array, "B T X"]
     amounts: Float[Array, "B T X"] | None  # NEG_INF masks a candidate; None masks all of them
+    bias: Float[Array, " K"] | None = None  # of every candidate, equal at all positions; constants
 
 
 @runtime_checkable

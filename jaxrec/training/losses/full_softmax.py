@@ -37,12 +37,15 @@ class FullSoftmax:
         block = self.positions_per_block(len(candidates))
         weights = jax.lax.stop_gradient(weights)
         no_adjustments = LogitAdjustments(jnp.zeros((*weights.shape, 0), jnp.int32), None)
-        adjusted, amounts = adjustments or no_adjustments
+        adjusted, amounts, bias = adjustments or no_adjustments
+        bias = jnp.zeros(len(candidates)) if bias is None else jax.lax.stop_gradient(bias)
         target_logits = jnp.sum(queries * candidates[targets], -1, dtype=jnp.float32)
+        target_logits += bias[targets]
         if amounts is not None:
             target_logits += jnp.where(adjusted == targets[..., None], amounts, 0).sum(-1)
         rounded = candidates.astype(queries.dtype)
-        log_z = _weighted_log_z(queries, rounded, amounts, weights, valid, adjusted, block)
+        bias = jnp.where(valid, bias, NEG_INF)
+        log_z = _weighted_log_z(queries, rounded, amounts, weights, bias, adjusted, block)
         return log_z - (target_logits * weights).sum()
 
     def positions_per_block(self, num_candidates: int) -> int:
@@ -56,7 +59,7 @@ def _weighted_log_z(
     candidates: Float[Array, "K D"],
     amounts: Float[Array, "B T X"] | None,
     weights: Float[Array, "B T"],
-    valid: Bool[Array, " K"],
+    bias: Float[Array, " K"],
     adjusted: Int[Array, "B T X"],
     block: int,
 ) -> Float[Array, ""]:
@@ -65,11 +68,10 @@ def _weighted_log_z(
     The weights are known in the forward pass, so each block forms its gradient while its logits
     are in memory, and the backward pass recomputes nothing (arXiv:2410.10989).
     """
-    return _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted, block)[0]
+    return _log_z_and_gradients(queries, candidates, amounts, weights, bias, adjusted, block)[0]
 
 
-def _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted, block):
-    bias = jnp.where(valid, 0, NEG_INF)[None, None]
+def _log_z_and_gradients(queries, candidates, amounts, weights, bias, adjusted, block):
     rows = len(queries)
     shards = row_shards(rows)
 
@@ -84,7 +86,7 @@ def _log_z_and_gradients(queries, candidates, amounts, weights, valid, adjusted,
 
     def one_block(grad_candidates, inputs):
         queries, weights, adjusted, amounts = inputs
-        logits = bias + jnp.einsum(
+        logits = bias[None, None] + jnp.einsum(
             "btd,kd->btk", queries, candidates, preferred_element_type=jnp.float32
         )
         logits = adjust(logits, adjusted, amounts)

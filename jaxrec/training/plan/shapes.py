@@ -14,7 +14,7 @@ from jaxrec.data.dataset import Dataset
 from jaxrec.data.features import width_of
 from jaxrec.errors import ConfigError
 from jaxrec.inference.encoding import CatalogArrays
-from jaxrec.models.graph.build import both_directions
+from jaxrec.models.graph.build import both_directions, reach
 from jaxrec.models.graph.link_sampling import (
     CANDIDATES,
     HELD_OUT_SHARE,
@@ -23,13 +23,21 @@ from jaxrec.models.graph.link_sampling import (
     MAX_HELD_OUT,
     LinkSampler,
 )
+from jaxrec.models.graph.neighbourhoods import (
+    Counts,
+    NeighbourhoodSampler,
+    sizes_by_hop,
+)
 from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.inputs import Nodes, Sizes
 from jaxrec.models.recommender import split
 from jaxrec.ranking.adjustments import masked_event_types
+from jaxrec.training.item_sampling import ItemSampler
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.optimizer import make_optimizer
+from jaxrec.training.samplers import Samplers, encodes_all, reads_graph
 from jaxrec.training.state import StepContext, build_model, experts_with_source
+from jaxrec.training.step_items import most_entities, most_items
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.training.tasks.build import weighted_tasks
 from jaxrec.training.tasks.next_entity import NextEntity
@@ -118,10 +126,21 @@ def train_zeros(config: Config, plan: PlanConfig) -> TrainArrays:
         masked_event_types=jnp.asarray(masked),
         finetuned_text=None,
         repeats=not masked.all(),
-        edge_sampler=edge_sampler_zeros(sizes, plan.edges, train.fan_out)
-        if train.fan_out
-        else None,
-        link_sampler=(link_sampler_zeros(plan) if train.link_weight and plan.edges else None),
+        **sampler_zeros(config, plan, sizes),
+    )
+
+
+def sampler_zeros(config: Config, plan: PlanConfig, sizes: Sizes) -> Samplers:
+    """The largest samplers of `build_samplers`."""
+    train = config.train
+    edges = edge_sampler_zeros(sizes, plan.edges, train.fan_out) if train.fan_out else None
+    links = link_sampler_zeros(plan) if train.link_weight and plan.edges else None
+    items = item_sampler_zeros(config, sizes) if train.loss == "sampled_softmax" else None
+    around = None
+    if items is not None and edges is not None and reads_graph(config):
+        around = neighbourhood_zeros(config, plan, sizes, items, edges, links)
+    return Samplers(
+        edge_sampler=edges, link_sampler=links, item_sampler=items, neighbourhoods=around
     )
 
 
@@ -180,6 +199,54 @@ def edge_sampler_zeros(sizes: Sizes, edges: int, fan_out: int) -> EdgeSampler:
         groups=whole(drawn),
         ranks=whole(drawn),
         weights=jnp.zeros(drawn),
+    )
+
+
+def item_sampler_zeros(config: Config, sizes: Sizes) -> ItemSampler:
+    """The largest sampler: no two events of a batch, and no two draws, are of one item."""
+    train = config.train
+    size = padded_size(1 + 2 * train.batch_size * train.sequence_length + train.negatives)
+    return ItemSampler(
+        windows=jnp.zeros(sizes.num_items),
+        levels=jnp.zeros(sizes.num_items, jnp.uint32),
+        num_windows=2,
+        negatives=train.negatives,
+        size=min(size, sizes.num_items),
+        takes_all=train.negatives >= sizes.num_items,
+        encodes_all=encodes_all(config),
+    )
+
+
+def neighbourhood_zeros(
+    config: Config,
+    plan: PlanConfig,
+    sizes: Sizes,
+    items: ItemSampler,
+    edges: EdgeSampler,
+    links: LinkSampler | None,
+) -> NeighbourhoodSampler:
+    """The largest sampler: all nodes have edges of every relation, to items and to entities."""
+    width = min(config.train.fan_out * both_directions(sizes.num_relations), len(edges.groups))
+    num_entities = sizes.num_nodes - sizes.num_items
+    predicted = [name for name in config.train.auxiliary if name in plan.entities]
+    count = sum(rows_of(plan.entities[name]) for name in predicted)
+    start = Counts(
+        most_items(items, links, sizes.num_items), most_entities(count, links, num_entities)
+    )
+
+    def most(nodes: Counts) -> int:
+        return width * (nodes.items + nodes.entities)
+
+    limits = (sizes.num_items, num_entities)
+    hops = sizes_by_hop(start, (most, most), limits, reach(config.model))
+    return NeighbourhoodSampler(
+        edges=edges,
+        entities=whole(count),
+        first=whole(sizes.num_nodes + 1),
+        num_items=sizes.num_items,
+        width=width,
+        sizes=hops,
+        num_edges=min(most((start, *hops)[-2]), len(edges.groups)),
     )
 
 

@@ -5,16 +5,20 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.inference.encoding import CatalogArrays
 from jaxrec.models.graph.link_sampling import Links, LinkSampler
+from jaxrec.models.graph.neighbourhoods import NeighbourhoodSampler
 from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.recommender import Expert
 from jaxrec.models.text.finetuned import FinetunedText
+from jaxrec.training.item_sampling import STATIC, ItemSampler
+from jaxrec.training.losses.base import LogitAdjustments
+from jaxrec.training.losses.sampled_softmax import corrected
+from jaxrec.training.step_items import StepItems
 from jaxrec.types import Batch
-
-STATIC = {"static": True}  # a dataclass field that jit compares instead of tracing
 
 
 @jax.tree_util.register_dataclass
@@ -30,25 +34,67 @@ class TrainArrays:
     repeats: bool = field(metadata=STATIC)  # whether a ranking keeps some items of the history
     edge_sampler: EdgeSampler | None = None  # None: every step reads all edges
     link_sampler: LinkSampler | None = None  # None: no edges are predicted
+    item_sampler: ItemSampler | None = None  # None: every step scores all items
+    neighbourhoods: NeighbourhoodSampler | None = None  # of the items of a step
 
 
 @dataclass(frozen=True)
 class ExpertBatch:
-    """A batch as one expert encodes it; all tasks share it."""
+    """A batch as one expert encodes it; all tasks share it.
+
+    K candidates are scored: all items, or the sample of the step.
+    """
 
     expert: Expert
     arrays: TrainArrays
     batch: Batch
-    node_vectors: Float[Array, "N D"]  # items first
+    node_vectors: Float[Array, "n D"]  # of the nodes that the step encodes, items first
     user_vectors: Float[Array, "B T D"]  # after every event
     target_event_types: Int[Array, "B T"]  # ANY_EVENT_TYPE where the user vector has no target type
     key: Array  # of the task `first_item`; another random task must fold in its own number
     links: Links | None = None  # edges to predict, which `node_vectors` do not know of
+    step_items: StepItems | None = None  # None: all
 
     @property
-    def item_vectors(self) -> Float[Array, "I D"]:
-        """Vectors of the item block."""
-        return self.node_vectors[: len(self.arrays.candidates)]
+    def item_vectors(self) -> Float[Array, "K D"]:
+        """Vectors of the candidates."""
+        if self.step_items is None:
+            return self.node_vectors[: len(self.arrays.candidates)]
+        return self.vectors_of(self.step_items.sample.rows)
+
+    @property
+    def valid(self) -> Bool[Array, " K"]:
+        """The candidates that can be predicted."""
+        return self.arrays.candidates if self.step_items is None else self.step_items.sample.valid
+
+    @property
+    def items(self) -> Int[Array, "B T"]:
+        """Where the items of the events stand among the candidates."""
+        return self._places(self.batch.items)
+
+    @property
+    def targets(self) -> Int[Array, "B T"]:
+        """Where the targets stand among the candidates."""
+        return self._places(self.batch.targets)
+
+    def vectors_of(self, nodes: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:
+        """Vectors of entities, of candidates and of the ends of links, by node ids."""
+        if self.step_items is None:
+            return self.node_vectors[nodes]
+        return self.node_vectors[self.step_items.places(nodes)]
+
+    def corrected(self, adjustments: LogitAdjustments) -> LogitAdjustments:
+        """The adjustments, with the correction for a sample of candidates if they are one."""
+        if self.step_items is None:
+            return adjustments
+        starts = jnp.asarray(self.batch.starts)
+        log_p = self.step_items.sample.log_p
+        return corrected(adjustments, log_p, self.items, self.targets, starts)
+
+    def _places(self, items: Int[Array | np.ndarray, "B T"]) -> Int[Array, "B T"]:
+        if self.step_items is None:
+            return jnp.asarray(items)
+        return self.step_items.sample.places(items)
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrec.training.losses.base import mean_of_sum
+from jaxrec.training.losses.sampled_softmax import cross_entropies
 from jaxrec.training.tasks.base import STATIC, ExpertBatch, half_hidden
 from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
 
@@ -29,9 +30,15 @@ class FirstItem:
         output = expert.sequence.last_output(expert.sequence.initial_state(1))
         event_types = jnp.arange(ANY_EVENT_TYPE, len(arrays.masked_event_types))
         users = expert.user_vectors(jnp.repeat(output, len(event_types), 0), event_types)
-        logits = jnp.where(arrays.candidates, users @ inputs.item_vectors.T, NEG_INF)
-        shops = jnp.split(logits.astype(jnp.float32), self.starts[1:], axis=1)
-        losses = -jnp.concatenate([jax.nn.log_softmax(part) for part in shops], 1)
+        scores = (users @ inputs.item_vectors.T).astype(jnp.float32)
+        if inputs.step_items is None:
+            logits = jnp.where(arrays.candidates, scores, NEG_INF)
+            shops = jnp.split(logits, self.starts[1:], axis=1)
+            losses = -jnp.concatenate([jax.nn.log_softmax(part) for part in shops], 1)
+        else:
+            losses = cross_entropies(scores, inputs.step_items.sample.log_p, inputs.valid)
         targets = half_hidden(inputs.key, jnp.asarray(batch.event_types), ANY_EVENT_TYPE)
         weights = jnp.asarray(batch.first_weights)
-        return mean_of_sum((losses[targets - ANY_EVENT_TYPE, batch.items] * weights).sum(), weights)
+        return mean_of_sum(
+            (losses[targets - ANY_EVENT_TYPE, inputs.items] * weights).sum(), weights
+        )

@@ -21,11 +21,11 @@ class LinkPrediction:
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
         """The mean over the drawn edges, which no message of this step has passed."""
-        links, decoder, vectors = inputs.links, inputs.expert.links, inputs.node_vectors
+        links, decoder, vectors_of = inputs.links, inputs.expert.links, inputs.vectors_of
         assert links is not None and decoder is not None  # they are built with this task
-        queries = decoder(vectors[links.heads], links.relations)
-        positives = jnp.sum(queries * vectors[links.tails], -1, dtype=jnp.float32)
-        logits = (queries @ vectors[links.candidates].T).astype(jnp.float32)
+        queries = decoder(vectors_of(links.heads), links.relations)
+        positives = jnp.sum(queries * vectors_of(links.tails), -1, dtype=jnp.float32)
+        logits = (queries @ vectors_of(links.candidates).T).astype(jnp.float32)
         is_negative = links.candidate_types[None] == links.tail_types[:, None]
         is_negative &= links.candidates[None] != links.tails[:, None]
         logits = jnp.where(is_negative, logits, NEG_INF)

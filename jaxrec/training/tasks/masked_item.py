@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrec.models.inputs import Events
 from jaxrec.models.sequence.masked_items import NO_SEQUENCE
-from jaxrec.training.losses.base import Loss, mean_of_sum
+from jaxrec.training.losses.base import LogitAdjustments, Loss, mean_of_sum
 from jaxrec.training.tasks.base import STATIC, ExpertBatch
 from jaxrec.types import Batch
 
@@ -19,7 +19,9 @@ HIDDEN_SHARE = 0.3  # of the events; BERT4Rec has 0.2 to 0.6, the more the short
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MaskedItem:
-    """The items of random events that are hidden, among all items that occur in training.
+    """The items of random events that are hidden, among the items that occur in training.
+
+    With a sampled loss, a sample of them takes their place.
 
     This is the cloze task of BERT4Rec (Sun et al., arXiv:1904.06690). It trains the item vectors
     and a reader of its own; nothing else of the model reads that.
@@ -37,12 +39,18 @@ class MaskedItem:
         items, sequences = jnp.asarray(batch.items), sequence_numbers(batch)
         drawn = jax.random.bernoulli(hide_key, HIDDEN_SHARE, items.shape)
         hidden = drawn & (sequences != NO_SEQUENCE)
-        events = Events(batch.items, batch.event_types, batch.gaps)
+        events = Events(inputs.items, batch.event_types, batch.gaps)
         vectors = expert.event_vectors(inputs.item_vectors, events, event_key)
         queries = reader(vectors, hidden, sequences) * jnp.exp(expert.log_scale[...])
         weights = event_weights(batch) * hidden
+        nothing = LogitAdjustments(jnp.zeros((*items.shape, 0), jnp.int32), None)
         total = self.criterion(
-            queries, inputs.item_vectors, items, weights, inputs.arrays.candidates
+            queries,
+            inputs.item_vectors,
+            inputs.items,
+            weights,
+            inputs.valid,
+            inputs.corrected(nothing),
         )
         return mean_of_sum(total, weights)
 

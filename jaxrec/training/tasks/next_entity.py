@@ -29,7 +29,7 @@ class NextEntity:
         """The mean over the weighted targets that have an entity."""
         entities = self.entity_of_item[jnp.asarray(inputs.batch.targets)]
         weights = jnp.asarray(inputs.batch.weights) * (entities > 0)
-        vectors = inputs.node_vectors[self.nodes]
+        vectors = inputs.vectors_of(self.nodes)
         total = self.criterion(inputs.user_vectors, vectors, entities, weights, self.valid)
         return mean_of_sum(total, weights)
 

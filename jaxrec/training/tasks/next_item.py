@@ -15,7 +15,7 @@ from jaxrec.types import NEG_INF
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NextItem:
-    """The item of the next event, among all items that occur in training."""
+    """The item of the next event, among the items that occur in training or a sample of them."""
 
     name: ClassVar[str] = "next_item"
     criterion: Loss = field(metadata=STATIC)
@@ -27,10 +27,10 @@ class NextItem:
         total = self.criterion(
             inputs.user_vectors,
             inputs.item_vectors,
-            jnp.asarray(inputs.batch.targets),
+            inputs.targets,
             weights,
-            inputs.arrays.candidates,
-            history_adjustments(inputs),
+            inputs.valid,
+            inputs.corrected(history_adjustments(inputs)),
         )
         return mean_of_sum(total, weights)
 
@@ -48,9 +48,9 @@ def history_adjustments(inputs: ExpertBatch) -> LogitAdjustments:
     steps = jnp.arange(sequence.shape[1])
     ages = (steps[:, None] - steps[None])[None]
     in_history = (sequence[:, :, None] == sequence[:, None]) & (ages >= 0)
-    items = jnp.where(in_history, jnp.asarray(batch.items)[:, None], 0)
+    items = jnp.where(in_history, inputs.items[:, None], 0)
     masked = arrays.masked_event_types[batch.event_types][:, None]
-    masked_items = masked & (items != batch.targets[..., None])
+    masked_items = masked & (items != inputs.targets[..., None])
     if not arrays.repeats:
         return LogitAdjustments(jnp.where(masked_items, items, 0), None)
     event_types = jnp.asarray(batch.event_types)[:, None]

@@ -27,7 +27,7 @@ def dense(queries, adjustments):
     """The same loss by one matrix of logits."""
     logits = jnp.einsum("btd,kd->btk", queries, CANDIDATES)
     if adjustments is not None:
-        items, amounts = adjustments
+        items, amounts, _ = adjustments
         amounts = jnp.full(items.shape, NEG_INF) if amounts is None else amounts
         for place in range(items.shape[-1]):
             added = jax.nn.one_hot(items[..., place], 9) * amounts[..., place, None]

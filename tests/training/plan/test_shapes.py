@@ -31,13 +31,21 @@ def test_counts_alone_give_the_arrays_of_training(tables, options):
     assert layout(batch) == layout(real.packing.batch(0, 0))
 
 
-def test_a_planned_sampler_is_as_large_as_any_data_need(tables):
-    recipe = config(**{"train.fan_out": 2})
+@pytest.mark.parametrize("links", [0.0, 0.5])
+def test_planned_samplers_are_as_large_as_any_data_need(tables, links):
+    options = {"train.loss": "sampled_softmax", "train.negatives": 4, "train.link_weight": links}
+    recipe = config(**options, **{"train.fan_out": 2, "train.batch_size": 2})
     dataset = prepare(recipe, tables)
     real = make_context(recipe, dataset)
-    planned = plan_context(recipe, counted(dataset), real.mesh).arrays.edge_sampler
-    pairs = zip(jax.tree.leaves(planned), jax.tree.leaves(real.arrays.edge_sampler), strict=True)
-    assert all(bound.shape[0] >= array.shape[0] for bound, array in pairs)
+    planned, arrays = plan_context(recipe, counted(dataset), real.mesh).arrays, real.arrays
+    for name in ("edge_sampler", "link_sampler", "item_sampler", "neighbourhoods"):
+        parts = (jax.tree.leaves(getattr(part, name)) for part in (planned, arrays))
+        assert all(bound.shape[0] >= array.shape[0] for bound, array in zip(*parts, strict=True))
+    assert planned.item_sampler.size >= arrays.item_sampler.size
+    for name in ("width", "num_edges"):
+        assert getattr(planned.neighbourhoods, name) >= getattr(arrays.neighbourhoods, name)
+    for bound, size in zip(planned.neighbourhoods.sizes, arrays.neighbourhoods.sizes, strict=True):
+        assert bound >= size and bound.entities >= size.entities
 
 
 def test_experts_without_a_source_are_left_out():

@@ -1,0 +1,207 @@
+"""The part of a graph that the vectors of some nodes depend on, by neighbour sampling."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxrec.models.graph.message_passing import WeightedEdges
+from jaxrec.models.graph.sampling import EdgeSampler
+
+STATIC = {"static": True}  # a dataclass field that jit compares instead of tracing
+
+
+class Neighbourhood(NamedTuple):
+    """Nodes, each once and ascending, and edges between their places: items first, then entities.
+
+    The last item and the last entity of the catalogue, which are unused, fill up.
+    """
+
+    items: Int[Array, " M"]
+    entities: Int[Array, " entities"]  # node ids
+    graph: jraph.GraphsTuple  # with `WeightedEdges`
+
+
+class Counts(NamedTuple):
+    """Numbers of items and of entities."""
+
+    items: int
+    entities: int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NeighbourhoodSampler:
+    """Draws the neighbourhoods of nodes as an `EdgeSampler` draws edges of the whole graph.
+
+    This is the mini-batch of GraphSAGE (Hamilton et al., arXiv:1706.02216, algorithm 2). The cost
+    depends on the number of nodes and on the fan-out, not on the size of the graph.
+    """
+
+    edges: EdgeSampler
+    entities: Int[Array, " m"]  # that are encoded in every step, because tasks predict them
+    first: Int[Array, " firsts"]  # the first of the edges to draw of every node, and their number
+    num_items: int = field(metadata=STATIC)
+    width: int = field(metadata=STATIC)  # most edges to draw of a node
+    sizes: tuple[Counts, ...] = field(metadata=STATIC)  # nodes after every hop, at most
+    num_edges: int = field(metadata=STATIC)  # of a neighbourhood, at most
+
+    def sample(
+        self,
+        graph: jraph.GraphsTuple,
+        items: Int[Array, " n"],
+        entities: Int[Array, " m"],
+        key: Array,
+    ) -> Neighbourhood:
+        """The neighbourhood of nodes, which are distinct and ascending, up to the unused ones."""
+        last = (self.num_items - 1, self.num_nodes - 1)
+        for size in self.sizes:
+            receivers = jnp.concatenate([items, entities])
+            drawn, weights = self.draw(receivers, key)
+            senders, is_item = graph.senders[drawn], graph.senders[drawn] < self.num_items
+            found = (
+                jnp.where((weights > 0) & kind, senders, fill).reshape(-1)
+                for kind, fill in zip((is_item, ~is_item), last, strict=True)
+            )
+            items, entities = (
+                distinct(jnp.concatenate([known, new]), count, fill)
+                for known, new, count, fill in zip(
+                    (items, entities), found, size, last, strict=True
+                )
+            )
+        # most nodes have fewer edges than the width; edges keep their order, and the last one fills
+        kept = jnp.flatnonzero(weights > 0, size=self.num_edges, fill_value=weights.size - 1)
+        is_edge = jnp.arange(self.num_edges) < (weights > 0).sum()
+        edges, weights = drawn.reshape(-1)[kept], jnp.where(is_edge, weights.reshape(-1)[kept], 0)
+        relations = graph.edges
+        if isinstance(relations, WeightedEdges):
+            weights = weights * relations.weights[edges]
+            relations = relations.relations
+        ends = (jnp.where(is_edge, graph.senders[edges], 0), receivers[kept // self.width])
+        senders, receivers = (self.places(items, entities, end) for end in ends)
+        part = graph._replace(
+            edges=WeightedEdges(relations[edges], weights),
+            senders=senders,
+            receivers=receivers,
+            n_node=jnp.array([len(items) + len(entities), 0]),
+            n_edge=jnp.array([self.num_edges, 0]),
+        )
+        return Neighbourhood(items, entities, part)
+
+    @property
+    def num_nodes(self) -> int:
+        """The nodes of the graph, padded."""
+        return len(self.first) - 1
+
+    def draw(
+        self, nodes: Int[Array, " n"], key: Array
+    ) -> tuple[Int[Array, "n width"], Float[Array, "n width"]]:
+        """Numbers of edges to some nodes, and their weights: 0 where a node has fewer edges.
+
+        A node gets the same edges whatever the others are.
+        """
+        begin, end = self.first[nodes][:, None], self.first[nodes + 1][:, None]
+        places = begin + jnp.arange(self.width)[None]
+        is_edge = places < end
+        places = jnp.minimum(places, len(self.edges.groups) - 1)
+        groups = self.edges.groups[places]
+        sizes = self.edges.sizes[groups]
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, groups.reshape(-1))
+        words = jax.vmap(lambda own: jax.random.bits(own, (), jnp.uint32))(keys)
+        shifts = (words.reshape(groups.shape) % sizes.astype(jnp.uint32)).astype(jnp.int32)
+        drawn = (shifts + self.edges.ranks[places]) % sizes
+        edges = self.edges.edges[self.edges.starts[groups] + drawn]
+        return edges, jnp.where(is_edge, self.edges.weights[places], 0)
+
+    def places(
+        self, items: Int[Array, " M"], entities: Int[Array, " n"], nodes: Int[Array, "*shape"]
+    ) -> Int[Array, "*shape"]:
+        """Where nodes, by their ids, stand among items and the entities behind them."""
+        behind = len(items) + jnp.searchsorted(entities, nodes)
+        return jnp.where(nodes < self.num_items, jnp.searchsorted(items, nodes), behind)
+
+
+def distinct(values: Int[Array, " n"], size: int, fill: int) -> Int[Array, " size"]:
+    """The distinct values, ascending; `fill`, which is above all others, fills up."""
+    return jnp.unique(values, size=size, fill_value=fill) if size else values[:0]
+
+
+def neighbourhood_sampler(
+    graph: jraph.GraphsTuple,
+    edges: EdgeSampler,
+    *,
+    entities: Int[np.ndarray, " m"],
+    num_items: int,
+    num_nodes: int,
+    hops: int,
+    start: Counts,
+) -> NeighbourhoodSampler:
+    """A sampler of neighbourhoods.
+
+    Args:
+        edges: sampler of the edges of the whole graph.
+        entities: node ids of those to encode in every step, ascending.
+        hops: how many edges away a vector reads.
+        start: the number of nodes whose neighbourhoods are drawn.
+    """
+    groups, starts = np.asarray(edges.groups), np.asarray(edges.starts)
+    senders = np.asarray(graph.senders)[np.asarray(edges.edges)]
+    receivers = np.asarray(graph.receivers)[np.asarray(edges.edges)[starts]]  # of the groups
+    drawn = np.bincount(groups, minlength=len(starts))
+    total = np.bincount(receivers, drawn, num_nodes).astype(np.int64)
+    has_item = np.minimum.reduceat(senders, starts) < num_items
+    has_entity = np.maximum.reduceat(senders, starts) >= num_items
+    reads = [drawn * has_item, drawn * has_entity, drawn]
+    by_node = (np.bincount(receivers, counts, num_nodes).astype(np.int64) for counts in reads)
+    most = [[_largest_sums(part) for part in np.split(of, [num_items])] for of in by_node]
+
+    def most_of(kind: int, nodes: Counts) -> int:
+        by_kind = zip(most[kind], nodes, strict=True)
+        return sum(int(sums[min(count, len(sums) - 1)]) for sums, count in by_kind)
+
+    limits = (num_items, num_nodes - num_items)
+    sizes = sizes_by_hop(start, (partial(most_of, 0), partial(most_of, 1)), limits, hops)
+    return NeighbourhoodSampler(
+        edges=edges,
+        entities=jnp.asarray(entities, jnp.int32),
+        first=jnp.asarray(np.concatenate([[0], np.cumsum(total)]), jnp.int32),
+        num_items=num_items,
+        width=int(total.max()),
+        sizes=sizes,
+        num_edges=max(most_of(2, (start, *sizes)[-2]), 1),
+    )
+
+
+def sizes_by_hop(
+    start: Counts,
+    most: tuple[Callable[[Counts], int], Callable[[Counts], int]],
+    limits: tuple[int, int],
+    hops: int,
+) -> tuple[Counts, ...]:
+    """Room for the nodes after every hop.
+
+    Args:
+        most: of items and of entities, how many some nodes read at most.
+        limits: the items and the entities of the graph.
+    """
+    sizes = []
+    for _ in range(hops):
+        start = Counts(
+            *(
+                min(known + count(start), limit)
+                for known, count, limit in zip(start, most, limits, strict=True)
+            )
+        )
+        sizes.append(start)
+    return tuple(sizes)
+
+
+def _largest_sums(values: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sums"]:
+    """The sums of the 0, 1, 2, ... largest values."""
+    return np.concatenate([[0], np.cumsum(np.sort(values)[::-1])])
