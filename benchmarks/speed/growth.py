@@ -23,7 +23,8 @@ import jax
 import matplotlib
 import numpy as np
 import polars as pl
-from loading import MIB, peak
+from accelerator_inputs import MIB
+from loading import peak
 
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
