@@ -70,6 +70,7 @@ def catalog_arrays(
             entities=jnp.asarray(entities),
             text=jnp.asarray(np.pad(text, ((0, padding), (0, 0)))),
             features=jax.tree.map(jnp.asarray, padded_rows(features or {}, len(rows))),
+            own_ids=True,
         ),
         graph=jax.tree.map(jnp.asarray, graphs_tuple(catalog.graph)),
         valid=jnp.asarray(block.valid),

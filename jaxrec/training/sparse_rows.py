@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from jaxrec.partitioning import WHOLE, by_row, look_up, put_rows
+
 ID_TABLES = re.compile(r"\['item_table'\]")  # in paths of parameters, and of their moments
 
 
@@ -19,7 +21,7 @@ def rows_of(tree, rows: Int[Array, " M"]):
     """A tree of parameters or of their moments, with only some rows of the id tables."""
 
     def take(path, leaf):
-        return leaf[rows] if _is_table(path, leaf) else leaf
+        return by_row(look_up(leaf, rows, spec=WHOLE)) if _is_table(path, leaf) else leaf
 
     return jax.tree_util.tree_map_with_path(take, tree)
 
@@ -31,7 +33,7 @@ def with_rows(tree, rows: Int[Array, " M"], part):
     """
 
     def put(path, whole, leaf):
-        return whole.at[rows].set(leaf) if _is_table(path, whole) else leaf
+        return put_rows(whole, rows, leaf) if _is_table(path, whole) else leaf
 
     return jax.tree_util.tree_map_with_path(put, tree, part)
 

@@ -31,13 +31,13 @@ from jaxrec.models.items.build import expert_sources
 from jaxrec.models.items.features import FeatureMaps, fit_features
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
 from jaxrec.models.text.finetuned import TextTower
+from jaxrec.partitioning import on_mesh
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import (
     make_mesh,
     process_copy,
     process_mesh,
-    replicated,
-    state_shardings,
+    shardings,
 )
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.samplers import build_samplers, sampling_notes
@@ -137,7 +137,7 @@ def make_context(
         packing=packing,
         definition=definition,
         optimizer=make_optimizer(train, epochs * packing.steps_per_epoch),
-        arrays=jax.device_put(arrays, replicated(mesh)),
+        arrays=jax.device_put(arrays, shardings(arrays, mesh)),
         epochs=epochs if packing.num_rows else 0,
         notes=(
             *notes,
@@ -332,7 +332,7 @@ def initial_state(context: StepContext) -> TrainState:
 def state_layout(context: StepContext) -> tuple[TrainState, TrainState]:
     """Shapes and shardings of a train state."""
     shapes = jax.eval_shape(partial(new_state, context), context.arrays.catalog.nodes.text)
-    return shapes, state_shardings(shapes, context.mesh)
+    return shapes, shardings(shapes, context.mesh)
 
 
 def new_state(context: StepContext, text: Float[Array, "I text"]) -> TrainState:
@@ -359,7 +359,8 @@ def process_local(context: TrainContext, state: TrainState) -> tuple[TrainContex
 
 
 def catalog_vectors(context: TrainContext, state: TrainState) -> Float[Array, "N F"]:
-    """Vectors of all nodes under a state."""
+    """Vectors of all nodes under a state, by row on the mesh of the context."""
     nodes = replace(context.arrays.catalog.nodes, text=state.text)
     arrays = replace(context.arrays.catalog, nodes=nodes)
-    return encode_catalog(Model(context.definition, state.params), arrays)
+    with on_mesh(context.mesh):
+        return encode_catalog(Model(context.definition, state.params), arrays)

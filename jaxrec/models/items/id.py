@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 
 from jaxrec.models.inputs import Nodes
 from jaxrec.models.layers import normal_table
+from jaxrec.partitioning import WHOLE, look_up, shards
+from jaxrec.sharding import ITEMS
 
 
 class IdSource(nnx.Module):
@@ -26,4 +28,8 @@ class IdSource(nnx.Module):
         if key is not None:
             dropped = jax.random.bernoulli(key, self.id_dropout, ids.shape)
             ids = jnp.where(dropped, 0, ids)
-        return self.item_table[...][ids]
+        table = self.item_table[...]
+        if nodes.own_ids and shards(ITEMS) > 1:  # without a look-up among all devices
+            unknown = look_up(table, jnp.zeros(1, int), spec=WHOLE)
+            return jnp.where(ids[:, None] > 0, table, unknown)
+        return look_up(table, ids, spec=WHOLE)

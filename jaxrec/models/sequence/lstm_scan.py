@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrec.models.sequence.blocks import Masks
-from jaxrec.sharding import row_shards, sums_by_shard
+from jaxrec.partitioning import row_shards, sums_by_shard
 
 State = tuple[Float[Array, "D B"], Float[Array, "D B"]]  # hidden and cell
 
