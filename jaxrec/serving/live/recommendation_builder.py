@@ -341,9 +341,11 @@ class RecommendationBuilder:
 
     @property
     def items(self) -> PreparedItems:
-        """The prepared items, on which no strategy acts."""
-        plain = ("", False, False) if self.strategy else ("", False)
-        return self.reranker(*plain).prepared
+        """The prepared items without the bias of any step."""
+        reranker = self.reranker("", False)
+        if reranker.pipeline.biases:
+            reranker = self.reranker("", False, False)
+        return reranker.prepared
 
     def _reranker(self, where: str, with_words: bool, with_strategy: bool = True) -> Reranker:
         """The strategy behind a condition over the items, or over the items and their texts."""
