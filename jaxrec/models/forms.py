@@ -13,12 +13,13 @@ class Forms(NamedTuple):
 
     experts_as_one: bool  # one scan over time reads the events of all experts
     gradient_behind_scan: bool  # one product behind the scan gives the gradient of LSTM weights
+    lstm_kernel: bool  # a Pallas kernel for TPUs scans an LSTM
 
 
 BY_PLATFORM = {
-    "cpu": Forms(experts_as_one=False, gradient_behind_scan=False),
-    "gpu": Forms(experts_as_one=True, gradient_behind_scan=True),
-    "tpu": Forms(experts_as_one=True, gradient_behind_scan=True),
+    "cpu": Forms(experts_as_one=False, gradient_behind_scan=False, lstm_kernel=False),
+    "gpu": Forms(experts_as_one=True, gradient_behind_scan=True, lstm_kernel=False),
+    "tpu": Forms(experts_as_one=True, gradient_behind_scan=True, lstm_kernel=True),
 }
 
 _chosen: ContextVar[Forms | None] = ContextVar("forms", default=None)

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrec.models.forms import chosen_forms
 from jaxrec.models.layers import Linear, dropout
 from jaxrec.models.sequence.blocks import Masks, ResidualBlock
+from jaxrec.models.sequence.lstm_kernel import kernel_lstm
 from jaxrec.models.sequence.lstm_scan import Weights, scan_lstm, step_lstm
+from jaxrec.sharding import devices_are_known
 
 
 class LSTMState(NamedTuple):
@@ -49,12 +52,12 @@ class LSTM(nnx.Module):
             first = jax.tree.map(lambda part: part[0], masks)
             hidden, cell = step_lstm(kernels, bias[...], x[:, 0].T, first, (hidden, cell))
             return hidden.T[:, None], LSTMState(hidden.T, cell.T)
-        outputs, (hidden, cell) = scan_lstm(
-            Weights(jnp.concatenate(kernels), bias[...]),
-            jnp.transpose(x, (1, 2, 0)),
-            masks,
-            (hidden, cell),
-        )
+        weights = Weights(jnp.concatenate(kernels), bias[...])
+        if chosen_forms().lstm_kernel and devices_are_known():
+            outputs, after = kernel_lstm(weights, jnp.swapaxes(x, 0, 1), masks, tuple(state))
+            return jnp.swapaxes(outputs, 0, 1), LSTMState(*after)
+        x = jnp.transpose(x, (1, 2, 0))
+        outputs, (hidden, cell) = scan_lstm(weights, x, masks, (hidden, cell))
         return jnp.transpose(outputs, (2, 0, 1)), LSTMState(hidden.T, cell.T)
 
 
