@@ -12,14 +12,30 @@ class Forms(NamedTuple):
     """The forms of a program. They give the same results, but for rounding."""
 
     experts_as_one: bool  # one scan over time reads the events of all experts
-    gradient_behind_scan: bool  # one product behind the scan gives the gradient of LSTM weights
+    products_behind_scan: bool  # products over all steps give the gradients of an LSTM, not sums
+    memory_by_products: bool  # matrix products give the item memory of all steps, not a scan
     lstm_kernel: bool  # a Pallas kernel for TPUs scans an LSTM
 
 
 BY_PLATFORM = {
-    "cpu": Forms(experts_as_one=False, gradient_behind_scan=False, lstm_kernel=False),
-    "gpu": Forms(experts_as_one=True, gradient_behind_scan=True, lstm_kernel=False),
-    "tpu": Forms(experts_as_one=True, gradient_behind_scan=True, lstm_kernel=True),
+    "cpu": Forms(
+        experts_as_one=False,
+        products_behind_scan=False,
+        memory_by_products=False,
+        lstm_kernel=False,
+    ),
+    "gpu": Forms(
+        experts_as_one=True,
+        products_behind_scan=True,
+        memory_by_products=True,
+        lstm_kernel=False,
+    ),
+    "tpu": Forms(
+        experts_as_one=True,
+        products_behind_scan=True,
+        memory_by_products=True,
+        lstm_kernel=True,
+    ),
 }
 
 _chosen: ContextVar[Forms | None] = ContextVar("forms", default=None)

@@ -79,6 +79,7 @@ def _next_state(products, before, valid):
 def _forward(weights, x, masks, state, *, keep_residuals):
     kernel = weights.kernel.T
     bias = weights.bias[:, None]
+    joined = chosen_forms().products_behind_scan
 
     def step(state: State, inputs: tuple[Array, Masks]) -> tuple[State, tuple]:
         x, masks = inputs
@@ -88,7 +89,11 @@ def _forward(weights, x, masks, state, *, keep_residuals):
         (hidden, cell), gates = _next_state(products, (hidden_before, cell_before), masks.valid)
         gates = tuple(gate.astype(x.dtype) for gate in gates)
         hidden, cell = hidden.astype(x.dtype), cell.astype(x.dtype)
-        residuals = Residuals(inputs_and_hidden, cell_before, gates) if keep_residuals else None
+        residuals = None
+        if keep_residuals:
+            residuals = Residuals(inputs_and_hidden, cell_before, gates)
+            # an accelerator starts one kernel to store an array
+            residuals = jnp.concatenate(jax.tree.leaves(residuals)) if joined else residuals
         return (hidden, cell), (hidden, residuals)
 
     state, (outputs, residuals) = jax.lax.scan(step, state, (x, masks))
@@ -98,12 +103,13 @@ def _forward(weights, x, masks, state, *, keep_residuals):
 def _backward(saved, cotangents):
     weights, masks, residuals = saved
     grad_outputs, grad_state = cotangents
-    inputs = (grad_outputs, masks, residuals)
-    behind = chosen_forms().gradient_behind_scan
-    sum_products = _products_behind_scan if behind else _products_in_scan
-    grad_state, grad_x, grad_kernel, grad_bias = sum_products(weights, grad_state, inputs)
+    in_scan = isinstance(residuals, Residuals)
+    sum_products = _products_in_scan if in_scan else _products_behind_scan
+    grad_state, grad_x, grad_kernel, grad_bias = sum_products(
+        weights, grad_state, (grad_outputs, masks, residuals)
+    )
     grad_weights = Weights(
-        grad_kernel.T.astype(weights.kernel.dtype), grad_bias.astype(weights.bias.dtype)
+        grad_kernel.astype(weights.kernel.dtype), grad_bias.astype(weights.bias.dtype)
     )
     return grad_weights, grad_x, None, grad_state
 
@@ -141,22 +147,25 @@ def _products_in_scan(weights, grad_state, inputs):
     (grad_state, _, grad_kernel, grad_bias), grad_x = jax.lax.scan(
         step, (grad_state, grad_gates, *zeros), inputs, reverse=True
     )
-    return grad_state, grad_x, grad_kernel.sum(0), grad_bias.sum(0)
+    return grad_state, grad_x, grad_kernel.sum(0).T, grad_bias.sum(0)
 
 
 def _products_behind_scan(weights, grad_state, inputs):
     """The same, with products over all steps: fewer and larger kernels."""
-    width = inputs[0].shape[1]
+    residuals, width = inputs[2], inputs[0].shape[1]
     inward, recurrent = weights.kernel[:width], weights.kernel[width:]
 
     def step(grad_state, inputs):
+        grad_output, masks, joined = inputs
+        _, _, cell, *gates = jnp.split(joined, 7)
+        inputs = (grad_output, masks, Residuals(joined[: 2 * width], cell, tuple(gates)))
         grad_before, grad_gates, _ = _backward_step(recurrent, grad_state, inputs, jnp.concatenate)
         return grad_before, grad_gates
 
     grad_state, grad_gates = jax.lax.scan(step, grad_state, inputs, reverse=True)
     grad_x = jnp.einsum("dg,tgb->tdb", inward, grad_gates)
     grad_kernel = jnp.einsum(
-        "tgb,tdb->gd", grad_gates, inputs[2].inputs, preferred_element_type=jnp.float32
+        "tdb,tgb->dg", residuals[:, : 2 * width], grad_gates, preferred_element_type=jnp.float32
     )
     return grad_state, grad_x, grad_kernel, grad_gates.sum((0, 2), dtype=jnp.float32)
 
