@@ -79,6 +79,14 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
         yield
 
 
+def devices_are_known() -> bool:
+    """Whether the program that is traced is for `on_mesh`, or JAX has a single device.
+
+    XLA divides all its operations among devices, but no Pallas kernel: that takes the mesh.
+    """
+    return not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1
+
+
 def row_shards(rows: int) -> int:
     """Shards of a batch along `users` in the program that is traced; 1 outside of `on_mesh`.
 

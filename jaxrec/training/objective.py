@@ -1,6 +1,8 @@
 """What training minimises: the weighted losses of all tasks, summed over the experts."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +43,9 @@ def objective(
         text = finetuned_rows(tower, finetuned, nodes.text, batch, finetune_items, text_key, items)
         nodes = replace(nodes, text=text)
     loss, parts = jnp.zeros(()), {}
-    for number, (expert, expert_key) in enumerate(zip(model.experts, expert_keys, strict=True)):
-        inputs = expert_batch(expert, nodes, arrays, batch, expert_key, items)
+    for number, inputs in enumerate(
+        expert_batches(model, nodes, arrays, batch, expert_keys, items)
+    ):
         for task in arrays.tasks:
             part = task.loss(inputs)
             loss += task.weight * part
@@ -70,39 +73,82 @@ def draw_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | Non
     return step_items(sample, ids, links, part, all_items=False)
 
 
-def expert_batch(
+def expert_batches(
+    model: Recommender,
+    nodes: Nodes,
+    arrays: TrainArrays,
+    batch: Batch,
+    keys: Sequence[Array],
+    items: StepItems | None = None,
+) -> list[ExpertBatch]:
+    """The node vectors of every expert, and its user vectors after every event of a batch.
+
+    Args:
+        nodes: those that the step encodes.
+        keys: one an expert.
+        items: see `objective`.
+    """
+    by_expert = [jax.random.split(key, 4) for key in keys]
+    encoded = [
+        encode_events(expert, nodes, arrays, batch, (id_key, event_key), items)
+        for expert, (id_key, event_key, *_) in zip(model.experts, by_expert, strict=True)
+    ]
+    scans = model.scan(
+        model.initial_state(len(batch.items)),
+        [one.events for one in encoded],
+        jnp.asarray(batch.starts),
+        keys=[layer_key for _, _, layer_key, _ in by_expert],
+    )
+    batches = []
+    for expert, one, (outputs, _), (*_, target_key) in zip(
+        model.experts, encoded, scans, by_expert, strict=True
+    ):
+        users, event_types = batch_users(expert, outputs, batch, target_key)
+        task_key = jax.random.fold_in(target_key, 2)
+        batches.append(
+            ExpertBatch(
+                expert, arrays, batch, one.nodes, users, event_types, task_key, one.links, items
+            )
+        )
+    return batches
+
+
+class EncodedEvents(NamedTuple):
+    """The events of a batch as an expert encodes them, and what it encodes them from."""
+
+    nodes: Float[Array, "n D"]
+    links: Links | None  # edges to predict, which `nodes` do not know of
+    events: Float[Array, "B T D"]
+
+
+def encode_events(
     expert: Expert,
     nodes: Nodes,
     arrays: TrainArrays,
     batch: Batch,
-    key: Array,
-    items: StepItems | None = None,
-) -> ExpertBatch:
-    """The node vectors of an expert, and the user vectors after every event of a batch.
+    keys: tuple[Array, Array],
+    items: StepItems | None,
+) -> EncodedEvents:
+    """The vectors of nodes and events; `keys` are for the dropout of ids and of events."""
+    id_key, event_key = keys
+    graph, links = step_graph(arrays, items, event_key)
+    vectors = expert.encode_nodes(nodes, graph, id_key)
+    events = Events(places(items, batch.items), batch.event_types, batch.gaps)
+    of_items = vectors[: len(nodes.items)]
+    return EncodedEvents(vectors, links, expert.event_vectors(of_items, events, event_key))
+
+
+def batch_users(
+    expert: Expert, outputs: Float[Array, "B T out"], batch: Batch, key: Array
+) -> tuple[Float[Array, "B T D"], Int[Array, "B T"]]:
+    """The user vectors after every event, and the target event types that they know.
 
     A random half of the user vectors know the event type of their target, and an independent half
     know the time to it, so that the model serves requests with and without them.
-
-    Args:
-        nodes: those that the step encodes.
-        items: see `objective`.
     """
-    id_key, event_key, layer_key, target_key = jax.random.split(key, 4)
-    graph, links = step_graph(arrays, items, event_key)
-    vectors = expert.encode_nodes(nodes, graph, id_key)
-    events = expert.event_vectors(
-        vectors[: len(nodes.items)],
-        Events(places(items, batch.items), batch.event_types, batch.gaps),
-        event_key,
-    )
-    state = expert.sequence.initial_state(len(batch.items))
-    starts = jnp.asarray(batch.starts)
-    outputs, _ = expert.sequence.scan(state, events, starts=starts, key=layer_key)
-    event_types = half_hidden(target_key, jnp.asarray(batch.target_event_types), ANY_EVENT_TYPE)
-    gap_key, task_key = (jax.random.fold_in(target_key, number) for number in (1, 2))
-    gaps = half_hidden(gap_key, jnp.asarray(batch.target_gaps), NO_GAP)
-    users = expert.user_vectors(outputs, event_types, gaps)
-    return ExpertBatch(expert, arrays, batch, vectors, users, event_types, task_key, links, items)
+    event_types = half_hidden(key, jnp.asarray(batch.target_event_types), ANY_EVENT_TYPE)
+    gaps = half_hidden(jax.random.fold_in(key, 1), jnp.asarray(batch.target_gaps), NO_GAP)
+    return expert.user_vectors(outputs, event_types, gaps), event_types
 
 
 def step_graph(
