@@ -40,6 +40,7 @@ from jaxrec.training.state import (
     state_layout,
     train_arrays,
 )
+from jaxrec.training.stopping import Part, to_the_end
 from jaxrec.training.warm_start import copy_calibration
 
 SHOPS = "shops"  # in a run directory: a run directory of every shop
@@ -112,10 +113,16 @@ def shop_states(context: TrainContext, state: TrainState) -> dict[str, TrainStat
     return states
 
 
-def validate_shops(context: TrainContext, state: TrainState) -> dict[str, float]:
-    """The metrics of all validation queries, each among the items of its shop, and of each shop."""
+def validate_shops(
+    context: TrainContext, state: TrainState, part: Part = to_the_end
+) -> dict[str, float]:
+    """The metrics of all validation queries, each among the items of its shop, and of each shop.
+
+    Args:
+        part: see `Evaluator`.
+    """
     states = shop_states(context, state)
-    scores = {name: validate(own, states[name]) for name, own in context.shops.items()}
+    scores = {name: validate(own, states[name], part) for name, own in context.shops.items()}
     counts = [own["count"] for own in scores.values()]
     every = list(scores.values())
     mean = {

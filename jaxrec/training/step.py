@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrec.config.options import Config
 from jaxrec.models.recommender import ModelDef, cast_products
+from jaxrec.training.finite import NOT_FINITE, first_not_finite
 from jaxrec.training.objective import draw_items, objective
 from jaxrec.training.sparse_rows import places_of_ids, rows_of, with_rows
 from jaxrec.training.tasks.base import TrainArrays
@@ -58,12 +59,14 @@ def build_step(
             return objective(model, arrays, state.text, batch, finetune_items, key, items)
 
         (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        norm = optax.tree.norm(gradients)
+        not_finite = first_not_finite(loss, norm, params, gradients)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
         if train.sparse_rows and items is not None:
             whole = (state.params, state.opt_state)
             params, opt_state = with_rows(whole, items.encoded, (params, opt_state))
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
+        metrics = {"loss": loss, "gradient_norm": norm, NOT_FINITE: not_finite, **parts}
         return TrainState(state.step + 1, params, opt_state, state.text), metrics
 
     return step
