@@ -37,7 +37,6 @@ from jaxrec.training.state import (
     catalog_vectors,
     initial_state,
     make_context,
-    model_sizes,
     process_local,
     run_artifacts,
     state_layout,
@@ -188,8 +187,7 @@ def load(
     Raises a RunError if the checkpoint is damaged, or does not fit the options.
     """
     target = laid_out(*state_layout(context))
-    sizes = model_sizes(context.dataset, context.text, context.features)
-    vectors = run_directory.vector_targets(context.config, sizes, replicated(context.mesh))
+    vectors = run_directory.vector_targets(context.config, context.sizes, replicated(context.mesh))
     rest = {"step": target.step, "opt_state": target.opt_state}
     run, what = Path(manager.directory).parent, f"config.yaml or the checkpoint of step {step}"
     with run_directory.reading(run, what):

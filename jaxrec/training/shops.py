@@ -75,7 +75,7 @@ def _shop_context(
 ) -> TrainContext:
     config, text = context.config, _some_text(context.text, rows)
     own = replace(config, data=shop_data(config.data, name), train=replace(config.train, init=""))
-    sizes = model_sizes(dataset, text, context.features)
+    sizes = model_sizes(own, dataset, text, context.features)
     definition, _ = split(nnx.eval_shape(lambda: build_model(own, sizes, text.tower)))
     packing = make_packing(own, dataset)
     arrays = train_arrays(own, dataset, text, context.features, packing)
@@ -106,7 +106,7 @@ def shop_states(context: TrainContext, state: TrainState) -> dict[str, TrainStat
     states = {}
     for (name, own), items in zip(context.shops.items(), rows, strict=True):
         layout = state_layout(own)[0]
-        params = moved_params(layout.params, state.params, row_maps(joint, own.dataset))
+        params = moved_params(layout.params, state.params, row_maps(joint, own))
         padding = len(own.valid) - len(items)
         text = jnp.pad(jnp.take(state.text, jnp.asarray(items), axis=0), ((0, padding), (0, 0)))
         states[name] = TrainState(state.step, params, (), text)

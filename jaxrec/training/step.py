@@ -50,9 +50,11 @@ def build_step(
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
         items = draw_items(arrays, batch, jax.random.fold_in(key, ITEMS))
         params, opt_state = state.params, state.opt_state
+        ids = None
         if train.sparse_rows and items is not None:
-            params, opt_state = rows_of((params, opt_state), items.encoded)
-            items = replace(items, ids=places_of_ids(items.ids))
+            ids = items.ids
+            params, opt_state = rows_of((params, opt_state), ids)
+            items = replace(items, ids=places_of_ids(ids))
 
         def loss_of(params: nnx.State):
             model = definition.merge(cast_products(params, dtype))
@@ -63,9 +65,9 @@ def build_step(
         not_finite = first_not_finite(loss, norm, params, gradients)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
-        if train.sparse_rows and items is not None:
+        if ids is not None:
             whole = (state.params, state.opt_state)
-            params, opt_state = with_rows(whole, items.encoded, (params, opt_state))
+            params, opt_state = with_rows(whole, ids, (params, opt_state))
         metrics = {"loss": loss, "gradient_norm": norm, NOT_FINITE: not_finite, **parts}
         return TrainState(state.step + 1, params, opt_state, state.text), metrics
 
