@@ -103,7 +103,7 @@ def test_old_rows_and_moments_move_by_id_and_new_ones_start_as_unknown(whole_run
         old_context = make_context(config(), prepare(config(), tables))
         old, _ = loop.load(old_context, manager, manager.best_step())
     before, after = leaves((old.params, old.opt_state)), leaves((state.params, state.opt_state))
-    maps = row_maps(base.artifacts, context.dataset)
+    maps = row_maps(base.artifacts, context)
     moved = 0
     for name, values in after.items():
         axes = next((axes for pattern, axes in AXES if pattern.search(name)), ())
@@ -123,7 +123,7 @@ def test_old_rows_and_moments_move_by_id_and_new_ones_start_as_unknown(whole_run
     assert moved > 100
     old_ids, new_ids = base.artifacts.catalog.item_ids, context.dataset.catalog.item_ids
     place = new_ids.to_list().index("i05")
-    assert maps["items"].same[place] == old_ids.to_list().index("i05") != place
+    assert maps["ids"].same[place] == old_ids.to_list().index("i05") != place
 
 
 @pytest.mark.thorough
