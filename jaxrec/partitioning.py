@@ -26,6 +26,14 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
         yield
 
 
+def devices_are_known() -> bool:
+    """Whether the program that is traced is for `on_mesh`, or JAX has a single device.
+
+    XLA divides all its operations among devices, but no Pallas kernel: that takes the mesh.
+    """
+    return not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1
+
+
 def shards(axis: str) -> int:
     """Devices along an axis of the mesh; 1 outside of `on_mesh`."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
@@ -38,6 +46,11 @@ def row_shards(rows: int) -> int:
     Otherwise every step would wait for all devices.
     """
     return _parts(rows)[1]
+
+
+def row_spec(rows: int) -> PartitionSpec:
+    """How these rows lie."""
+    return _parts(rows)[0]
 
 
 def sums_by_shard(count: int, *shape: int) -> Float[Array, "S *shape"]:

@@ -5,6 +5,7 @@ events of a user with its own sequence encoder. The experts are trained apart an
 added: the sum of their dot products is one dot product of concatenated vectors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ from jaxrec.models.items.build import build_item_encoder
 from jaxrec.models.layers import Linear, Table, dropout, unit_norm
 from jaxrec.models.sequence.build import build_sequence_encoder
 from jaxrec.models.sequence.encoder import State
+from jaxrec.models.sequence.experts import Scan, scan_experts
 from jaxrec.models.sequence.masked_items import MaskedItems
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.partitioning import look_up, spread_rows
@@ -207,13 +209,22 @@ class Recommender(nnx.Module):
 
         Masks as in `SequenceEncoder.scan`.
         """
-        parts = zip(self.experts, states, jnp.split(items, len(self.experts), -1), strict=True)
-        scans = [
-            expert.sequence.scan(state, expert.event_vectors(vectors, events), starts, valid)
-            for expert, state, vectors in parts
-        ]
-        outputs, after = zip(*scans, strict=True)
+        parts = zip(self.experts, jnp.split(items, len(self.experts), -1), strict=True)
+        vectors = [expert.event_vectors(part, events) for expert, part in parts]
+        outputs, after = zip(*self.scan(states, vectors, starts, valid), strict=True)
         return jnp.concatenate(outputs, -1), after
+
+    def scan(
+        self,
+        states: tuple[State, ...],
+        events: Sequence[Float[Array, "B T D"]],
+        starts: Bool[Array, "B T"] | None = None,
+        valid: Bool[Array, "B T"] | None = None,
+        keys: Sequence[Array] | None = None,
+    ) -> list[Scan]:
+        """The outputs and the state of every expert after its event vectors; see `scan_experts`."""
+        encoders = [expert.sequence for expert in self.experts]
+        return scan_experts(encoders, states, events, starts, valid, keys)
 
     def last_outputs(self, states: tuple[State, ...]) -> Float[Array, "B out"]:
         """The outputs after the last events of states, for `user_vectors`."""

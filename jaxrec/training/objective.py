@@ -91,11 +91,9 @@ def batch_losses(
         vectors, links: as `encode_nodes` gives them.
         totals: of a part, the weights of the whole batch; see `total_weights`.
     """
-    keys = split_key(inputs.key, len(model.experts))[1]
+    batches = expert_batches(model, vectors, links, inputs, part)
     loss, parts = jnp.zeros(()), {}
-    experts = zip(model.experts, vectors, links, keys, strict=True)
-    for number, (expert, nodes, edges, own) in enumerate(experts):
-        batch = expert_batch(expert, nodes, edges, own, inputs, part)
+    for number, batch in enumerate(batches):
         batch = batch if totals is None else replace(batch, totals=totals[number])
         for task in inputs.arrays.tasks:
             value = task.loss(batch)
@@ -152,42 +150,57 @@ def _drawn_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | N
     return step_items(sample, ids, links, part, all_items=False)
 
 
-def expert_batch(
-    expert: Expert,
-    vectors: NodeVectors,
-    links: Links | None,
-    keys: ExpertKeys,
+def expert_batches(
+    model: Recommender,
+    vectors: Sequence[NodeVectors],
+    links: Sequence[Links | None],
     inputs: StepInputs,
     part: MicroBatch = WHOLE_BATCH,
-) -> ExpertBatch:
-    """The user vectors after every event of a part of a batch, beside the node vectors.
+) -> list[ExpertBatch]:
+    """The user vectors of every expert after every event of a part of a batch, beside its nodes."""
+    keys = split_key(inputs.key, len(model.experts))[1]
+    batch = jax.tree.map(part.of, inputs.batch)
+    items = places(inputs.items, batch.items)
+    events = Events(items, batch.event_types, batch.gaps)
+    scans = model.scan(
+        model.initial_state(len(batch.items)),
+        [
+            expert.event_vectors(nodes.items, events, part.key(own.events))
+            for expert, nodes, own in zip(model.experts, vectors, keys, strict=True)
+        ],
+        jnp.asarray(batch.starts),
+        keys=[part.key(own.layers) for own in keys],
+    )
+    batches = []
+    for expert, nodes, edges, own, (outputs, _) in zip(
+        model.experts, vectors, links, keys, scans, strict=True
+    ):
+        users, types = batch_users(expert, outputs, batch, own, part)
+        shared = (inputs.items, part)
+        batches.append(
+            ExpertBatch(
+                expert, inputs.arrays, batch, nodes, users, types, own.tasks, edges, *shared
+            )
+        )
+    return batches
+
+
+def batch_users(
+    expert: Expert,
+    outputs: Float[Array, "B T out"],
+    batch: Batch,
+    keys: ExpertKeys,
+    part: MicroBatch,
+) -> tuple[Float[Array, "B T D"], Int[Array, "B T"]]:
+    """The user vectors after every event, and the target event types that they know.
 
     A random half of the user vectors know the event type of their target, and an independent half
     know the time to it, so that the model serves requests with and without them.
     """
-    batch = jax.tree.map(part.of, inputs.batch)
-    items, event_key = places(inputs.items, batch.items), part.key(keys.events)
-    events = expert.event_vectors(
-        vectors.items, Events(items, batch.event_types, batch.gaps), event_key
-    )
-    state = expert.sequence.initial_state(len(batch.items))
-    starts, layer_key = jnp.asarray(batch.starts), part.key(keys.layers)
-    outputs, _ = expert.sequence.scan(state, events, starts=starts, key=layer_key)
     target_types = jnp.asarray(batch.target_event_types)
     event_types = half_hidden(keys.targets, target_types, ANY_EVENT_TYPE, part)
     gaps = half_hidden(keys.gaps, jnp.asarray(batch.target_gaps), NO_GAP, part)
-    return ExpertBatch(
-        expert,
-        inputs.arrays,
-        batch,
-        vectors,
-        expert.user_vectors(outputs, event_types, gaps),
-        event_types,
-        keys.tasks,
-        links,
-        inputs.items,
-        part,
-    )
+    return expert.user_vectors(outputs, event_types, gaps), event_types
 
 
 def step_graph(

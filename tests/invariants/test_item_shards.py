@@ -143,11 +143,13 @@ def on_two_by_two(tables):
     return trained(tables, 2)
 
 
+@pytest.mark.thorough
 def test_no_step_gathers_a_table_or_all_item_vectors(on_two_by_two):
     """Neither in the forward pass nor for gradients."""
     check_program(on_two_by_two.context, on_two_by_two.program)
 
 
+@pytest.mark.thorough
 def test_four_devices_learn_what_one_learns(on_two_by_two, on_one_device):
     assert len(on_one_device.metrics) == 3
     check_updates(on_two_by_two, on_one_device)

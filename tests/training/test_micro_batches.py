@@ -67,6 +67,7 @@ def check(actual, expected):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), gradients, others)
 
 
+@pytest.mark.thorough
 def test_losses_and_gradients_are_those_of_the_whole_batch(learn, expected):
     check(learn(4), expected)
 

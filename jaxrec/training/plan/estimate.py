@@ -9,6 +9,7 @@ import jax
 
 from jaxrec.config import Config, PlanConfig
 from jaxrec.errors import ConfigError
+from jaxrec.models.forms import chosen_forms, traced_with
 from jaxrec.runtime import compiling_for
 from jaxrec.sharding import check_batch, make_mesh
 from jaxrec.training.plan import programs
@@ -132,6 +133,10 @@ def lower(
     """The mesh of these devices, and the programs of `SlicePlan` lowered for it."""
     mesh = make_mesh(config.train.item_shards, devices)
     with compiling_for(part.chip.platform):
+        forms = chosen_forms()
+    if devices[0].platform == "cpu":  # it cannot compile kernels for TPUs
+        forms = forms._replace(lstm_kernel=False)
+    with compiling_for(part.chip.platform), traced_with(forms):
         context = plan_context(config, sizes, mesh)
         lowered = (
             programs.train_step(context),
