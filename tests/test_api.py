@@ -19,14 +19,21 @@ def test_public_names_are_lazy_and_real():
         _ = jaxrec.nothing
 
 
-FULL = {
-    "by the system": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-    "by Orbax": ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device"),
+FULL, READ_ONLY = (
+    ("no space left at", "make room"),
+    ("the file system is read-only at", "make it writable"),
+)
+UNWRITABLE = {
+    "full, by the system": (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), FULL),
+    "full, by Orbax": (ValueError("RESOURCE_EXHAUSTED: No space left on device"), FULL),
+    "read-only": (OSError(errno.EROFS, os.strerror(errno.EROFS)), READ_ONLY),
 }
 
 
-@pytest.mark.parametrize("error", FULL.values(), ids=FULL)
-def test_a_full_disk_is_named_with_the_way_to_continue(tables, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(("error", "reason"), UNWRITABLE.values(), ids=UNWRITABLE)
+def test_an_unwritable_disk_is_named_with_the_way_to_continue(
+    tables, tmp_path, monkeypatch, error, reason
+):
     def full(*_):
         raise error
 
@@ -34,9 +41,8 @@ def test_a_full_disk_is_named_with_the_way_to_continue(tables, tmp_path, monkeyp
     monkeypatch.setattr(loop, "train", full)
     with pytest.raises(RunError) as stop:
         jaxrec.fit(data=tables, run=run, overrides=TINY)
-    assert str(stop.value) == (
-        f"no space left at {run}; make room and continue with --resume {run}"
-    )
+    what, do = reason
+    assert str(stop.value) == f"{what} {run}; {do} and continue with --resume {run}"
     monkeypatch.setattr(loop.run_directory, "create_run", full)
-    with pytest.raises(RunError, match="make room and start again"):
+    with pytest.raises(RunError, match=f"{do} and start again"):
         jaxrec.fit(data=tables, run=tmp_path / "other", overrides=TINY)

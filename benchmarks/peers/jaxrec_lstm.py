@@ -5,7 +5,6 @@ from jaxrec.runtime import keep_freed_memory
 
 keep_freed_memory()  # before the imports, because it does not reach threads that run already
 
-import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +19,7 @@ from jaxrec.training import loop as training
 from jaxrec.training.evaluator import validate
 from jaxrec.training.logging import RunLog
 from jaxrec.training.state import initial_state, make_context
+from jaxrec.training.stopping import AgreedStop, StopSignal
 
 
 def recipe(options: Options) -> Config:
@@ -50,7 +50,8 @@ def main() -> None:
     config = recipe(options)
     context = make_context(config, prepare(config))
     state, step = initial_state(context), training.make_train_step(context)
-    reporter, progress, never = Reporter(options), Progress(), threading.Event()
+    reporter, progress = Reporter(options), Progress()
+    never = AgreedStop(StopSignal(), context.mesh)
     targets = int((context.packing.weights > 0)[context.dataset.split.in_training].sum())
     targets -= int(
         (context.dataset.split.train_lengths > 0).sum()

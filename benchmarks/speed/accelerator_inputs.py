@@ -21,7 +21,7 @@ from accelerator_rows import BATCH, INPUTS, PACKAGES, Inputs, Sizes
 from jaxrec.api import configure
 from jaxrec.data.dataset import prepare
 from jaxrec.data.packing import Packing
-from jaxrec.training.state import TrainContext, make_context, model_sizes
+from jaxrec.training.state import TrainContext, make_context
 
 CARRIED = ("optax", "jraph", "annotated_types")
 NOT_RUN = shutil.ignore_patterns("__pycache__", "*_test.py", "*.ipynb")
@@ -58,7 +58,7 @@ def inputs_of(context: TrainContext) -> Inputs:
     nodes = replace(arrays.catalog.nodes, text=arrays.catalog.nodes.text.astype(np.float16))
     return Inputs(
         config=config,
-        sizes=model_sizes(dataset, context.text, context.features),
+        sizes=context.sizes,
         log=replace(split.log, user_ids=None),
         train_lengths=split.train_lengths,
         weights=dataset.target_weights,

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.features import FeatureMaps
+from jaxrec.models.items.id import id_rows, rows_of_ids
 from jaxrec.models.text.whitening import Whitening
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
 
@@ -26,7 +27,7 @@ class RunArtifacts:
 
     catalog: Catalog
     counts: Float[np.ndarray, " I"]  # positive training events of every item
-    has_trained_id: Bool[np.ndarray, " I"]  # items with a training event, of any event type
+    has_trained_id: Bool[np.ndarray, " I"]  # items with an id of their own
     event_type_names: tuple[str, ...]
     sizes: Sizes
     whitening: Whitening | None  # None if the model reads no text
@@ -38,6 +39,11 @@ class RunArtifacts:
     features: FeatureMaps = field(default_factory=FeatureMaps)
     id_key_hash: str = ""  # of the key of user ids; empty: ids are those of the events
     shops: tuple[str, ...] = ()  # the names of several shops whose items lie side by side
+
+    @property
+    def id_rows(self) -> Int[np.ndarray, " I"]:
+        """The row of every item in the id tables."""
+        return id_rows(self.has_trained_id, self.sizes.num_ids)
 
 
 def read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
@@ -114,6 +120,7 @@ def _checked(artifacts: RunArtifacts) -> RunArtifacts:
         text_width=int(sizes.text_width),
         vectors=artifacts.features.widths,
         numbers=tuple(artifacts.features.numbers),
+        num_ids=sizes.num_ids and rows_of_ids(artifacts.has_trained_id),
     )
     ids = [(graph.heads, ends[-1]), (graph.tails, ends[-1])]
     ids += [(graph.edge_relations, len(graph.relations))]

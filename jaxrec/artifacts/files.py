@@ -15,7 +15,11 @@ from jaxrec.errors import Busy, RunError
 from jaxrec.runtime import atomic_path
 
 LOCK = ".lock"
-NO_SPACE = os.strerror(errno.ENOSPC)
+FULL, READ_ONLY = (
+    ("no space left at", "make room"),
+    ("the file system is read-only at", "make it writable"),
+)
+UNWRITABLE = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EROFS: READ_ONLY}
 
 Format = Literal["parquet", "csv", "jsonl"]
 WRITERS: dict[Format, Callable[[pl.DataFrame, Path], None]] = {
@@ -25,28 +29,30 @@ WRITERS: dict[Format, Callable[[pl.DataFrame, Path], None]] = {
 }
 
 
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, says that no space is left.
+def unwritable(error: BaseException | None) -> tuple[str, str] | None:
+    """Why a disk cannot be written and what to do, if an error or one that led to it says so.
 
     Libraries say it in their own exceptions, whose text holds that of the system.
     """
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT) or NO_SPACE in str(error):
-            return True
+        for code, reason in UNWRITABLE.items():
+            if number == code or os.strerror(code) in str(error):
+                return reason
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 @contextmanager
 def explained_disk_full(place: Path | str, fix: Callable[[], str]) -> Iterator[None]:
-    """Turn the errors of a full disk into a RunError that names the place and the fix."""
+    """Turn the errors of a full or read-only disk into a RunError with the place and the fix."""
     try:
         yield
     except Exception as error:
-        if not is_disk_full(error):
+        reason = unwritable(error)
+        if reason is None:
             raise
-        raise RunError(f"no space left at {place}; make room and {fix()}") from error
+        raise RunError(f"{reason[0]} {place}; {reason[1]} and {fix()}") from error
 
 
 def refuse_file_on_the_way(path: Path) -> None:

@@ -199,8 +199,8 @@ def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointMan
             read_only=read_only,
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             best_fn=score,
-            # the next step reuses the memory of the arrays, so they must be saved before it
-            enable_async_checkpointing=False,
+            # or, after a failed save, threads wait 20 minutes for what it did not create
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             cleanup_tmp_directories=True,
         )
         return ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
@@ -217,7 +217,14 @@ def save(
     progress: Progress,
     metrics: dict[str, float] | None = None,
 ) -> None:
-    """Save a checkpoint atomically, unless its step is saved already."""
+    """Begin to save a checkpoint, unless its step is saved already; a thread writes it.
+
+    It appears when it is complete. The arrays may be donated as soon as this returns. What fails in
+    the thread comes out of `raise_failed_save`, `all_saved` or the next save.
+
+    Args:
+        metrics: None for a state that is not validated, which cannot be the best one.
+    """
     if manager.latest_step() == step:
         return
     sums = {
@@ -237,6 +244,31 @@ def save(
             **{name: ocp.args.StandardSave(part) for name, part in arrays.items()},
             progress=ocp.args.JsonSave({**asdict(progress), "checksums": sums}),
         ),
+    )
+
+
+def raise_failed_save(manager: ocp.CheckpointManager) -> None:
+    """Raise the error of the last save if it has failed by now."""
+    if not manager.is_saving_in_progress():
+        manager.wait_until_finished()
+
+
+@contextmanager
+def all_saved(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """A block that ends, even by an error, when the last checkpoint is written."""
+    try:
+        yield
+    finally:
+        manager.wait_until_finished()
+
+
+def unfinished(run: Path) -> tuple[str, ...]:
+    """Notes on checkpoints that a killed process has not completed, which nobody reads."""
+    ends = ocp.utils.TMP_DIR_SUFFIX
+    names = sorted(path.name.split(ends)[0] for path in run.glob(f"checkpoints/*{ends}*"))
+    return tuple(
+        f"the checkpoint of step {name} was not complete when training ended, so it is deleted"
+        for name in names
     )
 
 

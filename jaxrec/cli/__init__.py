@@ -1,9 +1,9 @@
 """The command line: `jaxrec COMMAND ...`.
 
-Exit codes: 0 success; 1 an internal error, with its traceback; 2 bad input, with a message; 3 a
-warning: `jaxrec validate` has some, `jaxrec plan` finds that a program does not fit, or `jaxrec
-compare` that the new run is worse; 130 after Ctrl-C; 143 after SIGTERM. Results go to stdout,
-errors and notes to stderr.
+Exit codes: 0 success; 1 an internal error, with its traceback, or a training that has diverged,
+with a message; 2 bad input, with a message; 3 a warning: `jaxrec validate` has some, `jaxrec plan`
+finds that a program does not fit, or `jaxrec compare` that the new run is worse; 130 after Ctrl-C;
+143 after SIGTERM. Results go to stdout, errors and notes to stderr.
 """
 
 import os
@@ -16,10 +16,11 @@ from importlib import import_module
 from threading import Timer
 from typing import Any
 
-from jaxrec.errors import ConfigError, InputError, Interrupted, Refused
+from jaxrec.errors import ConfigError, Diverged, InputError, Interrupted, Refused
 from jaxrec.runtime import DEBUG, SafeStream, keep_freed_memory, safe_console
 
 WARNED = 3  # exit code
+_hook = sys.unraisablehook
 COMMANDS = {
     "validate": "print what a data set holds, with warnings, before anybody trains",
     "plan": "say whether a training fits accelerators, before they are rented",
@@ -57,6 +58,7 @@ OWN_MODULES = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `jaxrec COMMAND ...`."""
+    sys.unraisablehook = _without_writers  # for good, as they may end behind the program
     with _process():
         arguments = sys.argv[1:] if arguments is None else list(arguments)
         for argument in arguments:
@@ -107,7 +109,7 @@ def _process() -> Iterator[None]:
                 yield
         except (InputError, OSError, MemoryError) as error:
             sys.stderr.write(f"error: {_message(error)}\n")
-            sys.exit(2)
+            sys.exit(1 if isinstance(error, Diverged) else 2)
         except Refused as refusal:
             sys.stderr.write(f"refused: {refusal}\n")
             sys.exit(WARNED)
@@ -150,6 +152,12 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
     if received:  # whatever ran has caught the exception
         raise Interrupted(128 + received[-1])
+
+
+def _without_writers(lost: Any) -> None:
+    """Drop what TensorStore's writers of a checkpoint raise behind the first one that failed."""
+    if str(lost.exc_value) != "Event loop is closed":
+        _hook(lost)
 
 
 def _refuse_lost_output(console: SafeStream) -> None:

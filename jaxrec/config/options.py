@@ -48,6 +48,9 @@ class ModelConfig(Bounded):
     id_dropout: Share = 0.1
     """Probability that a training step hides an item's id, both as input and as candidate, and
     that it hides a vector or a number of an item."""
+    min_events_for_id: NonNegative = 0
+    """Items with fewer training events have no id vector of their own: they share that of the
+    unknown item, so the id tables are smaller. 0: all items have a row."""
     graph_layer: Literal["gin", "residual", "sage", "transformer"] = "gin"
     """Update rule of the graph network: GIN, H + alpha A D^-1 A H, GraphSAGE, or attention over
     relations and neighbours."""

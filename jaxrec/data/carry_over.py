@@ -18,7 +18,8 @@ class Carried:
     """The data side of an earlier run."""
 
     catalog: Catalog
-    has_trained_id: Bool[np.ndarray, " n"]
+    trained: Bool[np.ndarray, " n"]  # items with a training event
+    has_id: Bool[np.ndarray, " n"]  # items with an id of their own
     event_type_names: tuple[str, ...]
     since: int  # seconds since 1970; later events are new
     drop_items: bool  # leave out items that the new tables do not hold
@@ -62,10 +63,12 @@ def with_carried_items(tables: Tables, carried: Carried) -> Tables:
     return replace(tables, items=merged, triples=triples, notes=notes)
 
 
-def trained_before(item_ids: pl.Series, carried: Carried) -> Bool[np.ndarray, " n"]:
-    """Which items of a catalogue the earlier run had trained."""
+def true_before(
+    values: Bool[np.ndarray, " n"], item_ids: pl.Series, carried: Carried
+) -> Bool[np.ndarray, " m"]:
+    """Which items of a catalogue are true in values by item of the earlier run."""
     rows = old_rows(item_ids, carried.catalog.item_ids)
-    return np.where(rows > 0, carried.has_trained_id[rows], False)
+    return np.where(rows > 0, values[rows], False)
 
 
 def old_rows(ids: pl.Series, earlier: pl.Series) -> Int[np.ndarray, " n"]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jaxrec.config import Config, DataConfig
-from jaxrec.data.carry_over import Carried, trained_before, with_carried_items
+from jaxrec.data.carry_over import Carried, true_before, with_carried_items
 from jaxrec.data.events import build_event_log
 from jaxrec.data.features import FeatureColumns, compact, feature_arrays, feature_columns
 from jaxrec.data.forgotten import LeftOut, read_forgotten
@@ -59,12 +59,25 @@ class Dataset:
     @cached_property
     def trained(self) -> Bool[np.ndarray, " n"]:
         """Items with a training event, here or in the run that a warm start goes on from."""
-        log, catalog = self.split.log, self.catalog
-        trained = counts(log.items[self.split.in_training], catalog.num_items) > 0
+        trained = self._training_events > 0
         if self.carried is not None:
-            trained |= trained_before(catalog.item_ids, self.carried)
-        trained[0] = False
+            trained |= true_before(self.carried.trained, self.catalog.item_ids, self.carried)
         return trained
+
+    def with_own_id(self, least: int) -> Bool[np.ndarray, " n"]:
+        """Items with so many training events, or with an id of their own in the earlier run."""
+        has_id = self._training_events >= max(least, 1)
+        if self.carried is not None:
+            has_id |= true_before(self.carried.has_id, self.catalog.item_ids, self.carried)
+        return has_id
+
+    @cached_property
+    def _training_events(self) -> Int[np.ndarray, " n"]:
+        """Training events of every item, of any event type; 0 for the unknown item."""
+        items = self.split.log.items[self.split.in_training]
+        numbers = counts(items, self.catalog.num_items)
+        numbers[0] = 0
+        return numbers
 
     @cached_property
     def new(self) -> Bool[np.ndarray, " M"]:

@@ -10,9 +10,10 @@ from jaxrec.data.columns import as_labels, index_in
 from jaxrec.data.item_columns import CATEGORY_SEPARATOR
 from jaxrec.data.opener import TRIPLE_COLUMNS
 from jaxrec.errors import DataError
-from jaxrec.types import KnowledgeGraph, NodeType
+from jaxrec.types import PADDING_MULTIPLE, KnowledgeGraph, NodeType
 
 ITEM = "item"
+MAX_NUMBERS = 2**31 - 2 * PADDING_MULTIPLE  # as the numbers of nodes and edges are int32
 # column of the items table -> (relation, node type); a list column links to each of its values
 COLUMN_RELATIONS = {
     "brand": ("has_brand", "brand"),
@@ -64,8 +65,19 @@ def build_graph(
         )
     edges = edges.filter(pl.col("relation").is_in(list(relations or names)))
     types = node_types(items["item_id"], edges)
+    check_size(types[-1].offset + types[-1].padded_size, len(edges))
     kept = tuple(edges["relation"].unique(maintain_order=True))
     return KnowledgeGraph(types, kept, *edge_numbers(types, kept, edges))
+
+
+def check_size(num_nodes: int, num_edges: int) -> None:
+    """Raise a DataError if nodes, or edges in both directions, are no numbers of 32 bits."""
+    if max(num_nodes, 2 * num_edges) > MAX_NUMBERS:
+        raise DataError(
+            f"the graph has {num_nodes:,} nodes and {num_edges:,} edges; at most {MAX_NUMBERS:,} "
+            f"nodes and {MAX_NUMBERS // 2:,} edges are possible. Name fewer in data.relations, or "
+            "leave out items"
+        )
 
 
 def node_types(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.config import EvaluationConfig
@@ -13,10 +12,8 @@ from jaxrec.data.events import user_of_event
 from jaxrec.data.splits import Split
 from jaxrec.evaluation import metrics
 from jaxrec.evaluation.baselines import NEWEST, Baseline, Scorer
-from jaxrec.processes import gathered
 from jaxrec.ranking.adjustments import history_events, mask_adjustments
-from jaxrec.ranking.item_table import ItemTable
-from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_host_scores, rank_queries
+from jaxrec.ranking.top_k import Ranking, rank_host_scores
 from jaxrec.types import EventLog, Queries
 
 HISTORY_SEGMENTS = {"1-3": (1, 3), "4-10": (4, 10), "11-50": (11, 50), "51+": (51, np.inf)}
@@ -27,26 +24,22 @@ QueryScorer = Callable[[Queries], Scorer]
 """The scores of a model or a baseline for any queries."""
 
 
-def evaluate(
-    queries: EvalQueries,
-    items: ItemTable,
-    counts: Float[np.ndarray, " I"],
-    k: int,
-    mesh: Mesh | None = None,
-    num_queries: int | None = None,
-) -> tuple[dict[str, float], Ranking]:
-    """The metrics of a model on a set of queries, and its ranking.
+def summary(
+    ranking: Ranking, valid: Bool[np.ndarray, " I"], counts: Float[np.ndarray, " I"]
+) -> dict[str, float]:
+    """The metrics of a ranking.
 
     Args:
-        queries: of many processes, the `share` of this one.
+        valid: rows of the item block that are items.
         counts: training events of every item.
-        k: length of the lists behind coverage, Gini index and mean popularity.
-        num_queries: the queries of all processes; None: those given.
     """
-    ranking = rank_queries(queries, items, k, mesh=mesh)
-    if num_queries is not None:
-        ranking = Ranking(*(gathered(part, num_queries) for part in vars(ranking).values()))
-    return _summary(ranking, items.valid, counts), ranking
+    num_items = int(np.count_nonzero(valid)) + 1
+    return {
+        **metrics.summarise(ranking.ranks),
+        "coverage": metrics.coverage(ranking.items, num_items),
+        "gini": metrics.gini(ranking.items, num_items),
+        "mean_popularity": metrics.mean_popularity(ranking.items, counts),
+    }
 
 
 @dataclass(frozen=True)
@@ -106,10 +99,10 @@ class Protocol:
             masks: the `segment_masks` of the queries; None: no segments.
         """
         ranking = self.rank(scorer, queries)
-        summary = _summary(ranking, self.valid, self.counts)
+        scores = summary(ranking, self.valid, self.counts)
         if masks is None:
-            return summary
-        return {**summary, "segments": metrics.segments(ranking.ranks, masks)}
+            return scores
+        return {**scores, "segments": metrics.segments(ranking.ranks, masks)}
 
 
 def segment_masks(
@@ -149,15 +142,3 @@ def _first_choices(
     queried = pair_of_event[queries.positions]
     place = np.minimum(np.searchsorted(pairs, queried), len(pairs) - 1)
     return np.where(pairs[place] == queried, choices[first[place]], queries.positions)
-
-
-def _summary(
-    ranking: Ranking, valid: Bool[np.ndarray, " I"], counts: Float[np.ndarray, " I"]
-) -> dict[str, float]:
-    num_items = int(np.count_nonzero(valid)) + 1
-    return {
-        **metrics.summarise(ranking.ranks),
-        "coverage": metrics.coverage(ranking.items, num_items),
-        "gini": metrics.gini(ranking.items, num_items),
-        "mean_popularity": metrics.mean_popularity(ranking.items, counts),
-    }

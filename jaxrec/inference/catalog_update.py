@@ -37,8 +37,8 @@ def with_todays_items(
         return replace(model, index=replace(model.index, catalog=catalog), notes=notes)
     text = np.asarray(model.index.text)[: extension.num_old] if text is None else text
     padding = (0, len(text) - len(trained.counts))
-    counts, has_id = np.pad(trained.counts, padding), np.pad(trained.has_trained_id, padding)
-    arrays = catalog_arrays(catalog, text, has_id, extension.entities, features)
+    counts, ids = np.pad(trained.counts, padding), np.pad(trained.id_rows, padding)
+    arrays = catalog_arrays(catalog, text, ids, extension.entities, features)
     vectors = encode_catalog(model.model, arrays)
     popular = model.correction.popularity_bias(counts)
     bias = np.pad(popular, (0, len(arrays.valid) - len(counts)))

@@ -80,9 +80,7 @@ def item_parts(model: "ModelCore") -> ItemParts | None:
 
     def compute() -> Float[np.ndarray, "P I D"]:
         text = np.asarray(model.index.text)[: len(model.catalog.items)]
-        arrays = catalog_arrays(
-            model.catalog, text, trained.has_trained_id, features=model.features
-        )
+        arrays = catalog_arrays(model.catalog, text, trained.id_rows, features=model.features)
         return np.asarray(_part_vectors(model.model, arrays))
 
     vectors = model.index.derived("item_parts", compute)

@@ -47,7 +47,7 @@ class CatalogArrays:
 def catalog_arrays(
     catalog: Catalog,
     text: Float[np.ndarray, "n text"],
-    has_id: Bool[np.ndarray, " n"],
+    ids: Int[np.ndarray, " n"],
     entities: Int[np.ndarray, " entities"] | None = None,
     features: Features | None = None,
 ) -> CatalogArrays:
@@ -55,21 +55,20 @@ def catalog_arrays(
 
     Args:
         text: whitened text vector of every item, row 0 included.
-        has_id: items whose own id was trained; the others use the unknown id.
+        ids: row of every item in the id tables, row 0 included; see `id_rows`.
         entities: rows of the entity table; None for the catalogue of training.
         features: of every item, row 0 included, as `catalog_features` gives them.
     """
     block = catalog.graph.types[0]
-    rows = np.arange(block.padded_size, dtype=np.int32)
     padding = block.padded_size - block.count
     if entities is None:
         entities = np.arange(catalog.graph.num_nodes - block.padded_size, dtype=np.int32)
     return CatalogArrays(
         nodes=Nodes(
-            items=jnp.asarray(np.where(np.pad(has_id, (0, padding)), rows, 0)),
+            items=jnp.asarray(np.pad(ids, (0, padding))),
             entities=jnp.asarray(entities),
             text=jnp.asarray(np.pad(text, ((0, padding), (0, 0)))),
-            features=jax.tree.map(jnp.asarray, padded_rows(features or {}, len(rows))),
+            features=jax.tree.map(jnp.asarray, padded_rows(features or {}, block.padded_size)),
         ),
         graph=jax.tree.map(jnp.asarray, graphs_tuple(catalog.graph)),
         valid=jnp.asarray(block.valid),

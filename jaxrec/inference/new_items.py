@@ -11,7 +11,7 @@ from functools import cached_property
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from jaxrec.config import ModelConfig
 from jaxrec.data.graph_arrays import Edges, graphs_tuple, node_degrees, padded_graph
@@ -38,14 +38,14 @@ class NewItemEncoder:
         graph: that of training.
         text: whitened text vectors of the items of training.
         features: of the items of training, as `catalog_features` gives them.
-        has_id: items whose own id was trained.
+        ids: row of every item in the id tables.
     """
 
     model: Model
     config: ModelConfig
     graph: KnowledgeGraph
     text: Float[np.ndarray, "I text"]
-    has_id: Bool[np.ndarray, " n"]
+    ids: Int[np.ndarray, " n"]
     features: Features = field(default_factory=dict)
 
     @cached_property
@@ -119,9 +119,7 @@ class NewItemEncoder:
         item_ids, texts = np.zeros(item_rows, np.int32), np.zeros((item_rows, text.shape[1]))
         rows = np.concatenate([ids, items])
         places = np.concatenate([np.arange(count), size + np.arange(len(items))])
-        item_ids[places] = np.where(
-            np.pad(self.has_id, (0, num_items - len(self.has_id)))[rows], rows, 0
-        )
+        item_ids[places] = np.pad(self.ids, (0, num_items - len(self.ids)))[rows]
         texts[places] = np.concatenate([text, np.asarray(self.text)[items]])
         entity_ids = np.zeros(num_nodes - item_rows, np.int32)
         entity_ids[: len(entities)] = entities - num_items

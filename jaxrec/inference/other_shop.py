@@ -46,15 +46,15 @@ def for_shop(
         catalog.items, model.config, trained.whitening, tower, trained.text_encoder
     )
     features = catalog_features(catalog.items, trained.features, "items")
-    none = np.zeros(count, bool)
-    arrays = catalog_arrays(catalog, text, none, features=features)
+    arrays = catalog_arrays(catalog, text, np.zeros(count, np.int32), features=features)
     counts = np.zeros(count, trained.counts.dtype)
-    sizes = replace(trained.sizes, num_items=graph.types[0].padded_size, num_nodes=graph.num_nodes)
+    num_items = graph.types[0].padded_size
+    sizes = replace(trained.sizes, num_items=num_items, num_nodes=graph.num_nodes, num_ids=0)
     artifacts = replace(
         trained,
         catalog=catalog,
         counts=counts,
-        has_trained_id=none,
+        has_trained_id=np.zeros(count, bool),
         sizes=sizes,
         shops=(),
         item_id_type=str(id_type(items.schema["item_id"])),

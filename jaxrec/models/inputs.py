@@ -18,6 +18,7 @@ class Sizes:
     text_width: int
     vectors: tuple[tuple[str, int], ...] = ()  # columns of vectors, and the widths of the inputs
     numbers: tuple[str, ...] = ()  # numeric columns
+    num_ids: int = 0  # padded rows of the id tables; 0: one for every row of the item block
 
 
 @jax.tree_util.register_dataclass

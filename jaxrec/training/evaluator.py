@@ -26,13 +26,13 @@ from jaxrec.evaluation.calibration import (
 from jaxrec.evaluation.groups import column_groups, group_rows, popularity_groups
 from jaxrec.evaluation.link_prediction import both_ways, link_metrics, link_ranks
 from jaxrec.evaluation.metrics import segments, summarise
-from jaxrec.evaluation.protocol import Protocol, QueryScorer, evaluate, segment_masks
+from jaxrec.evaluation.protocol import Protocol, QueryScorer, segment_masks, summary
 from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
 from jaxrec.evaluation.tuned_baselines import fit_baselines
 from jaxrec.inference.encoding import encode_catalog, encode_queries, link_queries, repeat_bias
 from jaxrec.models.graph.link_sampling import held_out_edges
 from jaxrec.models.recommender import Model
-from jaxrec.processes import any_of, is_first, share
+from jaxrec.processes import any_of, gathered, is_first, share
 from jaxrec.ranking.adjustments import (
     AdjustmentBlocks,
     history_adjustments,
@@ -41,21 +41,30 @@ from jaxrec.ranking.adjustments import (
     scale,
 )
 from jaxrec.ranking.item_table import ItemTable
-from jaxrec.ranking.top_k import EvalQueries, Ranking
+from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_queries
 from jaxrec.training.masked_validation import masked_item_loss
 from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
+from jaxrec.training.stopping import Part, to_the_end
 from jaxrec.types import Queries
 
 
-def validate(context: TrainContext, state: TrainState) -> dict[str, float]:
+def validate(context: TrainContext, state: TrainState, part: Part = to_the_end) -> dict[str, float]:
     """Metrics on the validation queries, before any correction; zeros if there are none.
 
     A run that learns to predict links has those of the held-out edges too, and one that learns to
     predict masked items their loss.
+
+    Args:
+        part: see `Evaluator`.
     """
-    evaluator = Evaluator(context, state)
-    metrics = _validation_metrics(evaluator, Correction()) | validate_links(evaluator)
-    return metrics | masked_item_loss(context, evaluator.model, evaluator.items.vectors)
+    evaluator = Evaluator(context, state, part)
+    metrics = _validation_metrics(evaluator, Correction())
+
+    def others() -> dict[str, float]:
+        masked_items = masked_item_loss(context, evaluator.model, evaluator.items.vectors)
+        return validate_links(evaluator) | masked_items
+
+    return metrics | part(others)
 
 
 def validate_links(evaluator: "Evaluator") -> dict[str, float]:
@@ -199,10 +208,15 @@ def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Re
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Ranks held-out events with a trained state; the catalogue is encoded once."""
+    """Ranks held-out events with a trained state; the catalogue is encoded once.
+
+    Attributes:
+        part: runs the parts of the work between the exchanges of the processes.
+    """
 
     context: TrainContext
     state: TrainState
+    part: Part = to_the_end
 
     @cached_property
     def model(self) -> Model:
@@ -266,7 +280,7 @@ class Evaluator:
         """
         context, num_queries = self.context, len(queries)
         queries = queries[share(num_queries)]
-        vectors = self.vectors(queries)
+        vectors = self.part(lambda: self.vectors(queries))
         if any_of(not (np.isfinite(vectors).all() and np.isfinite(self.items.vectors).all())):
             raise Diverged(
                 f"the model's vectors are not finite after step {int(self.state.step)}; earlier "
@@ -277,7 +291,9 @@ class Evaluator:
         items = self.items.add_bias(correction.popularity_bias(context.counts))
         eval_queries = EvalQueries(vectors, targets, adjustments)
         k = context.config.evaluation.k
-        return evaluate(eval_queries, items, context.counts, k, context.mesh, num_queries)
+        own = self.part(lambda: rank_queries(eval_queries, items, k, mesh=context.mesh))
+        ranking = Ranking(*(gathered(ranks, num_queries) for ranks in vars(own).values()))
+        return summary(ranking, items.valid, context.counts), ranking
 
     def reliability(
         self, items: ItemTable, correction: Correction, inverse_temperature: float

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import polars as pl
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.data.carry_over import old_rows
-from jaxrec.data.dataset import Dataset
 from jaxrec.errors import RunError
 from jaxrec.training.state import TrainContext, TrainState, new_state, state_layout
 from jaxrec.types import KnowledgeGraph
@@ -20,7 +20,7 @@ from jaxrec.types import KnowledgeGraph
 Leaf = Array | jax.ShapeDtypeStruct
 # paths of the parameters whose rows stand for something in the data, and what, axis by axis
 AXES = (
-    (re.compile(r"\['item_table'\]"), ("items",)),
+    (re.compile(r"\['item_table'\]"), ("ids",)),
     (re.compile(r"\['entity_table'\]"), ("entities",)),
     (re.compile(r"\['(key_|value_)?message'\]\['(scale|shift)'\]"), ("relations",)),
     (re.compile(r"\['relation_table'\]"), ("relations",)),
@@ -44,8 +44,9 @@ class Rows:
     start: Int[np.ndarray, " n"]
 
 
-def row_maps(earlier: RunArtifacts, dataset: Dataset) -> dict[str, Rows]:
+def row_maps(earlier: RunArtifacts, context: TrainContext) -> dict[str, Rows]:
     """The origin of every row, by the names in `AXES`."""
+    dataset = context.dataset
     graph, old_graph = dataset.catalog.graph, earlier.catalog.graph
     relations = _places(graph.relations, old_graph.relations)
     num_old = len(old_graph.relations)
@@ -54,7 +55,7 @@ def row_maps(earlier: RunArtifacts, dataset: Dataset) -> dict[str, Rows]:
     event_types = _places(names, earlier.event_type_names)
     unknown_first = np.concatenate([[0], np.where(event_types < 0, -1, event_types + 1)])
     return {
-        "items": _item_rows(earlier, dataset),
+        "ids": _id_rows(earlier, dataset.catalog.item_ids, context.id_rows),
         "entities": _entity_rows(old_graph, graph),
         # forward edges, reverse edges, padding
         "relations": _without_start(np.concatenate([relations, both, [2 * num_old]])),
@@ -154,8 +155,11 @@ def moved(new: Array, old: Array, axes: list[Rows], *, starts: bool) -> Array:
     """
     known: Bool[np.ndarray, "..."] = np.ones((), bool)
     for axis, rows in enumerate(axes):
-        same = np.pad(rows.same, (0, new.shape[axis] - len(rows.same)), constant_values=-1)
-        start = np.pad(rows.start, (0, new.shape[axis] - len(rows.start)), constant_values=-1)
+        size = new.shape[axis]
+        same, start = (
+            np.pad(part[:size], (0, max(size - len(part), 0)), constant_values=-1)
+            for part in (rows.same, rows.start)
+        )
         origin = np.where((same < 0) & starts, start, same)
         old = jnp.take(old, jnp.asarray(np.maximum(origin, 0)), axis=axis)
         known = known[..., None] & (origin >= 0)
@@ -163,12 +167,18 @@ def moved(new: Array, old: Array, axes: list[Rows], *, starts: bool) -> Array:
     return jnp.where(jnp.asarray(mask), old, new).astype(new.dtype)
 
 
-def _item_rows(earlier: RunArtifacts, dataset: Dataset) -> Rows:
-    """An item without a trained id, old or new, starts as the unknown item."""
-    rows = old_rows(dataset.catalog.item_ids, earlier.catalog.item_ids)
-    trained = earlier.has_trained_id[rows] & (rows >= 0)
-    trained[0] = True
-    return Rows(np.where(trained, rows, -1), np.where(trained, -1, 0))
+def _id_rows(earlier: RunArtifacts, item_ids: pl.Series, ids: Int[np.ndarray, " n"]) -> Rows:
+    """An id that the earlier run has not trained starts as that of the unknown item.
+
+    Args:
+        ids: the row of every item in the new id tables.
+    """
+    rows = old_rows(item_ids, earlier.catalog.item_ids)
+    before = np.where(rows < 0, 0, earlier.id_rows[rows])
+    known = (before > 0) & (ids > 0)
+    same = np.full(len(ids), -1)
+    same[0], same[ids[known]] = 0, before[known]
+    return Rows(same, np.where(same < 0, 0, -1))
 
 
 def _entity_rows(old: KnowledgeGraph, new: KnowledgeGraph) -> Rows:

@@ -94,13 +94,16 @@ class RunLog:
 
     Args:
         step: the step that training starts from; a resumed run drops the rows after it.
+        validated: whether the checkpoint of this step has been validated; if not, its validation
+            is logged again.
     """
 
-    def __init__(self, run: Path, step: int):
+    def __init__(self, run: Path, step: int, *, validated: bool = True):
         from tensorboardX import SummaryWriter
 
         path = run / "log.jsonl"
-        rows = [row for row in read_log(run) if row["step"] <= step]
+        last = (step, validated)
+        rows = [row for row in read_log(run) if (row["step"], "loss" not in row) <= last]
         with atomic_path(path) as draft:
             draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self.file = path.open("a", buffering=1)
@@ -137,9 +140,9 @@ class NoLog(RunLog):
         """Log nothing."""
 
 
-def open_log(run: Path, step: int) -> RunLog:
+def open_log(run: Path, step: int, *, validated: bool = True) -> RunLog:
     """The log of a run, which the first process writes; arguments as of `RunLog`."""
-    return RunLog(run, step) if is_first() else NoLog()
+    return RunLog(run, step, validated=validated) if is_first() else NoLog()
 
 
 def read_log(run: Path) -> list[dict[str, float]]:

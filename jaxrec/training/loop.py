@@ -17,7 +17,7 @@ from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
-from jaxrec.errors import Diverged, Interrupted
+from jaxrec.errors import Interrupted
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.groups import check_columns
 from jaxrec.inference.loading import read_calibration
@@ -27,6 +27,7 @@ from jaxrec.sharding import laid_out, on_mesh, replicated
 from jaxrec.training import cards, pretrained, shops, warm_start
 from jaxrec.training import logging as report
 from jaxrec.training.evaluator import calibrate, test, validate
+from jaxrec.training.finite import NOT_FINITE, refuse_divergence, refuse_not_finite
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.prefetch import prefetch
 from jaxrec.training.state import (
@@ -36,13 +37,12 @@ from jaxrec.training.state import (
     catalog_vectors,
     initial_state,
     make_context,
-    model_sizes,
     process_local,
     run_artifacts,
     state_layout,
 )
 from jaxrec.training.step import build_step
-from jaxrec.training.stopping import AgreedStop, stop_signal
+from jaxrec.training.stopping import AgreedStop, Part, Stopped, stop_signal, to_the_end
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
 
@@ -74,7 +74,7 @@ def fit(
     context = open_run(config, run, tables, resume=resume)
     with entered_by_first(locked(run)), run_directory.open_checkpoints(run) as manager:
         state, progress = start(context, manager)
-        with report.open_log(run, int(state.step)) as log:
+        with report.open_log(run, int(state.step), validated=not progress.step) as log:
             train(context, state, progress, manager, log)
         best, selected = load(context, manager, manager.best_step())
     context, best = process_local(context, best)
@@ -145,6 +145,7 @@ def open_run(
     report.print_notes(context.notes)
     if resume:
         run_directory.refuse_other_data(run, run_artifacts(context))
+        report.print_notes(run_directory.unfinished(run))
     else:
         source = "tables in memory" if tables else f"`{Path(config.data.source).name}`"
         has_card = not (all_events or context.shops)  # each shop has its own
@@ -186,8 +187,7 @@ def load(
     Raises a RunError if the checkpoint is damaged, or does not fit the options.
     """
     target = laid_out(*state_layout(context))
-    sizes = model_sizes(context.dataset, context.text, context.features)
-    vectors = run_directory.vector_targets(context.config, sizes, replicated(context.mesh))
+    vectors = run_directory.vector_targets(context.config, context.sizes, replicated(context.mesh))
     rest = {"step": target.step, "opt_state": target.opt_state}
     run, what = Path(manager.directory).parent, f"config.yaml or the checkpoint of step {step}"
     with run_directory.reading(run, what):
@@ -226,22 +226,25 @@ def train(
             which are kept beside every epoch; the last epoch is then the best.
     """
     patience = context.config.train.patience
-    step = _ready_step(context, state)
-    with stop_signal() as signals:
+    step = _checked_step(_ready_step(context, state), manager)
+    with stop_signal() as signals, run_directory.all_saved(manager):
         stop = AgreedStop(signals, context.mesh)
         while progress.epoch < context.epochs and progress.epochs_since_best < patience:
             state, progress, speed = train_epoch(context, step, state, progress, log, stop)
-            if progress.step < context.packing.steps_per_epoch:
+            try:
+                if progress.step < context.packing.steps_per_epoch:
+                    raise Stopped
+                state = refresh_text(context, state, stop.part)
+                scores = selected or _validate(context, state, stop.part)
+            except Stopped:
                 save(context, manager, state, progress)
-                raise Interrupted(128 + stop.number)
-            state = refresh_text(context, state)
-            scores = selected or _validate(context, state)
+                raise Interrupted(128 + stop.number) from None
             progress = Progress(progress.epoch + 1, 0, (*progress.history, scores))
             if not selected:
                 log.write(int(state.step), {f"validation/{name}": v for name, v in scores.items()})
             save(context, manager, state, progress, scores)
             report.epoch_line(progress, speed, validated=not selected)
-            if stop.now():  # after the validation, because a step is saved only once
+            if stop.now():
                 raise Interrupted(128 + stop.number)
 
 
@@ -257,9 +260,21 @@ def _ready_step(context: TrainContext, state: TrainState) -> Callable[..., Any]:
     return compiled
 
 
-def _validate(context: TrainContext, state: TrainState) -> dict[str, float]:
+def _checked_step(step: Callable[..., Any], manager: CheckpointManager) -> Callable[..., Any]:
+    """The step, which raises what has failed behind it while a checkpoint was written."""
+
+    def checked(*arguments: Any):
+        run_directory.raise_failed_save(manager)
+        return step(*arguments)
+
+    return checked
+
+
+def _validate(
+    context: TrainContext, state: TrainState, part: Part = to_the_end
+) -> dict[str, float]:
     measure = shops.validate_shops if context.shops else validate
-    scores = measure(*process_local(context, state))
+    scores = measure(*process_local(context, state), part)
     # processes on unlike machines must select the same epoch
     return from_first(lambda: scores)
 
@@ -281,11 +296,8 @@ def train_epoch(
 
         def log_step(number: int, events: int, metrics: dict[str, Array]) -> None:
             scalars = {name: float(value) for name, value in metrics.items()}
-            if not np.isfinite(scalars["loss"]):
-                raise Diverged(
-                    f"the loss is {scalars['loss']} at step {number}; the last checkpoint is kept. "
-                    "Lower train.learning_rate"
-                )
+            place = int(scalars.pop(NOT_FINITE))
+            refuse_divergence(scalars["loss"], place, number, state.params)
             speed = events / (time.perf_counter() - start)
             log.write(number, {"epoch": progress.epoch, "events_per_second": speed, **scalars})
             advance(scalars["loss"], speed)
@@ -303,8 +315,12 @@ def train_epoch(
     return state, replace(progress, step=done), events / (time.perf_counter() - start)
 
 
-def refresh_text(context: TrainContext, state: TrainState) -> TrainState:
-    """The state with all text vectors encoded again, if the text encoder trains."""
+def refresh_text(context: TrainContext, state: TrainState, part: Part = to_the_end) -> TrainState:
+    """The state with all text vectors encoded again, if the text encoder trains.
+
+    Args:
+        part: as in `Evaluator`.
+    """
     if context.arrays.finetuned_text is None:
         return state
     own, local = process_local(context, state)
@@ -312,7 +328,7 @@ def refresh_text(context: TrainContext, state: TrainState) -> TrainState:
     tower = context.definition.merge(local.params).text_tower
     if finetuned is None or tower is None:
         return state
-    vectors = encode_finetuned_text(tower, finetuned)
+    vectors = part(lambda: encode_finetuned_text(tower, finetuned))
     # from the host, because JAX moves no array of a process to the devices of others
     text = np.asarray(local.text.at[: len(vectors)].set(vectors))
     return replace(state, text=jax.device_put(text, state.text.sharding))
@@ -325,7 +341,14 @@ def save(
     progress: Progress,
     scores: dict[str, float] | None = None,
 ) -> None:
-    """Save the state, its position in the data and the vectors of all nodes."""
+    """Save the state, its position in the data and the vectors of all nodes.
+
+    Raises a Diverged, and saves nothing, if a parameter is not finite.
+    """
+    number = int(state.step)
+    refuse_not_finite(state.params, number)
+    if scores is None and progress.step == context.packing.steps_per_epoch:
+        number -= 1  # a number is saved once, and this state is saved again when it is validated
     rest = {"step": state.step, "opt_state": state.opt_state}
     vectors = {"nodes": catalog_vectors(context, state), "text": state.text}
-    run_directory.save(manager, int(state.step), state.params, rest, vectors, progress, scores)
+    run_directory.save(manager, number, state.params, rest, vectors, progress, scores)

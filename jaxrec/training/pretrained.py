@@ -130,7 +130,7 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
             f"train.init: no parameter of {pretrained.directory} fits this model; give the options "
             "that it has, or leave train.init out"
         )
-    rows = row_maps(pretrained.artifacts, context.dataset)
+    rows = row_maps(pretrained.artifacts, context)
 
     def build(params: nnx.State) -> TrainState:
         text = context.arrays.catalog.nodes.text
@@ -147,7 +147,7 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
         return TrainState(fresh.step, params, fresh.opt_state, fresh.text)
 
     state = jax.jit(build, out_shardings=shardings)(saved["params"])
-    known = int(np.count_nonzero(rows["items"].same[1:] >= 0))
+    known = int(np.count_nonzero(rows["ids"].same[1:] >= 0))
     return state, (*pretrained.notes, *_report(plan, pretrained, known))
 
 

@@ -60,7 +60,7 @@ def refit(
         run_directory.open_checkpoints(directory) as manager,
     ):
         state, progress = start(context, manager)
-        with report.open_log(directory, int(state.step)) as log:
+        with report.open_log(directory, int(state.step), validated=not progress.step) as log:
             train(context, state, progress, manager, log, selected)
         own, state = process_local(context, load(context, manager, manager.best_step())[0])
 

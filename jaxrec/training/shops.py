@@ -40,6 +40,7 @@ from jaxrec.training.state import (
     state_layout,
     train_arrays,
 )
+from jaxrec.training.stopping import Part, to_the_end
 from jaxrec.training.warm_start import copy_calibration
 
 SHOPS = "shops"  # in a run directory: a run directory of every shop
@@ -74,7 +75,7 @@ def _shop_context(
 ) -> TrainContext:
     config, text = context.config, _some_text(context.text, rows)
     own = replace(config, data=shop_data(config.data, name), train=replace(config.train, init=""))
-    sizes = model_sizes(dataset, text, context.features)
+    sizes = model_sizes(own, dataset, text, context.features)
     definition, _ = split(nnx.eval_shape(lambda: build_model(own, sizes, text.tower)))
     packing = make_packing(own, dataset)
     arrays = train_arrays(own, dataset, text, context.features, packing)
@@ -105,17 +106,23 @@ def shop_states(context: TrainContext, state: TrainState) -> dict[str, TrainStat
     states = {}
     for (name, own), items in zip(context.shops.items(), rows, strict=True):
         layout = state_layout(own)[0]
-        params = moved_params(layout.params, state.params, row_maps(joint, own.dataset))
+        params = moved_params(layout.params, state.params, row_maps(joint, own))
         padding = len(own.valid) - len(items)
         text = jnp.pad(jnp.take(state.text, jnp.asarray(items), axis=0), ((0, padding), (0, 0)))
         states[name] = TrainState(state.step, params, (), text)
     return states
 
 
-def validate_shops(context: TrainContext, state: TrainState) -> dict[str, float]:
-    """The metrics of all validation queries, each among the items of its shop, and of each shop."""
+def validate_shops(
+    context: TrainContext, state: TrainState, part: Part = to_the_end
+) -> dict[str, float]:
+    """The metrics of all validation queries, each among the items of its shop, and of each shop.
+
+    Args:
+        part: see `Evaluator`.
+    """
     states = shop_states(context, state)
-    scores = {name: validate(own, states[name]) for name, own in context.shops.items()}
+    scores = {name: validate(own, states[name], part) for name, own in context.shops.items()}
     counts = [own["count"] for own in scores.values()]
     every = list(scores.values())
     mean = {

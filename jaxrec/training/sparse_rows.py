@@ -16,7 +16,11 @@ ID_TABLES = re.compile(r"\['item_table'\]")  # in paths of parameters, and of th
 
 
 def rows_of(tree, rows: Int[Array, " M"]):
-    """A tree of parameters or of their moments, with only some rows of the id tables."""
+    """A tree of parameters or of their moments, with only some rows of the id tables.
+
+    Args:
+        rows: row 0 first, that of the unknown item, and again for each item without an own id.
+    """
 
     def take(path, leaf):
         return leaf[rows] if _is_table(path, leaf) else leaf
@@ -27,11 +31,15 @@ def rows_of(tree, rows: Int[Array, " M"]):
 def with_rows(tree, rows: Int[Array, " M"], part):
     """A tree whose other leaves are those of `part`, and whose id tables have these rows of it.
 
-    A row that occurs several times must have equal values.
+    Args:
+        rows: as for `rows_of`; of row 0, the first one counts.
     """
 
     def put(path, whole, leaf):
-        return whole.at[rows].set(leaf) if _is_table(path, whole) else leaf
+        if not _is_table(path, whole):
+            return leaf
+        outside = jnp.where((rows == 0) & (jnp.arange(len(rows)) > 0), len(whole), rows)
+        return whole.at[outside].set(leaf, mode="drop")
 
     return jax.tree_util.tree_map_with_path(put, tree, part)
 

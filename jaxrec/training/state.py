@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
@@ -29,6 +29,7 @@ from jaxrec.inference.text_features import ItemText, item_text
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.build import expert_sources
 from jaxrec.models.items.features import FeatureMaps, fit_features
+from jaxrec.models.items.id import id_rows, rows_of_ids
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.ranking.adjustments import masked_event_types
@@ -84,6 +85,11 @@ class TrainContext(StepContext):
         return counts(split.log.items[positives], len(self.valid)).astype(np.float32)
 
     @cached_property
+    def id_rows(self) -> Int[np.ndarray, " n"]:
+        """The row of every item in the id tables."""
+        return np.asarray(self.arrays.catalog.nodes.items)[: self.dataset.catalog.num_items]
+
+    @cached_property
     def on_process(self) -> "TrainContext":
         """The same context on this process's devices alone; see `process_local`."""
         arrays = process_copy(self.arrays, self.mesh)
@@ -123,7 +129,7 @@ def make_context(
     packing = make_packing(config, dataset)
     epochs, rate = schedule(config)
     train = replace(config.train, learning_rate=rate)
-    sizes = model_sizes(dataset, text, features)
+    sizes = model_sizes(config, dataset, text, features)
     definition, _ = split(nnx.eval_shape(lambda: build_model(config, sizes, text.tower)))
     arrays = train_arrays(config, dataset, text, features, packing)
     return TrainContext(
@@ -238,9 +244,9 @@ def make_packing(config: Config, dataset: Dataset) -> Packing:
     )
 
 
-def model_sizes(dataset: Dataset, text: ItemText, features: FeatureMaps) -> Sizes:
+def model_sizes(config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps) -> Sizes:
     """The shapes of the model that depend on the data."""
-    graph = dataset.catalog.graph
+    graph, least = dataset.catalog.graph, config.model.min_events_for_id
     return Sizes(
         num_items=graph.types[0].padded_size,
         num_nodes=graph.num_nodes,
@@ -249,6 +255,7 @@ def model_sizes(dataset: Dataset, text: ItemText, features: FeatureMaps) -> Size
         text_width=text.vectors.shape[1],
         vectors=features.widths,
         numbers=tuple(features.numbers),
+        num_ids=rows_of_ids(dataset.with_own_id(least)) if least else 0,
     )
 
 
@@ -259,7 +266,7 @@ def run_artifacts(context: TrainContext) -> RunArtifacts:
     return RunArtifacts(
         catalog=dataset.catalog,
         counts=context.counts[: dataset.catalog.num_items],
-        has_trained_id=np.asarray(context.arrays.candidates)[: dataset.catalog.num_items],
+        has_trained_id=context.id_rows > 0,
         event_type_names=dataset.split.log.event_type_names,
         sizes=context.sizes,
         whitening=context.text.whitening,
@@ -309,7 +316,9 @@ def train_arrays(
     graphs = [shop.catalog.graph for shop in dataset.shops.values()]
     # nodes of the same name in several shops share a row of the entity table
     entities = entity_rows(catalog.graph, catalog.graph) if graphs else None
-    arrays = catalog_arrays(catalog, text.vectors, trained, entities, columns)
+    least = config.model.min_events_for_id
+    ids = id_rows(dataset.with_own_id(least), least)
+    arrays = catalog_arrays(catalog, text.vectors, ids, entities, columns)
     candidates = np.pad(trained, (0, padding))
     tasks = build_tasks(config.train, catalog.graph, graphs)
     return TrainArrays(

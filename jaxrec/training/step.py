@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrec.config.options import Config
 from jaxrec.models.recommender import ModelDef, cast_products
+from jaxrec.training.finite import NOT_FINITE, first_not_finite
 from jaxrec.training.objective import draw_items, objective
 from jaxrec.training.sparse_rows import places_of_ids, rows_of, with_rows
 from jaxrec.training.tasks.base import TrainArrays
@@ -49,21 +50,25 @@ def build_step(
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
         items = draw_items(arrays, batch, jax.random.fold_in(key, ITEMS))
         params, opt_state = state.params, state.opt_state
+        ids = None
         if train.sparse_rows and items is not None:
-            params, opt_state = rows_of((params, opt_state), items.encoded)
-            items = replace(items, ids=places_of_ids(items.ids))
+            ids = items.ids
+            params, opt_state = rows_of((params, opt_state), ids)
+            items = replace(items, ids=places_of_ids(ids))
 
         def loss_of(params: nnx.State):
             model = definition.merge(cast_products(params, dtype))
             return objective(model, arrays, state.text, batch, finetune_items, key, items)
 
         (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        norm = optax.tree.norm(gradients)
+        not_finite = first_not_finite(loss, norm, params, gradients)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
-        if train.sparse_rows and items is not None:
+        if ids is not None:
             whole = (state.params, state.opt_state)
-            params, opt_state = with_rows(whole, items.encoded, (params, opt_state))
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients), **parts}
+            params, opt_state = with_rows(whole, ids, (params, opt_state))
+        metrics = {"loss": loss, "gradient_norm": norm, NOT_FINITE: not_finite, **parts}
         return TrainState(state.step + 1, params, opt_state, state.text), metrics
 
     return step

@@ -1,14 +1,16 @@
 """Ctrl-C and SIGTERM: a training that is told to stop saves first, all its processes the same step.
 
 A signal may reach one process of many, and the others a moment later or never. Therefore the
-processes exchange the signals that have reached them, behind every step.
+processes exchange the signals that have reached them, behind every step and every part of a
+validation.
 """
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +20,47 @@ from jaxtyping import Array, Int
 
 from jaxrec.sharding import replicated
 
+T = TypeVar("T")
+Part = Callable[[Callable[[], T]], T]
+"""Runs a part of some work, such as `AgreedStop.part`."""
+
+
+class Stopped(Exception):
+    """A signal has ended a part of some work."""
+
+
+def to_the_end(work: Callable[[], T]) -> T:
+    """Run a part of some work that nothing but its own errors ends."""
+    return work()
+
 
 class StopSignal(threading.Event):
     """Set by Ctrl-C (SIGINT) or SIGTERM; `number` is that of the signal."""
 
     number: int = signal.SIGTERM
+    _ends_work = False
 
     def receive(self, number: int, frame: object) -> None:
         """Handle a signal."""
         self.number = number
         self.set()
+        self._raise_once()
+
+    @contextmanager
+    def ending_work(self) -> Iterator[None]:
+        """A block that a signal ends at once with `Stopped`, also one that came before."""
+        self._ends_work = True
+        try:
+            if self.is_set():
+                self._raise_once()
+            yield
+        finally:
+            self._ends_work = False
+
+    def _raise_once(self) -> None:
+        if self._ends_work:
+            self._ends_work = False
+            raise Stopped
 
 
 @contextmanager
@@ -65,6 +98,21 @@ class AgreedStop:
         if answer is not None:
             self.number = self.number or int(answer)
         return self.number > 0
+
+    def part(self, work: Callable[[], T]) -> T:
+        """What `work` returns, in which no process waits for another.
+
+        All processes call this at the same time. A signal ends the work of its own process at once.
+
+        Raises:
+            Stopped: a signal has reached a process, so that no process goes on.
+        """
+        result: list[T] = []
+        with suppress(Stopped), self.stop.ending_work():
+            result.append(work())
+        if self.now():
+            raise Stopped
+        return result[0]
 
     def now(self) -> bool:
         """Whether to stop; all processes wait for each other's answer."""

@@ -85,6 +85,7 @@ def carried(config: Config, artifacts: RunArtifacts) -> Carried:
     """The data side of the base, or of the run itself when it is resumed."""
     return Carried(
         artifacts.catalog,
+        artifacts.has_trained_id | (artifacts.counts > 0),
         artifacts.has_trained_id,
         artifacts.event_type_names,
         since=int(config.warm_start.since),
@@ -107,7 +108,7 @@ def start(context: TrainContext) -> TrainState:
     _, saved = run_directory.restore_best(
         base.directory, params=laid_out(shapes, place), rest=laid_out(rest, place)
     )
-    rows = row_maps(base.artifacts, context.dataset)
+    rows = row_maps(base.artifacts, context)
     return grown_state(context, saved["params"], saved["rest"]["opt_state"], rows)
 
 

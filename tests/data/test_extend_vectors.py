@@ -10,7 +10,7 @@ from jaxrec.config import ModelConfig
 from jaxrec.data.extend import extend_catalog
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.models.inputs import Sizes
-from jaxrec.models.items.id import IdSource
+from jaxrec.models.items.id import IdSource, id_rows
 from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.types import PADDING_MULTIPLE, Catalog
 
@@ -40,8 +40,8 @@ TRAINED = np.array([False, True, True, False])  # c was not
 def vectors_by_name(model, catalog, text=(), entities=None) -> dict[tuple, np.ndarray]:
     """The vector of every node; `text` belongs to the new items, whose ids are unknown."""
     text = np.concatenate([TEXT, np.reshape(text, (-1, 2))]).astype(np.float32)
-    trained = np.pad(TRAINED, (0, len(text) - len(TEXT)))
-    vectors = np.asarray(encode_catalog(model, catalog_arrays(catalog, text, trained, entities)))
+    ids = id_rows(np.pad(TRAINED, (0, len(text) - len(TEXT))), 0)
+    vectors = np.asarray(encode_catalog(model, catalog_arrays(catalog, text, ids, entities)))
     return {name: vectors[node] for node, name in node_names(catalog.graph).items()}
 
 

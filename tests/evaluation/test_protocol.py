@@ -4,12 +4,12 @@ from helpers.splits import ITEMS, make_split
 
 from jaxrec.config import EvaluationConfig
 from jaxrec.evaluation.baselines import popularity
-from jaxrec.evaluation.protocol import Protocol, evaluate, segment_masks
+from jaxrec.evaluation.protocol import Protocol, segment_masks, summary
 from jaxrec.evaluation.tables import baseline_lines, results_table
 from jaxrec.evaluation.tuned_baselines import fit_baselines
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
-from jaxrec.ranking.top_k import EvalQueries
+from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.types import Queries
 
 
@@ -64,7 +64,8 @@ def test_vectors_of_the_targets_rank_them_first(split):
     pairs = mask_adjustments(split.log, queries, ("seen",))
     targets, counts = split.log.items[queries.positions], np.ones(5, np.float32)
     eval_queries = EvalQueries(answers, targets, pairs)
-    scores, ranking = evaluate(eval_queries, ItemTable(items, valid), counts, 10)
+    ranking = rank_queries(eval_queries, ItemTable(items, valid), 10)
+    scores = summary(ranking, valid, counts)
     assert scores["ndcg@10"] == 1.0
     np.testing.assert_array_equal(ranking.ranks, [0, 0])
 

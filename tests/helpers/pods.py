@@ -1,7 +1,8 @@
-"""Trainings by several processes on this machine, each with two emulated devices."""
+"""Trainings by processes on this machine, each with some emulated devices."""
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -36,22 +37,28 @@ def new_run(data: Path, run: Path, **options) -> list[str]:
 
 
 @contextmanager
-def started(arguments: list[str], logs: Path, count: int = 2) -> Iterator[list[subprocess.Popen]]:
+def started(
+    arguments: list[str], logs: Path, count: int = 2, devices: int = 2
+) -> Iterator[list[subprocess.Popen]]:
     """The processes of a training, which write their output to `logs`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    flags = re.sub(r"(device_count)=\d+", r"\1=2", os.environ["XLA_FLAGS"])
+    flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     logs.mkdir(exist_ok=True)
     processes = []
     for number in range(count):
         place = ["--coordinator", coordinator, "--processes", str(count), "--process", str(number)]
         with (logs / f"{number}.txt").open("w") as output:
-            command = [sys.executable, "-m", "jaxrec", "train", *place, *arguments]
+            command = [sys.executable, "-m", "jaxrec", "train", *arguments]
             processes.append(
                 subprocess.Popen(
-                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
+                    [*command, *(place if count > 1 else [])],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=ROOT,
                 )
             )
     try:
@@ -66,11 +73,22 @@ def exit_codes(processes: list[subprocess.Popen]) -> list[int]:
     return [process.wait(HANGS) for process in processes]
 
 
-def train(arguments: list[str], logs: Path) -> None:
+def train(arguments: list[str], logs: Path, count: int = 2, devices: int = 2) -> None:
     """Train to the end."""
-    with started(arguments, logs) as processes:
+    with started(arguments, logs, count, devices) as processes:
         codes = exit_codes(processes)
-    assert codes == [0, 0], [path.read_text()[-3000:] for path in sorted(logs.iterdir())]
+    assert codes == [0] * count, [path.read_text()[-3000:] for path in sorted(logs.iterdir())]
+
+
+def train_until(
+    run: Path, step: int, arguments: list[str], logs: Path, count: int = 1, devices: int = 2
+) -> None:
+    """Train until a step is logged, then stop with SIGTERM; the state is saved."""
+    with started(arguments, logs, count, devices) as processes:
+        wait_for_step(run, step)
+        processes[0].send_signal(signal.SIGTERM)
+        codes = exit_codes(processes)
+    assert codes == [143] * count, [path.read_text()[-3000:] for path in sorted(logs.iterdir())]
 
 
 def wait_for_step(run: Path, step: int) -> None:

@@ -144,7 +144,7 @@ def catalog():
 
 def test_catalog_arrays_are_padded_to_capacity(catalog):
     text = np.array([[0, 0], [1, 2], [3, 4], [5, 6]], np.float32)
-    arrays = catalog_arrays(catalog, text, has_id=np.array([False, True, True, False]))
+    arrays = catalog_arrays(catalog, text, ids=np.array([0, 1, 2, 0], np.int32))
     item_capacity = catalog.graph.types[0].padded_size
     assert arrays.nodes.text.shape == (item_capacity, 2)
     np.testing.assert_array_equal(arrays.nodes.text[:4], text)
@@ -154,8 +154,8 @@ def test_catalog_arrays_are_padded_to_capacity(catalog):
 
 
 def test_untrained_items_have_the_unknown_id(catalog):
-    trained = np.array([False, True, True, False])
-    arrays = catalog_arrays(catalog, np.zeros((4, 1), np.float32), trained)
+    ids = np.array([0, 1, 2, 0], np.int32)
+    arrays = catalog_arrays(catalog, np.zeros((4, 1), np.float32), ids)
     np.testing.assert_array_equal(arrays.nodes.items[:5], [0, 1, 2, 0, 0])
     entities = catalog.graph.num_nodes - len(arrays.nodes.items)
     np.testing.assert_array_equal(arrays.nodes.entities, np.arange(entities))
@@ -165,7 +165,7 @@ def test_encode_catalog_gives_every_node_a_vector(catalog):
     graph = catalog.graph
     sizes = Sizes(graph.types[0].padded_size, graph.num_nodes, len(graph.relations), 1, 1)
     recommender = Recommender(ModelConfig(hidden_size=4, num_layers=1), sizes, nnx.Rngs(0))
-    arrays = catalog_arrays(catalog, np.ones((4, 1), np.float32), np.arange(4) > 0)
+    arrays = catalog_arrays(catalog, np.ones((4, 1), np.float32), np.arange(4, dtype=np.int32))
     assert isinstance(arrays.graph, jraph.GraphsTuple)
     vectors = np.asarray(encode_catalog(bundled(recommender), arrays))
     assert vectors.shape == (graph.num_nodes, 8)

@@ -51,6 +51,7 @@ def build_item_encoder(
     """
     widths = dict(sizes.vectors)
     width = config.hidden_size
+    num_ids = sizes.num_ids or sizes.num_items
     num_entities = sizes.num_nodes - sizes.num_items
     entity_table = normal_table(num_entities, width, rngs) if num_entities else None
     sources: list[ItemSource] = []
@@ -58,7 +59,7 @@ def build_item_encoder(
     for name in source_order(expert, tuple(widths)):
         match name:
             case "id":
-                sources.append(IdSource(sizes.num_items, width, config.id_dropout, rngs))
+                sources.append(IdSource(num_ids, width, config.id_dropout, rngs))
             case "text":
                 sources.append(TextSource(sizes.text_width, width, rngs))
             case "graph":  # not an ItemSource: it takes the features of all nodes

@@ -2,11 +2,29 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.models.inputs import Nodes
 from jaxrec.models.layers import normal_table
+from jaxrec.types import padded_size
+
+
+def id_rows(has_id: Bool[np.ndarray, " n"], num_ids: int) -> Int[np.ndarray, " n"]:
+    """The row of every item in the id tables; 0, that of the unknown item, without an own id.
+
+    Args:
+        has_id: items with an id of their own; row 0 has none.
+        num_ids: as in `Sizes`: with 0, the row of an item is its number.
+    """
+    rows = np.cumsum(has_id) if num_ids else np.arange(len(has_id))
+    return np.where(has_id, rows, 0).astype(np.int32)
+
+
+def rows_of_ids(has_id: Bool[np.ndarray, " n"]) -> int:
+    """`Sizes.num_ids` of tables with a row for just the items with an id of their own."""
+    return padded_size(1 + int(np.count_nonzero(has_id)))
 
 
 class IdSource(nnx.Module):
@@ -16,8 +34,8 @@ class IdSource(nnx.Module):
     it was not trained on.
     """
 
-    def __init__(self, num_items: int, width: int, id_dropout: float, rngs: nnx.Rngs):
-        self.item_table = normal_table(num_items, width, rngs)
+    def __init__(self, num_ids: int, width: int, id_dropout: float, rngs: nnx.Rngs):
+        self.item_table = normal_table(num_ids, width, rngs)
         self.id_dropout = id_dropout
 
     def __call__(self, nodes: Nodes, key: Array | None) -> Float[Array, "I D"]:

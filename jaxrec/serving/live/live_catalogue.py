@@ -84,7 +84,7 @@ class LiveCatalogue:
             model.config.model,
             trained.catalog.graph,
             np.asarray(self.index.trained.text)[: trained.catalog.graph.types[0].padded_size],
-            trained.has_trained_id,
+            trained.id_rows,
             self.index.features,
         )
         self.sequence = 0  # of the last change that is in effect
