@@ -1,8 +1,11 @@
 """The forms of the model that `accelerator.py` compares."""
 
+from collections.abc import Callable
+
 import jax
 
-from jaxrec.models.forms import Forms, chosen_forms
+from jaxrec.models.forms import Forms, chosen_forms, traced_with
+from jaxrec.sharding import on_mesh, single_device_mesh
 
 NAMES = {
     "experts_as_one": ("experts apart", "experts as one"),
@@ -23,3 +26,13 @@ def variants(*fields: str) -> dict[str, Forms]:
             continue  # the kernel is for TPUs; a CPU interprets it
         result[f", {NAMES[field][value]}"] = own._replace(**{field: value})
     return result
+
+
+def in_form(form: Forms, function: Callable) -> Callable:
+    """The function, to be traced in a form and for one device."""
+
+    def traced(*arguments):
+        with on_mesh(single_device_mesh()), traced_with(form):
+            return function(*arguments)
+
+    return traced

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerator_forms import variants
+from accelerator_forms import in_form, variants
 from accelerator_rows import (
     Rows,
     Sizes,
@@ -20,7 +20,6 @@ from accelerator_rows import (
     time_of,
 )
 
-from jaxrec.models.forms import traced_with
 from jaxrec.models.sequence.blocks import Masks
 from jaxrec.models.sequence.lstm import scan_rows
 from jaxrec.models.sequence.lstm_scan import Weights
@@ -64,10 +63,8 @@ def lstm(rows: Rows, sizes: Sizes) -> None:
                 exact = checked(lstm_gradients(plain_scan)(arrays))
         dtype, comma, form = system.removeprefix("jaxrec ").partition(",")
         cast = {name: jnp.asarray(a, DTYPES[dtype]) for name, a in arrays.items()}
-        run = lstm_gradients(own_scan)
-        with traced_with(forms[comma + form]):
-            results = run(cast)
-        error = max(map(relative_error, checked(results), exact))
+        run = jax.jit(in_form(forms[comma + form], lstm_gradients(own_scan)))
+        error = max(map(relative_error, checked(run(cast)), exact))
         times = time_of(partial(run, cast), jax.block_until_ready, sizes.repeats)
         rows.add(case, system, times, flops=lstm_flops(batch_size, length, width), error=error)
 

@@ -12,7 +12,7 @@ from math import prod
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerator_forms import variants
+from accelerator_forms import in_form, variants
 from accelerator_rows import Inputs, Rows, Sizes
 from flax import nnx
 
@@ -20,7 +20,7 @@ from jaxrec.data.packing import Packing
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.metrics import summarise
 from jaxrec.inference.encoding import encode_catalog, encode_queries, repeat_bias
-from jaxrec.models.forms import Forms, traced_with
+from jaxrec.models.forms import Forms, chosen_forms
 from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.ranking.adjustments import history_adjustments, masked_event_types
 from jaxrec.ranking.item_table import ItemTable
@@ -90,9 +90,10 @@ class Training:
         parts = jnp.zeros((), jnp.int32), params, self.optimizer.init(params), text
         return TrainState(*jax.tree.map(jnp.copy, parts))
 
-    def traced(self, batch: Batch) -> jax.stages.Traced:
-        """The step, to be compiled."""
+    def traced(self, batch: Batch, form: Forms | None = None) -> jax.stages.Traced:
+        """The step, to be compiled; by default in the form of the platform."""
         step = build_step(self.config, self.definition, self.optimizer)
+        step = in_form(form or chosen_forms(), step)
         return jax.jit(step, donate_argnums=0).trace(self.state(), self.arrays, batch)
 
     def batches(self, epoch: int) -> Iterator[tuple[Batch, int]]:
@@ -158,8 +159,7 @@ def step(rows: Rows, sizes: Sizes, inputs: Inputs) -> None:
         full = training.packing.num_rows // number  # batches without empty rows
         made = [training.packing.batch(0, n) for n in range(min(full, sizes.repeats))]
         batches = [jax.device_put(batch) for batch in made]
-        with traced_with(forms[form]):
-            traced = training.traced(batches[0])
+        traced = training.traced(batches[0], forms[form])
         start = time.perf_counter()
         compiled = traced.lower().compile()
         figures = {"compile_seconds": time.perf_counter() - start}

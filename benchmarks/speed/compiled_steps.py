@@ -67,13 +67,13 @@ MIB = 2**20
 def main() -> None:
     """Compile every form for every chip and batch size, and print a table."""
     options, overrides = read_options()
-    if options.form:
+    if options.alone:
         print(json.dumps(measure(options, overrides)))
         return
     rows = []
     for chip in options.chips:
         for number in options.rows:
-            for form in CHIPS[chip]:
+            for form in [form for form in CHIPS[chip] if form in options.forms]:
                 rows.append(
                     in_process(chip, number, form, sys.argv[1:]) | {"commit": options.commit}
                 )
@@ -93,21 +93,22 @@ def read_options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", type=Path, help="a file that the rows are added to")
     parser.add_argument("--commit", default="unknown", help="to be written into every row")
     parser.add_argument("--write", type=Path, help="a directory for the program texts")
-    parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_known_args()
 
 
 def in_process(chip: str, number: int, form: str, arguments: list[str]) -> dict[str, Any]:
     """What `measure` gives in a process of its own."""
     command = [sys.executable, __file__, *arguments]
-    command += ["--chips", chip, "--rows", str(number), "--form", form]
+    command += ["--chips", chip, "--rows", str(number), "--forms", form, "--alone"]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     """Compile one form for one chip and batch size."""
-    [chip], [number] = options.chips, options.rows
+    [chip], [number], [form] = options.chips, options.rows, options.forms
     ask_for_devices([read_slice("v5e:1x1")])
     arguments = [*overrides, "--train.batch_size", str(number)]
     config = parse(arguments, [read_recipe(options.config)])
@@ -115,18 +116,18 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
     config = replace(config, model=replace(config.model, experts=experts))
     platform = "gpu" if chip == "h100" else "tpu"
     mesh = make_mesh(1, devices(chip)[:1])
-    with compiling_for(platform), traced_with(FORMS[options.form]):
+    with compiling_for(platform), traced_with(FORMS[form]):
         lowered = train_step(plan_context(config, BEAUTY, mesh)).lowered
     start = time.perf_counter()
     compiled = lowered.compile({"xla_gpu_autotune_level": 0} if platform == "gpu" else None)
     seconds = time.perf_counter() - start
-    row = {"config": options.config, "chip": chip, "rows": number, "form": options.form}
+    row = {"config": options.config, "chip": chip, "rows": number, "form": form}
     row |= {"dtype": "bfloat16" if config.train.bf16 else "float32", "jax": jax.__version__}
     memory: Any = compiled.memory_analysis()
     row |= {"temporary": memory.temp_size_in_bytes, "compile_seconds": round(seconds, 1)}
     text = compiled.as_text() or ""
     if options.write:
-        (options.write / f"{chip}-{number}-{options.form.replace(' ', '_')}.txt").write_text(text)
+        (options.write / f"{chip}-{number}-{form.replace(' ', '_')}.txt").write_text(text)
     return row | counts(text)
 
 

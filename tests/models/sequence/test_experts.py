@@ -19,7 +19,9 @@ APART = BY_PLATFORM["cpu"]
 AS_ONE = APART._replace(experts_as_one=True)
 
 
-@pytest.fixture(scope="module", params=["lstm", "transformer"])
+@pytest.fixture(
+    scope="module", params=["lstm", pytest.param("transformer", marks=pytest.mark.thorough)]
+)
 def encoders(request):
     config = replace(CONFIG, sequence=request.param, num_layers=1)
     made = [build_sequence_encoder(config, nnx.Rngs(seed)) for seed in range(EXPERTS)]
