@@ -3,23 +3,25 @@
     python benchmarks/quality/membership.py                    # MovieLens-100K, all settings
     python benchmarks/quality/membership.py --settings "epsilon 8" --models 4
 
-Each setting is trained `--models` times on a random half of the users; every user is in half of the
-models. The attacker has the events of a user and a model, and asks whether the user trained it. Two
-figures of the model about the user's training events are attacked: `loss`, the mean of -log p of
-the next item, and `rank`, the mean of log(1 + rank). Both say more if the user's own difficulty is
-known: `shadow` subtracts the mean figure of the other models that were trained without the user
+Each setting is trained `--models` times on a random half of the users, and every user is in half of
+the models. The attacker has the events of a user and a model, and asks whether the user trained it.
+Two figures of the model about the user's training events are attacked: `loss`, the mean of -log p
+of the next item, and `rank`, the mean of log(1 + rank). Both say more if the user's own difficulty
+is known: `shadow` subtracts the mean figure of the other models that were trained without the user
 (Watson et al., arXiv:2111.08440; Carlini et al., arXiv:2112.03570). `forgotten` retrains models
 without a tenth of the users, by `data.forgotten`, and attacks these users before and after.
 
 A row tells the area under the ROC curve (.5: the attacker guesses) and the share of members that
 are found where 1 % of non-members are taken for members, with 95 % intervals of a bootstrap over
-users. `ndcg@10` is that of a model of the same setting that is trained on all users. A model that
-has been trained is not trained again. Rows go to `benchmarks/results/membership.jsonl`.
+users. `ndcg@10` is that of a model of the same setting that is trained on all users. Models train
+all their epochs, without early stop and corrections. A model that has been trained is not trained
+again. Rows go to `benchmarks/results/membership.jsonl`.
 """
 
 import argparse
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,17 +37,24 @@ from rich.table import Table
 
 import jaxrec
 from jaxrec.api import configure, enable_compilation_cache
-from jaxrec.config import to_yaml
+from jaxrec.artifacts.files import write_json
+from jaxrec.artifacts.run_directory import open_checkpoints
+from jaxrec.config import Config, to_yaml
 from jaxrec.data.events import position_in_history, user_of_event
 from jaxrec.data.forgotten import add_forgotten
 from jaxrec.data.sources import load_source
 from jaxrec.data.tables import Tables
+from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import history_adjustments
 from jaxrec.ranking.top_k import EvalQueries, log_probabilities, rank_queries
-from jaxrec.training.loop import fit
+from jaxrec.training import loop
+from jaxrec.training.evaluator import Evaluator
+from jaxrec.training.logging import open_log
+from jaxrec.training.privacy import run as private
 from jaxrec.types import Queries
 
+FIGURES = "figures.json"  # of a finished model, in its run
 RESULTS = Path(__file__).parent.parent / "results" / "membership.jsonl"
 SAMPLES = 1000  # of the bootstrap
 FALSE_POSITIVES = 0.01
@@ -53,22 +62,22 @@ HELD_OUT = 2  # newest events of a user, which train no model
 FORGOTTEN = 0.1  # share of a model's users
 ATTACKS = ("loss", "rank", "loss, shadow", "rank, shadow")
 
-SHARED = {
-    "model.experts": ["id"],
-    "model.hidden_size": 32,
-    "model.num_layers": 1,
-    "train.sequence_length": 128,
-    "train.auxiliary_weight": 0.0,
-}
+SHARED = {"model.experts": ["id"], "data.relations": ["has_genre"], "train.auxiliary_weight": 0.0}
 PRIVATE = {
-    "train.batch_size": 256,
-    "train.epochs": 30,
-    "train.learning_rate": 0.01,
+    "model.hidden_size": 16,
+    "model.num_layers": 1,
+    "model.memory_decays": 2,
     "model.dropout": 0.0,
     "model.id_dropout": 0.0,
+    "train.sequence_length": 64,
+    "train.batch_size": 256,
+    "train.epochs": 10,
+    "train.learning_rate": 0.03,
+    "train.warmup_steps": 5,
+    "train.weight_decay": 0.0,
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "no privacy": {"train.epochs": 14, "train.patience": 14},
+    "no privacy": {"train.epochs": 14},
     "epsilon 8": PRIVATE | {"train.privacy.epsilon": 8.0},
     "epsilon 2": PRIVATE | {"train.privacy.epsilon": 2.0},
 }
@@ -81,8 +90,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="ml-100k")
     parser.add_argument("--settings", nargs="+", default=[*SETTINGS, "forgotten"])
-    parser.add_argument("--models", type=int, default=8, help="of every setting; an even number")
-    parser.add_argument("--retrained", type=int, default=4, help="models that forget users")
+    parser.add_argument("--models", type=int, default=4, help="of every setting; an even number")
+    parser.add_argument("--retrained", type=int, default=2, help="models that forget users")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "membership")
     options = parser.parse_args()
     enable_compilation_cache()
@@ -101,9 +110,17 @@ def main() -> None:
 
 
 def balanced_halves(users: int, models: int) -> Bool[np.ndarray, "models U"]:
-    """Who trains which model: every user a random half of the models."""
+    """Who trains which model: two models have the two halves of all users, in a random order.
+
+    Of an odd number of users, one is in neither. So every model has as many users as the others.
+    """
     random = np.random.default_rng(0)
-    return np.argsort(random.random((models, users)), axis=0) < models // 2
+    halves = np.zeros((models, users), bool)
+    for first in range(0, models, 2):
+        order = random.permutation(users)
+        halves[first, order[: users // 2]] = True
+        halves[first + 1, order[users // 2 : users // 2 * 2]] = True
+    return halves
 
 
 def attack_setting(
@@ -111,15 +128,13 @@ def attack_setting(
 ) -> list[dict[str, Any]]:
     """A row for every attack on the models of a setting."""
     stats = stats_of_setting(setting, tables, members, options)
-    whole = results_of(trained(setting, tables, options.runs))
+    whole = trained(setting, tables, options.runs) / FIGURES
     about = {
         "data": options.data,
         "setting": setting,
         "models": len(members),
         "users": members.shape[1],
-        "ndcg@10": round(whole["test"]["model"]["ndcg@10"], 5),
-        "recall@10": round(whole["test"]["model"]["recall@10"], 5),
-        "epsilon": whole.get("privacy", {}).get("epsilon"),
+        **json.loads(whole.read_text()),
         "options": SHARED | SETTINGS[setting],
     }
     scores = {
@@ -198,7 +213,7 @@ def trained(
     parts = (to_yaml(config), None if members is None else members.shape)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
     run = runs / f"{setting.replace(' ', '-')}-{label}-{key}"
-    if (run / "metrics.json").exists():
+    if (run / FIGURES).exists():
         return run
     if number is not None and members is not None:
         own = user_ids(tables).filter(pl.Series(members[number]))
@@ -210,18 +225,30 @@ def trained(
         runs.mkdir(parents=True, exist_ok=True)
         add_forgotten(path, forgotten, 2**31)
         config = replace(config, data=replace(config.data, forgotten=str(path)))
-    fit(config, run, tables=tables, resume=run.exists())
+    train(config, run, tables)
     return run
+
+
+def train(config: Config, run: Path, tables: Tables) -> None:
+    """Train all epochs of a run, without early stop and corrections, and rank its test events."""
+    shutil.rmtree(run, ignore_errors=True)  # of a benchmark that was stopped
+    context = loop.open_run(config, run, tables)
+    with open_checkpoints(run) as manager:
+        state, progress = loop.start(context, manager)
+        with open_log(run, int(state.step)) as log:
+            loop.train(context, state, progress, manager, log, private.UNSELECTED)
+        state, _ = loop.load(context, manager, manager.best_step())
+    private.drop_key(run)
+    queries = context.dataset.split.test["last"]
+    scores, _ = Evaluator(context, state).metrics(queries, Correction())
+    spent = private.account(context.budget, int(state.step)) if context.budget else {}
+    figures = {name: round(scores[name], 5) for name in ("ndcg@10", "recall@10")}
+    write_json(run / FIGURES, figures | {"epsilon": spent.get("epsilon")})
 
 
 def user_ids(tables: Tables) -> pl.Series:
     """All users, in the order of every array here."""
     return tables.events["user_id"].cast(pl.String).unique().sort()
-
-
-def results_of(run: Path) -> dict[str, Any]:
-    """The content of `metrics.json`."""
-    return json.loads((run / "metrics.json").read_text())
 
 
 def statistics(model: TrainedModel, tables: Tables) -> Stats:

@@ -25,7 +25,7 @@ from jaxrec.errors import ConfigError, Interrupted
 Options = TypeVar("Options")
 
 
-def _option_types(options: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _option_types(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, kind in get_type_hints(options).items():
         if is_dataclass(kind):
             yield from _option_types(kind, f"{prefix}{name}.")

@@ -53,7 +53,7 @@ def make_budget(train: TrainConfig, users: int) -> Budget:
         )
     mean_users = min(train.batch_size, users)
     deviation = math.sqrt(mean_users * (1 - mean_users / users))
-    plan = {
+    plan: dict[str, Any] = {
         "epsilon": privacy.epsilon,
         "delta": privacy.delta,
         "clip": privacy.clip,

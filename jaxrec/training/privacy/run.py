@@ -9,6 +9,7 @@ privacy.key     random text; who knows it can take the noise off the weights, so
 import hashlib
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,10 @@ def keyed(context: TrainContext, run: Path, *, resume: bool) -> TrainContext:
     Raises:
         RunError: to resume, the plan is not that of the run.
     """
-    if (budget := context.budget) is None:
+    if context.budget is None:
         return context
-    plan, key = from_first(lambda: (_read if resume else _begin)(run, budget))
+    planned = partial(_read if resume else _begin, run, context.budget)
+    plan, key = from_first(planned)
     secret, budget = key.encode(), Budget(**plan)
     assert isinstance(context.packing, UserSampling)
     noise = np.frombuffer(hashlib.sha256(b"noise\0" + secret).digest(), np.uint32)[:2]
