@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -68,6 +69,7 @@ def make_budget(train: TrainConfig, users: int) -> Budget:
     return Budget(noise_multiplier=_calibrated(least), **plan)
 
 
+@cache
 def spent(budget: Budget, steps: int) -> float:
     """The epsilon of the first `steps` steps, by the privacy loss distributions of jax-privacy.
 
@@ -84,6 +86,7 @@ def spent(budget: Budget, steps: int) -> float:
     return float(_accountant().compute_epsilon(steps, parameters))
 
 
+@cache
 def _calibrated(least: Budget) -> float:
     """The least noise multiplier that keeps a budget, which `LEAST_NOISE` exceeds."""
     from jax_privacy import accounting
