@@ -47,9 +47,17 @@ def page() -> str:
 
 def _section(name: str, config: type) -> str:
     lines = [f"## `{name}`", "", _one_line(inspect.getdoc(config) or ""), ""]
+    return "\n".join([*lines, *_option_lines(name, config)])
+
+
+def _option_lines(name: str, config: type) -> list[str]:
+    lines = []
     documentation = field_docstrings(config)
     types = typing.get_type_hints(config, include_extras=True)
     for option in dataclasses.fields(config):
+        if dataclasses.is_dataclass(types[option.name]):
+            lines += _option_lines(f"{name}.{option.name}", types[option.name])
+            continue
         default = f"default `{_default(option)}`" if _default(option) else "empty by default"
         lines += [
             f"### `{name}.{option.name}`",
@@ -59,7 +67,7 @@ def _section(name: str, config: type) -> str:
             _one_line(documentation[option.name]),
             "",
         ]
-    return "\n".join(lines)
+    return lines
 
 
 def field_docstrings(config: type) -> dict[str, str]:

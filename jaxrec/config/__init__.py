@@ -14,6 +14,7 @@ from jaxrec.config.options import (
     WarmStartConfig,
 )
 from jaxrec.config.plan import PlanConfig
+from jaxrec.config.privacy import PrivacyConfig
 from jaxrec.config.train import TrainConfig
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "ForecastConfig",
     "ModelConfig",
     "PlanConfig",
+    "PrivacyConfig",
     "SplitConfig",
     "TextConfig",
     "TrainConfig",

@@ -5,6 +5,7 @@ from typing import Literal
 
 from jaxrec.config.data import DataConfig, SplitConfig
 from jaxrec.config.plan import PlanConfig
+from jaxrec.config.privacy import refuse_unprotected
 from jaxrec.config.ranges import (
     Bounded,
     Count,
@@ -236,6 +237,8 @@ class Config:
 
     def __post_init__(self) -> None:
         self._check_shops()
+        if self.train.privacy.epsilon:
+            refuse_unprotected(self)
         if self.warm_start.base and self.train.init:
             raise ConfigError(
                 "train.init begins a new training and --from goes on with one; give only one"

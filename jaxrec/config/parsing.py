@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -23,12 +23,20 @@ from jaxrec.config.renamed import refuse_renamed
 from jaxrec.errors import ConfigError, Interrupted
 
 Options = TypeVar("Options")
-TYPES = {
-    f"{section}.{option}": option_type
-    for section, options in get_type_hints(Config).items()
-    for option, option_type in get_type_hints(options).items()
-}
+
+
+def _option_types(options: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, kind in get_type_hints(options).items():
+        if is_dataclass(kind):
+            yield from _option_types(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", kind
+
+
+TYPES = dict(_option_types(Config))
 """The type of every option by its dotted name."""
+GROUPS = {name.rpartition(".")[0] for name in TYPES}
+"""What holds options: the sections, and groups of options in them."""
 NO_VALUES = (Mapping, list, tuple, set, type(None))
 FLAGS = (
     "config",
@@ -201,7 +209,7 @@ def _refuse_unknown(names: Iterable[str], place: str = "") -> None:
 def _flatten(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in entries.items():
         dotted = f"{prefix}{name}"
-        if isinstance(value, Mapping) and "." not in dotted:
+        if isinstance(value, Mapping) and ("." not in dotted or dotted in GROUPS):
             yield from _flatten(value, f"{dotted}.")
         else:
             yield dotted, value

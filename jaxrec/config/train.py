@@ -1,8 +1,9 @@
 """The options of training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxrec.config.privacy import PrivacyConfig
 from jaxrec.config.ranges import Amount, Bounded, Count, NonNegative, Positive, Seed
 from jaxrec.errors import ConfigError
 
@@ -88,6 +89,7 @@ class TrainConfig(Bounded):
     refit: bool = False
     """After the best epoch is selected, train again on all events, and serve that model. The
     figures stay those of the selected model. `jaxrec refit RUN` does the same later."""
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -44,6 +44,8 @@ class Dataset:
         features: the columns of vectors and numbers that the model reads.
         shops: the data sets that this one joins, by name; empty for those of one shop. Their rows
             follow each other in this order.
+        is_private: whether the list of items is public and the events are not, so that all items
+            count as trained.
     """
 
     catalog: Catalog
@@ -55,6 +57,7 @@ class Dataset:
     carried: Carried | None = None
     features: FeatureColumns = field(default_factory=FeatureColumns)
     shops: dict[str, "Dataset"] = field(default_factory=dict)
+    is_private: bool = False
 
     @cached_property
     def trained(self) -> Bool[np.ndarray, " n"]:
@@ -73,9 +76,14 @@ class Dataset:
 
     @cached_property
     def _training_events(self) -> Int[np.ndarray, " n"]:
-        """Training events of every item, of any event type; 0 for the unknown item."""
+        """Training events of every item, of any event type; 0 for the unknown item.
+
+        Those of a private run must not be told, so there every item has one.
+        """
         items = self.split.log.items[self.split.in_training]
         numbers = counts(items, self.catalog.num_items)
+        if self.is_private:
+            numbers = np.ones_like(numbers)
         numbers[0] = 0
         return numbers
 
@@ -131,6 +139,8 @@ def prepare(
         return _prepare_shops(config, tables or {})
     assert not isinstance(tables, Mapping)
     tables = filtered(config, tables, shared.features if shared else None)
+    if is_private := config.train.privacy.epsilon > 0:
+        _refuse_items_of_events(tables)
     event_types = shared.event_types if shared else None
     if carried is not None:
         tables = with_carried_items(tables, carried)
@@ -159,7 +169,19 @@ def prepare(
         item_id_type=item_id_type,
         carried=carried,
         features=features,
+        is_private=is_private,
     )
+
+
+def _refuse_items_of_events(tables: Tables) -> None:
+    """Raise a DataError if the events add items to the list, which is public in a private run."""
+    if tables.num_unknown or not tables.lists_items:
+        lacking = f"{tables.num_unknown:,} events are of items that the items table lacks"
+        raise DataError(
+            "train.privacy takes the list of items as public, so it must not come from the events, "
+            f"but {lacking if tables.lists_items else 'there is no items table'}; give a table of "
+            "all items that the shop has"
+        )
 
 
 def _split(

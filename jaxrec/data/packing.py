@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxrec.data.slices import counts_before, slices
 from jaxrec.errors import ConfigError
@@ -26,6 +26,9 @@ class Windows:
     starts: Int[np.ndarray, " W"]
     lengths: Int[np.ndarray, " W"]
     burn_ins: Int[np.ndarray, " W"]
+
+    def __getitem__(self, selected: Int[np.ndarray, " n"] | Bool[np.ndarray, " W"]) -> "Windows":
+        return Windows(*(values[selected] for values in vars(self).values()))
 
 
 def cut_windows(
@@ -63,7 +66,13 @@ def with_targets(windows: Windows, weights: Float[np.ndarray, " M"]) -> Windows:
     total = counts_before(weights > 0)
     first = windows.starts + windows.burn_ins
     used = total[windows.starts + windows.lengths + 1] > total[first]
-    return Windows(*(values[used] for values in vars(windows).values()))
+    return windows[used]
+
+
+def target_counts(windows: Windows, weights: Float[np.ndarray, " M"]) -> Int[np.ndarray, " W"]:
+    """How many events with a weight above 0 each window predicts."""
+    total, ends = counts_before(weights > 0), windows.starts + windows.lengths
+    return total[ends + 1] - total[windows.starts + windows.burn_ins + 1]
 
 
 def pack(
@@ -127,12 +136,10 @@ class Packing:
             cut_windows(log.offsets, train_lengths, sequence_length, burn_in), weights
         )
         order = np.argsort(-windows.lengths, kind="stable")
-        self.windows = Windows(*(values[order] for values in vars(windows).values()))
+        self.windows = windows[order]
         self.log, self.weights, self.seed = log, weights, seed
         self.shape = (batch_size, sequence_length)
-        total, ends = counts_before(weights > 0), self.windows.starts + self.windows.lengths
-        predicted = self.windows.starts + self.windows.burn_ins + 1
-        self.targets_of_window = total[ends + 1] - total[predicted]
+        self.targets_of_window = target_counts(self.windows, weights)
         # a place is a row and a first time step, for a window of a certain length
         row_of_place, self.first_steps = pack(self.windows.lengths, sequence_length)
         self.places_by_row = np.argsort(row_of_place, kind="stable")
@@ -155,35 +162,15 @@ class Packing:
     ) -> Batch:
         """The rows `part` of the batch at a step of an epoch, in ascending order."""
         batch_size, sequence_length = self.shape
-        num_rows = len(np.arange(batch_size)[part])
         places, windows, counts = self._windows(epoch, step, part)
-        lengths = self.windows.lengths[windows]
-        in_window = ranges(np.zeros_like(lengths), lengths)  # position inside the window
-        events = np.repeat(self.windows.starts[windows], lengths) + in_window
-        cells = (
-            np.repeat(np.repeat(np.arange(len(counts)), counts), lengths),
-            np.repeat(self.first_steps[places], lengths) + in_window,
-        )
-
-        def spread(values: np.ndarray, fill: int = 0) -> np.ndarray:
-            grid = np.full((num_rows, sequence_length), fill, values.dtype)
-            grid[cells] = values
-            return grid
-
-        users = np.searchsorted(self.log.offsets, events, side="right") - 1
-        is_first = events == self.log.offsets[users]
-        predicted = in_window >= np.repeat(self.windows.burn_ins[windows], lengths)
-        return Batch(
-            users=spread(users.astype(np.int32)),
-            items=spread(self.log.items[events]),
-            event_types=spread(self.log.event_types[events].astype(np.int32)),
-            gaps=spread(self.gaps[events], NO_GAP),
-            starts=spread(in_window == 0),
-            first_weights=spread(is_first * self.weights[events].astype(np.float32)),
-            targets=spread(self.log.items[events + 1]),
-            target_event_types=spread(self.log.event_types[events + 1].astype(np.int32)),
-            target_gaps=spread(self.gaps[events + 1], NO_GAP),
-            weights=spread(np.where(predicted, self.weights[events + 1], 0).astype(np.float32)),
+        return filled_batch(
+            self.log,
+            self.weights,
+            self.gaps,
+            self.windows[windows],
+            rows=np.repeat(np.arange(len(counts)), counts),
+            first_steps=self.first_steps[places],
+            shape=(len(np.arange(batch_size)[part]), sequence_length),
         )
 
     def num_targets(self, epoch: int, step: int) -> int:
@@ -209,6 +196,51 @@ class Packing:
         lengths = self.windows.lengths
         window_of_place = np.lexsort((random.random(len(lengths)), -lengths))
         return row_order, window_of_place
+
+
+def filled_batch(
+    log: EventLog,
+    weights: Float[np.ndarray, " M"],
+    gaps: Int[np.ndarray, " M"],
+    windows: Windows,
+    *,
+    rows: Int[np.ndarray, " W"],
+    first_steps: Int[np.ndarray, " W"],
+    shape: tuple[int, int],
+) -> Batch:
+    """A batch [B, T] of windows of a log.
+
+    Args:
+        weights: target weight of every event.
+        gaps: `event_gaps` of the log.
+        rows, first_steps: where each window begins.
+        shape: of the batch.
+    """
+    lengths = windows.lengths
+    in_window = ranges(np.zeros_like(lengths), lengths)  # position inside the window
+    events = np.repeat(windows.starts, lengths) + in_window
+    cells = np.repeat(rows, lengths), np.repeat(first_steps, lengths) + in_window
+
+    def spread(values: np.ndarray, fill: int = 0) -> np.ndarray:
+        grid = np.full(shape, fill, values.dtype)
+        grid[cells] = values
+        return grid
+
+    users = np.searchsorted(log.offsets, events, side="right") - 1
+    is_first = events == log.offsets[users]
+    predicted = in_window >= np.repeat(windows.burn_ins, lengths)
+    return Batch(
+        users=spread(users.astype(np.int32)),
+        items=spread(log.items[events]),
+        event_types=spread(log.event_types[events].astype(np.int32)),
+        gaps=spread(gaps[events], NO_GAP),
+        starts=spread(in_window == 0),
+        first_weights=spread(is_first * weights[events].astype(np.float32)),
+        targets=spread(log.items[events + 1]),
+        target_event_types=spread(log.event_types[events + 1].astype(np.int32)),
+        target_gaps=spread(gaps[events + 1], NO_GAP),
+        weights=spread(np.where(predicted, weights[events + 1], 0).astype(np.float32)),
+    )
 
 
 def event_gaps(

@@ -65,6 +65,7 @@ class Tables:
         warnings: those of the notes that tell of a likely mistake.
         num_unknown: number of events whose item the items table lacked.
         item_id_type: the type in which item ids leave (see `id_types.py`).
+        lists_items: whether there was an items table.
     """
 
     events: pl.DataFrame
@@ -74,6 +75,7 @@ class Tables:
     warnings: tuple[str, ...] = ()
     num_unknown: int = 0
     item_id_type: IdType = pl.String
+    lists_items: bool = True
 
 
 def read_tables(
@@ -151,7 +153,7 @@ def validate_tables(
             an event or part of a triple is null or empty; a timestamp is invalid; an item_id or
             event_id names two different rows; the head of a triple is an unknown item.
     """
-    likely = likely_columns(events, OF_EVENTS, origin[0])
+    likely, lists_items = likely_columns(events, OF_EVENTS, origin[0]), items is not None
     events, warnings, notes = _check_events(events, origin[0], time, strict)
     warnings += likely
     if items is None:
@@ -175,7 +177,15 @@ def validate_tables(
         triples, triple_notes = validate_triples(triples, items["item_id"], origin[2], strict)
         warnings += triple_notes
     all_notes = (*warnings, *notes)
-    return Tables(events, items, triples, all_notes, tuple(warnings), int(unknown.sum()))
+    return Tables(
+        events,
+        items,
+        triples,
+        all_notes,
+        tuple(warnings),
+        int(unknown.sum()),
+        lists_items=lists_items,
+    )
 
 
 def _check_events(

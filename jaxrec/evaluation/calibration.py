@@ -63,6 +63,9 @@ class Calibration:
     correction: Correction = Correction()
 
 
+UNCALIBRATED = Calibration(inverse_temperature=1.0, loss_before=0.0, loss_after=0.0, queries=0)
+
+
 def fit_temperature(
     queries: EvalQueries, items: ItemTable, *, limit: int = MAX_QUERIES, block: int | None = None
 ) -> Calibration:

@@ -141,7 +141,7 @@ def _seen_until(run: Path) -> int:
     seen = run_directory.read_artifacts(run).seen_until
     if seen is None:
         raise InputError(
-            f"{run} does not say which events it has seen: an older version wrote it, or its times "
-            "are only positions; train it again"
+            f"{run} does not say which events it has seen: an older version wrote it, its training "
+            "was private, or its times are only positions; train another one"
         )
     return seen

@@ -117,6 +117,7 @@ def model_card(context: TrainContext, results: Mapping[str, Any], log: Sequence[
         "time of the training steps": _duration(context, log),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "energy": f"not measured; {TO_FILL_IN}",
+        "differential privacy of users": _privacy(results.get("privacy")),
     }
     return "\n\n".join(
         [
@@ -126,13 +127,19 @@ def model_card(context: TrainContext, results: Mapping[str, Any], log: Sequence[
             f"their events. Intended use: {TO_FILL_IN}. Uses that are out of scope: {TO_FILL_IN}.",
             "## Training",
             table(["", ""], rows.items()),
-            _options(config, ("model", "text", "train", "evaluation"), ()),
+            _options(config, ("model", "text", "train", "evaluation"), ("privacy",)),
             f"The data: [{DATA_CARD}]({DATA_CARD}).",
             *(part for name in results["groups"] for part in _set_parts(name, results)),
             "## Limits",
             "".join(f"* {limit}\n" for limit in limits(context, results)),
         ]
     )
+
+
+def _privacy(spent: Mapping[str, Any] | None) -> str:
+    if not spent:
+        return "none"
+    return f"epsilon {spent['epsilon']:.2f}, delta {spent['delta']:g}; for the weights alone"
 
 
 def limits(context: TrainContext, results: Mapping[str, Any]) -> list[str]:

@@ -177,10 +177,12 @@ def _print_results(results: Mapping[str, Any], shop: str) -> None:
         console.print(line)
 
 
-def write_calibration(run: Path, calibration: Calibration, reliability: Reliability) -> None:
+def write_calibration(
+    run: Path, calibration: Calibration, reliability: Reliability | None = None
+) -> None:
     """Write `calibration.json`."""
-    fields = {**asdict(calibration), "reliability": reliability.as_dict()}
-    write_json(run / run_directory.CALIBRATION, fields)
+    measured = {} if reliability is None else {"reliability": reliability.as_dict()}
+    write_json(run / run_directory.CALIBRATION, {**asdict(calibration), **measured})
 
 
 def draw_plots(run: Path, reliability: Reliability | None) -> None:

@@ -18,19 +18,23 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
 from jaxrec.errors import Interrupted
-from jaxrec.evaluation.calibration import Correction
+from jaxrec.evaluation.calibration import UNCALIBRATED, Correction
 from jaxrec.evaluation.groups import check_columns
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.partitioning import on_mesh
 from jaxrec.processes import entered_by_first, from_first
-from jaxrec.sharding import laid_out
+from jaxrec.sharding import USERS, laid_out
 from jaxrec.training import cards, pretrained, shops, warm_start
 from jaxrec.training import logging as report
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.finite import NOT_FINITE, refuse_divergence, refuse_not_finite
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.prefetch import prefetch
+from jaxrec.training.privacy import run as private
+from jaxrec.training.privacy.budget import spent
+from jaxrec.training.privacy.sampling import users_at_a_time
+from jaxrec.training.privacy.step import COMPILER_OPTIONS, build_private_step
 from jaxrec.training.state import (
     StepContext,
     TrainContext,
@@ -76,7 +80,10 @@ def fit(
     with entered_by_first(locked(run)), run_directory.open_checkpoints(run) as manager:
         state, progress = start(context, manager)
         with report.open_log(run, int(state.step), validated=not progress.step) as log:
-            train(context, state, progress, manager, log)
+            # validation would tell of the users, so the last epoch of a private run is its best
+            unselected = private.UNSELECTED if context.budget else None
+            train(context, state, progress, manager, log, unselected)
+        from_first(lambda: private.drop_key(run))
         best, selected = load(context, manager, manager.best_step())
     context, best = process_local(context, best)
     if context.shops:
@@ -85,7 +92,10 @@ def fit(
     results, ranks = test(context, best, correction)
 
     def finish() -> dict[str, Any]:
-        results["selected"] = {"epoch": selected.epoch, **selected.history[-1]}
+        figures = results["validation"] if context.budget else selected.history[-1]
+        results["selected"] = {"epoch": selected.epoch, **figures}
+        if context.budget:
+            results["privacy"] = private.account(context.budget, int(best.step))
         results["serves"] = "selected" if run_directory.served(run) == run else "refit"
         report.write_results(run, results, ranks)
         cards.write_model_card(run, context, results)
@@ -100,7 +110,9 @@ def fit(
 def _calibrate(context: TrainContext, state: TrainState, run: Path) -> dict[str, float]:
     """Write the calibration of a run and its plots; returns the fields of its `Correction`."""
     reliability = None
-    if warm_start.keeps_calibration(context):
+    if context.budget:
+        report.write_calibration(run, UNCALIBRATED)
+    elif warm_start.keeps_calibration(context):
         warm_start.copy_calibration(warm_start.open_base(context.config).directory, run)
     else:
         calibration, reliability = calibrate(context, state)
@@ -151,7 +163,7 @@ def open_run(
         source = "tables in memory" if tables else f"`{Path(config.data.source).name}`"
         has_card = not (all_events or context.shops)  # each shop has its own
         from_first(lambda: create(run, context, source if has_card else ""))
-    return context
+    return private.keyed(context, run, resume=resume)
 
 
 def create(run: Path, context: TrainContext, source: str) -> None:
@@ -202,14 +214,25 @@ def load(
 
 def make_train_step(context: StepContext) -> jax.stages.Wrapped:
     """The jitted step of `build_step`; it donates the state."""
-    compute = build_step(context.config, context.definition, context.optimizer)
+    model = (context.config, context.definition, context.optimizer)
+    options: dict[str, Any] | None = None
+    if context.budget:
+        microbatch = users_at_a_time(context.mesh.shape[USERS])
+        compute, options = build_private_step(*model, context.budget, microbatch), COMPILER_OPTIONS
+    else:
+        compute = build_step(*model)
 
     def step(state: TrainState, arrays: TrainArrays, batch: Batch):
         with on_mesh(context.mesh):
             return compute(state, arrays, batch)
 
     # without the layout of the inputs, the second step would be compiled again
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_layout(context)[1], None))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(state_layout(context)[1], None),
+        compiler_options=options,
+    )
 
 
 def train(
@@ -243,6 +266,8 @@ def train(
             progress = Progress(progress.epoch + 1, 0, (*progress.history, scores))
             if not selected:
                 log.write(int(state.step), {f"validation/{name}": v for name, v in scores.items()})
+            if context.budget:
+                log.write(int(state.step), {"epsilon": spent(context.budget, int(state.step))})
             save(context, manager, state, progress, scores)
             report.epoch_line(progress, speed, validated=not selected)
             if stop.now():

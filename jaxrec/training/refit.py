@@ -11,7 +11,7 @@ from jaxrec.artifacts.files import locked, write_json
 from jaxrec.artifacts.run_directory import REFIT
 from jaxrec.config import Config
 from jaxrec.data.tables import Tables
-from jaxrec.errors import RunError
+from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference.loading import read_calibration
 from jaxrec.processes import entered_by_first, from_first
 from jaxrec.training import logging as report
@@ -35,11 +35,17 @@ def refit(
         The content of `metrics.json`, whose `serves` says which weights serve.
 
     Raises:
+        ConfigError: the run is private, and its budget covers one training.
         RunError: training has not ended, or an interrupted refit began with other data.
         DataError: the data are not usable.
         Interrupted: Ctrl-C or SIGTERM came; the refit can be continued.
         Diverged: the loss is not finite.
     """
+    if config.train.privacy.epsilon:
+        raise ConfigError(
+            f"{run} is private, and its budget covers one training of its users, so there is no "
+            "refit; train another run"
+        )
     results, directory = _results(run), run / REFIT
     with run_directory.reading(run, "metrics.json"):
         selected = dict(results["selected"])

@@ -18,6 +18,7 @@ from jaxrec.models.graph.neighbourhoods import (
 )
 from jaxrec.models.graph.sampling import EdgeSampler, edge_sampler
 from jaxrec.training.item_sampling import ItemSampler, item_sampler
+from jaxrec.training.privacy.sampling import UserSampling
 from jaxrec.training.step_items import most_entities, most_items
 from jaxrec.training.tasks.base import Task
 from jaxrec.training.tasks.next_entity import NextEntity
@@ -38,7 +39,7 @@ def build_samplers(
     graph: KnowledgeGraph,
     arrays: CatalogArrays,
     candidates: Bool[np.ndarray, " I"],
-    packing: Packing,
+    packing: Packing | UserSampling,
     tasks: Sequence[Task],
 ) -> Samplers:
     """The samplers of a training.
@@ -53,6 +54,7 @@ def build_samplers(
     links = link_sampler(graph, arrays.graph, train.seed) if has_links else None
     items = around = None
     if train.loss == "sampled_softmax":
+        assert isinstance(packing, Packing)  # a private training has the full softmax
         items = item_sampler(train, packing, candidates, encodes_all=encodes_all(config))
     if items is not None and edges is not None and reads_graph(config):
         entities = predicted_entities(tasks)

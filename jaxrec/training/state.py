@@ -35,12 +35,15 @@ from jaxrec.models.text.finetuned import TextTower
 from jaxrec.partitioning import on_mesh
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import (
+    USERS,
     make_mesh,
     process_copy,
     process_mesh,
     shardings,
 )
 from jaxrec.training.optimizer import make_optimizer
+from jaxrec.training.privacy.budget import Budget, make_budget
+from jaxrec.training.privacy.sampling import UserSampling, user_sampling
 from jaxrec.training.samplers import build_samplers, sampling_notes
 from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
@@ -58,6 +61,7 @@ class StepContext:
     definition: ModelDef
     optimizer: optax.GradientTransformation
     arrays: TrainArrays  # on the devices, an argument of every step
+    budget: Budget | None = field(default=None, kw_only=True)  # of a private training
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class TrainContext(StepContext):
     dataset: Dataset
     text: ItemText  # item texts as the pretrained encoder sees them
     features: FeatureMaps  # what vector columns and numbers go through
-    packing: Packing  # the batches of an epoch
+    packing: Packing | UserSampling  # the batches of an epoch
     epochs: int  # most epochs to train
     notes: tuple[str, ...]  # to print, such as an expert that is left out
     shops: dict[str, "TrainContext"] = field(default_factory=dict)  # see `shop_contexts`
@@ -126,7 +130,9 @@ def make_context(
             "the warm start has; give the columns that it had, or train without --from"
         )
     config = replace(config, model=replace(config.model, experts=experts))
-    packing = make_packing(config, dataset)
+    users = dataset.split.log.num_users
+    budget = make_budget(config.train, users) if dataset.is_private else None
+    packing = make_packing(config, dataset, budget, mesh.shape[USERS])
     epochs, rate = schedule(config)
     train = replace(config.train, learning_rate=rate)
     sizes = model_sizes(config, dataset, text, features)
@@ -145,6 +151,7 @@ def make_context(
         optimizer=make_optimizer(train, epochs * packing.steps_per_epoch),
         arrays=jax.device_put(arrays, shardings(arrays, mesh)),
         epochs=epochs if packing.num_rows else 0,
+        budget=budget,
         notes=(
             *notes,
             *(f"the data have no source for the expert {n}, so it is left out" for n in missing),
@@ -219,9 +226,26 @@ def schedule(config: Config) -> tuple[int, float]:
     return config.train.epochs, config.train.learning_rate
 
 
-def make_packing(config: Config, dataset: Dataset) -> Packing:
-    """The batches of the training events."""
+def make_packing(
+    config: Config, dataset: Dataset, budget: Budget | None = None, devices: int = 1
+) -> Packing | UserSampling:
+    """The batches of the training events.
+
+    Args:
+        budget: of a private training, whose rows are users.
+        devices: that share the rows of a batch.
+    """
     split, train, weights = dataset.split, config.train, dataset.target_weights
+    if budget is not None:
+        return user_sampling(
+            split.log,
+            split.train_lengths,
+            weights,
+            budget,
+            sequence_length=train.sequence_length,
+            burn_in=train.burn_in,
+            devices=devices,
+        )
     if dataset.carried is not None:
         weights = replayed_weights(
             split.log,
@@ -260,12 +284,13 @@ def model_sizes(config: Config, dataset: Dataset, text: ItemText, features: Feat
 
 
 def run_artifacts(context: TrainContext) -> RunArtifacts:
-    """What the run directory keeps beside the checkpoints."""
+    """What the run directory keeps beside the checkpoints; nothing of the events if private."""
     dataset, data = context.dataset, context.config.data
-    trained_until, seen_until = newest_events(dataset)
+    trained_until, seen_until = (None, None) if context.budget else newest_events(dataset)
+    counts = context.counts[: dataset.catalog.num_items]
     return RunArtifacts(
         catalog=dataset.catalog,
-        counts=context.counts[: dataset.catalog.num_items],
+        counts=np.zeros_like(counts) if context.budget else counts,
         has_trained_id=context.id_rows > 0,
         event_type_names=dataset.split.log.event_type_names,
         sizes=context.sizes,
@@ -306,7 +331,11 @@ def build_model(config: Config, sizes: Sizes, tower: TextTower | None) -> Recomm
 
 
 def train_arrays(
-    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps, packing: Packing
+    config: Config,
+    dataset: Dataset,
+    text: ItemText,
+    features: FeatureMaps,
+    packing: Packing | UserSampling,
 ) -> TrainArrays:
     """The arrays that a training step reads and does not change."""
     catalog, split, trained = dataset.catalog, dataset.split, dataset.trained

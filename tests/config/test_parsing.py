@@ -11,6 +11,7 @@ from jaxrec.config import (
     DataConfig,
     EvaluationConfig,
     ModelConfig,
+    PrivacyConfig,
     TrainConfig,
     parse,
     parse_options,
@@ -62,6 +63,16 @@ def test_arguments_override_later_layers_and_those_override_earlier_ones():
 def test_an_override_replaces_a_whole_list():
     config = parse(["--model.experts", "text"], [{"model": {"experts": ["id", "text+graph"]}}])
     assert config.model.experts == ("text",)
+
+
+def test_options_in_a_group_are_given_like_others():
+    config = parse(["--train.privacy.clip", "0.5"], [{"train": {"privacy": {"delta": 1e-6}}}])
+    assert config.train.privacy == PrivacyConfig(delta=1e-6, clip=0.5)
+    assert parse(layers=[yaml.safe_load(to_yaml(config))]) == config
+    with pytest.raises(ConfigError, match=r"no option train\.privacy; .*--train\.privacy\.clip"):
+        parse(layers=[{"train": {"privacy": 8}}])
+    with pytest.raises(ConfigError, match=r"clip must be above 0, not -1"):
+        parse(layers=[{"train.privacy.clip": -1}])
 
 
 @pytest.mark.parametrize(

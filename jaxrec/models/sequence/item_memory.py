@@ -85,8 +85,9 @@ def scan_by_products(
     log_rates = jax.nn.log_sigmoid(decay_logits.astype(jnp.float32))
     before, readouts = memory.astype(jnp.float32), []
     for begin in range(0, x.shape[1], BLOCK):
-        inputs = (part[:, begin : begin + BLOCK] for part in (gates, x, starts, valid))
-        readout, before = _block(weights, log_rates, *inputs, before)
+        block = slice(begin, begin + BLOCK)
+        steps = (gates[:, block], x[:, block], starts[:, block], valid[:, block])
+        readout, before = _block(weights, log_rates, *steps, before)
         readouts.append(readout.astype(x.dtype))
     return jnp.concatenate(readouts, 1), before.astype(memory.dtype)
 

@@ -89,7 +89,7 @@ def _forward(weights, x, masks, state, *, keep_residuals):
         (hidden, cell), gates = _next_state(products, (hidden_before, cell_before), masks.valid)
         gates = tuple(gate.astype(x.dtype) for gate in gates)
         hidden, cell = hidden.astype(x.dtype), cell.astype(x.dtype)
-        residuals = None
+        residuals: Residuals | Array | None = None
         if keep_residuals:
             residuals = Residuals(inputs_and_hidden, cell_before, gates)
             # an accelerator starts one kernel to store an array

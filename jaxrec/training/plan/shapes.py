@@ -84,11 +84,13 @@ def plan_experts(config: Config, plan: PlanConfig) -> tuple[str, ...]:
     """The experts that would have a source in the data.
 
     Raises:
-        ConfigError: the plan lacks a size, or the text encoder trains.
+        ConfigError: the plan lacks a size, the text encoder trains, or training is private.
         DataError: no expert has a source.
     """
     if config.text.mode == "finetune" and "text" in config.model.sources:
         raise ConfigError("text.mode finetune cannot be planned yet; plan with text.mode frozen")
+    if config.train.privacy.epsilon:
+        raise ConfigError("train.privacy cannot be planned yet; plan without it")
     if plan.edges and not plan.relations:
         raise ConfigError("plan.relations: a graph with edges has one relation or more")
     sources = {"id", "text", *plan.vectors, *(("graph",) if plan.edges else ())}

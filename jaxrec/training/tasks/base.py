@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jaxrec.inference.encoding import CatalogArrays
 from jaxrec.models.graph.link_sampling import Links, LinkSampler
@@ -38,6 +38,7 @@ class TrainArrays:
     link_sampler: LinkSampler | None = None  # None: no edges are predicted
     item_sampler: ItemSampler | None = None  # None: every step scores all items
     neighbourhoods: NeighbourhoodSampler | None = None  # of the items of a step
+    noise_key: UInt32[Array, " 2"] | None = None  # of a private training
 
 
 @dataclass(frozen=True)
