@@ -25,7 +25,7 @@ from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.ranking.adjustments import history_adjustments, masked_event_types
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
-from jaxrec.training.objective import objective
+from jaxrec.training.objective import StepInputs, objective
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.step import TrainState, build_step
 from jaxrec.training.tasks.base import TrainArrays
@@ -187,7 +187,7 @@ def exact_loss(training: Training, batch: Batch) -> float:
     def loss(state: TrainState, arrays, batch: Batch):
         key = jax.random.fold_in(jax.random.key(training.config.train.seed), 0)
         model = training.definition.merge(state.params)
-        return objective(model, arrays, state.text, batch, 0, key)[0]
+        return objective(model, StepInputs(arrays, state.text, batch, key))[0]
 
     with jax.default_matmul_precision("highest"):
         return float(loss(training.state(), training.arrays, batch))

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.config import ModelConfig
 from jaxrec.models.graph.build import both_directions
 from jaxrec.models.graph.links import LinkDecoder
-from jaxrec.models.inputs import Events, Nodes, Sizes
+from jaxrec.models.inputs import Events, Nodes, NodeVectors, Sizes
 from jaxrec.models.items.build import build_item_encoder
 from jaxrec.models.layers import Linear, Table, dropout, unit_norm
 from jaxrec.models.sequence.build import build_sequence_encoder
@@ -28,6 +28,7 @@ from jaxrec.models.sequence.encoder import State
 from jaxrec.models.sequence.experts import Scan, scan_experts
 from jaxrec.models.sequence.masked_items import MaskedItems
 from jaxrec.models.text.finetuned import TextTower
+from jaxrec.partitioning import look_up, spread_rows
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP
 
 REPEAT_EVENTS = 64  # latest events whose items get a repeat bias
@@ -90,12 +91,19 @@ class Expert(nnx.Module):
         """Unit vectors of all nodes, items first, in float32; `key` is for id dropout."""
         return self.item_encoder(nodes, graph, key)
 
+    def encode_apart(
+        self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
+    ) -> NodeVectors:
+        """The same vectors, as a training step reads them; see `ItemEncoder.apart`."""
+        return self.item_encoder.apart(nodes, graph, key)
+
     def event_vectors(
         self, items: Float[Array, "I D"], events: Events, key: Array | None = None
     ) -> Float[Array, "B T D"]:
         """x_t = Drop(v_item + event type + time gap); `key` is for dropout."""
         # unit vectors have entries near 1 / sqrt(D); the sequence encoder expects entries near 1
-        vectors = items[events.items] * self.config.hidden_size**0.5
+        vectors = look_up(items, jnp.asarray(events.items)) * self.config.hidden_size**0.5
+        vectors = spread_rows(vectors)
         vectors += self.event_type_table[...][events.event_types]
         if self.config.time_gaps:
             vectors += self.gap_table[...][gap_buckets(events.gaps)]

@@ -26,7 +26,7 @@ from jaxrec.training.item_sampling import (
     windows_of_items,
 )
 from jaxrec.training.losses.full_softmax import FullSoftmax
-from jaxrec.training.objective import draw_items, finetuned_rows, objective
+from jaxrec.training.objective import StepInputs, draw_items, finetuned_rows, objective
 from jaxrec.training.samplers import predicted_entities
 from jaxrec.training.state import make_packing
 from jaxrec.training.tasks.link_prediction import LinkPrediction
@@ -61,7 +61,8 @@ def losses(model, arrays, batch, sampler):
     def compute(params):
         def loss(params):
             model, items = nnx.merge(graphdef, params), draw_items(arrays, batch, KEY)
-            return objective(model, arrays, arrays.catalog.nodes.text, batch, 4, KEY, items)
+            text = arrays.catalog.nodes.text
+            return objective(model, StepInputs(arrays, text, batch, KEY, items, 4))
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 

@@ -22,7 +22,7 @@ from jaxrec.errors import ConfigError, DataError, InputError
 from jaxrec.training import loop, shops, state
 from jaxrec.training.add_forecast import add_forecast
 from jaxrec.training.evaluator import validate
-from jaxrec.training.objective import objective
+from jaxrec.training.objective import StepInputs, objective
 from jaxrec.training.refit import refit
 
 OPTIONS = {
@@ -95,7 +95,8 @@ def local_batches(context, batch):
 
 @partial(jax.jit, static_argnums=0)
 def losses(definition, params, arrays, text, batch):
-    return objective(definition.merge(params), arrays, text, batch, 0, jax.random.key(1))[1]
+    inputs = StepInputs(arrays, text, batch, jax.random.key(1))
+    return objective(definition.merge(params), inputs)[1]
 
 
 @pytest.mark.thorough

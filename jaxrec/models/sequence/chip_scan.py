@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from jaxrec.models.sequence.blocks import Masks
+from jaxrec.partitioning import row_spec
 from jaxrec.runtime import target_platform
-from jaxrec.sharding import USERS, row_shards
 
 ROWS = 128  # of a block; fewer only where the batch has fewer
 STEPS = 8  # time steps of a block, at most
@@ -66,9 +66,9 @@ class ChipScan(NamedTuple):
         inputs = (list(weights), list(streams), flags, list(state))
         if mesh.empty or mesh.size == 1:
             return self._of_device(*inputs)
-        rows = USERS if row_shards(flags.shape[2]) > 1 else None
-        over_time, over_rows = PartitionSpec(None, rows), PartitionSpec(rows)
-        specs = (PartitionSpec(), over_time, PartitionSpec(None, None, rows), over_rows)
+        over_rows = row_spec(flags.shape[2])
+        over_time = PartitionSpec(None, *over_rows)
+        specs = (PartitionSpec(), over_time, PartitionSpec(None, None, *over_rows), over_rows)
         mapped = jax.shard_map(
             self._of_device, in_specs=specs, out_specs=(over_time, over_rows), check_vma=False
         )

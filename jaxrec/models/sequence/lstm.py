@@ -12,7 +12,7 @@ from jaxrec.models.layers import Linear, dropout
 from jaxrec.models.sequence.blocks import Masks, ResidualBlock
 from jaxrec.models.sequence.lstm_kernel import kernel_lstm
 from jaxrec.models.sequence.lstm_scan import Weights, scan_lstm, step_lstm
-from jaxrec.sharding import devices_are_known
+from jaxrec.partitioning import devices_are_known
 
 
 class LSTMState(NamedTuple):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jaxrec.models.forms import chosen_forms
 from jaxrec.models.sequence.blocks import Masks
 from jaxrec.models.sequence.lstm_cell import gate_gradients, next_state
-from jaxrec.sharding import row_shards, sums_by_shard
+from jaxrec.partitioning import row_shards, sums_by_shard
 
 State = tuple[Float[Array, "D B"], Float[Array, "D B"]]  # hidden and cell
 

@@ -11,7 +11,7 @@ from jaxrec.config import Config, PlanConfig
 from jaxrec.errors import ConfigError
 from jaxrec.models.forms import chosen_forms, traced_with
 from jaxrec.runtime import compiling_for
-from jaxrec.sharding import make_mesh
+from jaxrec.sharding import check_batch, make_mesh
 from jaxrec.training.plan import programs
 from jaxrec.training.plan.chips import Slice, devices_of, stand_ins
 from jaxrec.training.plan.hlo import Costs, read_costs
@@ -102,14 +102,13 @@ class SlicePlan:
 
 def check_slice(config: Config, part: Slice) -> None:
     """Raise a ConfigError unless the mesh and the batch can be divided among the chips."""
-    shards, batch = config.train.item_shards, config.train.batch_size
+    shards, train = config.train.item_shards, config.train
     if part.size % shards:
         raise ConfigError(f"{part.name}: train.item_shards={shards} does not divide {part.size}")
-    if batch % (part.size // shards):
-        raise ConfigError(
-            f"{part.name}: {part.size // shards} devices along users do not divide "
-            f"train.batch_size={batch}"
-        )
+    try:
+        check_batch(train.batch_size, part.size // shards, train.accumulate)
+    except ConfigError as error:
+        raise ConfigError(f"{part.name}: {error}") from error
 
 
 def plan_slice(config: Config, sizes: PlanConfig, part: Slice) -> SlicePlan:

@@ -13,7 +13,8 @@ from jaxrec.models.sequence.chip_scan import ROWS, steps_of_block
 from jaxrec.models.sequence.lstm import LSTM
 from jaxrec.models.sequence.lstm_kernel import kernel_lstm
 from jaxrec.models.sequence.lstm_scan import Weights, scan_lstm
-from jaxrec.sharding import USERS, make_mesh, on_mesh, replicated
+from jaxrec.partitioning import on_mesh
+from jaxrec.sharding import USERS, make_mesh, replicated
 
 WIDTH = 4
 KERNEL = BY_PLATFORM["tpu"]
