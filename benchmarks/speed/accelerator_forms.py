@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 
 from jaxrec.models.forms import Forms, chosen_forms, traced_with
-from jaxrec.sharding import on_mesh, single_device_mesh
+from jaxrec.partitioning import on_mesh
+from jaxrec.sharding import single_device_mesh
 
 NAMES = {
     "experts_as_one": ("experts apart", "experts as one"),

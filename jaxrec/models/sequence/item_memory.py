@@ -85,15 +85,15 @@ def scan_by_products(
     log_rates = jax.nn.log_sigmoid(decay_logits.astype(jnp.float32))
     before, readouts = memory.astype(jnp.float32), []
     for begin in range(0, x.shape[1], BLOCK):
-        block = slice(begin, begin + BLOCK)
-        steps = (gates[:, block], x[:, block], starts[:, block], valid[:, block])
-        readout, before = _block(weights, log_rates, *steps, before)
+        inputs = [part[:, begin : begin + BLOCK] for part in (gates, x, starts, valid)]
+        readout, before = _block(weights, log_rates, inputs, before)
         readouts.append(readout.astype(x.dtype))
     return jnp.concatenate(readouts, 1), before.astype(memory.dtype)
 
 
-def _block(weights, log_rates, gates, x, starts, valid, memory):
+def _block(weights, log_rates, inputs, memory):
     """The readout [B, T, D] and the memory after the last step, in float32."""
+    gates, x, starts, valid = inputs
     sequences, counts = jnp.cumsum(starts & valid, 1), jnp.cumsum(valid, 1)
     same = sequences[:, :, None] == sequences[:, None]
     seen = same & np.tri(x.shape[1], dtype=bool)[None]

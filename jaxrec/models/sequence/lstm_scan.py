@@ -89,12 +89,12 @@ def _forward(weights, x, masks, state, *, keep_residuals):
         (hidden, cell), gates = _next_state(products, (hidden_before, cell_before), masks.valid)
         gates = tuple(gate.astype(x.dtype) for gate in gates)
         hidden, cell = hidden.astype(x.dtype), cell.astype(x.dtype)
-        residuals: Residuals | Array | None = None
-        if keep_residuals:
-            residuals = Residuals(inputs_and_hidden, cell_before, gates)
-            # an accelerator starts one kernel to store an array
-            residuals = jnp.concatenate(jax.tree.leaves(residuals)) if joined else residuals
-        return (hidden, cell), (hidden, residuals)
+        if not keep_residuals:
+            return (hidden, cell), (hidden, None)
+        residuals = Residuals(inputs_and_hidden, cell_before, gates)
+        # an accelerator starts one kernel to store an array
+        stored = jnp.concatenate(jax.tree.leaves(residuals)) if joined else residuals
+        return (hidden, cell), (hidden, stored)
 
     state, (outputs, residuals) = jax.lax.scan(step, state, (x, masks))
     return (outputs, state), (weights, masks, residuals)
