@@ -58,7 +58,7 @@ def assert_same_blocks(stream, most=256):
     st.integers(1, 7),
     st.integers(1, 5),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_shares_give_the_blocks_of_the_stream(runs, cuts, users, rows, most):
     frame = events_of([user for user, length in runs for _ in range(length)])
     with tempfile.TemporaryDirectory() as place:
