@@ -2,22 +2,22 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Int
 
 from jaxrec.errors import ConfigError, RunError
+from jaxrec.types import PADDING_MULTIPLE
 
 USERS, ITEMS = "users", "items"
-SHARDED_TABLES = re.compile(r"item_table|entity_table")  # in paths of parameters
+# in paths of train states and of the arrays of a training
+BY_ITEM = re.compile(r"item_table|entity_table|\.text$|\.features\[")
 
 
 _started_by: int | None = None  # the process that has started JAX through this package
@@ -40,9 +40,14 @@ def refuse_fork() -> None:
 def make_mesh(item_shards: int = 1, devices: Sequence[Device] | None = None) -> Mesh:
     """A mesh of devices, by default all, [users, items], with `item_shards` along `items`.
 
-    Raises a ConfigError if `item_shards` does not divide the devices.
+    Raises a ConfigError if `item_shards` does not divide the devices, or the rows of tables.
     """
     refuse_fork()
+    if item_shards > 1 and PADDING_MULTIPLE % item_shards:
+        raise ConfigError(
+            f"item_shards={item_shards} does not divide the rows of tables, which are a multiple "
+            f"of {PADDING_MULTIPLE}; choose a power of two, at most {PADDING_MULTIPLE}"
+        )
     count = jax.device_count() if devices is None else len(devices)
     if item_shards < 1 or count % item_shards:
         raise ConfigError(f"item_shards={item_shards} does not divide {count} devices")
@@ -59,40 +64,18 @@ def single_device_mesh() -> Mesh:
     )
 
 
-def state_shardings(tree, mesh: Mesh):
-    """A NamedSharding for every leaf of a train state: tables along `items`, others replicated.
+def shardings(tree, mesh: Mesh):
+    """A NamedSharding for every leaf of a train state, or of the arrays of a training.
 
-    The optimizer state has the paths of the parameters, so it is sharded like them.
+    The rows of tables, and the texts and other features of items, lie along `items`. All else is
+    replicated. The optimizer state has the paths of the parameters, so it is sharded like them.
     """
 
     def rule(path, leaf):
-        is_table = leaf.ndim and SHARDED_TABLES.search(jax.tree_util.keystr(path))
-        return NamedSharding(mesh, PartitionSpec(ITEMS) if is_table else PartitionSpec())
+        has_rows = leaf.ndim and BY_ITEM.search(jax.tree_util.keystr(path))
+        return NamedSharding(mesh, PartitionSpec(ITEMS) if has_rows else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(rule, tree)
-
-
-@contextmanager
-def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """Trace a program for a mesh, which `row_shards` then knows."""
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        yield
-
-
-def row_shards(rows: int) -> int:
-    """Shards of a batch along `users` in the program that is traced; 1 outside of `on_mesh`.
-
-    A scan that sums over rows keeps one sum for each shard and adds them up after its last step.
-    Otherwise every step would wait for all devices.
-    """
-    shards = jax.sharding.get_abstract_mesh().shape.get(USERS, 1)
-    return 1 if rows % shards else shards
-
-
-def sums_by_shard(shards: int, *shape: int) -> Float[Array, "S *shape"]:
-    """Zeros to add to, one sum for each of the `row_shards`, on the devices of the shard."""
-    zeros = jnp.zeros((shards, *shape))
-    return zeros if shards == 1 else jax.lax.with_sharding_constraint(zeros, PartitionSpec(USERS))
 
 
 def laid_out(shapes, shardings):
@@ -129,22 +112,31 @@ def shard_batch(batch, mesh: Mesh, batch_size: int):
     return jax.tree.map(whole, batch)
 
 
-def host_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
+def host_rows(batch_size: int, mesh: Mesh, parts: int = 1) -> Int[np.ndarray, " rows"]:
     """The rows of a global batch that this process provides: those on its devices, ascending.
 
     Processes whose devices lie side by side along `items` provide the same rows.
 
+    Args:
+        parts: micro-batches that each device divides its rows into.
+
     Raises:
-        ConfigError: the devices along `users` do not divide the batch size.
+        ConfigError: the devices along `users`, with these parts, do not divide the batch size.
     """
-    if batch_size % mesh.shape[USERS]:
-        raise ConfigError(
-            f"{mesh.shape[USERS]} devices along `users` do not divide "
-            f"train.batch_size={batch_size}; choose a multiple"
-        )
+    check_batch(batch_size, mesh.shape[USERS], parts)
     sharding = NamedSharding(mesh, PartitionSpec(USERS))
     indices = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices]))
+
+
+def check_batch(batch_size: int, devices: int, parts: int = 1) -> None:
+    """Raise a ConfigError unless devices along `users` have equal parts of a batch."""
+    if batch_size % (devices * parts):
+        each = f", with train.accumulate={parts} each," if parts > 1 else ""
+        raise ConfigError(
+            f"{devices} devices along `users`{each} do not divide "
+            f"train.batch_size={batch_size}; choose a multiple of {devices * parts}"
+        )
 
 
 def process_mesh() -> Mesh:

@@ -1,13 +1,15 @@
 import pytest
 
 from jaxrec.errors import ConfigError
-from jaxrec.sharding import ITEMS, USERS, host_rows, make_mesh, on_mesh, row_shards
+from jaxrec.sharding import ITEMS, USERS, host_rows, make_mesh
 
 
 def test_a_mesh_divides_the_devices_between_users_and_items():
     assert dict(make_mesh(2).shape) == {USERS: 2, ITEMS: 2}
-    with pytest.raises(ValueError, match="does not divide"):
+    with pytest.raises(ConfigError, match=r"does not divide the rows of tables.* power of two"):
         make_mesh(3)
+    with pytest.raises(ConfigError, match="item_shards=8 does not divide 4 devices"):
+        make_mesh(8)
 
 
 def test_a_single_process_provides_the_whole_batch():
@@ -18,9 +20,5 @@ def test_a_single_process_provides_the_whole_batch():
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
     with pytest.raises(ConfigError, match=r"do not divide train\.batch_size=6"):
         host_rows(6, make_mesh())
-
-
-def test_rows_are_summed_by_shard_inside_of_a_program_for_a_mesh_alone():
-    with on_mesh(make_mesh(2)):
-        assert (row_shards(8), row_shards(7)) == (2, 1)
-    assert row_shards(8) == 1
+    with pytest.raises(ConfigError, match=r"train\.accumulate=3 each, .* a multiple of 12"):
+        host_rows(16, make_mesh(), 3)

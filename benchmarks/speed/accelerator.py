@@ -11,8 +11,9 @@ jaxtyping, NumPy, SciPy and rich, and torch for the peers (`--torch` if another 
 Every part is a process of its own, in order of importance: ceilings of the card, one LSTM layer and
 that of torch, a training step by batch size, ranking a million users and the same in torch, a step
 of SASRec in torch, and training with validation, which gets the time that is left. What the time
-does not suffice for gets a row that says so. Times are medians of repeats; errors are relative,
-beside higher precision. Every row goes to DIR/accelerator.jsonl at once.
+does not suffice for gets a row that says so. LSTM and step are measured in the forms that the
+platform gets, and in others (`jaxrec/models/forms.py`). Times are medians of repeats; errors are
+relative, beside higher precision. Every row goes to DIR/accelerator.jsonl at once.
 """
 
 import argparse
@@ -32,9 +33,9 @@ from rich.table import Table
 REPOSITORY = Path(__file__).parents[2]
 PARTS = {
     "ceilings": 30,
-    "lstm": 75,
+    "lstm": 90,
     "lstm-torch": 30,
-    "step": 130,
+    "step": 150,
     "ranking": 45,
     "ranking-torch": 30,
     "step-torch": 25,

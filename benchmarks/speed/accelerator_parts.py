@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from accelerator_forms import in_form, variants
 from accelerator_rows import (
     Rows,
     Sizes,
@@ -20,7 +21,8 @@ from accelerator_rows import (
 )
 
 from jaxrec.models.sequence.blocks import Masks
-from jaxrec.models.sequence.lstm_scan import Weights, scan_lstm
+from jaxrec.models.sequence.lstm import scan_rows
+from jaxrec.models.sequence.lstm_scan import Weights
 from jaxrec.ranking.item_table import ItemTable, prepare
 from jaxrec.ranking.top_k import best_items
 
@@ -52,14 +54,16 @@ def lstm(rows: Rows, sizes: Sizes) -> None:
     arrays: dict[str, np.ndarray] = {}
     exact: list[np.ndarray] = []
     known = ""
-    cases = lstm_cases(sizes, *(f"jaxrec {dtype}" for dtype in DTYPES))
+    forms = variants("products_behind_scan", "lstm_kernel")
+    cases = lstm_cases(sizes, *(f"jaxrec {dtype}{form}" for form in forms for dtype in DTYPES))
     for case, system, batch_size, length, width in rows.measured(cases):
         if case != known:
             known, arrays = case, lstm_arrays(batch_size, length, width)
             with jax.default_matmul_precision("highest"):
                 exact = checked(lstm_gradients(plain_scan)(arrays))
-        cast = {name: jnp.asarray(a, DTYPES[system.split()[1]]) for name, a in arrays.items()}
-        run = lstm_gradients(own_scan)
+        dtype, comma, form = system.removeprefix("jaxrec ").partition(",")
+        cast = {name: jnp.asarray(a, DTYPES[dtype]) for name, a in arrays.items()}
+        run = jax.jit(in_form(forms[comma + form], lstm_gradients(own_scan)))
         error = max(map(relative_error, checked(run(cast)), exact))
         times = time_of(partial(run, cast), jax.block_until_ready, sizes.repeats)
         rows.add(case, system, times, flops=lstm_flops(batch_size, length, width), error=error)
@@ -87,11 +91,10 @@ def lstm_gradients(scan: Callable) -> Callable:
 
 def own_scan(x: jax.Array, inward: jax.Array, recurrent: jax.Array, bias: jax.Array) -> jax.Array:
     """The LSTM of jaxrec, [B, T, D] to [B, T, D], without resets."""
-    zeros = jnp.zeros((x.shape[2], x.shape[0]), x.dtype)
+    zeros = jnp.zeros_like(x[:, 0])
     weights = Weights(jnp.concatenate([inward, recurrent]), bias)
     masks = Masks(jnp.zeros(x.shape[1::-1], bool), None)
-    outputs, _ = scan_lstm(weights, jnp.transpose(x, (1, 2, 0)), masks, (zeros, zeros))
-    return jnp.transpose(outputs, (2, 0, 1))
+    return scan_rows(weights, x, masks, (zeros, zeros))[0]
 
 
 def plain_scan(x: jax.Array, inward: jax.Array, recurrent: jax.Array, bias: jax.Array) -> jax.Array:

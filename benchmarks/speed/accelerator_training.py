@@ -12,6 +12,7 @@ from math import prod
 import jax
 import jax.numpy as jnp
 import numpy as np
+from accelerator_forms import in_form, variants
 from accelerator_rows import Inputs, Rows, Sizes
 from flax import nnx
 
@@ -19,11 +20,12 @@ from jaxrec.data.packing import Packing
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.metrics import summarise
 from jaxrec.inference.encoding import encode_catalog, encode_queries, repeat_bias
+from jaxrec.models.forms import Forms, chosen_forms
 from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.ranking.adjustments import history_adjustments, masked_event_types
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
-from jaxrec.training.objective import objective
+from jaxrec.training.objective import StepInputs, objective
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.step import TrainState, build_step
 from jaxrec.training.tasks.base import TrainArrays
@@ -88,9 +90,10 @@ class Training:
         parts = jnp.zeros((), jnp.int32), params, self.optimizer.init(params), text
         return TrainState(*jax.tree.map(jnp.copy, parts))
 
-    def traced(self, batch: Batch) -> jax.stages.Traced:
-        """The step, to be compiled."""
+    def traced(self, batch: Batch, form: Forms | None = None) -> jax.stages.Traced:
+        """The step, to be compiled; by default in the form of the platform."""
         step = build_step(self.config, self.definition, self.optimizer)
+        step = in_form(form or chosen_forms(), step)
         return jax.jit(step, donate_argnums=0).trace(self.state(), self.arrays, batch)
 
     def batches(self, epoch: int) -> Iterator[tuple[Batch, int]]:
@@ -111,8 +114,13 @@ class Training:
 def new_model(inputs: Inputs) -> Recommender:
     """The model with initial parameters."""
     config = inputs.config
-    links = config.train.link_weight > 0
-    return Recommender(config.model, inputs.sizes, nnx.Rngs(config.train.seed), links=links)
+    return Recommender(
+        config.model,
+        inputs.sizes,
+        nnx.Rngs(config.train.seed),
+        links=config.train.link_weight > 0,
+        masked_items=config.train.masked_item_weight > 0,
+    )
 
 
 @cache
@@ -130,17 +138,20 @@ def device_arrays(inputs: Inputs) -> TrainArrays:
 
 
 def step(rows: Rows, sizes: Sizes, inputs: Inputs) -> None:
-    """A whole step by batch size, on batches of the first epoch that lie on the device.
+    """A whole step by form and batch size, on batches of the first epoch that lie on the device.
 
     The error is that of the loss of the first step, beside float32 in the highest precision.
     """
+    forms = variants(*Forms._fields)
+    own, *others = forms
     cases = [
-        (f"{number} rows", f"jaxrec {dtype}", number, dtype)
-        for dtype in ("bf16", "float32")
+        (f"{number} rows", f"jaxrec {dtype}{form}", number, dtype, form)
+        # the forms that the platform gets come first, as time may end
+        for dtype, form in [("bf16", own), ("float32", own), *(("bf16", form) for form in others)]
         for number in sizes.batch_sizes
     ]
     losses: dict[int, float] = {}
-    for case, system, number, dtype in rows.measured(cases):
+    for case, system, number, dtype, form in rows.measured(cases):
         training = Training(inputs, number, dtype == "bf16")
         if training.packing.num_rows < number:
             rows.add(case, system, note=f"not measured: {training.packing.num_rows} rows of data")
@@ -148,7 +159,7 @@ def step(rows: Rows, sizes: Sizes, inputs: Inputs) -> None:
         full = training.packing.num_rows // number  # batches without empty rows
         made = [training.packing.batch(0, n) for n in range(min(full, sizes.repeats))]
         batches = [jax.device_put(batch) for batch in made]
-        traced = training.traced(batches[0])
+        traced = training.traced(batches[0], forms[form])
         start = time.perf_counter()
         compiled = traced.lower().compile()
         figures = {"compile_seconds": time.perf_counter() - start}
@@ -176,7 +187,7 @@ def exact_loss(training: Training, batch: Batch) -> float:
     def loss(state: TrainState, arrays, batch: Batch):
         key = jax.random.fold_in(jax.random.key(training.config.train.seed), 0)
         model = training.definition.merge(state.params)
-        return objective(model, arrays, state.text, batch, 0, key)[0]
+        return objective(model, StepInputs(arrays, state.text, batch, key))[0]
 
     with jax.default_matmul_precision("highest"):
         return float(loss(training.state(), training.arrays, batch))

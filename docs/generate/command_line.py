@@ -49,7 +49,7 @@ INTRODUCTION = """# Command line
 | exit code | means |
 |---|---|
 | 0 | done |
-| 1 | an internal error, with its traceback on stderr, or a training that has diverged, with a message |
+| 1 | an internal error, with its traceback on stderr; or a training has diverged, with a message |
 | 2 | the input cannot be used; the message names the place and the correction |
 | 3 | `jaxrec validate` warns, `jaxrec plan` does not fit, or `jaxrec compare` finds a worse run |
 | 130, 143 | stopped by Ctrl-C or SIGTERM; `jaxrec train` has saved its state |

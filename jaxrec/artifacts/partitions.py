@@ -51,11 +51,20 @@ class Partitions:
         Args:
             facts: the entry of the part in the manifest, such as counts.
         """
-        for directory, name, table, metadata in files:
-            directory.write(name, partial(fill_table, table, metadata=metadata))
-        after = replace(self, done=(*self.done, facts))
+        write_files(files)
+        return self.record(facts)
+
+    def record(self, facts: dict[str, Any]) -> "Partitions":
+        """Put a part whose files are written into the manifest, in the order of the numbers."""
+        done = sorted((*self.done, facts), key=lambda part: part_number(part["name"]))
+        after = replace(self, done=tuple(done))
         after.write_manifest()
         return after
+
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of the finished parts."""
+        return {part_number(part["name"]) for part in self.done}
 
     def finish(self, totals: dict[str, Any]) -> None:
         """Add totals to the manifest and mark the directory as complete."""
@@ -78,6 +87,22 @@ class Partitions:
         started, parts = self.started.isoformat(), list(self.done)
         content = {"job": self.job, "started": started, "parts": parts}
         return content | ({"totals": totals} if totals else {})
+
+
+def part_name(number: int) -> str:
+    """The name of a part, without a suffix."""
+    return f"part-{number:05}"
+
+
+def part_number(name: str) -> int:
+    """The number of a part, by its name."""
+    return int(name.removeprefix("part-"))
+
+
+def write_files(files: Sequence[PartFile]) -> None:
+    """Write the files of a part; each appears whole or not at all."""
+    for directory, name, table, metadata in files:
+        directory.write(name, partial(fill_table, table, metadata=metadata))
 
 
 def open_partitions(directory: Directory, job: dict[str, Any]) -> Partitions:

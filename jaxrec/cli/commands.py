@@ -9,12 +9,12 @@ from jaxrec.serving import batch, comparison, export, forget, options, reports, 
 from jaxrec.serving.console import silence
 
 CALLS: dict[str, tuple[type, Callable[[Any], None]]] = {
-    "recommend": (options.RecommendOptions, batch.recommend),
+    "recommend": (options.RecommendOptions, batch.run),
     "compare": (comparison.CompareOptions, comparison.compare),
     "serve": (options.ServeOptions, server.serve),
     "explain": (options.ExplainOptions, reports.explain),
     "audience": (options.AudienceOptions, reports.audience),
-    "profile": (options.ProfileOptions, batch.profile),
+    "profile": (options.ProfileOptions, batch.run),
     "similar": (options.SimilarOptions, reports.similar),
     "replay": (options.ReplayOptions, reports.replay),
     "plot": (options.PlotOptions, reports.plot),

@@ -19,6 +19,10 @@ class TrainConfig(Bounded):
     """Stop after this number of epochs without a better validation NDCG@10."""
     batch_size: Count = 32
     """Rows of a packed batch, over all devices."""
+    accumulate: Count = 1
+    """Micro-batches of a step: parts of the batch that are read one after another, while their
+    gradients are summed. The update is that of the whole batch, up to dropout, and the memory for
+    histories that of a part. The rows of each device must be a multiple of it."""
     sequence_length: Count = 64
     """Time steps of a packed row; longer histories are cut into windows."""
     burn_in: NonNegative = 0
@@ -67,9 +71,11 @@ class TrainConfig(Bounded):
     """`sampled_softmax`: the optimizer reads and moves only those rows of the id tables that a step
     reads (lazy Adam). Experts with the source graph need `fan_out` for it."""
     loss_logits: Count = 2**21
-    """Number of logits that the loss holds at a time, but at least those of 256 positions."""
+    """Number of logits that the loss holds at a time, over all devices, but at least those of 256
+    positions."""
     item_shards: Count = 1
-    """Devices along the `items` axis of the mesh; the others go along `users`."""
+    """Devices along the `items` axis of the mesh, a power of two; the others go along `users`. They
+    divide tables, texts, encoded vectors and logits, for catalogues that no device can hold."""
     init: str = ""
     """Run directory whose parameters a new training begins with (empty: random ones). They move by
     name, rows by the ids of items and entities. What does not fit is named and begins anew.
@@ -87,6 +93,11 @@ class TrainConfig(Bounded):
         super().__post_init__()
         if "item" in self.auxiliary:
             raise ConfigError("auxiliary: the next item is always predicted; name other node types")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"accumulate: batch_size {self.batch_size} cannot be divided into "
+                f"{self.accumulate} equal parts; choose a divisor of it"
+            )
         if self.init and not self.init_parts:
             raise ConfigError("init_parts names no part to take; name one, or leave init out")
         if self.sparse_rows and self.loss != "sampled_softmax":

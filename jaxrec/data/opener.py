@@ -72,6 +72,7 @@ class OpenTable:
         types: column -> its type in DuckDB.
         is_text: whether all values are text, as in CSV files.
         field_types: types of the columns of RecBole's atomic files.
+        files: what the query reads; empty if a query of the specification or a database does.
     """
 
     spec: TableSpec
@@ -80,6 +81,7 @@ class OpenTable:
     types: Mapping[str, str]
     is_text: bool
     field_types: Mapping[str, str]
+    files: tuple[Path, ...]
 
     def read(self) -> pl.DataFrame:
         """All rows. Columns of text files whose values are all numbers become numbers."""
@@ -201,13 +203,15 @@ def open_table(spec: TableSpec) -> OpenTable:
         DataError: a file is missing, empty, corrupt or of an unknown format; the query is invalid;
             a column of the specification is missing, or two columns have the same name.
     """
+    files: list[Path] = []
     with readable(spec), _connected(spec) as connection:
         if spec.database:
             query, kind = f"SELECT * FROM {ANSWER}", "query"
         elif spec.sql:
             query, kind = _checked_query(spec, connection), "query"
         else:
-            query, kind = _file_query(spec, connection)
+            files = list_files(spec.base, spec.files)
+            query, kind = _file_query(files, spec, connection)
         query = _with_fields(query, spec, connection)
         relation = connection.sql(query)
         source_names, types = list(relation.columns), list(map(str, relation.types))
@@ -231,12 +235,14 @@ def open_table(spec: TableSpec) -> OpenTable:
         types=dict(zip(names, types, strict=True)),
         is_text=kind == "csv",
         field_types=dict(zip(names, (field_type for _, field_type in fields), strict=False)),
+        files=tuple(files),
     )
 
 
-def _file_query(spec: TableSpec, connection: duckdb.DuckDBPyConnection) -> tuple[str, str]:
+def _file_query(
+    files: Sequence[Path], spec: TableSpec, connection: duckdb.DuckDBPyConnection
+) -> tuple[str, str]:
     """The query of a table's files and their format."""
-    files = list_files(spec.base, spec.files)
     kind = format_of_all(files)
     match kind:
         case "parquet":

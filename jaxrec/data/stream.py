@@ -2,10 +2,11 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from glob import escape
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import duckdb
@@ -16,7 +17,7 @@ from jaxtyping import UInt32
 from jaxrec.data.columns import as_ids, null_words, require
 from jaxrec.data.forgotten import LeftOut
 from jaxrec.data.invoices import invoice_events, is_invoice_table
-from jaxrec.data.opener import open_source
+from jaxrec.data.opener import OpenTable, open_source
 from jaxrec.data.sql import connect
 from jaxrec.data.tables import TimeKind, validate_tables
 from jaxrec.data.times import as_milliseconds, clear_times, same_unit, time_notes, unit_of
@@ -50,6 +51,8 @@ class EventStream:
     grouped: bool  # whether the rows of every user to read are contiguous
     num_rows: int  # number of rows of the users to read
     notes: tuple[str, ...]  # about sorting, listed users without events and forgotten users
+    table: OpenTable | None  # what is read; None: rows in memory
+    unit: str | None = None  # of the timestamps; None: that of the first batch
 
     def blocks(self) -> Iterator[pl.DataFrame]:
         """Validated events (columns as in `Tables.events`), `users_per_block` users at a time.
@@ -67,15 +70,36 @@ class EventStream:
             DataError: as `validate_tables`, with the first row of the batch; the file is
                 unreadable.
         """
-        events = _validated(self)
+        events = self.validated()
         if not self.grouped:
             events = _sorted_by_user(events, self.rows_per_batch)
-        for number, block in enumerate(_whole_users(events, self.users_per_block), 1):
-            if "event_id" in block.columns:  # its repeats may have been in different batches
-                name = f"{self.name}, block {number:,} of users"
-                # the timestamps are milliseconds already, so they pass as positions
-                block = _validate(block, name, "order")
-            yield block
+        for number, block in enumerate(_whole_users(events, self.users_per_block)):
+            yield checked_block(block, number, self.name)
+
+    def validated(self) -> Iterator[pl.DataFrame]:
+        """Validated events of the users to read, in file order; no frame is empty."""
+        columns, unit = tuple(name for name in COLUMNS if name in self.columns), self.unit
+        for origin, batch in _batches(self.read, self.name, columns, self.rows_per_batch):
+            if "event" not in columns and len(self.event_types) == 1:
+                batch = batch.with_columns(pl.lit(self.event_types[0]).alias("event"))
+            stamps, clear = batch["timestamp"], None
+            if self.time == "timestamp" and (clear := clear_times(stamps)) is not None:
+                batch = batch.with_columns(clear[1])  # so that they are parsed once
+            events = _validate(batch, origin, self.time)
+            if self.time == "timestamp":
+                unit = same_unit(unit, clear[0] if clear else unit_of(stamps), origin)
+            events = self.users.read(events, has_time=self.time == "timestamp")
+            if len(events):
+                yield events
+
+    def first_unit(self) -> str | None:
+        """The unit of the timestamps in the first batch, which is that of all others."""
+        if self.time != "timestamp":
+            return None
+        with closing(self.read(("timestamp",), self.rows_per_batch)) as batches:  # type: ignore[type-var]
+            stamps = next(batches)["timestamp"]
+        clear = clear_times(stamps)
+        return clear[0] if clear else unit_of(stamps)
 
 
 def open_events(
@@ -113,26 +137,37 @@ def open_events(
         listed = as_ids(users.keep, "the users to keep")
         ids = users.stored(listed, "the users to keep").unique(maintain_order=True)
         users = replace(users, keep=ids)
-    table = open_source(source, "events", layout)
-    name, columns = table.spec.origin, table.columns
-    read: Reader = table.batches
+    opened = open_source(source, "events", layout)
+    table: OpenTable | None = opened
+    name, columns, read = opened.spec.origin, opened.columns, table_reader(opened, users)
     if is_invoice_table(columns):
-        events = invoice_events(table.read(), name)
-        columns, read = tuple(events.columns), partial(_slices, events)
-    if users.id_key:
-        read = partial(_with_stored_ids, read, users, name)
+        events = invoice_events(opened.read(), name)
+        table, columns = None, tuple(events.columns)
+        read = _reader(partial(_slices, events), users, name)
     for column in REQUIRED_COLUMNS:
         if column not in columns:
             require(pl.DataFrame(schema=columns), column, name)
     surveyed = ("user_id", "timestamp") if time == "timestamp" else ("user_id",)
     batches = _batches(read, name, surveyed, rows_per_batch)
-    grouped, num_rows, num_absent, notes = _survey(batches, users, time)
+    first = list(islice(batches, 1))
+    if not first:
+        require(pl.DataFrame(schema=surveyed), "user_id", name)
+    grouped, num_rows, num_absent, notes = _survey(chain(first, batches), users, time)
     if not grouped:
         notes += (f"{name}: not grouped by user, so sorted on disk first ({num_rows:,} rows).",)
     if users.keep is not None and num_absent:
         notes += (f"{name}: users without events: {num_absent:,} of {len(users.keep):,}.",)
     options = (users_per_block, time, event_types, users, rows_per_batch)
-    return EventStream(name, columns, read, *options, grouped, num_rows, notes)
+    return EventStream(name, columns, read, *options, grouped, num_rows, notes, table)
+
+
+def table_reader(table: OpenTable, users: UserFilter) -> Reader:
+    """Reads a table in batches, with user ids as they are kept."""
+    return _reader(table.batches, users, table.spec.origin)
+
+
+def _reader(read: Reader, users: UserFilter, name: str) -> Reader:
+    return partial(_with_stored_ids, read, users, name) if users.id_key else read
 
 
 def _with_stored_ids(
@@ -149,7 +184,7 @@ def _slices(frame: pl.DataFrame, columns: Sequence[str], size: int) -> Iterator[
     return frame.select(columns).iter_slices(size)
 
 
-def _sorting(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
+def sorting(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection for tables of `num_rows` rows, with a directory for temporary files."""
     memory = max(MIN_MEMORY, BYTES_PER_ROW * num_rows)
     return connect(
@@ -182,7 +217,7 @@ def _survey(
                 num_runs += len(runs)
             last = ids[-1]
         if grouped and num_runs:
-            with _sorting(directory, num_runs) as database:
+            with sorting(directory, num_runs) as database:
                 all_runs = database.read_parquet(f"{escape(directory)}/*.parquet")
                 [[num_users]] = all_runs.aggregate("count(DISTINCT user_id)").fetchall()
             grouped = num_users == num_runs
@@ -216,26 +251,19 @@ def _batches(
     for batch in read(columns, rows_per_batch):
         yield f"{name}, batch from row {num_read + 1:,}", batch
         num_read += len(batch)
-    if not num_read:
-        require(pl.DataFrame(schema=columns), columns[0], name)
 
 
-def _validated(stream: EventStream) -> Iterator[pl.DataFrame]:
-    """Validated events of the users to read, in file order; no frame is empty."""
-    columns = tuple(name for name in COLUMNS if name in stream.columns)
-    unit = None
-    for origin, batch in _batches(stream.read, stream.name, columns, stream.rows_per_batch):
-        if "event" not in columns and len(stream.event_types) == 1:
-            batch = batch.with_columns(pl.lit(stream.event_types[0]).alias("event"))
-        stamps, clear = batch["timestamp"], None
-        if stream.time == "timestamp" and (clear := clear_times(stamps)) is not None:
-            batch = batch.with_columns(clear[1])  # so that they are parsed once
-        events = _validate(batch, origin, stream.time)
-        if stream.time == "timestamp":
-            unit = same_unit(unit, clear[0] if clear else unit_of(stamps), origin)
-        events = stream.users.read(events, has_time=stream.time == "timestamp")
-        if len(events):
-            yield events
+def checked_block(block: pl.DataFrame, number: int, name: str) -> pl.DataFrame:
+    """A block of users without repeats of an event_id, which may have been in different batches.
+
+    Args:
+        number: of the block, from 0.
+        name: of the stream.
+    """
+    if "event_id" not in block.columns:
+        return block
+    # the timestamps are milliseconds already, so they pass as positions
+    return _validate(block, f"{name}, block {number + 1:,} of users", "order")
 
 
 def _validate(events: pl.DataFrame, name: str, time: TimeKind) -> pl.DataFrame:
@@ -257,7 +285,7 @@ def _sorted_by_user(frames: Iterable[pl.DataFrame], rows_per_batch: int) -> Iter
             frame.with_columns(rows.alias(ROW)).write_parquet(path, compression="lz4")
             num_rows += len(frame)
         if num_rows:
-            with _sorting(directory, num_rows) as database:
+            with sorting(directory, num_rows) as database:
                 ordered = database.read_parquet(f"{escape(directory)}/*.parquet")
                 ordered = ordered.order(f"user_id, {ROW}").project(f"* EXCLUDE {ROW}")
                 ordered.write_parquet(f"{directory}/sorted", compression="lz4")

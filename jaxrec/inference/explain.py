@@ -107,8 +107,7 @@ def integrated_gradients(
     shares = (jnp.arange(STEPS)[:, None, None] + 0.5) / STEPS
 
     def user(scaled: list[Array]) -> Float[Array, "steps F"]:
-        parts = zip(experts, before, scaled, strict=True)
-        after = tuple(e.sequence.scan(state, x, starts, is_event)[1] for e, state, x in parts)
+        after = tuple(state for _, state in recommender.scan(before, scaled, starts, is_event))
         targets = jnp.full(STEPS, target_event_type)
         return recommender.user_vectors(recommender.last_outputs(after), targets)
 

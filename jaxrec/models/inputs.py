@@ -3,8 +3,11 @@
 from dataclasses import dataclass, field
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
+
+from jaxrec.partitioning import by_column, to_columns, to_rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,46 @@ class Nodes:
     text: Float[Array, "I text"]  # whitened text vectors of the items; zero where unknown
     # by column: vectors [I, D] and bins of numbers [I], as `FeatureMaps.apply` gives them
     features: dict[str, Shaped[Array, "I ..."]] = field(default_factory=dict)
+    # whether the id of item i is i or 0, as in the catalogue of training; else it may be any
+    own_ids: bool = field(default=False, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NodeVectors:
+    """Vectors of all nodes, items first.
+
+    Along `items` those of items and of the other nodes are two arrays that lie by row: one array
+    could not be cut without moving its rows to other devices.
+    """
+
+    arrays: tuple[Float[Array, "_ D"], ...]
+    num_items: int = field(metadata={"static": True})
+
+    @property
+    def items(self) -> Float[Array, "I D"]:
+        """Vectors of the items, by row."""
+        return self.arrays[0][: self.num_items]
+
+    def of_items(self, nodes: Int[Array, " K"]) -> Float[Array, "K D"]:
+        """Vectors of some items, by row."""
+        return self._rows(0, nodes)
+
+    def of_entities(self, nodes: Int[Array, " K"]) -> Float[Array, "K D"]:
+        """Vectors of some nodes that are not items, by row."""
+        return self._rows(-1, nodes)
+
+    def of_nodes(self, nodes: Int[Array, " K"]) -> Float[Array, "K D"]:
+        """Vectors of any nodes, by column."""
+        if len(self.arrays) == 1:
+            return self.arrays[0][nodes]
+        return by_column(jnp.concatenate([to_columns(part) for part in self.arrays])[nodes])
+
+    def _rows(self, place: int, nodes: Int[Array, " K"]) -> Float[Array, "K D"]:
+        if len(self.arrays) == 1:
+            return self.arrays[0][nodes]
+        rows = nodes if place == 0 else nodes - self.num_items
+        return to_rows(by_column(to_columns(self.arrays[place])[rows]))
 
 
 @jax.tree_util.register_dataclass

@@ -5,6 +5,7 @@ events of a user with its own sequence encoder. The experts are trained apart an
 added: the sum of their dot products is one dot product of concatenated vectors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +20,15 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.config import ModelConfig
 from jaxrec.models.graph.build import both_directions
 from jaxrec.models.graph.links import LinkDecoder
-from jaxrec.models.inputs import Events, Nodes, Sizes
+from jaxrec.models.inputs import Events, Nodes, NodeVectors, Sizes
 from jaxrec.models.items.build import build_item_encoder
 from jaxrec.models.layers import Linear, Table, dropout, unit_norm
 from jaxrec.models.sequence.build import build_sequence_encoder
 from jaxrec.models.sequence.encoder import State
+from jaxrec.models.sequence.experts import Scan, scan_experts
 from jaxrec.models.sequence.masked_items import MaskedItems
 from jaxrec.models.text.finetuned import TextTower
+from jaxrec.partitioning import look_up, spread_rows
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP
 
 REPEAT_EVENTS = 64  # latest events whose items get a repeat bias
@@ -88,12 +91,19 @@ class Expert(nnx.Module):
         """Unit vectors of all nodes, items first, in float32; `key` is for id dropout."""
         return self.item_encoder(nodes, graph, key)
 
+    def encode_apart(
+        self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
+    ) -> NodeVectors:
+        """The same vectors, as a training step reads them; see `ItemEncoder.apart`."""
+        return self.item_encoder.apart(nodes, graph, key)
+
     def event_vectors(
         self, items: Float[Array, "I D"], events: Events, key: Array | None = None
     ) -> Float[Array, "B T D"]:
         """x_t = Drop(v_item + event type + time gap); `key` is for dropout."""
         # unit vectors have entries near 1 / sqrt(D); the sequence encoder expects entries near 1
-        vectors = items[events.items] * self.config.hidden_size**0.5
+        vectors = look_up(items, jnp.asarray(events.items)) * self.config.hidden_size**0.5
+        vectors = spread_rows(vectors)
         vectors += self.event_type_table[...][events.event_types]
         if self.config.time_gaps:
             vectors += self.gap_table[...][gap_buckets(events.gaps)]
@@ -199,13 +209,22 @@ class Recommender(nnx.Module):
 
         Masks as in `SequenceEncoder.scan`.
         """
-        parts = zip(self.experts, states, jnp.split(items, len(self.experts), -1), strict=True)
-        scans = [
-            expert.sequence.scan(state, expert.event_vectors(vectors, events), starts, valid)
-            for expert, state, vectors in parts
-        ]
-        outputs, after = zip(*scans, strict=True)
+        parts = zip(self.experts, jnp.split(items, len(self.experts), -1), strict=True)
+        vectors = [expert.event_vectors(part, events) for expert, part in parts]
+        outputs, after = zip(*self.scan(states, vectors, starts, valid), strict=True)
         return jnp.concatenate(outputs, -1), after
+
+    def scan(
+        self,
+        states: tuple[State, ...],
+        events: Sequence[Float[Array, "B T D"]],
+        starts: Bool[Array, "B T"] | None = None,
+        valid: Bool[Array, "B T"] | None = None,
+        keys: Sequence[Array] | None = None,
+    ) -> list[Scan]:
+        """The outputs and the state of every expert after its event vectors; see `scan_experts`."""
+        encoders = [expert.sequence for expert in self.experts]
+        return scan_experts(encoders, states, events, starts, valid, keys)
 
     def last_outputs(self, states: tuple[State, ...]) -> Float[Array, "B out"]:
         """The outputs after the last events of states, for `user_vectors`."""

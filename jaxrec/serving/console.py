@@ -52,19 +52,21 @@ def show_table(table: pl.DataFrame, out: Path | None) -> None:
         console.print(f"{len(table):,} rows in {out}")
 
 
-def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame) -> None:
-    """Print the last items of a few users, and what a table of lists or profiles holds for them."""
+def preview(model: TrainedModel, log: EventLog, table: pl.DataFrame) -> list[str]:
+    """The last items of a few users, and what a table of lists or profiles holds for them."""
     title = pl.col("title") if "title" in table.columns else pl.lit(None, pl.String)
     if "weight" in table.columns:
         weight = (100 * pl.col("weight")).round(1)
         label = pl.format("{} {} %", pl.coalesce(title, table.columns[3]), weight)
     else:
         label = pl.coalesce(title, table.columns[2])
+    lines = []
     for user in range(min(PREVIEW_USERS, log.num_users)):
         recent = log.items[log.offsets[user] : log.offsets[user + 1]][-PREVIEW_ITEMS:]
         rows = table.filter(pl.col("user_id") == log.user_ids[user]).head(PREVIEW_ROWS)
-        console.print(f"user {log.user_ids[user]}: after {_joined(model.index.labels(recent))}")
-        console.print(f"    -> {_joined(rows.select(label).to_series())}")
+        lines.append(f"user {log.user_ids[user]}: after {_joined(model.index.labels(recent))}")
+        lines.append(f"    -> {_joined(rows.select(label).to_series())}")
+    return lines
 
 
 def _joined(names: pl.Series) -> str:

@@ -77,10 +77,18 @@ class BatchOptions(EventsOptions):
     """Print the last items of three users, and what is written for them."""
     states: Place | None = None
     """Directory or URL for the state of every user, which `jaxrec serve --load-states` reads."""
+    engine: Literal["process", "ray"] = "process"
+    """Who reads and scores: this process, or workers of Ray (`pip install 'jaxrec[ray]'`), on this
+    machine or a cluster."""
+    workers: Count | None = None
+    """Workers of `--engine ray` (by default one for each GPU, or for each machine of a cluster
+    without GPUs; a worker without a GPU uses all cores)."""
 
     def __post_init__(self) -> None:
         """Raise an error for directories that cannot be written."""
         super().__post_init__()
+        if self.workers is not None and self.engine != "ray":
+            raise ConfigError("--workers needs --engine ray")
         directories = [open_directory(place) for place in (self.out, self.states) if place]
         if len({directory.address for directory in directories}) < len(directories):
             raise ConfigError("--states and --out are the same directory; name two")

@@ -126,7 +126,8 @@ def frozen_model(context: TrainContext, state: TrainState, scale: float) -> Froz
     return FrozenModel(
         model=model,
         arrays=context.arrays,
-        nodes=catalog_vectors(context, state),
+        # the step of the decoder is not divided along `items`
+        nodes=jax.device_put(catalog_vectors(context, state), replicated(context.mesh)),
         scale=scale,
         repeat_bias=jnp.asarray(scale * repeat_bias(model, dataset.target_event_type)),
         is_predicted=jnp.array([name in predicted for name in names]),

@@ -75,8 +75,7 @@ def grown_state(
         RunError: the parameters are those of other options.
     """
 
-    def build(earlier: tuple[nnx.State, optax.OptState]) -> TrainState:
-        text = context.arrays.catalog.nodes.text
+    def build(text: Array, earlier: tuple[nnx.State, optax.OptState]) -> TrainState:
         fresh, (old_params, old_opt_state) = new_state(context, text), earlier
         opt_state = _grown(fresh.opt_state, old_opt_state, rows, starts=False)
         opt_state = jax.tree.map(
@@ -88,7 +87,8 @@ def grown_state(
         params = _grown(fresh.params, old_params, rows, starts=True)
         return TrainState(fresh.step, params, opt_state, fresh.text)
 
-    return jax.jit(build, out_shardings=state_layout(context)[1])((params, opt_state))
+    begin = jax.jit(build, out_shardings=state_layout(context)[1])
+    return begin(context.arrays.catalog.nodes.text, (params, opt_state))
 
 
 def moved_params(layout: nnx.State, params: nnx.State, rows: dict[str, Rows]) -> nnx.State:

@@ -22,8 +22,9 @@ from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.groups import check_columns
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
+from jaxrec.partitioning import on_mesh
 from jaxrec.processes import entered_by_first, from_first
-from jaxrec.sharding import laid_out, on_mesh, replicated
+from jaxrec.sharding import laid_out
 from jaxrec.training import cards, pretrained, shops, warm_start
 from jaxrec.training import logging as report
 from jaxrec.training.evaluator import calibrate, test, validate
@@ -187,7 +188,7 @@ def load(
     Raises a RunError if the checkpoint is damaged, or does not fit the options.
     """
     target = laid_out(*state_layout(context))
-    vectors = run_directory.vector_targets(context.config, context.sizes, replicated(context.mesh))
+    vectors = run_directory.vector_targets(context.config, context.sizes, target.text.sharding)
     rest = {"step": target.step, "opt_state": target.opt_state}
     run, what = Path(manager.directory).parent, f"config.yaml or the checkpoint of step {step}"
     with run_directory.reading(run, what):

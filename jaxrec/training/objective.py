@@ -1,6 +1,8 @@
 """What training minimises: the weighted losses of all tasks, summed over the experts."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,49 +11,127 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxrec.models.graph.link_sampling import Links
-from jaxrec.models.inputs import Events, Nodes
+from jaxrec.models.inputs import Events, NodeVectors
 from jaxrec.models.recommender import Expert, Recommender
 from jaxrec.models.text.finetuned import FinetunedText, TextTower, encode_finetuned_rows
+from jaxrec.partitioning import put_rows, whole
+from jaxrec.training.item_sampling import STATIC
+from jaxrec.training.micro_batches import WHOLE_BATCH, MicroBatch, half_hidden
 from jaxrec.training.step_items import StepItems, needed_entities, needed_items, step_items
-from jaxrec.training.tasks.base import ExpertBatch, TrainArrays, half_hidden
+from jaxrec.training.tasks.base import ExpertBatch, TrainArrays
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Batch
 
 
-def objective(
-    model: Recommender,
-    arrays: TrainArrays,
-    text: Float[Array, "I text"],
-    batch: Batch,
-    finetune_items: int,
-    key: Array,
-    items: StepItems | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss of a batch, and its parts by task and expert, such as `next_item/0`.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StepInputs:
+    """What a step reads beside the parameters."""
 
-    Args:
-        text: whitened text vectors of the items.
-        finetune_items: items whose text is encoded with gradient, if the text encoder trains.
-        items: those that the step encodes; None for all, which the full softmax needs.
-    """
-    text_key, *expert_keys = jax.random.split(key, 1 + len(model.experts))
+    arrays: TrainArrays
+    text: Float[Array, "I text"]  # whitened text vectors of the items
+    batch: Batch
+    key: Array
+    items: StepItems | None = None  # those that the step encodes; None: all, as the full softmax
+    # items whose text is encoded with gradient, if the text encoder trains
+    finetune_items: int = field(default=0, metadata=STATIC)
+
+
+class ExpertKeys(NamedTuple):
+    """The keys of what a step draws for an expert."""
+
+    nodes: Array
+    events: Array
+    layers: Array
+    targets: Array
+    gaps: Array
+    tasks: Array
+
+
+Losses = tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
+"""The loss of a batch, and its parts by task and expert, such as `next_item/0`."""
+
+
+def objective(model: Recommender, inputs: StepInputs) -> Losses:
+    """The loss of a batch."""
+    return batch_losses(model, *encode_nodes(model, inputs), inputs)
+
+
+def encode_nodes(
+    model: Recommender, inputs: StepInputs
+) -> tuple[tuple[NodeVectors, ...], tuple[Links | None, ...]]:
+    """The nodes as every expert encodes them, and the edges that it predicts."""
+    arrays, items = inputs.arrays, inputs.items
+    text_key, keys = split_key(inputs.key, len(model.experts))
     tower, finetuned = model.text_tower, arrays.finetuned_text
-    nodes = replace(arrays.catalog.nodes, text=text)
+    nodes = replace(arrays.catalog.nodes, text=inputs.text)
     nodes = nodes if items is None else items.of(nodes)
     if tower is not None and finetuned is not None:
-        text = finetuned_rows(tower, finetuned, nodes.text, batch, finetune_items, text_key, items)
+        count = inputs.finetune_items
+        text = finetuned_rows(tower, finetuned, nodes.text, inputs.batch, count, text_key, items)
         nodes = replace(nodes, text=text)
+    graphs = [step_graph(arrays, items, own.events) for own in keys]
+    vectors = (
+        expert.encode_apart(nodes, graph, own.nodes)
+        for expert, (graph, _), own in zip(model.experts, graphs, keys, strict=True)
+    )
+    return tuple(vectors), tuple(links for _, links in graphs)
+
+
+def batch_losses(
+    model: Recommender,
+    vectors: Sequence[NodeVectors],
+    links: Sequence[Links | None],
+    inputs: StepInputs,
+    part: MicroBatch = WHOLE_BATCH,
+    totals: Sequence[dict[str, Float[Array, ""]]] | None = None,
+) -> Losses:
+    """The loss of a batch, or what a part of it adds.
+
+    Args:
+        vectors, links: as `encode_nodes` gives them.
+        totals: of a part, the weights of the whole batch; see `total_weights`.
+    """
+    batches = expert_batches(model, vectors, links, inputs, part)
     loss, parts = jnp.zeros(()), {}
-    for number, (expert, expert_key) in enumerate(zip(model.experts, expert_keys, strict=True)):
-        inputs = expert_batch(expert, nodes, arrays, batch, expert_key, items)
-        for task in arrays.tasks:
-            part = task.loss(inputs)
-            loss += task.weight * part
-            parts[f"{task.name}/{number}"] = part
+    for number, batch in enumerate(batches):
+        batch = batch if totals is None else replace(batch, totals=totals[number])
+        for task in inputs.arrays.tasks:
+            value = task.loss(batch)
+            loss += task.weight * value
+            parts[f"{task.name}/{number}"] = value
     return loss, parts
 
 
+def total_weights(inputs: StepInputs, experts: int) -> list[dict[str, Float[Array, ""]]]:
+    """The sums of the weights of the whole batch, by task, for every expert."""
+    keys, tasks = split_key(inputs.key, experts)[1], inputs.arrays.tasks
+    return [
+        {task.name: task.weights(inputs.batch, own.tasks, WHOLE_BATCH).sum() for task in tasks}
+        for own in keys
+    ]
+
+
+def split_key(key: Array, experts: int) -> tuple[Array, list[ExpertKeys]]:
+    """The key of the texts, and those of every expert."""
+    text_key, *expert_keys = jax.random.split(key, 1 + experts)
+    keys = []
+    for own in expert_keys:
+        nodes, events, layers, targets = jax.random.split(own, 4)
+        gaps, tasks = (jax.random.fold_in(targets, number) for number in (1, 2))
+        keys.append(ExpertKeys(nodes, events, layers, targets, gaps, tasks))
+    return text_key, keys
+
+
 def draw_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | None:
-    """The items that a step scores and encodes, with their neighbourhoods; None for all."""
+    """The items that a step scores and encodes, with their neighbourhoods; None for all.
+
+    Every device draws all of them.
+    """
+    drawn = _drawn_items(arrays, batch, key)
+    return None if drawn is None else jax.tree.map(whole, drawn)
+
+
+def _drawn_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | None:
     sampler, ids = arrays.item_sampler, arrays.catalog.nodes.items
     if sampler is None:
         return None
@@ -70,39 +150,57 @@ def draw_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | Non
     return step_items(sample, ids, links, part, all_items=False)
 
 
-def expert_batch(
+def expert_batches(
+    model: Recommender,
+    vectors: Sequence[NodeVectors],
+    links: Sequence[Links | None],
+    inputs: StepInputs,
+    part: MicroBatch = WHOLE_BATCH,
+) -> list[ExpertBatch]:
+    """The user vectors of every expert after every event of a part of a batch, beside its nodes."""
+    keys = split_key(inputs.key, len(model.experts))[1]
+    batch = jax.tree.map(part.of, inputs.batch)
+    items = places(inputs.items, batch.items)
+    events = Events(items, batch.event_types, batch.gaps)
+    scans = model.scan(
+        model.initial_state(len(batch.items)),
+        [
+            expert.event_vectors(nodes.items, events, part.key(own.events))
+            for expert, nodes, own in zip(model.experts, vectors, keys, strict=True)
+        ],
+        jnp.asarray(batch.starts),
+        keys=[part.key(own.layers) for own in keys],
+    )
+    batches = []
+    for expert, nodes, edges, own, (outputs, _) in zip(
+        model.experts, vectors, links, keys, scans, strict=True
+    ):
+        users, types = batch_users(expert, outputs, batch, own, part)
+        shared = (inputs.items, part)
+        batches.append(
+            ExpertBatch(
+                expert, inputs.arrays, batch, nodes, users, types, own.tasks, edges, *shared
+            )
+        )
+    return batches
+
+
+def batch_users(
     expert: Expert,
-    nodes: Nodes,
-    arrays: TrainArrays,
+    outputs: Float[Array, "B T out"],
     batch: Batch,
-    key: Array,
-    items: StepItems | None = None,
-) -> ExpertBatch:
-    """The node vectors of an expert, and the user vectors after every event of a batch.
+    keys: ExpertKeys,
+    part: MicroBatch,
+) -> tuple[Float[Array, "B T D"], Int[Array, "B T"]]:
+    """The user vectors after every event, and the target event types that they know.
 
     A random half of the user vectors know the event type of their target, and an independent half
     know the time to it, so that the model serves requests with and without them.
-
-    Args:
-        nodes: those that the step encodes.
-        items: see `objective`.
     """
-    id_key, event_key, layer_key, target_key = jax.random.split(key, 4)
-    graph, links = step_graph(arrays, items, event_key)
-    vectors = expert.encode_nodes(nodes, graph, id_key)
-    events = expert.event_vectors(
-        vectors[: len(nodes.items)],
-        Events(places(items, batch.items), batch.event_types, batch.gaps),
-        event_key,
-    )
-    state = expert.sequence.initial_state(len(batch.items))
-    starts = jnp.asarray(batch.starts)
-    outputs, _ = expert.sequence.scan(state, events, starts=starts, key=layer_key)
-    event_types = half_hidden(target_key, jnp.asarray(batch.target_event_types), ANY_EVENT_TYPE)
-    gap_key, task_key = (jax.random.fold_in(target_key, number) for number in (1, 2))
-    gaps = half_hidden(gap_key, jnp.asarray(batch.target_gaps), NO_GAP)
-    users = expert.user_vectors(outputs, event_types, gaps)
-    return ExpertBatch(expert, arrays, batch, vectors, users, event_types, task_key, links, items)
+    target_types = jnp.asarray(batch.target_event_types)
+    event_types = half_hidden(keys.targets, target_types, ANY_EVENT_TYPE, part)
+    gaps = half_hidden(keys.gaps, jnp.asarray(batch.target_gaps), NO_GAP, part)
+    return expert.user_vectors(outputs, event_types, gaps), event_types
 
 
 def step_graph(
@@ -151,4 +249,4 @@ def finetuned_rows(
     priority = jnp.where(rows > last, -1.0, priority)
     _, chosen = jax.lax.top_k(priority, min(count, len(rows)))
     encoded = encode_finetuned_rows(tower, finetuned, jnp.minimum(rows[chosen], last))
-    return text.at[chosen].set(encoded.astype(text.dtype))
+    return put_rows(text, chosen, encoded.astype(text.dtype))

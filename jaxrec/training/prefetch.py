@@ -12,7 +12,7 @@ from jaxrec.types import Batch
 def prefetch(context: TrainContext, epoch: int, steps: range) -> Iterator[tuple[Batch, int]]:
     """Batches on the devices, with their numbers of targets; a thread makes the next one."""
     batch_size = context.config.train.batch_size
-    rows = host_rows(batch_size, context.mesh)
+    rows = host_rows(batch_size, context.mesh, context.config.train.accumulate)
 
     def make(step: int) -> tuple[Batch, int]:
         batch = context.packing.batch(epoch, step, rows)

@@ -132,8 +132,7 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
         )
     rows = row_maps(pretrained.artifacts, context)
 
-    def build(params: nnx.State) -> TrainState:
-        text = context.arrays.catalog.nodes.text
+    def build(text: Array, params: nnx.State) -> TrainState:
         fresh, earlier = new_state(context, text), leaves(params)
 
         def take(path, new: Array) -> Array:
@@ -146,7 +145,8 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
         params = jax.tree_util.tree_map_with_path(take, fresh.params)
         return TrainState(fresh.step, params, fresh.opt_state, fresh.text)
 
-    state = jax.jit(build, out_shardings=shardings)(saved["params"])
+    begin = jax.jit(build, out_shardings=shardings)
+    state = begin(context.arrays.catalog.nodes.text, saved["params"])
     known = int(np.count_nonzero(rows["ids"].same[1:] >= 0))
     return state, (*pretrained.notes, *_report(plan, pretrained, known))
 

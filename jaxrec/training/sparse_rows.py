@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from jaxrec.partitioning import WHOLE, by_row, look_up, put_rows
+
 ID_TABLES = re.compile(r"\['item_table'\]")  # in paths of parameters, and of their moments
 
 
@@ -23,7 +25,7 @@ def rows_of(tree, rows: Int[Array, " M"]):
     """
 
     def take(path, leaf):
-        return leaf[rows] if _is_table(path, leaf) else leaf
+        return by_row(look_up(leaf, rows, spec=WHOLE)) if _is_table(path, leaf) else leaf
 
     return jax.tree_util.tree_map_with_path(take, tree)
 
@@ -39,7 +41,7 @@ def with_rows(tree, rows: Int[Array, " M"], part):
         if not _is_table(path, whole):
             return leaf
         outside = jnp.where((rows == 0) & (jnp.arange(len(rows)) > 0), len(whole), rows)
-        return whole.at[outside].set(leaf, mode="drop")
+        return put_rows(whole, outside, leaf)
 
     return jax.tree_util.tree_map_with_path(put, tree, part)
 

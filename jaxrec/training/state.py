@@ -32,13 +32,13 @@ from jaxrec.models.items.features import FeatureMaps, fit_features
 from jaxrec.models.items.id import id_rows, rows_of_ids
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
 from jaxrec.models.text.finetuned import TextTower
+from jaxrec.partitioning import on_mesh
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.sharding import (
     make_mesh,
     process_copy,
     process_mesh,
-    replicated,
-    state_shardings,
+    shardings,
 )
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.samplers import build_samplers, sampling_notes
@@ -143,7 +143,7 @@ def make_context(
         packing=packing,
         definition=definition,
         optimizer=make_optimizer(train, epochs * packing.steps_per_epoch),
-        arrays=jax.device_put(arrays, replicated(mesh)),
+        arrays=jax.device_put(arrays, shardings(arrays, mesh)),
         epochs=epochs if packing.num_rows else 0,
         notes=(
             *notes,
@@ -319,6 +319,7 @@ def train_arrays(
     least = config.model.min_events_for_id
     ids = id_rows(dataset.with_own_id(least), least)
     arrays = catalog_arrays(catalog, text.vectors, ids, entities, columns)
+    arrays = replace(arrays, nodes=replace(arrays.nodes, own_ids=not least))
     candidates = np.pad(trained, (0, padding))
     tasks = build_tasks(config.train, catalog.graph, graphs)
     return TrainArrays(
@@ -341,7 +342,7 @@ def initial_state(context: StepContext) -> TrainState:
 def state_layout(context: StepContext) -> tuple[TrainState, TrainState]:
     """Shapes and shardings of a train state."""
     shapes = jax.eval_shape(partial(new_state, context), context.arrays.catalog.nodes.text)
-    return shapes, state_shardings(shapes, context.mesh)
+    return shapes, shardings(shapes, context.mesh)
 
 
 def new_state(context: StepContext, text: Float[Array, "I text"]) -> TrainState:
@@ -368,7 +369,8 @@ def process_local(context: TrainContext, state: TrainState) -> tuple[TrainContex
 
 
 def catalog_vectors(context: TrainContext, state: TrainState) -> Float[Array, "N F"]:
-    """Vectors of all nodes under a state."""
+    """Vectors of all nodes under a state, by row on the mesh of the context."""
     nodes = replace(context.arrays.catalog.nodes, text=state.text)
     arrays = replace(context.arrays.catalog, nodes=nodes)
-    return encode_catalog(Model(context.definition, state.params), arrays)
+    with on_mesh(context.mesh):
+        return encode_catalog(Model(context.definition, state.params), arrays)

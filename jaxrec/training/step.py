@@ -15,9 +15,19 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrec.config.options import Config
-from jaxrec.models.recommender import ModelDef, cast_products
+from jaxrec.models.inputs import NodeVectors
+from jaxrec.models.recommender import ModelDef, Recommender, cast_products
 from jaxrec.training.finite import NOT_FINITE, first_not_finite
-from jaxrec.training.objective import draw_items, objective
+from jaxrec.training.micro_batches import MicroBatch
+from jaxrec.training.objective import (
+    Losses,
+    StepInputs,
+    batch_losses,
+    draw_items,
+    encode_nodes,
+    objective,
+    total_weights,
+)
 from jaxrec.training.sparse_rows import places_of_ids, rows_of, with_rows
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
@@ -54,13 +64,14 @@ def build_step(
         if train.sparse_rows and items is not None:
             ids = items.ids
             params, opt_state = rows_of((params, opt_state), ids)
-            items = replace(items, ids=places_of_ids(ids))
-
-        def loss_of(params: nnx.State):
-            model = definition.merge(cast_products(params, dtype))
-            return objective(model, arrays, state.text, batch, finetune_items, key, items)
-
-        (loss, parts), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+            items = replace(items, ids=places_of_ids(ids), own_ids=True)
+        inputs = StepInputs(arrays, state.text, batch, key, items, finetune_items)
+        (loss, parts), gradients = losses_and_gradients(
+            lambda params: definition.merge(cast_products(params, dtype)),
+            params,
+            inputs,
+            train.accumulate,
+        )
         norm = optax.tree.norm(gradients)
         not_finite = first_not_finite(loss, norm, params, gradients)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
@@ -72,3 +83,36 @@ def build_step(
         return TrainState(state.step + 1, params, opt_state, state.text), metrics
 
     return step
+
+
+def losses_and_gradients(
+    model_of: Callable[[nnx.State], Recommender], params: nnx.State, inputs: StepInputs, parts: int
+) -> tuple[Losses, nnx.State]:
+    """The loss of a batch, its parts by task, and the gradient, with which everything is float32.
+
+    Args:
+        model_of: the model of parameters, which may round them.
+        parts: micro-batches that the batch is read in. The nodes are encoded once for all of them.
+    """
+    if parts == 1:
+        return jax.value_and_grad(lambda p: objective(model_of(p), inputs), has_aux=True)(params)
+
+    def gradients_of(number: Int[Array, ""]) -> Any:
+        def losses(params: nnx.State, vectors: tuple[NodeVectors, ...]) -> Losses:
+            part = MicroBatch(number, parts)
+            return batch_losses(model_of(params), vectors, links, inputs, part, totals)
+
+        return jax.value_and_grad(losses, argnums=(0, 1), has_aux=True)(params, vectors)
+
+    def add_part(sums: Any, number: Int[Array, ""]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, gradients_of(number)), None
+
+    vectors, gradient_of_nodes, links = jax.vjp(
+        lambda params: encode_nodes(model_of(params), inputs), params, has_aux=True
+    )
+    totals = total_weights(inputs, len(vectors))
+    numbers = jnp.arange(parts)
+    shapes = jax.eval_shape(gradients_of, numbers[0])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    (value, (gradients, of_vectors)), _ = jax.lax.scan(add_part, zeros, numbers)
+    return value, jax.tree.map(jnp.add, gradients, gradient_of_nodes(of_vectors)[0])

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 from jaxrec.models.graph.link_sampling import Links, LinkSampler
 from jaxrec.models.graph.neighbourhoods import Neighbourhood, distinct
 from jaxrec.models.inputs import Nodes
+from jaxrec.partitioning import WHOLE, look_up
 from jaxrec.training.item_sampling import STATIC, ItemSample, ItemSampler
 
 
@@ -24,6 +25,7 @@ class StepItems:
     entities: Int[Array, " entities"] | None  # ids of the other nodes, ascending; None for all
     graph: jraph.GraphsTuple | None  # between these nodes; None where it is the whole graph
     links: Links | None  # edges to predict, whose ends are encoded
+    own_ids: bool = field(metadata=STATIC)  # see `Nodes`
     num_items: int = field(metadata=STATIC)  # of the catalogue, padded
     all_items: bool = field(metadata=STATIC)  # whether the whole catalogue is encoded
 
@@ -35,8 +37,9 @@ class StepItems:
         return Nodes(
             self.ids,
             entities if self.entities is None else entities[self.entities - self.num_items],
-            nodes.text[self.encoded],
-            {name: values[self.encoded] for name, values in nodes.features.items()},
+            look_up(nodes.text, self.encoded, spec=WHOLE),
+            {n: look_up(values, self.encoded, spec=WHOLE) for n, values in nodes.features.items()},
+            self.own_ids,
         )
 
     def places(self, nodes: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
@@ -70,7 +73,17 @@ def step_items(
         encoded, entities, graph = part
     else:
         encoded = needed_items(sample, links, num_items)
-    return StepItems(sample, encoded, ids[encoded], entities, graph, links, num_items, all_items)
+    return StepItems(
+        sample,
+        encoded,
+        ids[encoded],
+        entities,
+        graph,
+        links,
+        own_ids=all_items,
+        num_items=num_items,
+        all_items=all_items,
+    )
 
 
 def needed_items(sample: ItemSample, links: Links | None, num_items: int) -> Int[Array, " M"]:

@@ -9,7 +9,13 @@ import pytest
 from pyarrow import parquet
 
 from jaxrec.artifacts.directories import LocalDirectory, RemoteDirectory, open_directory
-from jaxrec.artifacts.partitions import PartFile, begun_job, open_partitions, read_manifest
+from jaxrec.artifacts.partitions import (
+    PartFile,
+    begun_job,
+    open_partitions,
+    part_name,
+    read_manifest,
+)
 from jaxrec.errors import ConfigError, RunError
 
 PART = pl.DataFrame({"user_id": ["a"]})
@@ -25,11 +31,13 @@ def directory(request, tmp_path):
 def test_a_stopped_job_continues_after_its_last_part(directory):
     started = open_partitions(directory, {"k": 3})
     assert started.done == ()
-    started.write([PartFile(directory, "part-0.csv", PART)], {"users": 1})
+    facts = {"name": "part-0", "users": 1}
+    started.write([PartFile(directory, "part-0.csv", PART)], facts)
     if isinstance(directory, LocalDirectory):
         (directory.path / ".part-1.csv.draft").write_text("half")
     continued = open_partitions(directory, {"k": 3})
-    assert continued.done == ({"users": 1},)
+    assert continued.done == (facts,)
+    assert continued.numbers == {0}
     assert continued.started == started.started
     assert begun_job(directory) == {"k": 3}
     assert directory.names() == ["_manifest.json", "part-0.csv"]
@@ -40,9 +48,19 @@ def test_a_stopped_job_continues_after_its_last_part(directory):
         open_partitions(directory, {"k": 3})
 
 
+def test_parts_are_recorded_in_the_order_of_their_numbers(directory):
+    parts = open_partitions(directory, {"k": 3})
+    for number in (2, 100_000, 0):
+        parts = parts.record({"name": part_name(number)})
+    names = ["part-00000", "part-00002", "part-100000"]
+    assert [part["name"] for part in parts.done] == names
+    assert open_partitions(directory, {"k": 3}).numbers == {0, 2, 100_000}
+
+
 def test_parts_of_another_job_are_refused_with_the_difference(directory):
     job = {"options": {"k": 3, "target": "item"}}
-    open_partitions(directory, job).write([PartFile(directory, "part-0.csv", PART)], {})
+    facts = {"name": "part-0"}
+    open_partitions(directory, job).write([PartFile(directory, "part-0.csv", PART)], facts)
     with pytest.raises(RunError, match=r"another job \(options\.k: 3, now 4\)"):
         open_partitions(directory, {"options": {"k": 4, "target": "item"}})
 
@@ -51,7 +69,8 @@ def test_other_tools_read_a_complete_directory_as_one_table(tmp_path):
     directory = open_directory(tmp_path)
     parts = open_partitions(directory, {"k": 3})
     for number in range(2):
-        parts = parts.write([PartFile(directory, f"part-{number}.parquet", PART)], {"users": 1})
+        facts = {"name": f"part-{number}", "users": 1}
+        parts = parts.write([PartFile(directory, f"part-{number}.parquet", PART)], facts)
     parts.finish({"users": 2})
     assert directory.names() == [
         *("_SUCCESS", "_manifest.parquet", "part-0.parquet", "part-1.parquet")

@@ -10,14 +10,14 @@ from flax import nnx
 
 from jaxrec.config import Config, ModelConfig, TextConfig, TrainConfig
 from jaxrec.inference.encoding import CatalogArrays
-from jaxrec.models.inputs import Nodes, Sizes
+from jaxrec.models.inputs import Nodes, NodeVectors, Sizes
 from jaxrec.models.recommender import (
     cast_products,
 )
 from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.finetuned import FinetunedText, TextTower
 from jaxrec.training.losses.full_softmax import FullSoftmax
-from jaxrec.training.objective import objective
+from jaxrec.training.objective import StepInputs, objective
 from jaxrec.training.tasks.base import ExpertBatch, TrainArrays
 from jaxrec.training.tasks.first_item import FirstItem
 from jaxrec.training.tasks.next_entity import NextEntity
@@ -96,7 +96,8 @@ def expert_batch(expert, arrays, batch, items=None, target_event_types=None) -> 
     users = jnp.zeros((*batch.items.shape, CONFIG.model.hidden_size))
     if target_event_types is None:
         target_event_types = jnp.asarray(batch.target_event_types)
-    return ExpertBatch(expert, arrays, batch, vectors, users, target_event_types, KEY)
+    nodes = NodeVectors((vectors,), 8)
+    return ExpertBatch(expert, arrays, batch, nodes, users, target_event_types, KEY)
 
 
 def make_tower() -> TextTower:
@@ -127,7 +128,8 @@ def make_finetuned_text() -> FinetunedText:
 def jitted_objective(graphdef, params, arrays, batch):
     model = nnx.merge(graphdef, params)
     text = arrays.catalog.nodes.text
-    return objective(model, arrays, text, batch, CONFIG.text.finetune_items, KEY)
+    inputs = StepInputs(arrays, text, batch, KEY, finetune_items=CONFIG.text.finetune_items)
+    return objective(model, inputs)
 
 
 @partial(jax.jit, static_argnums=(0, 4))

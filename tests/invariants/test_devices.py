@@ -2,11 +2,10 @@
 
 import re
 
-import jax
 import numpy as np
 import pytest
 from helpers.ranking import catalogue, from_mask, rank_dense, small_integers
-from helpers.training import config, first_steps
+from helpers.training import config
 
 import jaxrec
 from jaxrec.data.dataset import prepare
@@ -19,7 +18,6 @@ from jaxrec.ranking.adjustments import (
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, best_items, rank_queries
 from jaxrec.sharding import make_mesh
-from jaxrec.training import state as train_state
 from jaxrec.training.loop import make_train_step
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.prefetch import prefetch
@@ -87,28 +85,6 @@ def test_real_vectors_are_ranked_equally_on_any_mesh(item_shards):
     np.testing.assert_array_equal(top.items, expected.items)
     np.testing.assert_allclose(top.scores, expected.scores, atol=1e-5)
     np.testing.assert_allclose(top.log_z, expected.log_z, atol=1e-5)
-
-
-SAMPLED = {"train.loss": "sampled_softmax", "train.negatives": 4, "train.fan_out": 2}
-
-
-@pytest.mark.parametrize(
-    "loss", [{}, pytest.param({**SAMPLED, "train.sparse_rows": True}, marks=pytest.mark.slow)]
-)
-def test_one_device_and_four_see_the_same_losses(tables, monkeypatch, loss):
-    assert jax.device_count() == 4
-    options = config(**{"model.experts": ["id+graph"], "train.item_shards": 2}, **loss)
-    dataset = prepare(options, tables)
-    on_four, _ = first_steps(make_context(options, dataset))
-    one = jax.make_mesh(
-        (1, 1),
-        ("users", "items"),
-        devices=jax.devices()[:1],
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
-    )
-    monkeypatch.setattr(train_state, "make_mesh", lambda shards: one)
-    on_one, _ = first_steps(make_context(options, dataset))
-    np.testing.assert_allclose(on_four, on_one, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sequence", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])

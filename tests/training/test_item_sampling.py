@@ -26,7 +26,7 @@ from jaxrec.training.item_sampling import (
     windows_of_items,
 )
 from jaxrec.training.losses.full_softmax import FullSoftmax
-from jaxrec.training.objective import draw_items, finetuned_rows, objective
+from jaxrec.training.objective import StepInputs, draw_items, finetuned_rows, objective
 from jaxrec.training.samplers import predicted_entities
 from jaxrec.training.state import make_packing
 from jaxrec.training.tasks.link_prediction import LinkPrediction
@@ -61,7 +61,8 @@ def losses(model, arrays, batch, sampler):
     def compute(params):
         def loss(params):
             model, items = nnx.merge(graphdef, params), draw_items(arrays, batch, KEY)
-            return objective(model, arrays, arrays.catalog.nodes.text, batch, 4, KEY, items)
+            text = arrays.catalog.nodes.text
+            return objective(model, StepInputs(arrays, text, batch, KEY, items, 4))
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -73,6 +74,7 @@ def assert_equal(actual, expected):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("repeats", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_with_all_items_the_sampled_softmax_is_the_full_softmax(repeats):
     """Losses of all tasks and gradients: with repeat biases; with a mask, for two experts."""
@@ -105,6 +107,7 @@ def short_batch():
     )
 
 
+@pytest.mark.thorough
 def test_encoding_the_sample_alone_equals_encoding_all(short_batch):
     """For all tasks; the ends of links are encoded, but not scored as the next item."""
     options = replace(CONFIG.model, experts=("id+text",), id_dropout=0.0, dropout=0.0)
@@ -174,6 +177,7 @@ def test_a_sample_holds_the_batch_and_what_is_drawn(short_batch):
     assert drawn == {frozenset({4}), frozenset({6}), frozenset({4, 6})}
 
 
+@pytest.mark.thorough
 def test_texts_of_the_targets_of_a_sample_are_encoded_again(tower, short_batch):
     """Three targets come first; then other items of the sample, but no padding."""
     arrays = replace(make_arrays(), item_sampler=make_sampler())

@@ -22,7 +22,7 @@ from jaxrec.errors import ConfigError, DataError, InputError
 from jaxrec.training import loop, shops, state
 from jaxrec.training.add_forecast import add_forecast
 from jaxrec.training.evaluator import validate
-from jaxrec.training.objective import objective
+from jaxrec.training.objective import StepInputs, objective
 from jaxrec.training.refit import refit
 
 OPTIONS = {
@@ -95,9 +95,11 @@ def local_batches(context, batch):
 
 @partial(jax.jit, static_argnums=0)
 def losses(definition, params, arrays, text, batch):
-    return objective(definition.merge(params), arrays, text, batch, 0, jax.random.key(1))[1]
+    inputs = StepInputs(arrays, text, batch, jax.random.key(1))
+    return objective(definition.merge(params), inputs)[1]
 
 
+@pytest.mark.thorough
 def test_a_mixed_batch_loses_the_sum_of_what_each_shop_loses_alone(context):
     first = state.initial_state(context)
     batch = context.packing.batch(0, 0)
@@ -171,6 +173,7 @@ def test_a_validation_is_the_mean_over_the_queries_of_all_shops(context):
     assert validate(context.shops["old"], of_old)["ndcg@10"] == of_shops[0]
 
 
+@pytest.mark.thorough
 def test_every_shop_and_a_third_one_are_served(run, both):
     joint = jaxrec.load(run)
     vectors = joint.index.host_vectors("item")

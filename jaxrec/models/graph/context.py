@@ -12,6 +12,7 @@ from jaxrec.config import ModelConfig
 from jaxrec.models.graph.message_passing import RelationMessage, WeightedEdges
 from jaxrec.models.layers import normal_table, product
 from jaxrec.models.transformer import TransformerBlock
+from jaxrec.partitioning import by_column, whole
 from jaxrec.runtime import target_platform
 
 NODE, TEXT, NEIGHBOUR = range(3)  # types of tokens
@@ -56,12 +57,14 @@ class ContextEncoder(nnx.Module):
         """Vectors of all nodes, in the dtype of `nodes`.
 
         Sequences exist for one block of nodes at a time and are computed again for the gradient.
+        Every device reads and encodes all nodes, as any of them may be a neighbour.
 
         Args:
             graph: edges sorted by receiver, the most informative first; `graph.edges` holds
                 relation numbers, or `WeightedEdges` where some edges are hidden.
             text: vectors of the texts of the items, which are the first nodes.
         """
+        nodes, text = whole(nodes), None if text is None else whole(text)
         size = min(nodes_at_a_time(), len(nodes))
         blocks = -(-len(nodes) // size)
         numbers = jnp.arange(blocks * size).reshape(blocks, size)
@@ -72,7 +75,7 @@ class ContextEncoder(nnx.Module):
 
         # rows beyond the last node repeat it
         _, vectors = jax.lax.scan(encode, None, jnp.minimum(numbers, len(nodes) - 1))
-        return vectors.reshape(blocks * size, -1)[: len(nodes)]
+        return by_column(vectors.reshape(blocks * size, -1)[: len(nodes)])
 
     def encode(
         self,

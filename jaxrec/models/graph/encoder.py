@@ -24,7 +24,8 @@ class GraphLayer(Protocol):
         """New vectors of all nodes, in the dtype of the old ones.
 
         A permuted graph gives permuted vectors. A node depends on its incoming edges only, so that
-        the padding edges of the last node reach no other node.
+        the padding edges of the last node reach no other node. Vectors lie by column before and
+        after the layer, and what reads whole vectors turns them `to_rows` (`jaxrec.partitioning`).
 
         Args:
             graph: edges sorted by receiver; `graph.edges` holds relation numbers, or

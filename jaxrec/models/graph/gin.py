@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrec.models.graph.message_passing import Aggregate, RelationMessage, message_passing
+from jaxrec.partitioning import to_columns, to_rows
 
 
 class GINLayer(nnx.Module):
@@ -32,6 +33,6 @@ class GINLayer(nnx.Module):
         self, nodes: Float[Array, "N D"], gathered: Float[Array, "N D"]
     ) -> Float[Array, "N D"]:
         """MLP((1 + eps) h + gathered messages)."""
-        combined = (1 + self.epsilon[...]) * nodes + gathered
+        combined = to_rows((1 + self.epsilon[...]) * nodes + gathered)
         hidden = self.hidden(combined.astype(self.hidden.kernel[...].dtype))
-        return self.output(nnx.relu(self.norm(hidden))).astype(nodes.dtype)
+        return to_columns(self.output(nnx.relu(self.norm(hidden))).astype(nodes.dtype))

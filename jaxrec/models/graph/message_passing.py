@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrec.models.layers import Table
+from jaxrec.partitioning import by_column
 from jaxrec.runtime import target_platform
 
 Aggregate = Literal["sum", "mean", "max"]
@@ -40,13 +41,16 @@ def message_passing(
 ) -> Float[Array, "N D"]:
     """h' = update(h, sum, mean or largest entries of the messages along the incoming edges).
 
-    A node without incoming edges gathers zeros.
+    A node without incoming edges gathers zeros. Messages are computed entry by entry, so devices
+    along `items` divide the columns: each reads all edges, and none waits for another.
 
     Args:
         graph: edges sorted by receiver; `graph.edges` holds relation numbers or `WeightedEdges`.
         message: (relations, vectors of the senders) -> messages, for many edges at once.
-        update: (vectors of the nodes, gathered messages) -> new vectors, for all nodes at once.
+        update: (vectors of the nodes, gathered messages) -> new vectors, for all nodes at once,
+            by column.
     """
+    nodes = by_column(nodes)
     match aggregate:
         case "sum":
             gathered = _sum(nodes, graph, message)
@@ -177,7 +181,7 @@ def _sum(
             messages = messages * block.edges.weights[:, None]
         return total.at[block.receivers].add(messages, indices_are_sorted=True)
 
-    return _over_blocks(nodes, graph, _sent(message), add, jnp.zeros_like(nodes))
+    return _over_blocks(nodes, graph, _sent(message), add, by_column(jnp.zeros_like(nodes)))
 
 
 def _largest(
@@ -214,9 +218,12 @@ def _largest(
         return total, first + len(block.receivers)
 
     first = jnp.zeros((), jnp.int32)
-    nothing = (jnp.full_like(nodes, -jnp.inf), jnp.full(nodes.shape, -1), first)
-    origins = _over_blocks(nodes, graph, _sent(message), find, nothing)[1]
-    return _over_blocks(nodes, graph, _sent(message), add, (jnp.zeros_like(nodes), first))[0]
+    peaks, numbers_of, zeros = map(
+        by_column,
+        (jnp.full_like(nodes, -jnp.inf), jnp.full(nodes.shape, -1), jnp.zeros_like(nodes)),
+    )
+    origins = _over_blocks(nodes, graph, _sent(message), find, (peaks, numbers_of, first))[1]
+    return _over_blocks(nodes, graph, _sent(message), add, (zeros, first))[0]
 
 
 def _sent(message: Message) -> Callable[[Any, Any, Any], Any]:

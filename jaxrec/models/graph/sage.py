@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from jaxrec.models.graph.message_passing import Aggregate, RelationMessage, message_passing
 from jaxrec.models.layers import product, unit_norm
+from jaxrec.partitioning import to_columns, to_rows
 
 
 class SAGELayer(nnx.Module):
@@ -39,7 +40,9 @@ class SAGELayer(nnx.Module):
     def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:
         """New vectors of all nodes."""
         return message_passing(
-            nodes if self.pool is None else nnx.relu(product(self.pool, nodes)),
+            nodes
+            if self.pool is None
+            else to_columns(nnx.relu(product(self.pool, to_rows(nodes)))),
             graph,
             message=self.message,
             update=lambda _, gathered: self.update(nodes, gathered),
@@ -50,6 +53,7 @@ class SAGELayer(nnx.Module):
         self, nodes: Float[Array, "N D"], gathered: Float[Array, "N D"]
     ) -> Float[Array, "N D"]:
         """W_self h + W_neighbours g + b, then the ReLU and the division by the length."""
+        nodes, gathered = to_rows(nodes), to_rows(gathered)
         nodes = product(self.own, nodes) + product(self.neighbours, gathered)
         nodes = nnx.relu(nodes) if self.activate else nodes
-        return unit_norm(nodes) if self.normalize else nodes
+        return to_columns(unit_norm(nodes) if self.normalize else nodes)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 from jaxrec.models.graph.message_passing import RelationMessage, attend
 from jaxrec.models.layers import product
 from jaxrec.models.transformer import MLP
+from jaxrec.partitioning import to_columns, to_rows
 
 
 class GraphTransformerLayer(nnx.Module):
@@ -35,11 +36,14 @@ class GraphTransformerLayer(nnx.Module):
 
     def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:
         """New vectors of all nodes."""
+        nodes = to_rows(nodes)
         hidden = self.attention_norm(nodes)
-        sent = (product(self.key, hidden), product(self.value, hidden))
-        queries = self.by_head(product(self.query, hidden))
+        layers = (self.query, self.key, self.value)
+        # no device needs a part of a head
+        queries, keys, values = (to_columns(self.by_head(product(x, hidden))) for x in layers)
+        sent = (keys.reshape(nodes.shape), values.reshape(nodes.shape))
         gathered = attend(queries, sent, graph, message=self.message)
-        return self.update(nodes, gathered.reshape(nodes.shape))
+        return to_columns(self.update(nodes, to_rows(gathered).reshape(nodes.shape)))
 
     def message(
         self, relations: Int[Array, " E"], sent: tuple[Float[Array, "E D"], Float[Array, "E D"]]

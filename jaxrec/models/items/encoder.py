@@ -10,9 +10,11 @@ from jaxtyping import Array, Float
 
 from jaxrec.models.graph.context import ContextEncoder
 from jaxrec.models.graph.encoder import GraphEncoder
-from jaxrec.models.inputs import Nodes
+from jaxrec.models.inputs import Nodes, NodeVectors
 from jaxrec.models.items.text import TextSource
 from jaxrec.models.layers import Table, unit_norm
+from jaxrec.partitioning import by_column, by_row, shards, to_columns, to_rows
+from jaxrec.sharding import ITEMS
 
 
 @runtime_checkable
@@ -66,22 +68,56 @@ class ItemEncoder(nnx.Module):
         self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
     ) -> Float[Array, "N D"]:
         """Unit vectors of all nodes, items first, in float32; `key` as in `ItemSource`."""
-        return unit_norm(self.features(nodes, graph, key))
+        return unit_norm(to_rows(self.features(nodes, graph, key)))
+
+    def apart(
+        self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
+    ) -> NodeVectors:
+        """The same vectors, apart where devices along `items` divide them."""
+        num_items = len(nodes.items)
+        if shards(ITEMS) == 1:
+            return NodeVectors((self(nodes, graph, key),), num_items)
+        if self.graph_encoder is None and self.context is None:
+            items, entities = self.item_features(nodes, key)[0], self.entity_features(nodes)
+        else:
+            columns, entities = jnp.split(self.features(nodes, graph, key), [num_items])
+            items = to_rows(columns)
+        return NodeVectors((unit_norm(items), unit_norm(to_rows(entities))), num_items)
 
     def features(
         self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
     ) -> Float[Array, "N D"]:
-        """The vectors before the norm: the sum of the sources and of what the graph adds."""
-        features, text = jnp.zeros((len(nodes.items), self.width)), None
-        for source in self.sources:
-            vectors = source(nodes, key)
-            features += vectors
-            if isinstance(source, TextSource):
-                text = vectors.astype(features.dtype)
+        """The vectors before the norm: the sum of the sources and of what the graph adds.
+
+        They lie by column.
+        """
+        features, text = self.item_features(nodes, key)
+        features = to_columns(features)
         if self.entity_table is not None:
-            features = jnp.concatenate([features, self.entity_table[...][nodes.entities]])
+            features = jnp.concatenate([features, self.entity_features(nodes)])
         if self.graph_encoder is not None:
             features += self.graph_encoder(features, graph)
         if self.context is not None:
             features += self.context(features, graph, text)
         return features
+
+    def item_features(
+        self, nodes: Nodes, key: Array | None
+    ) -> tuple[Float[Array, "I D"], Float[Array, "I D"] | None]:
+        """The sums of the sources, and the vectors of the texts alone where these are one.
+
+        They lie by row.
+        """
+        features, text = by_row(jnp.zeros((len(nodes.items), self.width))), None
+        for source in self.sources:
+            vectors = by_row(source(nodes, key))
+            features += vectors
+            if isinstance(source, TextSource):
+                text = vectors.astype(features.dtype)
+        return features, text
+
+    def entity_features(self, nodes: Nodes) -> Float[Array, "entities D"]:
+        """The learned vectors of the other nodes, by column."""
+        if self.entity_table is None:
+            return jnp.zeros((0, self.width))
+        return by_column(to_columns(self.entity_table[...])[nodes.entities])

@@ -8,6 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.models.inputs import Nodes
 from jaxrec.models.layers import normal_table
+from jaxrec.partitioning import WHOLE, by_column, look_up, shards, to_columns, to_rows
+from jaxrec.sharding import ITEMS
 from jaxrec.types import padded_size
 
 
@@ -44,4 +46,10 @@ class IdSource(nnx.Module):
         if key is not None:
             dropped = jax.random.bernoulli(key, self.id_dropout, ids.shape)
             ids = jnp.where(dropped, 0, ids)
-        return self.item_table[...][ids]
+        table = self.item_table[...]
+        if shards(ITEMS) > 1 and nodes.own_ids:  # most devices need no other
+            unknown = look_up(table, jnp.zeros(1, int), spec=WHOLE)
+            return jnp.where(ids[:, None] > 0, table, unknown)
+        if shards(ITEMS) > 1 and len(ids) >= len(table):  # no device needs whole vectors of all
+            return to_rows(by_column(to_columns(table)[ids]))
+        return look_up(table, ids, spec=WHOLE)

@@ -4,14 +4,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jaxrec.models.forms import chosen_forms
 from jaxrec.models.layers import Linear
 from jaxrec.models.sequence.linear_scan import linear_scan
 
 SPAN_RATIO = 4  # an initial decay rate remembers 1, 4, 16, 64 ... events
 MIN_DECAY = 0.01
+BLOCK = 128  # time steps that `scan_by_products` reads at a time
 
 
 class ItemMemory(nnx.Module):
@@ -45,8 +48,11 @@ class ItemMemory(nnx.Module):
 
         Masks as in `SequenceEncoder.scan`.
         """
-        decay = jnp.where(starts[..., None], 0, jax.nn.sigmoid(self.decay_logits[...])[None, None])
         gates = 2 * jax.nn.sigmoid(self.gates(x))
+        if chosen_forms().memory_by_products and not self.parallel:
+            logits = self.decay_logits[...]
+            return scan_by_products(self.weights[...], logits, gates, x, (starts, valid), memory)
+        decay = jnp.where(starts[..., None], 0, jax.nn.sigmoid(self.decay_logits[...])[None, None])
         if valid is not None:
             decay = jnp.where(valid[..., None], decay, 1)
             gates = jnp.where(valid[..., None], gates, 0)
@@ -56,6 +62,51 @@ class ItemMemory(nnx.Module):
         x = jnp.moveaxis(x, 1, 0)
         readout, memory = scan_memory(self.weights[...], decay, gates, x, memory)
         return jnp.moveaxis(readout, 0, 1), memory
+
+
+def scan_by_products(
+    weights: Float[Array, "C D"],
+    decay_logits: Float[Array, " C"],
+    gates: Float[Array, "B T C"],
+    x: Float[Array, "B T D"],
+    masks: tuple[Bool[Array, "B T"], Bool[Array, "B T"] | None],
+    memory: Float[Array, "B C D"],
+) -> tuple[Float[Array, "B T D"], Float[Array, "B C D"]]:
+    """What `scan_memory` gives, by matrix products over blocks of time steps.
+
+    A memory is the sum of decay^(t - s) gate_s x_s over the steps s <= t of its sequence: a product
+    with a triangular matrix, one for each decay rate. Such products suit accelerators.
+
+    Args:
+        masks: starts and valid steps, as in `SequenceEncoder.scan`.
+    """
+    starts, valid = masks
+    valid = jnp.ones_like(starts) if valid is None else valid
+    log_rates = jax.nn.log_sigmoid(decay_logits.astype(jnp.float32))
+    before, readouts = memory.astype(jnp.float32), []
+    for begin in range(0, x.shape[1], BLOCK):
+        inputs = (part[:, begin : begin + BLOCK] for part in (gates, x, starts, valid))
+        readout, before = _block(weights, log_rates, *inputs, before)
+        readouts.append(readout.astype(x.dtype))
+    return jnp.concatenate(readouts, 1), before.astype(memory.dtype)
+
+
+def _block(weights, log_rates, gates, x, starts, valid, memory):
+    """The readout [B, T, D] and the memory after the last step, in float32."""
+    sequences, counts = jnp.cumsum(starts & valid, 1), jnp.cumsum(valid, 1)
+    same = sequences[:, :, None] == sequences[:, None]
+    seen = same & np.tri(x.shape[1], dtype=bool)[None]
+    ages = jnp.maximum(counts[:, :, None] - counts[:, None], 0)
+    gates = jnp.where(valid[..., None], gates, 0).astype(jnp.float32)
+    readout, after = jnp.zeros(x.shape, jnp.float32), []
+    for rate, (log_rate, weight) in enumerate(zip(log_rates, weights, strict=True)):
+        shares = jnp.where(seen, jnp.exp(log_rate * ages), 0) * gates[:, None, :, rate]
+        memories = jnp.matmul(shares.astype(x.dtype), x, preferred_element_type=jnp.float32)
+        kept = jnp.where(sequences == 0, jnp.exp(log_rate * counts), 0)
+        memories += kept[..., None] * memory[:, None, rate]
+        readout += weight[None, None] * memories
+        after.append(memories[:, -1])
+    return readout, jnp.stack(after, 1)
 
 
 def scan_in_parallel(

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrec.models.forms import chosen_forms
 from jaxrec.models.layers import Linear, dropout
 from jaxrec.models.sequence.blocks import Masks, ResidualBlock
+from jaxrec.models.sequence.lstm_kernel import kernel_lstm
 from jaxrec.models.sequence.lstm_scan import Weights, scan_lstm, step_lstm
+from jaxrec.partitioning import devices_are_known
 
 
 class LSTMState(NamedTuple):
@@ -44,18 +47,28 @@ class LSTM(nnx.Module):
         bias = self.input.bias
         assert bias is not None
         kernels = self.input.kernel[...], self.recurrent[...]
-        hidden, cell = (part.T for part in state)
         if x.shape[1] == 1:
+            hidden, cell = (part.T for part in state)
             first = jax.tree.map(lambda part: part[0], masks)
             hidden, cell = step_lstm(kernels, bias[...], x[:, 0].T, first, (hidden, cell))
             return hidden.T[:, None], LSTMState(hidden.T, cell.T)
-        outputs, (hidden, cell) = scan_lstm(
-            Weights(jnp.concatenate(kernels), bias[...]),
-            jnp.transpose(x, (1, 2, 0)),
-            masks,
-            (hidden, cell),
-        )
-        return jnp.transpose(outputs, (2, 0, 1)), LSTMState(hidden.T, cell.T)
+        return scan_rows(Weights(jnp.concatenate(kernels), bias[...]), x, masks, state)
+
+
+def scan_rows(
+    weights: Weights,
+    x: Float[Array, "B T D"],
+    masks: Masks,
+    state: tuple[Float[Array, "B D"], Float[Array, "B D"]],
+) -> tuple[Float[Array, "B T D"], LSTMState]:
+    """What `LSTM.scan` gives, in the form that the platform gets."""
+    hidden, cell = state
+    if chosen_forms().lstm_kernel and devices_are_known():
+        outputs, after = kernel_lstm(weights, jnp.swapaxes(x, 0, 1), masks, (hidden, cell))
+        return jnp.swapaxes(outputs, 0, 1), LSTMState(*after)
+    x = jnp.transpose(x, (1, 2, 0))
+    outputs, (hidden, cell) = scan_lstm(weights, x, masks, (hidden.T, cell.T))
+    return jnp.transpose(outputs, (2, 0, 1)), LSTMState(hidden.T, cell.T)
 
 
 class LSTMBlock(ResidualBlock):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxrec.models.layers import Linear
 from jaxrec.models.sequence.blocks import Masks, ResidualBlock
-from jaxrec.sharding import row_shards
+from jaxrec.partitioning import row_shards
 
 
 class Recurrence(nnx.Module):

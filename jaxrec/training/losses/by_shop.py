@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec.partitioning import padded_rows, to_columns, to_rows
 from jaxrec.training.losses.base import LogitAdjustments, Loss
 
 
@@ -30,6 +31,7 @@ class ShopLoss:
     ) -> Float[Array, ""]:
         """The sum over all positions and shops; see `Loss`."""
         total = jnp.zeros(())
+        candidates = to_columns(candidates)  # whose rows are cut and joined
         for first, end in shop_ranges(self.starts, len(candidates)):
 
             def own(rows: Int[Array, "*shape"], first=first, end=end) -> Int[Array, "*shape"]:
@@ -37,10 +39,10 @@ class ShopLoss:
 
             total += self.criterion(
                 queries,
-                jnp.concatenate([candidates[:1], candidates[first:end]]),
+                to_rows(padded_rows(jnp.concatenate([candidates[:1], candidates[first:end]]))),
                 own(targets),
                 jnp.where((targets >= first) & (targets < end), weights, 0),
-                jnp.concatenate([valid[:1], valid[first:end]]),
+                padded_rows(jnp.concatenate([valid[:1], valid[first:end]]), fill=False),
                 adjustments and adjustments._replace(candidates=own(adjustments.candidates)),
             )
         return total

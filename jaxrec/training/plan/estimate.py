@@ -9,8 +9,9 @@ import jax
 
 from jaxrec.config import Config, PlanConfig
 from jaxrec.errors import ConfigError
+from jaxrec.models.forms import chosen_forms, traced_with
 from jaxrec.runtime import compiling_for
-from jaxrec.sharding import make_mesh
+from jaxrec.sharding import check_batch, make_mesh
 from jaxrec.training.plan import programs
 from jaxrec.training.plan.chips import Slice, devices_of, stand_ins
 from jaxrec.training.plan.hlo import Costs, read_costs
@@ -101,14 +102,13 @@ class SlicePlan:
 
 def check_slice(config: Config, part: Slice) -> None:
     """Raise a ConfigError unless the mesh and the batch can be divided among the chips."""
-    shards, batch = config.train.item_shards, config.train.batch_size
+    shards, train = config.train.item_shards, config.train
     if part.size % shards:
         raise ConfigError(f"{part.name}: train.item_shards={shards} does not divide {part.size}")
-    if batch % (part.size // shards):
-        raise ConfigError(
-            f"{part.name}: {part.size // shards} devices along users do not divide "
-            f"train.batch_size={batch}"
-        )
+    try:
+        check_batch(train.batch_size, part.size // shards, train.accumulate)
+    except ConfigError as error:
+        raise ConfigError(f"{part.name}: {error}") from error
 
 
 def plan_slice(config: Config, sizes: PlanConfig, part: Slice) -> SlicePlan:
@@ -133,6 +133,10 @@ def lower(
     """The mesh of these devices, and the programs of `SlicePlan` lowered for it."""
     mesh = make_mesh(config.train.item_shards, devices)
     with compiling_for(part.chip.platform):
+        forms = chosen_forms()
+    if devices[0].platform == "cpu":  # it cannot compile kernels for TPUs
+        forms = forms._replace(lstm_kernel=False)
+    with compiling_for(part.chip.platform), traced_with(forms):
         context = plan_context(config, sizes, mesh)
         lowered = (
             programs.train_step(context),

@@ -12,10 +12,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxrec.config import PlanConfig
 from jaxrec.inference.encoding import encode_catalog, initial_states, user_vectors
 from jaxrec.models.recommender import REPEAT_EVENTS, Model
+from jaxrec.partitioning import on_mesh
 from jaxrec.ranking.adjustments import exclude
 from jaxrec.ranking.shard import BlockInputs, RankOptions, compiled_ranking
 from jaxrec.ranking.top_k import MIN_PAIRS, block_rows, power_of_two
-from jaxrec.sharding import ITEMS, USERS, laid_out, replicated
+from jaxrec.sharding import ITEMS, USERS, laid_out, replicated, shardings
 from jaxrec.training.loop import make_train_step
 from jaxrec.training.plan.shapes import batch_zeros
 from jaxrec.training.state import StepContext, state_layout
@@ -44,7 +45,7 @@ class Program:
 def train_step(context: StepContext) -> Program:
     """The training step."""
     state = laid_out(*state_layout(context))
-    arrays = laid_out(context.arrays, replicated(context.mesh))
+    arrays = laid_out(context.arrays, shardings(context.arrays, context.mesh))
     by_user = NamedSharding(context.mesh, PartitionSpec(USERS))
     batch = laid_out(jax.eval_shape(lambda: batch_zeros(context.config)), by_user)
     train = context.config.train
@@ -66,11 +67,13 @@ def train_step(context: StepContext) -> Program:
 def catalogue_encoding(context: StepContext) -> Program:
     """The vectors of all nodes, which validation needs after every epoch."""
     state = laid_out(*state_layout(context))
-    arrays = laid_out(context.arrays, replicated(context.mesh))
+    arrays = laid_out(context.arrays, shardings(context.arrays, context.mesh))
     model = Model(context.definition, state.params)
+    with on_mesh(context.mesh):
+        lowered = jax.jit(encode_catalog, keep_unused=True).lower(model, arrays.catalog)
     return Program(
         "encode items",
-        jax.jit(encode_catalog, keep_unused=True).lower(model, arrays.catalog),
+        lowered,
         parts={
             "parameters": state.params,
             "optimiser state": state.opt_state,

@@ -155,6 +155,7 @@ def catalog_zeros(sizes: Sizes, edges: int) -> CatalogArrays:
             entities=whole(sizes.num_nodes - sizes.num_items),
             text=jnp.zeros((sizes.num_items, sizes.text_width)),
             features=vectors | bins,
+            own_ids=True,
         ),
         graph=jraph.GraphsTuple(
             nodes=None,

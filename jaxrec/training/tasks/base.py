@@ -12,11 +12,13 @@ from jaxrec.inference.encoding import CatalogArrays
 from jaxrec.models.graph.link_sampling import Links, LinkSampler
 from jaxrec.models.graph.neighbourhoods import NeighbourhoodSampler
 from jaxrec.models.graph.sampling import EdgeSampler
+from jaxrec.models.inputs import NodeVectors
 from jaxrec.models.recommender import Expert
 from jaxrec.models.text.finetuned import FinetunedText
 from jaxrec.training.item_sampling import STATIC, ItemSampler
-from jaxrec.training.losses.base import LogitAdjustments
+from jaxrec.training.losses.base import MIN_WEIGHT, LogitAdjustments, mean_of_sum
 from jaxrec.training.losses.sampled_softmax import corrected
+from jaxrec.training.micro_batches import WHOLE_BATCH, MicroBatch
 from jaxrec.training.step_items import StepItems
 from jaxrec.types import Batch
 
@@ -48,19 +50,21 @@ class ExpertBatch:
     expert: Expert
     arrays: TrainArrays
     batch: Batch
-    node_vectors: Float[Array, "n D"]  # of the nodes that the step encodes, items first
+    vectors: NodeVectors  # of the nodes that the step encodes
     user_vectors: Float[Array, "B T D"]  # after every event
     target_event_types: Int[Array, "B T"]  # ANY_EVENT_TYPE where the user vector has no target type
     key: Array  # of the task `first_item`; another random task must fold in its own number
-    links: Links | None = None  # edges to predict, which `node_vectors` do not know of
+    links: Links | None = None  # edges to predict, which `vectors` do not know of
     step_items: StepItems | None = None  # None: all
+    part: MicroBatch = WHOLE_BATCH  # of the batch of the step
+    totals: dict[str, Float[Array, ""]] | None = None  # see `mean`
 
     @property
     def item_vectors(self) -> Float[Array, "K D"]:
-        """Vectors of the candidates."""
+        """Vectors of the candidates, by row."""
         if self.step_items is None:
-            return self.node_vectors[: len(self.arrays.candidates)]
-        return self.vectors_of(self.step_items.sample.rows)
+            return self.vectors.items
+        return self.vectors.of_items(self.node_places(self.step_items.sample.rows))
 
     @property
     def valid(self) -> Bool[Array, " K"]:
@@ -77,12 +81,6 @@ class ExpertBatch:
         """Where the targets stand among the candidates."""
         return self._places(self.batch.targets)
 
-    def vectors_of(self, nodes: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:
-        """Vectors of entities, of candidates and of the ends of links, by node ids."""
-        if self.step_items is None:
-            return self.node_vectors[nodes]
-        return self.node_vectors[self.step_items.places(nodes)]
-
     def corrected(self, adjustments: LogitAdjustments) -> LogitAdjustments:
         """The adjustments, with the correction for a sample of candidates if they are one."""
         if self.step_items is None:
@@ -90,6 +88,22 @@ class ExpertBatch:
         starts = jnp.asarray(self.batch.starts)
         log_p = self.step_items.sample.log_p
         return corrected(adjustments, log_p, self.items, self.targets, starts)
+
+    def weights(self, task: "Task") -> Float[Array, "*shape"]:
+        """The weights of a task here."""
+        return task.weights(self.batch, self.key, self.part)
+
+    def mean(
+        self, task: "Task", total: Float[Array, ""], weights: Float[Array, "*shape"]
+    ) -> Float[Array, ""]:
+        """The weighted mean from a sum; of a part of a batch, what it adds to that of the batch."""
+        if self.totals is None:
+            return mean_of_sum(total, weights)
+        return total / jnp.maximum(self.totals[task.name], MIN_WEIGHT)
+
+    def node_places(self, nodes: Int[Array, " K"]) -> Int[Array, " K"]:
+        """Where nodes, by their ids, stand among `vectors`."""
+        return nodes if self.step_items is None else self.step_items.places(nodes)
 
     def _places(self, items: Int[Array | np.ndarray, "B T"]) -> Int[Array, "B T"]:
         if self.step_items is None:
@@ -109,10 +123,13 @@ class Task(Protocol):
     def weight(self) -> float:
         """The factor of the loss in the training objective."""
 
+    def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "*shape"]:
+        """The weights of what is predicted in a batch; 0 where there is nothing.
+
+        Args:
+            key: that of `ExpertBatch`.
+            part: what the batch is of that of the step; its weights sum up to those of the whole.
+        """
+
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
-        """The mean loss of a batch."""
-
-
-def half_hidden(key: Array, values: Int[Array, "B T"], hidden: int) -> Int[Array, "B T"]:
-    """The values, half of them replaced by `hidden` at random."""
-    return jnp.where(jax.random.bernoulli(key, 0.5, values.shape), values, hidden)
+        """The mean loss of a batch, by these weights; see `ExpertBatch.mean`."""

@@ -5,11 +5,12 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.models.inputs import Events
 from jaxrec.models.sequence.masked_items import NO_SEQUENCE
-from jaxrec.training.losses.base import LogitAdjustments, Loss, mean_of_sum
+from jaxrec.training.losses.base import LogitAdjustments, Loss
+from jaxrec.training.micro_batches import MicroBatch
 from jaxrec.training.tasks.base import STATIC, ExpertBatch
 from jaxrec.types import Batch
 
@@ -31,18 +32,22 @@ class MaskedItem:
     criterion: Loss = field(metadata=STATIC)
     weight: float = field(metadata=STATIC)
 
+    def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
+        """Those of the hidden events as targets."""
+        return event_weights(batch) * hidden_events(batch, key, part)
+
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
         """The mean over the hidden events, by their weights as targets."""
+        part = inputs.part
         expert, batch, reader = inputs.expert, inputs.batch, inputs.expert.masked_items
         assert reader is not None  # it is built with this task
-        hide_key, event_key = jax.random.split(jax.random.fold_in(inputs.key, 1))
+        event_key = part.key(jax.random.split(jax.random.fold_in(inputs.key, 1))[1])
         items, sequences = jnp.asarray(batch.items), sequence_numbers(batch)
-        drawn = jax.random.bernoulli(hide_key, HIDDEN_SHARE, items.shape)
-        hidden = drawn & (sequences != NO_SEQUENCE)
+        hidden = hidden_events(batch, inputs.key, part)
         events = Events(inputs.items, batch.event_types, batch.gaps)
         vectors = expert.event_vectors(inputs.item_vectors, events, event_key)
         queries = reader(vectors, hidden, sequences) * jnp.exp(expert.log_scale[...])
-        weights = event_weights(batch) * hidden
+        weights = inputs.weights(self)
         nothing = LogitAdjustments(jnp.zeros((*items.shape, 0), jnp.int32), None)
         total = self.criterion(
             queries,
@@ -52,7 +57,14 @@ class MaskedItem:
             inputs.valid,
             inputs.corrected(nothing),
         )
-        return mean_of_sum(total, weights)
+        return inputs.mean(self, total, weights)
+
+
+def hidden_events(batch: Batch, key: Array, part: MicroBatch) -> Bool[Array, "B T"]:
+    """The events to hide; `key` as in `Task.weights`."""
+    hide_key = jax.random.split(jax.random.fold_in(key, 1))[0]
+    drawn = part.bernoulli(hide_key, HIDDEN_SHARE, batch.items.shape)
+    return drawn & (sequence_numbers(batch) != NO_SEQUENCE)
 
 
 def sequence_numbers(batch: Batch) -> Int[Array, "B T"]:

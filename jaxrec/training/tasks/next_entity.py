@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.graph_arrays import first_neighbours
-from jaxrec.training.losses.base import Loss, mean_of_sum
+from jaxrec.training.losses.base import Loss
+from jaxrec.training.micro_batches import MicroBatch
 from jaxrec.training.tasks.base import STATIC, ExpertBatch
-from jaxrec.types import KnowledgeGraph
+from jaxrec.types import Batch, KnowledgeGraph
 
 
 @jax.tree_util.register_dataclass
@@ -25,13 +26,19 @@ class NextEntity:
     nodes: Int[Array, " K"]  # node ids of the type's block
     valid: Bool[Array, " K"]  # which of them are entities
 
+    def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
+        """Those of the targets that have an entity."""
+        return jnp.asarray(batch.weights) * (self._entities(batch) > 0)
+
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
         """The mean over the weighted targets that have an entity."""
-        entities = self.entity_of_item[jnp.asarray(inputs.batch.targets)]
-        weights = jnp.asarray(inputs.batch.weights) * (entities > 0)
-        vectors = inputs.vectors_of(self.nodes)
+        entities, weights = self._entities(inputs.batch), inputs.weights(self)
+        vectors = inputs.vectors.of_entities(inputs.node_places(self.nodes))
         total = self.criterion(inputs.user_vectors, vectors, entities, weights, self.valid)
-        return mean_of_sum(total, weights)
+        return inputs.mean(self, total, weights)
+
+    def _entities(self, batch: Batch) -> Int[Array, "B T"]:
+        return self.entity_of_item[jnp.asarray(batch.targets)]
 
 
 def next_entity(

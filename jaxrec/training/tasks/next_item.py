@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrec.training.losses.base import LogitAdjustments, Loss, mean_of_sum
+from jaxrec.training.losses.base import LogitAdjustments, Loss
+from jaxrec.training.micro_batches import MicroBatch
 from jaxrec.training.tasks.base import STATIC, ExpertBatch
-from jaxrec.types import NEG_INF
+from jaxrec.types import NEG_INF, Batch
 
 
 @jax.tree_util.register_dataclass
@@ -21,9 +22,13 @@ class NextItem:
     criterion: Loss = field(metadata=STATIC)
     weight: float = field(default=1.0, metadata=STATIC)
 
+    def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
+        """Those of the targets."""
+        return jnp.asarray(batch.weights)
+
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
         """The mean over the weighted targets."""
-        weights = jnp.asarray(inputs.batch.weights)
+        weights = inputs.weights(self)
         total = self.criterion(
             inputs.user_vectors,
             inputs.item_vectors,
@@ -32,7 +37,7 @@ class NextItem:
             inputs.valid,
             inputs.corrected(history_adjustments(inputs)),
         )
-        return mean_of_sum(total, weights)
+        return inputs.mean(self, total, weights)
 
 
 def history_adjustments(inputs: ExpertBatch) -> LogitAdjustments:

@@ -2,8 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from jaxrec.models.sequence.item_memory import scan_in_parallel, scan_memory
+from jaxrec.models.forms import BY_PLATFORM, traced_with
+from jaxrec.models.sequence import item_memory
+from jaxrec.models.sequence.item_memory import ItemMemory, scan_in_parallel, scan_memory
 
 BATCH, STEPS, WIDTH, DECAYS = 3, 5, 4, 2
 
@@ -73,3 +76,35 @@ def test_half_precision_goes_in_and_comes_out(scan):
         np.testing.assert_allclose(
             np.asarray(value, np.float32), reference, atol=0.05 * np.abs(reference).max()
         )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_give_what_the_scan_gives(dtype, monkeypatch):
+    """In blocks of three steps, from a memory that is not empty, over starts and missing events."""
+    monkeypatch.setattr(item_memory, "BLOCK", 3)
+    weights, _, _, x, before = problem()
+    module = ItemMemory(WIDTH, DECAYS, nnx.Rngs(0))
+    module.weights[...] = weights
+    module.gates.kernel[...] = jax.random.normal(jax.random.key(1), (WIDTH, DECAYS))
+    definition, params = nnx.split(module)
+    starts = jnp.zeros((BATCH, STEPS), bool).at[0, 3].set(True).at[1, 0].set(True)
+    valid = jnp.arange(STEPS)[None] < jnp.array([[STEPS], [3], [0]])
+
+    def results(platform):
+        def loss(params, x, before):
+            readout, after = nnx.merge(definition, params).scan(x, starts, valid, before)
+            ramp = jnp.arange(readout.size, dtype=jnp.float32).reshape(readout.shape)
+            total = (jnp.cos(ramp) * readout).sum() + (after.astype(jnp.float32) ** 2).sum()
+            return total, (readout, after)
+
+        inputs = (params, jnp.moveaxis(x, 1, 0), before)
+        inputs = jax.tree.map(lambda part: part.astype(dtype), inputs)
+        with traced_with(BY_PLATFORM[platform]):
+            return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*inputs)
+
+    products, scan = (jax.tree.leaves(results(platform)) for platform in ("gpu", "cpu"))
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.05
+    for value, reference in zip(products, scan, strict=True):
+        assert value.dtype == reference.dtype
+        value, reference = (np.asarray(part, np.float32) for part in (value, reference))
+        np.testing.assert_allclose(value, reference, atol=tolerance * max(abs(reference).max(), 1))

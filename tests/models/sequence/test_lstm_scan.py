@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.models.forms import BY_PLATFORM, traced_with
 from jaxrec.models.sequence.blocks import Masks
 from jaxrec.models.sequence.lstm_scan import Weights, scan_lstm
 
@@ -44,8 +45,9 @@ def problem(with_valid: bool, dtype=jnp.float32):
     return weights, normal(5, STEPS, WIDTH, BATCH), Masks(starts, valid), state
 
 
-@pytest.mark.parametrize("with_valid", [False, True])
-def test_outputs_state_and_gradients_equal_those_of_the_equations(with_valid):
+@pytest.mark.parametrize(("with_valid", "platform"), [(False, "cpu"), (True, "cpu"), (True, "gpu")])
+def test_outputs_state_and_gradients_equal_those_of_the_equations(with_valid, platform):
+    """Where the gradient of the weights is summed inside of the scan, and behind it."""
     weights, x, masks, state = problem(with_valid)
 
     def loss(function, weights, x, state):
@@ -54,9 +56,10 @@ def test_outputs_state_and_gradients_equal_those_of_the_equations(with_valid):
         total = jnp.sin(ramp * outputs).sum() + (hidden**2).sum() + jnp.cos(cell).sum()
         return total, (outputs, hidden, cell)
 
-    (_, values), gradients = jax.value_and_grad(loss, (1, 2, 3), has_aux=True)(
-        scan_lstm, weights, x, state
-    )
+    with traced_with(BY_PLATFORM[platform]):
+        (_, values), gradients = jax.value_and_grad(loss, (1, 2, 3), has_aux=True)(
+            scan_lstm, weights, x, state
+        )
     (_, expected), expected_gradients = jax.value_and_grad(loss, (1, 2, 3), has_aux=True)(
         plain, weights, x, state
     )
