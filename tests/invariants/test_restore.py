@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -33,7 +34,7 @@ def test_a_checkpoint_restores_on_any_mesh(tables, whole_run, tmp_path):
         for devices, shards in ((4, 2), (2, 2), (1, 1), (4, 4)):
             rest = {"step": state.step, "opt_state": state.opt_state}
             step = manager.latest_step() + 1
-            vectors = {"nodes": np.zeros(nodes_shape(context), np.float32), "text": state.text}
+            vectors = {"nodes": jnp.zeros(nodes_shape(context)), "text": state.text}
             run_directory.save(manager, step, state.params, rest, vectors, progress)
             mesh = make_mesh(shards, jax.devices()[:devices])
             state, _ = training.load(replace(context, mesh=mesh), manager, step)

@@ -14,7 +14,7 @@ from jaxrec.models.sequence.lstm import LSTM
 from jaxrec.models.sequence.lstm_kernel import kernel_lstm
 from jaxrec.models.sequence.lstm_scan import Weights, scan_lstm
 from jaxrec.partitioning import on_mesh
-from jaxrec.sharding import USERS, make_mesh, replicated
+from jaxrec.sharding import ITEMS, USERS, make_mesh, replicated
 
 WIDTH = 4
 KERNEL = BY_PLATFORM["tpu"]
@@ -99,13 +99,13 @@ def test_experts_are_scanned_as_one():
 def test_every_device_of_a_mesh_reads_its_own_rows():
     weights, x, masks, state = problem(8, 5, True)
     mesh, run = make_mesh(2), values_and_gradients(kernel_lstm)
-    by_row = NamedSharding(mesh, PartitionSpec(None, USERS))
+    by_row = NamedSharding(mesh, PartitionSpec(None, (USERS, ITEMS)))
 
-    def on_two_rows(*inputs):
+    def on_all_devices(*inputs):
         with on_mesh(mesh):
             return run(*inputs)
 
-    results = jax.jit(on_two_rows)(weights, jax.device_put(x, by_row), state, masks)
+    results = jax.jit(on_all_devices)(weights, jax.device_put(x, by_row), state, masks)
     assert_close(results, run(weights, x, state, masks))
     assert results[1][0].sharding.is_equivalent_to(by_row, 3)
 
