@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Shaped
 
@@ -23,7 +24,9 @@ class MicroBatch:
     number: Int[Array, ""] | int = 0
     count: int = field(default=1, metadata={"static": True})
 
-    def of(self, x: Shaped[Array, "B *shape"]) -> Shaped[Array, "b *shape"]:
+    def of(
+        self, x: Shaped[Array | np.ndarray, "B *shape"]
+    ) -> Shaped[Array | np.ndarray, "b *shape"]:
         """The rows of this part."""
         if self.count == 1:
             return x
