@@ -36,7 +36,7 @@ def test_an_attack_that_knows_finds_all_and_one_that_guesses_almost_none():
     assert known["auc"] == known["tpr at 1% fpr"] == [1, 1, 1]
     guess = membership.measured(random.random(members.shape), members)
     value, low, high = guess["auc"]
-    assert 0.45 < low < value < high < 0.55
+    assert 0.4 < low < value < high < 0.6
     assert guess["tpr at 1% fpr"][0] < 0.03
 
 
