@@ -4,8 +4,9 @@
 
 The script trains a run for one epoch on random events, or takes one, and starts `serve.py` once
 for each precision of the item table. Every service records the same events of some users and makes
-one list after another. Printed are the private and the shared memory, the latency of events and
-lists, and the share of the exact lists, those of batch scoring, that each service finds.
+one list after another. Printed are its own memory and that of mapped files, the latency of events,
+lists and profiles, and the share of the exact lists, those of batch scoring, that each service
+finds.
 """
 
 import argparse
@@ -87,6 +88,7 @@ def train(folder: Path, run: Path, items: int) -> None:
     arguments = ["--train.epochs", "1", "--evaluation.queries", "200"]
     # as wide as three experts of the default size; training graphs of this size needs more memory
     arguments += ["--model.experts", "id", "--model.hidden-size", "192"]
+    arguments += ["--train.loss", "sampled_softmax", "--train.sparse_rows", "true"]
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(folder), "--run", str(run)]
     subprocess.run([*command, *arguments], check=True)
 
@@ -94,7 +96,7 @@ def train(folder: Path, run: Path, items: int) -> None:
 def measure(run: Path, precision: str, events: pl.DataFrame, k: int) -> list[list[str]]:
     """Print memory and latency of a service; return its lists."""
     with service(run, precision) as (process, client):
-        lists, seconds = [], {"event": list[float](), "list": list[float]()}
+        lists, seconds = [], {name: list[float]() for name in ("event", "list", "profile")}
 
         def ask(name: str, method: str, path: str, **content: Any) -> Any:
             start = time.perf_counter()
@@ -107,13 +109,14 @@ def measure(run: Path, precision: str, events: pl.DataFrame, k: int) -> list[lis
         for user in range(USERS):
             listed = ask("list", "GET", f"/users/u{user}/recommendations", params={"k": k})
             lists.append([item["id"] for item in listed["items"]])
-        memory = psutil.Process(process.pid).memory_full_info()
+            ask("profile", "GET", f"/users/u{user}/profile")
+        memory = psutil.Process(process.pid).memory_info()
     shown = [
         f"{name} in {1000 * np.median(times):.1f} ms (p99 {1000 * np.quantile(times, 0.99):.1f})"
         for name, times in seconds.items()
     ]
-    private, files = memory.uss / 2**20, (memory.rss - memory.uss) / 2**20
-    print(f"{precision}: {private:,.0f} MiB private, {files:,.0f} MiB of files; {', '.join(shown)}")
+    own, files = (memory.rss - memory.shared) / 2**20, memory.shared / 2**20
+    print(f"{precision}: {own:,.0f} MiB of its own, {files:,.0f} MiB of files; {', '.join(shown)}")
     return lists
 
 

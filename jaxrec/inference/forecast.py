@@ -20,12 +20,10 @@ from jaxtyping import Array, Float, Int, UInt32
 from jaxrec.config.ranges import LARGEST
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
-from jaxrec.inference.profiles import scaled
 from jaxrec.inference.ranker import UserBatch, list_length
 from jaxrec.models.sequence.decoder import Decoder
 from jaxrec.ranking.adjustments import AdjustmentBlocks, no_adjustments
-from jaxrec.ranking.adjustments import scale as scale_amounts
-from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.item_table import ItemTable, PreparedItems
 from jaxrec.ranking.option_types import check_counts, is_whole
 from jaxrec.ranking.top_k import best_items, padded
 from jaxrec.types import NEG_INF
@@ -116,7 +114,7 @@ def decoder_of(model: "TrainedModel", steps: int = 1) -> Decoder:
 
 
 def find_candidates(
-    nodes: ItemTable,
+    nodes: ItemTable | PreparedItems,
     scale: float,
     users: Float[np.ndarray, "U F"],
     adjustments: AdjustmentBlocks = no_adjustments,
@@ -127,8 +125,9 @@ def find_candidates(
         scale: of the scores: the calibrated inverse temperature.
         adjustments: of the scores before they are scaled.
     """
-    amounts = scale_amounts(adjustments, scale)
-    best = best_items(users, scaled(nodes, scale), CANDIDATES, amounts, with_log_z=True)
+    best = best_items(
+        users, nodes, CANDIDATES, adjustments, with_log_z=True, inverse_temperature=scale
+    )
     assert best.log_z is not None
     scores = np.where(best.items > 0, best.scores, NEG_INF).astype(np.float32)
     return Candidates(best.items, scores, _log_rest(scores, best.log_z))

@@ -3,6 +3,7 @@
 The weights of a user are the softmax of the calibrated scores over the nodes of a type.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ from scipy.special import logsumexp
 from jaxrec.data.graph import ITEM
 from jaxrec.inference.ranker import UserBatch
 from jaxrec.ranking.adjustments import AdjustmentBlocks, no_adjustments
-from jaxrec.ranking.item_table import ItemTable
-from jaxrec.ranking.top_k import best_items
+from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
+from jaxrec.ranking.top_k import best_items, log_probabilities
 from jaxrec.types import EventLog, Queries
 
 if TYPE_CHECKING:
@@ -37,14 +38,22 @@ def profile_table(
     vectors: tuple[Float[np.ndarray, "U F"], Float[np.ndarray, "U F"]],
     top: int,
     masked: AdjustmentBlocks,
+    items: PreparedItems | None = None,
 ) -> pl.DataFrame:
-    """`TrainedModel.profile` from user vectors (now, before); `masked` leaves items out."""
+    """`TrainedModel.profile` from user vectors (now, before).
+
+    Args:
+        masked: leaves items out.
+        items: those of the model; prepared for this call if not given.
+    """
     users = np.arange(len(user_ids))
     tables = []
     for name in (*model.profiled_types, ITEM):
-        table = scaled_table(model, name)
-        adjustments = masked if name == ITEM else no_adjustments
-        rows, weights, weights_before = strongest(*vectors, table, top, adjustments)
+        is_item = name == ITEM
+        nodes = items if is_item and items is not None else model.index.table(name)
+        rows, weights, weights_before = strongest(
+            *vectors, nodes, top, model.inverse_temperature, masked if is_item else no_adjustments
+        )
         count = rows.shape[1]
         identity, *title = model.index.names(name, rows.ravel()).iter_columns()
         columns = pl.DataFrame(
@@ -89,24 +98,18 @@ def interest_over_time(
         vectors: of the user at T moments.
     """
     name = (*model.profiled_types, ITEM)[0]
-    return name, *weights_over_time(vectors, scaled_table(model, name), top)
-
-
-def scaled_table(model: "TrainedModel", type_name: str) -> ItemTable:
-    """The nodes of a type, for scores at the calibrated temperature."""
-    return scaled(model.index.table(type_name), model.inverse_temperature)
-
-
-def scaled(table: ItemTable, scale: float) -> ItemTable:
-    """A table whose scores are multiplied by a factor."""
-    return ItemTable(scale * table.vectors, table.valid, (scale * table.biases).astype(np.float32))
+    scaled = model.inverse_temperature * vectors
+    table = model.index.table(name)
+    nodes = replace(table, bias=(model.inverse_temperature * table.biases).astype(np.float32))
+    return name, *weights_over_time(scaled, nodes, top)
 
 
 def strongest(
     now: Float[np.ndarray, "U F"],
     before: Float[np.ndarray, "U F"],
-    nodes: ItemTable,
+    nodes: ItemTable | PreparedItems,
     top: int,
+    inverse_temperature: float,
     adjustments: AdjustmentBlocks = no_adjustments,
 ) -> tuple[Int[np.ndarray, "U K"], Float[np.ndarray, "U K"], Float[np.ndarray, "U K"]]:
     """The nodes of largest weight for every user, their weights, and their weights before.
@@ -115,19 +118,19 @@ def strongest(
 
     Args:
         now, before: user vectors at two moments.
-        nodes: from `scaled_table`.
+        inverse_temperature: multiplies the scores.
     """
-    top = min(top, int(nodes.valid.sum()))
-    best = best_items(now, nodes, top, adjustments, with_log_z=True)
-    earlier = best_items(before, nodes, 1, adjustments, with_log_z=True)
-    scores = np.einsum("uf,ukf->uk", before, np.asarray(nodes.vectors)[best.items])
-    scores += nodes.biases[best.items]
-    assert best.log_z is not None and earlier.log_z is not None
-
-    def weights(scores: Float[np.ndarray, "U K"], log_z: Float[np.ndarray, " U"]) -> np.ndarray:
-        return np.exp(np.where(best.items > 0, scores - log_z[:, None], -np.inf))
-
-    return best.items, weights(best.scores, best.log_z), weights(scores, earlier.log_z)
+    prepared = prepare(nodes)
+    top = min(top, int(np.asarray(prepared.valid).sum()))
+    best = best_items(
+        now, prepared, top, adjustments, with_log_z=True, inverse_temperature=inverse_temperature
+    )
+    assert best.log_z is not None
+    weights = np.exp(np.where(best.items > 0, best.scores - best.log_z[:, None], -np.inf))
+    log_weights_before = log_probabilities(
+        before, prepared, best.items, adjustments, inverse_temperature=inverse_temperature
+    )
+    return best.items, weights, np.exp(log_weights_before)
 
 
 def weights_over_time(

@@ -94,6 +94,7 @@ def best_items(
     *,
     with_log_z: bool = False,
     approximate: bool = False,
+    inverse_temperature: float = 1.0,
     block: int | None = None,
 ) -> TopItems:
     """The k best items by <query, item> + bias; among equals the smaller item first.
@@ -101,6 +102,7 @@ def best_items(
     Args:
         items: a table is ranked on one device; prepared items on their mesh. Coded items may miss
             one; see `ItemTable`.
+        inverse_temperature: multiplies the scores, adjustments included.
         approximate: use `lax.approx_max_k`, which is faster on a TPU (arXiv:2206.14286) and misses
             about one in twenty of the items there.
         block: queries at a time.
@@ -112,10 +114,14 @@ def best_items(
     is_coded = isinstance(prepared.rows, CodedRows)
     length = max(k, min(CANDIDATES * k, len(prepared))) if is_coded else k
     options = RankOptions(length, with_log_z, approximate)
-    fields = _rank_vectors(vectors, prepared, adjustments, options, block)
+    if inverse_temperature != 1:
+        adjustments = scale(adjustments, inverse_temperature)
+    fields = _rank_vectors(
+        vectors, prepared, adjustments, options, block, factor=inverse_temperature
+    )
     _require_finite(np.all(fields["scores"] < np.inf, axis=1))
     if is_coded:
-        fields |= _ranked_exactly(np.asarray(vectors), prepared, fields, k)
+        fields |= _ranked_exactly(inverse_temperature * np.asarray(vectors), prepared, fields, k)
     return TopItems(fields["items"], fields["scores"], fields.get("log_z"))
 
 

@@ -209,6 +209,7 @@ def test_a_stopped_command_exits_with_the_code_of_its_signal(monkeypatch, capsys
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.thorough
 def test_ctrl_c_saves_a_run_and_prints_how_to_continue(data, tmp_path):
     run = tmp_path / "run"
     forever = ["--train.epochs", "9999", "--train.patience", "9999"]
@@ -229,6 +230,7 @@ def test_ctrl_c_saves_a_run_and_prints_how_to_continue(data, tmp_path):
     jaxrec.load(run)
 
 
+@pytest.mark.thorough
 def test_neither_a_closed_pipe_nor_an_ascii_console_stops_a_job(run, data, tmp_path):
     events = pl.read_parquet(data / "events.parquet")
     named = tmp_path / "événements.parquet"

@@ -56,6 +56,7 @@ def test_a_refit_that_has_seen_the_events_gives_way_to_the_selected_model(whole_
         load_unseen(run, seen - 1)
 
 
+@pytest.mark.thorough
 def test_a_worse_run_is_refused_in_one_line(whole_run, newest, tmp_path, capsys):
     """The worse run does not know the item that everybody buys."""
     data, worse = tmp_path / "data", tmp_path / "worse"

@@ -6,6 +6,7 @@ from jaxrec.inference.profiles import strongest, weights_over_time
 from jaxrec.ranking.adjustments import as_blocks, exclude
 from jaxrec.ranking.item_table import ItemTable
 
+SCALE = 1.5
 VALID = (np.arange(8) > 0) & (np.arange(8) < 6)
 
 
@@ -15,9 +16,10 @@ def vectors(seed, count):
 
 def test_weights_are_shares_of_the_valid_nodes_now_and_before():
     now, before, nodes = vectors(0, 7), vectors(1, 7), vectors(2, 8)
-    rows, weights, weights_before = strongest(now, before, ItemTable(nodes, VALID), 3)
+    rows, weights, weights_before = strongest(now, before, ItemTable(nodes, VALID), 3, SCALE)
     shares = [
-        softmax(np.where(VALID, moment @ nodes.T, -np.inf), axis=1) for moment in (now, before)
+        softmax(np.where(VALID, SCALE * moment @ nodes.T, -np.inf), axis=1)
+        for moment in (now, before)
     ]
     expected = np.argsort(-shares[0], axis=1)[:, :3]
     np.testing.assert_array_equal(rows, expected)
@@ -30,16 +32,17 @@ def test_excluded_nodes_have_no_share():
     out = np.zeros((2, 8), bool)
     out[0, [1, 4]], out[1, 1:] = True, True
     rows, weights, weights_before = strongest(
-        now, before, ItemTable(nodes, VALID), 3, as_blocks(exclude(*np.nonzero(out)))
+        now, before, ItemTable(nodes, VALID), 3, SCALE, as_blocks(exclude(*np.nonzero(out)))
     )
-    shares = softmax(np.where(VALID & ~out[0], now[0] @ nodes.T, -np.inf))
+    shares = softmax(np.where(VALID & ~out[0], SCALE * now[0] @ nodes.T, -np.inf))
     assert set(rows[0]) == {2, 3, 5} and not rows[1].any()
     np.testing.assert_allclose(weights[0], shares[rows[0]], atol=1e-5)
     assert not weights[1].any() and weights_before[0].sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_no_more_nodes_than_there_are():
-    rows, weights, _ = strongest(vectors(0, 2), vectors(1, 2), ItemTable(vectors(2, 8), VALID), 99)
+    nodes = ItemTable(vectors(2, 8), VALID)
+    rows, weights, _ = strongest(vectors(0, 2), vectors(1, 2), nodes, 99, SCALE)
     assert rows.shape == (2, 5)
     np.testing.assert_allclose(weights.sum(1), [1, 1], atol=1e-5)
 

@@ -92,6 +92,7 @@ def test_real_vectors_are_ranked_equally_on_any_mesh(item_shards):
 SAMPLED = {"train.loss": "sampled_softmax", "train.negatives": 4, "train.fan_out": 2}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "loss", [{}, pytest.param({**SAMPLED, "train.sparse_rows": True}, marks=pytest.mark.slow)]
 )
@@ -111,6 +112,7 @@ def test_one_device_and_four_see_the_same_losses(tables, monkeypatch, loss):
     np.testing.assert_allclose(on_four, on_one, rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sequence", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_no_loop_of_a_step_waits_for_other_devices(tables, monkeypatch, sequence):
     """Over time or over blocks of the loss, which has several here."""

@@ -42,6 +42,7 @@ def run(request, tables, tmp_path_factory):
     return directory
 
 
+@pytest.mark.thorough
 def test_events_one_by_one_equal_batch_scoring_across_a_restart(run, tmp_path):
     """Also with a late event, which is read again from an older state."""
     late = USER_EVENTS[-3]

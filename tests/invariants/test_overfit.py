@@ -23,6 +23,7 @@ def next_item_losses(tables, steps, **options):
     return losses
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "sequence",
     ["lstm", *(pytest.param(s, marks=pytest.mark.slow) for s in values_of("sequence")[1:])],

@@ -17,6 +17,7 @@ from jaxrec.training import logging as report
 from jaxrec.training import loop as training
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "stop_after",
     [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, "an epoch", "the last epoch"))],

@@ -55,6 +55,7 @@ def stored(address):
     return address
 
 
+@pytest.mark.thorough
 def test_no_byte_of_a_forgotten_user_remains(run, known_shop, forget, tmp_path):
     events = tmp_path / "input" / "events.parquet"
     events.parent.mkdir()

@@ -48,6 +48,7 @@ def events(place):
     return place / "shop" / "events.parquet"
 
 
+@pytest.mark.thorough
 def test_no_file_holds_an_id(place, run, events, tmp_path):
     out, states = tmp_path / "out", tmp_path / "states"
     lists = ["--out", str(out), "--states", str(states), "--k", "2", "--quiet", *BLOCK]

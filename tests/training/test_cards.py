@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from helpers.training import config
 
 from jaxrec.data.dataset import prepare
@@ -24,6 +25,7 @@ def test_the_cards_tell_facts_of_the_run_and_name_no_user(whole_run, tables):
         assert f"'{user}'" not in model + data and f" {user} " not in model + data
 
 
+@pytest.mark.thorough
 def test_columns_form_groups_of_the_card(tables, tmp_path):
     from jaxrec.training import loop
 

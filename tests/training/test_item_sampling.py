@@ -73,6 +73,7 @@ def assert_equal(actual, expected):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("repeats", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_with_all_items_the_sampled_softmax_is_the_full_softmax(repeats):
     """Losses of all tasks and gradients: with repeat biases; with a mask, for two experts."""
@@ -105,6 +106,7 @@ def short_batch():
     )
 
 
+@pytest.mark.thorough
 def test_encoding_the_sample_alone_equals_encoding_all(short_batch):
     """For all tasks; the ends of links are encoded, but not scored as the next item."""
     options = replace(CONFIG.model, experts=("id+text",), id_dropout=0.0, dropout=0.0)
@@ -174,6 +176,7 @@ def test_a_sample_holds_the_batch_and_what_is_drawn(short_batch):
     assert drawn == {frozenset({4}), frozenset({6}), frozenset({4, 6})}
 
 
+@pytest.mark.thorough
 def test_texts_of_the_targets_of_a_sample_are_encoded_again(tower, short_batch):
     """Three targets come first; then other items of the sample, but no padding."""
     arrays = replace(make_arrays(), item_sampler=make_sampler())

@@ -140,6 +140,7 @@ def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tm
     assert len(jaxrec.load(tmp_path / "run").recommend(tables.events, k=3))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("experts", "usable"),
     [
@@ -160,6 +161,7 @@ def test_events_alone_are_enough(tables, tmp_path, capsys, experts, usable):
     assert len(model.recommend(bare.events, k=2)) == 2 * bare.events["user_id"].n_unique()
 
 
+@pytest.mark.thorough
 def test_a_catalogue_of_one_item_is_trained_and_served(tmp_path):
     users = [f"u{number}" for number in range(12) for _ in range(4)]
     events = pl.DataFrame({"user_id": users, "item_id": "only", "timestamp": range(len(users))})
@@ -211,6 +213,7 @@ def test_a_run_without_a_part_of_its_checkpoint_does_not_resume(tables, whole_ru
         jaxrec.fit(data=tables, resume=run)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("option", ["hidden_size: 8", "num_layers: 1"])
 def test_a_run_whose_options_were_changed_does_not_resume(tables, whole_run, tmp_path, option):
     run = tmp_path / "run"

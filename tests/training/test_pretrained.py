@@ -45,6 +45,7 @@ def saved_params(run):
     return leaves(jaxrec.load(run).model.params)
 
 
+@pytest.mark.thorough
 def test_rows_move_by_id_into_a_model_with_a_new_optimiser(whole_run, reordered):
     context, state, after, _, notes = started(reordered, **{"train.init": str(whole_run)})
     ids = context.dataset.catalog.item_ids.to_list()
@@ -60,6 +61,7 @@ def test_rows_move_by_id_into_a_model_with_a_new_optimiser(whole_run, reordered)
     assert "30 of the items" in notes and "anew" not in notes
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_is_named_and_begins_anew(whole_run, tables):
     options = {"model.experts": ["id+graph"], "model.sequence": "gru", "train.link_weight": 0.1}
     options["train.init"] = str(whole_run)
@@ -73,6 +75,7 @@ def test_what_does_not_fit_is_named_and_begins_anew(whole_run, tables):
     assert "experts.0.sequence" in notes
 
 
+@pytest.mark.thorough
 def test_only_the_parts_that_are_named_are_taken(whole_run, tables):
     options = {"train.init": str(whole_run), "train.init_parts": ["ids"]}
     changed, notes = started(tables, **options)[3:]

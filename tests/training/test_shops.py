@@ -98,6 +98,7 @@ def losses(definition, params, arrays, text, batch):
     return objective(definition.merge(params), arrays, text, batch, 0, jax.random.key(1))[1]
 
 
+@pytest.mark.thorough
 def test_a_mixed_batch_loses_the_sum_of_what_each_shop_loses_alone(context):
     first = state.initial_state(context)
     batch = context.packing.batch(0, 0)
@@ -171,6 +172,7 @@ def test_a_validation_is_the_mean_over_the_queries_of_all_shops(context):
     assert validate(context.shops["old"], of_old)["ndcg@10"] == of_shops[0]
 
 
+@pytest.mark.thorough
 def test_every_shop_and_a_third_one_are_served(run, both):
     joint = jaxrec.load(run)
     vectors = joint.index.host_vectors("item")

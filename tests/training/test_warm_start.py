@@ -95,6 +95,7 @@ def test_every_parameter_that_grows_with_the_data_has_axes():
         assert changed == list(range(len(axes))), name
 
 
+@pytest.mark.thorough
 def test_old_rows_and_moments_move_by_id_and_new_ones_start_as_unknown(whole_run, tables, grown):
     base, context = opened(go_on(whole_run), grown)
     state = warm_start.start(context)
@@ -125,6 +126,7 @@ def test_old_rows_and_moments_move_by_id_and_new_ones_start_as_unknown(whole_run
     assert maps["items"].same[place] == old_ids.to_list().index("i05") != place
 
 
+@pytest.mark.thorough
 def test_a_warm_start_without_new_events_scores_as_its_base(whole_run, tables, tmp_path):
     run = tmp_path / "same"
     options = {"warm_start.since": "2100-01-01", "warm_start.epochs": 0}
@@ -156,6 +158,7 @@ def warm_run(whole_run, grown, tmp_path_factory):
     return run
 
 
+@pytest.mark.thorough
 def test_the_grown_run_knows_what_is_new_and_keeps_what_is_gone(warm_run, grown, tables):
     model = jaxrec.load(warm_run)
     assert "wish" in model.encoder.event_type_names
@@ -172,6 +175,7 @@ def test_the_grown_run_knows_what_is_new_and_keeps_what_is_gone(warm_run, grown,
     assert int(config.warm_start.since) < NEW_TIME
 
 
+@pytest.mark.thorough
 def test_a_refit_serves_and_the_figures_stay_those_of_the_selected_model(warm_run, grown):
     results = json.loads((warm_run / "metrics.json").read_text())
     if results["selected"]["epoch"] == 0:
@@ -190,6 +194,7 @@ def test_a_refit_serves_and_the_figures_stay_those_of_the_selected_model(warm_ru
     assert again == results
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_killed_warm_start_equals_an_uninterrupted_one(
     whole_run, warm_run, tmp_path, monkeypatch

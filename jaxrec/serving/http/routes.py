@@ -1,5 +1,6 @@
 """The routes of the HTTP service: requests in, responses out."""
 
+import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from itertools import repeat
@@ -208,7 +209,8 @@ async def ready(request: Request) -> dict[str, str | int]:
 @operation_routes.get("/metrics", tags=["operation"], response_class=Response)
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
-    content = generate_latest(service_of(request).metrics.registry)
+    # some are read from the store, which may make its reader wait
+    content = await asyncio.to_thread(generate_latest, service_of(request).metrics.registry)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -237,7 +237,9 @@ class LiveEngine:
         states = self.updater.stack([document.state, earlier.state])
         now, before = self.updater.user_vectors(states)[:2, None]
         user_ids, length = pl.Series([document.user_id]), at_least(top, LISTS)
-        table = profile_table(self.model, user_ids, (now, before), length, padded_blocks(masked))
+        masked = padded_blocks(masked)
+        items = self.builder.items
+        table = profile_table(self.model, user_ids, (now, before), length, masked, items)
         return table.filter(pl.col("rank") <= top)
 
     def interest_history(

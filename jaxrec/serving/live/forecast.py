@@ -91,10 +91,10 @@ def _forecast(
 ) -> LiveForecast:
     model, scale = engine.model, engine.model.inverse_temperature
     vectors = engine.builder.user_vectors([document])[:1]
-    items = find_candidates(model.index.items, scale, vectors, adjustments)
+    items = find_candidates(engine.builder.items, scale, vectors, adjustments)
     name, rows, _ = interest_history(engine.updater, document)
     table = model.index.table(name)
-    nodes = find_candidates(table, scale, vectors)
+    nodes = find_candidates(engine.builder.items if name == ITEM else table, scale, vectors)
     nodes = with_nodes(nodes, table, scale, vectors[0], rows)
     # one program for any number of steps
     every = ForecastOptions(decoder_of(model).steps, seed=options.seed)

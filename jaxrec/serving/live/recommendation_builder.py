@@ -25,7 +25,7 @@ from jaxrec.ranking.adjustments import (
     select_queries,
 )
 from jaxrec.ranking.context import RankedLists, Step
-from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.item_table import ItemTable, PreparedItems
 from jaxrec.ranking.pipeline import Reranker, RerankPipeline, RerankQueries
 from jaxrec.ranking.steps import Epsilon, Session, Where
 from jaxrec.ranking.top_k import at_least, best_items, pad_adjustments
@@ -339,9 +339,18 @@ class RecommendationBuilder:
             return items
         return index.coded(items, "text" if with_words else "items")
 
-    def _reranker(self, where: str, with_words: bool) -> Reranker:
+    @property
+    def items(self) -> PreparedItems:
+        """The prepared items without the bias of any step."""
+        reranker = self.reranker("", False)
+        if reranker.pipeline.biases:
+            reranker = self.reranker("", False, False)
+        return reranker.prepared
+
+    def _reranker(self, where: str, with_words: bool, with_strategy: bool = True) -> Reranker:
         """The strategy behind a condition over the items, or over the items and their texts."""
-        steps = (Where(where), *self.strategy) if where else self.strategy
+        strategy = self.strategy if with_strategy else ()
+        steps = (Where(where), *strategy) if where else strategy
         return Reranker(
             self.model.ranker.pipeline(steps),
             self.item_table(with_words),

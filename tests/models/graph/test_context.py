@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from helpers.encoders import CONFIG, ITEMS
 from helpers.graph import EDGES, RELATIONS, WIDTH, features, make_graph, randomised
@@ -30,6 +31,7 @@ def sequence(encoder, node, nodes, text):
     return jnp.stack(tokens)[None]
 
 
+@pytest.mark.thorough
 def test_a_vector_is_that_of_the_whole_sequence_alone():
     """All blocks over all positions of a sequence without padding, and then the first position."""
     encoder = randomised(make_encoder(context_layers=2))

@@ -27,6 +27,7 @@ def make_sampler(graph, fan_out, hops, start):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", LAYERS)
 def test_with_all_edges_the_vectors_are_those_of_the_whole_graph(name):
     encoder, graph, nodes = make_graph_encoder(name), make_graph(EDGES, 4), jnp.asarray(features())

@@ -39,6 +39,7 @@ def formula(layer, nodes):
     return nodes + dense(layer.mlp.down, up)
 
 
+@pytest.mark.thorough
 def test_graph_transformer_layer_equals_its_formula():
     layer = randomised(GraphTransformerLayer(WIDTH, RELATIONS, HEADS, nnx.Rngs(0)))
     assert_same_values_and_gradients(layer, formula, features(), make_graph(EDGES))

@@ -81,6 +81,23 @@ def test_metrics_count_events_and_requests_without_user_ids(client):
     assert "fay" not in text
 
 
+def test_metrics_that_wait_for_the_store_hold_up_no_other_request(client, monkeypatch):
+    asked, answered = threading.Event(), threading.Event()
+
+    def slow_count() -> int:
+        asked.set()
+        return int(answered.wait(20))
+
+    monkeypatch.setattr(client.app.state.service.store, "count", slow_count)
+    scrape = threading.Thread(target=client.get, args=["/metrics"])
+    scrape.start()
+    assert asked.wait(20)
+    assert client.get("/health/live").status_code == 200
+    assert scrape.is_alive()
+    answered.set()
+    scrape.join(20)
+
+
 def test_a_key_and_the_rate_limit_protect_users_before_the_body_is_read(trained_run, tmp_path):
     options = LiveOptions(store=str(tmp_path / "s.db"), api_key="sécret", rate=3)
     with TestClient(create_app(trained_run, options)) as client:

@@ -29,6 +29,7 @@ def place(tables, tmp_path_factory):
     return place
 
 
+@pytest.mark.thorough
 @needs_redis
 def test_the_store_and_the_streams_hold_no_id(place, tmp_path, caplog):
     server = RedisServer(tmp_path)

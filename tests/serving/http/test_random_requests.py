@@ -18,6 +18,7 @@ from jaxrec.serving.options import LiveOptions
 USUAL = ("POST 200", "PUT 200", "PATCH 200", "GET 200", "DELETE 204")
 
 
+@pytest.mark.thorough
 def test_random_requests_are_answered_or_refused(trained_run, tmp_path):
     options = LiveOptions(store=":memory:", keep_items=200, list_timeout=60, example_users=True)
     app = create_app(trained_run, options)

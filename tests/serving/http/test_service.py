@@ -16,6 +16,7 @@ from jaxrec.serving.options import LiveOptions
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
 
+@pytest.mark.thorough
 def test_a_changed_run_is_loaded_while_requests_are_answered(trained_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
@@ -38,6 +39,7 @@ def test_a_changed_run_is_loaded_while_requests_are_answered(trained_run, tmp_pa
         assert service.load_best() is service.engine
 
 
+@pytest.mark.thorough
 def test_a_run_copied_in_place_is_served_once_it_is_whole(trained_run, tmp_path):
     run, kept = tmp_path / "run", tmp_path / "kept"
     shutil.copytree(trained_run, run)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from helpers.live import DAY, START, event
 
 from jaxrec.ranking.steps import Epsilon, Feedback, Session
@@ -49,6 +50,7 @@ def test_random_lists_are_stored_with_propensities_and_deleted(model, tmp_path):
     assert engine.store.impressions("v") == []
 
 
+@pytest.mark.thorough
 def test_no_request_to_a_warm_model_waits_for_a_compilation(model, tmp_path):
     engine = LiveEngine(
         model, SQLiteStore(tmp_path / "store.db"), strategy=[Feedback(), Session(0.5)]

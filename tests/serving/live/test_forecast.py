@@ -50,6 +50,7 @@ def test_a_forecast_goes_on_from_the_history_of_interest(engine):
     assert new.names == [] and new.items["step"].max() == 4
 
 
+@pytest.mark.thorough
 def test_no_forecast_of_a_warm_engine_waits_for_a_compilation(engine):
     jax.clear_caches()  # compilations of other tests would hide those of this one
     engine.warm_up(BATCHES[:1])

@@ -37,6 +37,7 @@ def plan(recipe, tables):
     return plan_slice(recipe, counted(prepare(recipe, tables)), read_slice("gpu:4"))
 
 
+@pytest.mark.thorough
 def test_planned_bytes_are_those_of_the_arrays_of_training(plan, recipe, tables):
     context = make_context(recipe, prepare(recipe, tables))
     state, device = initial_state(context), jax.devices()[0]

@@ -61,6 +61,7 @@ def trained(request, tmp_path_factory):
     return request.param, out, pretrain(request.param, out)
 
 
+@pytest.mark.thorough
 def test_held_out_losses_of_tokens_fall(trained):
     _, _, history = trained
     assert len(history) == 1 + OPTIONS.epochs
@@ -100,6 +101,7 @@ def test_the_last_layer_alone_changes_and_the_checkpoint_is_complete(trained):
     assert np.isfinite(text_vectors(["nails care"], str(out), 32)).all()
 
 
+@pytest.mark.thorough
 def test_pretraining_goes_on_from_its_own_checkpoint(trained, tmp_path):
     """The head of masked tokens is saved, so the loss begins where it ended."""
     name, out, history = trained
@@ -115,6 +117,7 @@ def replace_pretrained(name, out):
     return replace(config, text=replace(config.text, pretrained=str(out)))
 
 
+@pytest.mark.thorough
 def test_a_stopped_pretraining_resumes_to_the_same_weights(trained, tmp_path, monkeypatch):
     name, out, history = trained
     if name == "tiny_gpt":

@@ -58,6 +58,7 @@ def test_unused_steps_and_targets_change_nothing_and_padding_is_no_candidate(los
     assert loss(items, nothing, arrays) == 0 < expected
 
 
+@pytest.mark.thorough
 def test_the_loss_of_held_out_items_falls(tables):
     options = config(**ALONE, **{"model.experts": ["id+graph"], "train.learning_rate": 0.01})
     context = make_context(options, prepare(options, tables))
@@ -76,6 +77,7 @@ def held_out_loss(context, state):
     return masked_item_loss(context, evaluator.model, evaluator.items.vectors)["masked_item/loss"]
 
 
+@pytest.mark.thorough
 def test_a_training_that_begins_with_such_a_run_takes_its_item_side(tables, tmp_path):
     one = {"model.experts": ["id+graph"]}
     first = untrained_run(tmp_path / "first", tables, **ALONE, **one)
