@@ -14,6 +14,7 @@ from jaxrec.training.objective import StepInputs, objective
 from jaxrec.training.privacy import run as private
 from jaxrec.training.state import initial_state, make_context
 
+pytestmark = pytest.mark.thorough
 CLIP, NOISE = 0.05, 1e-3
 OPTIONS = {
     "model.experts": ["id"],
