@@ -37,7 +37,8 @@ class MicroBatch:
     def bernoulli(self, key: Array, share: float, shape: tuple[int, ...]) -> Bool[Array, "b T"]:
         """True for a share of the events, at random, where the part has this shape [b, T]."""
         rows, length = shape
-        return self.of(jax.random.bernoulli(key, share, (rows * self.count, length)))
+        drawn = jax.random.bernoulli(key, share, (rows * self.count, length))
+        return jnp.asarray(self.of(drawn))
 
     def key(self, key: Array) -> Array:
         """The key of dropout, which is drawn for each part."""
