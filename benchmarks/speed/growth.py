@@ -30,12 +30,12 @@ from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables, validate_tables
 from jaxrec.training import loop as training
+from jaxrec.training.batches import make_packing
 from jaxrec.training.state import (
     TrainContext,
     TrainState,
     initial_state,
     make_context,
-    make_packing,
 )
 from jaxrec.types import Batch
 

@@ -27,7 +27,7 @@ keep_freed_memory()  # as the commands do, before the imports
 
 from jaxrec.config import Config, DataConfig  # noqa: E402
 from jaxrec.data.dataset import prepare  # noqa: E402
-from jaxrec.training.state import make_packing  # noqa: E402
+from jaxrec.training.batches import make_packing  # noqa: E402
 
 GIB = 2**30
 PART = 5_000_000  # events

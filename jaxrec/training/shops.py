@@ -26,6 +26,7 @@ from jaxrec.processes import from_first
 from jaxrec.sharding import replicated
 from jaxrec.training import cards
 from jaxrec.training import logging as report
+from jaxrec.training.batches import make_packing
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.growth import moved_params, row_maps
@@ -34,7 +35,6 @@ from jaxrec.training.state import (
     TrainState,
     build_model,
     catalog_vectors,
-    make_packing,
     model_sizes,
     run_artifacts,
     state_layout,

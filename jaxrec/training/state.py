@@ -18,9 +18,8 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.extend import entity_rows
 from jaxrec.data.features import feature_arrays, missing_notes, missing_shares, unused_notes
-from jaxrec.data.packing import Packing, cut_windows
+from jaxrec.data.packing import Packing
 from jaxrec.data.pseudonyms import key_hash, read_key
-from jaxrec.data.replay import replayed_weights
 from jaxrec.data.slices import counts
 from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
@@ -41,9 +40,10 @@ from jaxrec.sharding import (
     process_mesh,
     shardings,
 )
+from jaxrec.training.batches import make_packing
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.privacy.budget import Budget, make_budget
-from jaxrec.training.privacy.sampling import UserSampling, user_sampling
+from jaxrec.training.privacy.sampling import UserSampling
 from jaxrec.training.samplers import build_samplers, sampling_notes
 from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
@@ -224,48 +224,6 @@ def schedule(config: Config) -> tuple[int, float]:
     if config.warm_start.base:
         return config.warm_start.epochs, config.warm_start.learning_rate
     return config.train.epochs, config.train.learning_rate
-
-
-def make_packing(
-    config: Config, dataset: Dataset, budget: Budget | None = None, devices: int = 1
-) -> Packing | UserSampling:
-    """The batches of the training events.
-
-    Args:
-        budget: of a private training, whose rows are users.
-        devices: that share the rows of a batch.
-    """
-    split, train, weights = dataset.split, config.train, dataset.target_weights
-    if budget is not None:
-        return user_sampling(
-            split.log,
-            split.train_lengths,
-            weights,
-            budget,
-            sequence_length=train.sequence_length,
-            burn_in=train.burn_in,
-            devices=devices,
-        )
-    if dataset.carried is not None:
-        weights = replayed_weights(
-            split.log,
-            weights,
-            dataset.new & split.in_training,
-            cut_windows(
-                split.log.offsets, split.train_lengths, train.sequence_length, train.burn_in
-            ),
-            share=config.warm_start.replay,
-            seed=(train.seed, max(dataset.carried.since, 0)),
-        )
-    return Packing(
-        split.log,
-        split.train_lengths,
-        weights,
-        batch_size=train.batch_size,
-        sequence_length=train.sequence_length,
-        burn_in=train.burn_in,
-        seed=train.seed,
-    )
 
 
 def model_sizes(config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps) -> Sizes:
