@@ -4,7 +4,9 @@
 `jaxrec.models`, `jaxrec.training.losses`, `jaxrec.evaluation.metrics` and `jaxrec.ranking.top_k`.
 """
 
+import os
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 # imported when first used (PEP 562): `import jaxrec` is quick, and serving never loads training
@@ -19,6 +21,12 @@ _HOMES = {
     "Tables": "jaxrec.data.tables",
 }
 __all__ = sorted(_HOMES)
+
+# On CPUs, jaxlib 0.10.2 compiles some sums of products to wrong values
+# (https://github.com/jax-ml/jax/issues/39103). XLA reads the flag when JAX computes first.
+_FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+if version("jaxlib") == "0.10.2" and _FUSION_FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FUSION_FLAG}=".strip()
 
 
 def __getattr__(name: str) -> Any:
