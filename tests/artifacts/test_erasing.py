@@ -11,7 +11,7 @@ from jaxrec.artifacts import erasing
 from jaxrec.artifacts.directories import open_directory
 from jaxrec.artifacts.erasing import erase_from_file, erase_from_parts
 from jaxrec.artifacts.files import locked
-from jaxrec.artifacts.partitions import PartFile, open_partitions, read_manifest
+from jaxrec.artifacts.partitions import PartFile, open_partitions, read_manifest, write_files
 from jaxrec.errors import Busy, RunError
 
 TITLES = ['a "quoted", title', "two\nlines", "\u2028 separated", "", None]
@@ -120,9 +120,7 @@ def test_integer_ids_are_found_by_their_text(tmp_path):
     directory = open_directory(tmp_path)
     for form in FORMATS:
         table = pl.DataFrame({"user_id": [7, 8], "rank": [1, 1]})
-        open_partitions(open_directory(tmp_path / form), {}).write(
-            [PartFile(directory, f"table.{form}", table)], {}
-        )
+        write_files([PartFile(directory, f"table.{form}", table)])
         erasure = erase_from_file(directory, f"table.{form}", {"7"})
         assert (erasure.users, erasure.rows_before, erasure.kept.to_list()) == ({"7"}, 2, ["8"])
     assert pl.read_parquet(tmp_path / "table.parquet").schema["user_id"] == pl.Int64

@@ -251,6 +251,7 @@ def test_neither_a_closed_pipe_nor_an_ascii_console_stops_a_job(run, data, tmp_p
     assert len(list((tmp_path / "a").glob("part-*"))) == events["user_id"].n_unique()
 
 
+@pytest.mark.thorough
 def test_results_that_do_not_fit_on_the_disk_are_an_error(run, tmp_path):
     with Path("/dev/full").open("w") as full:
         process = start(
@@ -291,6 +292,7 @@ def job(_):
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("job", "number", "code"),
     [(job, *SIGNALS[n % 2]) for n, job in enumerate(LOST.values())],

@@ -128,6 +128,7 @@ def test_long_histories_get_integrated_gradients(biased, fan, monkeypatch):
     assert newest[16:].all()
 
 
+@pytest.mark.thorough
 def test_gradients_add_up_to_the_lead_that_the_event_vectors_make(model, fan):
     log = model.encoder.event_log(fan)
     lead = np.asarray(model.index.items.vectors)[model.index.find("item:i35")[1]]

@@ -160,6 +160,7 @@ def test_feedback_of_unknown_event_types_equals_batch_scoring(engine):
         engine.model.recommend(table([*user_events, *more]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "version", [pytest.param(lambda model: model, marks=pytest.mark.slow), corrected]
 )

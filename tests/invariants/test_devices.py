@@ -87,6 +87,7 @@ def test_real_vectors_are_ranked_equally_on_any_mesh(item_shards):
     np.testing.assert_allclose(top.log_z, expected.log_z, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sequence", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_no_loop_of_a_step_waits_for_other_devices(tables, monkeypatch, sequence):
     """Over time or over blocks of the loss, which has several here."""

@@ -20,6 +20,7 @@ from jaxrec.training import loop as training
 from jaxrec.training.state import make_context
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_restores_on_any_mesh(tables, whole_run, tmp_path):
     """From 4 devices to 4 with the tables in parts, to 2, to 1 and back, unchanged each time."""
     context = make_context(config(**{"train.item_shards": 4}), prepare(config(), tables))

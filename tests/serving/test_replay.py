@@ -16,6 +16,7 @@ from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.training import loop as training
 
 
+@pytest.mark.thorough
 def test_a_session_that_is_over_changes_no_rank(model, known_shop):
     """Users of the shop come at most once a day, so every event begins a session."""
     log = model.encoder.validated_log(known_shop.events)

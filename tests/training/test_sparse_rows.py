@@ -70,6 +70,7 @@ def id_tables(state):
     return [np.asarray(leaf) for path, leaf in leaves if "item_table" in jax.tree_util.keystr(path)]
 
 
+@pytest.mark.thorough
 def test_if_every_step_reads_all_rows_it_equals_adam():
     sampler = make_sampler(8, 8, takes_all=True)
     states = []

@@ -41,6 +41,7 @@ def test_with_all_edges_the_vectors_are_those_of_the_whole_graph(name):
         np.testing.assert_allclose(local[places], whole[wanted], atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_only_nodes_within_reach_are_encoded():
     """Item 2 has no incoming edges; entity 4 reads the items 0 and 1, and 0 reads entity 3."""
     graph = make_graph(EDGES, 4)

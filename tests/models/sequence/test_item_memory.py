@@ -51,6 +51,7 @@ def gradients(function, arguments):
     return jax.grad(loss, range(5))(*arguments)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scan", [scan_memory, parallel])
 def test_values_and_gradients_equal_those_of_the_equations(scan):
     arguments = problem()

@@ -118,6 +118,7 @@ def test_workers_consume_as_one_group_and_count_together(trained_run, server, st
     assert service.stop() == 128 + signal.SIGTERM
 
 
+@pytest.mark.thorough
 @needs_redis
 def test_entries_of_a_consumer_that_ended_go_to_another(stream, consuming):
     [known, sent_again] = [payload("a", 1), payload("a", 1)]
@@ -160,6 +161,7 @@ def test_entries_that_cannot_be_used_are_set_aside_with_the_reason(stream, consu
         assert expected in reason
 
 
+@pytest.mark.thorough
 @needs_redis
 def test_a_damaged_document_does_not_hold_up_the_stream(stream, consuming, tmp_path, monkeypatch):
     monkeypatch.setattr(consumer, "RETRY_SECONDS", 0.01)

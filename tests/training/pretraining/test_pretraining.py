@@ -88,6 +88,7 @@ def test_texts_of_items_that_follow_one_another_agree():
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.thorough
 def test_the_last_layer_alone_changes_and_the_checkpoint_is_complete(trained):
     name, out, _ = trained
     assert not (out / "progress.npz").exists()

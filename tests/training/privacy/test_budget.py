@@ -79,6 +79,7 @@ def test_steps_spend_and_a_limit_on_the_users_of_a_step_costs():
     assert by_steps[-1] <= limited[0] < limited[1] < limited[2]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("epsilon", [0.5, 8.0])
 def test_the_noise_spends_the_budget_and_no_more(epsilon):
     train = TrainConfig(epochs=5, batch_size=256, privacy=PrivacyConfig(epsilon, clip=0.5))
