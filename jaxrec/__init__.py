@@ -26,8 +26,9 @@ __all__ = sorted(_HOMES)
 # (https://github.com/jax-ml/jax/issues/39103). XLA reads the flag when JAX computes first. Products
 # alone may stay with that library: without them a training step takes 1.4 times as long.
 _FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-if version("jaxlib") == "0.10.2" and _FUSION_FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FUSION_FLAG}=individual_dot".strip()
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if version("jaxlib") == "0.10.2" and _FUSION_FLAG not in _FLAGS:
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} {_FUSION_FLAG}=individual_dot".strip()
 
 
 def __getattr__(name: str) -> Any:
