@@ -4,10 +4,10 @@
 `jaxrec.models`, `jaxrec.training.losses`, `jaxrec.evaluation.metrics` and `jaxrec.ranking.top_k`.
 """
 
-import os
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
+
+from jaxrec.compiler import set_xla_flags
 
 # imported when first used (PEP 562): `import jaxrec` is quick, and serving never loads training
 _HOMES = {
@@ -22,13 +22,7 @@ _HOMES = {
 }
 __all__ = sorted(_HOMES)
 
-# On CPUs, jaxlib 0.10.2 compiles some sums of products to wrong values
-# (https://github.com/jax-ml/jax/issues/39103). XLA reads the flag when JAX computes first. Products
-# alone may stay with that library: without them a training step takes 1.4 times as long.
-_FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-_FLAGS = os.environ.get("XLA_FLAGS", "")
-if version("jaxlib") == "0.10.2" and _FUSION_FLAG not in _FLAGS:
-    os.environ["XLA_FLAGS"] = f"{_FLAGS} {_FUSION_FLAG}=individual_dot".strip()
+set_xla_flags()
 
 
 def __getattr__(name: str) -> Any:

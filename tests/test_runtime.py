@@ -2,8 +2,6 @@ import os
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
 
 from jaxrec.runtime import call_in_process
@@ -37,18 +35,6 @@ def test_keep_freed_memory_keeps_memory_in_the_process():
     size = 8 * 2**23
     assert left("return") < size / 2
     assert left("keep") > size / 2
-
-
-def test_sums_of_products_are_compiled_to_right_values():
-    """One version of jaxlib does not, unless a flag is set."""
-    random = np.random.default_rng(0)
-    x = random.normal(size=(256, 8)).astype(np.float32)
-    weights = random.normal(size=(48, 256, 8)).astype(np.float32)
-
-    def scaled(x, weights):
-        return (x[None] * weights).sum(-1)[..., None] * x[None]
-
-    np.testing.assert_allclose(jax.jit(scaled)(x, weights), scaled(x, weights), atol=1e-3)
 
 
 def test_a_function_in_a_process_of_its_own_tells_how_it_ended():

@@ -14,6 +14,7 @@ from orbax.checkpoint import CheckpointManager
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.files import locked
 from jaxrec.artifacts.run_directory import Progress
+from jaxrec.compiler import FUSION_OPTIONS
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
@@ -34,7 +35,7 @@ from jaxrec.training.prefetch import prefetch
 from jaxrec.training.privacy import run as private
 from jaxrec.training.privacy.budget import spent
 from jaxrec.training.privacy.sampling import users_at_a_time
-from jaxrec.training.privacy.step import COMPILER_OPTIONS, build_private_step
+from jaxrec.training.privacy.step import build_private_step
 from jaxrec.training.state import (
     StepContext,
     TrainContext,
@@ -218,7 +219,9 @@ def make_train_step(context: StepContext) -> jax.stages.Wrapped:
     options: dict[str, Any] | None = None
     if context.budget:
         microbatch = users_at_a_time(context.mesh.shape[USERS])
-        compute, options = build_private_step(*model, context.budget, microbatch), COMPILER_OPTIONS
+        compute = build_private_step(*model, context.budget, microbatch)
+        # again, as JAX may have computed before XLA_FLAGS was set, and the guarantee needs it
+        options = FUSION_OPTIONS or None
     else:
         compute = build_step(*model)
 

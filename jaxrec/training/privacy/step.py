@@ -17,14 +17,6 @@ from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
 
-# On CPUs, jaxlib 0.10.2 and 0.11 compile sums of products of users' vectors so that one user's
-# values reach the gradients of others (https://github.com/jax-ml/jax/issues/39103).
-COMPILER_OPTIONS = (
-    {"xla_cpu_experimental_ynn_fusion_type": ""}
-    if (0, 10, 2) <= jax.version.__version_info__ < (0, 12)
-    else None
-)
-
 
 def build_private_step(
     config: Config,
