@@ -8,7 +8,8 @@ from jaxlib.version import __version__
 # (https://github.com/jax-ml/jax/issues/39103); 0.11 has such fusions too. Products alone may stay
 # with the library behind them: without it a training step takes 1.4 times as long.
 FUSION_OPTIONS = (
-    {"xla_cpu_experimental_ynn_fusion_type": "individual_dot"}
+    # as a flag it may be shorter, as an option of one program not
+    {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
     if __version__ == "0.10.2" or __version__.startswith("0.11.")
     else {}
 )
