@@ -157,7 +157,7 @@ def local_rows(numbers: Int[Array, "*shape"], rows: Shaped[Array, "n *rest"]) ->
     return jnp.where((own >= 0) & (own < len(rows)), own, len(rows))
 
 
-def padded_rows(x: Shaped[Array, "rows *shape"], fill: Any = 0) -> Shaped[Array, "more *shape"]:
+def divisible_rows(x: Shaped[Array, "rows *shape"], fill: Any = 0) -> Shaped[Array, "more *shape"]:
     """Rows up to a number that the devices along `items` divide."""
     missing = -len(x) % shards(ITEMS)
     padding = [(0, missing), *[(0, 0)] * (x.ndim - 1)]
@@ -189,7 +189,7 @@ def look_up(
     specs = (BY_ITEM, *[spec] * (1 + len(columns)))
     mesh = jax.sharding.get_abstract_mesh()
     return jax.shard_map(found, mesh=mesh, in_specs=specs, out_specs=spec)(
-        by_row(padded_rows(table)), rows, *columns
+        by_row(divisible_rows(table)), rows, *columns
     )
 
 

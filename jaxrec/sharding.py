@@ -17,7 +17,7 @@ from jaxrec.types import PADDING_MULTIPLE
 
 USERS, ITEMS = "users", "items"
 # in paths of train states and of the arrays of a training
-BY_ITEM = re.compile(r"item_table|entity_table|\.text$|\.features\[")
+ROWS_BY_ITEM = re.compile(r"item_table|entity_table|\.text$|\.features\[")
 
 
 _started_by: int | None = None  # the process that has started JAX through this package
@@ -72,7 +72,7 @@ def shardings(tree, mesh: Mesh):
     """
 
     def rule(path, leaf):
-        has_rows = leaf.ndim and BY_ITEM.search(jax.tree_util.keystr(path))
+        has_rows = leaf.ndim and ROWS_BY_ITEM.search(jax.tree_util.keystr(path))
         return NamedSharding(mesh, PartitionSpec(ITEMS) if has_rows else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(rule, tree)

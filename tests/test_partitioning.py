@@ -9,9 +9,9 @@ from jaxrec.partitioning import (
     WHOLE,
     by_column,
     by_row,
+    divisible_rows,
     look_up,
     on_mesh,
-    padded_rows,
     put_rows,
     row_shards,
     spread_rows,
@@ -53,7 +53,7 @@ def test_rows_and_columns_lie_along_items_if_the_devices_divide_them():
     ]
     assert shapes == [(2, 4), (8, 1), (7, 4), (8, 3)]
     with on_mesh(make_mesh(1)):
-        assert by_row(x) is by_column(x) is padded_rows(x) is x
+        assert by_row(x) is by_column(x) is divisible_rows(x) is x
 
 
 @pytest.mark.parametrize("item_shards", [1, 2, 4])

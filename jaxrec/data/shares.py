@@ -1,8 +1,8 @@
 """The blocks of an `EventStream`, made by several workers that each read a share of its files.
 
 The workers number the rows of their shares. The users and their first rows say with which key each
-block begins, so every worker knows the block of an event. Whoever gets all events of a block puts
-them in order; the result is what `EventStream.blocks` gives.
+block begins, so every worker knows the block of an event. The worker that gets all events of a
+block puts them in order; the result is what `EventStream.blocks` gives.
 """
 
 import tempfile

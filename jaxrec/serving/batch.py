@@ -28,7 +28,14 @@ from jaxrec.ranking.steps import Only, Without
 from jaxrec.serving import ray_engine
 from jaxrec.serving.console import console, note, notes
 from jaxrec.serving.inputs import open_user_events, user_id_type
-from jaxrec.serving.scoring import JobOptions, Outputs, Scorer, load_scorer, score_part
+from jaxrec.serving.scoring import (
+    JobOptions,
+    Outputs,
+    ScoredPart,
+    Scorer,
+    load_scorer,
+    score_part,
+)
 
 # options that do not change the part files
 NOT_IN_THE_JOB = (
@@ -98,12 +105,8 @@ def write_parts(
         if number in finished:
             continue
         part = score_part(scorer, number, table, outputs)
-        for line in part.preview:
-            console.print(line)
         parts = parts.write(part.files, part.facts)
-        users = sum(part["users"] for part in parts.done)
-        name = part.facts["name"]
-        notes.print(f"{name}: {users:,} users, {rows_read:,} of {events.num_rows:,} events")
+        print_part(part, parts, f"{rows_read:,} of {events.num_rows:,} events")
     return parts
 
 
@@ -114,16 +117,20 @@ def write_parts_on_ray(
     scored = ray_engine.write_parts(scorer.options, events, parts.numbers, outputs)
     with closing(scored):  # also if the process is interrupted meanwhile
         for part in scored:
-            for line in part.preview:
-                console.print(line)
             parts = parts.record(part.facts)
-            users = sum(done["users"] for done in parts.done)
-            count = f"{len(parts.done):,} of {part.total:,} parts"
-            notes.print(f"{part.facts['name']}: {users:,} users, {count}")
+            print_part(part, parts, f"{len(parts.done):,} of {part.total:,} parts")
     for directory in (outputs.lists, outputs.states):
         if directory is not None:
             remove_drafts(directory)  # of workers that were killed
     return parts
+
+
+def print_part(part: ScoredPart | ray_engine.FinishedPart, parts: Partitions, done: str) -> None:
+    """Print the preview of a part and how far the job is."""
+    for line in part.preview:
+        console.print(line)
+    users = sum(facts["users"] for facts in parts.done)
+    notes.print(f"{part.facts['name']}: {users:,} users, {done}")
 
 
 def open_outputs(out: Directory, states: Directory | None, job: dict[str, Any]) -> Partitions:

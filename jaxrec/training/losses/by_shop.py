@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.partitioning import padded_rows, to_columns, to_rows
+from jaxrec.partitioning import divisible_rows, to_columns, to_rows
 from jaxrec.training.losses.base import LogitAdjustments, Loss
 
 
@@ -39,10 +39,10 @@ class ShopLoss:
 
             total += self.criterion(
                 queries,
-                to_rows(padded_rows(jnp.concatenate([candidates[:1], candidates[first:end]]))),
+                to_rows(divisible_rows(jnp.concatenate([candidates[:1], candidates[first:end]]))),
                 own(targets),
                 jnp.where((targets >= first) & (targets < end), weights, 0),
-                padded_rows(jnp.concatenate([valid[:1], valid[first:end]]), fill=False),
+                divisible_rows(jnp.concatenate([valid[:1], valid[first:end]]), fill=False),
                 adjustments and adjustments._replace(candidates=own(adjustments.candidates)),
             )
         return total

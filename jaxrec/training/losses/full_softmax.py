@@ -13,10 +13,10 @@ from jaxrec.partitioning import (
     BY_USER,
     WHOLE,
     by_row,
+    divisible_rows,
     local_rows,
     look_up,
     on_devices,
-    padded_rows,
     shards,
     total,
 )
@@ -57,8 +57,8 @@ class FullSoftmax:
         weights = lax.stop_gradient(weights)
         no_adjustments = LogitAdjustments(jnp.zeros((*weights.shape, 0), jnp.int32), None)
         adjusted, amounts, bias = adjustments or no_adjustments
-        candidates, valid = by_row(padded_rows(candidates)), padded_rows(valid, fill=False)
-        bias = jnp.zeros(len(valid)) if bias is None else padded_rows(lax.stop_gradient(bias))
+        candidates, valid = by_row(divisible_rows(candidates)), divisible_rows(valid, fill=False)
+        bias = jnp.zeros(len(valid)) if bias is None else divisible_rows(lax.stop_gradient(bias))
         target_logits = jnp.sum(queries * look_up(candidates, targets), -1, dtype=jnp.float32)
         target_logits += bias[targets]
         if amounts is not None:

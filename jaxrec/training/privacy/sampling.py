@@ -33,7 +33,7 @@ class UserSampling:
         weights: target weight of every event of the log.
         windows: of all users, in the order of users.
         microbatch: divides the number of rows.
-        secret: what draws depend on; whoever knows it knows who was drawn.
+        secret: what draws depend on. It tells which users were drawn.
     """
 
     log: EventLog

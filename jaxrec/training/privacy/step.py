@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array, Bool, Float
 
 from jaxrec.config.options import Config
 from jaxrec.models.recommender import ModelDef, cast_products
@@ -56,7 +57,7 @@ def build_private_step(
             return_grad_norms=True,
             microbatch_size=microbatch,
         )
-        absent = ~batch.starts[:, 0]
+        absent = ~jnp.asarray(batch.starts)[:, 0]
         clipped, of_users = gradient_of(state.params, batch, is_padding_example=absent)
         assert arrays.noise_key is not None  # a private run has one
         noise = gaussian_privatizer(
@@ -66,19 +67,30 @@ def build_private_step(
         gradient, _ = noise.update(clipped, noise.init(clipped))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-
-        def mean(values):
-            return jnp.where(absent, 0, values).sum() / jnp.maximum((~absent).sum(), 1)
-
-        loss, norm = mean(of_users.values), optax.tree.norm(gradient)
-        metrics = {
-            "loss": loss,
-            "gradient_norm": norm,
-            NOT_FINITE: first_not_finite(loss, norm, state.params, gradient),
-            "users": (~absent).sum(),
-            "clipped_share": mean(of_users.grad_norms > budget.clip),
-            **jax.tree.map(mean, of_users.aux),
-        }
+        metrics = _mean_metrics(of_users, absent, budget.clip)
+        loss, norm = metrics["loss"], optax.tree.norm(gradient)
+        not_finite = first_not_finite(loss, norm, state.params, gradient)
+        metrics |= {"gradient_norm": norm, NOT_FINITE: not_finite}
         return TrainState(state.step + 1, params, opt_state, state.text), metrics
 
     return step
+
+
+def _mean_metrics(of_users: Any, absent: Bool[Array, " B"], clip: float) -> dict[str, Array]:
+    """The metrics of a batch, without noise.
+
+    Args:
+        of_users: the loss, its parts and the norm of the gradient of every row.
+        absent: rows without a user.
+    """
+    count = (~absent).sum()
+
+    def mean(values: Array) -> Float[Array, ""]:
+        return jnp.where(absent, 0, values).sum() / jnp.maximum(count, 1)
+
+    return {
+        "loss": mean(of_users.values),
+        "users": count,
+        "clipped_share": mean(of_users.grad_norms > clip),
+        **jax.tree.map(mean, of_users.aux),
+    }
