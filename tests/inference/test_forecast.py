@@ -71,7 +71,7 @@ def test_a_user_has_the_same_forecast_alone(model, users, forecast):
     np.testing.assert_allclose(alone[WEIGHTS], together[WEIGHTS], atol=1e-5)
     again, other = (model.forecast(last, STEPS, k=5, seed=seed) for seed in (0, 1))
     assert again["weight"].equals(alone["weight"])
-    assert not other["weight"].equals(alone["weight"])  # other draws
+    assert np.abs(other["weight"] - alone["weight"]).max() > 2e-5  # other draws
 
 
 def test_a_single_roll_out_reads_the_expected_item(model, users):

@@ -33,7 +33,7 @@ def test_a_forecast_has_steps_and_a_movement(forecasts):
     first = content["steps"][0]["items"]
     assert [item["id"] for item in first] == [item["id"] for item in recommended]
     # all roll-outs agree on the first step, but for rounding
-    assert all(item["low"] - 1e-5 <= item["weight"] <= item["high"] + 1e-5 for item in first)
+    assert all(item["low"] - 1e-6 <= item["weight"] <= item["high"] + 1e-6 for item in first)
     movement, profile = content["movement"], forecasts.get("/users/gus/profile").json()["movement"]
     assert movement["names"] == profile["names"] and movement["type"] == profile["type"]
     assert movement["weights"][0] == pytest.approx(profile["weights"][-1], abs=1e-5)
