@@ -24,6 +24,7 @@ def engine(request, known_shop, tmp_path_factory):
     options = {f"model.{name}": value for name, value in VARIANTS[request.param].items()}
     options["model.experts"] = ["text+graph"]
     options["text.pretrained"] = str(GOLDEN / "tiny_bert")
+    options["text.whiten"] = 4  # the small components of nearly equal texts are mostly rounding
     run = untrained_run(folder / "run", known_shop, **options)
     return LiveEngine(jaxrec.load(run), SQLiteStore(folder / "store.db"))
 
@@ -47,6 +48,6 @@ def test_a_new_item_has_the_vector_of_the_grown_catalogue(engine, shop):
     grown = engine.trained.with_items(pl.DataFrame([item]))
     expected = np.asarray(grown.index.items.vectors)[engine.index.num_trained]
     if reach(engine.trained.config.model) == 1:
-        np.testing.assert_allclose(live, expected, atol=2e-3)  # whitening amplifies rounding
+        np.testing.assert_allclose(live, expected, atol=1e-4)
     else:
         assert live @ expected > 0.95
