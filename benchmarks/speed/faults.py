@@ -9,7 +9,8 @@ and one fault after another comes: the service is killed, its store is locked, i
 small tmpfs, if this process may mount one), Redis is restarted, and the run changes under it.
 Every event that is not acknowledged is sent again with its `event_id`. At the end the store is
 read. Printed are the acknowledged events that are missing or there twice, the answers by status,
-503 answers without a reason, other 5xx answers, and the slowest list that was answered or refused.
+503 answers without a reason, other 5xx answers, and the slowest list that was answered or refused
+after each fault.
 """
 
 import argparse
@@ -86,7 +87,8 @@ class Clients:
         self.acknowledged: dict[str, set[str]] = defaultdict(set)
         self.statuses: Counter[tuple[str, int]] = Counter()
         self.without_reason = 0
-        self.slowest_list = 0.0
+        self.slowest_lists: dict[str, tuple[float, int]] = {}  # seconds and status by fault
+        self.fault = "none yet"
         self.ended = False
 
     async def run(self) -> None:
@@ -128,7 +130,8 @@ class Clients:
         path = f"/users/u{random.randint(0, number // EVENTS_PER_USER)}/recommendations"
         status, _, seconds = await self.request(session, "GET", path)
         if status:
-            self.slowest_list = max(self.slowest_list, seconds)
+            slowest = self.slowest_lists.get(self.fault, (0.0, 0))
+            self.slowest_lists[self.fault] = max(slowest, (seconds, status))
 
     async def request(
         self, session: aiohttp.ClientSession, method: str, path: str, body: dict | None = None
@@ -262,8 +265,8 @@ async def break_things(
         await asyncio.to_thread(attack, services)
         await asyncio.sleep(0.1)
         if time.monotonic() > next_fault and end - time.monotonic() > FAULT_SECONDS:
-            name, fault = next(order)
-            print(f"{60 * minutes - (end - time.monotonic()):4.0f} s: {name}", flush=True)
+            clients.fault, fault = next(order)
+            print(f"{60 * minutes - (end - time.monotonic()):4.0f} s: {clients.fault}", flush=True)
             await asyncio.to_thread(fault)
             next_fault = time.monotonic() + FAULT_SECONDS
     clients.ended = True
@@ -300,7 +303,9 @@ async def measure(options: argparse.Namespace, folder: Path, has_small_disk: boo
     for (kind, status), number in sorted(clients.statuses.items()):
         print(f"{kind:16} {status or 'no connection'}: {number:,}")
     print(f"5xx without a reason: {clients.without_reason}")
-    print(f"slowest list: {clients.slowest_list:.2f} s, with a timeout of {LIST_TIMEOUT:g} s")
+    print(f"slowest lists, with a timeout of {LIST_TIMEOUT:g} s:")
+    for fault, (seconds, status) in clients.slowest_lists.items():
+        print(f"  {fault:20} {seconds:.2f} s, status {status}")
     if redis:
         redis.process.kill()
 
