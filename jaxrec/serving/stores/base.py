@@ -85,6 +85,13 @@ class Impression:
     items: tuple[str, ...]
     propensities: tuple[float, ...]  # of each item at its rank, given the items above it
 
+    @classmethod
+    def of(
+        cls, user_id: str, time: int, model: str, items: list[str], propensities: list[float]
+    ) -> "Impression":
+        """An impression of lists, as JSON has them."""
+        return cls(user_id, time, model, tuple(items), tuple(propensities))
+
 
 class Loaded(NamedTuple):
     """What a store holds of some users; users that it does not know are in neither part."""

@@ -1,7 +1,5 @@
 """Pure functions on user documents: bytes and back, merging of events."""
 
-import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
@@ -16,18 +14,14 @@ from jaxrec.runtime import personal
 from jaxrec.serving.stores.base import (
     MAX_POSITIVES,
     MAX_UNKNOWN,
-    Impression,
     LiveEvent,
     Loaded,
     UserDocument,
 )
+from jaxrec.serving.stores.packing import UNREADABLE, pack, unpack
 
-FORMAT = 3  # of the bytes that `encode` writes; their first one
-FIRST_FORMATS = b"{"  # how documents of the formats 1 and 2 begin: with uncompressed JSON
-PRECISIONS = {"float32": "<f4", "float16": "<f2"}
-LEVEL = 1  # of zlib: higher levels save a twentieth and take several times as long
-RENAMED = {"chosen": "positives", "forgotten": "truncated", "folded": "num_in_base"}  # of format 1
-
+FORMAT = 3  # of the bytes that `encode` writes
+PRECISIONS = {"float32": "<f4", "float16": "<f2"}  # little-endian
 FIELD_TYPES: tuple[set[type], ...] = ({int}, {str}, {str}, {str, type(None)})  # of an event
 
 SortKey = Callable[[LiveEvent], Any]
@@ -43,7 +37,7 @@ class StoredRow(NamedTuple):
 
 
 def encode(document: UserDocument) -> bytes:
-    """Encode a document: the format, compressed JSON, then its states, little-endian."""
+    """Encode a document."""
     states = [state for state in (document.state, document.base) if state is not None]
     halved = bool(states) and all(state.dtype == np.float16 for state in states)
     precision = "float16" if halved else "float32"
@@ -61,20 +55,19 @@ def encode(document: UserDocument) -> bytes:
         "positives": document.positives,
         "model": document.model,
     }
-    text = json.dumps(head, ensure_ascii=False, separators=(",", ":"))
     numbers = b"".join(state.astype(PRECISIONS[precision]).tobytes() for state in states)
-    return bytes([FORMAT]) + zlib.compress(text.encode(), LEVEL) + numbers
+    return pack(FORMAT, head, numbers)
 
 
 def decode(user_id: str, version: int, content: bytes) -> UserDocument:
-    """Decode what `encode` returned, in this format or an older one.
+    """Decode what `encode` returned.
 
     Raises:
-        StoreError: the content is damaged, or a newer jaxrec wrote it.
+        StoreError: the content is damaged, or another version of jaxrec wrote it.
     """
     try:
         return _decode(user_id, version, content)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
+    except UNREADABLE as error:
         raise damaged(user_id, str(error)) from error
 
 
@@ -113,10 +106,9 @@ def decode_each(
 
 
 def _decode(user_id: str, version: int, content: bytes) -> UserDocument:
-    head, numbers = _split(content)
-    head = {RENAMED.get(name, name): value for name, value in head.items() if name != "format"}
+    head, numbers = unpack(FORMAT, content)
     names = [name for name in ("state", "base") if head.pop(f"has_{name}")]
-    precision = PRECISIONS[head.pop("precision", "float32")]
+    precision = PRECISIONS[head.pop("precision")]
     states: Any = np.frombuffer(numbers, precision).reshape(max(len(names), 1), -1)
     if not all(type(head[name]) is int for name in ("base_time", "num_in_base", "truncated")):
         raise TypeError("a time or a count is not a whole number")
@@ -124,33 +116,13 @@ def _decode(user_id: str, version: int, content: bytes) -> UserDocument:
     return UserDocument(
         user_id,
         events=_events(head.pop("events")),
-        feedback=_events(head.pop("feedback", ())),
-        base_ids=frozenset(head.pop("base_ids", ())),
+        feedback=_events(head.pop("feedback")),
+        base_ids=frozenset(head.pop("base_ids")),
         positives={event_type: tuple(items) for event_type, items in positives},
         version=version,
         **dict(zip(names, states, strict=False)),
         **head,
     )
-
-
-def _split(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """The head of a document and the bytes of its states."""
-    if content.startswith(FIRST_FORMATS):
-        text, _, numbers = content.partition(b"\n")
-    elif content.startswith(bytes([FORMAT])):
-        decompressor = zlib.decompressobj()
-        text, numbers = decompressor.decompress(content[1:]), decompressor.unused_data
-    elif content and FORMAT < content[0] < FIRST_FORMATS[0]:
-        raise ValueError(f"a newer jaxrec wrote it in format {content[0]}; update jaxrec")
-    else:
-        raise ValueError("its format is unknown")
-    return json.loads(text), numbers
-
-
-def decode_impression(user_id: str, time: int, content: str | bytes) -> Impression:
-    """Decode an impression from the JSON list of its model, items and propensities."""
-    model, items, propensities = json.loads(content)
-    return Impression(user_id, time, model, tuple(items), tuple(propensities))
 
 
 def with_events(

@@ -1,8 +1,6 @@
 """What a store keeps of the items that a shop sends to the live service, and its interface."""
 
-import json
 import logging
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -10,10 +8,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from jaxrec.serving.stores.packing import UNREADABLE, pack, unpack
+
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the bytes that `encode_item` writes; their first one
-LEVEL = 1  # of zlib, as for the documents of users
+FORMAT = 1  # of the bytes that `encode_item` writes
 
 
 class TextVector(NamedTuple):
@@ -74,7 +73,7 @@ class ItemStore(Protocol):
 
 
 def encode_item(document: ItemDocument) -> bytes:
-    """Encode a document: the format, compressed JSON, then its text vector, little-endian."""
+    """Encode a document."""
     head = {
         "columns": document.columns,
         "whole": document.whole,
@@ -82,22 +81,17 @@ def encode_item(document: ItemDocument) -> bytes:
         "changed": document.changed,
         "encoder": None if document.text is None else document.text.encoder,
     }
-    text = json.dumps(head, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     numbers = b"" if document.text is None else document.text.values.astype("<f4").tobytes()
-    return bytes([FORMAT]) + zlib.compress(text.encode(), LEVEL) + numbers
+    return pack(FORMAT, head, numbers)
 
 
 def decode_item(item_id: str, sequence: int, content: bytes) -> ItemDocument:
     """Decode what `encode_item` returned; see `ItemStore` for content that cannot be read."""
     try:
-        if content[0] != FORMAT:
-            raise ValueError(f"its format {content[0]} is unknown; update jaxrec")
-        decompressor = zlib.decompressobj()
-        head = json.loads(decompressor.decompress(content[1:]))
-        numbers = np.frombuffer(decompressor.unused_data, "<f4").astype(np.float32)
-        encoder = head.pop("encoder")
-        text = None if encoder is None else TextVector(encoder, numbers)
+        head, numbers = unpack(FORMAT, content)
+        encoder, values = head.pop("encoder"), np.frombuffer(numbers, "<f4").astype(np.float32)
+        text = None if encoder is None else TextVector(encoder, values)
         return ItemDocument(item_id, **head, text=text, sequence=sequence)
-    except (ValueError, TypeError, LookupError, AttributeError, zlib.error) as error:
+    except UNREADABLE as error:
         logger.error("the document of item %r cannot be read: %s; PUT it again", item_id, error)
         return ItemDocument(item_id, removed=True, sequence=sequence)

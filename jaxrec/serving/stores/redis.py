@@ -19,7 +19,7 @@ from jaxrec.serving.stores.base import (
     UserDocument,
     first_version,
 )
-from jaxrec.serving.stores.documents import StoredRow, decode_each, decode_impression, encode
+from jaxrec.serving.stores.documents import StoredRow, decode_each, encode
 from jaxrec.serving.stores.redis_items import RedisItems
 from jaxrec.serving.stores.retention import number_to_delete, share_within
 
@@ -27,9 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Each user has a hash (the document) and a list (the impressions). Two sorted sets hold the user
 # ids by the time of the last write, a third one keyed hashes of those of deleted users by the time
-# of deletion (earlier versions kept the ids there). All keys share a hash tag, so that a cluster
-# keeps them on one node, where one script can write them. Keys keep the names of the first version,
-# so that existing stores can be opened.
+# of deletion. All keys share a hash tag, so that a cluster keeps them on one node, where one script
+# can write them. Keys keep the names of the first version, so that existing stores can be opened.
 PREFIX = "{jaxrec}:"
 WRITTEN = PREFIX + "written"
 SHOWN = PREFIX + "shown"
@@ -40,33 +39,22 @@ EXPIRING = PREFIX + "expiring"  # exists while a process deletes old users
 EXPIRY_SECONDS = 1800.0  # after which that process counts as dead
 READ_SECONDS = 1.0  # to wait for an answer to a read, which the caller can do without
 CHUNK = 500  # users deleted per call, which other clients wait for
-FIND_DELETED = """
-local function deleted_at(id, hash)
-  return redis.call('ZSCORE', KEYS[3], hash) or redis.call('ZSCORE', KEYS[3], id)
-end
-"""
-SAVE = (
-    FIND_DELETED
-    + """
+SAVE = """
 local stored = redis.call('HGET', KEYS[1], 'version') or '0'
 if stored ~= ARGV[1] then return 0 end
-local deleted = deleted_at(ARGV[4], ARGV[8]) or ARGV[6]
+local deleted = redis.call('ZSCORE', KEYS[3], ARGV[8]) or ARGV[6]
 if stored == '0' and tonumber(deleted) ~= tonumber(ARGV[7]) then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[5], 'document', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
 return 1
 """
-)
-SHOW = (
-    FIND_DELETED
-    + """
-local deleted = deleted_at(ARGV[1], ARGV[5])
+SHOW = """
+local deleted = redis.call('ZSCORE', KEYS[3], ARGV[5])
 if deleted and tonumber(deleted) >= tonumber(ARGV[2]) then return end
 redis.call('RPUSH', KEYS[1], ARGV[3])
 redis.call('LTRIM', KEYS[1], -ARGV[4], -1)
 redis.call('ZADD', KEYS[2], 'GT', ARGV[2], ARGV[1])
 """
-)
 EXPIRE = """
 local written = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not written or tonumber(written) > tonumber(ARGV[2]) then return 0 end
@@ -109,12 +97,13 @@ class RedisStore:
             pipeline = self.reader.pipeline(transaction=False)
             for user_id in user_ids:
                 pipeline.hmget(_document_key(user_id), "version", "document")
-                pipeline.zmscore(DELETED, self._tombstones(user_id))
+                pipeline.zscore(DELETED, self._tombstone(user_id))
             answers = pipeline.execute()
+        deleted = [None if seconds is None else int(seconds) for seconds in answers[1::2]]
         rows = {
-            user_id: StoredRow(int(version or 0), content, _newest(times))
-            for user_id, (version, content), times in zip(
-                user_ids, answers[::2], answers[1::2], strict=True
+            user_id: StoredRow(int(version or 0), content, deleted_at)
+            for user_id, (version, content), deleted_at in zip(
+                user_ids, answers[::2], deleted, strict=True
             )
         }
         return decode_each(rows)
@@ -130,7 +119,7 @@ class RedisStore:
                 content = encode(d)
                 self.observe(len(content))
                 arguments: list[Any] = [d.version, content, now, d.user_id, after]
-                arguments += [NEVER, d.deleted_at, self._tombstones(d.user_id)[0]]
+                arguments += [NEVER, d.deleted_at, self._tombstone(d.user_id)]
                 self.save_script(keys, arguments, client=pipeline)
             written = pipeline.execute()
         return [d.user_id for d, done in zip(documents, written, strict=True) if not done]
@@ -138,16 +127,13 @@ class RedisStore:
     def delete(self, user_id: str, deleted_at: int | None = None) -> bool:
         """See `Store.delete`."""
         with _store_errors():
-            tombstone, _ = tombstones = self._tombstones(user_id)
-            times: Any = self.client.zmscore(DELETED, tombstones)
             pipeline = self.client.pipeline()
             pipeline.delete(_document_key(user_id))
             pipeline.delete(_impressions_key(user_id))
             pipeline.zrem(WRITTEN, user_id)
             pipeline.zrem(SHOWN, user_id)
-            pipeline.zrem(DELETED, user_id)
-            if (newest := _newest([*times, deleted_at])) is not None:
-                pipeline.zadd(DELETED, {tombstone: newest}, gt=True)
+            if deleted_at is not None:
+                pipeline.zadd(DELETED, {self._tombstone(user_id): deleted_at}, gt=True)
             return pipeline.execute()[0] > 0
 
     def add_impressions(self, impressions: Iterable[Impression]) -> None:
@@ -157,7 +143,7 @@ class RedisStore:
             for i in impressions:
                 row = json.dumps([i.time, i.model, i.items, i.propensities])
                 arguments: list[Any] = [i.user_id, i.time, row, MAX_IMPRESSIONS]
-                arguments.append(self._tombstones(i.user_id)[0])
+                arguments.append(self._tombstone(i.user_id))
                 keys = [_impressions_key(i.user_id), SHOWN, DELETED]
                 self.show_script(keys, arguments, client=pipeline)
             pipeline.execute()
@@ -166,7 +152,7 @@ class RedisStore:
         """See `Store.impressions`."""
         with _store_errors():
             rows = self.reader.lrange(_impressions_key(user_id), 0, -1)
-        return [decode_impression(user_id, *_split_time(row)) for row in rows]
+        return [Impression.of(user_id, *json.loads(row)) for row in rows]
 
     def expire(
         self,
@@ -248,9 +234,9 @@ class RedisStore:
         self.client.close()
         self.reader.close()
 
-    def _tombstones(self, user_id: str) -> list[str]:
-        """What the tombstone of a user holds: a hash, or the id in an earlier version."""
-        return [keyed_hash(self.tombstone_key, user_id), user_id]
+    def _tombstone(self, user_id: str) -> str:
+        """What a tombstone holds in place of an id."""
+        return keyed_hash(self.tombstone_key, user_id)
 
     def _count_old(self, index: str, before: float) -> tuple[int, int]:
         """The number of users in one sorted set, and of those that are too old."""
@@ -315,18 +301,9 @@ def _store_errors() -> Iterator[None]:
         raise StoreError(f"the store fails: {error}") from error
 
 
-def _newest(times: Sequence[float | None]) -> int | None:
-    return max((int(time) for time in times if time is not None), default=None)
-
-
 def _document_key(user_id: str) -> str:
     return f"{PREFIX}shopper:{user_id}"
 
 
 def _impressions_key(user_id: str) -> str:
     return f"{PREFIX}shown:{user_id}"
-
-
-def _split_time(row: bytes | str) -> tuple[int, str]:
-    seconds, *rest = json.loads(row)
-    return seconds, json.dumps(rest)

@@ -24,7 +24,7 @@ from jaxrec.serving.stores.base import (
     first_version,
 )
 from jaxrec.serving.stores.cache import DocumentCache, stored
-from jaxrec.serving.stores.documents import StoredRow, decode_each, decode_impression, encode
+from jaxrec.serving.stores.documents import StoredRow, decode_each, encode
 from jaxrec.serving.stores.retention import number_to_delete, share_within
 from jaxrec.serving.stores.sqlite_files import (
     CHECKPOINT_SECONDS,
@@ -134,18 +134,12 @@ class SQLiteStore:
             self.cache.drop(user_id)
             connection.execute("DELETE FROM shown WHERE user_id = ?", (user_id,))
             deleted = connection.execute("DELETE FROM shoppers WHERE user_id = ?", (user_id,))
-            # a tombstone of an earlier version holds the id
-            query = "DELETE FROM deleted WHERE user_id = ? RETURNING time"
-            times = [time for (time,) in connection.execute(query, (user_id,)).fetchall()]
-            connection.executemany(
-                "INSERT INTO deleted VALUES (?, ?) ON CONFLICT (user_id) "
-                "DO UPDATE SET time = max(time, excluded.time)",
-                [
-                    (self._tombstone(user_id), time)
-                    for time in (*times, deleted_at)
-                    if time is not None
-                ],
-            )
+            if deleted_at is not None:
+                connection.execute(
+                    "INSERT INTO deleted VALUES (?, ?) ON CONFLICT (user_id) "
+                    "DO UPDATE SET time = max(time, excluded.time)",
+                    (self._tombstone(user_id), deleted_at),
+                )
         self.erased.set()
         return deleted.rowcount > 0
 
@@ -170,9 +164,8 @@ class SQLiteStore:
     def impressions(self, user_id: str) -> list[Impression]:
         """See `Store.impressions`."""
         query = "SELECT time, document FROM shown WHERE user_id = ? ORDER BY time, rowid"
-        with self._reading() as reader:
-            rows = reader.execute(query, (user_id,)).fetchall()
-        return [decode_impression(user_id, *row) for row in rows]
+        rows = self.rows(query, user_id)
+        return [Impression.of(user_id, seconds, *json.loads(content)) for seconds, content in rows]
 
     def expire(
         self,
@@ -299,15 +292,10 @@ class SQLiteStore:
         finally:
             self.write_lock.release()
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self.read_lock, _store_errors():
-            yield self.reader
-
     def rows(self, query: str, *arguments: Any) -> list[tuple]:
         """The rows of a query."""
-        with self._reading() as reader:
-            return reader.execute(query, arguments).fetchall()
+        with self.read_lock, _store_errors():
+            return self.reader.execute(query, arguments).fetchall()
 
     def _tombstone(self, user_id: str) -> str:
         """What a tombstone holds in place of an id."""
@@ -340,7 +328,7 @@ class SQLiteStore:
         return deleted
 
     def _give_back(self) -> None:
-        """Shrink the file by its free pages; a file of an earlier version keeps them for reuse."""
+        """Shrink the file by its free pages."""
         free = self._number("PRAGMA freelist_count")
         while free:
             with self._writing() as connection:
