@@ -1,7 +1,6 @@
 """Reading, validation and filtering of a data set's tables: events, items and triples."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -33,7 +32,7 @@ from jaxrec.data.item_columns import (
 from jaxrec.data.linked_triples import read_linked_triples
 from jaxrec.data.opener import TRIPLE_COLUMNS, OpenTable, open_table
 from jaxrec.data.slices import counts, look_up, time_order, user_blocks
-from jaxrec.data.spec import DatasetSpec, dataset_spec
+from jaxrec.data.spec import DatasetSpec
 from jaxrec.data.times import as_milliseconds, as_positions, time_notes
 from jaxrec.errors import DataError
 
@@ -78,24 +77,6 @@ class Tables:
     lists_items: bool = True
 
 
-def read_tables(
-    source: Path, layout: str = "", *, time: TimeKind = "timestamp", strict: bool = False
-) -> Tables:
-    """Read and validate the tables of a data set.
-
-    Args:
-        source: see `dataset_spec`. Without an items table, the events give the items.
-        layout: see `dataset_spec`.
-        time: see `validate_tables`.
-        strict: see `validate_tables`.
-
-    Raises:
-        DataError: as `dataset_spec`, `open_table` and `validate_tables`.
-    """
-    spec = dataset_spec(source, layout)
-    return tables_of(spec, open_table(spec.events), time=time, strict=strict)
-
-
 def tables_of(
     spec: DatasetSpec,
     opened: OpenTable,
@@ -104,11 +85,16 @@ def tables_of(
     strict: bool,
     as_codes: bool = False,
 ) -> Tables:
-    """Read and validate the tables of a specification; raises as `read_tables`.
+    """Read and validate the tables of a specification.
 
     Args:
-        opened: the events.
+        opened: the events. They give the items where there is no items table.
+        time: see `validate_tables`.
+        strict: see `validate_tables`.
         as_codes: ids and types of events are codes, as large tables need.
+
+    Raises:
+        DataError: as `open_table` and `validate_tables`.
     """
     events = opened.read_coded(time == "timestamp") if as_codes else opened.read()
     items, described = None, opened

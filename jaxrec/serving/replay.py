@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from jaxrec.config.ranges import Fraction, check_bounds
+from jaxrec.data.events import user_of_event
 from jaxrec.errors import InputError
 from jaxrec.evaluation import metrics
 from jaxrec.inference.trained_model import TrainedModel
@@ -23,10 +24,10 @@ from jaxrec.ranking.adjustments import combine
 from jaxrec.ranking.item_table import prepare
 from jaxrec.ranking.steps import Session
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
-from jaxrec.serving.live.engine import LiveEngine, user_events_of
+from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.live.state_updater import BATCHES
-from jaxrec.serving.stores.base import UserDocument
+from jaxrec.serving.stores.base import LiveEvent, UserDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.types import EventLog
 
@@ -176,9 +177,20 @@ class _Replayed:
 
 
 def in_time_order(model: TrainedModel, log: EventLog) -> list[UserEvent]:
-    """The events of a log, the earliest first; equal times of a user keep their order."""
-    user_events = user_events_of(log, model)
-    return [user_events[place] for place in np.argsort(log.times, kind="stable")]
+    """The events of a log, the earliest first; unknown items have an empty id.
+
+    Equal times of a user keep their order.
+    """
+    order = np.argsort(log.times, kind="stable")
+    users = log.user_ids.gather(user_of_event(log)[order])
+    items = model.catalog.item_ids.gather(log.items[order]).fill_null("")
+    event_types = [log.event_type_names[event_type] for event_type in log.event_types[order]]
+    return [
+        UserEvent(user, LiveEvent(seconds, item, event_type))
+        for user, seconds, item, event_type in zip(
+            users, log.times[order].tolist(), items, event_types, strict=True
+        )
+    ]
 
 
 def rounds(user_events: list[UserEvent]) -> Iterator[list[UserEvent]]:

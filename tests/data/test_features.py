@@ -8,7 +8,8 @@ from helpers.tables import SECOND
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
 from jaxrec.data.features import FeatureColumns, feature_arrays, feature_columns, vector_columns
-from jaxrec.data.tables import read_tables, validate_items, validate_tables
+from jaxrec.data.sources import load_source
+from jaxrec.data.tables import validate_items, validate_tables
 from jaxrec.errors import ConfigError, DataError
 
 EVENTS = pl.DataFrame(
@@ -81,7 +82,7 @@ def test_vectors_are_read_from_every_format(tmp_path, write):
         case "csv":
             text = pl.Series(["[1.0, 2e0, 0, 0]", None, "[0.5,0.25,0,0]"])
             items.with_columns(image=text).write_csv(tmp_path / "items.csv")
-    tables = read_tables(tmp_path)
+    tables = load_source(str(tmp_path))
     vectors = prepare(config("id+image"), tables).catalog.items["image"]
     assert vectors.list.head(2).to_list() == [None, [1, 2], None, [0.5, 0.25]]
     assert vectors.dtype == pl.List(pl.Float32)

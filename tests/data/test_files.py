@@ -12,14 +12,14 @@ from helpers.tables import (
 )
 from polars.testing import assert_frame_equal
 
-from jaxrec.data.tables import read_tables
+from jaxrec.data.sources import load_source
 from jaxrec.errors import DataError
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_jsonl, write_csv, write_atomic])
 def test_every_format_gives_the_same_tables(tmp_path, write):
     write(tmp_path)
-    tables = read_tables(tmp_path, strict=True)
+    tables = load_source(str(tmp_path), strict=True)
     assert_frame_equal(tables.events, EVENTS)
     assert_frame_equal(tables.items, ITEMS)
     assert tables.triples is not None
@@ -30,7 +30,7 @@ def test_every_format_gives_the_same_tables(tmp_path, write):
 def test_atomic_sequences_of_numbers_become_lists(tmp_path):
     write_atomic(tmp_path)
     (tmp_path / "shop.item").write_text("item_id:token\tv:float_seq\nb\t1 2.5\n007\t3 4\n")
-    items = read_tables(tmp_path).items
+    items = load_source(str(tmp_path)).items
     assert items["v"].to_list() == [[1.0, 2.5], [3.0, 4.0]]
 
 
@@ -38,14 +38,14 @@ def test_crlf_and_unquoted_quotes_in_atomic_files(tmp_path):
     write_atomic(tmp_path)
     text = 'item_id:token\ttitle:token\r\nb\t6" heel\r\n007\t"Sock\r\n'
     (tmp_path / "shop.item").write_bytes(text.encode())
-    assert read_tables(tmp_path).items["title"].to_list() == ['6" heel', '"Sock']
+    assert load_source(str(tmp_path)).items["title"].to_list() == ['6" heel', '"Sock']
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_file_of_zero_bytes(tmp_path, suffix):
     (tmp_path / f"events.{suffix}").touch()
     with pytest.raises(DataError, match=rf"events\.{suffix}: (the file is empty|cannot be read)"):
-        read_tables(tmp_path)
+        load_source(str(tmp_path))
 
 
 def test_bad_number_in_atomic_file(tmp_path):
@@ -53,7 +53,7 @@ def test_bad_number_in_atomic_file(tmp_path):
     path = tmp_path / "shop.inter"
     path.write_text(path.read_text().replace(f"{SECOND}.5", "noon"))
     with pytest.raises(DataError) as caught:
-        read_tables(tmp_path)
+        load_source(str(tmp_path))
     assert_names(str(caught.value), "shop.inter, column 'timestamp'", "row 1: 'noon'")
 
 
@@ -65,14 +65,14 @@ def test_columns_of_the_same_name_in_a_header(tmp_path, name, header):
     EVENTS.write_csv(tmp_path / "events.csv")
     (tmp_path / name).write_text(f"{header}\n")
     with pytest.raises(DataError, match=rf"{name}: columns of the same name \('t', 't'\); rename"):
-        read_tables(tmp_path)
+        load_source(str(tmp_path))
 
 
 def test_kg_without_link(tmp_path):
     write_atomic(tmp_path)
     (tmp_path / "shop.link").unlink()
     with pytest.raises(DataError, match=r"shop\.kg: needs shop\.link beside it"):
-        read_tables(tmp_path)
+        load_source(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_kg_without_link(tmp_path):
 def test_corrupt_file(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=rf"{name}: cannot be read \(.+\); write it again"):
-        read_tables(tmp_path)
+        load_source(str(tmp_path))
 
 
 def test_truncated_parquet(tmp_path):
@@ -95,4 +95,4 @@ def test_truncated_parquet(tmp_path):
     EVENTS.write_parquet(path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"events.parquet: cannot be read"):
-        read_tables(tmp_path)
+        load_source(str(tmp_path))

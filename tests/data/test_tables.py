@@ -8,7 +8,8 @@ import pytest
 from helpers.tables import EVENTS, ITEMS, TRIPLES, assert_names, message, write_csv, write_parquet
 from polars.testing import assert_frame_equal
 
-from jaxrec.data.tables import Tables, filter_tables, read_tables, validate_tables
+from jaxrec.data.sources import load_source
+from jaxrec.data.tables import Tables, filter_tables, validate_tables
 from jaxrec.errors import DataError
 
 
@@ -19,7 +20,7 @@ def test_other_columns_follow_the_known_ones():
 
 def test_without_an_items_table_the_events_give_the_items(tmp_path):
     EVENTS.write_csv(tmp_path / "events.csv")
-    tables = read_tables(tmp_path, strict=True)
+    tables = load_source(str(tmp_path), strict=True)
     assert tables.items["item_id"].to_list() == ["007", "b"]
     assert tables.triples is None
     assert "2 items are those of the events" in tables.notes[0]
@@ -90,7 +91,7 @@ def test_events_of_unknown_items(tmp_path):
     parts = ["events.parquet, column 'item_id'", "2 of 3", "items.parquet", "row 2: 'b'", "Add"]
     assert_names(text, *parts)
 
-    tables = read_tables(tmp_path)
+    tables = load_source(str(tmp_path))
     assert tables.items["item_id"].to_list() == ["007", "unsold", "b"]
     assert tables.items.row(2) == ("b", None, None, None)
     assert_frame_equal(tables.events, EVENTS)
@@ -119,7 +120,7 @@ def test_triple_with_an_unknown_tail(tmp_path):
     text = message(tmp_path, triples=triples, strict=True)
     assert_names(text, "triples.parquet, column 'tail'", "row 4: 'ghost'", "Add these items")
 
-    tables = read_tables(tmp_path)
+    tables = load_source(str(tmp_path))
     assert tables.triples is not None
     assert_frame_equal(tables.triples, TRIPLES)
     assert_names(tables.notes[0], "tail is an unknown item: 1")
@@ -134,21 +135,21 @@ def test_null_in_triples(tmp_path, column):
 
 
 def test_missing_directory(tmp_path):
-    with pytest.raises(DataError, match="nowhere: no such file"):
-        read_tables(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="nowhere: neither ml-100k nor ml-1m"):
+        load_source(str(tmp_path / "nowhere"))
 
 
 def test_directory_without_events(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"no events table \(it holds notes.txt\); name it"):
-        read_tables(tmp_path)
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(DataError, match=r"no events table \(it holds notes.md\); name it"):
+        load_source(str(tmp_path))
 
 
 def test_two_tables_of_events(tmp_path):
     write_csv(tmp_path)
     write_parquet(tmp_path)
     with pytest.raises(DataError, match=r"events.csv and events.parquet\); keep one"):
-        read_tables(tmp_path)
+        load_source(str(tmp_path))
 
 
 # ---- filters

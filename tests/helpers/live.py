@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
+from jaxrec.serving.live.engine import time_of_deletion
+from jaxrec.serving.live.item_recorder import ItemChange
 from jaxrec.serving.stores.base import LiveEvent
 
 START = 1_704_067_200
@@ -18,6 +20,18 @@ def rescaled(model):
 
 def event(time, item="i01", event_type="view", event_id=None):
     return LiveEvent(START + time, item, event_type, event_id)
+
+
+def delete(engine, user_id):
+    return engine.store.delete(user_id, time_of_deletion(engine.model.config))
+
+
+def change(recorder, operation, items):
+    """The outcomes of one change of items; raises why it was not made."""
+    [outcomes] = recorder.record([ItemChange(operation, items)])
+    if isinstance(outcomes, Exception):
+        raise outcomes
+    return outcomes
 
 
 def table(user_events):

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from jaxrec.data.tables import read_tables
+from jaxrec.data.sources import load_source
 from jaxrec.errors import DataError
 
 SECOND = 1_700_000_000
@@ -85,7 +85,7 @@ def message(directory, events=EVENTS, items=ITEMS, triples=TRIPLES, **options) -
     for name, frame in {"events": events, "items": items, "triples": triples}.items():
         frame.write_parquet(directory / f"{name}.parquet")
     with pytest.raises(DataError) as caught:
-        read_tables(directory, **options)
+        load_source(str(directory), **options)
     return str(caught.value)
 
 

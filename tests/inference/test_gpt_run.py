@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from helpers.live import change
 from helpers.paths import GOLDEN
 from helpers.shop import HELD_OUT
 from helpers.training import untrained_run
@@ -41,9 +42,8 @@ def test_a_new_item_has_the_text_vector_of_the_same_text_in_training(model):
 def test_a_live_item_has_the_text_vector_of_the_grown_catalogue(model, shop, tmp_path):
     [item] = shop.items.filter(pl.col("item_id") == HELD_OUT).to_dicts()
     engine = LiveEngine(model, SQLiteStore(tmp_path / "store.db"))
-    ItemRecorder(engine.catalogue, engine.store.items, 10).put(
-        {HELD_OUT: {name: value for name, value in item.items() if name != "item_id"}}
-    )
+    columns = {name: value for name, value in item.items() if name != "item_id"}
+    change(ItemRecorder(engine.catalogue, engine.store.items, 10), "put", {HELD_OUT: columns})
     engine.follow()
     live = engine.index.rows.vectors[engine.updater.item_number[HELD_OUT]]
     grown = model.with_items(pl.DataFrame([item])).index.items.vectors

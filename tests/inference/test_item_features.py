@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from helpers.live import change
 from helpers.shop import HELD_OUT
 from helpers.training import config, untrained_run
 
@@ -84,7 +85,7 @@ def batch_vector(model, item):
 
 def put(engine, operation="put", **items):
     recorder = ItemRecorder(engine.catalogue, engine.store.items, 100)
-    outcomes = getattr(recorder, operation)(items)
+    outcomes = change(recorder, operation, items)
     engine.follow()
     return outcomes
 

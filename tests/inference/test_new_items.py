@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers.encoders import GRAPH_ENCODERS
+from helpers.live import change
 from helpers.paths import GOLDEN
 from helpers.shop import HELD_OUT
 from helpers.training import untrained_run
@@ -42,7 +43,7 @@ def test_a_new_item_has_the_vector_of_the_grown_catalogue(engine, shop):
     """Beyond one step, the vectors of its neighbours change as well when the catalogue grows."""
     [item] = shop.items.filter(pl.col("item_id") == HELD_OUT).to_dicts()
     columns = {name: value for name, value in item.items() if name != "item_id"}
-    ItemRecorder(engine.catalogue, engine.store.items, 10).put({HELD_OUT: columns})
+    change(ItemRecorder(engine.catalogue, engine.store.items, 10), "put", {HELD_OUT: columns})
     engine.follow()
     live = engine.index.rows.vectors[engine.updater.item_number[HELD_OUT]]
     grown = engine.trained.with_items(pl.DataFrame([item]))

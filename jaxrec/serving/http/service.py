@@ -168,10 +168,6 @@ class LiveService:
         self.impressions.add(self.ready_engine.impressions([made]))
         return made, reasons
 
-    async def write(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function in the thread that records events."""
-        return await self.record_batcher.call(function, *arguments)
-
     @property
     def item_recorder(self) -> ItemRecorder:
         """Records items; raises as `ready_engine`."""
@@ -179,7 +175,7 @@ class LiveService:
         return ItemRecorder(catalogue, self.store.items, self.options.keep_items)
 
     async def change_items(self, change: ItemChange) -> list[ItemOutcome]:
-        """Change items of the shop; raises as `ItemRecorder.put`."""
+        """Change items of the shop; raises as `ItemRecorder.record` reports."""
         many = len(change.items) > MANY_ITEMS
         outcomes = await (self.many_items_batcher if many else self.item_batcher).submit(change)
         self.follower.changed.set()
@@ -315,7 +311,7 @@ class LiveService:
         deleted_at = time_of_deletion(config)
         users = dict.fromkeys((self.stored_id(user_id), user_id), user_id)
         for form in users:
-            await self.write(self.store.delete, form, deleted_at)
+            await self.record_batcher.call(self.store.delete, form, deleted_at)
         places = self.options.places_of(config)
         reports = await asyncio.to_thread(forget, users, places, deleted_at)
         failed = [report for report in reports if report.failure]

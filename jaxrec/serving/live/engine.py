@@ -39,7 +39,6 @@ from jaxrec.serving.live.shop_items import ShopItems
 from jaxrec.serving.live.state_updater import BATCHES, Precision, StateUpdater
 from jaxrec.serving.stores.base import Impression, LiveEvent, Store, UserDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
-from jaxrec.types import EventLog
 
 UPDATE_ITEMS = 4096  # changed items that take effect at once
 
@@ -204,18 +203,21 @@ class LiveEngine:
         """What the store should keep of lists: those of items whose strategy depends on chance."""
         if not self.builder.is_random:
             return []
-        return impressions([made for made in lists if made.target == ITEM], self.model.version)
+        return [
+            Impression(
+                made.user_id,
+                int(time.time()),
+                self.model.version,
+                tuple(item.id for item in made.items),
+                tuple(item.propensity for item in made.items),
+            )
+            for made in lists
+            if made.target == ITEM
+        ]
 
     def document(self, user_id: str) -> UserDocument:
         """What is kept of a user, with a state of this model."""
         return self.recorder.documents([user_id])[user_id]
-
-    def delete_user(self, user_id: str) -> bool:
-        """Delete everything that is kept of a user; False if there was nothing.
-
-        Events until now are refused then, as long as the tombstone is kept.
-        """
-        return self.store.delete(user_id, time_of_deletion(self.model.config))
 
     def profile(self, document: UserDocument, *, last: int = 10, top: int = 5) -> pl.DataFrame:
         """What a user is interested in now, and how that changed; columns as in batch scoring.
@@ -298,30 +300,3 @@ def check_live_run(config: Config) -> None:
 def time_of_deletion(config: Config) -> int | None:
     """The time of a tombstone that is set now (s); None where times are only positions."""
     return int(time.time()) if config.data.time == "timestamp" else None
-
-
-def user_events_of(log: EventLog, model: TrainedModel) -> list[UserEvent]:
-    """The events of a log in its order; unknown items have an empty id."""
-    users = log.user_ids.gather(np.repeat(np.arange(log.num_users), log.lengths))
-    items = model.catalog.item_ids.gather(log.items).fill_null("")
-    event_types = [log.event_type_names[event_type] for event_type in log.event_types]
-    return [
-        UserEvent(user, LiveEvent(seconds, item, event_type))
-        for user, seconds, item, event_type in zip(
-            users, log.times.tolist(), items, event_types, strict=True
-        )
-    ]
-
-
-def impressions(lists: Sequence[RecommendationList], model: str) -> list[Impression]:
-    """Lists as the store keeps them."""
-    return [
-        Impression(
-            made.user_id,
-            int(time.time()),
-            model,
-            tuple(item.id for item in made.items),
-            tuple(item.propensity for item in made.items),
-        )
-        for made in lists
-    ]

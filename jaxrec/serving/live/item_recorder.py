@@ -17,7 +17,13 @@ PAGE = 4096  # documents read at a time
 
 
 class ItemChange(NamedTuple):
-    """What a request does to items."""
+    """What a request does to items.
+
+    Attributes:
+        operation: `put` adds or replaces items; columns that are not named become null. `patch`
+            changes columns of known items.
+        items: item id -> its columns.
+    """
 
     operation: Literal["put", "patch", "remove"]
     items: Mapping[str, Columns]
@@ -34,33 +40,13 @@ class ItemRecorder:
     def __init__(self, catalogue: LiveCatalogue, store: ItemStore, limit: int):
         self.catalogue, self.store, self.limit = catalogue, store, limit
 
-    def put(self, items: Mapping[str, Columns]) -> list[ItemOutcome]:
-        """Replace items, or add them; durable when this returns.
-
-        Args:
-            items: item id -> its columns; those that are not named become null.
-
-        Raises:
-            DataError: a value does not fit its column.
-            LimitError: the store holds too many items.
-            StoreError: the store fails; nothing of the last attempt is written.
-        """
-        return self._outcomes([ItemChange("put", items)])[0]
-
-    def patch(self, items: Mapping[str, Columns]) -> list[ItemOutcome]:
-        """Change columns of known items; raises as `put`. Unknown items stay unknown."""
-        return self._outcomes([ItemChange("patch", items)])[0]
-
-    def remove(self, item_id: str) -> bool:
-        """Remove an item from all lists; whether there was one, removed or not."""
-        return self._outcomes([ItemChange("remove", {item_id: {}})]) != [["unknown"]]
-
     def record(self, changes: Sequence[ItemChange]) -> list[list[ItemOutcome] | Exception]:
-        """Make changes in their order, those of different items at once.
+        """Make changes in their order, those of different items at once; durable on return.
 
         Returns:
-            For every change the outcomes of its items, or why it was not made: an error that `put`
-            raises. It harms no other change.
+            For every change the outcomes of its items, or why it was not made, which harms no other
+            change: a DataError if a value does not fit its column, a LimitError if the store holds
+            too many items, or a StoreError if the store fails.
         """
         results: dict[int, list[ItemOutcome] | Exception] = {}
         waiting = list(enumerate(changes))

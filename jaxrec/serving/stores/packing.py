@@ -19,6 +19,6 @@ def pack(number: int, head: Mapping[str, Any], numbers: bytes) -> bytes:
 def unpack(number: int, content: bytes) -> tuple[dict[str, Any], bytes]:
     """The head and the numbers of a document; raises one of `UNREADABLE` for other content."""
     if content[0] != number:
-        raise ValueError(f"its format is {content[0]}, and this jaxrec reads {number}; update it")
+        raise ValueError(f"its format is {content[0]}, and this version of jaxrec reads {number}")
     decompressor = zlib.decompressobj()
     return json.loads(decompressor.decompress(content[1:])), decompressor.unused_data

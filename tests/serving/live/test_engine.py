@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from helpers.live import DAY, START, event
+from helpers.live import DAY, START, delete, event
 
 from jaxrec.ranking.steps import Epsilon, Feedback, Session
 from jaxrec.serving.live.engine import LiveEngine
@@ -13,8 +13,8 @@ from jaxrec.serving.stores.sqlite import SQLiteStore
 
 def test_a_deleted_user_leaves_nothing(engine):
     engine.record([UserEvent("u", event(0)), UserEvent("v", event(0))])
-    assert engine.delete_user("u")
-    assert not engine.delete_user("u")
+    assert delete(engine, "u")
+    assert not delete(engine, "u")
     assert engine.store.count() == 1
     assert engine.recommend(["u"], k=3)[0].events == 0
 
@@ -43,7 +43,7 @@ def test_random_lists_are_stored_with_propensities_and_deleted(model, tmp_path):
     ]
     assert len({s.items for s in impressions}) > 1
     assert all(0 < p <= 1 for s in impressions for p in s.propensities)
-    engine.delete_user("u")
+    delete(engine, "u")
     assert engine.store.impressions("u") == []
     assert len(engine.store.impressions("v")) == 4
     engine.store.expire(before=4e9, max_users=10)

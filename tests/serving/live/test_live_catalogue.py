@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from helpers.live import DAY, event, rescaled
+from helpers.live import DAY, change, event, rescaled
 from helpers.shop import HELD_OUT
 
 from jaxrec.errors import DataError, InputError, LimitError
@@ -27,13 +27,13 @@ def recorder(engine, limit=1000):
 
 
 def put(engine, **items):
-    outcomes = recorder(engine).put(items)
+    outcomes = change(recorder(engine), "put", items)
     engine.follow()
     return outcomes
 
 
 def patch(engine, **items):
-    outcomes = recorder(engine).patch(items)
+    outcomes = change(recorder(engine), "patch", items)
     engine.follow()
     return outcomes
 
@@ -122,8 +122,8 @@ def test_a_known_item_is_encoded_as_in_training(engine, known_shop):
 def test_a_removed_item_is_in_no_list_but_in_histories(engine):
     visit(engine, "u", "i12", "i15")
     state = engine.document("u").state
-    assert recorder(engine).remove("i13")
-    assert recorder(engine).remove("i15")
+    assert change(recorder(engine), "remove", {"i13": {}}) == ["updated"]
+    assert change(recorder(engine), "remove", {"i15": {}}) == ["updated"]
     engine.follow()
     assert not {"i13", "i15"} & {*listed(engine), *listed(engine, user="u", where="price > 0")}
     assert not {"i13", "i15"} & {*listed(engine, words="item d", strength=0.9)}
@@ -186,7 +186,9 @@ def test_codes_of_changed_items_are_searched(model, tmp_path):
     plain = LiveEngine(model, engine.store)
     for one in (engine, plain):
         one.recommend(["u"], where="price < 20")
-    recorder(engine).put({"n": NEW, "i03": {"title": "brand x item k", "brand": "brand1"}})
+    change(
+        recorder(engine), "put", {"n": NEW, "i03": {"title": "brand x item k", "brand": "brand1"}}
+    )
     engine.follow(), plain.follow()
     visit(engine, "u", "i12", "n")
     assert listed(engine, user="u", k=20) == listed(plain, user="u", k=20)
@@ -197,7 +199,7 @@ def test_codes_of_changed_items_are_searched(model, tmp_path):
 
 def test_another_engine_of_the_store_has_the_same_items(model, engine):
     put(engine, n=NEW, i07={"title": "brand z item q"})
-    recorder(engine).remove("i08")
+    change(recorder(engine), "remove", {"i08": {}})
     engine.follow()
     other = LiveEngine(model, engine.store)
     assert set(listed(other)) == set(listed(engine)) >= {"n", "i07"}
@@ -209,7 +211,7 @@ def test_another_engine_of_the_store_has_the_same_items(model, engine):
 def test_a_removed_new_item_keeps_its_vector_for_histories(model, engine):
     put(engine, n=NEW)
     vector = engine.index.rows.vectors[engine.updater.item_number["n"]].copy()
-    recorder(engine).remove("n")
+    change(recorder(engine), "remove", {"n": {}})
     other = LiveEngine(model, engine.store)
     np.testing.assert_allclose(
         other.index.rows.vectors[other.updater.item_number["n"]], vector, atol=1e-6
@@ -218,10 +220,16 @@ def test_a_removed_new_item_keeps_its_vector_for_histories(model, engine):
 
 
 def test_texts_are_encoded_once_for_all_workers(model, engine, monkeypatch):
-    recorder(engine).put({f"n{n}": {**NEW, "title": f"title {n}"} for n in range(9)})
-    recorder(engine).put({"n3": {**NEW, "title": "title 4"}, "same": {**NEW, "title": "title 3"}})
-    recorder(engine).put(
-        {"n4": {**NEW, "title": "title 4", "price": 1}, "too": {**NEW, "title": "title 4"}}
+    change(recorder(engine), "put", {f"n{n}": {**NEW, "title": f"title {n}"} for n in range(9)})
+    change(
+        recorder(engine),
+        "put",
+        {"n3": {**NEW, "title": "title 4"}, "same": {**NEW, "title": "title 3"}},
+    )
+    change(
+        recorder(engine),
+        "put",
+        {"n4": {**NEW, "title": "title 4", "price": 1}, "too": {**NEW, "title": "title 4"}},
     )
     monkeypatch.setattr("jaxrec.inference.live_text.encode_texts", None)
     other = LiveEngine(model, engine.store)
@@ -261,14 +269,14 @@ def test_an_item_that_no_longer_fits_harms_no_other(model, engine, caplog):
     )
     assert engine.follow() == 1
     assert {"a", "c"} <= set(listed(engine))
-    assert recorder(engine).remove("b")
+    assert change(recorder(engine), "remove", {"b": {}}) == ["updated"]
     assert "'b' stays as it was" in caplog.text
 
 
 def test_the_first_value_of_a_new_column_has_its_type(engine, caplog):
     """Requests that were recorded one after another, and come into effect together."""
     for item, size in (("a", "large"), ("b", 3), ("c", "small"), ("d", ["small"])):
-        recorder(engine).put({item: {**NEW, "size": size}})
+        change(recorder(engine), "put", {item: {**NEW, "size": size}})
     assert engine.follow() == 2
     assert {"a", "c"} <= set(listed(engine))
     assert listed(engine, where="size = 'large'") == ["a"]
@@ -277,14 +285,14 @@ def test_the_first_value_of_a_new_column_has_its_type(engine, caplog):
 
 def test_the_number_of_items_is_bounded(engine):
     small = recorder(engine, limit=2)
-    small.put({"a": NEW, "b": NEW})
+    change(small, "put", {"a": NEW, "b": NEW})
     with pytest.raises(LimitError, match="2 changed items"):
-        small.put({"c": NEW})
-    assert small.put({"a": {"price": 1}}) == ["updated"]
-    small.remove("a")
+        change(small, "put", {"c": NEW})
+    assert change(small, "put", {"a": {"price": 1}}) == ["updated"]
+    change(small, "remove", {"a": {}})
     assert small.forget(before=0) == 0
     assert small.forget(before=4e9) == 1
-    assert small.put({"c": NEW}) == ["created"]
+    assert change(small, "put", {"c": NEW}) == ["created"]
 
 
 def test_changes_of_several_requests_are_written_together(engine, monkeypatch):
@@ -315,7 +323,7 @@ def test_changes_of_several_requests_are_written_together(engine, monkeypatch):
 
 
 def test_removed_items_of_the_run_are_never_forgotten(engine):
-    recorder(engine).remove("i05")
+    change(recorder(engine), "remove", {"i05": {}})
     assert recorder(engine).forget(before=4e9) == 0
     assert recorder(engine).get("i05") is None
 
@@ -325,8 +333,8 @@ def test_items_without_room_wait_for_a_larger_engine(model, engine, monkeypatch)
     monkeypatch.setattr(live_index, "SMALLEST_REST", 2)
     tight = LiveEngine(model, engine.store)
     assert not tight.needs_room
-    recorder(tight).put({f"n{n}": {"size": n} for n in range(300)})
-    recorder(tight).patch({"i05": {"price": 0.25}})
+    change(recorder(tight), "put", {f"n{n}": {"size": n} for n in range(300)})
+    change(recorder(tight), "patch", {"i05": {"price": 0.25}})
     update = tight.next_update()
     assert update.catalogue.left > 0
     tight.apply(update)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from helpers.live import DAY, START, assert_as_in_batch, event, rescaled, table
+from helpers.live import DAY, START, assert_as_in_batch, delete, event, rescaled, table
 
 from jaxrec.errors import InputError, StoreError
 from jaxrec.serving.live.engine import LiveEngine
@@ -210,7 +210,7 @@ def test_a_damaged_document_harms_only_its_user(engine, known_shop, content):
         engine.document("bad")
     bad = known_shop.events.head(3).with_columns(user_id=pl.lit("bad"))
     assert engine.recorder.import_users(bad) == 0
-    assert engine.delete_user("bad")
+    assert delete(engine, "bad")
     later = event(int(time.time()) + DAY - START)
     assert engine.record([UserEvent("bad", later)]) == ["accepted"]
     assert engine.recommend(["good", "bad"], k=3)[1].events == 1
@@ -275,7 +275,7 @@ def test_the_longest_ids_are_bounded_by_their_number(engine):
 def test_a_late_event_does_not_bring_a_deleted_user_back(engine, monkeypatch):
     engine.record([UserEvent("u", event(0)), UserEvent("u", event(1, "i02", "dislike"))])
     monkeypatch.setattr(time, "time", lambda: START + 10)
-    assert engine.delete_user("u")
+    assert delete(engine, "u")
     late = [event(9, event_id="a"), event(10), event(10, "i02", "dislike")]
     assert engine.record([UserEvent("u", e) for e in late]) == ["too_late"] * 3
     assert engine.store.count() == 0
@@ -293,7 +293,7 @@ def test_an_import_does_not_bring_a_deleted_user_back(engine, model):
     user_events = [UserEvent(user, event(n * DAY)) for user in "ab" for n in range(3)]
     events = table(user_events).with_columns(pl.col("timestamp") * 1000)
     assert engine.recorder.import_users(events) == 2
-    engine.delete_user("a")
+    delete(engine, "a")
     assert engine.recorder.import_users(events) == 0
     assert engine.store.count() == 1
     log = model.encoder.event_log(table(user_events))
@@ -307,7 +307,7 @@ def test_no_tombstone_is_left_where_times_are_positions(model, tmp_path):
     by_order = replace(model, config=replace(model.config, data=data))
     engine = LiveEngine(by_order, SQLiteStore(tmp_path / "store.db"), window=3)
     engine.record([UserEvent("u", LiveEvent(0, "i01", "view"))])
-    assert engine.delete_user("u")
+    assert delete(engine, "u")
     assert engine.store.load(["u"]).documents == {}
     assert engine.record([UserEvent("u", LiveEvent(1, "i01", "view"))]) == ["accepted"]
 
