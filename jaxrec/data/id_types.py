@@ -1,7 +1,6 @@
 """The types that ids come in: ids are text inside, and leave in the type that they came in."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -14,12 +13,6 @@ def id_type(dtype: IdType) -> IdType:
     if dtype == pl.UInt64:
         return pl.UInt64()
     return pl.Int64() if dtype.is_integer() else pl.String()
-
-
-def type_of(column: str, read: Callable[[Sequence[str], int], Iterator[pl.DataFrame]]) -> IdType:
-    """The type of a column of a table, which is read in batches of some columns and rows."""
-    with closing(read((column,), 1)) as batches:  # type: ignore[type-var]
-        return next(batches, pl.DataFrame({column: []})).schema[column]
 
 
 def with_id_types(table: pl.DataFrame, types: Mapping[str, IdType]) -> pl.DataFrame:

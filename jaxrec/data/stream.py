@@ -16,6 +16,7 @@ from jaxtyping import UInt32
 
 from jaxrec.data.columns import as_ids, null_words, require
 from jaxrec.data.forgotten import LeftOut
+from jaxrec.data.id_types import IdType, id_type
 from jaxrec.data.invoices import invoice_events, is_invoice_table
 from jaxrec.data.opener import OpenTable, open_source
 from jaxrec.data.sql import connect
@@ -96,10 +97,17 @@ class EventStream:
         """The unit of the timestamps in the first batch, which is that of all others."""
         if self.time != "timestamp":
             return None
-        with closing(self.read(("timestamp",), self.rows_per_batch)) as batches:  # type: ignore[type-var]
-            stamps = next(batches)["timestamp"]
+        stamps = self._first_values("timestamp", self.rows_per_batch)
         clear = clear_times(stamps)
         return clear[0] if clear else unit_of(stamps)
+
+    def user_id_type(self) -> IdType:
+        """The type in which the user ids leave."""
+        return id_type(self._first_values("user_id", 1).dtype)
+
+    def _first_values(self, column: str, count: int) -> pl.Series:
+        with closing(self.read((column,), count)) as batches:  # type: ignore[type-var]
+            return next(batches)[column]
 
 
 def open_events(

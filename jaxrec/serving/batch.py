@@ -27,7 +27,7 @@ from jaxrec.errors import Interrupted
 from jaxrec.ranking.steps import Only, Without
 from jaxrec.serving import ray_engine
 from jaxrec.serving.console import console, note, notes
-from jaxrec.serving.inputs import open_user_events, user_id_type
+from jaxrec.serving.inputs import open_user_events
 from jaxrec.serving.scoring import (
     JobOptions,
     Outputs,
@@ -78,7 +78,7 @@ def outputs_of(
 ) -> Outputs:
     """Where the parts of a job go."""
     model = scorer.model
-    types = {"item_id": model.item_id_type, "user_id": user_id_type(events)}
+    types = {"item_id": model.item_id_type, "user_id": events.user_id_type()}
     name = f"{model.step}-{model.version[:12]}"
     return Outputs(parts.directory, states, types, name, parts.started)
 

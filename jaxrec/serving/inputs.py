@@ -8,7 +8,6 @@ import polars as pl
 
 from jaxrec.data.columns import as_text
 from jaxrec.data.forgotten import Forgotten, read_forgotten
-from jaxrec.data.id_types import IdType, id_type, type_of
 from jaxrec.data.opener import open_source
 from jaxrec.data.stream import EventStream, open_events
 from jaxrec.data.user_filter import UserFilter
@@ -90,11 +89,6 @@ def _nobody(events: Path, keep: pl.Series | None, forgotten: Forgotten) -> str:
         f"(such as {personal(keep[0])}) is a user_id there"
         + (f", or all are in {forgotten.name}" if forgotten.until else "")
     )
-
-
-def user_id_type(stream: EventStream) -> IdType:
-    """The type in which the user ids of a file leave."""
-    return id_type(type_of("user_id", stream.read))
 
 
 def unknown_items(stream: EventStream, item_ids: pl.Series) -> list[str]:

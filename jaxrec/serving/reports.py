@@ -22,7 +22,7 @@ from jaxrec.ranking.strategy import read_strategy
 from jaxrec.runtime import atomic_path
 from jaxrec.serving import replay as replaying
 from jaxrec.serving.console import console, show_table
-from jaxrec.serving.inputs import load_model, open_user_events, user_id_type
+from jaxrec.serving.inputs import load_model, open_user_events
 from jaxrec.serving.options import (
     AudienceOptions,
     ExplainOptions,
@@ -50,7 +50,7 @@ def audience(options: AudienceOptions) -> None:
         vectors = model.encoder.vectors(model.encoder.states(log))
         log_p = model.choice_log_probability(log, vectors, options.entity, options.mask)
         users = likeliest(users, log.user_ids, log_p, options.k)
-    table = with_id_types(audience_table(users, options.bid), {"user_id": user_id_type(events)})
+    table = with_id_types(audience_table(users, options.bid), {"user_id": events.user_id_type()})
     show_table(table, options.out)
 
 

@@ -59,7 +59,6 @@ class CatalogueUpdate(NamedTuple):
     encoded: Encoded
     shop_items: ShopItems
     failed: int  # items that could not be read into the table
-    left: int  # new items for which there is no room
 
 
 class LiveCatalogue:
@@ -194,7 +193,7 @@ class LiveCatalogue:
         last = documents[-1].sequence
         kept = [fitting_columns(document.columns, self.features) for document in documents]
         documents = [replace(d, columns=c) for d, c in zip(documents, kept, strict=True)]
-        placed, rows, left = self._placed(documents)
+        placed, rows = self._placed(documents)
         table, placed, rows, failed = self._tables(placed, rows)
         before = self.index.catalog.items
         listed = np.array([not d.removed for d in placed], bool)
@@ -210,7 +209,6 @@ class LiveCatalogue:
             encoded=self._encoded(placed, rows, table),
             shop_items=self.shop_items.with_items(rows, table, names, listed),
             failed=failed,
-            left=left,
         )
 
     def apply(self, update: CatalogueUpdate) -> None:
@@ -235,22 +233,20 @@ class LiveCatalogue:
 
     def _placed(
         self, documents: Sequence[ItemDocument]
-    ) -> tuple[list[ItemDocument], Int[np.ndarray, " n"], int]:
-        """The documents that have a row, their rows, and how many find no room."""
+    ) -> tuple[list[ItemDocument], Int[np.ndarray, " n"]]:
+        """The documents that have a row, and their rows; some new items may find no room."""
         free = self.index.num_trained + self.new_items
-        placed, rows, left = list[ItemDocument](), list[int](), 0
+        placed, rows = list[ItemDocument](), list[int]()
         for document in documents:
             row = self.numbers.get(document.item_id)
             if row is None:
-                if not document.columns and document.removed:
-                    continue
-                if free >= self.index.capacity - 1:
-                    left += 1
+                is_unknown = document.removed and not document.columns
+                if is_unknown or free >= self.index.capacity - 1:
                     continue
                 row, free = free, free + 1
             placed.append(document)
             rows.append(row)
-        return placed, np.array(rows, np.int64), left
+        return placed, np.array(rows, np.int64)
 
     def _tables(
         self, documents: list[ItemDocument], rows: Int[np.ndarray, " n"]
@@ -261,7 +257,7 @@ class LiveCatalogue:
         except DataError:
             kept = self._fitting(documents)
         # without the row of a new item that fails, the numbers after it would leave a gap
-        placed, rows, _ = self._placed(kept)
+        placed, rows = self._placed(kept)
         return self.table(placed), placed, rows, len(documents) - len(kept)
 
     def _fitting(
@@ -296,10 +292,13 @@ class LiveCatalogue:
         )
         chosen, items = rows[changed], table[changed]
         if not len(chosen):
-            return self._nothing_encoded()
+            all_rows = self.index.rows
+            return Encoded(chosen, all_rows.vectors[chosen], all_rows.text[chosen], {}, {}, {})
         ids = np.where(chosen < self.num_trained, chosen, 0)
         edges, groups, links = self._edges(chosen, ids, items)
-        pooled = [self._pooled(documents[n], text) for n, text in self._texts(changed, items)]
+        # empty where the vector of a text cannot be kept
+        texts = self.text.texts(items) if self.text.is_pooled else [""] * len(changed)
+        pooled = [self._pooled(documents[n], t) for n, t in zip(changed, texts, strict=True)]
         text = self.text.whitened(items, pooled)
         features = {name: values[changed] for name, values in features.items()}
         vectors = self.encoder.encode(ids, text, edges, features)
@@ -312,15 +311,6 @@ class LiveCatalogue:
             far = ~np.isclose(values, self.index.rows.features[name][rows], atol=FEATURE_ROUNDING)
             moved |= far.reshape(len(rows), -1).any(1)
         return moved
-
-    def _nothing_encoded(self) -> Encoded:
-        none, rows = np.zeros(0, np.int64), self.index.rows
-        return Encoded(none, rows.vectors[none], rows.text[none], {}, {}, {})
-
-    def _texts(self, changed: Int[np.ndarray, " n"], items: pl.DataFrame) -> list[tuple[int, str]]:
-        """The text of each changed item; empty where its vector cannot be kept."""
-        texts = self.text.texts(items) if self.text.is_pooled else [""] * len(changed)
-        return list(zip(changed.tolist(), texts, strict=True))
 
     def _pooled(self, document: ItemDocument, text: str) -> Float[np.ndarray, " hidden"] | None:
         """The stored vector of a text, if it is the one that this model would compute."""

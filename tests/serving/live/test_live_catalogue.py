@@ -335,12 +335,10 @@ def test_items_without_room_wait_for_a_larger_engine(model, engine, monkeypatch)
     assert not tight.needs_room
     change(recorder(tight), "put", {f"n{n}": {"size": n} for n in range(300)})
     change(recorder(tight), "patch", {"i05": {"price": 0.25}})
-    update = tight.next_update()
-    assert update.catalogue.left > 0
-    tight.apply(update)
+    tight.follow()
     assert tight.needs_room
     assert "i05" in listed(tight, k=5, where="price < 0.5")
-    assert tight.num_items == 339 - update.catalogue.left
+    assert tight.num_items < 339
     larger = LiveEngine(model, engine.store)
     assert larger.num_items == 339
     assert not larger.needs_room
