@@ -6,7 +6,7 @@ from jaxrec.errors import InputError
 from jaxrec.runtime import personal
 
 SHOWN = 80  # characters of a text in a message
-
+RULE = "use 1 to 256 characters without control characters and line breaks"
 # controls, line and paragraph separators
 FORBIDDEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 
@@ -40,6 +40,3 @@ def check_id(text: str) -> str:
     if not is_id(text):
         raise InputError(f"{personal(text[:SHOWN])} is no id: {RULE}")
     return text
-
-
-RULE = "use 1 to 256 characters without control characters and line breaks"

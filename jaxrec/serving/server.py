@@ -65,8 +65,9 @@ def prepare(options: ServeOptions, strategy: Sequence[Step]) -> None:
     config = run_directory.read_config(options.run)
     check_live_run(config)
     check_lists(options.live.places_of(config))
-    run_directory.read_id_key(run_directory.served(options.run), options.live.id_key)
-    trained = run_directory.read_artifacts(run_directory.served(options.run))
+    served = run_directory.served(options.run)
+    run_directory.read_id_key(served, options.live.id_key)
+    trained = run_directory.read_artifacts(served)
     items = trained.catalog.graph.types[0]
     # a strategy that does not fit stops the service now, not each request
     try:
@@ -102,17 +103,16 @@ def prepare_workers(options: ServeOptions, strategy: Sequence[Step]) -> None:
 
 def prepare_store(options: ServeOptions, strategy: Sequence[Step]) -> None:
     """Add the missing users of an events file, and load the states of a batch job."""
-    model = loading.load(options.run, id_key=options.live.id_key)
-    store = open_store(options.live.store_of(options.run))
     live = options.live
-    engine = LiveEngine(
-        model, store, window=live.window, strategy=strategy, precision=live.state_precision
-    )
-    if options.live.load_states:
-        loaded = engine.recorder.load_states(read_states(model, options.live.load_states))
-        note(f"{loaded:,} users of the store have the states of {options.live.load_states}")
-    if options.events is not None:
-        blocks = open_user_events(model, options.events, options.block).blocks()
-        added = sum(engine.recorder.import_users(block) for block in blocks)
-        note(f"{added:,} users were added to the store with their events")
-    store.close()
+    model = loading.load(options.run, id_key=live.id_key)
+    with closing(open_store(live.store_of(options.run))) as store:
+        engine = LiveEngine(
+            model, store, window=live.window, strategy=strategy, precision=live.state_precision
+        )
+        if live.load_states:
+            loaded = engine.recorder.load_states(read_states(model, live.load_states))
+            note(f"{loaded:,} users of the store have the states of {live.load_states}")
+        if options.events is not None:
+            blocks = open_user_events(model, options.events, options.block).blocks()
+            added = sum(engine.recorder.import_users(block) for block in blocks)
+            note(f"{added:,} users were added to the store with their events")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI, Security
@@ -40,7 +41,7 @@ def create_app(
     app = FastAPI(
         title="jaxrec",
         description="Recommendations that follow a user's interest, event by event.",
-        version="0.1.0",
+        version=version("jaxrec"),
         lifespan=lambda app: lifespan(service, load_first),
         docs_url=None,  # its page loads scripts of a third party
         redoc_url=None,

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from jaxrec.serving.http.schemas import ExampleUser, ItemResponse, ItemsResponse, UsersResponse
-from jaxrec.serving.http.service import LiveService
+from jaxrec.serving.http.service import service_of
 from jaxrec.serving.options import LiveOptions
 from jaxrec.serving.stores.base import Store
 
@@ -30,8 +30,7 @@ def items(
     An item matches if it holds the first eight words, in upper or lower case, with or without
     accents. Items in which words begin like this come first, then the more popular ones.
     """
-    service: LiveService = request.app.state.service
-    shop = service.ready_engine.shop_items
+    shop = service_of(request).ready_engine.shop_items
     numbers = shop.search(q, k) if q.strip() else shop.popular(k)
     return ItemsResponse(items=[ItemResponse(**row) for row in shop.rows(numbers)])
 
@@ -43,7 +42,7 @@ async def users(request: Request) -> UsersResponse:
     The list is empty unless the service runs with `--example-users`, or without a key on this
     machine only and is asked by its local name. It is empty if the run has a key of user ids.
     """
-    service: LiveService = request.app.state.service
+    service = service_of(request)
     listed = may_list_users(service.options, request.headers.get("host", ""))
     if not listed or service.id_key:  # a pseudonym is not what requests name a user by
         return UsersResponse(users=[])

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 
-from jaxrec.serving.http.routes import UserId, service_of
+from jaxrec.serving.http.routes import UserId
+from jaxrec.serving.http.service import service_of
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.forecast import forecast
 

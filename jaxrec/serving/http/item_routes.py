@@ -9,7 +9,7 @@ from fastapi import Path as PathParameter
 from jaxrec.errors import LimitError
 from jaxrec.serving.http.item_schemas import Item, ItemColumns, Items, ItemsRecorded
 from jaxrec.serving.http.schemas import Text
-from jaxrec.serving.http.service import LiveService
+from jaxrec.serving.http.service import service_of
 from jaxrec.serving.live.item_recorder import ItemChange
 
 ItemId = Annotated[Text, PathParameter(examples=["B00IJ9"])]
@@ -47,8 +47,7 @@ async def patch(request: Request, item_id: ItemId, columns: ItemColumns) -> Item
 @item_routes.get("/items/{item_id:path}")
 async def get(request: Request, item_id: ItemId) -> dict[str, Any]:
     """Return the columns of an item, as far as they are not null."""
-    service: LiveService = request.app.state.service
-    columns = await asyncio.to_thread(service.item_recorder.get, item_id)
+    columns = await asyncio.to_thread(service_of(request).item_recorder.get, item_id)
     if columns is None:
         raise _unknown(item_id)
     return columns
@@ -57,8 +56,8 @@ async def get(request: Request, item_id: ItemId) -> dict[str, Any]:
 @item_routes.delete("/items/{item_id:path}", status_code=204)
 async def delete(request: Request, item_id: ItemId) -> None:
     """Remove an item from all lists and searches; histories that hold it stay as they are."""
-    service: LiveService = request.app.state.service
-    if await service.change_items(ItemChange("remove", {item_id: {}})) == ["unknown"]:
+    change = ItemChange("remove", {item_id: {}})
+    if await service_of(request).change_items(change) == ["unknown"]:
         raise _unknown(item_id)
 
 
@@ -73,7 +72,7 @@ async def _record(
 
 
 async def _change(request: Request, change: ItemChange) -> ItemsRecorded:
-    service: LiveService = request.app.state.service
+    service = service_of(request)
     try:
         outcomes = await service.change_items(change)
     except LimitError as error:

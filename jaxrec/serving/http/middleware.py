@@ -13,7 +13,7 @@ from prometheus_client import Histogram
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jaxrec.serving.http.problems import refusal
+from jaxrec.serving.http.problems import refusal, route_of
 from jaxrec.serving.options import LiveOptions, Role
 
 MAX_BODY = 2**20  # bytes of one request
@@ -161,6 +161,5 @@ class RequestTimer:
         try:
             await self.app(scope, receive, observed_send)
         finally:
-            route = getattr(scope.get("route"), "path_format", "none")
-            labels = (scope["method"], route, str(status))
+            labels = (scope["method"], route_of(scope), str(status))
             self.seconds.labels(*labels).observe(time.perf_counter() - start)

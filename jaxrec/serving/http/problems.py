@@ -49,7 +49,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(StoreError)
     async def store_failed(request: Request, error: StoreError) -> JSONResponse:
         request.app.state.service.metrics.store_errors.inc()
-        logger.error("%s %s: the store fails: %s", request.method, route_of(request), error)
+        logger.error("%s %s: the store fails: %s", request.method, route_of(request.scope), error)
         advice = "send the request again; events with an event_id count once"
         return problem(503, "the store fails", advice, {"Retry-After": "1"})
 
@@ -82,13 +82,12 @@ class Defects:
             if scope["type"] != "http":
                 raise
             frames, kind = "".join(traceback.format_tb(error.__traceback__)), type(error).__name__
-            route = route_of(Request(scope))
-            logger.error("%s %s: %s in\n%s", scope["method"], route, kind, frames)
+            logger.error("%s %s: %s in\n%s", scope["method"], route_of(scope), kind, frames)
             if not has_begun:
                 answer = problem(500, "internal error", "see the log of the server")
                 await answer(scope, receive, send)
 
 
-def route_of(request: Request) -> str:
+def route_of(scope: Scope) -> str:
     """The path of a request with placeholders for its ids."""
-    return getattr(request.scope.get("route"), "path_format", "none")
+    return getattr(scope.get("route"), "path_format", "none")

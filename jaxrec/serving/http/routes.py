@@ -35,7 +35,7 @@ from jaxrec.serving.http.schemas import (
     SearchRequest,
     Text,
 )
-from jaxrec.serving.http.service import DAY, LiveService
+from jaxrec.serving.http.service import DAY, LiveService, service_of
 from jaxrec.serving.ids import is_id
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.lists import ListRequest, RecommendationList
@@ -212,11 +212,6 @@ async def metrics(request: Request) -> Response:
     # some are read from the store, which may make its reader wait
     content = await asyncio.to_thread(generate_latest, service_of(request).metrics.registry)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
-
-
-def service_of(request: Request) -> LiveService:
-    """The service of the application that received a request."""
-    return request.app.state.service
 
 
 def parse_events(events: Sequence[EventRequest], service: LiveService) -> list[UserEvent]:

@@ -34,26 +34,13 @@ def seconds(value: Any) -> int:
     raise ValueError("send whole seconds since 1970, or ISO 8601 with an offset")
 
 
-def check_seconds(value: int) -> int:
-    """Return seconds since 1970; raises a ValueError for a time that no event has."""
-    if 0 <= value < MAX_SECONDS:
-        return value
-    raise ValueError(f"send a time from 0 to {MAX_SECONDS - 1:,} seconds since 1970")
-
-
 Text = Annotated[
     str,
     Field(min_length=1, max_length=256, json_schema_extra={"pattern": PATTERN}),
     AfterValidator(check_id),
 ]
-Seconds = Annotated[
-    int,
-    BeforeValidator(
-        seconds,
-        json_schema_input_type=Annotated[int, Field(ge=0, lt=MAX_SECONDS)] | datetime,
-    ),
-    AfterValidator(check_seconds),
-]
+Moment = Annotated[int, Field(ge=0, lt=MAX_SECONDS)]
+Seconds = Annotated[Moment, BeforeValidator(seconds, json_schema_input_type=Moment | datetime)]
 
 
 class EventRequest(BaseModel):

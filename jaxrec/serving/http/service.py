@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 
 from jaxrec.artifacts import run_directory
 from jaxrec.data.pseudonyms import keyed_hash
@@ -360,3 +360,8 @@ class LiveService:
             return read()
         except StoreError:
             return math.nan
+
+
+def service_of(request: Request) -> LiveService:
+    """The service of the application that received a request."""
+    return request.app.state.service
