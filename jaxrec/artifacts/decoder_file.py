@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jaxrec.artifacts.run_directory import DECODER, reading
@@ -36,13 +36,10 @@ def read_decoder(run: Path, step: int | None, width: int) -> Decoder | None:
     path = run / DECODER
     if not path.is_file():
         return None
-    try:
-        with reading(run, DECODER), safe_open(path, "numpy") as file:
-            metadata = file.metadata()
-            trained_with, steps = metadata[STEP], int(metadata[STEPS])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise RunError(f"{path} is incomplete or damaged ({error}); copy it again") from error
+    with reading(run, DECODER), safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+        trained_with, steps = metadata[STEP], int(metadata[STEPS])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     expected, structure = jax.tree_util.tree_flatten_with_path(abstract_params(width))
     shapes = {jax.tree_util.keystr(name): leaf.shape for name, leaf in expected}
     is_other = step is not None and trained_with != str(step)

@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 import polars as pl
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
+from safetensors import SafetensorError
 
 from jaxrec.artifacts import checksums
 from jaxrec.artifacts.catalog_files import RunArtifacts, read_catalog, write_catalog
@@ -39,10 +40,10 @@ FORMAT = 5  # of the files in `catalog`
 CALIBRATION, DECODER = "calibration.json", "forecast.safetensors"  # written when training ends
 REFIT = "refit"  # a run directory inside a run, fitted on all events; CALIBRATION comes last
 SELECTED_BY = "ndcg@10"
-# what damaged files raise in json, NumPy, polars and Orbax
+# what damaged files raise in json, NumPy, polars, Orbax and safetensors
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile),
-    pl.exceptions.PolarsError,
+    *(pl.exceptions.PolarsError, SafetensorError),
 )
 
 

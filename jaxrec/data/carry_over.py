@@ -32,29 +32,22 @@ def with_carried_items(tables: Tables, carried: Carried) -> Tables:
     keep their order and come first.
     """
     items, earlier = tables.items, carried.catalog.items[1:]
-    columns = [name for name in items.columns if name != "item_id"]
-    described = items.filter(pl.any_horizontal(pl.col(columns).is_not_null())) if columns else None
-    bare = items if described is None else items.join(described, on="item_id", how="anti")
     missing = earlier.join(items, on="item_id", how="anti", maintain_order="left")
     if carried.drop_items:
         missing = missing.clear()
-    filled = pl.concat([bare.select("item_id"), missing.select("item_id")])
-    restored = earlier.join(filled, on="item_id", how="semi")
+    described = items.filter(pl.any_horizontal(pl.exclude("item_id").is_not_null()))
+    ids = pl.concat([items.select("item_id"), missing.select("item_id")])
+    restored = earlier.join(ids, on="item_id", how="semi").join(described, on="item_id", how="anti")
     if restored.is_empty():
         return tables
-    parts = [*([] if described is None else [described]), _cast_like(restored, items)]
-    known = pl.concat(parts, how="diagonal_relaxed")
-    order = pl.concat([items.select("item_id"), missing.select("item_id")])
-    merged = order.join(known, on="item_id", how="left", maintain_order="left")
-    edges = named_edges(carried.catalog.graph)
-    of_restored = pl.col("head").is_in(restored["item_id"].implode()) & (
-        pl.col("head_type") == ITEM
-    ) | pl.col("tail").is_in(restored["item_id"].implode()) & (pl.col("tail_type") == ITEM)
-    ids = merged["item_id"].implode()
-    both_known = [
-        (pl.col(f"{end}_type") != ITEM) | pl.col(end).is_in(ids) for end in ("head", "tail")
-    ]
-    edges = edges.filter(of_restored, *both_known)
+    known = pl.concat([described, _cast_like(restored, items)], how="diagonal_relaxed")
+    merged = ids.join(known, on="item_id", how="left", maintain_order="left")
+    ends = [(pl.col(f"{end}_type") == ITEM, pl.col(end)) for end in ("head", "tail")]
+    restored_ids, all_ids = restored["item_id"].implode(), merged["item_id"].implode()
+    edges = named_edges(carried.catalog.graph).filter(
+        pl.any_horizontal(*(is_item & node.is_in(restored_ids) for is_item, node in ends)),
+        *(~is_item | node.is_in(all_ids) for is_item, node in ends),
+    )
     given = [] if tables.triples is None else [tables.triples.select(TRIPLE_COLUMNS)]
     triples = pl.concat([*given, edges]) if given or len(edges) else None
     notes = tables.notes

@@ -127,7 +127,7 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
     if column.dtype.is_float():
         column = column.fill_nan(None)
         fix = "Write ids as text or integers"
-        reject(column.is_not_null() & ~_is_whole(column), column, table, "are not whole", fix)
+        reject(column.is_not_null() & ~is_whole(column), column, table, "are not whole", fix)
         reject_inexact(column, table, fix)
         column = column.cast(pl.Int64)
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)):
@@ -272,7 +272,8 @@ def _is_rounded(text: pl.Series) -> pl.Series:
     return text.str.contains(ROUNDED) | (digits >= INEXACT_FROM[pl.Float64]).fill_null(False)
 
 
-def _is_whole(numbers: pl.Series) -> pl.Series:
+def is_whole(numbers: pl.Series) -> pl.Series:
+    """Whether each value is a whole number of 64 bits; false for null."""
     return (numbers == numbers.cast(pl.Int64, strict=False)).fill_null(False)
 
 

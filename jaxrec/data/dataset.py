@@ -14,7 +14,7 @@ from jaxrec.data.carry_over import Carried, true_before, with_carried_items
 from jaxrec.data.events import build_event_log
 from jaxrec.data.features import FeatureColumns, compact, feature_arrays, feature_columns
 from jaxrec.data.forgotten import LeftOut, read_forgotten
-from jaxrec.data.graph import ITEM, build_graph
+from jaxrec.data.graph import ITEM, UNKNOWN_ITEM, build_graph
 from jaxrec.data.graph_arrays import count_of
 from jaxrec.data.pseudonyms import pseudonyms, read_key
 from jaxrec.data.shops import joined_catalog, joined_split
@@ -145,9 +145,8 @@ def prepare(
     if carried is not None:
         tables = with_carried_items(tables, carried)
         event_types = tuple(sorted({*carried.event_type_names, *tables.events["event"].unique()}))
-    unknown_item = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
     features = shared.features if shared else feature_columns(tables.items, config)
-    items = pl.concat([unknown_item, compact(tables.items, features)], how="diagonal")
+    items = pl.concat([UNKNOWN_ITEM, compact(tables.items, features)], how="diagonal")
     catalog = Catalog(items, build_graph(items, tables.triples, data.relations))
     log = build_event_log(
         tables.events,

@@ -13,6 +13,8 @@ from jaxrec.errors import DataError
 from jaxrec.types import PADDING_MULTIPLE, KnowledgeGraph, NodeType
 
 ITEM = "item"
+# row 0 of an items table in index order
+UNKNOWN_ITEM = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
 MAX_NUMBERS = 2**31 - 2 * PADDING_MULTIPLE  # as the numbers of nodes and edges are int32
 # column of the items table -> (relation, node type); a list column links to each of its values
 COLUMN_RELATIONS = {

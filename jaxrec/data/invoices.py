@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 
 from jaxrec.data.columns import as_cells, require, wrong_type
-from jaxrec.data.tables import Tables, TimeKind, validate_tables
+from jaxrec.data.tables import REQUIRED_COLUMNS, Tables, TimeKind, validate_tables
 from jaxrec.errors import DataError
 
 INVOICE_SPELLINGS = {"Invoice": "InvoiceNo", "Price": "UnitPrice", "Customer ID": "CustomerID"}
@@ -16,7 +16,6 @@ INVOICE_COLUMNS = (
 )
 HAS_CUSTOMER = pl.col("user_id").is_not_null()
 IS_PRODUCT = pl.col("item_id").str.contains(r"^\d{5}")
-EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event")
 
 
 def is_invoice_table(columns: Sequence[str]) -> bool:
@@ -30,7 +29,7 @@ def invoice_events(table: pl.DataFrame, path: str) -> pl.DataFrame:
     Raises a DataError if the table lacks a column.
     """
     rows = _invoice_rows(table, path)
-    return rows.filter(HAS_CUSTOMER, IS_PRODUCT).select(EVENT_COLUMNS)
+    return rows.filter(HAS_CUSTOMER, IS_PRODUCT).select(*REQUIRED_COLUMNS, "event")
 
 
 def invoice_tables(table: pl.DataFrame, path: str, time: TimeKind, strict: bool) -> Tables:
@@ -43,7 +42,7 @@ def invoice_tables(table: pl.DataFrame, path: str, time: TimeKind, strict: bool)
         f"{path}: rows dropped because they name no customer: {anonymous:,}.",
         f"{path}: rows dropped because their code is no product (five digits): {services:,}.",
     )
-    events, origin = rows.select(EVENT_COLUMNS), (path, path, path)
+    events, origin = rows.select(*REQUIRED_COLUMNS, "event"), (path, path, path)
     tables = validate_tables(events, _products(rows), None, origin=origin, time=time, strict=strict)
     return replace(tables, notes=(*notes, *tables.notes))
 

@@ -7,7 +7,7 @@ import polars as pl
 from jaxtyping import Int
 
 from jaxrec.data.extend import entity_rows, representable
-from jaxrec.data.graph import edge_numbers, item_triples, node_types
+from jaxrec.data.graph import UNKNOWN_ITEM, edge_numbers, item_triples, node_types
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.errors import DataError
 from jaxrec.types import Catalog, KnowledgeGraph, NodeType
@@ -44,14 +44,12 @@ def other_shop(
     items, warnings, notes = validate_items(items, "items")
     if items.is_empty():
         raise DataError("items: the table of the other shop has no rows")
-    unknown = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
-    table = pl.concat([unknown, items], how="diagonal")
+    table = pl.concat([UNKNOWN_ITEM, items], how="diagonal")
     edges = item_triples(items)
     if triples is not None:
-        triples, more = validate_triples(triples, table["item_id"], "triples", False)
-        edges, notes = pl.concat([edges, triples]), notes + more
+        triples, triple_notes = validate_triples(triples, table["item_id"], "triples", False)
+        edges, notes = pl.concat([edges, triples]), notes + triple_notes
     edges, dropped_notes = representable(edges.unique(maintain_order=True), trained)
-    notes = notes + dropped_notes
     no_nodes = pl.Series([None], dtype=pl.String)
     empty = [NodeType(node_type.name, no_nodes, 0) for node_type in trained.types]
     types = node_types(table["item_id"], edges, empty)
@@ -59,7 +57,7 @@ def other_shop(
     graph = KnowledgeGraph(types, trained.relations, *numbers)
     known = _num_known(trained, graph), sum(node_type.count - 1 for node_type in types[1:])
     entities = entity_rows(trained, graph)
-    return OtherShop(Catalog(table, graph), entities, known, (*warnings, *notes))
+    return OtherShop(Catalog(table, graph), entities, known, (*warnings, *notes, *dropped_notes))
 
 
 def _num_known(trained: KnowledgeGraph, graph: KnowledgeGraph) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxrec.data.packing import Windows, ranges
+from jaxrec.data.slices import counts_before
 from jaxrec.types import EventLog
 
 
@@ -34,7 +35,7 @@ def replayed_weights(
     first = windows.starts + windows.burn_ins + ~begins
     counts = windows.starts + windows.lengths + 1 - first
     old = ~new & (weights > 0)
-    total = np.concatenate([[0], np.cumsum(old)])
+    total = counts_before(old)
     old_targets = total[first + counts] - total[first]
     num_new = int(np.count_nonzero(new & (weights > 0)))
     order = np.random.default_rng(seed).permutation(len(counts))

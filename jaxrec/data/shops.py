@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from jaxrec.data.graph import ITEM
+from jaxrec.data.graph import ITEM, UNKNOWN_ITEM
 from jaxrec.data.graph_arrays import first_rows
 from jaxrec.data.splits import Split
 from jaxrec.errors import DataError
@@ -75,9 +75,8 @@ def joined_catalog(catalogs: Mapping[str, Catalog], columns: Sequence[str]) -> C
         )
         for name, catalog in catalogs.items()
     ]
-    unknown = pl.DataFrame({"item_id": [None]}, schema={"item_id": pl.String})
     try:
-        items = pl.concat([unknown, *tables], how="diagonal_relaxed")
+        items = pl.concat([UNKNOWN_ITEM, *tables], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         raise DataError(
             f"items: the shops {', '.join(catalogs)} have columns of the same name and different "

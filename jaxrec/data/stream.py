@@ -20,13 +20,11 @@ from jaxrec.data.id_types import IdType, id_type
 from jaxrec.data.invoices import invoice_events, is_invoice_table
 from jaxrec.data.opener import OpenTable, open_source
 from jaxrec.data.sql import connect
-from jaxrec.data.tables import TimeKind, validate_tables
+from jaxrec.data.tables import EVENT_COLUMNS, REQUIRED_COLUMNS, TimeKind, validate_tables
 from jaxrec.data.times import as_milliseconds, clear_times, same_unit, time_notes, unit_of
 from jaxrec.data.user_filter import UserFilter
 from jaxrec.errors import InputError
 
-REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
-COLUMNS = (*REQUIRED_COLUMNS, "event", "event_id", "session_id")
 ROW = "row"  # column with the file order, while events are sorted
 # Memory of DuckDB. Merging on disk needs more of it the longer a file is.
 MIN_MEMORY = 512 * 1024**2  # bytes
@@ -79,7 +77,7 @@ class EventStream:
 
     def validated(self) -> Iterator[pl.DataFrame]:
         """Validated events of the users to read, in file order; no frame is empty."""
-        columns, unit = tuple(name for name in COLUMNS if name in self.columns), self.unit
+        columns, unit = tuple(name for name in EVENT_COLUMNS if name in self.columns), self.unit
         for origin, batch in _batches(self.read, self.name, columns, self.rows_per_batch):
             if "event" not in columns and len(self.event_types) == 1:
                 batch = batch.with_columns(pl.lit(self.event_types[0]).alias("event"))
@@ -165,8 +163,20 @@ def open_events(
         notes += (f"{name}: not grouped by user, so sorted on disk first ({num_rows:,} rows).",)
     if users.keep is not None and num_absent:
         notes += (f"{name}: users without events: {num_absent:,} of {len(users.keep):,}.",)
-    options = (users_per_block, time, event_types, users, rows_per_batch)
-    return EventStream(name, columns, read, *options, grouped, num_rows, notes, table)
+    return EventStream(
+        name=name,
+        columns=columns,
+        read=read,
+        users_per_block=users_per_block,
+        time=time,
+        event_types=event_types,
+        users=users,
+        rows_per_batch=rows_per_batch,
+        grouped=grouped,
+        num_rows=num_rows,
+        notes=notes,
+        table=table,
+    )
 
 
 def table_reader(table: OpenTable, users: UserFilter) -> Reader:

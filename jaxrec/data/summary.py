@@ -12,9 +12,8 @@ from jaxrec.data.dataset import long_history_notes
 from jaxrec.data.features import feature_columns, unused_notes, vector_columns, width_of
 from jaxrec.data.graph import COLUMN_RELATIONS
 from jaxrec.data.slices import counts, user_blocks
-from jaxrec.data.tables import Tables
+from jaxrec.data.tables import EVENT_COLUMNS, Tables
 
-EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event", "event_id", "session_id")
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 MANY_REPEATS = 0.2  # share of events
 

@@ -37,6 +37,8 @@ from jaxrec.data.times import as_milliseconds, as_positions, time_notes
 from jaxrec.errors import DataError
 
 TimeKind = Literal["timestamp", "order"]
+REQUIRED_COLUMNS = ("user_id", "item_id", "timestamp")
+EVENT_COLUMNS = (*REQUIRED_COLUMNS, "event", "event_id", "session_id")
 # ways in which the same id is spelled in two tables
 SPELLINGS = {
     "blanks at their ends": lambda ids: ids.str.strip_chars(),
@@ -162,14 +164,13 @@ def validate_tables(
     if triples is not None:
         triples, triple_notes = validate_triples(triples, items["item_id"], origin[2], strict)
         warnings += triple_notes
-    all_notes = (*warnings, *notes)
     return Tables(
         events,
         items,
         triples,
-        all_notes,
-        tuple(warnings),
-        int(unknown.sum()),
+        notes=(*warnings, *notes),
+        warnings=tuple(warnings),
+        num_unknown=int(unknown.sum()),
         lists_items=lists_items,
     )
 

@@ -4,7 +4,7 @@ import time
 
 import polars as pl
 
-from jaxrec.data.columns import reject, reject_inexact, reject_rounded, shown, wrong_type
+from jaxrec.data.columns import is_whole, reject, reject_inexact, reject_rounded, shown, wrong_type
 from jaxrec.errors import DataError
 
 TIME_FIX = (
@@ -103,9 +103,8 @@ def clear_times(column: pl.Series) -> tuple[str, pl.Series] | None:
 def as_positions(column: pl.Series, table: str) -> pl.Series:
     """Whole numbers as int64. Raises a DataError for other values."""
     numbers = _numbers(column, table, "integers")
-    whole = (numbers == numbers.cast(pl.Int64, strict=False)).fill_null(False)
     fix = "Positions are integers: 0, 1, 2 ..."
-    reject(~whole, column, table, "are not whole numbers", fix)
+    reject(~is_whole(numbers), column, table, "are not whole numbers", fix)
     return numbers.cast(pl.Int64)
 
 
