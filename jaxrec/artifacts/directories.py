@@ -165,7 +165,7 @@ def matching_directories(place: str) -> list[str]:
         files, root = fsspec.core.url_to_fs(place)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{place}: {error}") from error
-    found = sorted(path for path in files.glob(root) if files.isdir(path))
-    if not found:
+    paths = sorted(path for path in files.glob(root) if files.isdir(path))
+    if not paths:
         raise ConfigError(f"{place}: no such directory")
-    return [files.unstrip_protocol(path) if URL_MARK in place else path for path in found]
+    return [files.unstrip_protocol(path) if URL_MARK in place else path for path in paths]

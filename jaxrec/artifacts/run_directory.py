@@ -317,9 +317,9 @@ def restore_best(run: Path, **targets: Any) -> tuple[int, dict[str, Any]]:
                 f"the checkpoint of step {best} in {run} cannot be read, as if it were incomplete "
                 f"({str(error).splitlines()[0]}). Copy the run again, or resume its training"
             ) from error
-    found = {name: checksums.of_tree(part) for name, part in restored.items()}
-    found["catalog"] = _catalog_checksum(run)
-    if different := [name for name, value in found.items() if expected.get(name, value) != value]:
+    actual = {name: checksums.of_tree(part) for name, part in restored.items()}
+    actual["catalog"] = _catalog_checksum(run)
+    if different := [name for name, value in actual.items() if expected.get(name, value) != value]:
         raise RunError(
             f"the checkpoint of step {best} in {run} does not fit its checksums "
             f"({', '.join(different)}): it is damaged, or belongs to another catalogue. Copy the "

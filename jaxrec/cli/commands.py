@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxrec.config import parse_options
 from jaxrec.config.renamed import refuse_old_flags
-from jaxrec.serving import batch, comparison, export, forget, options, reports, server
+from jaxrec.serving import batch, comparison, forget, options, reports, server
 from jaxrec.serving.console import silence
 
 CALLS: dict[str, tuple[type, Callable[[Any], None]]] = {
@@ -19,7 +19,7 @@ CALLS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "replay": (options.ReplayOptions, reports.replay),
     "plot": (options.PlotOptions, reports.plot),
     "forget": (forget.ForgetOptions, forget.forget_users),
-    "export": (options.ExportOptions, export.export),
+    "export": (options.ExportOptions, reports.export),
 }
 
 

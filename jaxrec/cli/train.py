@@ -16,25 +16,19 @@ def run(arguments: Sequence[str]) -> None:
     if options.help:
         _parser().print_help()
         parse(["--help"])
-    others = (
-        options.config,
-        options.run,
-        options.base,
-        options.since,
-        options.init,
-        options.init_parts,
-        options.id_key,
-    )
-    if options.resume is not None and (overrides or any(others)):
+    others = (options.config, options.run, options.base, options.init_parts)
+    short = {
+        "warm_start.since": options.since,
+        "data.id_key": options.id_key,
+        "train.init": options.init,
+    }
+    if options.resume is not None and (overrides or any((*others, *short.values()))):
         raise ConfigError("--resume keeps the options of the run; only --data goes with it")
-    if options.since is not None:
-        if options.base is None:
-            raise ConfigError("--since needs --from RUN, the run to go on from")
-        overrides += ["--warm_start.since", escaped(options.since)]
-    if options.id_key is not None:
-        overrides += ["--data.id_key", escaped(options.id_key)]
-    if options.init is not None:
-        overrides += ["--train.init", escaped(options.init)]
+    if options.since is not None and options.base is None:
+        raise ConfigError("--since needs --from RUN, the run to go on from")
+    for name, value in short.items():
+        if value is not None:
+            overrides += [f"--{name}", escaped(value)]
     if options.init_parts is not None:
         overrides += ["--train.init_parts", *options.init_parts]
     if options.distributed or options.coordinator is not None:

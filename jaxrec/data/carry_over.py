@@ -70,8 +70,8 @@ def old_rows(ids: pl.Series, earlier: pl.Series) -> Int[np.ndarray, " n"]:
     Of equal earlier ids, such as a brand that several shops have, the first one counts.
     """
     first = np.flatnonzero(earlier.is_first_distinct().to_numpy())
-    found = index_in(ids, earlier.gather(first)).fill_null(-1).to_numpy()
-    rows = np.where(found < 0, -1, first[found])
+    places = index_in(ids, earlier.gather(first)).fill_null(-1).to_numpy()
+    rows = np.where(places < 0, -1, first[places])
     rows[0] = 0
     return rows
 

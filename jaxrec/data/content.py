@@ -5,14 +5,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxrec.data.listing import COMPRESSED, format_of
+from jaxrec.data.listing import COMPRESSIONS, format_of
 from jaxrec.errors import DataError
 
-COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-SUFFIXES = dict(zip(COMPRESSED, COMPRESSIONS.values(), strict=True))
+# how files begin
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 PARQUET = b"PAR1"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-# how files begin that are not read -> what they are, and the fix
+# how files that are not read begin -> what they are, and the fix
 OTHERS = {
     rb"PK\x03\x04": ("a ZIP archive or a spreadsheet", "Unpack it, or export it as CSV"),
     rb"\xd0\xcf\x11\xe0": ("a spreadsheet", "Export it as CSV"),
@@ -45,15 +45,16 @@ def format_of_all(files: Sequence[Path]) -> str:
 
 def compression_of_all(files: Sequence[Path]) -> str:
     """The compression of text files as DuckDB names it; raises a DataError if there are several."""
-    found = {path: _compression(path) for path in files if path.stat().st_size}
-    by_name = {path: SUFFIXES.get(path.suffix.lower(), "none") for path in found}
-    if found == by_name:
+    actual = {path: _compression(path) for path in files if path.stat().st_size}
+    by_name = {path: COMPRESSIONS.get(path.suffix.lower(), "none") for path in actual}
+    if actual == by_name:
         return "auto_detect"
-    if len(set(found.values())) > 1:
-        wrong = next(path for path in found if found[path] != by_name[path])
-        kind = "is not compressed" if found[wrong] == "none" else f"is compressed by {found[wrong]}"
-        raise DataError(f"{wrong}: {kind}, which its name does not say; rename it")
-    return next(iter(found.values()))
+    if len(set(actual.values())) > 1:
+        wrong = next(path for path in actual if actual[path] != by_name[path])
+        kind = actual[wrong]
+        what = "is not compressed" if kind == "none" else f"is compressed by {kind}"
+        raise DataError(f"{wrong}: {what}, which its name does not say; rename it")
+    return next(iter(actual.values()))
 
 
 def is_utf_16(path: Path) -> bool:
@@ -96,7 +97,7 @@ def _starts_json(path: Path) -> bool:
 
 def _compression(path: Path) -> str:
     first = _first_bytes(path)
-    return next((kind for start, kind in COMPRESSIONS.items() if first.startswith(start)), "none")
+    return next((kind for start, kind in COMPRESSED.items() if first.startswith(start)), "none")
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -50,13 +50,13 @@ def feature_columns(items: pl.DataFrame, config: Config, *others: pl.DataFrame) 
     """
     sources, tables = config.model.sources, (items, *others)
     columns = list(dict.fromkeys(name for table in tables for name in table.columns))
-    found = {name for table in tables for name in vector_columns(table)}
-    shown = [name for name in columns if name in found]
+    with_vectors = {name for table in tables for name in vector_columns(table)}
+    all_vectors = [name for name in columns if name in with_vectors]
     lists = {n for table in tables for n in table.columns if _is_list_of_numbers(table[n])}
     if unknown := [name for name in sources if name not in (*SOURCES, *lists)]:
         raise ConfigError(
             f"model.experts names {', '.join(unknown)}; the sources are {', '.join(SOURCES)} and "
-            f"the vector columns of the items, which are: {', '.join(shown) or 'none'}"
+            f"the vector columns of the items, which are: {', '.join(all_vectors) or 'none'}"
         )
     numbers = config.data.numeric_columns if "numbers" in sources else ()
     if missing := [name for name in numbers if name not in columns]:
@@ -64,7 +64,9 @@ def feature_columns(items: pl.DataFrame, config: Config, *others: pl.DataFrame) 
             f"data.numeric_columns names {', '.join(missing)}; the items have {', '.join(columns)}"
         )
     named = [name for name in sources if name not in SOURCES]
-    vectors = [n for n in columns if n in named or ("vectors" in sources and n in found)]
+    if "vectors" in sources:
+        named += all_vectors
+    vectors = [name for name in columns if name in named]
     return FeatureColumns(tuple(vectors), numbers)
 
 

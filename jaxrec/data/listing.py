@@ -13,7 +13,7 @@ FORMATS = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
     **dict.fromkeys((".inter", ".item", ".kg", ".link"), "atomic"),  # RecBole
 }
-COMPRESSED = (".gz", ".zst")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 ATOMIC_SUFFIXES = {"events": ".inter", "items": ".item", "triples": ".kg"}
 OTHER_SUFFIXES = (".zip", ".bz2", ".xz", ".xlsx", ".xls", ".feather", ".arrow", ".avro", ".orc")
 SHOWN_NAMES = 10
@@ -23,7 +23,7 @@ HIDDEN = ("_", ".")
 def format_of(path: Path) -> str | None:
     """`parquet`, `csv`, `json` or `atomic`, by the suffix; None for other files."""
     suffixes = path.suffixes
-    if suffixes and suffixes[-1].lower() in COMPRESSED:
+    if suffixes and suffixes[-1].lower() in COMPRESSIONS:
         suffixes = suffixes[:-1]
     return FORMATS.get(suffixes[-1].lower()) if suffixes else None
 
@@ -35,14 +35,14 @@ def find_table(directory: Path, name: str) -> Path | None:
     """
     entries = sorted(path for path in directory.iterdir() if not _is_hidden(path))
     named = [path for path in entries if path.name.split(".")[0].lower() == name]
-    found = [path for path in named if _is_table(path) and format_of(path) != "atomic"]
-    if not found:  # the reader will tell which formats there are
-        found = [path for path in named if path.is_file() and path.suffix.lower() in OTHER_SUFFIXES]
-    found += [path for path in entries if path.suffix == ATOMIC_SUFFIXES[name]]
-    if len(found) > 1:
-        names = " and ".join(path.name for path in found)
+    tables = [path for path in named if _is_table(path) and format_of(path) != "atomic"]
+    if not tables:  # the reader will tell which formats there are
+        tables = [p for p in named if p.is_file() and p.suffix.lower() in OTHER_SUFFIXES]
+    tables += [path for path in entries if path.suffix == ATOMIC_SUFFIXES[name]]
+    if len(tables) > 1:
+        names = " and ".join(path.name for path in tables)
         raise DataError(f"{directory}: more than one table of {name} ({names}); keep one of them")
-    return found[0] if found else None
+    return tables[0] if tables else None
 
 
 def is_table_directory(path: Path) -> bool:

@@ -13,8 +13,7 @@ import polars as pl
 from jaxrec.data.codes import coded, new_codes, per_row, texts
 from jaxrec.errors import ConfigError
 
-BYTES = 20  # of a hash that are kept
-LENGTH = 32  # characters of a pseudonym: 5 bits each
+BYTES = 20  # of a hash that are kept, as 32 characters
 MIN_KEY = 32  # bytes
 
 

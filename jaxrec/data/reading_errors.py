@@ -47,11 +47,11 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
     if missing := re.search(r'No files found that match the pattern "(.+?)"', text):
         path = spec.base / missing[1]
         return DataError(f"{spec.origin}: {path}: no such file{neighbours(path)}")
-    told = text
+    message = text
     if spec.name == "events" and isinstance(error, VALUE_ERRORS) and not os.environ.get(DEBUG):
-        told = _without_values(text)
+        message = _without_values(text)
     if spec.sql:
-        return DataError(f"{spec.origin}: {' '.join(told.split())}")
+        return DataError(f"{spec.origin}: {' '.join(message.split())}")
     named = re.search(r"[Ff]ile = (.+)|[Ff]ile \"(.+?)\"|File '(.+?)'|stream: (.+)", text)
     file = Path(next(filter(None, named.groups()))) if named else spec.base / spec.files[0]
     csv_error = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: (.*))?", text)
@@ -73,7 +73,7 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
     elif csv_error:
         reason = f"line {csv_error[1]} does not fit the header: {line}"
     else:
-        reason = told.splitlines()[0]
+        reason = message.splitlines()[0]
     return _unreadable(file, reason)
 
 

@@ -98,8 +98,8 @@ def forget(
         except (InputError, OSError) as error:
             reports.append(PlaceReport(kind, shown, failure=str(error)))
             continue
-        found = len({users[form] for form in forms})
-        reports.append(PlaceReport(kind, shown, found, counts, notes))
+        num_users = len({users[form] for form in forms})
+        reports.append(PlaceReport(kind, shown, num_users, counts, notes))
     return reports
 
 
@@ -128,21 +128,22 @@ def _listed(path: Path, users: Users, deleted_at: int | None) -> Removed:
 def _from_store(address: str, users: Users, deleted_at: int | None, compact: bool) -> Removed:
     if "://" not in address and not Path(address).is_file():
         raise ConfigError(f"{address}: there is no such store")
-    ids, found, documents, impressions = list(users), set[str](), 0, 0
+    ids, forms, documents, impressions = list(users), set[str](), 0, 0
     with closing(open_store(address)) as store:
         for start in range(0, len(ids), CHUNK):
-            loaded = store.load(ids[start : start + CHUNK])
+            chunk = ids[start : start + CHUNK]
+            loaded = store.load(chunk)
             kept = {u for u, document in loaded.documents.items() if document.version}
             kept |= loaded.damaged.keys()
-            found |= kept
             documents += len(kept)
-            for user_id in ids[start : start + CHUNK]:
-                shown = len(store.impressions(user_id))
-                impressions += shown
-                found |= {user_id} if shown else set()
+            forms |= kept
+            for user_id in chunk:
+                if shown := len(store.impressions(user_id)):
+                    impressions += shown
+                    forms.add(user_id)
                 store.delete(user_id, deleted_at)
         notes = tuple(store.compact()) if compact else ()
-    return Removed(frozenset(found), {"documents": documents, "impressions": impressions}, notes)
+    return Removed(frozenset(forms), {"documents": documents, "impressions": impressions}, notes)
 
 
 def _from_stream(address: str, users: Users) -> Removed:
@@ -166,9 +167,9 @@ def _from_parts(pattern: str, users: Users) -> Removed:
             erased.append(total([erase_from_file(directory, Path(place).name, users)]))
         else:
             erased.append(_patiently(open_directory(place), users))
-    found = frozenset[str]().union(*(part.users for part in erased))
+    forms = frozenset[str]().union(*(part.users for part in erased))
     rows, files = sum(part.rows for part in erased), sum(part.files for part in erased)
-    return Removed(found, {"rows": rows, "files": files})
+    return Removed(forms, {"rows": rows, "files": files})
 
 
 def _patiently(directory: Directory, users: Users) -> Erased:

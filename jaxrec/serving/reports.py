@@ -1,6 +1,7 @@
-"""Single results: an audience, similar nodes, a plot of one user, a replay."""
+"""Single results: an audience, similar nodes, a plot, an explanation, a replay, an export."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxrec.data.id_types import with_id_types
 from jaxrec.data.opener import open_source
 from jaxrec.inference.audiences import EMPTY_AUDIENCE, audience_table, likeliest
 from jaxrec.inference.contributions import plot_contributions_of
+from jaxrec.inference.edge.directory import write_directory
 from jaxrec.inference.explain import explain_items
 from jaxrec.inference.explanation import Explanation
 from jaxrec.inference.profiles import plot_user
@@ -26,6 +28,7 @@ from jaxrec.serving.inputs import load_model, open_user_events
 from jaxrec.serving.options import (
     AudienceOptions,
     ExplainOptions,
+    ExportOptions,
     PlotOptions,
     ReplayOptions,
     SimilarOptions,
@@ -83,12 +86,12 @@ def explain(options: ExplainOptions) -> None:
     steps = () if options.strategy is None else read_strategy(options.strategy)
     pipeline = model.ranker.pipeline(steps)
     histories = model.encoder.validated_log(pl.concat(stream.blocks()), feedback_types(steps))
-    if options.item:
-        rows = [model.index.find(f"{ITEM}:{item}")[1] for item in options.item]
-    else:
+    items: Sequence[str] | pl.Series = options.item
+    if not items:
         lists = ListOptions(SHOWN_ITEMS)
         best = model.ranker.recommend(model.user_batch(histories), pipeline, lists).table
-        rows = [model.index.find(f"{ITEM}:{item}")[1] for item in best["item_id"]]
+        items = best["item_id"]
+    rows = [model.index.find(f"{ITEM}:{item}")[1] for item in items]
     made = explain_items(model, histories, np.array(rows, np.int64), pipeline)
     for reason in made:
         console.print("\n".join(explained(reason)))
@@ -134,3 +137,16 @@ def log_to_replay(model: TrainedModel, options: ReplayOptions) -> EventLog:
         table = open_source(options.events, "events", model.config.data.layout)
         return model.encoder.event_log(table.read())
     return model.encoder.validated_log(filtered(model.config).events)
+
+
+def export(options: ExportOptions) -> None:
+    """Write the directory that `jaxrec export` names; raises as `write_directory`."""
+    write_directory(
+        load_model(options),
+        options.to,
+        options.formats,
+        options.item_precision,
+        options.page_runtime,
+    )
+    size = sum(file.stat().st_size for file in options.to.rglob("*") if file.is_file())
+    console.print(f"written to {options.to}: {size / 1e6:.1f} MB")

@@ -96,13 +96,14 @@ def check_address(options: LiveOptions) -> None:
     """
     host, port = parse_address(options)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        failures = [error for family, *_, address in found if (error := _failure(family, address))]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        tried = [_failure(family, address) for family, *_, address in addresses]
+        failures = [error for error in tried if error]
     except OSError as error:  # no address of this name
-        found, failures = [], [error]
+        addresses, failures = [], [error]
     # a name may also have an address of a kind that this machine lacks
     serious = [error for error in failures if error.errno != errno.EADDRNOTAVAIL]
-    if serious or len(failures) == len(found):
+    if serious or len(failures) == len(addresses):
         reason = (serious or failures)[0].strerror
         raise ConfigError(f"--http {options.http}: {reason}. Name another address or port")
 

@@ -10,7 +10,7 @@ from limits import RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from prometheus_client import Histogram
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jaxrec.serving.http.problems import refusal, route_of
@@ -21,13 +21,13 @@ MAX_BODIES = 64 * 2**20  # bytes of all requests that wait for their answers
 BODY_SECONDS = 10.0  # to receive a body
 OPEN_PATHS = ("/", "/health/live", "/health/ready", "/metrics")  # these need no key
 CLOSE = {"Connection": "close"}  # the rest of the body is not read
-SAFE_HEADERS = (
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-)
+SAFE_HEADERS = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
 
 
 class Admission:
@@ -133,9 +133,9 @@ class SafeHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = dict(message["headers"])
-                missing = [header for header in SAFE_HEADERS if header[0] not in given]
-                message["headers"] = [*message["headers"], *missing]
+                headers = MutableHeaders(scope=message)
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

@@ -40,9 +40,9 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        found = error.errors()
         errors = [
-            {"where": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in found[:MAX_ERRORS]
+            {"where": ".".join(map(str, e["loc"])), "problem": e["msg"]}
+            for e in error.errors()[:MAX_ERRORS]
         ]
         return problem(422, "invalid request", errors[0]["problem"], errors=errors)
 

@@ -86,14 +86,14 @@ class ShopItems:
 
         Items in which all words are beginnings of words come first, then the more popular ones.
         """
-        found = pl.DataFrame({"item": self.by_popularity, "text": self.texts})
+        matches = pl.DataFrame({"item": self.by_popularity, "text": self.texts})
         text, starts = pl.col("text"), pl.lit(True)
         for word in search_text(pl.Series([words]))[0].split()[:MAX_WORDS]:
-            found = found.filter(text.str.contains(word, literal=True))
+            matches = matches.filter(text.str.contains(word, literal=True))
             starts &= text.str.contains(rf"(?:^|[^\pL\pN]){pl.escape_regex(word)}")
-        first = found.filter(starts).head(k)
+        first = matches.filter(starts).head(k)
         if len(first) < k:
-            first = pl.concat([first, found.filter(~starts).head(k - len(first))])
+            first = pl.concat([first, matches.filter(~starts).head(k - len(first))])
         return first["item"].to_list()
 
     def rows(self, items: list[int]) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ HEARTBEAT = PREFIX + "heartbeat"
 EXPIRING = PREFIX + "expiring"  # exists while a process deletes old users
 EXPIRY_SECONDS = 1800.0  # after which that process counts as dead
 READ_SECONDS = 1.0  # to wait for an answer to a read, which the caller can do without
+WRITE_SECONDS = 5.0  # to wait for an answer to a write
 CHUNK = 500  # users deleted per call, which other clients wait for
 SAVE = """
 local stored = redis.call('HGET', KEYS[1], 'version') or '0'
@@ -72,16 +73,15 @@ class RedisStore:
 
     Args:
         address: such as `redis://localhost:6379/0`.
-        timeout: seconds to wait for an answer to a write; reads wait for up to `READ_SECONDS`.
 
     Raises:
         StoreError: the server cannot be reached.
     """
 
-    def __init__(self, address: str, *, timeout: float = 5.0):
+    def __init__(self, address: str):
         self.observe: Callable[[int], object] = lambda size: None
-        self.client = _client(address, timeout)
-        self.reader = _client(address, min(timeout, READ_SECONDS))
+        self.client = _client(address, WRITE_SECONDS)
+        self.reader = _client(address, READ_SECONDS)
         self.items = RedisItems(self.client, self.reader, _store_errors)
         self.save_script = self.client.register_script(SAVE)
         self.show_script = self.client.register_script(SHOW)

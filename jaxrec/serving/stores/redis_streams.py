@@ -22,7 +22,7 @@ def erase_entries(
     Raises:
         StoreError: the server fails.
     """
-    found, entries = set[str](), 0
+    users, entries = set[str](), 0
     try:
         with redis.Redis.from_url(
             server, decode_responses=True, encoding_errors="surrogateescape"
@@ -30,16 +30,16 @@ def erase_entries(
             for name in names:
                 start = "-"
                 while rows := _range(client, name, start):
-                    owned = {entry: owners(fields, user_ids) for entry, fields in rows}
-                    deleted = [entry for entry, users in owned.items() if users]
+                    owners_of = {entry: owners(fields, user_ids) for entry, fields in rows}
+                    deleted = [entry for entry, of_entry in owners_of.items() if of_entry]
                     if deleted:
                         client.xdel(name, *deleted)
-                    found |= frozenset[str]().union(*owned.values())
+                    users.update(*owners_of.values())
                     entries += len(deleted)
                     start = f"({rows[-1][0]}"
     except redis.RedisError as error:
         raise StoreError(f"the stream fails: {error}") from error
-    return frozenset(found), entries
+    return frozenset(users), entries
 
 
 def _range(client: redis.Redis, name: str, start: str) -> list[tuple[str, dict[str, str]]]:
