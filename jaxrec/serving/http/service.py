@@ -35,6 +35,7 @@ from jaxrec.serving.live.recorder import Recorded, UserEvent
 from jaxrec.serving.live.state_updater import BATCHES
 from jaxrec.serving.options import LiveOptions
 from jaxrec.serving.stores.opening import open_store
+from jaxrec.serving.stores.retention import Retention
 
 logger = logging.getLogger("uvicorn.error")  # the server sets its format and level
 
@@ -118,12 +119,9 @@ class LiveService:
 
     def close(self) -> None:
         """Wait for the present batches and the waiting impressions; close the store."""
-        self.record_batcher.close()
-        self.list_batcher.close()
-        self.item_batcher.close()
-        self.many_items_batcher.close()
-        self.impressions.close()
-        self.store.close()
+        batchers = (self.record_batcher, self.list_batcher, self.item_batcher)
+        for part in (*batchers, self.many_items_batcher, self.impressions, self.store):
+            part.close()
 
     @cached_property
     def id_key(self) -> bytes:
@@ -289,13 +287,14 @@ class LiveService:
 
     def _expire(self) -> int:
         options, now = self.options, time.time()
-        return self.store.expire(
-            now - DAY * options.keep_days,
-            options.keep_users,
+        retention = Retention(
+            before=now - DAY * options.keep_days,
+            max_users=options.keep_users,
             max_bytes=GIGABYTE * options.keep_gigabytes or math.inf,
             max_share=options.expire_share,
             tombstones_before=now - DAY * options.keep_tombstones,
         )
+        return self.store.expire(retention)
 
     async def forget(self, user_id: str) -> None:
         """Remove a user from everything that the options name, also while no model is loaded.

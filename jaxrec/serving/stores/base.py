@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from jaxrec.errors import StoreError
 from jaxrec.serving.stores.items import ItemStore
+from jaxrec.serving.stores.retention import Retention
 
 NEVER = -1  # time of the last event of a user without events
 MAX_IMPRESSIONS = 1000  # lists kept per user
@@ -147,30 +148,13 @@ class Store(Protocol):
     def impressions(self, user_id: str) -> list[Impression]:
         """Return the impressions of a user, oldest first."""
 
-    def expire(
-        self,
-        before: float,
-        max_users: int,
-        *,
-        max_bytes: float = float("inf"),
-        max_share: float = 0.2,
-        tombstones_before: float = 0.0,
-    ) -> int:
-        """Delete documents not written since `before` (s), and the oldest beyond `max_users`.
+    def expire(self, retention: Retention) -> int:
+        """Delete what is not to be kept; return the number of deleted documents.
 
         The same rule deletes impressions, those of users without a document included.
 
-        Args:
-            max_bytes: of the store; if it holds more, the oldest users go in proportion.
-            max_share: the share of documents that may go at once, so that a wrong clock does not
-                delete all users. 1,000 documents may always go.
-            tombstones_before: older tombstones (s) are deleted, and the oldest beyond `max_users`.
-
-        Returns:
-            The number of deleted documents.
-
         Raises:
-            StoreError: more than `max_share` of the documents would go; nothing is deleted.
+            StoreError: too many documents would go at once; nothing is deleted.
         """
 
     def newest(self, count: int) -> list[str]:

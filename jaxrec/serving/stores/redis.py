@@ -21,7 +21,7 @@ from jaxrec.serving.stores.base import (
 )
 from jaxrec.serving.stores.documents import StoredRow, decode_each, encode
 from jaxrec.serving.stores.redis_items import RedisItems
-from jaxrec.serving.stores.retention import number_to_delete, share_within
+from jaxrec.serving.stores.retention import Retention
 
 logger = logging.getLogger(__name__)
 
@@ -154,48 +154,33 @@ class RedisStore:
             rows = self.reader.lrange(_impressions_key(user_id), 0, -1)
         return [Impression.of(user_id, *json.loads(row)) for row in rows]
 
-    def expire(
-        self,
-        before: float,
-        max_users: int,
-        *,
-        max_bytes: float = float("inf"),
-        max_share: float = 0.2,
-        tombstones_before: float = 0.0,
-    ) -> int:
+    def expire(self, retention: Retention) -> int:
         """See `Store.expire`; `max_bytes` concerns all that the server holds.
 
         While another process does this, nothing is done.
         """
-        share = share_within(max_bytes, self.size())
+        num_bytes = self.size()
         lock = self.client.lock(EXPIRING, timeout=EXPIRY_SECONDS, blocking=False)
         # two processes that count at once would delete twice as many users
         with _store_errors():
             if not lock.acquire():
                 return 0
         try:
-            return self._expire_all(before, max_users, share, max_share, tombstones_before)
+            return self._expire_all(retention, num_bytes)
         finally:
             with suppress(redis.RedisError):  # the lock ends by itself
                 lock.release()
 
-    def _expire_all(
-        self,
-        before: float,
-        max_users: int,
-        share: float,
-        max_share: float,
-        tombstones_before: float,
-    ) -> int:
+    def _expire_all(self, retention: Retention, num_bytes: int) -> int:
         with _store_errors():
-            count, num_old = self._count_old(WRITTEN, before)
-            number = number_to_delete(count, num_old, min(max_users, int(share * count)), max_share)
+            count, num_old = self._count_old(WRITTEN, retention.before)
+            number = retention.number_to_delete(count, num_old, num_bytes)
             deleted = self._expire(WRITTEN, _document_key, number)
-            count, num_old = self._count_old(SHOWN, before)
-            number = max(num_old, count - min(max_users, int(share * count)))
+            count, num_old = self._count_old(SHOWN, retention.before)
+            number = max(num_old, count - retention.most_users(count, num_bytes))
             self._expire(SHOWN, _impressions_key, number)
-            self.client.zremrangebyscore(DELETED, "-inf", f"({tombstones_before}")
-            self.client.zremrangebyrank(DELETED, 0, -max_users - 1)
+            self.client.zremrangebyscore(DELETED, "-inf", f"({retention.tombstones_before}")
+            self.client.zremrangebyrank(DELETED, 0, -retention.max_users - 1)
         return deleted
 
     def newest(self, count: int) -> list[str]:

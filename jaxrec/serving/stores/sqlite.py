@@ -25,7 +25,7 @@ from jaxrec.serving.stores.base import (
 )
 from jaxrec.serving.stores.cache import DocumentCache, stored
 from jaxrec.serving.stores.documents import StoredRow, decode_each, encode
-from jaxrec.serving.stores.retention import number_to_delete, share_within
+from jaxrec.serving.stores.retention import Retention
 from jaxrec.serving.stores.sqlite_files import (
     CHECKPOINT_SECONDS,
     checkpoint_log,
@@ -167,50 +167,32 @@ class SQLiteStore:
         rows = self.rows(query, user_id)
         return [Impression.of(user_id, seconds, *json.loads(content)) for seconds, content in rows]
 
-    def expire(
-        self,
-        before: float,
-        max_users: int,
-        *,
-        max_bytes: float = float("inf"),
-        max_share: float = 0.2,
-        tombstones_before: float = 0.0,
-    ) -> int:
+    def expire(self, retention: Retention) -> int:
         """See `Store.expire`; while another process does this, nothing is done."""
         self.cache.clear()  # what other processes have deleted goes from memory, too
+        lock: AbstractContextManager = nullcontext()
+        if self.path != MEMORY:  # two processes that count at once would delete twice as many users
+            lock = FileLock(f"{self.path}.lock", blocking=False)
         try:
-            with self._one_at_a_time():
-                return self._expire(before, max_users, max_bytes, max_share, tombstones_before)
+            with lock:
+                return self._expire(retention)
         except Timeout:
             return 0
 
-    def _one_at_a_time(self) -> AbstractContextManager:
-        """A lock of all processes: two that count at once would delete twice as many users."""
-        if self.path == MEMORY:
-            return nullcontext()
-        return FileLock(f"{self.path}.lock", blocking=False)
-
-    def _expire(
-        self,
-        before: float,
-        max_users: int,
-        max_bytes: float,
-        max_share: float,
-        tombstones_before: float,
-    ) -> int:
-        count, share = self.count(), share_within(max_bytes, self._used())
-        num_old = self._number("SELECT count(*) FROM shoppers WHERE written < ?", before)
-        number = number_to_delete(count, num_old, min(max_users, int(share * count)), max_share)
+    def _expire(self, retention: Retention) -> int:
+        count, num_bytes = self.count(), self._used()
+        num_old = self._number("SELECT count(*) FROM shoppers WHERE written < ?", retention.before)
+        number = retention.number_to_delete(count, num_old, num_bytes)
         oldest = self.rows("SELECT user_id, written FROM shoppers ORDER BY written LIMIT ?", number)
         statement = "DELETE FROM shoppers WHERE user_id = ? AND written = ?"  # not written since
         deleted = self._delete_each(statement, oldest)
-        self._expire_impressions(before, max_users, share)
+        self._expire_impressions(retention, num_bytes)
         with self.transaction() as connection:
-            connection.execute("DELETE FROM deleted WHERE time < ?", (tombstones_before,))
+            connection.execute("DELETE FROM deleted WHERE time < ?", (retention.tombstones_before,))
             connection.execute(
                 "DELETE FROM deleted WHERE user_id IN "
                 "(SELECT user_id FROM deleted ORDER BY time DESC LIMIT -1 OFFSET ?)",
-                (max_users,),
+                (retention.max_users,),
             )
         self._give_back()
         return deleted
@@ -309,13 +291,13 @@ class SQLiteStore:
         pages = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
         return pages * self._number("PRAGMA page_size")
 
-    def _expire_impressions(self, before: float, max_users: int, share: float) -> None:
-        old = self.rows("SELECT rowid FROM shown WHERE time < ?", before)
+    def _expire_impressions(self, retention: Retention, num_bytes: int) -> None:
+        old = self.rows("SELECT rowid FROM shown WHERE time < ?", retention.before)
         self._delete_each("DELETE FROM shown WHERE rowid = ?", old)
         users = self._number("SELECT count(DISTINCT user_id) FROM shown")
         surplus = self.rows(
             "SELECT user_id FROM shown GROUP BY user_id ORDER BY max(time) DESC LIMIT -1 OFFSET ?",
-            min(max_users, int(share * users)),
+            retention.most_users(users, num_bytes),
         )
         self._delete_each("DELETE FROM shown WHERE user_id = ?", surplus)
 

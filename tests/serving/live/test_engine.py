@@ -8,6 +8,7 @@ from helpers.live import DAY, START, delete, event
 from jaxrec.ranking.steps import Epsilon, Feedback, Session
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
+from jaxrec.serving.stores.retention import Retention
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
 
@@ -22,9 +23,9 @@ def test_a_deleted_user_leaves_nothing(engine):
 def test_old_and_surplus_users_expire(engine):
     for user in "abcd":
         engine.record([UserEvent(user, event(0))])
-    assert engine.store.expire(before=0, max_users=3) == 1
+    assert engine.store.expire(Retention(before=0, max_users=3)) == 1
     assert set(engine.store.load("abcd").documents) == set("bcd")
-    assert engine.store.expire(before=4e9, max_users=3) == 3
+    assert engine.store.expire(Retention(before=4e9, max_users=3)) == 3
 
 
 def test_random_lists_are_stored_with_propensities_and_deleted(model, tmp_path):
@@ -46,7 +47,7 @@ def test_random_lists_are_stored_with_propensities_and_deleted(model, tmp_path):
     delete(engine, "u")
     assert engine.store.impressions("u") == []
     assert len(engine.store.impressions("v")) == 4
-    engine.store.expire(before=4e9, max_users=10)
+    engine.store.expire(Retention(before=4e9, max_users=10))
     assert engine.store.impressions("v") == []
 
 

@@ -18,6 +18,7 @@ from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.states import state_table
 from jaxrec.serving.stores.base import MAX_IDS_OF_A_SECOND, MAX_UNKNOWN, LiveEvent
 from jaxrec.serving.stores.documents import encode
+from jaxrec.serving.stores.retention import Retention
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
 
@@ -285,7 +286,7 @@ def test_a_late_event_does_not_bring_a_deleted_user_back(engine, monkeypatch):
     assert outcomes == ["too_late", "accepted", "too_late"]
     assert engine.record([UserEvent("u", event(9))]) == ["too_late"]
     assert_as_in_batch(engine, [later])
-    engine.store.expire(before=0, max_users=9, tombstones_before=START + 11)
+    engine.store.expire(Retention(before=0, max_users=9, tombstones_before=START + 11))
     assert engine.record([UserEvent("u", event(9))]) == ["accepted"]
 
 

@@ -1,6 +1,5 @@
 """Both stores pass the same checks."""
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
@@ -13,6 +12,7 @@ from jaxrec.errors import StoreError
 from jaxrec.serving.stores import redis, retention, sqlite
 from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
 from jaxrec.serving.stores.opening import open_store
+from jaxrec.serving.stores.retention import Retention
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
@@ -71,27 +71,26 @@ def test_a_deleted_document_cannot_be_saved_by_an_earlier_reader(store):
 def test_old_and_surplus_documents_expire(store):
     for user in "abcd":
         store.save([document(user)])
-    assert store.expire(before=0, max_users=3) == 1
+    assert store.expire(Retention(before=0, max_users=3)) == 1
     assert set(store.load("abcd").documents) == set("bcd")
     assert store.count() == 3
-    assert store.expire(before=4e9, max_users=3) == 3
+    assert store.expire(Retention(before=4e9, max_users=3)) == 3
     assert store.count() == 0
 
 
 def test_one_process_at_a_time_deletes_old_documents(store, monkeypatch):
     store.save([document(user) for user in "abcd"])
-    module = sys.modules[type(store).__module__]
+    number_to_delete = Retention.number_to_delete
 
-    def while_another_expires(count, num_old, max_users, max_share):
+    def while_another_expires(*arguments):
         monkeypatch.undo()
         with closing(open_store(address_of(store))) as other:
-            assert other.expire(before=0, max_users=3) == 0
-        return number_to_delete(count, num_old, max_users, max_share)
+            assert other.expire(Retention(before=0, max_users=3)) == 0
+        return number_to_delete(*arguments)
 
-    number_to_delete = module.number_to_delete
-    monkeypatch.setattr(module, "number_to_delete", while_another_expires)
-    assert store.expire(before=0, max_users=3) == 1
-    assert store.expire(before=0, max_users=2) == 1
+    monkeypatch.setattr(Retention, "number_to_delete", while_another_expires)
+    assert store.expire(Retention(before=0, max_users=3)) == 1
+    assert store.expire(Retention(before=0, max_users=2)) == 1
     assert store.count() == 2
 
 
@@ -101,7 +100,7 @@ def test_impressions_are_deleted_with_their_user_and_expire(store):
     assert store.impressions("a") == [impression("a")]
     store.delete("a")
     assert store.impressions("a") == []
-    store.expire(before=START + 1, max_users=3)
+    store.expire(Retention(before=START + 1, max_users=3))
     assert store.impressions("b") == []
 
 
@@ -111,7 +110,7 @@ def test_the_newest_impressions_are_kept(store, monkeypatch):
     for time in range(5):
         store.add_impressions([impression("u", time), impression(f"v{time}", time)])
     assert [i.time for i in store.impressions("u")] == [2, 3, 4]
-    store.expire(before=0, max_users=2)  # counts users without a document as well
+    store.expire(Retention(before=0, max_users=2))  # counts users without a document as well
     assert [bool(store.impressions(user)) for user in ("u", "v3", "v4")] == [True, False, True]
 
 
@@ -144,14 +143,14 @@ def test_more_than_a_share_does_not_expire_unless_told(store, monkeypatch):
     store.save([document(f"u{n}") for n in range(10)])
     store.add_impressions([impression("u1")])
     with pytest.raises(StoreError, match=r"10 of 10 users .* --expire-share 0\.2; nothing was"):
-        store.expire(before=4e9, max_users=100)
+        store.expire(Retention(before=4e9, max_users=100))
     with pytest.raises(StoreError, match="3 of 10 users"):
-        store.expire(before=0, max_users=7)
+        store.expire(Retention(before=0, max_users=7))
     assert store.count() == 10
     assert store.impressions("u1")
-    assert store.expire(before=0, max_users=8) == 2  # as many may always go
-    assert store.expire(before=0, max_users=4, max_share=0.5) == 4
-    assert store.expire(before=4e9, max_users=100, max_share=1) == 4
+    assert store.expire(Retention(before=0, max_users=8)) == 2  # as many may always go
+    assert store.expire(Retention(before=0, max_users=4, max_share=0.5)) == 4
+    assert store.expire(Retention(before=4e9, max_users=100, max_share=1)) == 4
     assert store.impressions("u1") == []
 
 
@@ -163,8 +162,8 @@ def test_the_oldest_users_go_from_a_store_that_is_too_large(store):
         without_log(store)
     before = store.size()
     assert before > 1_000_000
-    assert store.expire(before=0, max_users=1000, max_bytes=2 * before) == 0
-    deleted = store.expire(before=0, max_users=1000, max_bytes=before / 2, max_share=1)
+    assert store.expire(Retention(before=0, max_users=1000, max_bytes=2 * before)) == 0
+    deleted = store.expire(Retention(before=0, max_users=1000, max_bytes=before / 2, max_share=1))
     assert 100 < deleted < 300
     assert set(store.load(ids).documents) == set(ids[deleted:])
     wait(lambda: store.size() < 0.8 * before)  # SQLite shrinks its file with the next checkpoint
@@ -212,11 +211,11 @@ def test_a_compacted_store_keeps_its_documents(store):
 def test_tombstones_expire_by_their_own_rule(store):
     for number, user in enumerate("abcd"):
         store.delete(user, deleted_at=START + number)
-    assert store.expire(before=4e9, max_users=3, tombstones_before=START + 1) == 0
+    assert store.expire(Retention(before=4e9, max_users=3, tombstones_before=START + 1)) == 0
     assert set(store.load("abcd").documents) == set("bcd")
-    store.expire(before=0, max_users=2)
+    store.expire(Retention(before=0, max_users=2))
     assert set(store.load("abcd").documents) == set("cd")
-    store.expire(before=0, max_users=2, tombstones_before=4e9)
+    store.expire(Retention(before=0, max_users=2, tombstones_before=4e9))
     assert store.load("abcd").documents == {}
 
 

@@ -8,6 +8,7 @@ import pytest
 from jaxrec.serving.stores import documents
 from jaxrec.serving.stores.base import LiveEvent, UserDocument
 from jaxrec.serving.stores.cache import DocumentCache, size_of
+from jaxrec.serving.stores.retention import Retention
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
 EVENT = LiveEvent(1_700_000_000, "i1", "view", None)
@@ -53,7 +54,7 @@ def test_a_deleted_user_leaves_memory(tmp_path):
         assert store.load(["u"]).documents["u"].events
         deleting.delete("u")
         assert store.load(["u"]).documents == {}
-    store.expire(before=0, max_users=9)
+    store.expire(Retention(before=0, max_users=9))
     assert not store.cache.documents
 
 

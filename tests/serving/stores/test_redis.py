@@ -13,6 +13,7 @@ from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
 from jaxrec.serving.stores.opening import open_store
 from jaxrec.serving.stores.redis import TOMBSTONE_KEY
+from jaxrec.serving.stores.retention import Retention
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="needs a Redis server (Debian: redis-server)"
@@ -38,7 +39,7 @@ def test_nothing_remains_of_a_deleted_and_of_an_expired_user(store):
     store.add_impressions([Impression(user, START, "m", ("i1",), (1.0,)) for user in "ab"])
     assert len(store.client.keys("*")) == 7  # two per user, two sorted sets, the tombstones' key
     store.delete("a")
-    store.expire(before=4e9, max_users=3)
+    store.expire(Retention(before=4e9, max_users=3))
     assert store.client.keys("*") == [TOMBSTONE_KEY.encode()]
 
 
@@ -52,7 +53,7 @@ def test_a_user_written_during_expiry_stays(store, monkeypatch):
         return delete_unchanged(index, key_of, users)
 
     monkeypatch.setattr(store, "_delete_unchanged", write_then_delete)
-    assert store.expire(before=4e9, max_users=5) == 1
+    assert store.expire(Retention(before=4e9, max_users=5)) == 1
     assert set(store.load("ab").documents) == {"a"}
 
 

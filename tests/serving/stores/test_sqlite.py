@@ -13,6 +13,7 @@ from helpers.servers import wait, without_log
 from jaxrec.errors import StoreError
 from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
 from jaxrec.serving.stores.documents import encode
+from jaxrec.serving.stores.retention import Retention
 from jaxrec.serving.stores.sqlite import SQLiteStore
 
 
@@ -142,7 +143,7 @@ def test_space_is_given_back(tmp_path):
     state = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
     store.save([UserDocument(f"u{n}", state=state) for n in range(100)])
     wait(lambda: (tmp_path / "store.db").stat().st_size > 4_000_000)
-    store.expire(before=4e9, max_users=1)
+    store.expire(Retention(before=4e9, max_users=1))
     wait(lambda: store.size() < 1_000_000)
 
 
@@ -155,7 +156,7 @@ def test_a_file_of_the_first_version_reuses_its_space(tmp_path):
         )
     store = SQLiteStore(path)
     store.save([UserDocument(f"u{n}", truncated=n) for n in range(900)])
-    assert store.expire(before=4e9, max_users=1) == 900
+    assert store.expire(Retention(before=4e9, max_users=1)) == 900
     assert store.count() == 0
 
 
