@@ -28,12 +28,12 @@ Fill = Callable[[pl.DataFrame, Path], Any]
 class Erased(NamedTuple):
     """What was removed from one file or several."""
 
-    users: frozenset[str] = frozenset()  # those that were found
-    rows: int = 0
-    files: int = 0
+    users: frozenset[str]  # those that were found
+    rows: int
+    files: int
 
 
-class Erasure(NamedTuple):
+class ErasedFile(NamedTuple):
     """One file before and after users were removed."""
 
     users: frozenset[str]  # those that were found
@@ -62,7 +62,7 @@ def erase_from_parts(directory: Directory, user_ids: Collection[str]) -> Erased:
     return total(erased.values())
 
 
-def erase_from_file(directory: Directory, name: str, user_ids: Collection[str]) -> Erasure:
+def erase_from_file(directory: Directory, name: str, user_ids: Collection[str]) -> ErasedFile:
     """Remove the rows of users from a table, which is replaced only if it holds one of them.
 
     Raises a RunError if the table has no column `user_id`.
@@ -80,10 +80,10 @@ def erase_from_file(directory: Directory, name: str, user_ids: Collection[str]) 
             f"{directory}: {name} is no table with a column user_id "
             f"({str(error).splitlines()[0]}); name the output of a batch job"
         ) from error
-    return Erasure(found, len(users), users.filter(~is_listed))
+    return ErasedFile(found, len(users), users.filter(~is_listed))
 
 
-def total(erased: Collection[Erasure]) -> Erased:
+def total(erased: Collection[ErasedFile]) -> Erased:
     """What was removed from several files."""
     return Erased(
         frozenset[str]().union(*(erasure.users for erasure in erased)),
@@ -115,17 +115,17 @@ def _read(content: bytes, name: str) -> tuple[pl.DataFrame, Fill]:
     lines = [f"{line}\n" for line in content.decode().split("\n") if line]
     users = [str(json.loads(line)["user_id"]) for line in lines]
     table = pl.DataFrame({"user_id": users, LINE: lines}, {"user_id": pl.String, LINE: pl.String})
-    return table, lambda left, path: path.write_text("".join(left[LINE]))
+    return table, lambda rows, path: path.write_text("".join(rows[LINE]))
 
 
 def _erase_from_manifest(
-    directory: Directory, erased: dict[str, Erasure], user_ids: Collection[str]
+    directory: Directory, erased: dict[str, ErasedFile], user_ids: Collection[str]
 ) -> None:
     """Make the counts those of the files, and remove the users that the manifest names."""
     before = read_manifest(directory)
-    erasures = {Path(name).stem: erasure for name, erasure in erased.items()}
-    parts = [_left(part, erasures.get(part["name"]), user_ids) for part in before["parts"]]
-    after = {**before, "job": _job_left(before["job"], user_ids), "parts": parts}
+    by_part = {Path(name).stem: file for name, file in erased.items()}
+    parts = [_updated_part(part, by_part.get(part["name"]), user_ids) for part in before["parts"]]
+    after = {**before, "job": _updated_job(before["job"], user_ids), "parts": parts}
     if "totals" in before:
         counts = Counter[str]()
         for part in parts:
@@ -135,25 +135,27 @@ def _erase_from_manifest(
         replace_manifest(directory, after)
 
 
-def _left(
-    part: dict[str, Any], erasure: Erasure | None, user_ids: Collection[str]
+def _updated_part(
+    part: dict[str, Any], erased: ErasedFile | None, user_ids: Collection[str]
 ) -> dict[str, Any]:
     """The entry of a part in the manifest, without the users."""
-    if erasure is None:
+    if erased is None:
         return part
-    left = {**part, "rows": len(erasure.kept), "users": part["users"] - len(erasure.users)}
-    if part.get("rows") != erasure.rows_before:  # a stopped run has replaced the file already
-        left["users"] = erasure.kept.n_unique()
+    users = part["users"] - len(erased.users)
+    if part.get("rows") != erased.rows_before:  # a stopped run has replaced the file already
+        users = erased.kept.n_unique()
+    updated = {**part, "rows": len(erased.kept), "users": users}
     if "fewer" in part:
-        left["fewer"] = {u: count for u, count in part["fewer"].items() if u not in user_ids}
-        left["users_with_fewer"] -= len(part["fewer"]) - len(left["fewer"])
-    return left
+        fewer = {user: count for user, count in part["fewer"].items() if user not in user_ids}
+        updated["fewer"] = fewer
+        updated["users_with_fewer"] -= len(part["fewer"]) - len(fewer)
+    return updated
 
 
-def _job_left(job: dict[str, Any], user_ids: Collection[str]) -> dict[str, Any]:
+def _updated_job(job: dict[str, Any], user_ids: Collection[str]) -> dict[str, Any]:
     """The job without the users that its option --users names."""
     options = job.get("options", {})
     named = options.get("users") or []
     named = [named] if isinstance(named, str) else named
-    left = [user for user in named if user not in user_ids]
-    return job if left == named else {**job, "options": {**options, "users": left}}
+    kept = [user for user in named if user not in user_ids]
+    return job if kept == named else {**job, "options": {**options, "users": kept}}
