@@ -19,7 +19,10 @@ from jaxrec.ranking.strategy import Rules
 from jaxrec.serving.forgetting import Places
 
 STORE = "shoppers.db"  # the default store of a run
+TABLES = tuple(f".{name}" for name in WRITERS)
+IMAGE_HOST = re.compile(r"(https?://)?(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*(:\d{1,5})?", re.I | re.A)
 Place = Annotated[str, tyro.conf.arg(metavar="PATH")]  # a path or a URL
+Role = Literal["read", "write", "delete"]  # what a request does to the data of users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,20 +156,6 @@ class ProfileOptions(BatchOptions):
     """Number of events over which to report the change."""
 
 
-def _check_file(out: Path | None, suffixes: tuple[str, ...]) -> None:
-    """Raise an error for a file that cannot be written."""
-    if out is None:
-        return
-    if out.suffix not in suffixes:
-        raise ConfigError(f"--out {out}: name a file ending in {', '.join(suffixes)}")
-    refuse_file_on_the_way(out)
-    if out.exists():
-        raise RunError(f"{out} exists and is not overwritten; name another file")
-
-
-TABLES = tuple(f".{name}" for name in WRITERS)
-
-
 @dataclass(frozen=True, kw_only=True)
 class AudienceOptions(EventsOptions):
     """Find the users who most likely choose an item, or an item of a brand and so on, next."""
@@ -253,10 +242,6 @@ class ReplayOptions(ModelOptions):
     """Events: .parquet, .csv or .jsonl (by default the data that the run was trained on)."""
     since: Fraction = 0.9
     """Quantile of the times at which the period begins."""
-
-
-IMAGE_HOST = re.compile(r"(https?://)?(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*(:\d{1,5})?", re.I | re.A)
-Role = Literal["read", "write", "delete"]  # what a request does to the data of users
 
 
 @dataclass(frozen=True)
@@ -395,3 +380,14 @@ class ServeOptions(Bounded):
     strategy: Path | None = None
     """A YAML list of steps that act on the ranking in their order (by default feedback alone)."""
     live: Annotated[LiveOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=LiveOptions)
+
+
+def _check_file(out: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Raise an error for a file that cannot be written."""
+    if out is None:
+        return
+    if out.suffix not in suffixes:
+        raise ConfigError(f"--out {out}: name a file ending in {', '.join(suffixes)}")
+    refuse_file_on_the_way(out)
+    if out.exists():
+        raise RunError(f"{out} exists and is not overwritten; name another file")

@@ -94,8 +94,7 @@ class RequestBatcher(Generic[Request, Result]):
             if batch:
                 self._compute(batch)
             if call is not None and not call.future.done():
-                results = _attempt(partial(_alone, call.function), 1)
-                call.future.get_loop().call_soon_threadsafe(_deliver, [call.future], results)
+                self._call(call)
 
     def _next(self) -> tuple[list[Waiting], Call | None, bool]:
         """The next batch, a call that comes behind it, and whether more may follow."""
@@ -112,16 +111,16 @@ class RequestBatcher(Generic[Request, Result]):
                 return batch, None, True
         return batch, entry, entry is not None
 
+    def _call(self, call: Call) -> None:
+        results = _attempt(lambda: [call.function()], 1)
+        call.future.get_loop().call_soon_threadsafe(_deliver, [call.future], results)
+
     def _compute(self, batch: list[Waiting]) -> None:
         self.sizes.observe(len(batch))
         requests = [request for request, _ in batch]
         results = _attempt(lambda: self.process(requests), len(batch))
         futures = [future for _, future in batch]
         futures[0].get_loop().call_soon_threadsafe(_deliver, futures, results)
-
-
-def _alone(function: Callable[[], Any]) -> list[Any]:
-    return [function()]
 
 
 def _attempt(compute: Callable[[], Sequence[Any]], count: int) -> Sequence[Any]:

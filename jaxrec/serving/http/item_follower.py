@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -69,18 +68,16 @@ class ItemFollower:
 
     async def grow(self, engine: "LiveEngine") -> None:
         """Serve from larger tables once their programs are compiled; the present ones meanwhile."""
-        try:
-            await self.service.replace_engine(self._larger(engine))
-        except Exception:
-            self.service.metrics.failed_item_updates.inc()
-            logger.exception("cannot make room for new items; the present ones are served")
-            await asyncio.sleep(60)
 
-    def _larger(self, engine: "LiveEngine") -> Callable[[], "LiveEngine"]:
         def make() -> "LiveEngine":
             if self.service.engine is not engine:  # a new checkpoint came first, with more room
                 return self.service.ready_engine
             logger.info("making room for more than %d new items", engine.catalogue.new_items)
             return self.service.make_engine(engine.trained)
 
-        return make
+        try:
+            await self.service.replace_engine(make)
+        except Exception:
+            self.service.metrics.failed_item_updates.inc()
+            logger.exception("cannot make room for new items; the present ones are served")
+            await asyncio.sleep(60)

@@ -3,6 +3,7 @@
 Several workers write their values to files in one directory, and any of them answers for all.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -12,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from jaxrec.errors import StoreError
 from jaxrec.serving.live.state_updater import BATCHES
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
@@ -80,7 +82,7 @@ class Metrics:
         return self._gauge(name, meaning, "livemostrecent")
 
     def computed(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """Add a gauge of what all workers share, which calls `value` when it is read."""
+        """Add a gauge of what the store tells; it calls `value` when it is read."""
         self.registry.register(Computed(f"jaxrec_{name}", meaning, value))
 
     def _gauge(
@@ -90,7 +92,7 @@ class Metrics:
 
 
 class Computed(Collector):
-    """A gauge whose value is computed when it is read."""
+    """A gauge whose value is computed when it is read; NaN while the store fails."""
 
     def __init__(self, name: str, meaning: str, value: Callable[[], float]):
         self.name, self.meaning, self.value = name, meaning, value
@@ -101,4 +103,8 @@ class Computed(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The name and the value."""
-        yield GaugeMetricFamily(self.name, self.meaning, self.value())
+        try:
+            value = self.value()
+        except StoreError:
+            value = math.nan
+        yield GaugeMetricFamily(self.name, self.meaning, value)

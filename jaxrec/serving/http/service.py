@@ -87,8 +87,8 @@ class LiveService:
             RequestBatcher(name, self._change_items, size, metrics.batch_size, waiting)
             for name, size in (("items", CHANGES), ("many items", 1))
         )
-        metrics.computed("users", "Users in the store", self._count)
-        metrics.computed("store_bytes", "Size of the store", self._size)
+        metrics.computed("users", "Users in the store", lambda: self.store.count())
+        metrics.computed("store_bytes", "Size of the store", lambda: self.store.size())
 
     @property
     def ready_engine(self) -> LiveEngine:
@@ -109,12 +109,7 @@ class LiveService:
 
     def background_tasks(self) -> list[asyncio.Task]:
         """Start what runs beside the requests."""
-        work = (
-            self.watch_run(),
-            self.follower.run(),
-            self.expire_documents(),
-            self.check_store(),
-        )
+        work = (self.watch_run(), self.follower.run(), self.expire_documents(), self.check_store())
         return [asyncio.create_task(coroutine) for coroutine in work]
 
     def close(self) -> None:
@@ -346,19 +341,6 @@ class LiveService:
             except Exception as error:
                 answers |= dict.fromkeys(numbers, error)
         return [answers[number] for number in range(len(requests))]
-
-    def _count(self) -> float:
-        return self._of_store(self.store.count)
-
-    def _size(self) -> float:
-        return self._of_store(self.store.size)
-
-    @staticmethod
-    def _of_store(read: Callable[[], int]) -> float:
-        try:
-            return read()
-        except StoreError:
-            return math.nan
 
 
 def service_of(request: Request) -> LiveService:

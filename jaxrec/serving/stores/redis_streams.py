@@ -28,8 +28,9 @@ def erase_entries(
             server, decode_responses=True, encoding_errors="surrogateescape"
         ) as client:
             for name in names:
+                rows: Any
                 start = "-"
-                while rows := _range(client, name, start):
+                while rows := client.xrange(name, start, "+", BATCH):
                     owners_of = {entry: owners(fields, user_ids) for entry, fields in rows}
                     deleted = [entry for entry, of_entry in owners_of.items() if of_entry]
                     if deleted:
@@ -40,11 +41,6 @@ def erase_entries(
     except redis.RedisError as error:
         raise StoreError(f"the stream fails: {error}") from error
     return frozenset(users), entries
-
-
-def _range(client: redis.Redis, name: str, start: str) -> list[tuple[str, dict[str, str]]]:
-    rows: Any = client.xrange(name, start, "+", BATCH)
-    return rows
 
 
 def owners(fields: Mapping[str, str], user_ids: Collection[str]) -> frozenset[str]:
