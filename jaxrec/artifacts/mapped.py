@@ -74,7 +74,7 @@ def _written(run: Path, root: Path, targets: dict[str, Any]) -> tuple[int, Path]
         step, restored = run_directory.restore_best(run, **targets)
         if run_directory.identity(run) != identity:  # training has written a better one meanwhile
             continue
-        shutil.rmtree(directory, ignore_errors=True)  # what a slower process has left of an old one
+        shutil.rmtree(directory, ignore_errors=True)  # without step.json it is not whole
         with atomic_path(directory) as draft:
             draft.mkdir()
             for number, leaf in enumerate(jax.tree.leaves(restored)):

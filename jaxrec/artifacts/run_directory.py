@@ -264,7 +264,7 @@ def all_saved(manager: ocp.CheckpointManager) -> Iterator[None]:
 
 
 def unfinished(run: Path) -> tuple[str, ...]:
-    """Notes on checkpoints that a killed process has not completed, which nobody reads."""
+    """Notes on the incomplete checkpoints of a killed process; they are not read."""
     ends = ocp.utils.TMP_DIR_SUFFIX
     names = sorted(path.name.split(ends)[0] for path in run.glob(f"checkpoints/*{ends}*"))
     return tuple(

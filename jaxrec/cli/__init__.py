@@ -58,7 +58,7 @@ OWN_MODULES = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `jaxrec COMMAND ...`."""
-    sys.unraisablehook = _without_writers  # for good, as they may end behind the program
+    sys.unraisablehook = _without_writers  # not reset, as writers may end after the block
     with _process():
         arguments = sys.argv[1:] if arguments is None else list(arguments)
         for argument in arguments:

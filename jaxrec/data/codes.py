@@ -59,7 +59,7 @@ def per_row(column: pl.Series, values: pl.Series) -> pl.Series:
 
 
 def where(column: pl.Series, holds: Callable[[pl.Series], pl.Series]) -> pl.Series:
-    """Whether a condition on text holds in each row. It is tested once for each text of codes."""
+    """Whether a condition on text holds in each row; codes are tested once for each text."""
     if not is_coded(column):
         return holds(column)
     true = holds(texts(column))

@@ -12,7 +12,7 @@ from jaxrec.runtime import personal
 
 PERSONAL = ("user_id", "event_id", "session_id")
 SHOWN_ROWS, SHOWN_WIDTH, SHOWN_WORDS = 5, 80, 10
-# From here on, a float cannot tell an integer from the next one.
+# the first integer that a float type cannot tell from the next one
 INEXACT_FROM: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
 ROUNDED = r"^-?\d(\.\d+)?[eE]\+\d{2,}$|^-?\d\.\d+[eE]\d{2,}$"
 # Digits of a float from 2**53 on

@@ -1,4 +1,4 @@
-"""What files hold: their first bytes tell more than their names."""
+"""The formats of files, by their first bytes: names may be wrong or missing."""
 
 import gzip
 import re
@@ -90,7 +90,7 @@ def _starts_json(path: Path) -> bool:
         try:
             with gzip.open(path) as file:
                 first = file.read(NUM_BYTES)
-        except (OSError, EOFError):  # the reader will tell
+        except (OSError, EOFError):  # the reader raises an error with the reason
             return False
     return first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b'[{"'))
 

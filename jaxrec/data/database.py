@@ -130,7 +130,7 @@ def _postgresql(url: str, spec: TableSpec) -> Iterator[pyarrow.RecordBatchReader
             try:
                 yield _usual_types(cursor.fetch_record_batch())
             finally:
-                cursor.adbc_cancel()  # or closing would wait for rows that nobody wants
+                cursor.adbc_cancel()  # otherwise closing waits for all rows
     except dbapi.Error as error:
         raise DataError(f"{spec.origin}: {' '.join(str(error).split())}") from error
 

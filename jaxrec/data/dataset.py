@@ -78,7 +78,7 @@ class Dataset:
     def _training_events(self) -> Int[np.ndarray, " n"]:
         """Training events of every item, of any event type; 0 for the unknown item.
 
-        Those of a private run must not be told, so there every item has one.
+        A private run must not reveal them, so every item has one there.
         """
         items = self.split.log.items[self.split.in_training]
         numbers = counts(items, self.catalog.num_items)

@@ -1,7 +1,7 @@
 """The list of forgotten users: keyed hashes of their ids, and until when their events are left out.
 
 Each line is `HASH SECONDS`. The key of the hashes is in a file beside the list, `forgotten.key` for
-`forgotten.txt`. So the list alone tells of nobody, and a shop that gets a new event of a forgotten
+`forgotten.txt`. So the list alone reveals no user, and a shop that gets a new event of a forgotten
 user afterwards may use it again.
 """
 

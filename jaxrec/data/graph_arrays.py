@@ -50,7 +50,7 @@ def padded_graph(
     """Edges sorted by receiver and padded, without node features; `edges` holds relation ids.
 
     Padding edges go from the last node, which is always unused, to itself. Of the edges of a
-    receiver, those from senders with few edges come first, as they tell most of it.
+    receiver, those from senders with few edges come first: they say most about it.
 
     Args:
         degrees: of the senders.

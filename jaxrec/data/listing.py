@@ -36,7 +36,7 @@ def find_table(directory: Path, name: str) -> Path | None:
     entries = sorted(path for path in directory.iterdir() if not _is_hidden(path))
     named = [path for path in entries if path.name.split(".")[0].lower() == name]
     tables = [path for path in named if _is_table(path) and format_of(path) != "atomic"]
-    if not tables:  # the reader will tell which formats there are
+    if not tables:  # the reader names the formats
         tables = [p for p in named if p.is_file() and p.suffix.lower() in OTHER_SUFFIXES]
     tables += [path for path in entries if path.suffix == ATOMIC_SUFFIXES[name]]
     if len(tables) > 1:

@@ -92,7 +92,7 @@ class OpenTable:
     def read_coded(self, has_time: bool = True) -> pl.DataFrame:
         """All rows, in less memory: text and integers of `CODED_COLUMNS` as codes.
 
-        Timestamps become datetimes if there is nothing to say about any of them.
+        Timestamps become datetimes if all of them are clear (see `clear_times`).
 
         Args:
             has_time: whether timestamps are times and not positions.

@@ -1,4 +1,4 @@
-"""User ids as keyed hashes: who holds the key can make them, nobody can read an id from them."""
+"""User ids as keyed hashes: only the holder of the key can make them, and none reveals its id."""
 
 import base64
 import hashlib

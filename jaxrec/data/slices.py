@@ -71,7 +71,7 @@ def time_order(
     ties: Integer[np.ndarray, " rows"] | None = None,
 ) -> UInt32[np.ndarray, " rows"]:
     """The rows by user, then by time, then by `ties`; equal rows keep their order."""
-    import polars as pl  # a machine that only computes need not have it
+    import polars as pl  # not needed on machines that only compute
 
     keys = {"user": users, "time": times, **({} if ties is None else {"tie": ties})}
     if len(users):

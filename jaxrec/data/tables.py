@@ -63,7 +63,7 @@ class Tables:
         items: item_id (unique strings; holds every item of `events`), then any other columns.
         triples: head_type, head, relation, tail_type, tail (strings), or None.
         notes: sentences about repaired and dropped rows.
-        warnings: those of the notes that tell of a likely mistake.
+        warnings: those of the notes that name a likely mistake.
         num_unknown: number of events whose item the items table lacked.
         item_id_type: the type in which item ids leave (see `id_types.py`).
         lists_items: whether there was an items table.

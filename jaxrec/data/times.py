@@ -72,10 +72,10 @@ def as_milliseconds(column: pl.Series, table: str) -> pl.Series:
 
 
 def clear_times(column: pl.Series) -> tuple[str, pl.Series] | None:
-    """The unit of timestamps and the times as datetimes, if there is nothing to say about them.
+    """The unit of timestamps and the times as datetimes, if all of them are clear.
 
-    That is, all are dates, or integers of one unit, between 1980 and tomorrow. `as_milliseconds`
-    then reads them alike, whatever rows of the same unit stand before and after them.
+    They are if all are dates, or all are integers of one unit, between 1980 and tomorrow. Then
+    `as_milliseconds` reads them alike, whatever rows of the same unit stand before and after them.
     """
     unit = "dates"
     if column.dtype in (pl.Date, pl.Datetime):

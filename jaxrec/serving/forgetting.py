@@ -82,7 +82,7 @@ def check_lists(places: Places) -> None:
 def forget(
     users: Users, places: Places, deleted_at: int | None, *, compact: bool = False
 ) -> list[PlaceReport]:
-    """Remove users from all places; a place that fails keeps no other from being cleared.
+    """Remove users from all places; a place that fails does not stop the others.
 
     Everything may be repeated. The list comes first, so that nothing brings a user back meanwhile.
 

@@ -74,14 +74,14 @@ def open_user_events(
         users=UserFilter(keep, forgotten, model.id_key),
     )
     if not stream.num_rows:
-        raise DataError(_nobody(events, keep, forgotten))
+        raise DataError(_no_events(events, keep, forgotten))
     for message in (*stream.notes, *unknown_items(stream, model.catalog.item_ids)):
         note(message)
     return stream
 
 
-def _nobody(events: Path, keep: pl.Series | None, forgotten: Forgotten) -> str:
-    """Why there is nobody to score."""
+def _no_events(events: Path, keep: pl.Series | None, forgotten: Forgotten) -> str:
+    """Why no event is left to read."""
     if keep is None:
         return f"{events}: all users are in {forgotten.name}; name other events or another list"
     return (

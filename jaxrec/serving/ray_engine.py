@@ -1,6 +1,6 @@
 """Batch jobs on Ray Data: workers on one machine or many read, group and score the events.
 
-Tasks read shares of the files and number their rows. The users tell where blocks begin, Ray Data
+Tasks read shares of the files and number their rows. The users decide where blocks begin, Ray Data
 brings the events of a block together, and actors, which hold the model, score it and write its
 files. A file appears whole or not at all, and its bytes do not depend on the actor, so a block that
 a killed actor has left is scored again without harm.

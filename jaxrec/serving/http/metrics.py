@@ -1,4 +1,4 @@
-"""What the service tells Prometheus.
+"""The metrics of the service, for Prometheus.
 
 Several workers write their values to files in one directory, and any of them answers for all.
 """
@@ -82,7 +82,7 @@ class Metrics:
         return self._gauge(name, meaning, "livemostrecent")
 
     def computed(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """Add a gauge of what the store tells; it calls `value` when it is read."""
+        """Add a gauge of what all workers share, which calls `value` when it is read."""
         self.registry.register(Computed(f"jaxrec_{name}", meaning, value))
 
     def _gauge(

@@ -104,7 +104,7 @@ class LiveService:
 
     @property
     def explains(self) -> bool:
-        """Whether lists are explained; a public service does so only if it is told to."""
+        """Whether lists are explained; a public service does so only with `--explain`."""
         return self.options.explain or self.options.is_private
 
     def background_tasks(self) -> list[asyncio.Task]:

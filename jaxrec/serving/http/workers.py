@@ -67,7 +67,7 @@ def supervise(config: uvicorn.Config) -> None:
 
 
 class Supervisor(Multiprocess):
-    """The supervisor of uvicorn, which also tells why it ended and which workers died."""
+    """The supervisor of uvicorn, which also records why it ended and which workers died."""
 
     received: int | None = None  # the signal that ended it
 

@@ -37,7 +37,7 @@ class Recent(Generic[Result]):
         return list(self.results.items())
 
     def replace(self, change: Callable[[Arguments, Result], Result]) -> None:
-        """Replace every kept result; those that nobody asks for end."""
+        """Replace every kept result; drop those that were not asked for lately."""
         kept = [key for key in self.results if self.idle[key] < MAX_IDLE]
         self.idle = {key: self.idle[key] + 1 for key in kept}
         self.results = OrderedDict((key, change(key, self.results[key])) for key in kept)

@@ -234,7 +234,9 @@ class SQLiteStore:
             return
         address = Path(self.path).absolute().as_uri() + "?mode=rw"  # a missing file is an error
         with (
-            self._writing(CHECK_SECONDS),  # SQLite alone would let busy writers pass it by
+            self._writing(
+                CHECK_SECONDS
+            ),  # the lock of SQLite is not fair to it beside busy writers
             closing(
                 sqlite3.connect(address, timeout=CHECK_SECONDS, isolation_level=None, uri=True)
             ) as own,
