@@ -236,7 +236,7 @@ class SQLiteStore:
         with (
             self._writing(
                 CHECK_SECONDS
-            ),  # the lock of SQLite is not fair to it beside busy writers
+            ),  # SQLite's own lock is not fair
             closing(
                 sqlite3.connect(address, timeout=CHECK_SECONDS, isolation_level=None, uri=True)
             ) as own,
