@@ -6,8 +6,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from glob import escape
-from itertools import chain, islice, pairwise
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -23,7 +24,6 @@ from jaxrec.data.sql import connect
 from jaxrec.data.tables import EVENT_COLUMNS, REQUIRED_COLUMNS, TimeKind, validate_tables
 from jaxrec.data.times import as_milliseconds, clear_times, same_unit, time_notes, unit_of
 from jaxrec.data.user_filter import UserFilter
-from jaxrec.errors import InputError
 
 ROW = "row"  # column with the file order, while events are sorted
 # Memory of DuckDB. Merging on disk needs more of it the longer a file is.
@@ -124,20 +124,14 @@ def open_events(
 
     Args:
         source: a file, directory or pattern of events, or a data set (see `dataset_spec`).
-        users_per_block: see `EventStream`.
         layout: what the files of a directory mean (see `dataset_spec`).
-        time: see `EventStream`.
-        event_types: see `EventStream`.
+        users_per_block, time, event_types, rows_per_batch: see `EventStream`.
         users: those to read; the events of others are validated too.
-        rows_per_batch: see `EventStream`.
 
     Raises:
         DataError: the table is unreadable or has no rows; a column is missing or occurs twice; a
             user id is null, empty or of the wrong type.
-        InputError: `users_per_block` or `rows_per_batch` is not positive.
     """
-    if users_per_block < 1 or rows_per_batch < 1:
-        raise InputError("users_per_block and rows_per_batch must be at least 1")
     users = users or UserFilter()
     if users.keep is not None:
         listed = as_ids(users.keep, "the users to keep")
@@ -153,16 +147,13 @@ def open_events(
     for column in REQUIRED_COLUMNS:
         if column not in columns:
             require(pl.DataFrame(schema=columns), column, name)
-    surveyed = ("user_id", "timestamp") if time == "timestamp" else ("user_id",)
-    batches = _batches(read, name, surveyed, rows_per_batch)
-    first = list(islice(batches, 1))
-    if not first:
-        require(pl.DataFrame(schema=surveyed), "user_id", name)
-    grouped, num_rows, num_absent, notes = _survey(chain(first, batches), users, time)
-    if not grouped:
-        notes += (f"{name}: not grouped by user, so sorted on disk first ({num_rows:,} rows).",)
-    if users.keep is not None and num_absent:
-        notes += (f"{name}: users without events: {num_absent:,} of {len(users.keep):,}.",)
+    survey = _survey(read, name, users, time, rows_per_batch)
+    notes = survey.notes
+    if not survey.grouped:
+        num_rows = f"{survey.num_rows:,} rows"
+        notes += (f"{name}: not grouped by user, so sorted on disk first ({num_rows}).",)
+    if users.keep is not None and survey.num_absent:
+        notes += (f"{name}: users without events: {survey.num_absent:,} of {len(users.keep):,}.",)
     return EventStream(
         name=name,
         columns=columns,
@@ -172,8 +163,8 @@ def open_events(
         event_types=event_types,
         users=users,
         rows_per_batch=rows_per_batch,
-        grouped=grouped,
-        num_rows=num_rows,
+        grouped=survey.grouped,
+        num_rows=survey.num_rows,
         notes=notes,
         table=table,
     )
@@ -210,16 +201,29 @@ def sorting(directory: str, num_rows: int) -> duckdb.DuckDBPyConnection:
     )
 
 
+class _Survey(NamedTuple):
+    """What the user ids of a table show."""
+
+    grouped: bool  # whether each user to read has one run of rows
+    num_rows: int  # of the users to read
+    num_absent: int  # listed users without rows
+    notes: tuple[str, ...]
+
+
 def _survey(
-    batches: Iterable[tuple[str, pl.DataFrame]], users: UserFilter, time: TimeKind
-) -> tuple[bool, int, int, tuple[str, ...]]:
-    """Whether each user to read has one run of rows; their rows; users without rows; notes."""
+    read: Reader, name: str, users: UserFilter, time: TimeKind, rows_per_batch: int
+) -> _Survey:
+    """Read the user ids of a table; raises a DataError if it has no rows."""
+    columns = ("user_id", "timestamp") if time == "timestamp" else ("user_id",)
+    is_empty = True
     absent = pl.Series([], dtype=pl.String) if users.keep is None else users.keep
     grouped, num_rows, num_runs, last = True, 0, 0, None
     notes: tuple[str, ...] = ()
     left_out = LeftOut(users.forgotten)
     with tempfile.TemporaryDirectory(prefix="jaxrec-") as directory:
+        batches = _batches(read, name, columns, rows_per_batch)
         for number, (origin, batch) in enumerate(batches):
+            is_empty = False
             frame = users.listed(_surveyed(batch, origin, users, time))
             frame = left_out.without(frame, has_time=time == "timestamp").select("user_id")
             if frame.is_empty():
@@ -239,7 +243,9 @@ def _survey(
                 all_runs = database.read_parquet(f"{escape(directory)}/*.parquet")
                 [[num_users]] = all_runs.aggregate("count(DISTINCT user_id)").fetchall()
             grouped = num_users == num_runs
-    return grouped, num_rows, len(absent), (*notes, *left_out.notes)
+    if is_empty:
+        require(pl.DataFrame(schema=["user_id"]), "user_id", name)
+    return _Survey(grouped, num_rows, len(absent), (*notes, *left_out.notes))
 
 
 def _surveyed(batch: pl.DataFrame, origin: str, users: UserFilter, time: TimeKind) -> pl.DataFrame:

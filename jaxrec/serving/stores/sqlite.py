@@ -234,9 +234,7 @@ class SQLiteStore:
             return
         address = Path(self.path).absolute().as_uri() + "?mode=rw"  # a missing file is an error
         with (
-            self._writing(
-                CHECK_SECONDS
-            ),  # SQLite's own lock is not fair
+            self._writing(CHECK_SECONDS),  # SQLite's own lock is not fair
             closing(
                 sqlite3.connect(address, timeout=CHECK_SECONDS, isolation_level=None, uri=True)
             ) as own,
