@@ -245,15 +245,15 @@ class LiveEngine:
         return table.filter(pl.col("rank") <= top)
 
     def interest_history(
-        self, document: UserDocument, *, last: int = 20, top: int = 5
+        self, document: UserDocument
     ) -> tuple[str, list[str], Float[np.ndarray, "T K"]]:
-        """How interest changed over the kept events.
+        """How interest changed over the newest kept events.
 
         Returns:
             A node type, the names of its strongest nodes, and their weights after each of the last
             events.
         """
-        name, rows, weights = forecast.interest_history(self.updater, document, last, top)
+        name, rows, weights = forecast.interest_history(self.updater, document)
         return name, self.model.index.names(name, rows).to_series(-1).to_list(), weights
 
     def warm_up(self, sizes: Sequence[int] = BATCHES) -> None:

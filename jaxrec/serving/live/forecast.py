@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jaxrec.serving.live.engine import LiveEngine  # whose warm-up calls this
 
 DEFAULT_STEPS = 5
+HISTORY_EVENTS, HISTORY_NODES = 20, 5  # of a history of interest
 
 
 class LiveForecast(NamedTuple):
@@ -62,16 +63,16 @@ def forecast(
 
 
 def interest_history(
-    updater: StateUpdater, document: UserDocument, last: int = 20, top: int = 5
+    updater: StateUpdater, document: UserDocument
 ) -> tuple[str, Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
     """`LiveEngine.interest_history` with the numbers of the nodes in place of their names."""
     model = updater.model
-    state, last_time, events = updater.earlier_state(document, last)
+    state, last_time, events = updater.earlier_state(document, HISTORY_EVENTS)
     if not events:
         return (*model.profiled_types, ITEM)[0], np.zeros(0, np.int64), np.zeros((0, 0))
     updates = [Update(state, last_time, events[: n + 1]) for n in range(len(events))]
     vectors = updater.user_vectors(updater.stack(updater.apply(updates)))[: len(events)]
-    return interest_over_time(model, vectors, top)
+    return interest_over_time(model, vectors, HISTORY_NODES)
 
 
 def warm_up(engine: "LiveEngine", document: UserDocument) -> None:
