@@ -26,7 +26,8 @@ class Recent(Generic[Result]):
         if arguments not in self.results:
             made = self.make(*arguments)
             while len(self.results) >= self.size:
-                self.results.popitem(last=False)
+                oldest, _ = self.results.popitem(last=False)
+                del self.idle[oldest]
             self.results[arguments] = made
         self.results.move_to_end(arguments)
         self.idle[arguments] = 0

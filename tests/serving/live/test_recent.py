@@ -15,6 +15,7 @@ def test_the_latest_results_are_kept_and_can_be_replaced():
     recent("b"), recent("a"), recent("c")  # b is the oldest
     assert recent("a") == ["a"]
     assert made == ["a", "b", "c"]
+    assert recent.idle.keys() == recent.results.keys()  # nothing stays of b
     recent.replace(lambda key, result: [*result, key[0], "new"])
     assert recent("a") == ["a", "a", "new"]
     assert recent("b") == ["b"]
