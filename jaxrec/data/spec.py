@@ -13,7 +13,7 @@ from jaxrec.errors import ConfigError, DataError
 SPEC_FILE = "dataset.yaml"
 SPEC_SUFFIXES = (".yaml", ".yml")
 TABLES = ("events", "items", "triples")
-MEMORY = r"\d+(\.\d+)? *([KMGT]i?)?B"
+MEMORY_SIZE = r"\d+(\.\d+)? *([KMGT]i?)?B"
 SQL_WORDS = ("select ", "select\n", "with ", "with\n", "from ", "from\n")
 
 
@@ -191,7 +191,7 @@ def _table(name: str, value: Any, base: Path, place: str) -> TableSpec:
 
 
 def _memory_limit(value: str, place: str) -> str:
-    if value and not re.fullmatch(MEMORY, value):
+    if value and not re.fullmatch(MEMORY_SIZE, value):
         raise DataError(f"{place}: memory_limit {value!r} is no size; write it as 2GB or 500MB")
     return value
 

@@ -124,9 +124,9 @@ class SQLiteStore:
             versions = [
                 _write(connection, d, content, self._tombstone(d.user_id)) for d, content in rows
             ]
-        written = zip(rows, versions, strict=True)
-        self.cache.put(stored(d, version) for (d, _), version in written if version)
-        return [d.user_id for (d, _), version in zip(rows, versions, strict=True) if not version]
+        results = [(d, version) for (d, _), version in zip(rows, versions, strict=True)]
+        self.cache.put(stored(d, version) for d, version in results if version)
+        return [d.user_id for d, version in results if not version]
 
     def delete(self, user_id: str, deleted_at: int | None = None) -> bool:
         """See `Store.delete`."""
