@@ -5,11 +5,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxrec.data.listing import COMPRESSIONS, format_of
+from jaxrec.data.listing import COMPRESSED, format_of
 from jaxrec.errors import DataError
 
-# how files begin
-COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+# how compressed files begin
+MARKS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 PARQUET = b"PAR1"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # how files that are not read begin -> what they are, and the fix
@@ -46,7 +46,7 @@ def format_of_all(files: Sequence[Path]) -> str:
 def compression_of_all(files: Sequence[Path]) -> str:
     """The compression of text files as DuckDB names it; raises a DataError if there are several."""
     actual = {path: _compression(path) for path in files if path.stat().st_size}
-    by_name = {path: COMPRESSIONS.get(path.suffix.lower(), "none") for path in actual}
+    by_name = {path: COMPRESSED.get(path.suffix.lower(), "none") for path in actual}
     if actual == by_name:
         return "auto_detect"
     if len(set(actual.values())) > 1:
@@ -97,7 +97,7 @@ def _starts_json(path: Path) -> bool:
 
 def _compression(path: Path) -> str:
     first = _first_bytes(path)
-    return next((kind for start, kind in COMPRESSED.items() if first.startswith(start)), "none")
+    return next((kind for start, kind in MARKS.items() if first.startswith(start)), "none")
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -13,7 +13,7 @@ FORMATS = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
     **dict.fromkeys((".inter", ".item", ".kg", ".link"), "atomic"),  # RecBole
 }
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 ATOMIC_SUFFIXES = {"events": ".inter", "items": ".item", "triples": ".kg"}
 OTHER_SUFFIXES = (".zip", ".bz2", ".xz", ".xlsx", ".xls", ".feather", ".arrow", ".avro", ".orc")
 SHOWN_NAMES = 10
@@ -23,7 +23,7 @@ HIDDEN = ("_", ".")
 def format_of(path: Path) -> str | None:
     """`parquet`, `csv`, `json` or `atomic`, by the suffix; None for other files."""
     suffixes = path.suffixes
-    if suffixes and suffixes[-1].lower() in COMPRESSIONS:
+    if suffixes and suffixes[-1].lower() in COMPRESSED:
         suffixes = suffixes[:-1]
     return FORMATS.get(suffixes[-1].lower()) if suffixes else None
 
