@@ -103,10 +103,3 @@ def test_an_event_id_of_two_events_of_a_user_is_refused(tmp_path):
     path = write(frame.with_columns(clash), tmp_path / "events.parquet")
     with pytest.raises(DataError, match=r"block 3 of users, .*several different rows"):
         as_blocks(path, 1, rows_per_batch=2)
-
-
-def test_sizes_must_be_positive(tmp_path):
-    path = written(tmp_path, GROUPED)
-    for sizes in ({"users_per_block": 0}, {"users_per_block": 1, "rows_per_batch": 0}):
-        with pytest.raises(ValueError, match="at least 1"):
-            open_events(path, **sizes)
