@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART",
         help="with --init: what to take of text, graph, sequence and ids (by default all)",
     )
+    _add_cluster_options(parser)
+    parser.add_argument("-h", "--help", action="store_true", help="show every option")
+    return parser
+
+
+def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
     cluster = parser.add_argument_group("training on several hosts, with one process a host or GPU")
     cluster.add_argument(
         "--distributed",
@@ -105,10 +111,5 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=int, metavar="N", help="with --coordinator: number of processes"
     )
     cluster.add_argument(
-        "--process",
-        type=int,
-        metavar="NUMBER",
-        help="with --coordinator: number of this one",
+        "--process", type=int, metavar="NUMBER", help="with --coordinator: number of this one"
     )
-    parser.add_argument("-h", "--help", action="store_true", help="show every option")
-    return parser
