@@ -142,8 +142,8 @@ class RedisStore:
             pipeline = self.client.pipeline(transaction=False)
             for i in impressions:
                 row = json.dumps([i.time, i.model, i.items, i.propensities])
-                arguments: list[Any] = [i.user_id, i.time, row, MAX_IMPRESSIONS]
-                arguments.append(self._tombstone(i.user_id))
+                tombstone = self._tombstone(i.user_id)
+                arguments: list[Any] = [i.user_id, i.time, row, MAX_IMPRESSIONS, tombstone]
                 keys = [_impressions_key(i.user_id), SHOWN, DELETED]
                 self.show_script(keys, arguments, client=pipeline)
             pipeline.execute()

@@ -145,13 +145,10 @@ class SQLiteStore:
 
     def add_impressions(self, impressions: Iterable[Impression]) -> None:
         """See `Store.add_impressions`."""
-        rows = [
-            (
-                *(i.user_id, i.time, json.dumps([i.model, i.items, i.propensities])),
-                self._tombstone(i.user_id),
-            )
-            for i in impressions
-        ]
+        rows = []
+        for i in impressions:
+            content = json.dumps([i.model, i.items, i.propensities])
+            rows.append((i.user_id, i.time, content, self._tombstone(i.user_id)))
         users = {(user_id, user_id, MAX_IMPRESSIONS) for user_id, *_ in rows}
         with self.transaction() as connection:
             connection.executemany(SHOW, rows)
