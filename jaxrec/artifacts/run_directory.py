@@ -11,9 +11,10 @@ run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of a
 
 import json
 import logging
+import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -342,11 +343,16 @@ def identity(run: Path) -> str:
 
 def file_states(run: Path) -> set[tuple[str, int, int]]:
     """Path, size and time of change (ns) of every file that `load` reads."""
-    roots = ((run := served(run)) / "checkpoints", run / "catalog")
-    files = [path for root in roots for path in root.rglob("*") if path.is_file()]
-    files += [path for name in ("config.yaml", CALIBRATION, DECODER) for path in run.glob(name)]
-    states = ((str(path), path.stat()) for path in files)
-    return {(name, state.st_size, state.st_mtime_ns) for name, state in states}
+    run = served(run)
+    files = [run / name for name in ("config.yaml", CALIBRATION, DECODER)]
+    for root in (run / "checkpoints", run / "catalog"):
+        files += [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
+    states = set()
+    for path in files:
+        with suppress(FileNotFoundError):  # training deletes old checkpoints meanwhile
+            state = path.stat()
+            states.add((str(path), state.st_size, state.st_mtime_ns))
+    return states
 
 
 def _best_step(manager: ocp.CheckpointManager, run: Path) -> int:

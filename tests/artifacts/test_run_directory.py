@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ from jaxrec.artifacts.directories import open_directory
 from jaxrec.artifacts.run_directory import (
     FORMAT,
     Progress,
+    file_states,
     read_artifacts,
     read_config,
     refuse_existing,
@@ -111,6 +113,16 @@ def test_an_older_run_without_vectors_and_numbers_is_read(copied_run):
 
 def test_a_run_in_a_directory_with_brackets_is_read(copied_run):
     assert read_artifacts(copied_run).catalog.num_items > 1
+
+
+def test_a_file_that_vanishes_while_a_run_is_watched_is_left_out(tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "params").write_text("new")
+    (checkpoint / "gone").symlink_to("nowhere")
+    (tmp_path / "config.yaml").touch()
+    states = {(Path(name).name, size) for name, size, _ in file_states(tmp_path)}
+    assert states == {("params", 3), ("config.yaml", 0)}
 
 
 def test_a_run_cannot_lie_in_a_file(tmp_path):
