@@ -53,7 +53,7 @@ Losses = tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
 
 def objective(model: Recommender, inputs: StepInputs) -> Losses:
     """The loss of a batch."""
-    return batch_losses(model, *encode_nodes(model, inputs), inputs)
+    return task_losses(expert_batches(model, *encode_nodes(model, inputs), inputs))
 
 
 def encode_nodes(
@@ -77,25 +77,11 @@ def encode_nodes(
     return tuple(vectors), tuple(links for _, links in graphs)
 
 
-def batch_losses(
-    model: Recommender,
-    vectors: Sequence[NodeVectors],
-    links: Sequence[Links | None],
-    inputs: StepInputs,
-    part: MicroBatch = WHOLE_BATCH,
-    totals: Sequence[dict[str, Float[Array, ""]]] | None = None,
-) -> Losses:
-    """The loss of a batch, or what a part of it adds.
-
-    Args:
-        vectors, links: as `encode_nodes` gives them.
-        totals: of a part, the weights of the whole batch; see `total_weights`.
-    """
-    batches = expert_batches(model, vectors, links, inputs, part)
+def task_losses(batches: Sequence[ExpertBatch]) -> Losses:
+    """The loss of a batch, or what a part of it adds, from the batches of all experts."""
     loss, parts = jnp.zeros(()), {}
     for number, batch in enumerate(batches):
-        batch = batch if totals is None else replace(batch, totals=totals[number])
-        for task in inputs.arrays.tasks:
+        for task in batch.arrays.tasks:
             value = task.loss(batch)
             loss += task.weight * value
             parts[f"{task.name}/{number}"] = value
@@ -156,12 +142,17 @@ def expert_batches(
     links: Sequence[Links | None],
     inputs: StepInputs,
     part: MicroBatch = WHOLE_BATCH,
+    totals: Sequence[dict[str, Float[Array, ""]]] | None = None,
 ) -> list[ExpertBatch]:
-    """The user vectors of every expert after every event of a part of a batch, beside its nodes."""
+    """A batch, or a part of it, as every expert encodes it.
+
+    Args:
+        vectors, links: as `encode_nodes` gives them.
+        totals: of a part, the weights of the whole batch; see `total_weights`.
+    """
     keys = split_key(inputs.key, len(model.experts))[1]
     batch = jax.tree.map(part.of, inputs.batch)
-    items = places(inputs.items, batch.items)
-    events = Events(items, batch.event_types, batch.gaps)
+    events = Events(places(inputs.items, batch.items), batch.event_types, batch.gaps)
     scans = model.scan(
         model.initial_state(len(batch.items)),
         [
@@ -171,15 +162,25 @@ def expert_batches(
         jnp.asarray(batch.starts),
         keys=[part.key(own.layers) for own in keys],
     )
+    totals_or_none = totals or [None] * len(keys)
     batches = []
-    for expert, nodes, edges, own, (outputs, _) in zip(
-        model.experts, vectors, links, keys, scans, strict=True
+    for expert, nodes, edges, own, (outputs, _), weights in zip(
+        model.experts, vectors, links, keys, scans, totals_or_none, strict=True
     ):
-        users, types = batch_users(expert, outputs, batch, own, part)
-        shared = (inputs.items, part)
+        users, event_types = batch_users(expert, outputs, batch, own, part)
         batches.append(
             ExpertBatch(
-                expert, inputs.arrays, batch, nodes, users, types, own.tasks, edges, *shared
+                expert=expert,
+                arrays=inputs.arrays,
+                batch=batch,
+                vectors=nodes,
+                user_vectors=users,
+                target_event_types=event_types,
+                key=own.tasks,
+                links=edges,
+                step_items=inputs.items,
+                part=part,
+                totals=weights,
             )
         )
     return batches
