@@ -1,6 +1,5 @@
 """A trained model for the catalogue of another shop, without training."""
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,12 @@ from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import new_item_text
+from jaxrec.models.items.encoder import ENTITY_TABLE
+from jaxrec.models.items.id import ITEM_TABLE
 from jaxrec.models.recommender import Params
 
 if TYPE_CHECKING:
     from jaxrec.inference.trained_model import TrainedModel  # whose method calls this
-
-ITEM_TABLE, ENTITY_TABLE = re.compile(r"\['item_table'\]"), re.compile(r"\['entity_table'\]")
 
 
 def for_shop(
