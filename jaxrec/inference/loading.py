@@ -12,8 +12,7 @@ from jaxrec.artifacts.mapped import restore_mapped
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config, TextConfig
 from jaxrec.evaluation.calibration import Correction
-from jaxrec.inference.catalog_index import CatalogIndex
-from jaxrec.inference.model_core import padded_bias
+from jaxrec.inference.catalog_index import CatalogIndex, padded_bias
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.models.recommender import Model, ModelDef, Recommender, split
