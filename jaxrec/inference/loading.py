@@ -11,6 +11,7 @@ from jaxrec.artifacts.decoder_file import read_decoder
 from jaxrec.artifacts.mapped import restore_mapped
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config, TextConfig
+from jaxrec.errors import RunError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex, padded_bias
 from jaxrec.inference.text_features import trained_encoder
@@ -109,6 +110,12 @@ def read_calibration(run: Path) -> tuple[float, Correction]:
         fitted = json.loads(path.read_text())
         correction = {name: float(value) for name, value in fitted["correction"].items()}
         return float(fitted["inverse_temperature"]), Correction(**correction)
+
+
+def refuse_unfinished(run: Path) -> None:
+    """Raise a RunError unless the training of a run has ended, with its calibration."""
+    if not (run / run_directory.CALIBRATION).is_file():
+        raise RunError(f"{run}: its training has not ended; continue it with --resume {run}")
 
 
 def _tower(config: TextConfig, artifacts: RunArtifacts) -> TextTower | None:
