@@ -45,7 +45,7 @@ def for_shop(
     text = new_item_text(
         catalog.items, model.config, trained.whitening, tower, trained.text_encoder
     )
-    features = catalog_features(catalog.items, trained.features, "items")
+    features = catalog_features(catalog.items, trained.features)
     arrays = catalog_arrays(catalog, text, np.zeros(count, np.int32), features=features)
     counts = np.zeros(count, trained.counts.dtype)
     sizes = replace(trained.sizes, num_items=num_items, num_nodes=graph.num_nodes, num_ids=0)
