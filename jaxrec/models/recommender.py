@@ -29,7 +29,7 @@ from jaxrec.models.sequence.experts import Scan, scan_experts
 from jaxrec.models.sequence.masked_items import MaskedItems
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.partitioning import look_up, spread_rows
-from jaxrec.types import ANY_EVENT_TYPE, NO_GAP
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, STATIC
 
 REPEAT_EVENTS = 64  # latest events whose items get a repeat bias
 AGES = REPEAT_EVENTS.bit_length()  # buckets of ages: 0, and the powers of two below 64
@@ -296,7 +296,7 @@ class ModelDef:
 class Model:
     """A definition (static) and its parameters (traced), as jitted functions take them."""
 
-    definition: ModelDef = field(metadata={"static": True})
+    definition: ModelDef = field(metadata=STATIC)
     params: Params
 
     def merge(self) -> Recommender:

@@ -15,11 +15,10 @@ from jaxrec.models.inputs import Events, NodeVectors
 from jaxrec.models.recommender import Expert, Recommender
 from jaxrec.models.text.finetuned import FinetunedText, TextTower, encode_finetuned_rows
 from jaxrec.partitioning import put_rows, whole
-from jaxrec.training.item_sampling import STATIC
 from jaxrec.training.micro_batches import WHOLE_BATCH, MicroBatch, half_hidden
 from jaxrec.training.step_items import StepItems, needed_entities, needed_items, step_items
 from jaxrec.training.tasks.base import ExpertBatch, TrainArrays
-from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Batch
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, STATIC, Batch
 
 
 @jax.tree_util.register_dataclass

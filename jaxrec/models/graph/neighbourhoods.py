@@ -13,8 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrec.models.graph.message_passing import WeightedEdges
 from jaxrec.models.graph.sampling import EdgeSampler
-
-STATIC = {"static": True}  # a dataclass field that jit compares instead of tracing
+from jaxrec.types import STATIC
 
 
 class Neighbourhood(NamedTuple):

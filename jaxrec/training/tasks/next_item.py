@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from jaxrec.training.losses.base import LogitAdjustments, Loss
 from jaxrec.training.micro_batches import MicroBatch
-from jaxrec.training.tasks.base import STATIC, ExpertBatch
-from jaxrec.types import NEG_INF, Batch
+from jaxrec.training.tasks.base import ExpertBatch
+from jaxrec.types import NEG_INF, STATIC, Batch
 
 
 @jax.tree_util.register_dataclass
