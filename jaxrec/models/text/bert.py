@@ -1,9 +1,7 @@
 """BERT (Devlin et al., arXiv:1810.04805) that loads checkpoints in Hugging Face's format."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrec.models.text.checkpoint import read_config
+from jaxrec.models.text.checkpoint import Supported, modern_name
 from jaxrec.models.text.layers import Pooling, TextLayers, check_length
 from jaxrec.models.transformer import TransformerBlock
 
@@ -30,22 +28,11 @@ class BertConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
 
-    @classmethod
-    def from_file(cls, directory: Path) -> "BertConfig":
-        """Read `config.json` of a checkpoint directory.
-
-        Raises:
-            CheckpointError: the file cannot be read, or describes another architecture.
-        """
-        return read_config(cls, directory, _SUPPORTED)
-
-
-# entry of config.json -> the values that this module implements; the first one if it is missing
-_SUPPORTED = {
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-}
+    supported: ClassVar[Supported] = {
+        "hidden_act": ("gelu",),
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+    }
 
 
 class Bert(TextLayers):
@@ -102,8 +89,7 @@ class Bert(TextLayers):
     @staticmethod
     def checkpoint_entries(name: str, weight: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """See `TextEncoder.checkpoint_entries`."""
-        name = name.removeprefix("bert.")  # of models with a head
-        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))  # TensorFlow's
+        name = modern_name(name.removeprefix("bert."))  # of models with a head
         # leave out poolers, heads of pretraining or of a task, and a constant of old versions
         if name.startswith(("embeddings.", "encoder.")) and name != "embeddings.position_ids":
             yield name, weight

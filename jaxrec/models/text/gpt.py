@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrec.models.text.checkpoint import read_config
+from jaxrec.models.text.checkpoint import Supported
 from jaxrec.models.text.layers import Pooling, TextLayers, check_length
 from jaxrec.models.transformer import TransformerBlock, gelu_tanh
 
@@ -29,24 +28,13 @@ class GPTConfig:
     n_inner: int | None = None  # 4 n_embd
     layer_norm_epsilon: float = 1e-5
 
-    @classmethod
-    def from_file(cls, directory: Path) -> "GPTConfig":
-        """Read `config.json` of a checkpoint directory.
-
-        Raises:
-            CheckpointError: the file cannot be read, or describes another architecture.
-        """
-        return read_config(cls, directory, _SUPPORTED)
-
-
-# entry of config.json -> the values that this module implements; the first one if it is missing
-_SUPPORTED = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
-}
+    supported: ClassVar[Supported] = {
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+        "tie_word_embeddings": (True,),
+    }
 
 
 class GPTBlock(TransformerBlock):
