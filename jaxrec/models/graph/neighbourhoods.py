@@ -11,7 +11,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxrec.models.graph.message_passing import WeightedEdges
+from jaxrec.models.graph.message_passing import selected_edges
 from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.types import STATIC
 
@@ -64,28 +64,24 @@ class NeighbourhoodSampler:
             receivers = jnp.concatenate([items, entities])
             drawn, weights = self.draw(receivers, key)
             senders, is_item = graph.senders[drawn], graph.senders[drawn] < self.num_items
-            found = (
+            drawn_senders = (
                 jnp.where((weights > 0) & kind, senders, fill).reshape(-1)
                 for kind, fill in zip((is_item, ~is_item), last, strict=True)
             )
             items, entities = (
                 distinct(jnp.concatenate([known, new]), count, fill)
                 for known, new, count, fill in zip(
-                    (items, entities), found, size, last, strict=True
+                    (items, entities), drawn_senders, size, last, strict=True
                 )
             )
         # most nodes have fewer edges than the width; edges keep their order, and the last one fills
         kept = jnp.flatnonzero(weights > 0, size=self.num_edges, fill_value=weights.size - 1)
         is_edge = jnp.arange(self.num_edges) < (weights > 0).sum()
         edges, weights = drawn.reshape(-1)[kept], jnp.where(is_edge, weights.reshape(-1)[kept], 0)
-        relations = graph.edges
-        if isinstance(relations, WeightedEdges):
-            weights = weights * relations.weights[edges]
-            relations = relations.relations
         ends = (jnp.where(is_edge, graph.senders[edges], 0), receivers[kept // self.width])
         senders, receivers = (self.places(items, entities, end) for end in ends)
         part = graph._replace(
-            edges=WeightedEdges(relations[edges], weights),
+            edges=selected_edges(graph.edges, edges, weights),
             senders=senders,
             receivers=receivers,
             n_node=jnp.array([len(items) + len(entities), 0]),
