@@ -10,6 +10,7 @@ import polars as pl
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
+from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.errors import Diverged
 from jaxrec.evaluation.baselines import Scorer
@@ -98,15 +99,13 @@ def test(
 
     Sets without queries, as a warm start may have, are left out.
     """
-    config, split = context.config, context.dataset.split
+    split = context.dataset.split
     evaluator = Evaluator(context, state)
     sets = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
     names = {name: queries for name, queries in sets.items() if len(queries)}
     results: dict[str, Any] = {
         "protocol": {
-            "split": config.split.scheme,
-            "mask": list(config.evaluation.mask),
-            "history": config.evaluation.history or "all",
+            **protocol_facts(context.config),
             "candidates": int(context.valid.sum()),
             "queries": {name: len(queries) for name, queries in names.items()},
         },
@@ -131,6 +130,15 @@ def test(
         results[name] = {"model": scores, **others, "segments": segments(ranking.ranks, masks)}
         groups[name] = context_groups(context, queries, ranking, masks)
     return results, pl.concat(ranks) if ranks else pl.DataFrame()
+
+
+def protocol_facts(config: Config) -> dict[str, Any]:
+    """What `metrics.json` says of how events are held out and ranked."""
+    return {
+        "split": config.split.scheme,
+        "mask": list(config.evaluation.mask),
+        "history": config.evaluation.history or "all",
+    }
 
 
 def context_groups(
