@@ -39,7 +39,6 @@ from jaxrec.ranking.adjustments import (
     history_adjustments,
     masked_event_types,
     repeat_adjustments,
-    scale,
 )
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_queries
@@ -310,12 +309,11 @@ class Evaluator:
         split = self.context.dataset.split
         queries = split.test["last"]
         # as in recommendation lists, the mask may leave a target out
-        adjustments = scale(self.adjustments(queries, correction, None), inverse_temperature)
-        bias = (inverse_temperature * items.biases).astype(np.float32)
+        adjustments = self.adjustments(queries, correction, None)
         targets = split.log.items[queries.positions]
-        vectors = inverse_temperature * self.vectors(queries)
+        eval_queries = EvalQueries(self.vectors(queries), targets, adjustments)
         return likely_items_reliability(
-            EvalQueries(vectors, targets, adjustments), replace(items, bias=bias)
+            eval_queries, items, inverse_temperature=inverse_temperature
         )
 
     def _repeat_bias(self, correction: Correction) -> Float[np.ndarray, "types A"]:

@@ -70,7 +70,7 @@ def encode_nodes(
         nodes = replace(nodes, text=text)
     graphs = [step_graph(arrays, items, own.events) for own in keys]
     vectors = (
-        expert.encode_apart(nodes, graph, own.nodes)
+        expert.item_encoder.apart(nodes, graph, own.nodes)
         for expert, (graph, _), own in zip(model.experts, graphs, keys, strict=True)
     )
     return tuple(vectors), tuple(links for _, links in graphs)

@@ -76,7 +76,7 @@ class ItemEncoder(nnx.Module):
     def apart(
         self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
     ) -> NodeVectors:
-        """The same vectors, apart where devices along `items` divide them."""
+        """The same vectors as a training step reads them: apart on a mesh that divides items."""
         num_items = len(nodes.items)
         if shards(ITEMS) == 1:
             return NodeVectors((self(nodes, graph, key),), num_items)
