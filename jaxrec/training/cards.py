@@ -41,7 +41,7 @@ def write_model_card(
     """Write `model_card.md`, and note groups that are served clearly worse.
 
     Args:
-        trained: the run whose log tells of the training; None: this one.
+        trained: the run whose log holds the training; None: this one.
     """
     write_text(run / MODEL_CARD, model_card(context, results, report.read_log(trained or run)))
     report.print_notes(tuple(f"{line} See {MODEL_CARD}." for line in worse_groups(results)))

@@ -110,11 +110,9 @@ def test(
         },
         "validation": _validation_metrics(evaluator, correction),
     }
-    if names:
-        # other processes only help to rank
-        results["baselines"], systems = (
-            fit_systems(evaluator, correction) if is_first() else ({}, {})
-        )
+    systems: dict[str, QueryScorer] = {}
+    if names and is_first():  # other processes only help to rank
+        results["baselines"], systems = fit_systems(evaluator, correction)
     ranks = []
     groups: dict[str, Any] = {}
     results["groups"] = groups

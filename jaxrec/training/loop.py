@@ -81,7 +81,7 @@ def fit(
     with entered_by_first(locked(run)), run_directory.open_checkpoints(run) as manager:
         state, progress = start(context, manager)
         with report.open_log(run, int(state.step), validated=not progress.step) as log:
-            # validation would tell of the users, so the last epoch of a private run is its best
+            # validation would reveal users, so the last epoch of a private run is its best
             unselected = private.UNSELECTED if context.budget else None
             train(context, state, progress, manager, log, unselected)
         from_first(lambda: private.drop_key(run))

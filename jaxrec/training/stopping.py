@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a training that is told to stop saves first, all its processes the same step.
+"""Ctrl-C and SIGTERM: a training saves before it stops, all its processes after the same step.
 
 A signal may reach one process of many, and the others a moment later or never. Therefore the
 processes exchange the signals that have reached them, behind every step and every part of a

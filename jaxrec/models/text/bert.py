@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrec.models.text.checkpoint import Supported, modern_name
-from jaxrec.models.text.layers import Pooling, TextLayers, check_length
+from jaxrec.models.text.layers import Pooling, TextLayers, position_vectors
 from jaxrec.models.transformer import TransformerBlock
 
 
@@ -100,11 +100,6 @@ class Bert(TextLayers):
         return dict(weights)
 
     def embed(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        """Input of the first layer; a row is one segment.
-
-        Raises:
-            ConfigError: L exceeds the number of positions of the checkpoint.
-        """
-        check_length(token_ids.shape[1], self.max_tokens)
-        positions = self.position(jnp.arange(token_ids.shape[1])[None])
+        """The input of the first layer, one segment a row; raises as `position_vectors`."""
+        positions = position_vectors(self.position, token_ids.shape[1])
         return self.norm(self.word(token_ids) + positions + self.token_type(jnp.zeros((1, 1), int)))

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxrec.models.text.checkpoint import Supported
-from jaxrec.models.text.layers import Pooling, TextLayers, check_length
+from jaxrec.models.text.layers import Pooling, TextLayers, position_vectors
 from jaxrec.models.transformer import TransformerBlock, gelu_tanh
 
 
@@ -127,13 +127,8 @@ class GPT(TextLayers):
         return entries
 
     def embed(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        """Input of the first layer.
-
-        Raises:
-            ConfigError: L exceeds the number of positions of the checkpoint.
-        """
-        check_length(token_ids.shape[1], self.max_tokens)
-        return self.word(token_ids) + self.position(jnp.arange(token_ids.shape[1])[None])
+        """The input of the first layer; raises as `position_vectors`."""
+        return self.word(token_ids) + position_vectors(self.position, token_ids.shape[1])
 
     def next_token_logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Logits of the token that follows each position, by the tied language-model head.

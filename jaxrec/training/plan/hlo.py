@@ -19,7 +19,7 @@ NO_KERNEL = (
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call"),
     *("conditional", "after-all", "partition-id"),
 )
-LARGEST = 8  # arrays of a program that are told of
+LARGEST = 8  # arrays of a program that its costs list
 # bytes that a device sends for one of the `size` bytes of a collective among n devices
 SENT = {
     "all-reduce": lambda n: 2 * (n - 1) / n,

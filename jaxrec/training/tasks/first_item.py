@@ -25,7 +25,7 @@ class FirstItem:
     starts: tuple[int, ...] = field(default=(0,), metadata=STATIC)
 
     def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
-        """Those of the first events of users."""
+        """The weights of the first events of users."""
         return jnp.asarray(batch.first_weights)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:

@@ -33,7 +33,7 @@ class MaskedItem:
     weight: float = field(metadata=STATIC)
 
     def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
-        """Those of the hidden events as targets."""
+        """The weights of the hidden events as targets."""
         return event_weights(batch) * hidden_events(batch, key, part)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:

@@ -27,7 +27,7 @@ class NextEntity:
     valid: Bool[Array, " K"]  # which of them are entities
 
     def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
-        """Those of the targets that have an entity."""
+        """The weights of the targets that have an entity."""
         return jnp.asarray(batch.weights) * (self._entities(batch) > 0)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:

@@ -23,7 +23,7 @@ class NextItem:
     weight: float = field(default=1.0, metadata=STATIC)
 
     def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
-        """Those of the targets."""
+        """The weights of the targets."""
         return jnp.asarray(batch.weights)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
