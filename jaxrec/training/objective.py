@@ -112,8 +112,7 @@ def draw_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | Non
 
     Every device draws all of them.
     """
-    drawn = _drawn_items(arrays, batch, key)
-    return None if drawn is None else jax.tree.map(whole, drawn)
+    return jax.tree.map(whole, _drawn_items(arrays, batch, key))
 
 
 def _drawn_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | None:
@@ -126,9 +125,9 @@ def _drawn_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | N
     if arrays.link_sampler is not None:
         links = arrays.link_sampler.sample(link_key)
         graph = arrays.link_sampler.visible(graph, links.hidden)
-    around = arrays.neighbourhoods
-    if sampler.takes_all or sampler.encodes_all or around is None:
-        return step_items(sample, ids, links, all_items=sampler.takes_all or sampler.encodes_all)
+    around, all_items = arrays.neighbourhoods, sampler.takes_all or sampler.encodes_all
+    if all_items or around is None:
+        return step_items(sample, ids, links, all_items=all_items)
     items = needed_items(sample, links, len(ids))
     entities = needed_entities(around.entities, links, len(ids), around.num_nodes)
     part = around.sample(graph, items, entities, edge_key)
@@ -161,7 +160,7 @@ def expert_batches(
         jnp.asarray(batch.starts),
         keys=[part.key(own.layers) for own in keys],
     )
-    totals_or_none = totals or [None] * len(keys)
+    totals_or_none: Sequence[dict[str, Array] | None] = totals or [None] * len(keys)
     batches = []
     for expert, nodes, edges, own, (outputs, _), weights in zip(
         model.experts, vectors, links, keys, scans, totals_or_none, strict=True
