@@ -44,27 +44,29 @@ from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_queries
 from jaxrec.training.masked_validation import masked_item_loss
 from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
-from jaxrec.training.stopping import Part, to_the_end
+from jaxrec.training.stopping import Runner, uninterrupted
 from jaxrec.types import Queries
 
 
-def validate(context: TrainContext, state: TrainState, part: Part = to_the_end) -> dict[str, float]:
+def validate(
+    context: TrainContext, state: TrainState, interruptible: Runner = uninterrupted
+) -> dict[str, float]:
     """Metrics on the validation queries, before any correction; zeros if there are none.
 
     A run that learns to predict links has those of the held-out edges too, and one that learns to
     predict masked items their loss.
 
     Args:
-        part: see `Evaluator`.
+        interruptible: see `Evaluator`.
     """
-    evaluator = Evaluator(context, state, part)
+    evaluator = Evaluator(context, state, interruptible)
     metrics = _validation_metrics(evaluator, Correction())
 
     def others() -> dict[str, float]:
         masked_items = masked_item_loss(context, evaluator.model, evaluator.items.vectors)
         return validate_links(evaluator) | masked_items
 
-    return metrics | part(others)
+    return metrics | interruptible(others)
 
 
 def validate_links(evaluator: "Evaluator") -> dict[str, float]:
@@ -216,12 +218,12 @@ class Evaluator:
     """Ranks held-out events with a trained state; the catalogue is encoded once.
 
     Attributes:
-        part: runs the parts of the work between the exchanges of the processes.
+        interruptible: runs the parts of the work between the exchanges of the processes.
     """
 
     context: TrainContext
     state: TrainState
-    part: Part = to_the_end
+    interruptible: Runner = uninterrupted
 
     @cached_property
     def model(self) -> Model:
@@ -285,7 +287,7 @@ class Evaluator:
         """
         context, num_queries = self.context, len(queries)
         queries = queries[share(num_queries)]
-        vectors = self.part(lambda: self.vectors(queries))
+        vectors = self.interruptible(lambda: self.vectors(queries))
         if any_of(not (np.isfinite(vectors).all() and np.isfinite(self.items.vectors).all())):
             raise Diverged(
                 f"the model's vectors are not finite after step {int(self.state.step)}; earlier "
@@ -296,7 +298,7 @@ class Evaluator:
         items = self.items.add_bias(correction.popularity_bias(context.counts))
         eval_queries = EvalQueries(vectors, targets, adjustments)
         k = context.config.evaluation.k
-        own = self.part(lambda: rank_queries(eval_queries, items, k, mesh=context.mesh))
+        own = self.interruptible(lambda: rank_queries(eval_queries, items, k, mesh=context.mesh))
         ranking = Ranking(*(gathered(ranks, num_queries) for ranks in vars(own).values()))
         return summary(ranking, items.valid, context.counts), ranking
 

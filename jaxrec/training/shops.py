@@ -40,7 +40,7 @@ from jaxrec.training.state import (
     state_layout,
     train_arrays,
 )
-from jaxrec.training.stopping import Part, to_the_end
+from jaxrec.training.stopping import Runner, uninterrupted
 from jaxrec.training.warm_start import copy_calibration
 
 SHOPS = "shops"  # in a run directory: a run directory of every shop
@@ -114,15 +114,17 @@ def shop_states(context: TrainContext, state: TrainState) -> dict[str, TrainStat
 
 
 def validate_shops(
-    context: TrainContext, state: TrainState, part: Part = to_the_end
+    context: TrainContext, state: TrainState, interruptible: Runner = uninterrupted
 ) -> dict[str, float]:
     """The metrics of all validation queries, each among the items of its shop, and of each shop.
 
     Args:
-        part: see `Evaluator`.
+        interruptible: see `Evaluator`.
     """
     states = shop_states(context, state)
-    scores = {name: validate(shop, states[name], part) for name, shop in context.shops.items()}
+    scores = {
+        name: validate(shop, states[name], interruptible) for name, shop in context.shops.items()
+    }
     rows = list(scores.values())
     counts = [row["count"] for row in rows]
     mean = {
