@@ -53,7 +53,7 @@ def row_maps(earlier: RunArtifacts, context: TrainContext) -> dict[str, Rows]:
     graph, old_graph = dataset.catalog.graph, earlier.catalog.graph
     relations = _places(graph.relations, old_graph.relations)
     num_old = len(old_graph.relations)
-    both = np.where(relations < 0, -1, relations + num_old)
+    reverses = np.where(relations < 0, -1, relations + num_old)
     names = dataset.split.log.event_type_names
     event_types = _places(names, earlier.event_type_names)
     unknown_first = np.concatenate([[0], np.where(event_types < 0, -1, event_types + 1)])
@@ -61,7 +61,7 @@ def row_maps(earlier: RunArtifacts, context: TrainContext) -> dict[str, Rows]:
         "ids": _id_rows(earlier, dataset.catalog.item_ids, context.id_rows),
         "entities": _entity_rows(old_graph, graph),
         # forward edges, reverse edges, padding
-        "relations": _without_start(np.concatenate([relations, both, [2 * num_old]])),
+        "relations": _without_start(np.concatenate([relations, reverses, [2 * num_old]])),
         "event_types": _without_start(event_types),
         "target_types": _without_start(unknown_first),
     }
