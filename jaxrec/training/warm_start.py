@@ -69,8 +69,8 @@ def with_since(config: Config, artifacts: RunArtifacts) -> Config:
     since = artifacts.trained_until if not given else seconds_of(given, "warm_start.since")
     if since is None:
         raise ConfigError(
-            f"{config.warm_start.base} does not say up to when it was trained, as an older version "
-            "wrote it; give --since TIME"
+            f"{config.warm_start.base} does not say up to when it was trained: it is private, or "
+            "an older version wrote it; give --since TIME"
         )
     return replace(config, warm_start=replace(config.warm_start, since=str(since)))
 
