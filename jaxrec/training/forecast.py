@@ -168,10 +168,9 @@ def forecast_loss(
     module, rows = decoder.merge(), users.reshape(size * count, -1)
     read = items[futures.items].reshape(size * count, steps, -1)
     vectors = frozen.scale * module.read(rows, read, module.start(rows))[0]
-    vectors, targets, weights = (
-        part.reshape(size, count * steps, *part.shape[3:])
-        for part in (vectors.reshape(size, count, steps, -1), *futures[2:])
-    )
+    shape = (size, count * steps)
+    vectors = vectors.reshape(*shape, -1)
+    targets, weights = futures.targets.reshape(shape), futures.weights.reshape(shape)
     total = frozen.criterion(
         vectors,
         items,

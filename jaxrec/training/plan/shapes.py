@@ -240,7 +240,7 @@ def neighbourhood_zeros(
     def most(nodes: Counts) -> int:
         return width * (nodes.items + nodes.entities)
 
-    limits = (sizes.num_items, num_entities)
+    limits = Counts(sizes.num_items, num_entities)
     hops = sizes_by_hop(start, (most, most), limits, reach(config.model))
     return NeighbourhoodSampler(
         edges=edges,
