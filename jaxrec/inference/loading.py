@@ -16,7 +16,8 @@ from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex, padded_bias
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.models.recommender import Model, ModelDef, Recommender, split
+from jaxrec.models.build import build_model
+from jaxrec.models.recommender import Model, ModelDef, split
 from jaxrec.models.text.build import build_text_encoder
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.sharding import laid_out, make_mesh, refuse_fork, replicated
@@ -88,17 +89,9 @@ def load_directory(run: Path, item_shards: int = 1, *, shared: bool = False) -> 
 
 def abstract_model(config: Config, artifacts: RunArtifacts) -> tuple[ModelDef, nnx.State]:
     """The definition of a trained model, and the shapes of its parameters."""
-    model = nnx.eval_shape(
-        lambda: Recommender(
-            config.model,
-            artifacts.sizes,
-            nnx.Rngs(0),
-            _tower(config.text, artifacts),
-            links=config.train.link_weight > 0,
-            masked_items=config.train.masked_item_weight > 0,
-        )
+    return split(
+        nnx.eval_shape(lambda: build_model(config, artifacts.sizes, _tower(config.text, artifacts)))
     )
-    return split(model)
 
 
 def read_calibration(run: Path) -> tuple[float, Correction]:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
-from flax import nnx
 from jaxtyping import Int
 
 from jaxrec.artifacts import run_directory
@@ -21,7 +20,7 @@ from jaxrec.data.graph_arrays import first_rows
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import ItemText
-from jaxrec.models.recommender import split
+from jaxrec.models.build import model_layout
 from jaxrec.processes import from_first
 from jaxrec.sharding import replicated
 from jaxrec.training import cards
@@ -33,7 +32,6 @@ from jaxrec.training.growth import moved_params, row_maps
 from jaxrec.training.state import (
     TrainContext,
     TrainState,
-    build_model,
     catalog_vectors,
     model_sizes,
     run_artifacts,
@@ -76,7 +74,7 @@ def _shop_context(
     config, text = context.config, _some_text(context.text, rows)
     own = replace(config, data=shop_data(config.data, name), train=replace(config.train, init=""))
     sizes = model_sizes(own, dataset, text, context.features)
-    definition, _ = split(nnx.eval_shape(lambda: build_model(own, sizes, text.tower)))
+    definition, _ = model_layout(own, sizes, text.tower)
     packing = make_packing(own, dataset)
     arrays = train_arrays(own, dataset, text, context.features, packing)
     return replace(
