@@ -10,13 +10,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrec.models.text.checkpoint import Supported, modern_name
+from jaxrec.models.text.checkpoint import EncoderConfig, Supported, modern_name
 from jaxrec.models.text.layers import Pooling, TextLayers, position_vectors
 from jaxrec.models.transformer import TransformerBlock
 
 
 @dataclass(frozen=True)
-class BertConfig:
+class BertConfig(EncoderConfig):
     """The architecture, under the names of a Hugging Face `config.json`. Defaults: BERT base."""
 
     vocab_size: int = 30522

@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +21,9 @@ Supported = Mapping[str, tuple[Any, ...]]
 """Entry of config.json -> the values that an encoder implements; the first one if it is missing."""
 
 
-class EncoderConfig(Protocol):
-    """A dataclass with the entries of config.json that an encoder reads."""
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Base of dataclasses with the entries of config.json that an encoder reads."""
 
     supported: ClassVar[Supported]
 
@@ -61,7 +62,7 @@ def read_config(settings: type[Settings], directory: Path) -> Settings:
                 f"{directory / 'config.json'}: {name} is {value!r}, but only "
                 f"{' or '.join(map(repr, values))} is supported"
             )
-    names = {field.name for field in fields(settings)}  # type: ignore[arg-type]
+    names = {field.name for field in fields(settings)}
     return settings(**{name: entries[name] for name in names & entries.keys()})
 
 

@@ -11,13 +11,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrec.models.text.checkpoint import Supported
+from jaxrec.models.text.checkpoint import EncoderConfig, Supported
 from jaxrec.models.text.layers import Pooling, TextLayers, position_vectors
 from jaxrec.models.transformer import TransformerBlock, gelu_tanh
 
 
 @dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(EncoderConfig):
     """The architecture, under the names of a Hugging Face `config.json`. Defaults: GPT-2 small."""
 
     vocab_size: int = 50257
