@@ -17,13 +17,13 @@ from it.
   `Authorization: Bearer KEY`. Separate keys allow reading, writing or deleting alone
   (`--read-key`, `--write-key`, `--delete-key`). The page, health checks and metrics need no key.
 * **Errors** are `application/problem+json` (RFC 9457): `type`, `title`, `status`, `detail`, and
-  the first ten `errors` of a request whose fields are wrong.
-* **Status 503** means that the store failed, that the model is still being loaded, that too many
+  the first ten `errors` of a request with wrong fields.
+* **Status 503** means that the store failed, that the model is still loading, that too many
   requests wait, or that a list took longer than `--list-timeout`. Send the request again after
-  `Retry-After` seconds. Events with an `event_id` count once, however often they are sent.
+  `Retry-After` seconds. Events with an `event_id` count once, however often you send them.
 * **Size**: a body has at most 1 MiB and 1,000 events or items, and must arrive within 10 seconds.
-* **Items** that are sent again unchanged change nothing; status 507 means that the store holds as
-  many changed items as `--keep-items` allows.
+* **Items**: if you send an item again without a change, nothing changes. Status 507 means that the
+  store holds as many changed items as `--keep-items` allows.
 * **Ids** have 1 to 256 characters without control characters and line breaks.
 * **Times** are whole seconds since 1970, or ISO 8601 with an offset; at most a day in the future.
 """

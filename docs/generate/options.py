@@ -12,8 +12,8 @@ from jaxrec.config.ranges import LARGEST
 
 INTRODUCTION = """# Options of a recipe
 
-A recipe is a YAML file with nine sections. Every option has a default, and every option can be set
-in three ways:
+A recipe is a YAML file with ten sections. Every option has a default. You can set an option in
+three ways:
 
 ```yaml
 # my-recipe.yaml
@@ -29,7 +29,7 @@ jaxrec train --config my-recipe.yaml --model.hidden_size 128
 jaxrec.fit("my-recipe.yaml", overrides={"model.hidden_size": 128})
 ```
 
-On the command line, a text that begins with a hyphen is written `\\-text`.
+On the command line, write a text that begins with a hyphen as `\\-text`.
 
 Options of the command line replace `overrides`, and `overrides` replace the recipe. An unknown
 option or a value out of range is an error. Its message names the nearest option or the allowed

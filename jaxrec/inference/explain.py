@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LEAVE_ONE_OUT, GRADIENTS, SHARED = "leave_one_out", "integrated_gradients", "shared"
 MOST_LEFT_OUT = 63  # events; with the whole history, 64 histories to read at once
-STEPS = 32  # of the integral
+STEPS = 32  # of the integral, whose error is then a thousandth
 MOST_GRADIENTS = 1024  # events; the steps of the integral take memory in proportion
 EVENTS_PER_SHAPE = 64  # histories are padded to multiples, so that few shapes are compiled
 MOST_PATHS, MOST_WORDS = 5, 5
@@ -75,6 +75,17 @@ def event_amounts(
     return scores[0] - scores[1:]
 
 
+def integration_nodes() -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
+    """Nodes and weights of an integral from 0 to 1, most of them near 0.
+
+    Norms make a score change fast between event vectors of zeros and small ones, so the nodes are
+    cubes of Gauss-Legendre nodes. As many midpoints leave an error of 1 to 4 %.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(STEPS)
+    roots = (nodes + 1) / 2
+    return (roots**3).astype(np.float32), (1.5 * roots**2 * weights).astype(np.float32)
+
+
 @jax.jit
 def integrated_gradients(
     model: Model,
@@ -104,18 +115,20 @@ def integrated_gradients(
     before = state_tree(recommender, jnp.repeat(jnp.asarray(state), STEPS, 0))
     shape = (STEPS, valid.shape[1])
     starts, is_event = jnp.zeros(shape, bool), jnp.broadcast_to(jnp.asarray(valid), shape)
-    shares = (jnp.arange(STEPS)[:, None, None] + 0.5) / STEPS
+    shares, weights = integration_nodes()
 
     def user(scaled: list[Array]) -> Float[Array, "steps F"]:
         after = tuple(state for _, state in recommender.scan(before, scaled, starts, is_event))
         targets = jnp.full(STEPS, target_event_type)
         return recommender.user_vectors(recommender.last_outputs(after), targets)
 
-    vectors, gradients = jax.vjp(user, [shares.astype(x.dtype) * x for x in own])
+    vectors, gradients = jax.vjp(user, [shares.astype(x.dtype)[:, None, None] * x for x in own])
 
     def of(lead: Float[Array, " F"]) -> Float[Array, " T"]:
         (slopes,) = gradients(jnp.broadcast_to(lead, vectors.shape).astype(vectors.dtype))
-        amounts = [(s.mean(0) * x[0]).sum(-1) for s, x in zip(slopes, own, strict=True)]
+        amounts = [
+            (jnp.tensordot(weights, s, 1) * x[0]).sum(-1) for s, x in zip(slopes, own, strict=True)
+        ]
         return jnp.stack(amounts).sum(0)
 
     return jax.lax.map(of, jnp.asarray(leads))

@@ -284,7 +284,8 @@ class LiveOptions(Bounded):
     keep_gigabytes: Amount = 0.0
     """Most gigabytes of the store (0: no limit); users inactive for longest are deleted first."""
     keep_tombstones: Amount = 30.0
-    """Days for which the id of a deleted user is kept, so that late events do not bring it back."""
+    """Days for which a keyed hash of a deleted user's id is kept, so that late events do not bring
+    the user back."""
     id_key: Path | None = None
     """The file of the key of user ids, for a run that was trained with one (by default the file of
     training). Requests name users by their ids, and nothing keeps them."""
