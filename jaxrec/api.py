@@ -50,10 +50,8 @@ def configure(
     _refuse_empty(recipe=recipe, data=data)
     own = SHOPS_RECIPE if isinstance(data, Mapping) else OWN_DATA_RECIPE
     recipe = recipe or (own if data else DEFAULT_RECIPE)
-    config = parse(arguments, [read_recipe(recipe), _places(data), overrides or {}])
-    text = replace(config.text, pretrained=_absolute(config.text.pretrained))
-    train = replace(config.train, init=_absolute(config.train.init))
-    return replace(_with_source(config, config.data.source), text=text, train=train)
+    layers = [read_recipe(recipe), _places(data), overrides or {}]
+    return _with_absolute_paths(parse(arguments, layers))
 
 
 def fit(
@@ -109,10 +107,9 @@ def fit(
     enable_compilation_cache()
     tables, source = _in_memory(data)
     if resume is not None:
-        target = Path(resume)
-        config = _moved(read_config(target), source)
+        target, config = Path(resume), _moved(read_config(Path(resume)), source)
     else:
-        config = _chosen(recipe, source, base, overrides, arguments)
+        config = _new_config(recipe, source, base, overrides, arguments)
         target = Path(run) if run else Path("runs", _run_name(config))
     with _resumable(target):
         results = train(config, target, tables=tables, resume=resume is not None)
@@ -224,7 +221,7 @@ def pretrain(
 
     _refuse_empty(out=out, data=data, recipe=recipe)
     enable_compilation_cache()
-    tables, source = (data, IN_MEMORY) if isinstance(data, Tables) else (None, data)
+    tables, source = _in_memory(data)
     config = configure(recipe, source, overrides, arguments)
     return train(config, options or PretrainOptions(), Path(out), tables=tables)
 
@@ -257,33 +254,22 @@ def _places(source: Any) -> dict[str, Any]:
     return {"data.source": str(source), "data.shops": {}} if source else {}
 
 
-def _chosen(
+def _new_config(
     recipe: str | Path | None,
     source: str | Path | Mapping[str, str | Path] | None,
     base: str | Path | None,
     overrides: Mapping[str, Any] | None,
     arguments: Sequence[str],
 ) -> Config:
-    """The configuration of a new run."""
+    """The configuration of a new run; that of a warm start begins with the options of its base."""
     if base is None:
         return configure(recipe, source, overrides, arguments)
     if recipe is not None:
         raise ConfigError("a warm start keeps the options of its base; give no recipe with it")
-    return _go_on(Path(base), source, overrides, arguments)
-
-
-def _go_on(
-    base: Path,
-    source: str | Path | Mapping[str, str | Path] | None,
-    overrides: Mapping[str, Any] | None,
-    arguments: Sequence[str],
-) -> Config:
-    """The configuration of a warm start: that of its base, with other data and options."""
-    read_config(base)  # for its errors
+    read_config(Path(base))  # for its errors
     layer = {"warm_start.base": _absolute(str(base)), "warm_start.since": "", "train.init": ""}
-    layers = [read_recipe(base / "config.yaml"), layer, _places(source), overrides or {}]
-    config = parse(arguments, layers)
-    return _with_source(config, config.data.source)
+    layers = [read_recipe(Path(base, "config.yaml")), layer, _places(source), overrides or {}]
+    return _with_absolute_paths(parse(arguments, layers))
 
 
 def _refuse_empty(**arguments: object) -> None:
@@ -312,33 +298,36 @@ def _moved(config: Config, source: Any) -> Config:
     if source is None or source == IN_MEMORY:
         return config
     if not isinstance(source, Mapping) and not config.data.shops:
-        return _with_source(config, str(source))
+        data = replace(config.data, source=str(source))
+        return _with_absolute_paths(replace(config, data=data))
     names = list(source) if isinstance(source, Mapping) else [_place_name(str(source))]
     if names != list(config.data.shops):
         raise ConfigError(
             f"the run was trained on {', '.join(config.data.shops) or 'one shop'}, not on "
             f"{', '.join(names)}; name the same shops in the same order"
         )
-    shops = {name: str(place) for name, place in source.items()}
-    moved = replace(config, data=replace(config.data, shops=shops))
-    return _with_source(moved, moved.data.source)
+    data = replace(config.data, shops={name: str(place) for name, place in source.items()})
+    return _with_absolute_paths(replace(config, data=data))
 
 
-def _with_source(config: Config, source: str) -> Config:
+def _with_absolute_paths(config: Config) -> Config:
+    """The configuration of a run, which must not depend on the directory where it began."""
     data = replace(
         config.data,
-        source=_absolute(source),
+        source=_absolute(config.data.source),
         shops={name: _absolute(place) for name, place in config.data.shops.items()},
         layout=_absolute(config.data.layout),
         forgotten=_absolute(config.data.forgotten),
         id_key=_absolute(config.data.id_key),
     )
-    return replace(config, data=data)
+    text = replace(config.text, pretrained=_absolute(config.text.pretrained))
+    train = replace(config.train, init=_absolute(config.train.init))
+    return replace(config, data=data, text=text, train=train)
 
 
 def _absolute(source: str) -> str:
     """The absolute path of files or a directory; other names stay as they are."""
     if not source or source in NAMED_SOURCES:
         return source
-    path = Path(source)  # a run must not depend on the directory where it began
+    path = Path(source)
     return str(path.absolute()) if path.exists() or is_pattern(source) else source

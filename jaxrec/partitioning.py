@@ -182,13 +182,13 @@ def look_up(
         return table[(rows, *columns)]
     spec = WHOLE if len(rows) % shards(USERS) else spec
 
-    def found(table: Array, rows: Array, *columns: Array) -> Array:
+    def on_device(table: Array, rows: Array, *columns: Array) -> Array:
         places = (local_rows(rows, table), *columns)
         return lax.psum(table.at[places].get(mode="fill", fill_value=0), ITEMS)
 
     specs = (BY_ITEM, *[spec] * (1 + len(columns)))
     mesh = jax.sharding.get_abstract_mesh()
-    return jax.shard_map(found, mesh=mesh, in_specs=specs, out_specs=spec)(
+    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=spec)(
         by_row(divisible_rows(table)), rows, *columns
     )
 

@@ -58,10 +58,7 @@ def make_mesh(item_shards: int = 1, devices: Sequence[Device] | None = None) -> 
 
 def single_device_mesh() -> Mesh:
     """A mesh of this process's first device."""
-    refuse_fork()
-    return jax.make_mesh(
-        (1, 1), (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices()[:1]
-    )
+    return make_mesh(devices=jax.local_devices()[:1])
 
 
 def shardings(tree, mesh: Mesh):

@@ -27,6 +27,7 @@ from jaxrec.errors import InputError
 if TYPE_CHECKING:
     import polars  # a machine that only computes need not have it
 
+STATIC = {"static": True}  # metadata of a dataclass field that jit compares instead of tracing
 PADDING_MULTIPLE = 256
 NO_GAP = -1  # the time since the last event is unknown
 MAX_GAP = 2**31 - 1  # seconds

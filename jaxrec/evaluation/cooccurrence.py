@@ -123,8 +123,8 @@ class Cooccurrence:
         def with_histories(histories: Histories) -> Scorer:
             def scores(start: int, stop: int) -> Float[np.ndarray, "Q I"]:
                 shape = (stop - start, num_items)
-                found = history_weights(*histories(start, stop), shape, half_life) @ similarity
-                return found if isinstance(found, np.ndarray) else found.toarray()
+                total = history_weights(*histories(start, stop), shape, half_life) @ similarity
+                return total if isinstance(total, np.ndarray) else total.toarray()
 
             return scores
 

@@ -105,10 +105,10 @@ class Ease:
         def with_histories(histories: Histories) -> Scorer:
             def scores(start: int, stop: int) -> Float[np.ndarray, "Q I"]:
                 shape = (stop - start, num_items)
-                read = history_weights(*histories(start, stop), shape, half_life)
-                found = np.zeros(shape, np.float32)
-                found[:, items] = read[:, items] @ weights
-                return found
+                history = history_weights(*histories(start, stop), shape, half_life)
+                total = np.zeros(shape, np.float32)
+                total[:, items] = history[:, items] @ weights
+                return total
 
             return scores
 

@@ -29,13 +29,22 @@ class Reliability:
         return fields | {"predicted_to_observed": ratio if math.isfinite(ratio) else None}
 
 
-def likely_items_reliability(queries: EvalQueries, items: ItemTable, k: int = 20) -> Reliability:
+def likely_items_reliability(
+    queries: EvalQueries, items: ItemTable, k: int = 20, *, inverse_temperature: float = 1.0
+) -> Reliability:
     """`reliability` of the k likeliest items of every query; a target among them is a hit.
 
-    Vectors, bias and adjustments must be multiplied by the inverse temperature already.
+    Args:
+        inverse_temperature: multiplies the scores.
     """
-    k = min(k, int(items.valid.sum()))
-    best = best_items(queries.vectors, items, k, queries.adjustments, with_log_z=True)
+    best = best_items(
+        queries.vectors,
+        items,
+        min(k, int(items.valid.sum())),
+        queries.adjustments,
+        with_log_z=True,
+        inverse_temperature=inverse_temperature,
+    )
     assert best.log_z is not None
     probabilities = np.exp(best.scores - best.log_z[:, None])
     return reliability(np.minimum(probabilities, 1), best.items == queries.targets[:, None])

@@ -12,6 +12,9 @@ from jaxtyping import Array, Float, Int
 from jaxrec.artifacts.mapped import MappedArrays
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
+from jaxrec.evaluation.calibration import Correction
+from jaxrec.inference.encoding import CatalogArrays, encode_catalog
+from jaxrec.models.recommender import Model
 from jaxrec.ranking.codes import encode_rows
 from jaxrec.ranking.context import ItemLinks, links_of
 from jaxrec.ranking.item_table import ItemTable
@@ -145,6 +148,31 @@ def item_labels(names: pl.DataFrame) -> pl.Series:
     return names.select(
         pl.coalesce(*reversed(names.columns), pl.lit("unknown item")).alias("label")
     ).to_series()
+
+
+def encoded_index(
+    model: Model,
+    correction: Correction,
+    catalog: Catalog,
+    counts: Float[np.ndarray, " n"],
+    arrays: CatalogArrays,
+) -> CatalogIndex:
+    """The index of a catalogue that the model encodes now.
+
+    Args:
+        counts: how often each item was chosen in training, row 0 included.
+        arrays: of the catalogue.
+    """
+    vectors = encode_catalog(model, arrays)
+    bias = padded_bias(correction, counts, len(arrays.valid))
+    return CatalogIndex(catalog, vectors, bias, arrays.nodes.text, counts)
+
+
+def padded_bias(
+    correction: Correction, counts: Float[np.ndarray, " n"], size: int
+) -> Float[np.ndarray, " I"]:
+    """The popularity bias of a padded item block."""
+    return np.pad(correction.popularity_bias(counts), (0, size - len(counts)))
 
 
 def _rows_of(node_type: NodeType) -> slice:

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from jaxrec.data.extend import extend_catalog
 from jaxrec.data.text import item_texts
 from jaxrec.errors import InputError
-from jaxrec.inference.catalog_index import CatalogIndex
-from jaxrec.inference.encoding import catalog_arrays, encode_catalog
+from jaxrec.inference.catalog_index import encoded_index
+from jaxrec.inference.encoding import catalog_arrays
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import new_item_text
 
@@ -39,10 +39,7 @@ def with_todays_items(
     padding = (0, len(text) - len(trained.counts))
     counts, ids = np.pad(trained.counts, padding), np.pad(trained.id_rows, padding)
     arrays = catalog_arrays(catalog, text, ids, extension.entities, features)
-    vectors = encode_catalog(model.model, arrays)
-    popular = model.correction.popularity_bias(counts)
-    bias = np.pad(popular, (0, len(arrays.valid) - len(counts)))
-    index = CatalogIndex(catalog, vectors, bias, arrays.nodes.text, counts)
+    index = encoded_index(model.model, model.correction, catalog, counts, arrays)
     return replace(model, index=index, notes=notes)
 
 

@@ -92,18 +92,15 @@ def compare_models(
     )
 
 
-def queries_after(model: TrainedModel, log: EventLog, since: int, until: float = np.inf) -> Queries:
-    """The events in a period that evaluation predicts, of users with a history.
-
-    Args:
-        since, until: seconds since 1970; the events after the first, up to the second.
+def queries_after(model: TrainedModel, log: EventLog, since: int) -> Queries:
+    """The events after a time (s) that evaluation predicts, of users with a history.
 
     Raises:
         InputError: there is none.
     """
     names = enumerate(log.event_type_names)
     predicted = [n for n, name in names if model.encoder.is_predicted(name)]
-    chosen = (log.times > since) & (log.times <= until) & np.isin(log.event_types, predicted)
+    chosen = (log.times > since) & np.isin(log.event_types, predicted)
     positions = np.flatnonzero(chosen & (position_in_history(log) > 0))
     if not len(positions):
         raise InputError(

@@ -368,10 +368,6 @@ def chunk_steps(state_size: int) -> int:
     return max(CHUNK, min(1 << (state_size // LARGE).bit_length(), MAX_CHUNK))
 
 
-def _whole_chunks(steps: int, chunk: int) -> int:
-    return steps if steps % chunk == 1 else steps + -steps % chunk
-
-
 def _batches(lengths: Int[np.ndarray, " B"], chunk: int = CHUNK) -> Iterator[tuple[int, slice]]:
     """How many rows to read at a time, and which of their time steps; lengths descend.
 
@@ -395,5 +391,6 @@ def _batches(lengths: Int[np.ndarray, " B"], chunk: int = CHUNK) -> Iterator[tup
 def _chunks(begin: int, end: int, size: int, chunk: int) -> list[slice]:
     """Time steps in chunks, padded so that few sizes are compiled."""
     steps = end - begin
-    whole = begin + (_whole_chunks(steps, chunk) if size == chunk else steps + -steps % size)
+    is_one_left = size == chunk and steps % chunk == 1  # a size of its own
+    whole = end if is_one_left else end + -steps % size
     return [slice(first, min(first + size, whole)) for first in range(begin, whole, size)]

@@ -164,7 +164,7 @@ def gradient_amounts(
         gaps=event_gaps(log)[padded],
     )
     amounts = np.zeros((count, len(leads)))
-    found = integrated_gradients(
+    of_events = integrated_gradients(
         model.model,
         state[None].astype(np.float32),
         np.asarray(model.encoder.items)[log.items[padded[0]]],
@@ -173,7 +173,7 @@ def gradient_amounts(
         leads,
         model.encoder.target_event_type if event_type is None else event_type,
     )
-    amounts[numbers] = np.asarray(found).T[: len(numbers)]
+    amounts[numbers] = np.asarray(of_events).T[: len(numbers)]
     return amounts
 
 
@@ -266,9 +266,9 @@ def explanations(
         )
         is_known = item < model.catalog.num_items
         known = [own for own in history if own < model.catalog.num_items]
-        found = model.neighbours.paths(known, item, MOST_PATHS) if is_known else []
-        paths = tuple(_named(model, path) for path in found)
-        by, told = ("", []) if not (words and is_known) else _words(model, item, known)
+        node_paths = model.neighbours.paths(known, item, MOST_PATHS) if is_known else []
+        paths = tuple(_named(model, path) for path in node_paths)
+        words_by, weights = _words(model, item, known) if words and is_known else ("", [])
         item_id, title = next(_ids_and_titles(listed[place : place + 1]))
         yield Explanation(
             user_id=scored.user_id,
@@ -280,8 +280,8 @@ def explanations(
             events=events,
             parts=parts,
             paths=paths,
-            words_by=by,
-            words=tuple(WordContribution(*pair) for pair in told[:MOST_WORDS]),
+            words_by=words_by,
+            words=tuple(WordContribution(*pair) for pair in weights[:MOST_WORDS]),
         )
 
 

@@ -47,7 +47,7 @@ class Candidates:
     rest: Float[Array | np.ndarray, " U"]  # log of the sum of exp(score) over all other nodes
 
     def part(self, start: int, size: int) -> "Candidates":
-        """Those of `size` users; rows of padding follow the last user."""
+        """The candidates of `size` users; rows of padding follow the last user."""
         end = slice(start, start + size)
         return Candidates(*(padded(part[end], size) for part in vars(self).values()))
 

@@ -55,14 +55,14 @@ class Neighbours:
         neighbors on the web", 2003).
         """
         of_target = dict(self.of(target))
-        found = []
+        paths = []
         for item in dict.fromkeys(items):
             if item in (0, target):
                 continue
             for node, relation in self.of(item):
                 if node == target:
-                    found.append(NodePath(item, relation, 0, relation, 0))
+                    paths.append(NodePath(item, relation, 0, relation, 0))
                 elif node in of_target:
                     degree = int(self.degrees[node])
-                    found.append(NodePath(item, relation, node, of_target[node], degree))
-        return sorted(found, key=lambda path: path.degree)[:most]
+                    paths.append(NodePath(item, relation, node, of_target[node], degree))
+        return sorted(paths, key=lambda path: path.degree)[:most]

@@ -184,12 +184,14 @@ def _providers(onnxruntime: Any) -> list[str]:
 def _model_file(model: Path) -> Path:
     if model.is_file():
         return model
-    found = sorted([*model.glob("*.onnx"), *model.glob("onnx/*.onnx")]) if model.is_dir() else []
-    named = [path for path in found if path.name in ("model.onnx", "vision_model.onnx")]
-    if len(found) != 1 and len(named) != 1:
-        names = ", ".join(str(path.relative_to(model)) for path in found) or "none"
-        raise CheckpointError(f"{model}: name one ONNX file; there is {names}")
-    return (named or found)[0] if len(named) == 1 else found[0]
+    files = sorted([*model.glob("*.onnx"), *model.glob("onnx/*.onnx")])
+    usual = [path for path in files if path.name in ("model.onnx", "vision_model.onnx")]
+    if len(usual) == 1:
+        return usual[0]
+    if len(files) == 1:
+        return files[0]
+    names = ", ".join(str(path.relative_to(model)) for path in files) or "none"
+    raise CheckpointError(f"{model}: name one ONNX file; there is {names}")
 
 
 def _channels_last(shape: Sequence[Any]) -> bool:
@@ -235,15 +237,16 @@ def _preprocessing(path: Path, size: tuple[int | None, int | None]) -> Preproces
         height, width = (side or DEFAULT_SIZE for side in size)
         return Preprocessing((height, width), (height,) if height == width else (height, width))
     try:
-        made = _from_config(json.loads(file.read_text(encoding="utf-8")))
+        preprocessing = _from_config(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise CheckpointError(f"{file} is no preprocessing of images ({error})") from error
-    if any(side not in (None, own) for side, own in zip(size, made.size, strict=True)):
+    height, width = preprocessing.size
+    if size[0] not in (None, height) or size[1] not in (None, width):
         raise CheckpointError(
-            f"{file} makes images of {made.size[0]} x {made.size[1]}, but {path.name} takes "
+            f"{file} makes images of {height} x {width}, but {path.name} takes "
             f"{size[0]} x {size[1]}; they belong to different models"
         )
-    return made
+    return preprocessing
 
 
 def _from_config(config: Mapping[str, Any]) -> Preprocessing:

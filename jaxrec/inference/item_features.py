@@ -45,14 +45,9 @@ def catalog_features(
 ) -> dict[str, Shaped[np.ndarray, "I ..."]]:
     """The features of an item table whose row 0 is the unknown item; raises as `item_features`."""
     known = item_features(items[1:], maps, table)
-    unknown = no_features(maps, 1)
-    return {name: np.concatenate([unknown[name], values]) for name, values in known.items()}
-
-
-def no_features(maps: FeatureMaps, count: int) -> dict[str, Shaped[np.ndarray, "n ..."]]:
-    """The features of items of which nothing is known."""
-    missing: dict[str, Float[np.ndarray, "n ..."]] = {
-        name: np.full((count, width), np.nan, np.float32) for name, width in maps.raw_widths.items()
+    nothing: dict[str, Float[np.ndarray, "1 ..."]] = {
+        name: np.full((1, width), np.nan, np.float32) for name, width in maps.raw_widths.items()
     }
-    missing |= {name: np.full(count, np.nan) for name in maps.numbers}
-    return maps.apply(missing)
+    nothing |= {name: np.full(1, np.nan) for name in maps.numbers}
+    unknown = maps.apply(nothing)
+    return {name: np.concatenate([unknown[name], values]) for name, values in known.items()}

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.sparse import coo_array, csr_array
 
 from jaxrec.data.graph import ITEM
-from jaxrec.data.graph_arrays import first_neighbours, neighbourhoods
+from jaxrec.data.graph_arrays import first_neighbours, neighbourhoods, node_degrees
 from jaxrec.errors import InputError
-from jaxrec.inference.catalog_index import CatalogIndex, unit_rows
+from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.models.items.features import Features
 from jaxrec.ranking.context import ItemLinks
 from jaxrec.ranking.item_table import ItemTable
@@ -79,9 +79,7 @@ class LiveLinks:
     @cached_property
     def degrees(self) -> Int[np.ndarray, " N"]:
         """The degree of every node in training, at least 1."""
-        graph = self.trained.graph
-        ends = np.concatenate([graph.heads, graph.tails])
-        return np.maximum(np.bincount(ends, minlength=graph.num_nodes), 1)
+        return np.maximum(node_degrees(self.trained.graph), 1)
 
     def matrix(self, rows: int) -> csr_array:
         """`neighbourhoods`, with the degrees of training; a new node has degree 1."""
@@ -157,13 +155,9 @@ class LiveIndex(CatalogIndex):
             return super().table(type_name)
         return ItemTable(self.rows.vectors, self.rows.valid, self.rows.bias)
 
-    def unit_vectors(
-        self, type_name: str, rows: Int[np.ndarray, " n"] | None = None
-    ) -> Float[np.ndarray, "n F"]:
-        """Vectors of all or some nodes of a type at length 1, so that products are cosines."""
-        if type_name != ITEM:
-            return super().unit_vectors(type_name, rows)
-        return unit_rows(self.rows.vectors if rows is None else self.rows.vectors[rows])
+    def host_vectors(self, type_name: str) -> Float[np.ndarray, "n F"]:
+        """Vectors of all nodes of a type in the memory of the host."""
+        return self.rows.vectors if type_name == ITEM else super().host_vectors(type_name)
 
     def find(self, entity: str) -> tuple[str, int]:
         """Type and local id of a node; raises an InputError also for a removed item."""

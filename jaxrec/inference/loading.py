@@ -11,12 +11,13 @@ from jaxrec.artifacts.decoder_file import read_decoder
 from jaxrec.artifacts.mapped import restore_mapped
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config, TextConfig
+from jaxrec.errors import RunError
 from jaxrec.evaluation.calibration import Correction
-from jaxrec.inference.catalog_index import CatalogIndex
-from jaxrec.inference.model_core import padded_bias
+from jaxrec.inference.catalog_index import CatalogIndex, padded_bias
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.models.recommender import Model, ModelDef, Recommender, split
+from jaxrec.models.build import build_model
+from jaxrec.models.recommender import Model, ModelDef, split
 from jaxrec.models.text.build import build_text_encoder
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.sharding import laid_out, make_mesh, refuse_fork, replicated
@@ -88,17 +89,9 @@ def load_directory(run: Path, item_shards: int = 1, *, shared: bool = False) -> 
 
 def abstract_model(config: Config, artifacts: RunArtifacts) -> tuple[ModelDef, nnx.State]:
     """The definition of a trained model, and the shapes of its parameters."""
-    model = nnx.eval_shape(
-        lambda: Recommender(
-            config.model,
-            artifacts.sizes,
-            nnx.Rngs(0),
-            _tower(config.text, artifacts),
-            links=config.train.link_weight > 0,
-            masked_items=config.train.masked_item_weight > 0,
-        )
+    return split(
+        nnx.eval_shape(lambda: build_model(config, artifacts.sizes, _tower(config.text, artifacts)))
     )
-    return split(model)
 
 
 def read_calibration(run: Path) -> tuple[float, Correction]:
@@ -110,6 +103,12 @@ def read_calibration(run: Path) -> tuple[float, Correction]:
         fitted = json.loads(path.read_text())
         correction = {name: float(value) for name, value in fitted["correction"].items()}
         return float(fitted["inverse_temperature"]), Correction(**correction)
+
+
+def refuse_unfinished(run: Path) -> None:
+    """Raise a RunError unless the training of a run has ended, with its calibration."""
+    if not (run / run_directory.CALIBRATION).is_file():
+        raise RunError(f"{run}: its training has not ended; continue it with --resume {run}")
 
 
 def _tower(config: TextConfig, artifacts: RunArtifacts) -> TextTower | None:

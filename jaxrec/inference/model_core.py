@@ -172,10 +172,3 @@ class ModelCore:
         if own.is_empty():
             raise InputError(f"the events hold no user {personal(user)}")
         return own
-
-
-def padded_bias(
-    correction: Correction, counts: Float[np.ndarray, " n"], size: int
-) -> Float[np.ndarray, " I"]:
-    """The popularity bias of a padded item block."""
-    return np.pad(correction.popularity_bias(counts), (0, size - len(counts)))

@@ -109,9 +109,9 @@ class NewItemEncoder:
         nodes, inner = self._surroundings(np.unique(edges.senders))
         num_items = self.graph.types[0].padded_size
         items, entities = nodes[nodes < num_items], nodes[nodes >= num_items]
-        item_rows = size + _padded_size(len(items), SMALLEST)
+        item_rows = size + power_of_two(len(items), SMALLEST)
         # the last node is for padding
-        num_nodes = item_rows + _padded_size(len(entities) + 1, USUAL_EDGES * size)
+        num_nodes = item_rows + power_of_two(len(entities) + 1, USUAL_EDGES * size)
         place = np.full(self.graph.num_nodes, num_nodes - 1)
         place[items] = size + np.arange(len(items))
         place[entities] = item_rows + np.arange(len(entities))
@@ -133,7 +133,7 @@ class NewItemEncoder:
             messages,
             self.degrees[senders],
             num_nodes=num_nodes,
-            size=_padded_size(len(senders), USUAL_EDGES * size),
+            size=power_of_two(len(senders), USUAL_EDGES * size),
             padding_relation=2 * len(self.graph.relations),
         )
         columns = dict[str, jnp.ndarray]()
@@ -162,7 +162,3 @@ class NewItemEncoder:
             latest = np.setdiff1d(edges.senders, nodes)
             nodes = np.union1d(nodes, latest)
         return nodes, inner
-
-
-def _padded_size(count: int, least: int) -> int:
-    return power_of_two(count, least)

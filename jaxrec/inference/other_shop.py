@@ -1,6 +1,5 @@
 """A trained model for the catalogue of another shop, without training."""
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +13,16 @@ from jaxrec.artifacts.catalog_files import NEVER
 from jaxrec.data.id_types import id_type
 from jaxrec.data.other_shop import other_shop
 from jaxrec.errors import InputError
-from jaxrec.inference.catalog_index import CatalogIndex
-from jaxrec.inference.encoding import catalog_arrays, encode_catalog
+from jaxrec.inference.catalog_index import encoded_index
+from jaxrec.inference.encoding import catalog_arrays
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import new_item_text
+from jaxrec.models.items.encoder import ENTITY_TABLE
+from jaxrec.models.items.id import ITEM_TABLE
 from jaxrec.models.recommender import Params
 
 if TYPE_CHECKING:
     from jaxrec.inference.trained_model import TrainedModel  # whose method calls this
-
-ITEM_TABLE, ENTITY_TABLE = re.compile(r"\['item_table'\]"), re.compile(r"\['entity_table'\]")
 
 
 def for_shop(
@@ -39,16 +38,16 @@ def for_shop(
     shop = other_shop(trained.catalog.graph, items, triples)
     catalog = shop.catalog
     graph, count = catalog.graph, len(catalog.items)
-    params = moved(model.model.params, shop.entities, graph.types[0].padded_size)
+    num_items = graph.types[0].padded_size
+    params = moved(model.model.params, shop.entities, num_items)
     moved_model = replace(model.model, params=params)
     tower = moved_model.merge().text_tower
     text = new_item_text(
         catalog.items, model.config, trained.whitening, tower, trained.text_encoder
     )
-    features = catalog_features(catalog.items, trained.features, "items")
+    features = catalog_features(catalog.items, trained.features)
     arrays = catalog_arrays(catalog, text, np.zeros(count, np.int32), features=features)
     counts = np.zeros(count, trained.counts.dtype)
-    num_items = graph.types[0].padded_size
     sizes = replace(trained.sizes, num_items=num_items, num_nodes=graph.num_nodes, num_ids=0)
     artifacts = replace(
         trained,
@@ -61,9 +60,7 @@ def for_shop(
         trained_until=NEVER,
         seen_until=NEVER,
     )
-    vectors = encode_catalog(moved_model, arrays)
-    bias = np.zeros(len(arrays.valid), np.float32)
-    index = CatalogIndex(catalog, vectors, bias, arrays.nodes.text, counts)
+    index = encoded_index(moved_model, model.correction, catalog, counts, arrays)
     known, entities = shop.known
     named = f"{known:,} of {entities:,} brands, categories and so on are known from training"
     notes = (*shop.notes, f"other shop: {count - 1:,} items; {named}")

@@ -3,7 +3,6 @@
 The weights of a user are the softmax of the calibrated scores over the nodes of a type.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,10 +97,8 @@ def interest_over_time(
         vectors: of the user at T moments.
     """
     name = (*model.profiled_types, ITEM)[0]
-    scaled = model.inverse_temperature * vectors
-    table = model.index.table(name)
-    nodes = replace(table, bias=(model.inverse_temperature * table.biases).astype(np.float32))
-    return name, *weights_over_time(scaled, nodes, top)
+    nodes, scale = model.index.table(name), model.inverse_temperature
+    return name, *weights_over_time(vectors, nodes, top, scale)
 
 
 def strongest(
@@ -134,10 +131,10 @@ def strongest(
 
 
 def weights_over_time(
-    vectors: Float[np.ndarray, "T F"], nodes: ItemTable, top: int
+    vectors: Float[np.ndarray, "T F"], nodes: ItemTable, top: int, inverse_temperature: float
 ) -> tuple[Int[np.ndarray, " K"], Float[np.ndarray, "T K"]]:
     """The nodes of largest total weight for one user over T moments, and their weights at each."""
-    scores = vectors @ np.asarray(nodes.vectors).T + nodes.biases
+    scores = inverse_temperature * (vectors @ np.asarray(nodes.vectors).T + nodes.biases)
     scores = np.where(nodes.valid[None], scores, -np.inf)
     weights = np.exp(scores - logsumexp(scores, axis=1, keepdims=True))
     best = np.argsort(-weights.sum(0), kind="stable")[: min(top, int(nodes.valid.sum()))]

@@ -325,8 +325,8 @@ class TrainedModel(ModelCore):
         histories = self.encoder.event_log(own, feedback_types(pipeline.steps))
         if histories.num_users != 1:
             raise InputError(f"the events hold {histories.num_users} users; name one as user")
-        [made] = explain_items(self, histories, np.array([row]), pipeline)
-        return made
+        [explanation] = explain_items(self, histories, np.array([row]), pipeline)
+        return explanation
 
     def contributions(
         self, events: pl.DataFrame | pl.LazyFrame, user: str, k: int | None = None

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxrec.data.text import item_texts, tokenize
+from jaxrec.data.text import tokenize
 from jaxrec.errors import InputError
 from jaxrec.inference.catalog_index import unit_rows
-from jaxrec.inference.text_features import trained_encoder, whitened_vectors
+from jaxrec.inference.text_features import known_texts, trained_encoder, whitened_vectors
 
 if TYPE_CHECKING:
     from jaxrec.inference.model_core import ModelCore  # whose property calls this
@@ -31,14 +31,12 @@ class WordInfluence:
     @cached_property
     def texts(self) -> list[str]:
         """The text of every item; empty without one."""
-        items, names = self.model.catalog.items, self.model.config.data.text_columns
-        columns = tuple(name for name in names if name in items.columns)
-        return item_texts(items, columns) if columns else [""] * len(items)
+        return known_texts(self.model.catalog.items, self.model.config)[0]
 
     @cached_property
     def item_counts(self) -> Counter[str]:
         """In how many texts each word stands."""
-        return Counter(word for text in self.texts for word in set(_words(text.lower())))
+        return Counter(word for text in self.texts for word in set(WORD.findall(text.lower())))
 
     def left_out(self, text: str) -> list[tuple[str, float]] | None:
         """By how much the text vector turns without each word (1 - cosine), the most first.
@@ -46,7 +44,7 @@ class WordInfluence:
         Returns:
             None if the run has no text encoder, or its files are not here.
         """
-        words = list(dict.fromkeys(_words(text)))[:MAX_WORDS]
+        words = list(dict.fromkeys(WORD.findall(text)))[:MAX_WORDS]
         whitening = self.model.words.whitening
         if whitening is None:
             return None
@@ -69,8 +67,8 @@ class WordInfluence:
     def shared(self, item: int, history: Sequence[int]) -> list[tuple[str, float]]:
         """The words that an item shares with a history, rare ones first, by log(items / items with
         the word)."""
-        own = dict.fromkeys(_words(self.texts[item].lower()))
-        read = {word for other in set(history) for word in _words(self.texts[other].lower())}
+        own = dict.fromkeys(WORD.findall(self.texts[item].lower()))
+        read = {word for other in set(history) for word in WORD.findall(self.texts[other].lower())}
         count = len(self.texts)
         rarity = {
             word: float(np.log(count / self.item_counts[word]))
@@ -78,7 +76,3 @@ class WordInfluence:
             if word in read and self.item_counts[word] < COMMON * count
         }
         return sorted(rarity.items(), key=lambda pair: -pair[1])
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(text)

@@ -17,33 +17,20 @@ class Forms(NamedTuple):
     lstm_kernel: bool  # a Pallas kernel for TPUs scans an LSTM
 
 
-BY_PLATFORM = {
-    "cpu": Forms(
-        experts_as_one=False,
-        products_behind_scan=False,
-        memory_by_products=False,
-        lstm_kernel=False,
-    ),
-    "gpu": Forms(
-        experts_as_one=True,
-        products_behind_scan=True,
-        memory_by_products=True,
-        lstm_kernel=False,
-    ),
-    "tpu": Forms(
-        experts_as_one=True,
-        products_behind_scan=True,
-        memory_by_products=True,
-        lstm_kernel=True,
-    ),
-}
+ON_CPU = Forms(
+    experts_as_one=False, products_behind_scan=False, memory_by_products=False, lstm_kernel=False
+)
+ON_GPU = Forms(
+    experts_as_one=True, products_behind_scan=True, memory_by_products=True, lstm_kernel=False
+)
+BY_PLATFORM = {"cpu": ON_CPU, "gpu": ON_GPU, "tpu": ON_GPU._replace(lstm_kernel=True)}
 
 _chosen: ContextVar[Forms | None] = ContextVar("forms", default=None)
 
 
 def chosen_forms() -> Forms:
     """The forms to trace: those of the platform, or of `traced_with`."""
-    return _chosen.get() or BY_PLATFORM.get(target_platform(), BY_PLATFORM["gpu"])
+    return _chosen.get() or BY_PLATFORM.get(target_platform(), ON_GPU)
 
 
 @contextmanager

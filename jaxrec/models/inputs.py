@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrec.partitioning import by_column, to_columns, to_rows
+from jaxrec.types import STATIC
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Nodes:
     # by column: vectors [I, D] and bins of numbers [I], as `FeatureMaps.apply` gives them
     features: dict[str, Shaped[Array, "I ..."]] = field(default_factory=dict)
     # whether the id of item i is i or 0, as in the catalogue of training; else it may be any
-    own_ids: bool = field(default=False, metadata={"static": True})
+    own_ids: bool = field(default=False, metadata=STATIC)
 
 
 @jax.tree_util.register_dataclass
@@ -51,7 +52,7 @@ class NodeVectors:
     """
 
     arrays: tuple[Float[Array, "_ D"], ...]
-    num_items: int = field(metadata={"static": True})
+    num_items: int = field(metadata=STATIC)
 
     @property
     def items(self) -> Float[Array, "I D"]:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.config import ModelConfig
 from jaxrec.models.graph.build import both_directions
 from jaxrec.models.graph.links import LinkDecoder
-from jaxrec.models.inputs import Events, Nodes, NodeVectors, Sizes
+from jaxrec.models.inputs import Events, Nodes, Sizes
 from jaxrec.models.items.build import build_item_encoder
 from jaxrec.models.layers import Linear, Table, dropout, unit_norm
 from jaxrec.models.sequence.build import build_sequence_encoder
@@ -29,7 +29,7 @@ from jaxrec.models.sequence.experts import Scan, scan_experts
 from jaxrec.models.sequence.masked_items import MaskedItems
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.partitioning import look_up, spread_rows
-from jaxrec.types import ANY_EVENT_TYPE, NO_GAP
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, STATIC
 
 REPEAT_EVENTS = 64  # latest events whose items get a repeat bias
 AGES = REPEAT_EVENTS.bit_length()  # buckets of ages: 0, and the powers of two below 64
@@ -90,12 +90,6 @@ class Expert(nnx.Module):
     ) -> Float[Array, "N D"]:
         """Unit vectors of all nodes, items first, in float32; `key` is for id dropout."""
         return self.item_encoder(nodes, graph, key)
-
-    def encode_apart(
-        self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
-    ) -> NodeVectors:
-        """The same vectors, as a training step reads them; see `ItemEncoder.apart`."""
-        return self.item_encoder.apart(nodes, graph, key)
 
     def event_vectors(
         self, items: Float[Array, "I D"], events: Events, key: Array | None = None
@@ -296,7 +290,7 @@ class ModelDef:
 class Model:
     """A definition (static) and its parameters (traced), as jitted functions take them."""
 
-    definition: ModelDef = field(metadata={"static": True})
+    definition: ModelDef = field(metadata=STATIC)
     params: Params
 
     def merge(self) -> Recommender:

@@ -138,7 +138,6 @@ class Popularity(Typed):
     strength: float
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value that does not fit."""
         super().__post_init__()
         if self.strength < 0:
             raise ConfigError(f"popularity: {self.strength} is not a number of 0 or more")
@@ -161,7 +160,6 @@ class Session(Typed):
     gap_minutes: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value that does not fit."""
         super().__post_init__()
         _check_range("weight", self.weight, 0, 1)
         _check_range("gap_minutes", self.gap_minutes, 0, np.inf)
@@ -210,7 +208,6 @@ class Feedback(Typed):
     )
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value that does not fit."""
         super().__post_init__()
         for option in ("item", "neighbours"):
             _check_range(option, getattr(self, option), 0, np.inf)
@@ -268,7 +265,6 @@ class Caps(Typed):
     limits: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value that does not fit."""
         super().__post_init__()
         for entity, limit in self.limits.items():
             if limit < 1:
@@ -292,7 +288,6 @@ class Diversity(Typed):
     pool: int = 100
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value that does not fit."""
         super().__post_init__()
         _check_range("diversity", self.strength, 0, 1)
         _check_pool(self.pool)
@@ -313,7 +308,6 @@ class Explore(Typed):
     events: int = 0
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value that does not fit."""
         super().__post_init__()
         _check_range("explore", self.share, 0, 1)
         if self.events < 0:
@@ -338,7 +332,6 @@ class Epsilon(Typed):
     pool: int = 100
 
     def __post_init__(self) -> None:
-        """Raise a ConfigError for a value that does not fit."""
         super().__post_init__()
         _check_range("rate", self.rate, 0, 1)
         _check_pool(self.pool)

@@ -7,8 +7,8 @@ from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.files import locked
 from jaxrec.config import ForecastConfig, to_yaml
 from jaxrec.data.tables import Tables
-from jaxrec.errors import ConfigError, RunError
-from jaxrec.inference.loading import read_calibration
+from jaxrec.errors import ConfigError
+from jaxrec.inference.loading import read_calibration, refuse_unfinished
 from jaxrec.runtime import atomic_path
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.loop import load, open_run
@@ -38,8 +38,7 @@ def add_forecast(
             f"{run} holds the shops {', '.join(shops)}; name the run directory of one, such as "
             f"{run}/shops/{next(iter(shops))}"
         )
-    if not (directory / run_directory.CALIBRATION).is_file():
-        raise RunError(f"{run}: its training has not ended; continue it with --resume {run}")
+    refuse_unfinished(directory)
     placed = replace(config, data=replace(config.data, source=source or config.data.source))
     context = open_run(placed, directory, tables, resume=True, all_events=directory != run)
     with locked(run), run_directory.open_checkpoints(directory, read_only=True) as manager:

@@ -41,7 +41,7 @@ def write_model_card(
     """Write `model_card.md`, and note groups that are served clearly worse.
 
     Args:
-        trained: the run whose log tells of the training; None: this one.
+        trained: the run whose log holds the training; None: this one.
     """
     write_text(run / MODEL_CARD, model_card(context, results, report.read_log(trained or run)))
     report.print_notes(tuple(f"{line} See {MODEL_CARD}." for line in worse_groups(results)))
@@ -147,7 +147,7 @@ def limits(context: TrainContext, results: Mapping[str, Any]) -> list[str]:
     protocol, dataset = results["protocol"], context.dataset
     untrained = int((context.counts[context.valid] == 0).sum())
     mask = ", ".join(protocol["mask"])
-    found = [
+    sentences = [
         "The figures are of past events. They do not tell what users do when they see the lists.",
         f"{untrained:,} of {protocol['candidates']:,} items have no training event.",
         "The figures are those of the selected model. Where `refit/` holds a complete model, that "
@@ -155,20 +155,20 @@ def limits(context: TrainContext, results: Mapping[str, Any]) -> list[str]:
         f"Lists are ranked with the mask `{mask}`; with another one the figures differ.",
     ]
     if together := protocol.get("trained_with"):
-        found.append(
+        sentences.append(
             f"The model was trained together with the data of {', '.join(together)}. The time of "
             "the training steps is the share of this shop's events."
         )
     if protocol["split"] == "leave_one_out":
-        found.append(
+        sentences.append(
             "The split is by user: training has seen events of other users that are later than the "
             "test events."
         )
     if "validation" in results and not results["validation"]["count"]:
-        found.append("No event was held out for validation.")
+        sentences.append("No event was held out for validation.")
     if not dataset.split.log.has_time:
-        found.append("The data have no times, so the model knows only the order of events.")
-    return found
+        sentences.append("The data have no times, so the model knows only the order of events.")
+    return sentences
 
 
 def worse_groups(results: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import polars as pl
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
+from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.errors import Diverged
 from jaxrec.evaluation.baselines import Scorer
@@ -38,33 +39,34 @@ from jaxrec.ranking.adjustments import (
     history_adjustments,
     masked_event_types,
     repeat_adjustments,
-    scale,
 )
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_queries
 from jaxrec.training.masked_validation import masked_item_loss
 from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
-from jaxrec.training.stopping import Part, to_the_end
+from jaxrec.training.stopping import Runner, uninterrupted
 from jaxrec.types import Queries
 
 
-def validate(context: TrainContext, state: TrainState, part: Part = to_the_end) -> dict[str, float]:
+def validate(
+    context: TrainContext, state: TrainState, interruptible: Runner = uninterrupted
+) -> dict[str, float]:
     """Metrics on the validation queries, before any correction; zeros if there are none.
 
     A run that learns to predict links has those of the held-out edges too, and one that learns to
     predict masked items their loss.
 
     Args:
-        part: see `Evaluator`.
+        interruptible: see `Evaluator`.
     """
-    evaluator = Evaluator(context, state, part)
+    evaluator = Evaluator(context, state, interruptible)
     metrics = _validation_metrics(evaluator, Correction())
 
     def others() -> dict[str, float]:
         masked_items = masked_item_loss(context, evaluator.model, evaluator.items.vectors)
         return validate_links(evaluator) | masked_items
 
-    return metrics | part(others)
+    return metrics | interruptible(others)
 
 
 def validate_links(evaluator: "Evaluator") -> dict[str, float]:
@@ -98,25 +100,21 @@ def test(
 
     Sets without queries, as a warm start may have, are left out.
     """
-    config, split = context.config, context.dataset.split
+    split = context.dataset.split
     evaluator = Evaluator(context, state)
     sets = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
     names = {name: queries for name, queries in sets.items() if len(queries)}
     results: dict[str, Any] = {
         "protocol": {
-            "split": config.split.scheme,
-            "mask": list(config.evaluation.mask),
-            "history": config.evaluation.history or "all",
+            **protocol_facts(context.config),
             "candidates": int(context.valid.sum()),
             "queries": {name: len(queries) for name, queries in names.items()},
         },
         "validation": _validation_metrics(evaluator, correction),
     }
-    if names:
-        # other processes only help to rank
-        results["baselines"], systems = (
-            fit_systems(evaluator, correction) if is_first() else ({}, {})
-        )
+    systems: dict[str, QueryScorer] = {}
+    if names and is_first():  # other processes only help to rank
+        results["baselines"], systems = fit_systems(evaluator, correction)
     ranks = []
     groups: dict[str, Any] = {}
     results["groups"] = groups
@@ -131,6 +129,15 @@ def test(
         results[name] = {"model": scores, **others, "segments": segments(ranking.ranks, masks)}
         groups[name] = context_groups(context, queries, ranking, masks)
     return results, pl.concat(ranks) if ranks else pl.DataFrame()
+
+
+def protocol_facts(config: Config) -> dict[str, Any]:
+    """What `metrics.json` says of how events are held out and ranked."""
+    return {
+        "split": config.split.scheme,
+        "mask": list(config.evaluation.mask),
+        "history": config.evaluation.history or "all",
+    }
 
 
 def context_groups(
@@ -211,12 +218,12 @@ class Evaluator:
     """Ranks held-out events with a trained state; the catalogue is encoded once.
 
     Attributes:
-        part: runs the parts of the work between the exchanges of the processes.
+        interruptible: runs the parts of the work between the exchanges of the processes.
     """
 
     context: TrainContext
     state: TrainState
-    part: Part = to_the_end
+    interruptible: Runner = uninterrupted
 
     @cached_property
     def model(self) -> Model:
@@ -280,7 +287,7 @@ class Evaluator:
         """
         context, num_queries = self.context, len(queries)
         queries = queries[share(num_queries)]
-        vectors = self.part(lambda: self.vectors(queries))
+        vectors = self.interruptible(lambda: self.vectors(queries))
         if any_of(not (np.isfinite(vectors).all() and np.isfinite(self.items.vectors).all())):
             raise Diverged(
                 f"the model's vectors are not finite after step {int(self.state.step)}; earlier "
@@ -291,7 +298,7 @@ class Evaluator:
         items = self.items.add_bias(correction.popularity_bias(context.counts))
         eval_queries = EvalQueries(vectors, targets, adjustments)
         k = context.config.evaluation.k
-        own = self.part(lambda: rank_queries(eval_queries, items, k, mesh=context.mesh))
+        own = self.interruptible(lambda: rank_queries(eval_queries, items, k, mesh=context.mesh))
         ranking = Ranking(*(gathered(ranks, num_queries) for ranks in vars(own).values()))
         return summary(ranking, items.valid, context.counts), ranking
 
@@ -302,12 +309,11 @@ class Evaluator:
         split = self.context.dataset.split
         queries = split.test["last"]
         # as in recommendation lists, the mask may leave a target out
-        adjustments = scale(self.adjustments(queries, correction, None), inverse_temperature)
-        bias = (inverse_temperature * items.biases).astype(np.float32)
+        adjustments = self.adjustments(queries, correction, None)
         targets = split.log.items[queries.positions]
-        vectors = inverse_temperature * self.vectors(queries)
+        eval_queries = EvalQueries(self.vectors(queries), targets, adjustments)
         return likely_items_reliability(
-            EvalQueries(vectors, targets, adjustments), replace(items, bias=bias)
+            eval_queries, items, inverse_temperature=inverse_temperature
         )
 
     def _repeat_bias(self, correction: Correction) -> Float[np.ndarray, "types A"]:

@@ -35,7 +35,7 @@ from jaxrec.training.prefetch import prefetch
 from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.training.tasks.next_entity import NextEntity
-from jaxrec.types import NEG_INF, Batch
+from jaxrec.types import NEG_INF, STATIC, Batch
 
 
 @jax.tree_util.register_dataclass
@@ -50,8 +50,8 @@ class FrozenModel:
     repeat_bias: Float[Array, "types A"]  # scaled
     is_predicted: Bool[Array, " types"]  # event types that the run predicts
     target_event_type: int
-    steps: int = field(metadata={"static": True})
-    criterion: FullSoftmax = field(metadata={"static": True})
+    steps: int = field(metadata=STATIC)
+    criterion: FullSoftmax = field(metadata=STATIC)
 
 
 class Futures(NamedTuple):
@@ -168,10 +168,9 @@ def forecast_loss(
     module, rows = decoder.merge(), users.reshape(size * count, -1)
     read = items[futures.items].reshape(size * count, steps, -1)
     vectors = frozen.scale * module.read(rows, read, module.start(rows))[0]
-    vectors, targets, weights = (
-        part.reshape(size, count * steps, *part.shape[3:])
-        for part in (vectors.reshape(size, count, steps, -1), *futures[2:])
-    )
+    shape = (size, count * steps)
+    vectors = vectors.reshape(*shape, -1)
+    targets, weights = futures.targets.reshape(shape), futures.weights.reshape(shape)
     total = frozen.criterion(
         vectors,
         items,

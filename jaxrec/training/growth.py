@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +15,16 @@ from jaxtyping import Array, Bool, Int
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.data.carry_over import old_rows
 from jaxrec.errors import RunError
+from jaxrec.models.items.encoder import ENTITY_TABLE
+from jaxrec.models.items.id import ITEM_TABLE
 from jaxrec.training.state import TrainContext, TrainState, new_state, state_layout
 from jaxrec.types import KnowledgeGraph
 
 Leaf = Array | jax.ShapeDtypeStruct
 # paths of the parameters whose rows stand for something in the data, and what, axis by axis
 AXES = (
-    (re.compile(r"\['item_table'\]"), ("ids",)),
-    (re.compile(r"\['entity_table'\]"), ("entities",)),
+    (ITEM_TABLE, ("ids",)),
+    (ENTITY_TABLE, ("entities",)),
     (re.compile(r"\['(key_|value_)?message'\]\['(scale|shift)'\]"), ("relations",)),
     (re.compile(r"\['relation_table'\]"), ("relations",)),
     (re.compile(r"\['event_type_table'\]"), ("event_types",)),
@@ -50,7 +53,7 @@ def row_maps(earlier: RunArtifacts, context: TrainContext) -> dict[str, Rows]:
     graph, old_graph = dataset.catalog.graph, earlier.catalog.graph
     relations = _places(graph.relations, old_graph.relations)
     num_old = len(old_graph.relations)
-    both = np.where(relations < 0, -1, relations + num_old)
+    reverses = np.where(relations < 0, -1, relations + num_old)
     names = dataset.split.log.event_type_names
     event_types = _places(names, earlier.event_type_names)
     unknown_first = np.concatenate([[0], np.where(event_types < 0, -1, event_types + 1)])
@@ -58,7 +61,7 @@ def row_maps(earlier: RunArtifacts, context: TrainContext) -> dict[str, Rows]:
         "ids": _id_rows(earlier, dataset.catalog.item_ids, context.id_rows),
         "entities": _entity_rows(old_graph, graph),
         # forward edges, reverse edges, padding
-        "relations": _without_start(np.concatenate([relations, both, [2 * num_old]])),
+        "relations": _without_start(np.concatenate([relations, reverses, [2 * num_old]])),
         "event_types": _without_start(event_types),
         "target_types": _without_start(unknown_first),
     }
@@ -98,40 +101,33 @@ def moved_params(layout: nnx.State, params: nnx.State, rows: dict[str, Rows]) ->
         layout: shapes of the parameters to make.
         params: of the model that has all their rows.
     """
-    old_leaves = {
-        jax.tree_util.keystr(path): leaf
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-    }
-
-    def move(path, shape: jax.ShapeDtypeStruct) -> Array:
-        name = jax.tree_util.keystr(path)
-        axes = [rows[axis] for axis in axes_of(name)]
-        padding = jnp.zeros(shape.shape, shape.dtype)
-        return moved(padding, old_leaves[name], axes, starts=True)
-
-    return jax.tree_util.tree_map_with_path(move, layout)
+    padding = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), layout)
+    return _grown(padding, params, rows, starts=True)
 
 
 def _grown(fresh, earlier, rows: dict[str, Rows], *, starts: bool):
     """A tree with the rows of the earlier one, and fresh rows elsewhere."""
-    old_leaves = {
-        jax.tree_util.keystr(path): leaf
-        for path, leaf in jax.tree_util.tree_flatten_with_path(earlier)[0]
-    }
+    old_leaves = leaves(earlier)
 
     def grow(path, new: Array) -> Array:
         name = jax.tree_util.keystr(path)
         if name not in old_leaves:  # the earlier graph had no entities
             return new
-        if not fits(new, old_leaves[name], name):
+        old = old_leaves[name]
+        if not fits(new, old, name):
             raise RunError(
-                f"the parameter {name} of the base has shape {old_leaves[name].shape}, not "
-                f"{new.shape}; train without --from"
+                f"the parameter {name} of the base has shape {old.shape}, not {new.shape}; train "
+                "without --from"
             )
-        axes = [rows[axis] for axis in axes_of(name)]
-        return moved(new, old_leaves[name], axes, starts=starts)
+        return moved(name, new, old, rows, starts=starts)
 
     return jax.tree_util.tree_map_with_path(grow, fresh)
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree of parameters, or of their shapes, by path."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
 
 
 def axes_of(path: str) -> tuple[str, ...]:
@@ -145,20 +141,22 @@ def fits(new: Leaf, old: Leaf, path: str) -> bool:
     return new.ndim == old.ndim and new.shape[axes:] == old.shape[axes:]
 
 
-def moved(new: Array, old: Array, axes: list[Rows], *, starts: bool) -> Array:
+def moved(path: str, new: Array, old: Array, rows: dict[str, Rows], *, starts: bool) -> Array:
     """A parameter with the rows of an earlier one.
 
     Args:
+        path: of the new parameter.
         new: the values of rows without an origin.
-        axes: the origin of the rows of the first axes.
+        rows: from `row_maps`.
         starts: whether new ids take the rows that they start from.
     """
+    axes = axes_of(path)
     known: Bool[np.ndarray, "..."] = np.ones((), bool)
-    for axis, rows in enumerate(axes):
+    for axis, kind in enumerate(axes):
         size = new.shape[axis]
         same, start = (
             np.pad(part[:size], (0, max(size - len(part), 0)), constant_values=-1)
-            for part in (rows.same, rows.start)
+            for part in (rows[kind].same, rows[kind].start)
         )
         origin = np.where((same < 0) & starts, start, same)
         old = jnp.take(old, jnp.asarray(np.maximum(origin, 0)), axis=axis)

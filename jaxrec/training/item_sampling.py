@@ -13,9 +13,8 @@ from jaxrec.data.packing import Packing, Windows, ranges
 from jaxrec.data.slices import SLICE
 from jaxrec.models.graph.neighbourhoods import distinct
 from jaxrec.training.losses.sampled_softmax import log_probability
-from jaxrec.types import Batch, padded_size
+from jaxrec.types import STATIC, Batch, padded_size
 
-STATIC = {"static": True}  # a dataclass field that jit compares instead of tracing
 LEVELS = 2**32  # of the random numbers that items are drawn with
 
 

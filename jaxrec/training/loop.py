@@ -48,7 +48,7 @@ from jaxrec.training.state import (
     state_layout,
 )
 from jaxrec.training.step import build_step
-from jaxrec.training.stopping import AgreedStop, Part, Stopped, stop_signal, to_the_end
+from jaxrec.training.stopping import AgreedStop, Runner, Stopped, stop_signal, uninterrupted
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
 
@@ -81,7 +81,7 @@ def fit(
     with entered_by_first(locked(run)), run_directory.open_checkpoints(run) as manager:
         state, progress = start(context, manager)
         with report.open_log(run, int(state.step), validated=not progress.step) as log:
-            # validation would tell of the users, so the last epoch of a private run is its best
+            # validation would reveal users, so the last epoch of a private run is its best
             unselected = private.UNSELECTED if context.budget else None
             train(context, state, progress, manager, log, unselected)
         from_first(lambda: private.drop_key(run))
@@ -261,8 +261,8 @@ def train(
             try:
                 if progress.step < context.packing.steps_per_epoch:
                     raise Stopped
-                state = refresh_text(context, state, stop.part)
-                scores = selected or _validate(context, state, stop.part)
+                state = refresh_text(context, state, stop.interruptible)
+                scores = selected or _validate(context, state, stop.interruptible)
             except Stopped:
                 save(context, manager, state, progress)
                 raise Interrupted(128 + stop.number) from None
@@ -300,10 +300,10 @@ def _checked_step(step: Callable[..., Any], manager: CheckpointManager) -> Calla
 
 
 def _validate(
-    context: TrainContext, state: TrainState, part: Part = to_the_end
+    context: TrainContext, state: TrainState, interruptible: Runner = uninterrupted
 ) -> dict[str, float]:
     measure = shops.validate_shops if context.shops else validate
-    scores = measure(*process_local(context, state), part)
+    scores = measure(*process_local(context, state), interruptible)
     # processes on unlike machines must select the same epoch
     return from_first(lambda: scores)
 
@@ -344,11 +344,13 @@ def train_epoch(
     return state, replace(progress, step=done), events / (time.perf_counter() - start)
 
 
-def refresh_text(context: TrainContext, state: TrainState, part: Part = to_the_end) -> TrainState:
+def refresh_text(
+    context: TrainContext, state: TrainState, interruptible: Runner = uninterrupted
+) -> TrainState:
     """The state with all text vectors encoded again, if the text encoder trains.
 
     Args:
-        part: as in `Evaluator`.
+        interruptible: as in `Evaluator`.
     """
     if context.arrays.finetuned_text is None:
         return state
@@ -357,7 +359,7 @@ def refresh_text(context: TrainContext, state: TrainState, part: Part = to_the_e
     tower = context.definition.merge(local.params).text_tower
     if finetuned is None or tower is None:
         return state
-    vectors = part(lambda: encode_finetuned_text(tower, finetuned))
+    vectors = interruptible(lambda: encode_finetuned_text(tower, finetuned))
     # from the host, because JAX moves no array of a process to the devices of others
     text = np.asarray(local.text.at[: len(vectors)].set(vectors))
     return replace(state, text=jax.device_put(text, state.text.sharding))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int, Shaped
 
 from jaxrec.partitioning import shards
 from jaxrec.sharding import USERS
+from jaxrec.types import STATIC
 
 
 @jax.tree_util.register_dataclass
@@ -22,7 +23,7 @@ class MicroBatch:
     """
 
     number: Int[Array, ""] | int = 0
-    count: int = field(default=1, metadata={"static": True})
+    count: int = field(default=1, metadata=STATIC)
 
     def of(
         self, x: Shaped[Array | np.ndarray, "B *shape"]

@@ -15,11 +15,10 @@ from jaxrec.models.inputs import Events, NodeVectors
 from jaxrec.models.recommender import Expert, Recommender
 from jaxrec.models.text.finetuned import FinetunedText, TextTower, encode_finetuned_rows
 from jaxrec.partitioning import put_rows, whole
-from jaxrec.training.item_sampling import STATIC
 from jaxrec.training.micro_batches import WHOLE_BATCH, MicroBatch, half_hidden
 from jaxrec.training.step_items import StepItems, needed_entities, needed_items, step_items
 from jaxrec.training.tasks.base import ExpertBatch, TrainArrays
-from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Batch
+from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, STATIC, Batch
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +52,7 @@ Losses = tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
 
 def objective(model: Recommender, inputs: StepInputs) -> Losses:
     """The loss of a batch."""
-    return batch_losses(model, *encode_nodes(model, inputs), inputs)
+    return task_losses(expert_batches(model, *encode_nodes(model, inputs), inputs))
 
 
 def encode_nodes(
@@ -71,31 +70,17 @@ def encode_nodes(
         nodes = replace(nodes, text=text)
     graphs = [step_graph(arrays, items, own.events) for own in keys]
     vectors = (
-        expert.encode_apart(nodes, graph, own.nodes)
+        expert.item_encoder.apart(nodes, graph, own.nodes)
         for expert, (graph, _), own in zip(model.experts, graphs, keys, strict=True)
     )
     return tuple(vectors), tuple(links for _, links in graphs)
 
 
-def batch_losses(
-    model: Recommender,
-    vectors: Sequence[NodeVectors],
-    links: Sequence[Links | None],
-    inputs: StepInputs,
-    part: MicroBatch = WHOLE_BATCH,
-    totals: Sequence[dict[str, Float[Array, ""]]] | None = None,
-) -> Losses:
-    """The loss of a batch, or what a part of it adds.
-
-    Args:
-        vectors, links: as `encode_nodes` gives them.
-        totals: of a part, the weights of the whole batch; see `total_weights`.
-    """
-    batches = expert_batches(model, vectors, links, inputs, part)
+def task_losses(batches: Sequence[ExpertBatch]) -> Losses:
+    """The loss of a batch, or what a part of it adds, from the batches of all experts."""
     loss, parts = jnp.zeros(()), {}
     for number, batch in enumerate(batches):
-        batch = batch if totals is None else replace(batch, totals=totals[number])
-        for task in inputs.arrays.tasks:
+        for task in batch.arrays.tasks:
             value = task.loss(batch)
             loss += task.weight * value
             parts[f"{task.name}/{number}"] = value
@@ -127,8 +112,7 @@ def draw_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | Non
 
     Every device draws all of them.
     """
-    drawn = _drawn_items(arrays, batch, key)
-    return None if drawn is None else jax.tree.map(whole, drawn)
+    return jax.tree.map(whole, _drawn_items(arrays, batch, key))
 
 
 def _drawn_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | None:
@@ -141,9 +125,9 @@ def _drawn_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | N
     if arrays.link_sampler is not None:
         links = arrays.link_sampler.sample(link_key)
         graph = arrays.link_sampler.visible(graph, links.hidden)
-    around = arrays.neighbourhoods
-    if sampler.takes_all or sampler.encodes_all or around is None:
-        return step_items(sample, ids, links, all_items=sampler.takes_all or sampler.encodes_all)
+    around, all_items = arrays.neighbourhoods, sampler.takes_all or sampler.encodes_all
+    if all_items or around is None:
+        return step_items(sample, ids, links, all_items=all_items)
     items = needed_items(sample, links, len(ids))
     entities = needed_entities(around.entities, links, len(ids), around.num_nodes)
     part = around.sample(graph, items, entities, edge_key)
@@ -156,12 +140,17 @@ def expert_batches(
     links: Sequence[Links | None],
     inputs: StepInputs,
     part: MicroBatch = WHOLE_BATCH,
+    totals: Sequence[dict[str, Float[Array, ""]]] | None = None,
 ) -> list[ExpertBatch]:
-    """The user vectors of every expert after every event of a part of a batch, beside its nodes."""
+    """A batch, or a part of it, as every expert encodes it.
+
+    Args:
+        vectors, links: as `encode_nodes` gives them.
+        totals: of a part, the weights of the whole batch; see `total_weights`.
+    """
     keys = split_key(inputs.key, len(model.experts))[1]
     batch = jax.tree.map(part.of, inputs.batch)
-    items = places(inputs.items, batch.items)
-    events = Events(items, batch.event_types, batch.gaps)
+    events = Events(places(inputs.items, batch.items), batch.event_types, batch.gaps)
     scans = model.scan(
         model.initial_state(len(batch.items)),
         [
@@ -171,15 +160,25 @@ def expert_batches(
         jnp.asarray(batch.starts),
         keys=[part.key(own.layers) for own in keys],
     )
+    totals_or_none: Sequence[dict[str, Array] | None] = totals or [None] * len(keys)
     batches = []
-    for expert, nodes, edges, own, (outputs, _) in zip(
-        model.experts, vectors, links, keys, scans, strict=True
+    for expert, nodes, edges, own, (outputs, _), weights in zip(
+        model.experts, vectors, links, keys, scans, totals_or_none, strict=True
     ):
-        users, types = batch_users(expert, outputs, batch, own, part)
-        shared = (inputs.items, part)
+        users, event_types = batch_users(expert, outputs, batch, own, part)
         batches.append(
             ExpertBatch(
-                expert, inputs.arrays, batch, nodes, users, types, own.tasks, edges, *shared
+                expert=expert,
+                arrays=inputs.arrays,
+                batch=batch,
+                vectors=nodes,
+                user_vectors=users,
+                target_event_types=event_types,
+                key=own.tasks,
+                links=edges,
+                step_items=inputs.items,
+                part=part,
+                totals=weights,
             )
         )
     return batches

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +18,8 @@ from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference.loading import abstract_model
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.models.items.build import expert_sources, source_order
-from jaxrec.models.recommender import Params
 from jaxrec.sharding import laid_out, replicated
-from jaxrec.training.growth import Leaf, axes_of, fits, moved, row_maps
+from jaxrec.training.growth import Leaf, fits, leaves, moved, row_maps
 from jaxrec.training.state import TrainContext, TrainState, new_state, state_layout
 
 EXPERT = re.compile(r"\['experts'\]\[(\d+)\]")
@@ -139,8 +137,7 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
             name = jax.tree_util.keystr(path)
             if name not in plan.origins:
                 return new
-            axes = [rows[axis] for axis in axes_of(name)]
-            return moved(new, earlier[plan.origins[name]], axes, starts=True)
+            return moved(name, new, earlier[plan.origins[name]], rows, starts=True)
 
         params = jax.tree_util.tree_map_with_path(take, fresh.params)
         return TrainState(fresh.step, params, fresh.opt_state, fresh.text)
@@ -191,12 +188,6 @@ def make_plan(
 def part_of(key: str) -> str:
     """The part that a parameter belongs to: text, ids, features, graph or sequence."""
     return next(part for pattern, part in PART_OF if pattern.search(key))
-
-
-def leaves(tree: Params) -> dict[str, Any]:
-    """The leaves of parameters, or of their shapes, by path."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
 
 
 def _key(path: str, layout: Layout, numbers: Sequence[int]) -> str:

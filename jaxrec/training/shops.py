@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
-from flax import nnx
 from jaxtyping import Int
 
 from jaxrec.artifacts import run_directory
@@ -21,26 +20,25 @@ from jaxrec.data.graph_arrays import first_rows
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import ItemText
-from jaxrec.models.recommender import split
+from jaxrec.models.build import model_layout
 from jaxrec.processes import from_first
 from jaxrec.sharding import replicated
 from jaxrec.training import cards
 from jaxrec.training import logging as report
 from jaxrec.training.batches import make_packing
-from jaxrec.training.evaluator import calibrate, test, validate
+from jaxrec.training.evaluator import calibrate, protocol_facts, test, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.growth import moved_params, row_maps
 from jaxrec.training.state import (
     TrainContext,
     TrainState,
-    build_model,
     catalog_vectors,
     model_sizes,
     run_artifacts,
     state_layout,
     train_arrays,
 )
-from jaxrec.training.stopping import Part, to_the_end
+from jaxrec.training.stopping import Runner, uninterrupted
 from jaxrec.training.warm_start import copy_calibration
 
 SHOPS = "shops"  # in a run directory: a run directory of every shop
@@ -53,11 +51,11 @@ def with_shops(context: TrainContext) -> TrainContext:
     """
     shops = context.dataset.shops
     rows = item_rows(list(shops.values()))
-    own = {
-        name: _shop_context(context, name, shop, rows[number])
-        for number, (name, shop) in enumerate(shops.items())
+    contexts = {
+        name: _shop_context(context, name, shop, own_rows)
+        for (name, shop), own_rows in zip(shops.items(), rows, strict=True)
     }
-    return replace(context, shops=own)
+    return replace(context, shops=contexts)
 
 
 def item_rows(shops: list[Dataset]) -> list[Int[np.ndarray, " I"]]:
@@ -76,7 +74,7 @@ def _shop_context(
     config, text = context.config, _some_text(context.text, rows)
     own = replace(config, data=shop_data(config.data, name), train=replace(config.train, init=""))
     sizes = model_sizes(own, dataset, text, context.features)
-    definition, _ = split(nnx.eval_shape(lambda: build_model(own, sizes, text.tower)))
+    definition, _ = model_layout(own, sizes, text.tower)
     packing = make_packing(own, dataset)
     arrays = train_arrays(own, dataset, text, context.features, packing)
     return replace(
@@ -104,32 +102,34 @@ def shop_states(context: TrainContext, state: TrainState) -> dict[str, TrainStat
     joint = run_artifacts(context)
     rows = item_rows([shop.dataset for shop in context.shops.values()])
     states = {}
-    for (name, own), items in zip(context.shops.items(), rows, strict=True):
-        layout = state_layout(own)[0]
-        params = moved_params(layout.params, state.params, row_maps(joint, own))
-        padding = len(own.valid) - len(items)
+    for (name, shop), items in zip(context.shops.items(), rows, strict=True):
+        layout = state_layout(shop)[0]
+        params = moved_params(layout.params, state.params, row_maps(joint, shop))
+        padding = len(shop.valid) - len(items)
         text = jnp.pad(jnp.take(state.text, jnp.asarray(items), axis=0), ((0, padding), (0, 0)))
         states[name] = TrainState(state.step, params, (), text)
     return states
 
 
 def validate_shops(
-    context: TrainContext, state: TrainState, part: Part = to_the_end
+    context: TrainContext, state: TrainState, interruptible: Runner = uninterrupted
 ) -> dict[str, float]:
     """The metrics of all validation queries, each among the items of its shop, and of each shop.
 
     Args:
-        part: see `Evaluator`.
+        interruptible: see `Evaluator`.
     """
     states = shop_states(context, state)
-    scores = {name: validate(own, states[name], part) for name, own in context.shops.items()}
-    counts = [own["count"] for own in scores.values()]
-    every = list(scores.values())
-    mean = {
-        metric: float(np.average([own[metric] for own in every], weights=counts))
-        for metric in every[0]
+    scores = {
+        name: validate(shop, states[name], interruptible) for name, shop in context.shops.items()
     }
-    of_shops = {f"{name}/{SELECTED_BY}": own[SELECTED_BY] for name, own in scores.items()}
+    rows = list(scores.values())
+    counts = [row["count"] for row in rows]
+    mean = {
+        metric: float(np.average([row[metric] for row in rows], weights=counts))
+        for metric in rows[0]
+    }
+    of_shops = {f"{name}/{SELECTED_BY}": row[SELECTED_BY] for name, row in scores.items()}
     return {**mean, "count": sum(counts), **of_shops}
 
 
@@ -142,20 +142,16 @@ def finish(
         The content of `metrics.json`: that of every shop by its name, and `selected`, the means of
         the selected epoch.
     """
-    states, config = shop_states(context, state), context.config
+    states = shop_states(context, state)
     shops: dict[str, Any] = {}
     ranks = []
-    for name, own in context.shops.items():
-        begin = partial(_begin_shop, own, states[name], run / SHOPS / name)
-        shops[name], table = test(own, states[name], Correction(**from_first(begin)))
+    for name, shop in context.shops.items():
+        begin = partial(_begin_shop, shop, states[name], run / SHOPS / name)
+        shops[name], table = test(shop, states[name], Correction(**from_first(begin)))
         shops[name]["protocol"]["trained_with"] = [n for n in context.shops if n != name]
         ranks.append(table.with_columns(shop=pl.lit(name)))
     results: dict[str, Any] = {
-        "protocol": {
-            "split": config.split.scheme,
-            "mask": list(config.evaluation.mask),
-            "history": config.evaluation.history or "all",
-        },
+        "protocol": protocol_facts(context.config),
         "shops": shops,
         "selected": {"epoch": selected.epoch, **selected.history[-1]},
         "serves": "selected" if run_directory.served(run) == run else REFIT,
@@ -164,9 +160,9 @@ def finish(
     def write() -> dict[str, Any]:
         report.draw_plots(run, None)
         report.write_results(run, results, pl.concat(ranks))
-        for name, own in context.shops.items():
+        for name, shop in context.shops.items():
             card = {**shops[name], "selected": results["selected"]}
-            _end_shop(own, states[name], card, run / SHOPS / name)
+            _end_shop(shop, states[name], card, run / SHOPS / name)
         write_json(run / CALIBRATION, mean_calibration([run / SHOPS / name for name in shops]))
         report.console.print(f"the model of all shops is in {run}")
         return results
@@ -193,10 +189,10 @@ def _end_shop(context: TrainContext, state: TrainState, results: dict[str, Any],
 def write_refits(context: TrainContext, state: TrainState, run: Path) -> None:
     """Write the refit of every shop: the model that was trained on all events."""
     states = shop_states(context, state)
-    for name, own in context.shops.items():
+    for name, shop in context.shops.items():
         directory = run / SHOPS / name / REFIT
-        write_run(own, states[name], directory)
-        fit_decoder(own, states[name], directory, read_calibration(directory.parent)[0])
+        write_run(shop, states[name], directory)
+        fit_decoder(shop, states[name], directory, read_calibration(directory.parent)[0])
         copy_calibration(directory.parent, directory)  # the last file: from now on it serves
 
 
@@ -215,8 +211,8 @@ def write_run(context: TrainContext, state: TrainState, run: Path) -> None:
 def mean_calibration(runs: list[Path]) -> dict[str, Any]:
     """The calibration of a shop of which no event is known; scales are averaged as logarithms."""
     scales, corrections = zip(*map(read_calibration, runs), strict=True)
-    fields = [asdict(correction) for correction in corrections]
+    rows = [asdict(correction) for correction in corrections]
     return {
         "inverse_temperature": float(np.exp(np.mean(np.log(scales)))),
-        "correction": {name: float(np.mean([own[name] for own in fields])) for name in fields[0]},
+        "correction": {name: float(np.mean([row[name] for row in rows])) for name in rows[0]},
     }

@@ -6,15 +6,12 @@ known as lazy Adam. It differs from Adam in that a row does not decay in steps t
 neither its moments nor, by the weight decay, the row itself. The bias correction counts all steps.
 """
 
-import re
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from jaxrec.models.items.id import ITEM_TABLE
 from jaxrec.partitioning import WHOLE, by_row, look_up, put_rows
-
-ID_TABLES = re.compile(r"\['item_table'\]")  # in paths of parameters, and of their moments
 
 
 def rows_of(tree, rows: Int[Array, " M"]):
@@ -55,4 +52,4 @@ def places_of_ids(ids: Int[Array, " M"]) -> Int[Array, " M"]:
 
 
 def _is_table(path, leaf) -> bool:
-    return leaf.ndim > 0 and ID_TABLES.search(jax.tree_util.keystr(path)) is not None
+    return leaf.ndim > 0 and ITEM_TABLE.search(jax.tree_util.keystr(path)) is not None

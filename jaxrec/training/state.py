@@ -25,11 +25,12 @@ from jaxrec.errors import DataError
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import ItemText, item_text
+from jaxrec.models.build import build_model, model_layout
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.build import expert_sources
 from jaxrec.models.items.features import FeatureMaps, fit_features
 from jaxrec.models.items.id import id_rows, rows_of_ids
-from jaxrec.models.recommender import Model, ModelDef, Recommender, split
+from jaxrec.models.recommender import Model, ModelDef
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.partitioning import on_mesh
 from jaxrec.ranking.adjustments import masked_event_types
@@ -136,7 +137,7 @@ def make_context(
     epochs, rate = schedule(config)
     train = replace(config.train, learning_rate=rate)
     sizes = model_sizes(config, dataset, text, features)
-    definition, _ = split(nnx.eval_shape(lambda: build_model(config, sizes, text.tower)))
+    definition, _ = model_layout(config, sizes, text.tower)
     arrays = train_arrays(config, dataset, text, features, packing)
     return TrainContext(
         config=config,
@@ -274,18 +275,6 @@ def newest_events(dataset: Dataset) -> tuple[int | None, int | None]:
     since = -1 if dataset.carried is None else dataset.carried.since
     trained = int(np.max(log.times, initial=since, where=split.in_training))
     return trained, int(log.times[split.validation.positions].max(initial=trained))
-
-
-def build_model(config: Config, sizes: Sizes, tower: TextTower | None) -> Recommender:
-    """A recommender with initial parameters."""
-    return Recommender(
-        config.model,
-        sizes,
-        nnx.Rngs(config.train.seed),
-        tower,
-        links=config.train.link_weight > 0,
-        masked_items=config.train.masked_item_weight > 0,
-    )
 
 
 def train_arrays(

@@ -22,10 +22,11 @@ from jaxrec.training.micro_batches import MicroBatch
 from jaxrec.training.objective import (
     Losses,
     StepInputs,
-    batch_losses,
     draw_items,
     encode_nodes,
+    expert_batches,
     objective,
+    task_losses,
     total_weights,
 )
 from jaxrec.training.sparse_rows import places_of_ids, rows_of, with_rows
@@ -100,7 +101,8 @@ def losses_and_gradients(
     def gradients_of(number: Int[Array, ""]) -> Any:
         def losses(params: nnx.State, vectors: tuple[NodeVectors, ...]) -> Losses:
             part = MicroBatch(number, parts)
-            return batch_losses(model_of(params), vectors, links, inputs, part, totals)
+            model = model_of(params)
+            return task_losses(expert_batches(model, vectors, links, inputs, part, totals))
 
         return jax.value_and_grad(losses, argnums=(0, 1), has_aux=True)(params, vectors)
 

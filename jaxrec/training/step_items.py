@@ -11,7 +11,8 @@ from jaxrec.models.graph.link_sampling import Links, LinkSampler
 from jaxrec.models.graph.neighbourhoods import Neighbourhood, distinct
 from jaxrec.models.inputs import Nodes
 from jaxrec.partitioning import WHOLE, look_up
-from jaxrec.training.item_sampling import STATIC, ItemSample, ItemSampler
+from jaxrec.training.item_sampling import ItemSample, ItemSampler
+from jaxrec.types import STATIC
 
 
 @jax.tree_util.register_dataclass

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a training that is told to stop saves first, all its processes the same step.
+"""Ctrl-C and SIGTERM: a training saves before it stops, all its processes after the same step.
 
 A signal may reach one process of many, and the others a moment later or never. Therefore the
 processes exchange the signals that have reached them, behind every step and every part of a
@@ -21,15 +21,15 @@ from jaxtyping import Array, Int
 from jaxrec.sharding import replicated
 
 T = TypeVar("T")
-Part = Callable[[Callable[[], T]], T]
-"""Runs a part of some work, such as `AgreedStop.part`."""
+Runner = Callable[[Callable[[], T]], T]
+"""Runs a part of some work, such as `AgreedStop.interruptible`."""
 
 
 class Stopped(Exception):
     """A signal has ended a part of some work."""
 
 
-def to_the_end(work: Callable[[], T]) -> T:
+def uninterrupted(work: Callable[[], T]) -> T:
     """Run a part of some work that nothing but its own errors ends."""
     return work()
 
@@ -99,7 +99,7 @@ class AgreedStop:
             self.number = self.number or int(answer)
         return self.number > 0
 
-    def part(self, work: Callable[[], T]) -> T:
+    def interruptible(self, work: Callable[[], T]) -> T:
         """What `work` returns, in which no process waits for another.
 
         All processes call this at the same time. A signal ends the work of its own process at once.

@@ -10,11 +10,11 @@ import numpy as np
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.catalog_files import NEVER, RunArtifacts
 from jaxrec.artifacts.files import write_json
-from jaxrec.config import Config, ModelConfig, TextConfig
+from jaxrec.config import Config
 from jaxrec.data.carry_over import Carried
 from jaxrec.data.events import seconds_of
-from jaxrec.errors import ConfigError, DataError, RunError
-from jaxrec.inference.loading import abstract_model
+from jaxrec.errors import ConfigError, DataError
+from jaxrec.inference.loading import abstract_model, refuse_unfinished
 from jaxrec.sharding import laid_out, replicated
 from jaxrec.training.growth import grown_state, row_maps
 from jaxrec.training.optimizer import make_optimizer
@@ -44,15 +44,9 @@ def open_base(config: Config) -> Base:
         ConfigError: an option of the model differs from that of the base.
     """
     directory = run_directory.served(Path(config.warm_start.base))
-    base = Base(
-        directory,
-        run_directory.read_config(directory),
-        run_directory.read_artifacts(directory),
-    )
-    if not (directory / run_directory.CALIBRATION).is_file():
-        raise RunError(
-            f"{directory}: its training has not ended; continue it with --resume {directory}"
-        )
+    earlier = run_directory.read_config(directory)
+    base = Base(directory, earlier, run_directory.read_artifacts(directory))
+    refuse_unfinished(directory)
     _refuse_other_model(config, base)
     return base
 
@@ -75,8 +69,8 @@ def with_since(config: Config, artifacts: RunArtifacts) -> Config:
     since = artifacts.trained_until if not given else seconds_of(given, "warm_start.since")
     if since is None:
         raise ConfigError(
-            f"{config.warm_start.base} does not say up to when it was trained, as an older version "
-            "wrote it; give --since TIME"
+            f"{config.warm_start.base} does not say up to when it was trained: it is private, or "
+            "an older version wrote it; give --since TIME"
         )
     return replace(config, warm_start=replace(config.warm_start, since=str(since)))
 
@@ -127,20 +121,16 @@ def copy_calibration(source: Path, run: Path) -> None:
     Raises:
         RunError: the other run has none, because its training has not ended.
     """
-    path = source / run_directory.CALIBRATION
-    if not path.is_file():
-        raise RunError(f"{source}: its training has not ended; continue it with --resume {source}")
+    refuse_unfinished(source)
     with run_directory.reading(source, run_directory.CALIBRATION):
-        write_json(run / run_directory.CALIBRATION, json.loads(path.read_text()))
+        calibration = json.loads((source / run_directory.CALIBRATION).read_text())
+    write_json(run / run_directory.CALIBRATION, calibration)
 
 
 def _refuse_other_model(config: Config, base: Base) -> None:
-    sections = (
-        ("model", config.model, base.config.model, ModelConfig),
-        ("text", config.text, base.config.text, TextConfig),
-    )
-    for section, new, old, kind in sections:
-        for option in fields(kind):
+    for section in ("model", "text"):
+        new, old = getattr(config, section), getattr(base.config, section)
+        for option in fields(new):
             wanted, has = getattr(new, option.name), getattr(old, option.name)
             if wanted != has and option.name not in FREE_OPTIONS:
                 raise ConfigError(

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from jaxrec.data.tables import Tables, validate_tables
-from jaxrec.inference.model_core import padded_bias
+from jaxrec.inference.catalog_index import padded_bias
 from jaxrec.inference.trained_model import TrainedModel
 
 NUM_USERS, NUM_ITEMS, NUM_BRANDS = 40, 30, 5

@@ -49,7 +49,7 @@ def test_no_more_nodes_than_there_are():
 
 def test_the_nodes_of_a_plot_are_those_that_weigh_most_over_all_moments():
     moments, nodes = vectors(0, 6), vectors(2, 8)
-    rows, weights = weights_over_time(moments, ItemTable(nodes, VALID), 2)
-    shares = softmax(np.where(VALID, moments @ nodes.T, -np.inf), axis=1)
+    rows, weights = weights_over_time(moments, ItemTable(nodes, VALID), 2, SCALE)
+    shares = softmax(np.where(VALID, SCALE * (moments @ nodes.T), -np.inf), axis=1)
     np.testing.assert_array_equal(rows, np.argsort(-shares.sum(0))[:2])
     np.testing.assert_allclose(weights, shares[:, rows], atol=1e-6)

@@ -93,9 +93,9 @@ def test_new_items_leave_the_others_as_they_are(model):
 def test_rows_move_by_id_when_a_rare_item_becomes_frequent(model, tables):
     options = config(**OPTIONS)
     context = make_context(options, prepare(options, with_rare(tables, times=2)))
-    rows = row_maps(model.artifacts, context)["ids"]
-    old = jnp.arange(256.0)[:, None]
-    values = np.asarray(moved(jnp.full((256, 1), -1.0), old, [rows], starts=True))[:, 0]
+    rows = row_maps(model.artifacts, context)
+    old, new = jnp.arange(256.0)[:, None], jnp.full((256, 1), -1.0)
+    values = np.asarray(moved("['item_table']", new, old, rows, starts=True))[:, 0]
     before = dict(zip(model.catalog.item_ids, model.artifacts.id_rows, strict=True))
     after = dict(zip(context.dataset.catalog.item_ids, context.id_rows, strict=True))
     assert before["r007"] == 0 < after["r007"]

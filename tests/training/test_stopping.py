@@ -20,7 +20,7 @@ def terminate():
 
 
 def test_a_part_without_a_signal_returns_its_result(stop):
-    assert stop.part(lambda: [1, 2]) == [1, 2]
+    assert stop.interruptible(lambda: [1, 2]) == [1, 2]
     assert stop.number == 0
 
 
@@ -33,7 +33,7 @@ def test_a_signal_ends_the_part_that_it_meets(stop):
         done.append("after")
 
     with pytest.raises(Stopped):
-        stop.part(work)
+        stop.interruptible(work)
     assert done == ["before"]
     terminate()  # a second signal, while the state is saved
     assert stop.number == signal.SIGTERM
@@ -42,7 +42,7 @@ def test_a_signal_ends_the_part_that_it_meets(stop):
 def test_a_signal_before_a_part_keeps_it_from_starting(stop):
     terminate()
     with pytest.raises(Stopped):
-        stop.part(lambda: pytest.fail("this must not run"))
+        stop.interruptible(lambda: pytest.fail("this must not run"))
 
 
 def test_a_part_whose_exception_is_lost_stops_behind_it(stop):
@@ -53,7 +53,7 @@ def test_a_part_whose_exception_is_lost_stops_behind_it(stop):
             return "lost"
 
     with pytest.raises(Stopped):
-        stop.part(work)
+        stop.interruptible(work)
 
 
 def test_an_error_of_a_part_is_that_of_the_part(stop):
@@ -61,6 +61,6 @@ def test_an_error_of_a_part_is_that_of_the_part(stop):
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        stop.part(work)
+        stop.interruptible(work)
     terminate()  # outside of a part
     assert stop.now()

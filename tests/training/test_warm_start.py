@@ -145,6 +145,15 @@ def test_a_warm_start_without_new_events_scores_as_its_base(whole_run, tables, t
     np.testing.assert_allclose(users.vectors, expected.vectors, atol=1e-5)
 
 
+def test_the_paths_of_a_warm_start_are_absolute(whole_run, tables, tmp_path, monkeypatch):
+    (tmp_path / "encoder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "fit", lambda config, *_, **__: {"config": config})
+    overrides = {"text.pretrained": "encoder"}
+    results = jaxrec.fit(base=whole_run, data=tables, run="today", overrides=overrides)
+    assert results["config"].text.pretrained == str(tmp_path / "encoder")
+
+
 @pytest.fixture(scope="module")
 def warm_run(whole_run, grown, tmp_path_factory):
     """A warm start on new events of new items, event types and relations, and its refit."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxrec.models.graph.message_passing import WeightedEdges
-from jaxrec.types import KnowledgeGraph
+from jaxrec.types import STATIC, KnowledgeGraph
 
 LINKS = 1024  # most edges to predict in a step
 HIDDEN_SHARE = 0.1  # of the edges, at most: the other tasks of the step read the rest
@@ -51,8 +51,8 @@ class LinkSampler:
     offsets: Int[Array, " node_types"]
     first_candidates: Int[Array, " C"]  # a candidate is drawn from `spans` nodes from here on
     spans: Int[Array, " C"]
-    num_relations: int = field(metadata={"static": True})
-    num_links: int = field(metadata={"static": True})  # edges to predict in a step
+    num_relations: int = field(metadata=STATIC)
+    num_links: int = field(metadata=STATIC)  # edges to predict in a step
 
     @property
     def num_ends(self) -> int:

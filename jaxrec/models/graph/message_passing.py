@@ -31,6 +31,17 @@ class WeightedEdges(NamedTuple):
     # 0 hides an edge
 
 
+def selected_edges(
+    edges: WeightedEdges | Int[Array, " E"],
+    numbers: Int[Array, " drawn"],
+    weights: Float[Array, " drawn"],
+) -> WeightedEdges:
+    """Some edges with weights; an edge that has a weight already keeps it as a factor."""
+    if isinstance(edges, WeightedEdges):
+        return WeightedEdges(edges.relations[numbers], weights * edges.weights[numbers])
+    return WeightedEdges(edges[numbers], weights)
+
+
 def message_passing(
     nodes: Float[Array, "N D"],
     graph: jraph.GraphsTuple,

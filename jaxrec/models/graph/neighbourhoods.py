@@ -11,10 +11,9 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxrec.models.graph.message_passing import WeightedEdges
+from jaxrec.models.graph.message_passing import selected_edges
 from jaxrec.models.graph.sampling import EdgeSampler
-
-STATIC = {"static": True}  # a dataclass field that jit compares instead of tracing
+from jaxrec.types import STATIC
 
 
 class Neighbourhood(NamedTuple):
@@ -60,33 +59,25 @@ class NeighbourhoodSampler:
         key: Array,
     ) -> Neighbourhood:
         """The neighbourhood of nodes, which are distinct and ascending, up to the unused ones."""
-        last = (self.num_items - 1, self.num_nodes - 1)
+        last_item, last_entity = self.num_items - 1, self.num_nodes - 1
         for size in self.sizes:
             receivers = jnp.concatenate([items, entities])
             drawn, weights = self.draw(receivers, key)
-            senders, is_item = graph.senders[drawn], graph.senders[drawn] < self.num_items
-            found = (
-                jnp.where((weights > 0) & kind, senders, fill).reshape(-1)
-                for kind, fill in zip((is_item, ~is_item), last, strict=True)
-            )
-            items, entities = (
-                distinct(jnp.concatenate([known, new]), count, fill)
-                for known, new, count, fill in zip(
-                    (items, entities), found, size, last, strict=True
-                )
-            )
+            senders, is_drawn = graph.senders[drawn].reshape(-1), weights.reshape(-1) > 0
+            is_item = senders < self.num_items
+            new_items = jnp.where(is_drawn & is_item, senders, last_item)
+            new_entities = jnp.where(is_drawn & ~is_item, senders, last_entity)
+            items = distinct(jnp.concatenate([items, new_items]), size.items, last_item)
+            entities = jnp.concatenate([entities, new_entities])
+            entities = distinct(entities, size.entities, last_entity)
         # most nodes have fewer edges than the width; edges keep their order, and the last one fills
         kept = jnp.flatnonzero(weights > 0, size=self.num_edges, fill_value=weights.size - 1)
         is_edge = jnp.arange(self.num_edges) < (weights > 0).sum()
         edges, weights = drawn.reshape(-1)[kept], jnp.where(is_edge, weights.reshape(-1)[kept], 0)
-        relations = graph.edges
-        if isinstance(relations, WeightedEdges):
-            weights = weights * relations.weights[edges]
-            relations = relations.relations
         ends = (jnp.where(is_edge, graph.senders[edges], 0), receivers[kept // self.width])
         senders, receivers = (self.places(items, entities, end) for end in ends)
         part = graph._replace(
-            edges=WeightedEdges(relations[edges], weights),
+            edges=selected_edges(graph.edges, edges, weights),
             senders=senders,
             receivers=receivers,
             n_node=jnp.array([len(items) + len(entities), 0]),
@@ -165,7 +156,7 @@ def neighbourhood_sampler(
         by_kind = zip(most[kind], nodes, strict=True)
         return sum(int(sums[min(count, len(sums) - 1)]) for sums, count in by_kind)
 
-    limits = (num_items, num_nodes - num_items)
+    limits = Counts(num_items, num_nodes - num_items)
     sizes = sizes_by_hop(start, (partial(most_of, 0), partial(most_of, 1)), limits, hops)
     return NeighbourhoodSampler(
         edges=edges,
@@ -181,7 +172,7 @@ def neighbourhood_sampler(
 def sizes_by_hop(
     start: Counts,
     most: tuple[Callable[[Counts], int], Callable[[Counts], int]],
-    limits: tuple[int, int],
+    limits: Counts,
     hops: int,
 ) -> tuple[Counts, ...]:
     """Room for the nodes after every hop.
@@ -193,10 +184,8 @@ def sizes_by_hop(
     sizes = []
     for _ in range(hops):
         start = Counts(
-            *(
-                min(known + count(start), limit)
-                for known, count, limit in zip(start, most, limits, strict=True)
-            )
+            min(start.items + most[0](start), limits.items),
+            min(start.entities + most[1](start), limits.entities),
         )
         sizes.append(start)
     return tuple(sizes)

@@ -39,10 +39,11 @@ class SAGELayer(nnx.Module):
 
     def __call__(self, nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, "N D"]:
         """New vectors of all nodes."""
+        sent = nodes
+        if self.pool is not None:
+            sent = to_columns(nnx.relu(product(self.pool, to_rows(nodes))))
         return message_passing(
-            nodes
-            if self.pool is None
-            else to_columns(nnx.relu(product(self.pool, to_rows(nodes)))),
+            sent,
             graph,
             message=self.message,
             update=lambda _, gathered: self.update(nodes, gathered),

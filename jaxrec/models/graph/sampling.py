@@ -8,7 +8,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxrec.models.graph.message_passing import WeightedEdges
+from jaxrec.models.graph.message_passing import selected_edges
 
 
 @jax.tree_util.register_dataclass
@@ -33,18 +33,12 @@ class EdgeSampler:
     weights: Float[Array, " drawn"]
 
     def sample(self, graph: jraph.GraphsTuple, key: Array) -> jraph.GraphsTuple:
-        """A graph of the same nodes with `WeightedEdges`, sorted by receiver.
-
-        An edge that has a weight already keeps it as a factor.
-        """
+        """A graph of the same nodes with `WeightedEdges`, sorted by receiver."""
         shifts = jax.random.randint(key, self.sizes.shape, 0, self.sizes)
         places = (shifts[self.groups] + self.ranks) % self.sizes[self.groups]
         drawn = self.edges[self.starts[self.groups] + places]
-        relations, weights = graph.edges, self.weights
-        if isinstance(graph.edges, WeightedEdges):
-            relations, weights = graph.edges.relations, weights * graph.edges.weights[drawn]
         return graph._replace(
-            edges=WeightedEdges(relations[drawn], weights),
+            edges=selected_edges(graph.edges, drawn, self.weights),
             senders=graph.senders[drawn],
             receivers=graph.receivers[drawn],
             n_edge=jnp.array([len(drawn), 0]),

@@ -1,5 +1,6 @@
 """Items and the other nodes of the graph -> vectors."""
 
+import re
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +16,8 @@ from jaxrec.models.items.text import TextSource
 from jaxrec.models.layers import Table, unit_norm
 from jaxrec.partitioning import by_column, by_row, shards, to_columns, to_rows
 from jaxrec.sharding import ITEMS
+
+ENTITY_TABLE = re.compile(r"\['entity_table'\]")  # in paths of parameters, and of their moments
 
 
 @runtime_checkable
@@ -73,7 +76,7 @@ class ItemEncoder(nnx.Module):
     def apart(
         self, nodes: Nodes, graph: jraph.GraphsTuple, key: Array | None = None
     ) -> NodeVectors:
-        """The same vectors, apart where devices along `items` divide them."""
+        """The same vectors as a training step reads them: apart on a mesh that divides items."""
         num_items = len(nodes.items)
         if shards(ITEMS) == 1:
             return NodeVectors((self(nodes, graph, key),), num_items)

@@ -1,5 +1,7 @@
 """Item ids as a source of item vectors."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from jaxrec.models.layers import normal_table
 from jaxrec.partitioning import WHOLE, by_column, look_up, shards, to_columns, to_rows
 from jaxrec.sharding import ITEMS
 from jaxrec.types import padded_size
+
+ITEM_TABLE = re.compile(r"\['item_table'\]")  # in paths of parameters, and of their moments
 
 
 def id_rows(has_id: Bool[np.ndarray, " n"], num_ids: int) -> Int[np.ndarray, " n"]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from jaxrec.models.layers import Linear
 from jaxrec.models.sequence.blocks import Masks
 from jaxrec.models.sequence.lstm import LSTM, LSTMState
+from jaxrec.types import STATIC
 
 
 class InterestDecoder(nnx.Module):
@@ -66,8 +67,8 @@ class InterestDecoder(nnx.Module):
 class Decoder:
     """A decoder as jitted functions take it: two numbers, which are static, and its parameters."""
 
-    width: int = field(metadata={"static": True})
-    steps: int = field(metadata={"static": True})  # events that it was trained to forecast
+    width: int = field(metadata=STATIC)
+    steps: int = field(metadata=STATIC)  # events that it was trained to forecast
     params: Any
 
     def merge(self) -> InterestDecoder:

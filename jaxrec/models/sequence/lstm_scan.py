@@ -151,7 +151,7 @@ def _products_in_scan(weights, grad_state, inputs):
 
 
 def _products_behind_scan(weights, grad_state, inputs):
-    """The same, with products over all steps: fewer and larger kernels."""
+    """What `_products_in_scan` gives, by products over all steps: fewer and larger kernels."""
     residuals, width = inputs[2], inputs[0].shape[1]
     inward, recurrent = weights.kernel[:width], weights.kernel[width:]
 

@@ -1,9 +1,7 @@
 """BERT (Devlin et al., arXiv:1810.04805) that loads checkpoints in Hugging Face's format."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -12,13 +10,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrec.models.text.checkpoint import read_config
-from jaxrec.models.text.layers import Pooling, TextLayers, check_length
+from jaxrec.models.text.checkpoint import EncoderConfig, Supported, modern_name
+from jaxrec.models.text.layers import Pooling, TextLayers, position_vectors
 from jaxrec.models.transformer import TransformerBlock
 
 
 @dataclass(frozen=True)
-class BertConfig:
+class BertConfig(EncoderConfig):
     """The architecture, under the names of a Hugging Face `config.json`. Defaults: BERT base."""
 
     vocab_size: int = 30522
@@ -30,22 +28,11 @@ class BertConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
 
-    @classmethod
-    def from_file(cls, directory: Path) -> "BertConfig":
-        """Read `config.json` of a checkpoint directory.
-
-        Raises:
-            CheckpointError: the file cannot be read, or describes another architecture.
-        """
-        return read_config(cls, directory, _SUPPORTED)
-
-
-# entry of config.json -> the values that this module implements; the first one if it is missing
-_SUPPORTED = {
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-}
+    supported: ClassVar[Supported] = {
+        "hidden_act": ("gelu",),
+        "position_embedding_type": ("absolute",),
+        "is_decoder": (False,),
+    }
 
 
 class Bert(TextLayers):
@@ -102,8 +89,7 @@ class Bert(TextLayers):
     @staticmethod
     def checkpoint_entries(name: str, weight: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """See `TextEncoder.checkpoint_entries`."""
-        name = name.removeprefix("bert.")  # of models with a head
-        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))  # TensorFlow's
+        name = modern_name(name.removeprefix("bert."))  # of models with a head
         # leave out poolers, heads of pretraining or of a task, and a constant of old versions
         if name.startswith(("embeddings.", "encoder.")) and name != "embeddings.position_ids":
             yield name, weight
@@ -114,11 +100,6 @@ class Bert(TextLayers):
         return dict(weights)
 
     def embed(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        """Input of the first layer; a row is one segment.
-
-        Raises:
-            ConfigError: L exceeds the number of positions of the checkpoint.
-        """
-        check_length(token_ids.shape[1], self.max_tokens)
-        positions = self.position(jnp.arange(token_ids.shape[1])[None])
+        """The input of the first layer, one segment a row; raises as `position_vectors`."""
+        positions = position_vectors(self.position, token_ids.shape[1])
         return self.norm(self.word(token_ids) + positions + self.token_type(jnp.zeros((1, 1), int)))

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 from jaxrec.errors import CheckpointError
 from jaxrec.models.text.bert import Bert, BertConfig
-from jaxrec.models.text.checkpoint import config_entries, load_weights
+from jaxrec.models.text.checkpoint import config_entries, load_weights, read_config
 from jaxrec.models.text.encoder import TextEncoder
 from jaxrec.models.text.gpt import GPT, GPTConfig
 from jaxrec.models.text.layers import PoolingOption
@@ -32,11 +32,11 @@ def build_text_encoder(
     """
     match config_entries(directory).get("model_type"):
         case "bert":
-            bert, pool = BertConfig.from_file(directory), "mean" if pooling == "auto" else pooling
-            return Bert(bert, pool, dtype=dtype, rngs=rngs)
+            pool = "mean" if pooling == "auto" else pooling
+            return Bert(read_config(BertConfig, directory), pool, dtype=dtype, rngs=rngs)
         case "gpt2":  # its last token alone has read the whole text
-            gpt, pool = GPTConfig.from_file(directory), "last" if pooling == "auto" else pooling
-            return GPT(gpt, pool, dtype=dtype, rngs=rngs)
+            pool = "last" if pooling == "auto" else pooling
+            return GPT(read_config(GPTConfig, directory), pool, dtype=dtype, rngs=rngs)
         case other:
             raise CheckpointError(
                 f"{directory / 'config.json'}: model_type is {other!r}, but only 'bert' and 'gpt2' "

@@ -1,10 +1,11 @@
 """The configuration and weights of a text encoder's checkpoint in Hugging Face's format."""
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,18 @@ from jaxrec.errors import CheckpointError
 from jaxrec.models.text.encoder import TextEncoder
 
 Encoder = TypeVar("Encoder", bound=TextEncoder)
-Settings = TypeVar("Settings")
+Supported = Mapping[str, tuple[Any, ...]]
+"""Entry of config.json -> the values that an encoder implements; the first one if it is missing."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Base of dataclasses with the entries of config.json that an encoder reads."""
+
+    supported: ClassVar[Supported]
+
+
+Settings = TypeVar("Settings", bound=EncoderConfig)
 
 
 def config_entries(directory: Path) -> dict[str, Any]:
@@ -37,25 +49,20 @@ def config_entries(directory: Path) -> dict[str, Any]:
     return entries
 
 
-def read_config(
-    settings: type[Settings], directory: Path, supported: Mapping[str, tuple[Any, ...]]
-) -> Settings:
+def read_config(settings: type[Settings], directory: Path) -> Settings:
     """The dataclass `settings` with the entries of `config.json` that it has fields for.
 
-    Args:
-        supported: entries -> the values that the encoder implements; the first if it is missing.
-
     Raises:
-        CheckpointError: the file cannot be read, or an entry has another value.
+        CheckpointError: the file cannot be read, or describes another architecture.
     """
     entries = config_entries(directory)
-    for name, values in supported.items():
+    for name, values in settings.supported.items():
         if (value := entries.get(name, values[0])) not in values:
             raise CheckpointError(
                 f"{directory / 'config.json'}: {name} is {value!r}, but only "
                 f"{' or '.join(map(repr, values))} is supported"
             )
-    names = {field.name for field in fields(settings)}  # type: ignore[arg-type]
+    names = {field.name for field in fields(settings)}
     return settings(**{name: entries[name] for name in names & entries.keys()})
 
 
@@ -77,9 +84,7 @@ def load_weights(encoder: Encoder, directory: Path) -> Encoder:
     _check_names(set(names.values()), set(weights), directory)
     loaded = []
     for path, param in params.items():
-        weight = weights[names[path]]
-        if path[-1] == "kernel":  # PyTorch stores [outputs, inputs]
-            weight = weight.T
+        weight = turned(path, weights[names[path]])
         if weight.shape != param.shape:
             raise CheckpointError(
                 f"{directory}: {names[path]} has the shape {weight.shape}, but config.json says "
@@ -93,11 +98,19 @@ def checkpoint_weights(encoder: TextEncoder) -> dict[str, np.ndarray]:
     """The encoder's weights as a checkpoint in Hugging Face's format names and stores them."""
     weights = {}
     for path, param in nnx.to_flat_state(nnx.state(encoder)):
-        weight = np.asarray(param[...])
-        weights[_checkpoint_name(path, encoder.weight_names)] = (
-            weight.T if path[-1] == "kernel" else weight
-        )
+        name = _checkpoint_name(path, encoder.weight_names)
+        weights[name] = turned(path, np.asarray(param[...]))
     return encoder.stored_entries(weights)
+
+
+def turned(path: tuple[Any, ...], weight: np.ndarray) -> np.ndarray:
+    """The parameter at `path` as PyTorch stores it, or back: its kernels are [outputs, inputs]."""
+    return weight.T if path[-1] == "kernel" else weight
+
+
+def modern_name(name: str) -> str:
+    """The name of a weight whose norms may have the names of TensorFlow."""
+    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
 
 
 def _checkpoint_name(path: tuple[object, ...], names: Mapping[str, str]) -> str:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -12,13 +11,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxrec.models.text.checkpoint import read_config
-from jaxrec.models.text.layers import Pooling, TextLayers, check_length
+from jaxrec.models.text.checkpoint import EncoderConfig, Supported
+from jaxrec.models.text.layers import Pooling, TextLayers, position_vectors
 from jaxrec.models.transformer import TransformerBlock, gelu_tanh
 
 
 @dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(EncoderConfig):
     """The architecture, under the names of a Hugging Face `config.json`. Defaults: GPT-2 small."""
 
     vocab_size: int = 50257
@@ -29,24 +28,13 @@ class GPTConfig:
     n_inner: int | None = None  # 4 n_embd
     layer_norm_epsilon: float = 1e-5
 
-    @classmethod
-    def from_file(cls, directory: Path) -> "GPTConfig":
-        """Read `config.json` of a checkpoint directory.
-
-        Raises:
-            CheckpointError: the file cannot be read, or describes another architecture.
-        """
-        return read_config(cls, directory, _SUPPORTED)
-
-
-# entry of config.json -> the values that this module implements; the first one if it is missing
-_SUPPORTED = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
-}
+    supported: ClassVar[Supported] = {
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+        "tie_word_embeddings": (True,),
+    }
 
 
 class GPTBlock(TransformerBlock):
@@ -139,13 +127,8 @@ class GPT(TextLayers):
         return entries
 
     def embed(self, token_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        """Input of the first layer.
-
-        Raises:
-            ConfigError: L exceeds the number of positions of the checkpoint.
-        """
-        check_length(token_ids.shape[1], self.max_tokens)
-        return self.word(token_ids) + self.position(jnp.arange(token_ids.shape[1])[None])
+        """The input of the first layer; raises as `position_vectors`."""
+        return self.word(token_ids) + position_vectors(self.position, token_ids.shape[1])
 
     def next_token_logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Logits of the token that follows each position, by the tied language-model head.

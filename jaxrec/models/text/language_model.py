@@ -1,7 +1,5 @@
 """A text encoder with the head that predicts tokens: the model of pre-training."""
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.models.text.bert import Bert
 from jaxrec.models.text.build import load_text_encoder
-from jaxrec.models.text.checkpoint import checkpoint_entries, checkpoint_weights
+from jaxrec.models.text.checkpoint import (
+    checkpoint_entries,
+    checkpoint_weights,
+    modern_name,
+    turned,
+)
 from jaxrec.models.text.encoder import TextEncoder
 from jaxrec.models.text.layers import PoolingOption
 
@@ -104,15 +107,14 @@ def load_language_model(
     head = MaskedTokenHead(
         words.shape[1], words.shape[0], encoder.norm.epsilon, dtype=dtype, rngs=nnx.Rngs(0)
     )
-    stored = _modern_names(checkpoint_entries(directory))
+    entries = checkpoint_entries(directory).items()
+    stored = {modern_name(name): weight for name, weight in entries}
     if set(HEAD_NAMES.values()) <= stored.keys():
-        params = nnx.to_flat_state(nnx.state(head))
-        nnx.update(
-            head,
-            nnx.from_flat_state(
-                [(path, param.replace(_param(path, stored))) for path, param in params]
-            ),
-        )
+        params = [
+            (path, param.replace(jnp.asarray(turned(path, stored[HEAD_NAMES[path]]), jnp.float32)))
+            for path, param in nnx.to_flat_state(nnx.state(head))
+        ]
+        nnx.update(head, nnx.from_flat_state(params))
     return LanguageModel(encoder, head)
 
 
@@ -128,8 +130,7 @@ def language_model_weights(model: LanguageModel, source: Path) -> dict[str, np.n
     if model.head is not None:
         rest = {name: weight for name, weight in rest.items() if not name.startswith(HEAD)}
         for path, param in nnx.to_flat_state(nnx.state(model.head)):
-            weight = np.asarray(param[...])
-            rest[HEAD_NAMES[path]] = weight.T if path[-1] == "kernel" else weight
+            rest[HEAD_NAMES[path]] = turned(path, np.asarray(param[...]))
     has_head = any(name.startswith("cls.") for name in rest)
     entries = own | {name.removeprefix("bert."): weight for name, weight in rest.items()}
     if has_head:  # BertForMaskedLM has the encoder in a member of this name
@@ -137,16 +138,3 @@ def language_model_weights(model: LanguageModel, source: Path) -> dict[str, np.n
             name if name.startswith("cls.") else f"bert.{name}": w for name, w in entries.items()
         }
     return {name: np.ascontiguousarray(weight) for name, weight in entries.items()}
-
-
-def _modern_names(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Entries under today's names of the norm's parameters."""
-    return {
-        re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): weight
-        for name, weight in entries.items()
-    }
-
-
-def _param(path: tuple, stored: Mapping[str, np.ndarray]) -> Array:
-    weight = stored[HEAD_NAMES[path]]
-    return jnp.asarray(weight.T if path[-1] == "kernel" else weight, jnp.float32)

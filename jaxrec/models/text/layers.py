@@ -88,10 +88,11 @@ def last_pool(hidden: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[
     return jnp.sum(hidden, axis=1, where=is_last[:, :, None], dtype=jnp.float32)
 
 
-def check_length(length: int, max_tokens: int) -> None:
-    """Raise a ConfigError if texts have more tokens than the encoder has positions."""
-    if length > max_tokens:
+def position_vectors(position: nnx.Embed, length: int) -> Float[Array, "1 L D"]:
+    """The vectors of the first L positions; raises a ConfigError if the encoder has fewer."""
+    if length > position.num_embeddings:
         raise ConfigError(
-            f"a text of {length} tokens exceeds the {max_tokens} positions of the text encoder; "
-            "lower text.max_tokens"
+            f"a text of {length} tokens exceeds the {position.num_embeddings} positions of the "
+            "text encoder; lower text.max_tokens"
         )
+    return position(jnp.arange(length)[None])

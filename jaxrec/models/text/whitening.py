@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 BLOCK_SIZE = 16384  # vectors in float64 at a time
+# least standard deviation, as a share of the largest one: dividing by less would amplify noise
+FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,6 @@ def fit_whitening(
     vectors: Float[np.ndarray, "I text"],
     known: Bool[np.ndarray, " I"],
     width: int,
-    floor: float = 1e-3,
 ) -> Whitening | None:
     """PCA whitening (Su et al., arXiv:2103.15316), fitted on the rows that are `known`.
 
@@ -35,8 +36,6 @@ def fit_whitening(
         vectors: text vectors of the catalogue.
         known: False for items without text.
         width: principal components to keep; D is the smaller of this and the vectors' rank.
-        floor: lower bound of the standard deviations, as a share of the largest one. It keeps the
-            division from amplifying noise.
 
     Returns:
         None if there are fewer than two known rows, or if all known rows are equal.
@@ -50,7 +49,7 @@ def fit_whitening(
     variances, components = variances[::-1], components[:, ::-1]
     rank = np.sum(variances > variances[0] * len(variances) * np.finfo(np.float64).eps)
     kept = min(width, rank, len(rows) - 1)
-    deviations = np.sqrt(np.maximum(variances[:kept], floor**2 * variances[0]))
+    deviations = np.sqrt(np.maximum(variances[:kept], FLOOR**2 * variances[0]))
     projection = components[:, :kept] / deviations
     return Whitening(mean.astype(np.float32), projection.astype(np.float32))
 

@@ -37,10 +37,9 @@ class Chip:
     interconnect: float  # bytes that it sends to the other chips of a slice, or of a GPU host
     source: str
     network: float = 0  # bytes that a GPU sends to other hosts
-    usable: float = (
-        0.98  # share of the memory that programs get: TPUs keep some for themselves, and
-    )
-    # JAX allocates three quarters of a GPU's (XLA_PYTHON_CLIENT_MEM_FRACTION)
+    # share of the memory that programs get: TPUs keep some for themselves, and JAX allocates three
+    # quarters of a GPU's (XLA_PYTHON_CLIENT_MEM_FRACTION)
+    usable: float = 0.98
 
 
 TPU_PAGE = "https://cloud.google.com/tpu/docs/"

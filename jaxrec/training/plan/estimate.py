@@ -96,7 +96,7 @@ class SlicePlan:
 
     @property
     def programs(self) -> tuple[ProgramPlan, ...]:
-        """All of them."""
+        """The plans of all programs."""
         return self.training, self.encoding, self.scoring
 
 

@@ -19,6 +19,7 @@ NO_KERNEL = (
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call"),
     *("conditional", "after-all", "partition-id"),
 )
+LARGEST = 8  # arrays of a program that its costs list
 # bytes that a device sends for one of the `size` bytes of a collective among n devices
 SENT = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -146,7 +147,7 @@ def group_size(text: str, devices: int) -> int:
     return devices
 
 
-def largest_tensors(kernels: Sequence[Instruction], count: int = 8) -> tuple[Tensor, ...]:
+def largest_tensors(kernels: Sequence[Instruction]) -> tuple[Tensor, ...]:
     """The largest different results of kernels."""
     made = {
         (str(shape), op.source): Tensor(shape, op.source)
@@ -154,7 +155,7 @@ def largest_tensors(kernels: Sequence[Instruction], count: int = 8) -> tuple[Ten
         for shape in op.outputs
         if not shape.on_chip
     }
-    return tuple(sorted(made.values(), key=lambda t: -t.shape.size)[:count])
+    return tuple(sorted(made.values(), key=lambda t: -t.shape.size)[:LARGEST])
 
 
 def product_flops(op: Instruction) -> int:

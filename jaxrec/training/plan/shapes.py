@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from jaxrec.config import Config, PlanConfig
@@ -14,6 +13,7 @@ from jaxrec.data.dataset import Dataset
 from jaxrec.data.features import width_of
 from jaxrec.errors import ConfigError
 from jaxrec.inference.encoding import CatalogArrays
+from jaxrec.models.build import model_layout
 from jaxrec.models.graph.build import both_directions, reach
 from jaxrec.models.graph.link_sampling import (
     CANDIDATES,
@@ -30,13 +30,12 @@ from jaxrec.models.graph.neighbourhoods import (
 )
 from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.inputs import Nodes, Sizes
-from jaxrec.models.recommender import split
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.training.item_sampling import ItemSampler
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.samplers import Samplers, encodes_all, reads_graph
-from jaxrec.training.state import StepContext, build_model, experts_with_source
+from jaxrec.training.state import StepContext, experts_with_source
 from jaxrec.training.step_items import most_entities, most_items
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.training.tasks.build import weighted_tasks
@@ -102,7 +101,7 @@ def plan_context(config: Config, plan: PlanConfig, mesh: Mesh) -> StepContext:
     """The context of a training step whose arrays are shapes; raises as `plan_experts`."""
     sizes, train = plan_sizes(config, plan), config.train
     steps = train.epochs * -(-plan.events // (train.batch_size * train.sequence_length))
-    definition, _ = split(nnx.eval_shape(lambda: build_model(config, sizes, None)))
+    definition, _ = model_layout(config, sizes, None)
     return StepContext(
         config=config,
         sizes=sizes,
@@ -240,7 +239,7 @@ def neighbourhood_zeros(
     def most(nodes: Counts) -> int:
         return width * (nodes.items + nodes.entities)
 
-    limits = (sizes.num_items, num_entities)
+    limits = Counts(sizes.num_items, num_entities)
     hops = sizes_by_hop(start, (most, most), limits, reach(config.model))
     return NeighbourhoodSampler(
         edges=edges,

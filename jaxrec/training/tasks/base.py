@@ -15,12 +15,12 @@ from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.inputs import NodeVectors
 from jaxrec.models.recommender import Expert
 from jaxrec.models.text.finetuned import FinetunedText
-from jaxrec.training.item_sampling import STATIC, ItemSampler
+from jaxrec.training.item_sampling import ItemSampler
 from jaxrec.training.losses.base import MIN_WEIGHT, LogitAdjustments, mean_of_sum
 from jaxrec.training.losses.sampled_softmax import corrected
 from jaxrec.training.micro_batches import WHOLE_BATCH, MicroBatch
 from jaxrec.training.step_items import StepItems
-from jaxrec.types import Batch
+from jaxrec.types import STATIC, Batch
 
 
 @jax.tree_util.register_dataclass

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from jaxrec.partitioning import by_row, look_up, whole
 from jaxrec.training.losses.sampled_softmax import cross_entropies
 from jaxrec.training.micro_batches import MicroBatch, half_hidden
-from jaxrec.training.tasks.base import STATIC, ExpertBatch
-from jaxrec.types import ANY_EVENT_TYPE, NEG_INF, Batch
+from jaxrec.training.tasks.base import ExpertBatch
+from jaxrec.types import ANY_EVENT_TYPE, NEG_INF, STATIC, Batch
 
 
 @jax.tree_util.register_dataclass
@@ -25,7 +25,7 @@ class FirstItem:
     starts: tuple[int, ...] = field(default=(0,), metadata=STATIC)
 
     def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
-        """Those of the first events of users."""
+        """The weights of the first events of users."""
         return jnp.asarray(batch.first_weights)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxrec.training.micro_batches import MicroBatch
-from jaxrec.training.tasks.base import STATIC, ExpertBatch
-from jaxrec.types import NEG_INF, Batch
+from jaxrec.training.tasks.base import ExpertBatch
+from jaxrec.types import NEG_INF, STATIC, Batch
 
 
 @jax.tree_util.register_dataclass

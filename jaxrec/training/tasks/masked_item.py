@@ -11,8 +11,8 @@ from jaxrec.models.inputs import Events
 from jaxrec.models.sequence.masked_items import NO_SEQUENCE
 from jaxrec.training.losses.base import LogitAdjustments, Loss
 from jaxrec.training.micro_batches import MicroBatch
-from jaxrec.training.tasks.base import STATIC, ExpertBatch
-from jaxrec.types import Batch
+from jaxrec.training.tasks.base import ExpertBatch
+from jaxrec.types import STATIC, Batch
 
 HIDDEN_SHARE = 0.3  # of the events; BERT4Rec has 0.2 to 0.6, the more the shorter histories are
 
@@ -33,7 +33,7 @@ class MaskedItem:
     weight: float = field(metadata=STATIC)
 
     def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
-        """Those of the hidden events as targets."""
+        """The weights of the hidden events as targets."""
         return event_weights(batch) * hidden_events(batch, key, part)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:

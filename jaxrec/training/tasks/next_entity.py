@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.data.graph_arrays import first_neighbours
 from jaxrec.training.losses.base import Loss
 from jaxrec.training.micro_batches import MicroBatch
-from jaxrec.training.tasks.base import STATIC, ExpertBatch
-from jaxrec.types import Batch, KnowledgeGraph
+from jaxrec.training.tasks.base import ExpertBatch
+from jaxrec.types import STATIC, Batch, KnowledgeGraph
 
 
 @jax.tree_util.register_dataclass
@@ -27,7 +27,7 @@ class NextEntity:
     valid: Bool[Array, " K"]  # which of them are entities
 
     def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
-        """Those of the targets that have an entity."""
+        """The weights of the targets that have an entity."""
         return jnp.asarray(batch.weights) * (self._entities(batch) > 0)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:

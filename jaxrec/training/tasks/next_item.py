@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from jaxrec.training.losses.base import LogitAdjustments, Loss
 from jaxrec.training.micro_batches import MicroBatch
-from jaxrec.training.tasks.base import STATIC, ExpertBatch
-from jaxrec.types import NEG_INF, Batch
+from jaxrec.training.tasks.base import ExpertBatch
+from jaxrec.types import NEG_INF, STATIC, Batch
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +23,7 @@ class NextItem:
     weight: float = field(default=1.0, metadata=STATIC)
 
     def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "B T"]:
-        """Those of the targets."""
+        """The weights of the targets."""
         return jnp.asarray(batch.weights)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from jaxrec.errors import CheckpointError
 from jaxrec.models.text.bert import BertConfig
 from jaxrec.models.text.build import load_text_encoder
+from jaxrec.models.text.checkpoint import read_config
 from jaxrec.models.text.layers import mean_pool
 
 
@@ -63,7 +64,7 @@ def test_text_longer_than_the_positions_is_refused():
 
 def test_config_defaults_are_those_of_bert_base(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "vocab_size": 21128}')
-    assert BertConfig.from_file(tmp_path) == BertConfig(vocab_size=21128, hidden_size=768)
+    assert read_config(BertConfig, tmp_path) == BertConfig(vocab_size=21128, hidden_size=768)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from helpers.checkpoints import TINY, TINY_GPT
 
 from jaxrec.errors import CheckpointError
 from jaxrec.models.text.build import load_text_encoder
+from jaxrec.models.text.checkpoint import read_config
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.models.text.gpt import GPTConfig
 from jaxrec.models.text.layers import last_pool
@@ -59,7 +60,7 @@ def test_text_longer_than_the_positions_is_refused():
 
 def test_config_defaults_are_those_of_gpt2_small(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 6}')
-    assert GPTConfig.from_file(tmp_path) == GPTConfig(n_layer=6, n_embd=768, n_positions=1024)
+    assert read_config(GPTConfig, tmp_path) == GPTConfig(n_layer=6, n_embd=768, n_positions=1024)
 
 
 @pytest.mark.parametrize(

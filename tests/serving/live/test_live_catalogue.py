@@ -13,6 +13,7 @@ from jaxrec.inference import live_index, loading
 from jaxrec.ranking.steps import Caps, Diversity, Explore, Feedback, Only, Popularity, Where
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.item_recorder import ItemChange, ItemRecorder
+from jaxrec.serving.live.reasons import strongest_items
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.stores.items import ItemDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
@@ -85,6 +86,16 @@ def test_lists_equal_those_of_a_batch_model_with_the_same_items(model, shop, tmp
         np.testing.assert_allclose(
             np.diff(scores), np.diff(expected["score"].to_numpy()), atol=10 * ROUNDING
         )
+
+
+def test_reasons_and_forecasts_read_the_vectors_of_new_items(engine):
+    put(engine, new=NEW)
+    visit(engine, "u", "i12")
+    number = engine.updater.item_number
+    vectors = engine.index.host_vectors("item")
+    np.testing.assert_array_equal(vectors[number["new"]], engine.index.rows.vectors[number["new"]])
+    lists, documents = np.array([[number["new"]]]), [engine.document("u")]
+    assert strongest_items(engine.updater, "item", lists, documents) == [number["i12"]]
 
 
 def test_prices_and_stock_of_known_items_decide_at_once(engine):
