@@ -24,6 +24,7 @@ from jaxrec.errors import RunError
 MANIFEST, SUCCESS = "_manifest.json", "_SUCCESS"
 MANIFEST_TABLE = "_manifest.parquet"
 METADATA = "manifest"  # the key of the manifest in the metadata of MANIFEST_TABLE
+OLD_MANIFEST = "manifest.json"  # of earlier versions, whose directories no other tool could read
 
 
 class PartFile(NamedTuple):
@@ -152,7 +153,13 @@ def has_manifest(names: Sequence[str]) -> bool:
 
 def refuse_files(directory: Directory) -> None:
     """Raise a RunError if a directory holds any file."""
-    if directory.names():
+    names = directory.names()
+    if OLD_MANIFEST in names:
+        raise RunError(
+            f"{directory} is of a job of an earlier version ({OLD_MANIFEST}); name another "
+            "directory and start the job again"
+        )
+    if names:
         raise RunError(f"{directory} is not empty, and its files are kept; name another directory")
 
 

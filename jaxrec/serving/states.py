@@ -18,6 +18,7 @@ from jaxrec.serving.stores.base import NEVER
 from jaxrec.types import EventLog
 
 LAYOUT = "layout"  # the key of the layout in the metadata of a file of states
+OLD_LAYOUT = "layout.json"  # where earlier versions kept it
 
 
 def state_table(log: EventLog, states: Float[np.ndarray, "U S"]) -> pl.DataFrame:
@@ -68,7 +69,8 @@ def _states_in(model: TrainedModel, place: str) -> pl.DataFrame:
         files = [
             directory.read(n) for n in names if n.startswith("part-") and n.endswith(".parquet")
         ]
-        layouts = {pl.read_parquet_metadata(BytesIO(file))[LAYOUT] for file in files}
+        old = directory.read(OLD_LAYOUT) if OLD_LAYOUT in names else None
+        layouts = {old or pl.read_parquet_metadata(BytesIO(file))[LAYOUT] for file in files}
         versions = {json.loads(layout)["model"] for layout in layouts}
         states = pl.concat([pl.read_parquet(BytesIO(file)) for file in files])
     if versions != {model.version}:

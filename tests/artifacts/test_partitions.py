@@ -88,6 +88,12 @@ def test_other_tools_read_a_complete_directory_as_one_table(tmp_path):
     assert pl.read_parquet(tmp_path).height == 2
 
 
+def test_a_directory_of_an_earlier_version_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"job": {}, "parts": []}')
+    with pytest.raises(RunError, match=r"earlier version \(manifest\.json\); name another"):
+        open_partitions(open_directory(tmp_path), {"k": 3})
+
+
 def test_addresses_that_nothing_opens_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="nowhere://x"):
         RemoteDirectory("nowhere://x")

@@ -49,6 +49,10 @@ def test_states_of_a_finished_job_go_into_a_live_store(
             with pytest.raises(RunError, match="states is incomplete or damaged"):
                 states.read_states(model, broken)
         shutil.rmtree(broken)
+    (renamed / "layout.json").write_text('{"model": "another"}')  # of an earlier version
+    with pytest.raises(RunError, match="of another checkpoint"):
+        states.read_states(model, renamed)
+    (renamed / "layout.json").unlink()
     directory = renamed
     (directory / "_SUCCESS").unlink()
     with pytest.raises(RunError, match="no states of a finished job"):

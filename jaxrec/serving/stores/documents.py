@@ -22,6 +22,7 @@ from jaxrec.serving.stores.packing import UNREADABLE, pack, unpack
 
 FORMAT = 3  # of the bytes that `encode` writes
 PRECISIONS = {"float32": "<f4", "float16": "<f2"}  # little-endian
+RENAMED = {"chosen": "positives", "forgotten": "truncated", "folded": "num_in_base"}  # of format 1
 FIELD_TYPES: tuple[set[type], ...] = ({int}, {str}, {str}, {str, type(None)})  # of an event
 
 SortKey = Callable[[LiveEvent], Any]
@@ -60,10 +61,10 @@ def encode(document: UserDocument) -> bytes:
 
 
 def decode(user_id: str, version: int, content: bytes) -> UserDocument:
-    """Decode what `encode` returned.
+    """Decode what `encode` returned, in this format or an older one.
 
     Raises:
-        StoreError: the content is damaged, or another version of jaxrec wrote it.
+        StoreError: the content is damaged, or a newer jaxrec wrote it.
     """
     try:
         return _decode(user_id, version, content)
@@ -107,8 +108,9 @@ def decode_each(
 
 def _decode(user_id: str, version: int, content: bytes) -> UserDocument:
     head, numbers = unpack(FORMAT, content)
+    head = {RENAMED.get(name, name): value for name, value in head.items() if name != "format"}
     names = [name for name in ("state", "base") if head.pop(f"has_{name}")]
-    precision = PRECISIONS[head.pop("precision")]
+    precision = PRECISIONS[head.pop("precision", "float32")]
     states: Any = np.frombuffer(numbers, precision).reshape(max(len(names), 1), -1)
     if not all(type(head[name]) is int for name in ("base_time", "num_in_base", "truncated")):
         raise TypeError("a time or a count is not a whole number")
@@ -116,8 +118,8 @@ def _decode(user_id: str, version: int, content: bytes) -> UserDocument:
     return UserDocument(
         user_id,
         events=_events(head.pop("events")),
-        feedback=_events(head.pop("feedback")),
-        base_ids=frozenset(head.pop("base_ids")),
+        feedback=_events(head.pop("feedback", ())),
+        base_ids=frozenset(head.pop("base_ids", ())),
         positives={event_type: tuple(items) for event_type, items in positives},
         version=version,
         **dict(zip(names, states, strict=False)),

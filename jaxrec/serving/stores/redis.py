@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 # Each user has a hash (the document) and a list (the impressions). Two sorted sets hold the user
 # ids by the time of the last write, a third one keyed hashes of those of deleted users by the time
-# of deletion. All keys share a hash tag, so that a cluster keeps them on one node, where one script
-# can write them. Keys keep the names of the first version, so that existing stores can be opened.
+# of deletion (earlier versions kept the ids there). All keys share a hash tag, so that a cluster
+# keeps them on one node, where one script can write them. Keys keep the names of the first version,
+# so that existing stores can be opened.
 PREFIX = "{jaxrec}:"
 WRITTEN = PREFIX + "written"
 SHOWN = PREFIX + "shown"
@@ -40,22 +41,33 @@ EXPIRY_SECONDS = 1800.0  # after which that process counts as dead
 READ_SECONDS = 1.0  # to wait for an answer to a read, which the caller can do without
 WRITE_SECONDS = 5.0  # to wait for an answer to a write
 CHUNK = 500  # users deleted per call, which other clients wait for
-SAVE = """
+FIND_DELETED = """
+local function deleted_at(id, hash)
+  return redis.call('ZSCORE', KEYS[3], hash) or redis.call('ZSCORE', KEYS[3], id)
+end
+"""
+SAVE = (
+    FIND_DELETED
+    + """
 local stored = redis.call('HGET', KEYS[1], 'version') or '0'
 if stored ~= ARGV[1] then return 0 end
-local deleted = redis.call('ZSCORE', KEYS[3], ARGV[8]) or ARGV[6]
+local deleted = deleted_at(ARGV[4], ARGV[8]) or ARGV[6]
 if stored == '0' and tonumber(deleted) ~= tonumber(ARGV[7]) then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[5], 'document', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
 return 1
 """
-SHOW = """
-local deleted = redis.call('ZSCORE', KEYS[3], ARGV[5])
+)
+SHOW = (
+    FIND_DELETED
+    + """
+local deleted = deleted_at(ARGV[1], ARGV[5])
 if deleted and tonumber(deleted) >= tonumber(ARGV[2]) then return end
 redis.call('RPUSH', KEYS[1], ARGV[3])
 redis.call('LTRIM', KEYS[1], -ARGV[4], -1)
 redis.call('ZADD', KEYS[2], 'GT', ARGV[2], ARGV[1])
 """
+)
 EXPIRE = """
 local written = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not written or tonumber(written) > tonumber(ARGV[2]) then return 0 end
@@ -97,13 +109,12 @@ class RedisStore:
             pipeline = self.reader.pipeline(transaction=False)
             for user_id in user_ids:
                 pipeline.hmget(_document_key(user_id), "version", "document")
-                pipeline.zscore(DELETED, self._tombstone(user_id))
+                pipeline.zmscore(DELETED, self._tombstones(user_id))
             answers = pipeline.execute()
-        deleted = [None if seconds is None else int(seconds) for seconds in answers[1::2]]
         rows = {
-            user_id: StoredRow(int(version or 0), content, deleted_at)
-            for user_id, (version, content), deleted_at in zip(
-                user_ids, answers[::2], deleted, strict=True
+            user_id: StoredRow(int(version or 0), content, _newest(times))
+            for user_id, (version, content), times in zip(
+                user_ids, answers[::2], answers[1::2], strict=True
             )
         }
         return decode_each(rows)
@@ -119,7 +130,7 @@ class RedisStore:
                 content = encode(d)
                 self.observe(len(content))
                 arguments: list[Any] = [d.version, content, now, d.user_id, after]
-                arguments += [NEVER, d.deleted_at, self._tombstone(d.user_id)]
+                arguments += [NEVER, d.deleted_at, self._tombstones(d.user_id)[0]]
                 self.save_script(keys, arguments, client=pipeline)
             written = pipeline.execute()
         return [d.user_id for d, done in zip(documents, written, strict=True) if not done]
@@ -127,13 +138,16 @@ class RedisStore:
     def delete(self, user_id: str, deleted_at: int | None = None) -> bool:
         """See `Store.delete`."""
         with _store_errors():
+            tombstone, _ = tombstones = self._tombstones(user_id)
+            times: Any = self.client.zmscore(DELETED, tombstones)
             pipeline = self.client.pipeline()
             pipeline.delete(_document_key(user_id))
             pipeline.delete(_impressions_key(user_id))
             pipeline.zrem(WRITTEN, user_id)
             pipeline.zrem(SHOWN, user_id)
-            if deleted_at is not None:
-                pipeline.zadd(DELETED, {self._tombstone(user_id): deleted_at}, gt=True)
+            pipeline.zrem(DELETED, user_id)
+            if (newest := _newest([*times, deleted_at])) is not None:
+                pipeline.zadd(DELETED, {tombstone: newest}, gt=True)
             return pipeline.execute()[0] > 0
 
     def add_impressions(self, impressions: Iterable[Impression]) -> None:
@@ -142,7 +156,7 @@ class RedisStore:
             pipeline = self.client.pipeline(transaction=False)
             for i in impressions:
                 row = json.dumps([i.time, i.model, i.items, i.propensities])
-                tombstone = self._tombstone(i.user_id)
+                tombstone, _ = self._tombstones(i.user_id)
                 arguments: list[Any] = [i.user_id, i.time, row, MAX_IMPRESSIONS, tombstone]
                 keys = [_impressions_key(i.user_id), SHOWN, DELETED]
                 self.show_script(keys, arguments, client=pipeline)
@@ -219,9 +233,9 @@ class RedisStore:
         self.client.close()
         self.reader.close()
 
-    def _tombstone(self, user_id: str) -> str:
-        """What a tombstone holds in place of an id."""
-        return keyed_hash(self.tombstone_key, user_id)
+    def _tombstones(self, user_id: str) -> list[str]:
+        """What the tombstone of a user holds: a hash, or the id in an earlier version."""
+        return [keyed_hash(self.tombstone_key, user_id), user_id]
 
     def _count_old(self, index: str, before: float) -> tuple[int, int]:
         """The number of users in one sorted set, and of those that are too old."""
@@ -284,6 +298,10 @@ def _store_errors() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise StoreError(f"the store fails: {error}") from error
+
+
+def _newest(times: Sequence[float | None]) -> int | None:
+    return max((int(time) for time in times if time is not None), default=None)
 
 
 def _document_key(user_id: str) -> str:

@@ -134,12 +134,18 @@ class SQLiteStore:
             self.cache.drop(user_id)
             connection.execute("DELETE FROM shown WHERE user_id = ?", (user_id,))
             deleted = connection.execute("DELETE FROM shoppers WHERE user_id = ?", (user_id,))
-            if deleted_at is not None:
-                connection.execute(
-                    "INSERT INTO deleted VALUES (?, ?) ON CONFLICT (user_id) "
-                    "DO UPDATE SET time = max(time, excluded.time)",
-                    (self._tombstone(user_id), deleted_at),
-                )
+            # a tombstone of an earlier version holds the id
+            query = "DELETE FROM deleted WHERE user_id = ? RETURNING time"
+            times = [time for (time,) in connection.execute(query, (user_id,)).fetchall()]
+            connection.executemany(
+                "INSERT INTO deleted VALUES (?, ?) ON CONFLICT (user_id) "
+                "DO UPDATE SET time = max(time, excluded.time)",
+                [
+                    (self._tombstone(user_id), time)
+                    for time in (*times, deleted_at)
+                    if time is not None
+                ],
+            )
         self.erased.set()
         return deleted.rowcount > 0
 
@@ -307,7 +313,7 @@ class SQLiteStore:
         return deleted
 
     def _give_back(self) -> None:
-        """Shrink the file by its free pages."""
+        """Shrink the file by its free pages; a file of an earlier version keeps them for reuse."""
         free = self._number("PRAGMA freelist_count")
         while free:
             with self._writing() as connection:

@@ -19,20 +19,20 @@ CREATE TABLE IF NOT EXISTS heartbeat (id INTEGER PRIMARY KEY CHECK (id = 1), tim
 HEARTBEAT = (
     "INSERT INTO heartbeat VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time"
 )
-# `deleted` has keyed hashes in place of ids. Documents whose version the caller knows stay on disk.
-LOAD = """
+# when a user was deleted; earlier versions kept the id itself in place of its hash
+DELETED = "(SELECT max(time) FROM deleted WHERE user_id IN ({id}, {hash}))"
+# documents whose version the caller knows stay on disk
+LOAD = f"""
 SELECT ids.key, version,
-    CASE WHEN version = json_extract(ids.value, '$[0]') THEN NULL ELSE document END, deleted.time
+    CASE WHEN version = json_extract(ids.value, '$[0]') THEN NULL ELSE document END,
+    {DELETED.format(id="ids.key", hash="json_extract(ids.value, '$[1]')")}
 FROM json_each(?) AS ids LEFT JOIN shoppers ON shoppers.user_id = ids.key
-    LEFT JOIN deleted ON deleted.user_id = json_extract(ids.value, '$[1]')
 """
 SAVE_NEW = f"""
 INSERT OR IGNORE INTO shoppers (version, written, document, user_id)
-SELECT ?1, ?2, ?3, ?4
-WHERE coalesce((SELECT time FROM deleted WHERE user_id = ?5), {NEVER}) = ?6
+SELECT ?1, ?2, ?3, ?4 WHERE coalesce({DELETED.format(id="?4", hash="?5")}, {NEVER}) = ?6
 """
 SHOW = f"""
 INSERT INTO shown
-SELECT ?1, ?2, ?3
-WHERE coalesce((SELECT time FROM deleted WHERE user_id = ?4), {NEVER}) < ?2
+SELECT ?1, ?2, ?3 WHERE coalesce({DELETED.format(id="?1", hash="?4")}, {NEVER}) < ?2
 """

@@ -201,6 +201,22 @@ def test_a_tombstone_holds_no_id(store):
     assert kept_tombstones(store) == [kept]
 
 
+def test_a_tombstone_of_an_earlier_version_counts_until_the_next_deletion(store):
+    """It holds the id itself."""
+    if isinstance(store, sqlite.SQLiteStore):
+        store.connection.execute("INSERT INTO deleted VALUES ('u', ?)", (START,))
+    else:
+        store.client.zadd(redis.DELETED, {"u": START})
+    assert store.load(["u"]).documents["u"].deleted_at == START
+    assert store.save([document("u")]) == ["u"]
+    assert store.save([document("u", deleted_at=START)]) == []
+    store.add_impressions([impression("u", START)])
+    assert store.impressions("u") == []
+    assert store.delete("u")
+    assert store.load(["u"]).documents["u"].deleted_at == START
+    assert "u" not in kept_tombstones(store)
+
+
 def test_a_compacted_store_keeps_its_documents(store):
     store.save([document("a"), document("b")])
     store.delete("a")

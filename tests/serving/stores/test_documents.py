@@ -65,10 +65,35 @@ def test_other_bytes_raise_a_store_error(content):
         decode("u", 1, content)
 
 
-def test_a_document_of_another_format_is_refused():
-    other = bytes([FORMAT + 1]) + encode(UserDocument("u"))[1:]
-    with pytest.raises(StoreError, match="its format is 4, and this version of jaxrec reads 3"):
-        decode("u", 1, other)
+def test_documents_of_the_first_format_are_decoded():
+    """That format has no number and other names for three fields."""
+    state = np.arange(4, dtype=np.float32)
+    content = (
+        b'{"events":[[7,"i1","view","e1"],[9,"i2","buy",null]],"feedback":[[8,"i3","like",null]],'
+        b'"has_state":true,"has_base":true,"base_time":7,"base_ids":["e0"],"folded":1,'
+        b'"forgotten":3,"approximate":false,"chosen":{"view":["i0","i1"]},"model":"m"}\n'
+    ) + np.concatenate([state, 2 * state]).astype("<f4").tobytes()
+    expected = UserDocument(
+        "u",
+        events=(LiveEvent(7, "i1", "view", "e1"), LiveEvent(9, "i2", "buy")),
+        state=state,
+        base=2 * state,
+        base_time=7,
+        base_ids=frozenset({"e0"}),
+        num_in_base=1,
+        truncated=3,
+        positives={"view": ("i0", "i1")},
+        feedback=(LiveEvent(8, "i3", "like"),),
+        model="m",
+        version=5,
+    )
+    assert_same(decode("u", 5, content), expected)
+
+
+def test_a_document_of_a_newer_format_is_refused():
+    newer = bytes([FORMAT + 1]) + encode(UserDocument("u"))[1:]
+    with pytest.raises(StoreError, match="newer jaxrec wrote it in format 4; update jaxrec"):
+        decode("u", 1, newer)
 
 
 def test_events_in_the_base_stay_before_all_others():
@@ -79,6 +104,24 @@ def test_events_in_the_base_stay_before_all_others():
     assert document.last_time == 5
     after = with_events(document, [b], (), lambda event: (event.time, event.item_id))
     assert (after.events, after.events_after_base) == ((a, c, b), (b,))
+
+
+def test_documents_of_the_second_format_are_decoded():
+    """That format is uncompressed and knows no precision."""
+    content = (
+        b'{"format":2,"events":[[7,"i1","view","e1"]],"feedback":[],"has_state":true,'
+        b'"has_base":false,"base_time":-1,"base_ids":[],"num_in_base":0,"truncated":0,'
+        b'"approximate":false,"positives":{"view":["i1"]},"model":"m"}\n'
+    ) + np.arange(4).astype("<f4").tobytes()
+    expected = UserDocument(
+        "u",
+        events=(LiveEvent(7, "i1", "view", "e1"),),
+        state=np.arange(4, dtype=np.float32),
+        positives={"view": ("i1",)},
+        model="m",
+        version=5,
+    )
+    assert_same(decode("u", 5, content), expected)
 
 
 def test_states_in_float16_take_half_the_bytes():
