@@ -12,10 +12,15 @@ from jaxrec.inference.encoding import encode_queries
 from jaxrec.types import ANY_EVENT_TYPE
 
 
+@pytest.fixture(scope="module")
+def scan(sequence):
+    """One function for all tests, so that they share what it compiles."""
+    return jax.jit(sequence.scan)
+
+
 @pytest.mark.parametrize("length", [1, 2, 17])
 @pytest.mark.parametrize("padding", [0, 3])
-def test_a_scan_equals_steps_one_by_one(sequence, length, padding):
-    scan = jax.jit(sequence.scan)
+def test_a_scan_equals_steps_one_by_one(sequence, scan, length, padding):
     events = random_events(2, length + padding)
     expected = sequence.initial_state(2)
     expected_outputs = []
@@ -32,9 +37,8 @@ def test_a_scan_equals_steps_one_by_one(sequence, length, padding):
     np.testing.assert_allclose(sequence.last_output(state), outputs[:, length - 1], atol=1e-5)
 
 
-def test_rows_of_any_length_are_scanned_together(sequence):
+def test_rows_of_any_length_are_scanned_together(sequence, scan):
     """Row 0 has no event in the second chunk, row 1 some, row 2 all; row 3 never has one."""
-    scan = jax.jit(sequence.scan)
     lengths = np.array([2, 5, 6, 0])
     events = random_events(4, 6)
     state = sequence.initial_state(4)
@@ -48,9 +52,9 @@ def test_rows_of_any_length_are_scanned_together(sequence):
         assert_states_equal(jax.tree.map(lambda part, r=row: part[r : r + 1], state), expected)
 
 
-def test_a_carried_state_continues_a_scan(sequence):
+def test_a_carried_state_continues_a_scan(sequence, scan):
     """A history in chunks, longer than the window of attention; a sequence starts in the middle."""
-    scan, sizes, length = jax.jit(sequence.scan), (5, 1, 11), 17
+    sizes, length = (5, 1, 11), 17
     events = random_events(2, length)
     starts = jnp.zeros((2, length), bool).at[1, 7].set(True)
     expected, last = scan(sequence.initial_state(2), events, starts)
@@ -63,8 +67,7 @@ def test_a_carried_state_continues_a_scan(sequence):
     assert_states_equal(state, last)
 
 
-def test_steps_without_events_leave_the_state_alone(sequence):
-    scan = jax.jit(sequence.scan)
+def test_steps_without_events_leave_the_state_alone(sequence, scan):
     _, state = scan(sequence.initial_state(2), random_events(2, 6))
     _, after = scan(state, random_events(2, 3), valid=jnp.zeros((2, 3), bool))
     for part, expected in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
