@@ -124,10 +124,10 @@ def ranking(rows: Rows, sizes: Sizes) -> None:
     ]
     for number, (case, system, width, block) in enumerate(rows.measured(cases)):
         users, items = ranking_vectors(sizes, width)
-        prepared = prepare(ItemTable(items, np.ones(len(items), bool)))
-        top = best_items(users[:64], prepared, sizes.k, block=block)
+        prepared = prepare(ItemTable(items, np.ones(len(items), bool)), block=block)
+        top = best_items(users[:64], prepared, sizes.k)
         errors = ranking_errors(users[:64], items, top.items, top.scores)
-        run = partial(best_items, users, prepared, sizes.k, block=block)
+        run = partial(best_items, users, prepared, sizes.k)
         figures = rank_all(run, sizes, rows, 1 / (len(cases) - number))
         flops = 2 * sizes.items * width * figures["users"]
         rows.add(case, system, [figures.pop("ranking_seconds")], flops=flops, **figures, **errors)

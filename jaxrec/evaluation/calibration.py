@@ -81,10 +81,10 @@ def fit_temperature(
     """
     selected, vectors, targets = _usable(queries, items.valid, limit)
     adjustments = select_queries(queries.adjustments, selected, len(queries.targets))
-    usable, prepared = EvalQueries(vectors, targets, adjustments), prepare(items)
+    usable, prepared = EvalQueries(vectors, targets, adjustments), prepare(items, block=block)
 
     def loss(inverse_temperature: float) -> float:
-        return _mean_loss(usable, prepared, inverse_temperature, block)
+        return _mean_loss(usable, prepared, inverse_temperature)
 
     before = loss(1.0)
     best = minimize_scalar(
@@ -195,7 +195,6 @@ def _mean_loss(
     queries: EvalQueries,
     items: PreparedItems,
     inverse_temperature: float,
-    block: int | None = None,
 ) -> float:
     """The mean of -log p(target | query)."""
     log_p = log_probabilities(
@@ -204,6 +203,5 @@ def _mean_loss(
         queries.targets[:, None],
         queries.adjustments,
         inverse_temperature=inverse_temperature,
-        block=block,
     )
     return -float(log_p.mean(dtype=np.float64))

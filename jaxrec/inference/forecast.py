@@ -163,28 +163,26 @@ def roll_out(
     decoder: Decoder,
     users: Float[Array | np.ndarray, "U F"],
     scale: Float[Array, ""] | float,
-    items: tuple[Candidates, Float[Array | np.ndarray, "U P F"]],
-    nodes: tuple[Candidates, Float[Array | np.ndarray, "U P F"]] | None,
+    followed: Sequence[tuple[Candidates, Float[Array | np.ndarray, "U P F"]]],
     keys: UInt32[Array | np.ndarray, " U"],
     *,
     steps: int,
     samples: int,
-) -> tuple[Weights, Weights | None]:
-    """The weights of items, and of nodes of another type, for the next events of users.
+) -> tuple[Weights, ...]:
+    """The weights of items, and of nodes of other types, for the next events of users.
 
     Args:
         scale: as in `find_candidates`.
-        items, nodes: candidates and their vectors.
+        followed: candidates and their vectors, first those of items.
         keys: seeds of the users' draws.
         samples: as in `ForecastOptions`.
     """
 
-    def of_user(user, items, nodes, key):
-        moved = scale * _roll_out_user(decoder, user, scale, items, key, steps, samples)
-        weights = _summary(jnp.exp(_log_shares(items, moved)))
-        return weights, None if nodes is None else _summary(jnp.exp(_log_shares(nodes, moved)))
+    def of_user(user, followed, key):
+        moved = scale * _roll_out_user(decoder, user, scale, followed[0], key, steps, samples)
+        return tuple(_summary(jnp.exp(_log_shares(nodes, moved))) for nodes in followed)
 
-    return jax.vmap(of_user)(jnp.asarray(users), items, nodes, jnp.asarray(keys))
+    return jax.vmap(of_user)(jnp.asarray(users), followed, jnp.asarray(keys))
 
 
 def _roll_out_user(
@@ -260,9 +258,9 @@ def forecast_weights(
         chosen = [candidates.part(start, size) for _, candidates in followed]
         given = [(c, table[c.rows]) for c, table in zip(chosen, tables, strict=True)]
         own, seeds = (padded(p[start : start + size], size) for p in (vectors, keys))
-        rolled = roll(decoder, own, scale, given[0], given[1] if nodes else None, seeds)
-        parts.append(jax.tree.map(np.asarray, rolled))
-    return jax.tree.map(lambda *of: np.concatenate(of)[:count], *parts)
+        parts.append(jax.tree.map(np.asarray, roll(decoder, own, scale, given, seeds)))
+    weights = jax.tree.map(lambda *of: np.concatenate(of)[:count], *parts)
+    return weights[0], weights[1] if nodes else None
 
 
 def forecast_users(

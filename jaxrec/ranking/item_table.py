@@ -64,17 +64,20 @@ class PreparedItems:
     valid: Bool[Array, " I"]
     mesh: Mesh
     vectors: Float[Array | np.ndarray, "I F"] | None = None  # of coded rows: the exact ones
+    block: int | None = None  # queries to rank at a time; None: as many as fit
 
     def __len__(self) -> int:
         return len(self.valid)
 
 
-def prepare(items: ItemTable | PreparedItems, mesh: Mesh | None = None) -> PreparedItems:
+def prepare(
+    items: ItemTable | PreparedItems, mesh: Mesh | None = None, block: int | None = None
+) -> PreparedItems:
     """Lay a table out on a mesh (one device by default), sharded along `items`.
 
     The bias becomes the last column, so that the matrix product adds it: adding it to the scores
-    would cost as much as the product. Coded tables keep it apart. Prepared items stay on their
-    mesh.
+    would cost as much as the product. Coded tables keep it apart. Prepared items stay as
+    they are.
     """
     if isinstance(items, PreparedItems):
         return items
@@ -83,10 +86,10 @@ def prepare(items: ItemTable | PreparedItems, mesh: Mesh | None = None) -> Prepa
     if items.codes is not None:
         coded = CodedRows(*items.codes, _masked(items.biases, items.valid))
         coded, valid = jax.device_put((coded, items.valid), sharding)
-        return PreparedItems(coded, valid, mesh, items.vectors)
+        return PreparedItems(coded, valid, mesh, items.vectors, block)
     rows = _with_bias(items.vectors, items.biases, items.valid)
     rows, valid = jax.device_put((rows, items.valid), sharding)
-    return PreparedItems(rows, valid, mesh)
+    return PreparedItems(rows, valid, mesh, block=block)
 
 
 def with_rows(
@@ -98,7 +101,7 @@ def with_rows(
         items: the changed table; all its other rows are those that were prepared.
     """
     if isinstance(prepared.rows, CodedRows):
-        return prepare(items, prepared.mesh)
+        return prepare(items, prepared.mesh, prepared.block)
     table, biases = prepared.rows, items.biases
     for start in range(0, len(rows), CHANGED_ROWS):
         part = rows[start : start + CHANGED_ROWS]
@@ -111,7 +114,7 @@ def with_rows(
         )
         table = _scatter(table.sharding)(table, places, values)
     valid = jax.device_put(items.valid.copy(), prepared.valid.sharding)
-    return PreparedItems(table, valid, prepared.mesh)
+    return replace(prepared, rows=table, valid=valid)
 
 
 @cache

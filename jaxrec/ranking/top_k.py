@@ -61,11 +61,9 @@ def rank_queries(
     queries: EvalQueries,
     items: ItemTable | PreparedItems,
     k: int = 10,
-    *,
-    block: int | None = None,
     mesh: Mesh | None = None,
 ) -> Ranking:
-    """Rank all items by <query, item> + bias; at most [block, I] scores exist at a time.
+    """Rank all items by <query, item> + bias, in blocks of queries.
 
     Queries lie along the axis `users` of the mesh, items along `items`. `rank_shard` documents
     ties, unknown targets and items that are left out.
@@ -79,9 +77,7 @@ def rank_queries(
     prepared = prepare(items, mesh)
     check_targets(len(queries.vectors), queries.targets, np.asarray(prepared.valid))
     vectors, targets = np.asarray(queries.vectors), queries.targets
-    fields = _rank_vectors(
-        vectors, prepared, queries.adjustments, RankOptions(k), block, targets=targets
-    )
+    fields = _rank_vectors(vectors, prepared, queries.adjustments, RankOptions(k), targets=targets)
     _require_finite(np.all(fields["scores"] < np.inf, axis=1))
     return Ranking(**fields)
 
@@ -95,7 +91,6 @@ def best_items(
     with_log_z: bool = False,
     approximate: bool = False,
     inverse_temperature: float = 1.0,
-    block: int | None = None,
 ) -> TopItems:
     """The k best items by <query, item> + bias; among equals the smaller item first.
 
@@ -105,7 +100,6 @@ def best_items(
         inverse_temperature: multiplies the scores, adjustments included.
         approximate: use `lax.approx_max_k`, which is faster on a TPU (arXiv:2206.14286) and misses
             about one in twenty of the items there.
-        block: queries at a time.
 
     Raises:
         ValueError: a score is not finite.
@@ -116,9 +110,7 @@ def best_items(
     options = RankOptions(length, with_log_z, approximate)
     if inverse_temperature != 1:
         adjustments = scale(adjustments, inverse_temperature)
-    fields = _rank_vectors(
-        vectors, prepared, adjustments, options, block, factor=inverse_temperature
-    )
+    fields = _rank_vectors(vectors, prepared, adjustments, options, factor=inverse_temperature)
     _require_finite(np.all(fields["scores"] < np.inf, axis=1))
     if is_coded:
         fields |= _ranked_exactly(inverse_temperature * np.asarray(vectors), prepared, fields, k)
@@ -150,12 +142,11 @@ def log_probabilities(
     adjustments: AdjustmentBlocks = no_adjustments,
     *,
     inverse_temperature: float,
-    block: int | None = None,
 ) -> Float[np.ndarray, "Q K"]:
     """log p(item | query) = b score - log Z of the items in `columns`, in nats.
 
     b is the inverse temperature. Z sums exp(b score) over all valid items that are not left out;
-    the others have -inf. At most [block, I] scores exist at a time.
+    the others have -inf.
 
     Raises:
         ValueError: lengths differ, a column is no row of the table, no item is valid, or a score is
@@ -168,7 +159,6 @@ def log_probabilities(
         prepared,
         scale(adjustments, inverse_temperature),
         RankOptions(0, with_log_z=True),
-        block,
         factor=inverse_temperature,
         columns=columns,
     )
@@ -232,7 +222,6 @@ def _rank_vectors(
     items: PreparedItems,
     adjustments: AdjustmentBlocks,
     options: RankOptions,
-    block: int | None,
     *,
     factor: float = 1.0,
     **numbers: Int[np.ndarray, "Q *K"],
@@ -244,7 +233,7 @@ def _rank_vectors(
         numbers: `targets` or `columns` of `BlockInputs`.
     """
     rank = compiled_ranking(items.mesh, options)
-    size = block_rows(len(vectors), len(items), items.mesh, block)
+    size = block_rows(len(vectors), len(items), items.mesh, items.block)
 
     def rank_block(start: int, stop: int, adjustments: ScoreAdjustments) -> dict[str, Array]:
         left = _with_one(vectors[start:stop], size)

@@ -5,7 +5,7 @@ import numpy as np
 from jaxrec.evaluation import calibration
 from jaxrec.ranking import top_k
 from jaxrec.ranking.adjustments import no_adjustments
-from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.item_table import ItemTable, prepare
 from jaxrec.ranking.top_k import EvalQueries
 
 WIDTH, NUM_ITEMS, CAPACITY = 4, 40, 48
@@ -22,9 +22,13 @@ def fit_temperature(queries, items, targets, valid, adjustments=no_adjustments, 
     return calibration.fit_temperature(eval_queries, ItemTable(items, valid), **options)
 
 
-def log_probabilities(queries, items, columns, valid, adjustments=no_adjustments, **options):
-    table = ItemTable(items, valid)
-    return top_k.log_probabilities(queries, table, columns, adjustments, **options)
+def log_probabilities(
+    queries, items, columns, valid, adjustments=no_adjustments, *, inverse_temperature, block=None
+):
+    table = prepare(ItemTable(items, valid), block=block)
+    return top_k.log_probabilities(
+        queries, table, columns, adjustments, inverse_temperature=inverse_temperature
+    )
 
 
 def vectors(seed, num_queries):

@@ -35,13 +35,13 @@ def test_rankings_do_not_depend_on_blocks_or_devices(block, item_shards):
     mesh = make_mesh(item_shards)
 
     eval_queries, table = EvalQueries(queries, targets, excluded), ItemTable(items, valid)
-    ranking = rank_queries(eval_queries, table, 20, block=block, mesh=mesh)
+    ranking = rank_queries(eval_queries, item_table.prepare(table, mesh, block), 20)
     expected = rank_queries(eval_queries, table, 20)
     for name, value in vars(ranking).items():
         np.testing.assert_array_equal(value, getattr(expected, name))
 
-    prepared = item_table.prepare(ItemTable(items, valid, bias), mesh)
-    top = best_items(queries, prepared, 20, excluded, block=block)
+    prepared = item_table.prepare(ItemTable(items, valid, bias), mesh, block)
+    top = best_items(queries, prepared, 20, excluded)
     allowed = valid & (bias == 0) & ~mask
     scores = np.where(allowed, queries @ items.T, -np.inf)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :20]

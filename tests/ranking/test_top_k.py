@@ -6,7 +6,7 @@ from helpers.ranking import catalogue, from_mask, rank_dense, small_integers
 
 from jaxrec.ranking import top_k as ranking_module
 from jaxrec.ranking.adjustments import no_adjustments
-from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.item_table import ItemTable, prepare
 from jaxrec.ranking.top_k import EvalQueries, best_items, rank_host_scores, rank_queries
 
 
@@ -87,7 +87,9 @@ def test_blocks_do_not_change_the_ranking(block):
     valid = catalogue(200, 256)
 
     ranking = rank_queries(
-        EvalQueries(queries, targets, from_mask(mask)), ItemTable(items, valid), 5, block=block
+        EvalQueries(queries, targets, from_mask(mask)),
+        prepare(ItemTable(items, valid), block=block),
+        5,
     )
 
     whole = rank_dense(queries @ items.T, targets, from_mask(mask), valid, k=5, block=37)

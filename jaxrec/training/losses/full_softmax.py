@@ -100,15 +100,15 @@ def _log_z_and_gradients(queries, candidates, amounts, weights, bias, adjusted, 
     rows = WHOLE if len(queries) % shards(USERS) else BY_USER
     return on_devices(
         partial(_on_device, steps=steps, rows_apart=rows == BY_USER),
-        (rows, BY_ITEM, rows, rows, BY_ITEM, rows),
+        (rows, BY_ITEM, BY_ITEM),
         (WHOLE, (rows, BY_ITEM, rows)),
-    )(queries, candidates, amounts, weights, bias, adjusted)
+    )((queries, weights, adjusted, amounts), candidates, bias)
 
 
-def _on_device(queries, candidates, amounts, weights, bias, adjusted, *, steps, rows_apart):
-    """The result, from the rows and the candidates of one device."""
-    adjusted = local_rows(adjusted, candidates)
-    blocks = _cut((queries, weights, adjusted, amounts), steps)
+def _on_device(batch, candidates, bias, *, steps, rows_apart):
+    """The result, from the rows of the batch and the candidates of one device."""
+    queries, weights, adjusted, amounts = batch
+    blocks = _cut((queries, weights, local_rows(adjusted, candidates), amounts), steps)
 
     def logits_of(queries, adjusted, amounts):
         logits = bias[None, None] + jnp.einsum(
