@@ -163,7 +163,7 @@ def explained(
 ) -> tuple[Amounts, Amounts]:
     """The amounts of the events of a user for some items, and what cheap scores say of them."""
     table = np.asarray(model.index.items.vectors)
-    leads = table[items] - model.average_item
+    leads = table[items] - model.explainer.average_item
     bias = model.ranker.repeat_bias[model.encoder.target_event_type]
     repeats = repeat_amounts(model, without_each(log), items)
     gradients = gradient_amounts(model, log, leads) + own_repeats(log, bias, items)
@@ -173,7 +173,7 @@ def explained(
     }
     ages = np.arange(len(log.items))[::-1, None]
     cosines = unit_rows(table[log.items]) @ unit_rows(table[items]).T
-    centred = unit_rows(table[log.items] - model.average_item) @ unit_rows(leads).T
+    centred = unit_rows(table[log.items] - model.explainer.average_item) @ unit_rows(leads).T
     cheap = {
         "integrated gradients": gradients,
         "latest first": np.broadcast_to(-ages.astype(float), cosines.shape),

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
@@ -37,6 +38,7 @@ TYPES = dict(_option_types(Config))
 """The type of every option by its dotted name."""
 GROUPS = {name.rpartition(".")[0] for name in TYPES}
 """What holds options: the sections, and groups of options in them."""
+ONE_PARSER = threading.Lock()  # tyro and `redirect_stderr` change what all threads share
 NO_VALUES = (Mapping, list, tuple, set, type(None))
 FLAGS = (
     "config",
@@ -148,7 +150,7 @@ def parse_options(
     """
     console = io.StringIO()
     try:
-        with contextlib.redirect_stderr(console):
+        with ONE_PARSER, contextlib.redirect_stderr(console):
             return tyro.cli(
                 options_type,
                 args=arguments,

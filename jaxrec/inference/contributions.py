@@ -67,7 +67,7 @@ class ItemParts(NamedTuple):
 
 
 def item_parts(model: "ModelCore") -> ItemParts | None:
-    """`ModelCore.item_parts`: of the catalogue of training; None for another catalogue."""
+    """`Explainer.item_parts`: of the catalogue of training; None for another catalogue."""
     trained = model.artifacts
     if model.catalog is not trained.catalog:
         return None
@@ -125,13 +125,13 @@ def vector_parts(
         vectors: their vectors now. If they are not those of training, the sources are one part.
     """
     experts = model.config.model.experts
-    leads = (vectors - model.average_item).astype(np.float64)
+    leads = (vectors - model.explainer.average_item).astype(np.float64)
     parts: Parts = defaultdict(lambda: np.zeros(len(items)))
-    parts["", AVERAGE] += model.average_item.astype(np.float64) @ user.vector
+    parts["", AVERAGE] += model.explainer.average_item.astype(np.float64) @ user.vector
     split = (np.split(whole, len(experts), -1) for whole in (user.interest, user.vector, leads))
     for number, (interest, both, lead) in enumerate(zip(*split, strict=True)):
         whole = lead @ interest
-        sources = _source_parts(model.item_parts, number, items, interest)
+        sources = _source_parts(model.explainer.item_parts, number, items, interest)
         missing = whole - sum(sources.values())
         # a known item differs by rounding, which the last source takes; a changed one is a whole
         is_known = bool(sources) & (np.abs(missing) < ROUNDING * np.linalg.norm(interest))
@@ -189,7 +189,9 @@ def contributions(model: "TrainedModel", log: EventLog, k: int) -> pl.DataFrame:
     if model.catalog is not model.artifacts.catalog:
         raise InputError("contributions are those of the items of training; load the run anew")
     states = model.encoder.states(log)
-    user = UserVectors(model.encoder.vectors(states)[0], model.memoryless.vectors(states)[0])
+    user = UserVectors(
+        model.encoder.vectors(states)[0], model.explainer.memoryless.vectors(states)[0]
+    )
     adjustments = model.ranker.adjustments(log)(np.arange(1))
     top = best_items(user.vector[None], model.index.items, k, adjustments)
     items = top.items[0][top.items[0] > 0]

@@ -213,11 +213,11 @@ def explain_items(
     read = without_each(log) if exact else log
     states = model.encoder.states(read)
     vectors = model.encoder.vectors(states)
-    user = UserVectors(vectors[0], model.memoryless.vectors(states[:1])[0])
+    user = UserVectors(vectors[0], model.explainer.memoryless.vectors(states[:1])[0])
     mixed = model.ranker.with_session(read, vectors, pipeline)
     table = model.index.items
     own = np.asarray(table.vectors)[items]
-    leads = own - model.average_item
+    leads = own - model.explainer.average_item
     if exact:
         amounts = event_amounts(mixed, repeat_amounts(model, read, items), leads)
     else:
@@ -266,7 +266,7 @@ def explanations(
         )
         is_known = item < model.catalog.num_items
         known = [own for own in history if own < model.catalog.num_items]
-        node_paths = model.neighbours.paths(known, item, MOST_PATHS) if is_known else []
+        node_paths = model.explainer.neighbours.paths(known, item, MOST_PATHS) if is_known else []
         paths = tuple(_named(model, path) for path in node_paths)
         words_by, weights = _words(model, item, known) if words and is_known else ("", [])
         item_id, title = next(_ids_and_titles(listed[place : place + 1]))
@@ -300,11 +300,11 @@ def user_of(log: EventLog, user: int) -> EventLog:
 def _words(
     model: "ModelCore", item: int, history: Sequence[int]
 ) -> tuple[str, list[tuple[str, float]]]:
-    text = model.word_influence.texts[item]
-    turned = model.word_influence.left_out(text) if text else None
+    text = model.explainer.word_influence.texts[item]
+    turned = model.explainer.word_influence.left_out(text) if text else None
     if turned is not None:
         return LEAVE_ONE_OUT, turned
-    return SHARED, model.word_influence.shared(item, history)
+    return SHARED, model.explainer.word_influence.shared(item, history)
 
 
 def _named(model: "ModelCore", path: NodePath) -> GraphPath:

@@ -1,13 +1,13 @@
 """What a trained model consists of, and what its methods share."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
 import polars as pl
 from jax.sharding import Mesh
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
@@ -16,12 +16,10 @@ from jaxrec.data.id_types import IdType, fitting_type, id_type, with_id_types
 from jaxrec.errors import InputError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex
-from jaxrec.inference.contributions import ItemParts, item_parts, without_item_memory
-from jaxrec.inference.graph_paths import Neighbours
+from jaxrec.inference.explainer import Explainer
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.ranker import Ranker, UserBatch
 from jaxrec.inference.user_encoder import UserEncoder, collected
-from jaxrec.inference.word_influence import WordInfluence
 from jaxrec.inference.word_search import WordSearch
 from jaxrec.models.recommender import Model
 from jaxrec.models.sequence.decoder import Decoder
@@ -114,28 +112,9 @@ class ModelCore:
         return Ranker(self.config, self.index, self.encoder, self.correction, self.mesh)
 
     @cached_property
-    def item_parts(self) -> ItemParts | None:
-        """The item vectors of training as sums over their sources; None over today's items.
-
-        They take as much memory as the item table for every source.
-        """
-        return item_parts(self)
-
-    @cached_property
-    def average_item(self) -> Float[np.ndarray, " F"]:
-        """The mean of the item vectors."""
-        items = self.index.items
-        return np.asarray(items.vectors)[items.valid].mean(0)
-
-    @cached_property
-    def memoryless(self) -> UserEncoder:
-        """The user encoder whose user vectors leave the memory readout out."""
-        return replace(self.encoder, model=without_item_memory(self.model))
-
-    @cached_property
-    def neighbours(self) -> Neighbours:
-        """The edges of the graph by node."""
-        return Neighbours(self.catalog.graph)
+    def explainer(self) -> Explainer:
+        """What explanations read."""
+        return Explainer(self)
 
     @cached_property
     def words(self) -> WordSearch:
@@ -144,11 +123,6 @@ class ModelCore:
         return WordSearch(
             self.config, self.index, self.model, trained.whitening, trained.text_encoder
         )
-
-    @cached_property
-    def word_influence(self) -> WordInfluence:
-        """Finds the words that tell most about an item."""
-        return WordInfluence(self)
 
     @property
     def profiled_types(self) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -305,3 +306,10 @@ def test_true_and_false_are_read_as_in_yaml():
     assert parse(["--train.refit", "False"], [{"train.refit": True}]).train.refit is False
     with pytest.raises(ConfigError, match="maybe is neither true nor false"):
         parse(["--train.refit", "maybe"])
+
+
+def test_threads_read_options_at_once():
+    recipe = read_recipe("shopping")
+    with ThreadPoolExecutor(4) as threads:
+        read = list(threads.map(lambda _: parse(layers=[recipe]), range(8)))
+    assert read == [parse(layers=[recipe])] * 8

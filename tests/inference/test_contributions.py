@@ -34,7 +34,7 @@ def test_biases_are_parts_of_a_list(model, fan):
 
 
 def test_the_sources_of_an_item_are_its_vector(model):
-    known = model.item_parts
+    known = model.explainer.item_parts
     assert [name for _, name in known.names] == ["id", "graph", "text", "graph"]
     items = model.index.items
     vectors = np.asarray(items.vectors)

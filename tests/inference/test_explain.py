@@ -117,7 +117,7 @@ def test_long_histories_get_integrated_gradients(biased, fan, monkeypatch):
     assert len(made.events) == 80
     model, log = biased, biased.encoder.event_log(long)
     vectors = np.asarray(model.index.items.vectors)
-    lead = vectors[model.index.find("item:i35")[1]] - model.average_item
+    lead = vectors[model.index.find("item:i35")[1]] - model.explainer.average_item
     amounts = gradient_amounts(model, log, lead[None])[:, 0]
     assert [event.amount for event in made.events] == pytest.approx(amounts.tolist(), abs=1e-6)
     silent = gradient_amounts(model, log, np.zeros_like(lead)[None])
@@ -174,12 +174,12 @@ def test_a_path_of_a_made_graph_is_found():
 def test_words_come_from_the_text_encoder_or_from_the_history(model, fan, monkeypatch):
     made = model.explain(fan, "i35")
     assert made.words_by == "leave_one_out"
-    text = model.word_influence.texts[model.index.find("item:i35")[1]]
+    text = model.explainer.word_influence.texts[model.index.find("item:i35")[1]]
     assert {word.word for word in made.words} <= set(WORD.findall(text))
     amounts = [word.amount for word in made.words]
     assert amounts == sorted(amounts, reverse=True)
     assert amounts[0] > 1e-3
-    monkeypatch.setattr(type(model.word_influence), "left_out", lambda *_: None)
+    monkeypatch.setattr(type(model.explainer.word_influence), "left_out", lambda *_: None)
     shared = model.explain(fan, "i35")
     assert shared.words_by == "shared"
 

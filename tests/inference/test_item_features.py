@@ -123,7 +123,7 @@ def test_every_feature_of_todays_items_reaches_their_vectors(model, featured):
 
 
 def test_every_source_is_a_part_of_the_item_vectors(model):
-    known = model.item_parts
+    known = model.explainer.item_parts
     assert [name for _, name in known.names] == ["id", "image", "numbers", "graph"]
     for vectors in known.vectors:
         assert np.abs(vectors[1:20]).max() > 1e-3

@@ -19,6 +19,7 @@ from jaxrec.serving.http.openapi import describe_model
 from jaxrec.serving.http.problems import Defects, add_problem_handlers
 from jaxrec.serving.http.routes import PROBLEM, PROBLEMS, operation_routes, user_routes
 from jaxrec.serving.http.service import LiveService
+from jaxrec.serving.http.upkeep import background_tasks
 from jaxrec.serving.options import LiveOptions
 
 
@@ -68,7 +69,7 @@ def create_app(
 @asynccontextmanager
 async def lifespan(service: LiveService, load_first: bool) -> AsyncIterator[None]:
     """Run what goes on beside the requests, from before the first one until after the last."""
-    tasks = service.background_tasks()
+    tasks = background_tasks(service)
     if service.options.consume:
         from jaxrec.serving.http.consumer import StreamConsumer  # needs the package redis
 

@@ -35,7 +35,8 @@ from jaxrec.serving.http.schemas import (
     SearchRequest,
     Text,
 )
-from jaxrec.serving.http.service import DAY, LiveService, service_of
+from jaxrec.serving.http.service import LiveService, service_of
+from jaxrec.serving.http.upkeep import DAY
 from jaxrec.serving.ids import is_id
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.lists import ListRequest, RecommendationList

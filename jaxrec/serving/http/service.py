@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -35,13 +34,10 @@ from jaxrec.serving.live.recorder import Recorded, UserEvent
 from jaxrec.serving.live.state_updater import BATCHES
 from jaxrec.serving.options import LiveOptions
 from jaxrec.serving.stores.opening import open_store
-from jaxrec.serving.stores.retention import Retention
 
 logger = logging.getLogger("uvicorn.error")  # the server sets its format and level
 
-DAY, HOUR, GIGABYTE = 86_400, 3600, 1e9
 EXPLAIN_SECONDS = 60.0  # for an explained list
-CHECK_SECONDS = 5.0  # between checks of the store
 CHANGES = 64  # requests that change items, recorded together
 MANY_ITEMS = 8  # a request of more is recorded alone, so that no price waits behind its texts
 
@@ -106,11 +102,6 @@ class LiveService:
     def explains(self) -> bool:
         """Whether lists are explained; a public service does so only with `--explain`."""
         return self.options.explain or self.options.is_private
-
-    def background_tasks(self) -> list[asyncio.Task]:
-        """Start what runs beside the requests."""
-        work = (self.watch_run(), self.follower.run(), self.expire_documents(), self.check_store())
-        return [asyncio.create_task(coroutine) for coroutine in work]
 
     def close(self) -> None:
         """Wait for the present batches and the waiting impressions; close the store."""
@@ -236,61 +227,6 @@ class LiveService:
         gc.collect()
         gc.freeze()
 
-    async def watch_run(self) -> None:
-        """Load the best model, then every better one; the present one serves meanwhile."""
-        seen: set[tuple[str, int, int]] = set()
-        while True:
-            try:
-                files = await asyncio.to_thread(run_directory.file_states, self.run)
-                if files != seen:
-                    await self.replace_engine(self.load_best)
-                seen, self.reload_failure = files, ""
-            except Exception as error:
-                self.metrics.failed_reloads.inc()
-                self.reload_failure = f"the checkpoint cannot be loaded: {error}"
-                logger.exception("cannot load the checkpoint; the previous model stays")
-            self.tried.set()
-            await asyncio.sleep(self.options.refresh)
-
-    async def check_store(self) -> None:
-        """Read and write the store every few seconds, for `/health/ready`."""
-        while True:
-            try:
-                await asyncio.to_thread(self.store.check)
-                self.store_failure = ""
-            except StoreError as error:
-                self.store_failure = str(error)
-            await asyncio.sleep(CHECK_SECONDS)
-
-    async def expire_documents(self) -> None:
-        """Delete documents that are too old or too many, every hour."""
-        while True:
-            try:
-                deleted = await asyncio.to_thread(self._expire)
-                self.metrics.expired.inc(deleted)
-                if deleted:
-                    logger.info("deleted %d expired documents", deleted)
-                if self.engine is not None:
-                    before = time.time() - DAY * self.options.keep_days
-                    await asyncio.to_thread(self.item_recorder.forget, before)
-            except StoreError as error:
-                self.metrics.store_errors.inc()
-                logger.error("%s", error)
-            except Exception:
-                logger.exception("cannot delete expired documents; next try in an hour")
-            await asyncio.sleep(HOUR)
-
-    def _expire(self) -> int:
-        options, now = self.options, time.time()
-        retention = Retention(
-            before=now - DAY * options.keep_days,
-            max_users=options.keep_users,
-            max_bytes=GIGABYTE * options.keep_gigabytes or math.inf,
-            max_share=options.expire_share,
-            tombstones_before=now - DAY * options.keep_tombstones,
-        )
-        return self.store.expire(retention)
-
     async def forget(self, user_id: str) -> None:
         """Remove a user from everything that the options name, also while no model is loaded.
 
@@ -301,7 +237,10 @@ class LiveService:
             HTTPException: 503 if another place may still hold the user; the request can be
                 repeated.
         """
-        config = await asyncio.to_thread(run_directory.read_config, self.run)
+        if self.engine is None:
+            config = await asyncio.to_thread(run_directory.read_config, self.run)
+        else:
+            config = self.engine.model.config
         deleted_at = time_of_deletion(config)
         users = dict.fromkeys((self.stored_id(user_id), user_id), user_id)
         for form in users:

@@ -72,7 +72,7 @@ def explain(
     reranker = builder.reranker(request.where, False)
     vectors, mixed = builder.mixed_vectors(reranker, documents, request, now)
     own = np.asarray(updater.items)[items]
-    leads = own - model.average_item
+    leads = own - model.explainer.average_item
     repeats = amounts_of(builder.repeat_bias(documents, event_type), len(documents), items)
     if exact:
         amounts = event_amounts(mixed[: len(documents)], repeats, leads)
@@ -82,7 +82,7 @@ def explain(
         amounts = gradient_amounts(engine.model, log, leads, base, event_type)
         amounts += own_repeats(log, model.ranker.repeat_bias[target], items)
     seconds = updater.seconds_since([document], now)
-    silent = engine.model.memoryless.vectors(
+    silent = engine.model.explainer.memoryless.vectors(
         updater.stack([document.state]), event_type, NO_GAP if seconds is None else seconds
     )
     parts = vector_parts(model, UserVectors(vectors[0], silent[0]), items, own)

@@ -25,7 +25,7 @@ def strongest_items(
     the item without which the score would fall most.
     """
     vectors, reasons = updater.model.index.host_vectors(target), list[np.ndarray]()
-    average = updater.model.average_item
+    average = updater.model.explainer.average_item
     for nodes, document in zip(lists, documents, strict=True):
         listed = vectors[nodes[nodes > 0]] - average
         ages: dict[int, int] = {}  # item -> how many events ago

@@ -113,7 +113,7 @@ class RecommendationBuilder:
             lists = self._item_lists(reranker, documents, request, now)
         else:
             vectors = self.user_vectors(documents, self.event_type(request), now)
-            lists = self.node_lists(vectors, request.target, request.k)
+            lists = self._ranked_nodes(vectors, request.target, request.k)
         pipeline = None if reranker is None else reranker.pipeline
         own_lists = RankedLists(*(part[: len(documents)] for part in lists))
         entries = self._entries(request.target, own_lists, pipeline, documents)
@@ -161,7 +161,7 @@ class RecommendationBuilder:
         if request.words:
             mixed = self.model.words.steer(mixed, request.words, request.strength)
             adjustments = scale(adjustments, 1 - request.strength)
-        lists = self.item_lists(reranker, documents, mixed, adjustments, request.k)
+        lists = self._ranked_items(reranker, documents, mixed, adjustments, request.k)
         is_session = reranker.pipeline.is_step(Session)
         touched = lists.touched | (moved[:, None, None] & is_session & (lists.items > 0)[..., None])
         return lists._replace(touched=touched)
@@ -181,7 +181,7 @@ class RecommendationBuilder:
         moments = None if now is None else np.full(len(documents), now)
         return vectors, self.with_session(documents, vectors, session, moments, event_type)
 
-    def item_lists(
+    def _ranked_items(
         self,
         reranker: Reranker,
         documents: Sequence[UserDocument],
@@ -199,9 +199,9 @@ class RecommendationBuilder:
         )
         return reranker.rank(queries, k, self.random).lists
 
-    def node_lists(self, vectors: Float[np.ndarray, "Q F"], target: str, k: int) -> RankedLists:
+    def _ranked_nodes(self, vectors: Float[np.ndarray, "Q F"], target: str, k: int) -> RankedLists:
         """The k best nodes of a type; no strategy acts on them."""
-        length = min(at_least(k, LISTS), self.count(target))
+        length = min(at_least(k, LISTS), self._count(target))
         top = best_items(vectors, self.model.index.table(target), length)
         items, scores = top.items[:, :k], top.scores[:, :k]
         return RankedLists(items, scores, np.zeros((*items.shape, 0), bool), np.ones(items.shape))
@@ -277,13 +277,13 @@ class RecommendationBuilder:
             queries = self.model.words.steer(vectors, "any", 0.5) if with_words else vectors
             reranker = self.reranker("", with_words)
             for users, length, number in product(sizes, LISTS, ADJUSTMENTS):
-                k, void = min(length, self.count(ITEM)), void_adjustments(number)
-                self.item_lists(reranker, documents[:users], queries, void, k)
+                k, void = min(length, self._count(ITEM)), void_adjustments(number)
+                self._ranked_items(reranker, documents[:users], queries, void, k)
         for length in LISTS:
             for target in self.model.profiled_types:
-                self.node_lists(vectors, target, min(length, self.count(target)))
+                self._ranked_nodes(vectors, target, min(length, self._count(target)))
 
-    def count(self, target: str) -> int:
+    def _count(self, target: str) -> int:
         """The number of nodes of a type."""
         return self.model.index.node_type(target).count - 1
 
@@ -355,7 +355,7 @@ class RecommendationBuilder:
             self.model.ranker.pipeline(steps),
             self.item_table(with_words),
             self.model.mesh,
-            lengths=[min(length, self.count(ITEM)) for length in LISTS],
+            lengths=[min(length, self._count(ITEM)) for length in LISTS],
             batch_sizes=RANKED,
         )
 

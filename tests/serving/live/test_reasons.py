@@ -11,7 +11,7 @@ def test_the_reason_is_similar_and_recent(engine):
     document = UserDocument("gus", events=tuple(event(n, item) for n, item in enumerate(shown)))
     lists = np.array([[number["i02"], number["i35"], 0]])
     found = strongest_items(engine.updater, "item", lists, [document])
-    leads = np.asarray(model.index.items.vectors) - model.average_item
+    leads = np.asarray(model.index.items.vectors) - model.explainer.average_item
     leads /= np.maximum(np.linalg.norm(leads, axis=1, keepdims=True), 1e-12)
     for item, reason in zip(lists[0, :2], found, strict=True):
         weights = {
