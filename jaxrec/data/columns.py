@@ -29,11 +29,14 @@ LIKELY_NAMES = {
 # What other programs write for a missing value
 NULL_WORDS = (
     *("NULL", "null", "Null", "nan", "NaN", "NAN", "None", "none", "NA", "N/A", "n/a", "<NA>"),
-    *("nil", "undefined", "\\N", "(not set)", "(none)", "#N/A", "-", "-1"),
+    *("nil", "undefined", "\\N", "(not set)", "(none)", "#N/A", "-"),
 )
+NULL_LABELS = (*NULL_WORDS, "-1")  # where a value is a name and no number
+# at the ends of ids and names: blanks, NUL, byte order marks, marks of zero width or of direction
+BLANKS = " \t\n\r\v\f\0\x85\u00a0\u2002\u2003\u2009\u200a\u200b\u200e\u200f\u202f\u2060\u3000\ufeff"
 # Ids that stand for nobody or nothing, in any case
 NO_IDS = (
-    *{word.lower() for word in NULL_WORDS},
+    *{word.lower() for word in NULL_LABELS},
     *("(null)", "nat", "unknown", "anonymous", "guest", "not set", "#ref!", "#value!", "?"),
     "00000000-0000-0000-0000-000000000000",
 )
@@ -140,8 +143,10 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
 def as_ids(column: pl.Series, table: str) -> pl.Series:
     """As `as_text`, but also raises a DataError for null, empty and blank values."""
     text = column.cast(pl.String) if column.dtype == pl.Null else as_text(column, table)
-    missing = text.is_null() | where(text, lambda values: values.str.strip_chars() == "")
-    fix = f"Fill them in, or leave these rows out by a query: WHERE {column.name} <> ''"
+    missing = text.is_null() | where(text, lambda values: values.str.strip_chars(BLANKS) == "")
+    is_text = column.dtype == pl.String or is_coded(column)
+    present = "<> ''" if is_text else "IS NOT NULL"
+    fix = f"Fill them in, or leave these rows out by a query: WHERE {column.name} {present}"
     reject(missing, column, table, "are null or empty", fix)
     return text
 
@@ -162,8 +167,8 @@ def null_words(ids: pl.Series, table: str) -> list[str]:
 
 
 def blank_ends(ids: pl.Series, table: str) -> list[str]:
-    """A note on ids with blanks at their ends, if there are any: they equal no id without them."""
-    is_padded = where(ids, lambda text: text != text.str.strip_chars())
+    """A note on ids with `BLANKS` at their ends, if there are any: they equal no id without."""
+    is_padded = where(ids, lambda text: text != text.str.strip_chars(BLANKS))
     if not is_padded.any():
         return []
     row = is_padded.arg_max() or 0
@@ -171,6 +176,19 @@ def blank_ends(ids: pl.Series, table: str) -> list[str]:
         f"{table}, column {ids.name!r}: {is_padded.sum():,} of {len(ids):,} values have blanks at "
         f"their ends (row {row + 1}: {shown(ids, row)}), so they equal no id without them. Write "
         f"the file without them, or trim them in a query: trim({ids.name})."
+    ]
+
+
+def same_but_for_case(event_types: pl.Series, table: str) -> list[str]:
+    """A note on event types that differ only in capitals, if there are any."""
+    names = texts(event_types) if is_coded(event_types) else event_types.unique().cast(pl.String)
+    same = names.filter(names.str.to_lowercase().is_duplicated()).sort()
+    if same.is_empty():
+        return []
+    return [
+        f"{table}, column {event_types.name!r}: {', '.join(map(repr, same.head(SHOWN_WORDS)))} "
+        "differ only in capitals, and each is a type of its own. If they mean the same, say so in "
+        f"dataset.yaml: `event_types: {{{same[0]}: {same[1]}}}`."
     ]
 
 

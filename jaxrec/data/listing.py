@@ -18,6 +18,8 @@ ATOMIC_SUFFIXES = {"events": ".inter", "items": ".item", "triples": ".kg"}
 OTHER_SUFFIXES = (".zip", ".bz2", ".xz", ".xlsx", ".xls", ".feather", ".arrow", ".avro", ".orc")
 SHOWN_NAMES = 10
 HIDDEN = ("_", ".")
+# formats of tables whose log says which of the files in a directory hold -> where the log is
+LOGGED = {"Delta": "_delta_log", "Hudi": ".hoodie", "Iceberg": "metadata/*.metadata.json"}
 
 
 def format_of(path: Path) -> str | None:
@@ -75,6 +77,7 @@ def list_files(base: Path, names: Sequence[str]) -> list[Path]:
         if path.is_file():
             matches = [path]
         elif path.is_dir():
+            _refuse_logged(path)
             inside = (entry for entry in path.rglob("*") if not _is_hidden(entry.relative_to(path)))
             matches = sorted(entry for entry in inside if entry.is_file())
         else:
@@ -101,6 +104,16 @@ def neighbours(path: Path) -> str:
     names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix)
     more = ", ..." if len(names) > SHOWN_NAMES else ""
     return f" ({path.parent} holds {', '.join(names[:SHOWN_NAMES])}{more})" if names else ""
+
+
+def _refuse_logged(directory: Path) -> None:
+    """Raise a DataError if only a log tells which files of a directory are rows of today."""
+    for name, log in LOGGED.items():
+        if any(directory.glob(log)):
+            raise DataError(
+                f"{directory}: this is a {name} table, and its files also hold rows that were "
+                "changed or deleted. Write its rows as plain Parquet, or list the `files` that hold"
+            )
 
 
 def _is_hidden(path: Path) -> bool:

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from jaxrec.data.atomic import named_types, typed
 from jaxrec.data.codes import new_codes
-from jaxrec.data.columns import INEXACT_FROM, NULL_WORDS, reject_same_names
+from jaxrec.data.columns import BLANKS, INEXACT_FROM, NULL_WORDS, reject_same_names
 from jaxrec.data.content import compression_of_all, format_of_all
 from jaxrec.data.csv_header import csv_form
 from jaxrec.data.database import answer
@@ -45,7 +45,6 @@ TEXT_COLUMNS = (
 CODED_COLUMNS = (*ID_COLUMNS, "event")
 ROWS_PER_BATCH = 500_000  # while a table is coded
 KNOWN_COLUMNS = (*TEXT_COLUMNS, "timestamp", "genres", "price", "rating")
-INVISIBLE = " \t\r\n\u00a0\u200b\ufeff"  # at the ends of names
 WORD_ENDS = r"[\s-]+|(?<=[a-z])(?=[A-Z])"
 ANSWER = "answer"
 INTEGER_TYPES = (
@@ -323,19 +322,19 @@ def _column_names(source: list[str], spec: TableSpec) -> list[str]:
     Known names may be in capitals, with spaces or hyphens (`User ID`), or joined (`userId`).
     """
     by_name = {name.strip().lower(): jaxrec_name for jaxrec_name, name in spec.columns.items()}
-    normal = [name.strip(INVISIBLE).lower() for name in source]
+    normal = [name.strip(BLANKS).lower() for name in source]
     if missing := [name for name in spec.columns.values() if name.strip().lower() not in normal]:
         raise DataError(
             f"{spec.origin}: `columns` names {', '.join(map(repr, missing))}; the table has "
             f"{', '.join(source)}"
         )
     reject_same_names(source, spec.origin)
-    spelled = [re.sub(WORD_ENDS, "_", name.strip(INVISIBLE)).lower() for name in source]
+    spelled = [re.sub(WORD_ENDS, "_", name.strip(BLANKS)).lower() for name in source]
     once = {words for words in spelled if spelled.count(words) == 1} - set(spec.columns)
     names = []
     for name, key, words in zip(source, normal, spelled, strict=True):
         known = [n for n in (key, words) if n in KNOWN_COLUMNS and (n == key or n in once)]
-        names.append(by_name.get(key, [*known, name.strip(INVISIBLE)][0]))
+        names.append(by_name.get(key, [*known, name.strip(BLANKS)][0]))
     reject_same_names(names, spec.origin)
     return names
 

@@ -15,6 +15,7 @@ from jaxrec.data.columns import (
     reject,
     reject_same_names,
     require,
+    same_but_for_case,
     with_simple_type,
 )
 from jaxrec.data.features import listed_vectors
@@ -45,6 +46,7 @@ SPELLINGS = {
     "capitals": lambda ids: ids.str.to_lowercase(),
     "zeros at their beginning": lambda ids: ids.str.replace("^0+(.)", "$1"),
     "'.0' at their ends": lambda ids: ids.str.replace(r"\.0+$", ""),
+    "the forms of Unicode": lambda ids: ids.str.normalize("NFKC"),
     "quotes": lambda ids: ids.str.replace_all(r"[\"']", ""),
     "what stands before the last '/' or ':'": lambda ids: ids.str.replace(r"^.*[/:]", ""),
 }
@@ -193,6 +195,7 @@ def _check_events(
     named = [users, items, *([event_types] if "event" in events.columns else [])]
     warnings = [note for ids in named for note in null_words(ids, table)]
     warnings += [note for ids in named for note in blank_ends(ids, table)]
+    warnings += same_but_for_case(event_types, table)
     if time == "timestamp":
         warnings += time_notes(times, stamps, table, strict)
     known = pl.DataFrame([users, items, times, event_types, *texts])

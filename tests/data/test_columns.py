@@ -170,7 +170,9 @@ def test_bad_positions(tmp_path, values):
 @pytest.mark.parametrize(
     ("column", "values", "parts"),
     [
-        ("user_id", ["u", None, ""], ["2 of 3", "row 2: None, row 3: ''", "Fill them in"]),
+        ("user_id", ["u", None, ""], ["2 of 3", "row 2: None, row 3: ''", "WHERE user_id <> ''"]),
+        ("user_id", [1.0, None, 2.0], ["row 2: None", "WHERE user_id IS NOT NULL"]),
+        ("item_id", ["a", "\u200b", "b"], ["row 2: '\\u200b'", "null or empty"]),
         ("user_id", [None, None, None], ["3 of 3", "row 1: None"]),
         ("item_id", ["007", " ", "b"], ["row 2: ' '", "Fill them in"]),
         ("item_id", [1.0, 2.5, 3.0], ["row 2: 2.5", "Write ids as text or integers"]),

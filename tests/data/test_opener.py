@@ -99,6 +99,23 @@ def test_parts_in_a_directory_are_one_table(tmp_path):
         assert sorted(pairs(source)) == sorted(expected)
 
 
+@pytest.mark.parametrize(
+    ("log", "name"),
+    [
+        ("_delta_log/00000000000000000000.json", "Delta"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+    ],
+)
+def test_a_directory_whose_log_says_which_rows_hold_is_refused(tmp_path, log, name):
+    parts = tmp_path / "events"
+    (parts / log).parent.mkdir(parents=True)
+    (parts / log).touch()
+    EVENTS.write_parquet(parts / "part-0.parquet")
+    with pytest.raises(DataError, match=rf"events: this is a {name} table"):
+        pairs(tmp_path)
+
+
 def test_ids_keep_their_text_and_whole_floats_become_integers(tmp_path):
     """As pandas writes ids of a float column. `3.0` beside `x` is no number, so it stays."""
     path = tmp_path / "events.csv"
@@ -205,11 +222,11 @@ def test_fields_of_nested_json_are_columns(tmp_path):
 
 
 def test_words_for_no_value_do_not_make_a_column_text(tmp_path):
-    text = "item_id,stock,new\na, 3,True\nb,NULL,FALSE\nc,nan,\n"
+    text = "item_id,stock,new\na, 3,True\nb,NULL,FALSE\nc,nan,\nd,-1,\n"
     (tmp_path / "items.csv").write_text(text)
     table = read_table(tmp_path / "items.csv")
-    assert table["stock"].to_list() == [3, None, None]
-    assert table["new"].to_list() == [True, False, None]
+    assert table["stock"].to_list() == [3, None, None, -1]
+    assert table["new"].to_list() == [True, False, None, None]
 
 
 @pytest.mark.parametrize(

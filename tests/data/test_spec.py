@@ -56,6 +56,21 @@ def test_a_rating_without_an_event_type_is_refused(tmp_path):
         load_source(str(described(tmp_path, text)))
 
 
+def test_ratings_that_are_no_numbers_are_refused(tmp_path):
+    """A row whose rating has a decimal comma is not one below the lowest rating."""
+    directory = described(
+        tmp_path,
+        f"events:\n  files: log.csv\n  separator: ';'\n  {COLUMNS}\n  min_rating: 4\n",
+        RATINGS.replace(",", ";").replace(";5;", ";4,5;"),
+    )
+    for read in (
+        lambda: load_source(str(directory)),
+        lambda: [*open_events(directory, 9).blocks()],
+    ):
+        with pytest.raises(DataError, match=r"'rating': 1 of 3 values are no numbers \(row 1"):
+            read()
+
+
 def test_a_header_names_the_columns_of_a_file_without_one(tmp_path):
     text = "events: {files: log.csv, header: [user_id, item_id, a, event, timestamp]}"
     directory = described(tmp_path, text, RATINGS.partition("\n")[2])
