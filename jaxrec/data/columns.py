@@ -12,6 +12,8 @@ from jaxrec.runtime import personal
 
 PERSONAL = ("user_id", "event_id", "session_id")
 SHOWN_ROWS, SHOWN_WIDTH, SHOWN_WORDS = 5, 80, 10
+# the years 1 to 9999, in milliseconds since 1970
+FIRST_IN_PYTHON, END_OF_PYTHON = -62_135_596_800_000, 253_402_300_800_000
 # the first integer that a float type cannot tell from the next one
 INEXACT_FROM: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
 ROUNDED = r"^-?\d(\.\d+)?[eE]\+\d{2,}$|^-?\d\.\d+[eE]\d{2,}$"
@@ -270,14 +272,21 @@ def wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
 
 def shown(column: pl.Series, row: int) -> str:
     """A value in one line; see `personal` for ids of users and of their events."""
-    try:
+    value = column.to_physical()[row]
+    if not column.dtype.is_temporal() or _is_in_python(column.slice(row, 1)):
         value = column[row]
-    except (ValueError, OverflowError):  # Python has no dates beyond the years 1 to 9999
-        value = column.to_physical()[row]
     value = value.to_list() if isinstance(value, pl.Series) else value
     text = personal(value) if column.name in PERSONAL else repr(value)
     text = " ".join(text.split())
     return text if len(text) <= SHOWN_WIDTH else f"{text[:SHOWN_WIDTH]} ..."
+
+
+def _is_in_python(moment: pl.Series) -> bool:
+    """Whether a time lies in the years 1 to 9999, as those of Python do."""
+    if moment.dtype not in (pl.Date, pl.Datetime):
+        return True
+    milliseconds = moment.dt.epoch("ms")[0]
+    return milliseconds is None or FIRST_IN_PYTHON <= milliseconds < END_OF_PYTHON
 
 
 def _value_type(column: pl.Series) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import polars as pl
 
-from jaxrec.data.columns import NULL_LABELS, NULL_WORDS, as_labels, shown
+from jaxrec.data.columns import BLANKS, NULL_LABELS, NULL_WORDS, as_labels, shown
 
 CATEGORY_SEPARATOR = " > "
 LABEL_COLUMNS = ("brand", "merchant", "category", "categories", "genres")
@@ -155,25 +155,29 @@ def likely_columns(frame: pl.DataFrame, names: Collection[str], table: str) -> l
 def _labels(column: pl.Series, table: str) -> tuple[pl.Series, list[str]]:
     """One column of labels without words for a missing value, and notes."""
     notes: list[str] = []
+    column, count = _bare(column)
     if column.dtype == pl.String and (lists := _list_literals(column)) is not None:
-        column = lists
-    is_list = column.dtype != pl.String
-    missing = column.explode() if is_list else column
-    count = missing.str.strip_chars().is_in(NO_LABELS).sum()
+        column, in_lists = _bare(lists)
+        count += in_lists
     if count:
         notes.append(f"{table}, column {column.name!r}: words for no value ignored: {count:,}.")
-        column = _without_words(column, is_list)
-    if not is_list:
+    if column.dtype == pl.String:
         column, separator_notes = _split(column, table)
         notes += separator_notes
     return column, notes
 
 
-def _without_words(column: pl.Series, is_list: bool) -> pl.Series:
-    if not is_list:
-        return column.set(column.str.strip_chars().is_in(NO_LABELS), None)
-    kept = pl.element().filter(~pl.element().str.strip_chars().is_in(NO_LABELS))
-    return column.to_frame().select(pl.col(column.name).list.eval(kept)).to_series()
+def _bare(column: pl.Series) -> tuple[pl.Series, int]:
+    """Labels without `BLANKS` at their ends and without words for no value; how many words."""
+    if column.dtype == pl.String:
+        column = column.str.strip_chars(BLANKS)
+        is_word = column.is_in(NO_LABELS)
+        return column.set(is_word, None), int(is_word.sum())
+    column = column.list.eval(pl.element().str.strip_chars(BLANKS))
+    count = int(column.explode().is_in(NO_LABELS).sum())
+    if count:
+        column = column.list.eval(pl.element().filter(~pl.element().is_in(NO_LABELS)))
+    return column, count
 
 
 def _list_literals(column: pl.Series) -> pl.Series | None:

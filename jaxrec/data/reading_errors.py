@@ -4,12 +4,14 @@ import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 import duckdb
+import polars as pl
 import pyarrow
 
 from jaxrec.data.content import compression_of_all, is_utf_16
@@ -19,10 +21,12 @@ from jaxrec.errors import DataError
 from jaxrec.runtime import DEBUG, HIDDEN, personal
 
 SAMPLE = 2**20  # bytes that are searched for line ends
-# their messages quote values of the table
-VALUE_ERRORS = (
-    *(duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException),
-)
+# how messages of DuckDB begin
+OF_DUCKDB = re.compile(r"(got external error: )?(?=[A-Z][\w ]+ Error: )")
+OUT_OF_MEMORY = "Out of Memory Error"
+# such messages quote values of the table
+VALUE_ERRORS = ("Conversion Error", "Invalid Input Error", "Out of Range Error")
+DAMAGED = (OSError, EOFError, zlib.error)
 QUOTE_FIX = "Write quotes inside quotes twice, or read the file by a query with read_csv"
 
 
@@ -32,14 +36,20 @@ def readable(spec: TableSpec) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise _as_data_error(error, spec) from error
-    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
-        raise _unreadable(spec.path, str(error).strip().splitlines()[0]) from error
+        raise _as_data_error(str(error), spec) from error
+    except (
+        *(pyarrow.ArrowException, pl.exceptions.ComputeError),
+        *(OSError, UnicodeError, zlib.error),
+    ) as error:
+        text = str(error).strip()
+        if begin := OF_DUCKDB.match(text):  # of a batch that is not the first
+            raise _as_data_error(text[begin.end() :], spec) from error
+        raise _unreadable(spec.path, text.splitlines()[0]) from error
 
 
-def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
-    text = str(error)
-    if isinstance(error, duckdb.OutOfMemoryException):
+def _as_data_error(text: str, spec: TableSpec) -> DataError:
+    """What a message of DuckDB tells."""
+    if text.startswith(OUT_OF_MEMORY):
         return DataError(
             f"{spec.origin}: DuckDB needs more memory than its limit ({text.splitlines()[0]}); "
             "raise memory_limit in dataset.yaml or --data.memory_limit"
@@ -48,7 +58,7 @@ def _as_data_error(error: duckdb.Error, spec: TableSpec) -> DataError:
         path = spec.base / missing[1]
         return DataError(f"{spec.origin}: {path}: no such file{neighbours(path)}")
     message = text
-    if spec.name == "events" and isinstance(error, VALUE_ERRORS) and not os.environ.get(DEBUG):
+    if spec.name == "events" and text.startswith(VALUE_ERRORS) and not os.environ.get(DEBUG):
         message = _without_values(text)
     if spec.sql:
         return DataError(f"{spec.origin}: {' '.join(message.split())}")
@@ -93,7 +103,7 @@ def _unreadable(file: Path, reason: str) -> DataError:
 
 def _broken_row(path: Path) -> str:
     """The first row of a JSON file that is no JSON."""
-    with _as_text(path) as lines:
+    with suppress(*DAMAGED), _as_text(path) as lines:
         for row, line in enumerate(lines, 1):
             line = line.lstrip("\ufeff")
             if row == 1 and line.lstrip().startswith("["):
@@ -115,10 +125,11 @@ def _broken_array(text: str) -> str:
 
 
 def _has_mixed_ends(path: Path) -> bool:
-    if not path.is_file():
+    try:
+        with _as_text(path) as lines:
+            text = lines.read(SAMPLE)
+    except DAMAGED:
         return False
-    with _as_text(path) as lines:
-        text = lines.read(SAMPLE)
     return 0 < text.count("\r\n") < text.count("\n")
 
 

@@ -31,9 +31,9 @@ from jaxrec.data.item_columns import (
     with_prices,
 )
 from jaxrec.data.linked_triples import read_linked_triples
-from jaxrec.data.opener import TRIPLE_COLUMNS, OpenTable, open_table
+from jaxrec.data.opener import OpenTable, open_table
 from jaxrec.data.slices import counts, look_up, time_order, user_blocks
-from jaxrec.data.spec import DatasetSpec
+from jaxrec.data.spec import TRIPLE_COLUMNS, DatasetSpec
 from jaxrec.data.times import as_milliseconds, as_positions, time_notes
 from jaxrec.errors import DataError
 

@@ -61,12 +61,19 @@ def test_prices_below_zero_are_counted(prices):
     [
         (["Beauty -> Skin"], ["Beauty", "Skin"]),
         (["Beauty » Skin"], ["Beauty", "Skin"]),
+        (["['Beauty', ' Skin ']", "nan"], ["Beauty", "Skin"]),
         (["[{'id': 1, 'name': 'Beauty'}, {'id': 2, 'name': 'Skin'}]"], ["Beauty", "Skin"]),
     ],
 )
 def test_paths_and_lists_in_text_become_labels(values, labels):
     items, *_ = validated(categories=values)
-    assert items["categories"].to_list() == [labels]
+    assert items["categories"].to_list() == [labels] + [None] * (len(values) - 1)
+
+
+def test_labels_have_no_blanks_at_their_ends():
+    items, *_ = validated(brand=[" Acme", "Acme\u00a0"], genres=[["a", " b"], ["b "]])
+    assert items["brand"].to_list() == ["Acme", "Acme"]
+    assert items["genres"].to_list() == [["a", "b"], ["b"]]
 
 
 def test_a_title_of_structs_is_refused_with_the_name_of_its_file():

@@ -97,9 +97,10 @@ def test_an_invoice_file_is_streamed_as_the_events_that_training_reads(tmp_path,
     )
     path = tmp_path / f"invoices{suffix}"
     write(invoices, path)
-    events = pl.concat(as_blocks(path, 10, event_types=("buy", "cancel")))
     expected = load_source(str(path)).events
-    assert events.select(expected.columns).equals(expected)
+    for source in (path, tmp_path):
+        events = pl.concat(as_blocks(source, 10, event_types=("buy", "cancel")))
+        assert events.select(expected.columns).equals(expected)
     assert events["event"].to_list() == ["buy", "cancel", "buy"]
 
 
