@@ -86,6 +86,8 @@ def list_files(base: Path, names: Sequence[str]) -> list[Path]:
             matches = _matches(root, str(path.relative_to(root)))
         if not matches and path.is_dir():
             raise DataError(f"{path}: the directory holds no file")
+        if not matches and path_exists(path):
+            raise DataError(f"{path}: a pipe or device, which is read once; write it to a file")
         if not matches:
             raise DataError(f"{path}: no such file{neighbours(path)}")
         files += matches

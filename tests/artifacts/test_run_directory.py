@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 import shutil
 from pathlib import Path
 
@@ -133,6 +134,11 @@ def test_a_run_cannot_lie_in_a_file(tmp_path):
             refuse_existing(path)
         with pytest.raises(RunError, match=r"events\.parquet is a file, not a directory"):
             open_directory(path)
+
+
+def test_a_run_is_no_url():
+    with pytest.raises(RunError, match=r"s3:/+bucket/run is a URL"):
+        refuse_existing(Path("s3://bucket/run"))
 
 
 def test_the_last_of_equal_epochs_is_the_best():

@@ -1,6 +1,7 @@
 """Tables in every format and dialect that shops export."""
 
 import gzip
+import os
 from decimal import Decimal
 
 import polars as pl
@@ -283,6 +284,12 @@ def test_a_missing_file_is_told_with_its_neighbours(tmp_path):
     EVENTS.write_parquet(tmp_path / "events.parquet")
     with pytest.raises(DataError, match=r"evnts\.parquet: no such file.* holds events\.parquet\)"):
         read_table(tmp_path / "evnts.parquet")
+
+
+def test_a_pipe_is_no_missing_file(tmp_path):
+    os.mkfifo(tmp_path / "events.csv")
+    with pytest.raises(DataError, match=r"events\.csv: a pipe or device, which is read once"):
+        read_table(tmp_path / "events.csv")
 
 
 def test_files_of_one_table_have_one_header(tmp_path):
