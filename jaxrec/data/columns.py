@@ -146,8 +146,7 @@ def as_ids(column: pl.Series, table: str) -> pl.Series:
     """As `as_text`, but also raises a DataError for null, empty and blank values."""
     text = column.cast(pl.String) if column.dtype == pl.Null else as_text(column, table)
     missing = text.is_null() | where(text, lambda values: values.str.strip_chars(BLANKS) == "")
-    is_text = column.dtype == pl.String or is_coded(column)
-    present = "<> ''" if is_text else "IS NOT NULL"
+    present = "<> ''" if (missing & text.is_not_null()).any() else "IS NOT NULL"
     fix = f"Fill them in, or leave these rows out by a query: WHERE {column.name} {present}"
     reject(missing, column, table, "are null or empty", fix)
     return text

@@ -69,7 +69,7 @@ def test_what_a_data_set_holds_is_printed(tmp_path, capsys):
         ({"item_id": pl.lit(1)}, "% of the events repeat an item of the user"),
         ({"timestamp": pl.col("timestamp") * (pl.col("user_id") > 0)}, "outside 1980 to tomorrow"),
         ({"item_id": pl.col("item_id") + 6}, "items that are not in"),
-        ({"item_id": pl.lit(1), "timestamp": pl.lit(SECOND)}, "80% of the events equal another"),
+        ({"item_id": pl.lit(1), "timestamp": pl.lit(SECOND)}, "% of the events equal another one"),
         ({"timestamp": pl.lit(SECOND)}, "refuses these data: the global_time split leaves nothing"),
     ],
 )
