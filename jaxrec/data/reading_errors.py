@@ -14,6 +14,7 @@ import duckdb
 import polars as pl
 import pyarrow
 
+from jaxrec.data.columns import SHOWN_WIDTH
 from jaxrec.data.content import compression_of_all, is_utf_16
 from jaxrec.data.listing import neighbours
 from jaxrec.data.spec import TableSpec
@@ -65,19 +66,22 @@ def _as_data_error(text: str, spec: TableSpec) -> DataError:
     named = re.search(r"[Ff]ile = (.+)|[Ff]ile \"(.+?)\"|File '(.+?)'|stream: (.+)", text)
     file = Path(next(filter(None, named.groups()))) if named else spec.base / spec.files[0]
     csv_error = re.search(r"CSV Error on Line: (\d+)\n(?:Original Line: (.*))?", text)
-    line = csv_error[2] if csv_error else ""
+    line = (csv_error[2] or "") if csv_error else ""
+    line = f"{line[:SHOWN_WIDTH]} ..." if len(line) > SHOWN_WIDTH else line
     line = personal(line) if spec.name == "events" else line
     if "JSON" in text and is_utf_16(file):
         reason = "it is UTF-16 text"
     elif "Malformed JSON" in text:
         reason = _broken_row(file)
-    elif "CSV" in text and _has_mixed_ends(file):
+    elif "CSV" in text and not csv_error and _has_mixed_ends(file):
         reason = "its lines end in \\r\\n and in \\n; write all ends alike"
     elif csv_error and "unicode" in text:
         return DataError(
             f"{file}: line {csv_error[1]} is not {spec.encoding} text; write the file again in "
             "UTF-8, or name its `encoding` (latin-1, utf-16) in dataset.yaml"
         )
+    elif csv_error and "Maximum line size" in text:
+        reason = f"line {csv_error[1]} is longer than 2 MB: {line}. {QUOTE_FIX}"
     elif csv_error and "unterminated quote" in text:
         reason = f"a quote in line {csv_error[1]} is not closed: {line}. {QUOTE_FIX}"
     elif csv_error:

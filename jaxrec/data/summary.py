@@ -155,13 +155,17 @@ def _num_pairs(events: pl.DataFrame) -> tuple[int, float]:
     The share is that of the first users, because it takes longer.
     """
     users, items = (codes(coded(events[name])) for name in ("user_id", "item_id"))
+    kinds = events["event"]
+    kinds = coded(kinds) if kinds.dtype == pl.String else kinds
+    others = {"time": events["timestamp"], "kind": kinds.to_physical()}
     total, copies = 0, None
     for rows in user_blocks(users, counts(users, int(users.max(initial=0)) + 1)):
         pairs = (users[rows].astype(np.int64) << 32) | items[rows]
         total += pl.Series(pairs).n_unique()
         if copies is None:
-            others = events.select("timestamp", "event")[rows]
-            copies = 1 - others.with_columns(pair=pl.Series(pairs)).n_unique() / len(rows)
+            first = {name: column.to_numpy()[rows] for name, column in others.items()}
+            hashes = pl.DataFrame({"pair": pairs, **first}).hash_rows()
+            copies = 1 - hashes.n_unique() / len(rows)
     return total, copies or 0.0
 
 
