@@ -12,6 +12,7 @@ run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of a
 import json
 import logging
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -84,7 +85,9 @@ def reading(run: Path, what: str = "the run") -> Iterator[None]:
 
 
 def refuse_existing(run: Path) -> None:
-    """Raise a RunError if the path `run` exists, or if it would lie in a file."""
+    """Raise a RunError if the path `run` exists, is a URL, or would lie in a file."""
+    if re.match(r"\w+:/", str(run)):  # a Path of s3://bucket is s3:/bucket
+        raise RunError(f"{run} is a URL; name a directory of this machine, and copy it afterwards")
     refuse_file_on_the_way(run)
     if run.exists():
         raise RunError(

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 
 from jaxrec.data.columns import index_in
 from jaxrec.data.graph import ITEM
-from jaxrec.data.opener import TRIPLE_COLUMNS
+from jaxrec.data.spec import TRIPLE_COLUMNS
 from jaxrec.data.tables import Tables
 from jaxrec.types import Catalog, KnowledgeGraph
 

@@ -12,6 +12,8 @@ from jaxrec.runtime import personal
 
 PERSONAL = ("user_id", "event_id", "session_id")
 SHOWN_ROWS, SHOWN_WIDTH, SHOWN_WORDS = 5, 80, 10
+# the years 1 to 9999, in milliseconds since 1970
+FIRST_IN_PYTHON, END_OF_PYTHON = -62_135_596_800_000, 253_402_300_800_000
 # the first integer that a float type cannot tell from the next one
 INEXACT_FROM: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
 ROUNDED = r"^-?\d(\.\d+)?[eE]\+\d{2,}$|^-?\d\.\d+[eE]\d{2,}$"
@@ -29,11 +31,14 @@ LIKELY_NAMES = {
 # What other programs write for a missing value
 NULL_WORDS = (
     *("NULL", "null", "Null", "nan", "NaN", "NAN", "None", "none", "NA", "N/A", "n/a", "<NA>"),
-    *("nil", "undefined", "\\N", "(not set)", "(none)", "#N/A", "-", "-1"),
+    *("nil", "undefined", "\\N", "(not set)", "(none)", "#N/A", "-"),
 )
+NULL_LABELS = (*NULL_WORDS, "-1")  # where a value is a name and no number
+# at the ends of ids and names: blanks, NUL, byte order marks, marks of zero width or of direction
+BLANKS = " \t\n\r\v\f\0\x85\u00a0\u2002\u2003\u2009\u200a\u200b\u200e\u200f\u202f\u2060\u3000\ufeff"
 # Ids that stand for nobody or nothing, in any case
 NO_IDS = (
-    *{word.lower() for word in NULL_WORDS},
+    *{word.lower() for word in NULL_LABELS},
     *("(null)", "nat", "unknown", "anonymous", "guest", "not set", "#ref!", "#value!", "?"),
     "00000000-0000-0000-0000-000000000000",
 )
@@ -140,8 +145,9 @@ def as_text(column: pl.Series, table: str) -> pl.Series:
 def as_ids(column: pl.Series, table: str) -> pl.Series:
     """As `as_text`, but also raises a DataError for null, empty and blank values."""
     text = column.cast(pl.String) if column.dtype == pl.Null else as_text(column, table)
-    missing = text.is_null() | where(text, lambda values: values.str.strip_chars() == "")
-    fix = f"Fill them in, or leave these rows out by a query: WHERE {column.name} <> ''"
+    missing = text.is_null() | where(text, lambda values: values.str.strip_chars(BLANKS) == "")
+    present = "<> ''" if (missing & text.is_not_null()).any() else "IS NOT NULL"
+    fix = f"Fill them in, or leave these rows out by a query: WHERE {column.name} {present}"
     reject(missing, column, table, "are null or empty", fix)
     return text
 
@@ -162,8 +168,8 @@ def null_words(ids: pl.Series, table: str) -> list[str]:
 
 
 def blank_ends(ids: pl.Series, table: str) -> list[str]:
-    """A note on ids with blanks at their ends, if there are any: they equal no id without them."""
-    is_padded = where(ids, lambda text: text != text.str.strip_chars())
+    """A note on ids with `BLANKS` at their ends, if there are any: they equal no id without."""
+    is_padded = where(ids, lambda text: text != text.str.strip_chars(BLANKS))
     if not is_padded.any():
         return []
     row = is_padded.arg_max() or 0
@@ -171,6 +177,19 @@ def blank_ends(ids: pl.Series, table: str) -> list[str]:
         f"{table}, column {ids.name!r}: {is_padded.sum():,} of {len(ids):,} values have blanks at "
         f"their ends (row {row + 1}: {shown(ids, row)}), so they equal no id without them. Write "
         f"the file without them, or trim them in a query: trim({ids.name})."
+    ]
+
+
+def same_but_for_case(event_types: pl.Series, table: str) -> list[str]:
+    """A note on event types that differ only in capitals, if there are any."""
+    names = texts(event_types) if is_coded(event_types) else event_types.unique().cast(pl.String)
+    same = names.filter(names.str.to_lowercase().is_duplicated()).sort()
+    if same.is_empty():
+        return []
+    return [
+        f"{table}, column {event_types.name!r}: {', '.join(map(repr, same.head(SHOWN_WORDS)))} "
+        "differ only in capitals, and each is a type of its own. If they mean the same, say so in "
+        f"dataset.yaml: `event_types: {{{same[0]}: {same[1]}}}`."
     ]
 
 
@@ -252,14 +271,21 @@ def wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
 
 def shown(column: pl.Series, row: int) -> str:
     """A value in one line; see `personal` for ids of users and of their events."""
-    try:
+    value = column.to_physical()[row]
+    if not column.dtype.is_temporal() or _is_in_python(column.slice(row, 1)):
         value = column[row]
-    except (ValueError, OverflowError):  # Python has no dates beyond the years 1 to 9999
-        value = column.to_physical()[row]
     value = value.to_list() if isinstance(value, pl.Series) else value
     text = personal(value) if column.name in PERSONAL else repr(value)
     text = " ".join(text.split())
     return text if len(text) <= SHOWN_WIDTH else f"{text[:SHOWN_WIDTH]} ..."
+
+
+def _is_in_python(moment: pl.Series) -> bool:
+    """Whether a time lies in the years 1 to 9999, as those of Python do."""
+    if moment.dtype not in (pl.Date, pl.Datetime):
+        return True
+    milliseconds = moment.dt.epoch("ms")[0]
+    return milliseconds is None or FIRST_IN_PYTHON <= milliseconds < END_OF_PYTHON
 
 
 def _value_type(column: pl.Series) -> Any:

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from jaxrec.errors import DataError
 # how compressed files begin
 MARKS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 PARQUET = b"PAR1"
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+UTF_8_MARK, UTF_16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 # how files that are not read begin -> what they are, and the fix
 OTHERS = {
     rb"PK\x03\x04": ("a ZIP archive or a spreadsheet", "Unpack it, or export it as CSV"),
@@ -62,6 +63,12 @@ def is_utf_16(path: Path) -> bool:
     return _first_bytes(path).startswith(UTF_16)
 
 
+def is_marked_array(path: Path) -> bool:
+    """Whether a JSON file is an array behind a byte order mark."""
+    first = _first_text(path)
+    return first.startswith(UTF_8_MARK) and first.removeprefix(UTF_8_MARK).lstrip()[:1] == b"["
+
+
 def refuse_other_formats(path: Path) -> None:
     """Raise a DataError that names the format of a file, if it is a known one that is not read."""
     first = _first_bytes(path)
@@ -85,14 +92,18 @@ def _format(path: Path) -> str:
 
 def _starts_json(path: Path) -> bool:
     """Whether a text file holds JSON rows, whatever its name says."""
-    first = _first_bytes(path)
-    if _compression(path) == "gzip":
-        try:
-            with gzip.open(path) as file:
-                first = file.read(NUM_BYTES)
-        except (OSError, EOFError):  # the reader raises an error with the reason
-            return False
-    return first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b'[{"'))
+    return _first_text(path).removeprefix(UTF_8_MARK).lstrip().startswith((b'{"', b'[{"'))
+
+
+def _first_text(path: Path) -> bytes:
+    """The first bytes of a text file, which gzip may have compressed."""
+    if _compression(path) != "gzip":
+        return _first_bytes(path)
+    try:
+        with gzip.open(path) as file:
+            return file.read(NUM_BYTES)
+    except (OSError, EOFError, zlib.error):  # the reader raises an error with the reason
+        return b""
 
 
 def _compression(path: Path) -> str:

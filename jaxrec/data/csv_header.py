@@ -71,6 +71,7 @@ def csv_form(
                 f"{files[0]}: `header` names {len(spec.header)} columns, but the first row has "
                 f"{len(cells)} values: {head.line}"
             )
+        reject_same_names(list(spec.header), f"{spec.origin}, `header`")
         return replace(form, names=spec.header)
     for path, other in zip(files, heads, strict=True):
         if other is not None and (
@@ -80,7 +81,7 @@ def csv_form(
                 f"{path}: its header ({other.line}) is not that of {files[0]} ({head.line}). Write "
                 "both with the same columns in the same order"
             )
-    if any(_is_number(cell) for cell in cells):
+    if any(_is_value(cell) for cell in cells):
         raise DataError(
             f"{files[0]}: the first row looks like data, not like a header ({head.line[:80]}). "
             "Name the columns: write a header, or in dataset.yaml `header: [user_id, item_id, ...]`"
@@ -106,7 +107,8 @@ def _head(
         f"SELECT line FROM read_csv({file_names([path])}, auto_detect = false, header = false, "
         f"delim = {literal(UNIT_SEPARATOR)}, quote = '', escape = '', "
         f"encoding = {literal(encoding)}, compression = {literal(compression)}, "
-        f"columns = {{'line': 'VARCHAR'}}) LIMIT {NUM_FIRST_LINES}"
+        # as values in quotes may hold other line ends than the file
+        f"strict_mode = false, columns = {{'line': 'VARCHAR'}}) LIMIT {NUM_FIRST_LINES}"
     ).fetchall()
     lines = [line or "" for (line,) in rows]
     if not lines:
@@ -152,7 +154,10 @@ def _cells(line: str, separator: str, quote: str) -> list[str]:
     return [cell if cell.strip() else f"unnamed_{number}" for number, cell in enumerate(cells, 1)]
 
 
-def _is_number(cell: str) -> bool:
+def _is_value(cell: str) -> bool:
+    """Whether a cell is a number or a time, as no name is."""
+    if re.match(r"\d{4}-\d\d-\d\d", cell):
+        return True
     try:
         float(cell)
     except ValueError:

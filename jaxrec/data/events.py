@@ -1,7 +1,7 @@
 """The event log: all events as arrays, sorted by user and time."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import IO
@@ -136,15 +136,20 @@ def seconds_of(time: str, option: str) -> int:
         ) from None
 
 
-def _checked_event_types(events: pl.Series, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The names, or by default the distinct types of the events."""
-    present = set(events.unique())
-    names = names or tuple(sorted(present))
+def refuse_many_event_types(names: Sequence[str]) -> None:
+    """Raise a DataError if there are more event types than a log can hold."""
     if len(names) > MAX_EVENT_TYPES:
         raise DataError(
             f"events have {len(names):,} event types ({', '.join(names[:5])} ...), but at most "
             f"{MAX_EVENT_TYPES} are possible. Name actions, such as view or buy"
         )
+
+
+def _checked_event_types(events: pl.Series, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names, or by default the distinct types of the events."""
+    present = set(events.unique())
+    names = names or tuple(sorted(present))
+    refuse_many_event_types(names)
     if unknown := present - set(names):
         raise DataError(
             f"events have types that the model does not know: {', '.join(sorted(unknown))}; it "

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from jaxrec.data.carry_over import old_rows
 from jaxrec.data.columns import as_type, index_in
 from jaxrec.data.graph import ITEM, edge_numbers, item_triples, node_types
-from jaxrec.data.opener import TRIPLE_COLUMNS
+from jaxrec.data.spec import TRIPLE_COLUMNS
 from jaxrec.data.tables import validate_items, validate_triples
 from jaxrec.types import Catalog, KnowledgeGraph
 

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from jaxrec.data.columns import as_labels, index_in
 from jaxrec.data.item_columns import CATEGORY_SEPARATOR
-from jaxrec.data.opener import TRIPLE_COLUMNS
+from jaxrec.data.spec import TRIPLE_COLUMNS
 from jaxrec.errors import DataError
 from jaxrec.types import PADDING_MULTIPLE, KnowledgeGraph, NodeType
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import polars as pl
 
-from jaxrec.data.columns import NULL_WORDS, as_labels, shown
+from jaxrec.data.columns import BLANKS, NULL_LABELS, NULL_WORDS, as_labels, shown
 
 CATEGORY_SEPARATOR = " > "
 LABEL_COLUMNS = ("brand", "merchant", "category", "categories", "genres")
@@ -16,10 +16,11 @@ CLEAR_SEPARATORS = SEPARATORS[:7]  # the others may stand inside a label
 OFTEN = 0.5  # share of the values that hold a possible separator
 THOUSANDS = r"(\d)[\s'](\d{3})"
 # A currency may stand before or behind an amount.
-AMOUNT = r"^[^\d.,-]{0,4}(-?[\d.,]*\d)[^\d.,-]{0,4}$"
+NO_SIGN = r"[^\d.,()%+\u2212\u2013-]{0,4}"
+AMOUNT = rf"^{NO_SIGN}(-?[\d.,]*\d){NO_SIGN}$"
 COMMA = r"^-?\d*,(\d{1,2}|\d{4,})$|\.\d{3},\d+$"  # before the fraction
 POINT = r"\.(\d{1,2}|\d{4,})$"
-NO_LABELS = (*NULL_WORDS, "(no genres listed)")
+NO_LABELS = (*NULL_LABELS, "(no genres listed)")
 # Usual names of columns that jaxrec knows by another name
 LIKELY_NAMES = {
     "event": r"event_?(type|name)|action(_?type)?|behaviou?r(_?type)?|interaction(_?type)?",
@@ -60,9 +61,11 @@ def with_labels(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str
 def with_prices(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str], list[str]]:
     """Items whose prices are numbers where text has them (`$9.99`, `9,99`), warnings and notes."""
     dtype = items.schema.get("price", pl.Null())
-    if dtype.is_numeric() or dtype == pl.Null:
+    if dtype == pl.Null:
         return items, [], []
     column = items["price"]
+    if dtype.is_numeric():
+        return items, _negative(column, table), []
     if dtype != pl.String:
         return items, [_no_numbers(column, column.is_not_null(), table)], []
     text = column.set(column.str.strip_chars().is_in(NULL_WORDS), None).str.strip_chars()
@@ -82,7 +85,20 @@ def with_prices(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str
         return items, [_no_numbers(column, lost, table)], []
     row = numbers.is_not_null().arg_max() or 0
     note = f"{table}: prices were read as numbers, such as {column[row]!r} as {numbers[row]}."
-    return items.with_columns(price=numbers), [], [note]
+    return items.with_columns(price=numbers), _negative(numbers, table), [note]
+
+
+def _negative(prices: pl.Series, table: str) -> list[str]:
+    """A note on prices below 0, if there are any."""
+    negative = (prices < 0).fill_null(False)
+    if not negative.any():
+        return []
+    row = negative.arg_max() or 0
+    return [
+        f"{table}, column 'price': {negative.sum():,} of {len(prices):,} prices are below 0 (row "
+        f"{row + 1}: {shown(prices, row)}), and conditions take them as they are. Correct them, or "
+        "leave them empty."
+    ]
 
 
 def _no_numbers(prices: pl.Series, lost: pl.Series, table: str) -> str:
@@ -139,25 +155,29 @@ def likely_columns(frame: pl.DataFrame, names: Collection[str], table: str) -> l
 def _labels(column: pl.Series, table: str) -> tuple[pl.Series, list[str]]:
     """One column of labels without words for a missing value, and notes."""
     notes: list[str] = []
+    column, count = _bare(column)
     if column.dtype == pl.String and (lists := _list_literals(column)) is not None:
-        column = lists
-    is_list = column.dtype != pl.String
-    missing = column.explode() if is_list else column
-    count = missing.str.strip_chars().is_in(NO_LABELS).sum()
+        column, in_lists = _bare(lists)
+        count += in_lists
     if count:
         notes.append(f"{table}, column {column.name!r}: words for no value ignored: {count:,}.")
-        column = _without_words(column, is_list)
-    if not is_list:
+    if column.dtype == pl.String:
         column, separator_notes = _split(column, table)
         notes += separator_notes
     return column, notes
 
 
-def _without_words(column: pl.Series, is_list: bool) -> pl.Series:
-    if not is_list:
-        return column.set(column.str.strip_chars().is_in(NO_LABELS), None)
-    kept = pl.element().filter(~pl.element().str.strip_chars().is_in(NO_LABELS))
-    return column.to_frame().select(pl.col(column.name).list.eval(kept)).to_series()
+def _bare(column: pl.Series) -> tuple[pl.Series, int]:
+    """Labels without `BLANKS` at their ends and without words for no value; how many words."""
+    if column.dtype == pl.String:
+        column = column.str.strip_chars(BLANKS)
+        is_word = column.is_in(NO_LABELS)
+        return column.set(is_word, None), int(is_word.sum())
+    column = column.list.eval(pl.element().str.strip_chars(BLANKS))
+    count = int(column.explode().is_in(NO_LABELS).sum())
+    if count:
+        column = column.list.eval(pl.element().filter(~pl.element().is_in(NO_LABELS)))
+    return column, count
 
 
 def _list_literals(column: pl.Series) -> pl.Series | None:

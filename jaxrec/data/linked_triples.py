@@ -5,7 +5,8 @@ from pathlib import Path
 import polars as pl
 
 from jaxrec.data.columns import require
-from jaxrec.data.opener import TRIPLE_COLUMNS, read_table
+from jaxrec.data.opener import read_table
+from jaxrec.data.spec import TRIPLE_COLUMNS
 from jaxrec.errors import DataError
 
 

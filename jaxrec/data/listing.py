@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from jaxrec.errors import DataError
@@ -18,6 +19,9 @@ ATOMIC_SUFFIXES = {"events": ".inter", "items": ".item", "triples": ".kg"}
 OTHER_SUFFIXES = (".zip", ".bz2", ".xz", ".xlsx", ".xls", ".feather", ".arrow", ".avro", ".orc")
 SHOWN_NAMES = 10
 HIDDEN = ("_", ".")
+MARKS = "*?["  # of patterns
+# formats of tables whose log says which of the files in a directory hold -> where the log is
+LOGGED = {"Delta": "_delta_log", "Hudi": ".hoodie", "Iceberg": "metadata/*.metadata.json"}
 
 
 def format_of(path: Path) -> str | None:
@@ -33,7 +37,7 @@ def find_table(directory: Path, name: str) -> Path | None:
 
     Raises a DataError if there are several.
     """
-    entries = sorted(path for path in directory.iterdir() if not _is_hidden(path))
+    entries = sorted(p for p in directory.iterdir() if not p.name.startswith(HIDDEN))
     named = [path for path in entries if path.name.split(".")[0].lower() == name]
     tables = [path for path in named if _is_table(path) and format_of(path) != "atomic"]
     if not tables:  # the reader names the formats
@@ -50,7 +54,7 @@ def is_table_directory(path: Path) -> bool:
     write them, or several files whose names differ only in numbers."""
     if not path.is_dir():
         return False
-    names = [entry.name for entry in path.iterdir() if not _is_hidden(Path(entry.name))]
+    names = [entry.name for entry in path.iterdir() if not entry.name.startswith(HIDDEN)]
     alike = {re.sub(r"[0-9a-f-]{8,}|\d+", "#", name) for name in names}
     is_numbered = len(names) > 1 and len(alike) == 1
     is_part = any(name.startswith("part-") or "=" in name for name in names)
@@ -60,14 +64,14 @@ def is_table_directory(path: Path) -> bool:
 def list_files(base: Path, names: Sequence[str]) -> list[Path]:
     """The files of a table, sorted by name for each entry.
 
-    Names that begin with `_` or `.` are left out of directories, as other readers do.
+    Names that begin with `_` or `.` are left out of directories and patterns, as other readers do.
 
     Args:
         base: directory that the names start from.
         names: files, directories (all files inside, also in subdirectories) and patterns.
 
     Raises:
-        DataError: an entry matches no file, or the files have different or unknown formats.
+        DataError: an entry matches no file, or a file and its compressed copy.
     """
     files: list[Path] = []
     for name in names:
@@ -75,23 +79,42 @@ def list_files(base: Path, names: Sequence[str]) -> list[Path]:
         if path.is_file():
             matches = [path]
         elif path.is_dir():
-            inside = (entry for entry in path.rglob("*") if not _is_hidden(entry.relative_to(path)))
-            matches = sorted(entry for entry in inside if entry.is_file())
+            _refuse_logged(path)
+            matches = _matches(path, "**/*")
         else:
-            start = Path(path.anchor)
-            inside = start.glob(str(path.relative_to(start)))
-            matches = sorted(m for m in inside if m.is_file() and not m.name.startswith(HIDDEN))
+            root = _root(path)
+            matches = _matches(root, str(path.relative_to(root)))
         if not matches and path.is_dir():
             raise DataError(f"{path}: the directory holds no file")
+        if not matches and path_exists(path):
+            raise DataError(f"{path}: a pipe or device, which is read once; write it to a file")
         if not matches:
             raise DataError(f"{path}: no such file{neighbours(path)}")
         files += matches
+    _refuse_copies(files)
     return files
+
+
+def has_partitions(base: Path, names: Sequence[str], files: Sequence[Path]) -> bool:
+    """Whether files of a table lie in directories of its own such as `day=2024-01-31`.
+
+    Directories above the table say nothing about its rows.
+
+    Args:
+        base: see `list_files`.
+        names: see `list_files`.
+        files: what `list_files` gives.
+    """
+    roots = [_root(base / name) for name in names]
+    below = (
+        file.relative_to(root) for root in roots for file in files if file.is_relative_to(root)
+    )
+    return any("=" in part for path in below for part in path.parts[:-1])
 
 
 def is_pattern(name: str) -> bool:
     """Whether a name stands for several files."""
-    return any(mark in name for mark in "*?[") and not path_exists(name)
+    return any(mark in name for mark in MARKS) and not path_exists(name)
 
 
 def neighbours(path: Path) -> str:
@@ -103,8 +126,43 @@ def neighbours(path: Path) -> str:
     return f" ({path.parent} holds {', '.join(names[:SHOWN_NAMES])}{more})" if names else ""
 
 
+def _refuse_logged(directory: Path) -> None:
+    """Raise a DataError if only a log tells which files of a directory are rows of today."""
+    for name, log in LOGGED.items():
+        if any(directory.glob(log)):
+            raise DataError(
+                f"{directory}: this is a {name} table, and its files also hold rows that were "
+                "changed or deleted. Write its rows as plain Parquet, or list the `files` that hold"
+            )
+
+
+def _root(path: Path) -> Path:
+    """The directory below which the files that a name stands for lie."""
+    if path.is_dir():
+        return path
+    fixed = takewhile(lambda part: not any(mark in part for mark in MARKS), path.parts[:-1])
+    return path.parent if path.is_file() else Path(*fixed)
+
+
+def _matches(root: Path, pattern: str) -> list[Path]:
+    """The files below a directory that match a pattern, sorted, without hidden ones."""
+    found = (path for path in root.glob(pattern) if path.is_file())
+    return sorted(path for path in found if not _is_hidden(path.relative_to(root)))
+
+
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(HIDDEN) for part in path.parts)
+
+
+def _refuse_copies(files: Sequence[Path]) -> None:
+    """Raise a DataError if a file is there twice, once of them compressed."""
+    for file in files:
+        plain = file.with_suffix("")
+        if file.suffix.lower() in COMPRESSED and plain in files:
+            raise DataError(
+                f"{file}: {plain.name} is there too, and the rows of both would count; leave one "
+                "of them out"
+            )
 
 
 def _is_table(path: Path) -> bool:

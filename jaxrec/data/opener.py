@@ -11,14 +11,12 @@ import numpy as np
 import polars as pl
 import pyarrow
 from jaxtyping import Int64
-from pyarrow import parquet
 
 from jaxrec.data.atomic import named_types, typed
 from jaxrec.data.codes import new_codes
-from jaxrec.data.columns import INEXACT_FROM, NULL_WORDS, reject_same_names
-from jaxrec.data.content import compression_of_all, format_of_all
-from jaxrec.data.csv_header import csv_form
+from jaxrec.data.columns import BLANKS, INEXACT_FROM, NULL_WORDS, reject_same_names
 from jaxrec.data.database import answer
+from jaxrec.data.file_query import file_query
 from jaxrec.data.id_types import IdType
 from jaxrec.data.listing import find_table, is_table_directory, list_files
 from jaxrec.data.reading_errors import readable
@@ -30,22 +28,22 @@ from jaxrec.data.shape import (
     columns_read,
     shaped,
 )
-from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES, TABLES, TableSpec, dataset_spec
-from jaxrec.data.sql import connect, file_names, identifier, literal
+from jaxrec.data.spec import (
+    ID_COLUMNS,
+    SPEC_FILE,
+    SPEC_SUFFIXES,
+    TABLES,
+    TEXT_COLUMNS,
+    TableSpec,
+    dataset_spec,
+)
+from jaxrec.data.sql import connect, identifier
 from jaxrec.data.times import clear_times
 from jaxrec.errors import DataError
 
-TRIPLE_COLUMNS = ("head_type", "head", "relation", "tail_type", "tail")
-ID_COLUMNS = ("user_id", "item_id")
-# These columns stay text even if all values look like numbers ("007").
-TEXT_COLUMNS = (
-    *(*ID_COLUMNS, "event", "event_id", "session_id", *TRIPLE_COLUMNS),
-    *("title", "description", "brand", "category", "categories", "merchant"),
-)
 CODED_COLUMNS = (*ID_COLUMNS, "event")
 ROWS_PER_BATCH = 500_000  # while a table is coded
 KNOWN_COLUMNS = (*TEXT_COLUMNS, "timestamp", "genres", "price", "rating")
-INVISIBLE = " \t\r\n\u00a0\u200b\ufeff"  # at the ends of names
 WORD_ENDS = r"[\s-]+|(?<=[a-z])(?=[A-Z])"
 ANSWER = "answer"
 INTEGER_TYPES = (
@@ -55,10 +53,6 @@ INTEGER_TYPES = (
 # types that Polars lacks become text
 FOREIGN_TYPES = re.compile(r"\b(INTERVAL|UNION|BIT|BIGNUM|GEOMETRY)\b")
 CODED_TYPES = "|".join(("VARCHAR", *INTEGER_TYPES, r"DECIMAL\(\d+,0\)"))
-# JSON types whose text DuckDB would change, or that stand for several types
-RESTORED_TYPES = (
-    *("DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "UUID", "HUGEINT", "JSON"),
-)
 
 
 @dataclass(frozen=True)
@@ -210,8 +204,9 @@ def open_table(spec: TableSpec) -> OpenTable:
         elif spec.sql:
             query, kind = _checked_query(spec, connection), "query"
         else:
-            files = list_files(spec.base, spec.files)
-            query, kind = _file_query(files, spec, connection)
+            listed = list_files(spec.base, spec.files)
+            files = [path for path in listed if path.stat().st_size] or listed[:1]
+            query, kind = file_query(files, spec, connection)
         query = _with_fields(query, spec, connection)
         relation = connection.sql(query)
         source_names, types = list(relation.columns), list(map(str, relation.types))
@@ -239,71 +234,11 @@ def open_table(spec: TableSpec) -> OpenTable:
     )
 
 
-def _file_query(
-    files: Sequence[Path], spec: TableSpec, connection: duckdb.DuckDBPyConnection
-) -> tuple[str, str]:
-    """The query of a table's files and their format."""
-    kind = format_of_all(files)
-    match kind:
-        case "parquet":
-            query = _parquet_query(files)
-        case "json":
-            query = _json_query(files, connection)
-        case _:
-            query = _csv_query(files, spec, connection, kind)
-    return query, kind
-
-
-def _parquet_query(files: Sequence[Path]) -> str:
-    for path in files[:1]:  # DuckDB merges columns whose names differ only in case
-        columns = parquet.read_schema(path).names
-        reject_same_names(columns, str(path))
-        if not columns:
-            raise DataError(f"{path}: the file has no columns; write it again with its columns")
-    return f"SELECT * FROM read_parquet({file_names(files)}, union_by_name = true)"
-
-
-def _csv_query(
-    files: Sequence[Path], spec: TableSpec, connection: duckdb.DuckDBPyConnection, kind: str
-) -> str:
-    """All values as text, because a type guessed from some rows may not fit the others."""
-    form = csv_form(connection, files, spec)
-    columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in form.names)
-    quote = "" if kind == "atomic" else form.quote
-    return (
-        f"SELECT * FROM read_csv({file_names(files)}, auto_detect = false, "
-        f"delim = {literal(form.separator)}, quote = {literal(quote)}, escape = {literal(quote)}, "
-        f"header = {not spec.header}, skip = {form.num_skipped}, "
-        f"encoding = {literal(form.encoding)}, compression = {literal(form.compression)}, "
-        f"columns = {{{columns}}})"
-    )
-
-
-def _json_query(files: Sequence[Path], connection: duckdb.DuckDBPyConnection) -> str:
-    """All rows give the types, as a late row may have another type than the first ones."""
-    source = (
-        f"read_json({file_names(files)}, sample_size = -1, union_by_name = true, "
-        f"compression = {literal(compression_of_all(files))}"
-    )
-    types = {
-        name: "VARCHAR" if _is_restored(name, type_name) else type_name
-        for name, type_name, *_ in connection.execute(f"DESCRIBE FROM {source})").fetchall()
-    }
-    columns = ", ".join(f"{literal(name)}: {literal(kind)}" for name, kind in types.items())
-    return f"SELECT * FROM {source}, columns = {{{columns}}})"
-
-
-def _is_restored(name: str, type_name: str) -> bool:
-    nested = type_name.endswith("]") or type_name.startswith(("STRUCT", "MAP"))
-    is_text = name.strip().lower() in TEXT_COLUMNS
-    return type_name in RESTORED_TYPES or (is_text and not nested)
-
-
 def _checked_query(spec: TableSpec, connection: duckdb.DuckDBPyConnection) -> str:
     statements = connection.extract_statements(spec.sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise DataError(f"{spec.origin}: give one SELECT statement")
-    return spec.sql.strip().rstrip(";")
+    return spec.sql.strip().rstrip(";") + "\n"  # the end of a comment
 
 
 def _with_fields(query: str, spec: TableSpec, connection: duckdb.DuckDBPyConnection) -> str:
@@ -323,19 +258,26 @@ def _column_names(source: list[str], spec: TableSpec) -> list[str]:
     Known names may be in capitals, with spaces or hyphens (`User ID`), or joined (`userId`).
     """
     by_name = {name.strip().lower(): jaxrec_name for jaxrec_name, name in spec.columns.items()}
-    normal = [name.strip(INVISIBLE).lower() for name in source]
+    if len(by_name) < len(spec.columns):
+        raise DataError(
+            f"{spec.origin}: `columns` names a column twice; give it two names by a query: "
+            "SELECT sku AS item_id, sku AS title"
+        )
+    normal = [name.strip(BLANKS).lower() for name in source]
     if missing := [name for name in spec.columns.values() if name.strip().lower() not in normal]:
         raise DataError(
             f"{spec.origin}: `columns` names {', '.join(map(repr, missing))}; the table has "
             f"{', '.join(source)}"
         )
     reject_same_names(source, spec.origin)
-    spelled = [re.sub(WORD_ENDS, "_", name.strip(INVISIBLE)).lower() for name in source]
+    spelled = [re.sub(WORD_ENDS, "_", name.strip(BLANKS)).lower() for name in source]
     once = {words for words in spelled if spelled.count(words) == 1} - set(spec.columns)
     names = []
     for name, key, words in zip(source, normal, spelled, strict=True):
         known = [n for n in (key, words) if n in KNOWN_COLUMNS and (n == key or n in once)]
-        names.append(by_name.get(key, [*known, name.strip(INVISIBLE)][0]))
+        own = [*known, name.strip(BLANKS)][0]
+        own += " (other)" * (own in spec.columns)  # `columns` gives the name to another column
+        names.append(by_name.get(key, own))
     reject_same_names(names, spec.origin)
     return names
 

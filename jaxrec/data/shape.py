@@ -3,7 +3,7 @@
 import polars as pl
 
 from jaxrec.data.codes import where
-from jaxrec.data.columns import as_text, reject
+from jaxrec.data.columns import NULL_WORDS, as_text, reject
 from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
 
@@ -70,7 +70,7 @@ def check_columns(columns: tuple[str, ...], spec: TableSpec) -> None:
 
 def _by_rating(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
     """Rows with ratings from `min_rating` on; the event type of a row by its rating."""
-    rating = frame["rating"].cast(pl.Float64, strict=False)
+    rating = _ratings(frame["rating"], spec.origin)
     if spec.min_rating is not None:
         frame = frame.filter(rating >= spec.min_rating)
         rating = rating.filter(rating >= spec.min_rating)
@@ -85,6 +85,18 @@ def _by_rating(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
     for event_type, least in ordered:
         event = pl.when(rating >= least).then(pl.lit(event_type)).otherwise(event)
     return frame.with_columns(event.alias("event"))
+
+
+def _ratings(column: pl.Series, table: str) -> pl.Series:
+    """Ratings as numbers; null where there is none. Raises a DataError for other values."""
+    text = column
+    if column.dtype == pl.String:
+        text = column.str.strip_chars()
+        text = text.set(text.is_in(("", *NULL_WORDS)), None)
+    numbers = text.cast(pl.Float64, strict=False)
+    fix = "Write them as numbers, such as 4.5"
+    reject(text.is_not_null() & numbers.is_null(), column, table, "are no numbers", fix)
+    return numbers
 
 
 def _with_event_types(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:

@@ -8,9 +8,9 @@ import polars as pl
 from jaxrec.data.fetch import fetch_wheel
 from jaxrec.data.invoices import invoice_tables, is_invoice_table
 from jaxrec.data.linked_triples import link_entities
-from jaxrec.data.listing import find_table, format_of, is_pattern
+from jaxrec.data.listing import is_pattern
 from jaxrec.data.opener import open_table, read_table
-from jaxrec.data.spec import SPEC_FILE, SPEC_SUFFIXES, dataset_spec
+from jaxrec.data.spec import dataset_spec, only_file
 from jaxrec.data.tables import Tables, TimeKind, tables_of, validate_tables
 from jaxrec.errors import DataError
 from jaxrec.runtime import path_exists
@@ -85,7 +85,7 @@ def load_source(
     path = Path(source)
     if not path_exists(path) and not is_pattern(source):
         raise DataError(f"{source}: neither ml-100k nor ml-1m, nor an existing file or directory")
-    if not layout and (file := _only_file(path)):
+    if not layout and (file := only_file(path)):
         spec = dataset_spec(file, "", memory_limit)
         table = open_table(spec.events)
         if is_invoice_table(table.columns):
@@ -94,19 +94,6 @@ def load_source(
             return tables_of(spec, table, time=time, strict=strict, as_codes=as_codes)
     spec = dataset_spec(path, layout, memory_limit)
     return tables_of(spec, open_table(spec.events), time=time, strict=strict, as_codes=as_codes)
-
-
-def _only_file(path: Path) -> Path | None:
-    """A file that is not a description, or the only file of a directory without events."""
-    if path.is_file():
-        return None if path.suffix in SPEC_SUFFIXES else path
-    if not path.is_dir():
-        return None
-    files = [file for file in path.glob("*") if format_of(file) in ("parquet", "csv")]
-    described = (path / SPEC_FILE).is_file() or find_table(path, "events") is not None
-    if described or len(files) != 1:
-        return None
-    return files[0] if files[0].is_file() else None
 
 
 def _movielens(name: str, time: TimeKind, strict: bool) -> Tables:

@@ -1,5 +1,6 @@
 """What a data set consists of: the files or queries of its tables, and what their columns mean."""
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -7,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.config.parsing import read_yaml, recipes
-from jaxrec.data.listing import find_table, is_table_directory
+from jaxrec.data.listing import find_table, format_of, is_table_directory
 from jaxrec.errors import ConfigError, DataError
 
 SPEC_FILE = "dataset.yaml"
 SPEC_SUFFIXES = (".yaml", ".yml")
 TABLES = ("events", "items", "triples")
+TRIPLE_COLUMNS = ("head_type", "head", "relation", "tail_type", "tail")
+ID_COLUMNS = ("user_id", "item_id")
+# These columns stay text even if all values look like numbers ("007").
+TEXT_COLUMNS = (
+    *(*ID_COLUMNS, "event", "event_id", "session_id", *TRIPLE_COLUMNS),
+    *("title", "description", "brand", "category", "categories", "merchant"),
+)
+ENCODINGS = {"utf-8": "utf-8", "utf-16": "utf-16", "iso8859-1": "latin-1"}  # as DuckDB names them
 MEMORY_SIZE = r"\d+(\.\d+)? *([KMGT]i?)?B"
 SQL_WORDS = ("select ", "select\n", "with ", "with\n", "from ", "from\n")
 
@@ -140,6 +149,19 @@ def read_spec(path: Path, base: Path) -> DatasetSpec:
     )
 
 
+def only_file(path: Path) -> Path | None:
+    """A file that is not a description, or the only file of a directory without events."""
+    if path.is_file():
+        return None if path.suffix in SPEC_SUFFIXES else path
+    if not path.is_dir():
+        return None
+    files = [file for file in path.glob("*") if format_of(file) in ("parquet", "csv")]
+    described = (path / SPEC_FILE).is_file() or find_table(path, "events") is not None
+    if described or len(files) != 1:
+        return None
+    return files[0] if files[0].is_file() else None
+
+
 def layouts() -> list[str]:
     """The names of the layouts that jaxrec ships."""
     return sorted(path.stem for path in (recipes() / "layouts").iterdir() if path.suffix == ".yaml")
@@ -180,6 +202,7 @@ def _table(name: str, value: Any, base: Path, place: str) -> TableSpec:
             raise DataError(f"{place}, {option}: put yes, no, on and off in quotes")
         value[option] = {str(key): "" if name is None else str(name) for key, name in pairs}
     value["memory_limit"] = _memory_limit(value.get("memory_limit", ""), place)
+    value["encoding"] = _encoding(value.get("encoding", "utf-8"), place)
     try:
         ratings = _mapping(value.get("ratings", {}), f"{place}, ratings")
         value["ratings"] = {str(key): float(lowest) for key, lowest in ratings.items()}
@@ -194,6 +217,17 @@ def _memory_limit(value: str, place: str) -> str:
     if value and not re.fullmatch(MEMORY_SIZE, value):
         raise DataError(f"{place}: memory_limit {value!r} is no size; write it as 2GB or 500MB")
     return value
+
+
+def _encoding(value: str, place: str) -> str:
+    """DuckDB's name of an encoding."""
+    try:
+        return ENCODINGS[codecs.lookup(value).name]
+    except LookupError:
+        raise DataError(
+            f"{place}: encoding {value!r} is none of {', '.join(ENCODINGS.values())}; write the "
+            f"files in UTF-8: iconv -f {value} -t utf-8 OLD > NEW"
+        ) from None
 
 
 def _mapping(value: Any, place: str) -> Mapping[str, Any]:

@@ -19,7 +19,8 @@ from jaxrec.data.columns import as_ids, null_words, require
 from jaxrec.data.forgotten import LeftOut
 from jaxrec.data.id_types import IdType, id_type
 from jaxrec.data.invoices import invoice_events, is_invoice_table
-from jaxrec.data.opener import OpenTable, open_source
+from jaxrec.data.opener import OpenTable, open_source, open_table
+from jaxrec.data.spec import TableSpec, only_file
 from jaxrec.data.sql import connect
 from jaxrec.data.tables import EVENT_COLUMNS, REQUIRED_COLUMNS, TimeKind, validate_tables
 from jaxrec.data.times import as_milliseconds, clear_times, same_unit, time_notes, unit_of
@@ -137,7 +138,7 @@ def open_events(
         listed = as_ids(users.keep, "the users to keep")
         ids = users.stored(listed, "the users to keep").unique(maintain_order=True)
         users = replace(users, keep=ids)
-    opened = open_source(source, "events", layout)
+    opened = _opened(source, layout)
     table: OpenTable | None = opened
     name, columns, read = opened.spec.origin, opened.columns, table_reader(opened, users)
     if is_invoice_table(columns):
@@ -168,6 +169,15 @@ def open_events(
         notes=notes,
         table=table,
     )
+
+
+def _opened(source: Path, layout: str) -> OpenTable:
+    """The events of a data set, which may be a directory with an invoice file alone."""
+    if source.is_dir() and not layout and (file := only_file(source)):
+        invoices = open_table(TableSpec("events", files=(str(file),)))
+        if is_invoice_table(invoices.columns):
+            return invoices
+    return open_source(source, "events", layout)
 
 
 def table_reader(table: OpenTable, users: UserFilter) -> Reader:

@@ -8,14 +8,17 @@ import polars as pl
 
 from jaxrec.config import Config
 from jaxrec.data.codes import coded, codes, numbered
-from jaxrec.data.dataset import long_history_notes
+from jaxrec.data.dataset import long_history_notes, prepare
+from jaxrec.data.events import refuse_many_event_types
 from jaxrec.data.features import feature_columns, unused_notes, vector_columns, width_of
 from jaxrec.data.graph import COLUMN_RELATIONS
 from jaxrec.data.slices import counts, user_blocks
 from jaxrec.data.tables import EVENT_COLUMNS, Tables
+from jaxrec.errors import DataError
 
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
-MANY_REPEATS = 0.2  # share of events
+MANY_REPEATS = MANY_COPIES = 0.2  # share of events
+FEW_EVENTS = 100_000  # fewer may leave nothing for a part of the split
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,10 @@ class Summary:
 
 
 def summarize(tables: Tables, config: Config) -> Summary:
-    """Describe tables as training with a configuration sees them."""
+    """Describe tables as training with a configuration sees them.
+
+    Raises a DataError if there are too many event types for any training.
+    """
     events, items, triples = tables.events, tables.items, tables.triples
     rows = {"events": len(events), "items": len(items)}
     if triples is not None:
@@ -69,8 +75,10 @@ def summarize(tables: Tables, config: Config) -> Summary:
     per_user, per_item = (_counts(events[name]) for name in ("user_id", "item_id"))
     num_idle = len(items) - len(per_item)
     item_events = pl.concat([pl.zeros(num_idle, pl.Int64, eager=True), per_item["count"].sort()])
-    repeats = 1 - _num_pairs(events) / len(events)
+    num_pairs, copies = _num_pairs(events)
+    repeats = 1 - num_pairs / len(events)
     event_types = events["event"].value_counts(sort=True).rows()
+    refuse_many_event_types([name for name, _ in event_types])
     features = feature_columns(items, config)
     unused = unused_notes(items, features, config.data.numeric_columns)
     return Summary(
@@ -83,7 +91,11 @@ def summarize(tables: Tables, config: Config) -> Summary:
         repeats=repeats,
         user_events=Counts(per_user["count"].sort()),
         item_events=Counts(item_events),
-        warnings=(*tables.warnings, *_warnings(per_user, repeats, config)),
+        warnings=(
+            *tables.warnings,
+            *_warnings(per_user, repeats, copies, config),
+            *_refusals(tables, config),
+        ),
         notes=(*(note for note in tables.notes if note not in tables.warnings), *unused),
     )
 
@@ -137,14 +149,24 @@ def _counts(ids: pl.Series) -> pl.DataFrame:
     return pl.DataFrame({"id": names, "count": sizes})
 
 
-def _num_pairs(events: pl.DataFrame) -> int:
-    """The number of different pairs of a user and an item."""
+def _num_pairs(events: pl.DataFrame) -> tuple[int, float]:
+    """The number of different pairs of a user and an item, and the share of copies of events.
+
+    The share is that of the first users, because it takes longer.
+    """
     users, items = (codes(coded(events[name])) for name in ("user_id", "item_id"))
-    total = 0
+    kinds = events["event"]
+    kinds = coded(kinds) if kinds.dtype == pl.String else kinds
+    others = {"time": events["timestamp"], "kind": kinds.to_physical()}
+    total, copies = 0, None
     for rows in user_blocks(users, counts(users, int(users.max(initial=0)) + 1)):
         pairs = (users[rows].astype(np.int64) << 32) | items[rows]
         total += pl.Series(pairs).n_unique()
-    return total
+        if copies is None:
+            first = {name: column.to_numpy()[rows] for name, column in others.items()}
+            hashes = pl.DataFrame({"pair": pairs, **first}).hash_rows()
+            copies = 1 - hashes.n_unique() / len(rows)
+    return total, copies or 0.0
 
 
 def _period(timestamps: pl.Series) -> tuple[datetime, datetime]:
@@ -156,7 +178,7 @@ def _period(timestamps: pl.Series) -> tuple[datetime, datetime]:
     return first, last
 
 
-def _warnings(per_user: pl.DataFrame, repeats: float, config: Config) -> list[str]:
+def _warnings(per_user: pl.DataFrame, repeats: float, copies: float, config: Config) -> list[str]:
     warnings: list[str] = []
     user, count = per_user.sort("count", descending=True).row(0)
     warnings += long_history_notes(user, count, int(per_user["count"].sum()))
@@ -165,6 +187,22 @@ def _warnings(per_user: pl.DataFrame, repeats: float, config: Config) -> list[st
             f"{repeats:.0%} of the events repeat an item of the user, but lists leave out items "
             "that the user has seen. To recommend them again, use --evaluation.mask none."
         )
+    if copies >= MANY_COPIES:
+        warnings.append(
+            f"{copies:.0%} of the events equal another one in user, item, time and type, as if a "
+            "file was read twice. If they are copies, leave them out by a query: SELECT DISTINCT *."
+        )
     if len(per_user) < 100:
         warnings.append(f"there are {len(per_user):,} users; results of a test vary a lot.")
     return warnings
+
+
+def _refusals(tables: Tables, config: Config) -> list[str]:
+    """Why a training from scratch would refuse few events: most often, nothing is left to test."""
+    if len(tables.events) > FEW_EVENTS:
+        return []
+    try:
+        prepare(config, tables)
+    except DataError as error:
+        return [f"`jaxrec train` refuses these data: {error}."]
+    return []

@@ -15,6 +15,7 @@ from jaxrec.data.columns import (
     reject,
     reject_same_names,
     require,
+    same_but_for_case,
     with_simple_type,
 )
 from jaxrec.data.features import listed_vectors
@@ -30,9 +31,9 @@ from jaxrec.data.item_columns import (
     with_prices,
 )
 from jaxrec.data.linked_triples import read_linked_triples
-from jaxrec.data.opener import TRIPLE_COLUMNS, OpenTable, open_table
+from jaxrec.data.opener import OpenTable, open_table
 from jaxrec.data.slices import counts, look_up, time_order, user_blocks
-from jaxrec.data.spec import DatasetSpec
+from jaxrec.data.spec import TRIPLE_COLUMNS, DatasetSpec
 from jaxrec.data.times import as_milliseconds, as_positions, time_notes
 from jaxrec.errors import DataError
 
@@ -45,6 +46,7 @@ SPELLINGS = {
     "capitals": lambda ids: ids.str.to_lowercase(),
     "zeros at their beginning": lambda ids: ids.str.replace("^0+(.)", "$1"),
     "'.0' at their ends": lambda ids: ids.str.replace(r"\.0+$", ""),
+    "the forms of Unicode": lambda ids: ids.str.normalize("NFKC"),
     "quotes": lambda ids: ids.str.replace_all(r"[\"']", ""),
     "what stands before the last '/' or ':'": lambda ids: ids.str.replace(r"^.*[/:]", ""),
 }
@@ -193,6 +195,7 @@ def _check_events(
     named = [users, items, *([event_types] if "event" in events.columns else [])]
     warnings = [note for ids in named for note in null_words(ids, table)]
     warnings += [note for ids in named for note in blank_ends(ids, table)]
+    warnings += same_but_for_case(event_types, table)
     if time == "timestamp":
         warnings += time_notes(times, stamps, table, strict)
     known = pl.DataFrame([users, items, times, event_types, *texts])

@@ -34,10 +34,12 @@ CALENDAR_FORMAT = "%Y%m%d%H%M%S%3f"
 TEXT_FORMATS = (
     *("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z"),
     *("%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d"),
-    *("%Y%m%dT%H%M%S", "%Y%m%dT%H%M%S%#z"),
+    *("%Y-%m-%dT%I:%M:%S %p", "%Y-%m-%dT%I:%M %p", "%Y%m%dT%H:%M:%S"),
+    *("%Y%m%dT%H%M%S%.f", "%Y%m%dT%H%M%S%#z"),
     *("%Y%m%dT%H%M%S%.f%#z", "%Y%m%d_%H%M%S"),
     *("%d %b %Y %H:%M:%S", "%d %b %Y %H:%M:%S%#z", "%d/%b/%Y:%H:%M:%S%#z"),
-    *("%b %d %H:%M:%S %Y", "%b %d, %Y %H:%M:%S", "%b %d %Y %H:%M:%S%#z"),
+    *("%d %b %Y", "%d-%b-%Y", "%d-%b-%Y %H:%M:%S", "%b %d, %Y", "%b %d, %Y, %I:%M:%S %p"),
+    *("%b %d %H:%M:%S %Y", "%b %d, %Y %H:%M:%S", "%b %d %Y %H:%M:%S%#z", "%b %d %H:%M:%S%#z %Y"),
     *("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y"),
 )
 
@@ -84,7 +86,7 @@ def clear_times(column: pl.Series) -> tuple[str, pl.Series] | None:
         numbers = column
         if column.dtype == pl.String:
             numbers = column.str.strip_chars().cast(pl.Int64, strict=False)
-        if numbers.null_count() == len(numbers):
+        if column.dtype == pl.String and not numbers.count():
             times = _dates(column).dt.epoch("ms")
         elif (of_all := _unit_of_all(numbers)) is None:
             return None
@@ -256,8 +258,10 @@ def _dates(column: pl.Series) -> pl.Series:
         .str.replace(r"([+-]\d{2}:?\d{2}) *\+00:00$", "$1")  # an offset and a zone
         .str.replace(r"\s+([+-]\d{2}(:?\d{2})?)$", "$1")
         .str.replace(r"^(\d{4})/(\d{1,2})/", "$1-$2-")
-        .str.replace(r"^(\d{4}-?\d{1,2}-?\d{1,2}) +", "${1}T")
+        .str.replace(r"^(\d{4}-?\d{1,2}-?\d{1,2})(?: +|t)", "${1}T")
         .str.replace(r"^(Mon|Tue|Wed|Thu|Fri|Sat|Sun),? +", "")
+        .str.replace(r" (?:UTC|GMT|([+-]\d{4})) (\d{4})$", "${1}+0000 $2")
+        .str.replace(r"([+-]\d{4})\+0000 ", "$1 ")
         .str.replace(r"(:\d{2}),(\d+)", "$1.$2")  # fractions of a second
         .str.replace(r" GMT([+-]\d{4})( \(.*\))?$", "$1")  # as JavaScript writes zones
     )

@@ -135,6 +135,11 @@ def test_a_run_cannot_lie_in_a_file(tmp_path):
             open_directory(path)
 
 
+def test_a_run_is_no_url():
+    with pytest.raises(RunError, match=r"s3:/+bucket/run is a URL"):
+        refuse_existing(Path("s3://bucket/run"))
+
+
 def test_the_last_of_equal_epochs_is_the_best():
     history = tuple({"ndcg@10": score} for score in (0.1, 0.3, 0.3, 0.2))
     assert Progress().epochs_since_best == 0

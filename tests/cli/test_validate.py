@@ -69,6 +69,8 @@ def test_what_a_data_set_holds_is_printed(tmp_path, capsys):
         ({"item_id": pl.lit(1)}, "% of the events repeat an item of the user"),
         ({"timestamp": pl.col("timestamp") * (pl.col("user_id") > 0)}, "outside 1980 to tomorrow"),
         ({"item_id": pl.col("item_id") + 6}, "items that are not in"),
+        ({"item_id": pl.lit(1), "timestamp": pl.lit(SECOND)}, "% of the events equal another one"),
+        ({"timestamp": pl.lit(SECOND)}, "refuses these data: the global_time split leaves nothing"),
     ],
 )
 def test_a_warning_names_the_correction_and_the_exit_code_tells(tmp_path, capsys, columns, warning):
@@ -78,8 +80,9 @@ def test_a_warning_names_the_correction_and_the_exit_code_tells(tmp_path, capsys
 
 
 def test_data_that_cannot_be_used_exit_with_2(tmp_path, capsys):
-    code, _ = validated(capsys, "--data", shop(tmp_path, timestamp=pl.lit("soon")))
-    assert code == 2
+    for column in (pl.lit("soon").alias("timestamp"), pl.col("timestamp").alias("event")):
+        code, _ = validated(capsys, "--data", shop(tmp_path, **{column.meta.output_name(): column}))
+        assert code == 2
     with pytest.raises(SystemExit, match="2"):
         main(["validate", "--data", str(tmp_path), "--reprot", "x"])
     capsys.readouterr()

@@ -4,7 +4,9 @@ import polars as pl
 import pytest
 from helpers.tables import EVENTS, ITEMS, SECOND, assert_names, message
 
+from jaxrec.data import opener
 from jaxrec.data.columns import as_type
+from jaxrec.data.sources import load_source
 from jaxrec.data.tables import validate_items, validate_tables
 from jaxrec.errors import DataError
 
@@ -95,6 +97,11 @@ def test_numeric_ids_become_strings_and_event_is_filled_in():
         (["2023-11-14 22:13:20 +0000 UTC", "2023-11-14 22:13:20+00"], [SECOND * 1000] * 2),
         (["14/Nov/2023:22:13:20 +0000", "Tue Nov 14 22:13:20 2023"], [SECOND * 1000] * 2),
         (["14.11.2023 22:13:20", "Nov 14, 2023 22:13:20"], [SECOND * 1000] * 2),
+        (["Tue Nov 14 22:13:20 +0000 2023", "Tue Nov 14 22:13:20 UTC 2023"], [SECOND * 1000] * 2),
+        (["2023-11-14 10:13:20 PM", "Nov 14, 2023, 10:13:20 PM"], [SECOND * 1000] * 2),
+        (["20231114 22:13:20", "20231114T221320.000"], [SECOND * 1000] * 2),
+        (["2023-11-14t22:13:20z", "14-NOV-2023 22:13:20"], [SECOND * 1000] * 2),
+        (["14 Nov 2023", "Nov 14, 2023"], [1_699_920_000_000] * 2),
         (
             ["Tue Nov 14 2023 23:13:20 GMT+0100 (CET)", "2023-11-14 22:13:20,5"],
             [SECOND * 1000, SECOND * 1000 + 500],
@@ -134,10 +141,19 @@ def test_positions_taken_for_seconds_are_noted():
     assert "time: order" in tables.notes[0]
 
 
-def test_a_time_before_all_years_of_python_is_shown_as_a_number():
-    times = pl.Series([-(2**62)] * 3).cast(pl.Datetime("us"))
+@pytest.mark.parametrize("time", [-(2**62), 2**63 - 1])  # the last is infinity in DuckDB
+def test_a_time_outside_all_years_of_python_is_shown_as_a_number(time):
+    times = pl.Series([time] * 3).cast(pl.Datetime("us"))
     tables = validate_tables(EVENTS.with_columns(timestamp=times), ITEMS, None)
-    assert "lie outside 1980 to tomorrow (row 1: -4611686018427387904)" in tables.warnings[0]
+    assert f"lie outside 1980 to tomorrow (row 1: {time})" in tables.warnings[0]
+
+
+def test_times_of_which_the_last_part_has_none_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(opener, "ROWS_PER_BATCH", 2)
+    times = pl.Series("timestamp", [SECOND, SECOND, None])
+    EVENTS.with_columns(times).write_parquet(tmp_path / "events.parquet")
+    with pytest.raises(DataError, match=r"'timestamp': 1 of 3 values are .* \(row 3: None\)"):
+        load_source(str(tmp_path), as_codes=True)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +186,9 @@ def test_bad_positions(tmp_path, values):
 @pytest.mark.parametrize(
     ("column", "values", "parts"),
     [
-        ("user_id", ["u", None, ""], ["2 of 3", "row 2: None, row 3: ''", "Fill them in"]),
+        ("user_id", ["u", None, ""], ["2 of 3", "row 2: None, row 3: ''", "WHERE user_id <> ''"]),
+        ("user_id", [1.0, None, 2.0], ["row 2: None", "WHERE user_id IS NOT NULL"]),
+        ("item_id", ["a", "\u200b", "b"], ["row 2: '\\u200b'", "null or empty"]),
         ("user_id", [None, None, None], ["3 of 3", "row 1: None"]),
         ("item_id", ["007", " ", "b"], ["row 2: ' '", "Fill them in"]),
         ("item_id", [1.0, 2.5, 3.0], ["row 2: 2.5", "Write ids as text or integers"]),

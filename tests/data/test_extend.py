@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxrec.data.extend import Extension, extend_catalog
 from jaxrec.data.graph import build_graph
-from jaxrec.data.opener import TRIPLE_COLUMNS
+from jaxrec.data.spec import TRIPLE_COLUMNS
 from jaxrec.errors import DataError
 from jaxrec.types import PADDING_MULTIPLE, Catalog, KnowledgeGraph
 

@@ -34,7 +34,14 @@ def test_a_price_of_structs_is_told():
 
 
 @pytest.mark.parametrize(
-    ("prices", "count"), [(["9.99", "free"], 1), (["9,99", "9.99"], 2), (["1 - 2", "3 - 4"], 2)]
+    ("prices", "count"),
+    [
+        (["9.99", "free"], 1),
+        (["9,99", "9.99"], 2),
+        (["1 - 2", "3 - 4"], 2),
+        (["(9.99)", "\u22129.99"], 2),
+        (["$5", "10%"], 1),
+    ],
 )
 def test_prices_that_are_no_numbers_are_counted(prices, count):
     items, warnings, _ = validated(price=prices)
@@ -42,17 +49,31 @@ def test_prices_that_are_no_numbers_are_counted(prices, count):
     assert f"{count} of 2 prices are no numbers" in warnings[0]
 
 
+@pytest.mark.parametrize("prices", [[2.5, -1.0], ["$2.5", "-1 $"]])
+def test_prices_below_zero_are_counted(prices):
+    items, [warning], _ = validated(price=prices)
+    assert items["price"].to_list() == [2.5, -1.0]
+    assert "1 of 2 prices are below 0 (row 2: -1.0)" in warning
+
+
 @pytest.mark.parametrize(
     ("values", "labels"),
     [
         (["Beauty -> Skin"], ["Beauty", "Skin"]),
         (["Beauty » Skin"], ["Beauty", "Skin"]),
+        (["['Beauty', ' Skin ']", "nan"], ["Beauty", "Skin"]),
         (["[{'id': 1, 'name': 'Beauty'}, {'id': 2, 'name': 'Skin'}]"], ["Beauty", "Skin"]),
     ],
 )
 def test_paths_and_lists_in_text_become_labels(values, labels):
     items, *_ = validated(categories=values)
-    assert items["categories"].to_list() == [labels]
+    assert items["categories"].to_list() == [labels] + [None] * (len(values) - 1)
+
+
+def test_labels_have_no_blanks_at_their_ends():
+    items, *_ = validated(brand=[" Acme", "Acme\u00a0"], genres=[["a", " b"], ["b "]])
+    assert items["brand"].to_list() == ["Acme", "Acme"]
+    assert items["genres"].to_list() == [["a", "b"], ["b"]]
 
 
 def test_a_title_of_structs_is_refused_with_the_name_of_its_file():
@@ -84,6 +105,7 @@ def test_columns_that_have_other_names_are_told():
         (["b ", "007"], "1 of 1 match without blanks at their ends"),
         (["b", "7"], "1 of 1 match without zeros at their beginning"),
         (["b", "007.0"], "1 of 1 match without '.0' at their ends"),
+        (["b", "\uff10\uff10\uff17"], "1 of 1 match without the forms of Unicode"),
     ],
 )
 def test_ids_that_two_tables_spell_differently_are_told(ids, difference):
@@ -91,10 +113,18 @@ def test_ids_that_two_tables_spell_differently_are_told(ids, difference):
     assert any(difference in warning for warning in warnings)
 
 
-def test_ids_with_blanks_at_their_ends_are_counted():
-    events = EVENTS.with_columns(user_id=pl.Series(["u", "u ", "u"]))
+@pytest.mark.parametrize("blank", [" ", "\u00a0", "\u200b", "\ufeff", "\0"])
+def test_ids_with_blanks_at_their_ends_are_counted(blank):
+    events = EVENTS.with_columns(event=pl.Series(["view", f"view{blank}", "view"]))
     [warning] = warnings_of(events)
-    assert "column 'user_id': 1 of 3 values have blanks at their ends (row 2: 'u ')" in warning
+    assert "column 'event': 1 of 3 values have blanks at their ends (row 2: 'view" in warning
+
+
+def test_event_types_that_differ_in_capitals_are_told():
+    events = EVENTS.with_columns(event=pl.Series(["view", "View", "buy"]))
+    [warning] = warnings_of(events)
+    assert "'View', 'view' differ only in capitals" in warning
+    assert "`event_types: {View: view}`" in warning
 
 
 @pytest.mark.parametrize("word", ["Nan", "(null)", "anonymous", "NaT"])

@@ -1,6 +1,7 @@
 """Tables in every format and dialect that shops export."""
 
 import gzip
+import os
 from decimal import Decimal
 
 import polars as pl
@@ -8,7 +9,7 @@ import pytest
 from helpers.tables import EVENTS, SECOND
 
 from jaxrec.config import Config, DataConfig, SplitConfig
-from jaxrec.data import opener
+from jaxrec.data import file_query
 from jaxrec.data.dataset import prepare
 from jaxrec.data.opener import open_source, open_table, read_table
 from jaxrec.data.sources import load_source
@@ -45,6 +46,10 @@ def pairs(source) -> list[tuple[str, str]]:
         ("events.csv", COMMA.encode("utf-16")),
         ("events.csv", COMMA.replace("user_id,item_id", "userId,Item ID").encode()),
         ("EVENTS.CSV", COMMA.encode()),
+        (
+            "events.csv",
+            COMMA.replace("p\n", "p,title\n").replace("0\n", '0,"a\r\nb"\n').encode(),
+        ),
     ],
     ids=[
         *(
@@ -61,6 +66,7 @@ def pairs(source) -> list[tuple[str, str]]:
             "quoted",
         ),
         *("hive", "tilde", "apostrophes", "sep", "comments", "utf-16", "spelling", "capitals"),
+        "line ends in quotes",
     ],
 )
 def test_dialects_of_text_files(tmp_path, name, content):
@@ -79,6 +85,7 @@ JSON_ROWS = [
         ("events.jsonl", "\n".join(JSON_ROWS)),
         ("events.ndjson", "\ufeff" + "\n".join(JSON_ROWS)),
         ("events.json", "[" + ",\n".join(JSON_ROWS) + "]"),
+        ("events.json", "\ufeff[" + ",\n".join(JSON_ROWS) + "]"),
     ],
 )
 def test_json_lines_and_arrays(tmp_path, name, content):
@@ -87,16 +94,51 @@ def test_json_lines_and_arrays(tmp_path, name, content):
 
 
 def test_parts_in_a_directory_are_one_table(tmp_path):
-    """As Spark writes it: part files, a marker and checksums; also below `column=value`."""
-    parts = tmp_path / "events.parquet"
+    """As Spark writes it: part files, a marker and checksums; also below `column=value`.
+
+    Directories above the table hide nothing and give no columns.
+    """
+    source = tmp_path / "item_id=9" / "_exports"
+    parts = source / "events.parquet"
     (parts / "day=2").mkdir(parents=True)
     EVENTS.head(2).write_parquet(parts / "part-0.parquet")
     EVENTS.tail(1).write_parquet(parts / "day=2" / "part-1.parquet")
     (parts / "_SUCCESS").touch()
+    (parts / "part-2.parquet").touch()
+    (parts / "_temporary").mkdir()
+    EVENTS.write_parquet(parts / "_temporary" / "part-3.parquet")
     (parts / ".part-0.parquet.crc").write_bytes(b"crc")
     expected = EVENTS.select("user_id", "item_id").rows()
-    for source in (tmp_path, parts, tmp_path / "events.parquet/**/part-*.parquet"):
-        assert sorted(pairs(source)) == sorted(expected)
+    for place in (source, parts, parts / "**/part-*.parquet"):
+        assert sorted(pairs(place)) == sorted(expected)
+    (parts / "part-0.parquet").unlink()
+    assert read_table(parts)["day"].to_list() == [2]
+
+
+def test_a_file_beside_its_compressed_copy_is_refused(tmp_path):
+    parts = tmp_path / "events"
+    parts.mkdir()
+    (parts / "part-0.csv").write_text(COMMA)
+    (parts / "part-0.csv.gz").write_bytes(gzip.compress(COMMA.encode()))
+    with pytest.raises(DataError, match=r"part-0\.csv\.gz: part-0\.csv is there too"):
+        pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("log", "name"),
+    [
+        ("_delta_log/00000000000000000000.json", "Delta"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+    ],
+)
+def test_a_directory_whose_log_says_which_rows_hold_is_refused(tmp_path, log, name):
+    parts = tmp_path / "events"
+    (parts / log).parent.mkdir(parents=True)
+    (parts / log).touch()
+    EVENTS.write_parquet(parts / "part-0.parquet")
+    with pytest.raises(DataError, match=rf"events: this is a {name} table"):
+        pairs(tmp_path)
 
 
 def test_ids_keep_their_text_and_whole_floats_become_integers(tmp_path):
@@ -136,6 +178,14 @@ def test_json_ids_that_look_like_numbers_dates_or_uuids_keep_their_text(tmp_path
     assert pairs(tmp_path) == [("12345678901234567890123", "1"), ("x", "2")]
 
 
+@pytest.mark.parametrize("value", ['["a"]', '{"$oid": "a"}'])
+def test_json_ids_of_which_some_are_lists_or_objects_are_refused(tmp_path, value):
+    row = f'{{"user_id": "u", "item_id": {value}, "timestamp": {SECOND}}}'
+    (tmp_path / "events.jsonl").write_text("\n".join([*JSON_ROWS, row]))
+    with pytest.raises(DataError, match="'item_id': some values are lists or objects, such as "):
+        pairs(tmp_path)
+
+
 def test_decimal_and_binary_ids(tmp_path):
     times = pl.Series("timestamp", [SECOND] * 2)
     decimals = pl.Series("user_id", [Decimal(10**20), Decimal(7)], pl.Decimal(38, 0))
@@ -165,6 +215,12 @@ def test_floats_that_cannot_tell_ids_or_times_apart_are_refused(tmp_path, dtype,
     ("name", "content", "message"),
     [
         ("events.csv", b"1,2,3\n4,5,6\n", r"the first row looks like data.*`header: \[user_id"),
+        ("events.csv", b"u,2019-10-02,x\nu,2019-10-03,y\n", "the first row looks like data"),
+        ("events.csv", COMMA.encode() * 1000 + b"u,i\n", r"line 4001 does not fit the header: u,i"),
+        ("events.csv.gz", gzip.compress(COMMA.encode())[:20] + 40 * b"x", "cannot be read"),
+        ("events.csv", COMMA.encode() + b'u,i,"\r\n"\nu,i\n', "line 6 does not fit the header"),
+        ("events.csv", COMMA.encode() + b"u,i,1\r\n", r"its lines end in \\r\\n and in \\n"),
+        ("events.csv", COMMA.encode() + b"u" * 2100000 + b",i,1\n", "line 5 is longer than 2 MB"),
         ("events.csv", COMMA.encode() + b"u,i\n", r"line 5 does not fit the header: u,i"),
         ("events.csv", COMMA.encode() + b"\xff,i,1\n", "line 5 is not utf-8 text.*`encoding`"),
         ("events.csv", COMMA.encode() + b'"u,i,1\n', "a quote in line 5 is not closed"),
@@ -179,7 +235,8 @@ def test_a_broken_file_is_named_with_its_row(tmp_path, name, content, message):
     path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
         read_table(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    text = str(caught.value)
+    assert str(path) in text and "\n" not in text and len(text) < 600
 
 
 def test_a_table_of_a_data_set_is_opened_as_its_description_says(tmp_path):
@@ -205,11 +262,11 @@ def test_fields_of_nested_json_are_columns(tmp_path):
 
 
 def test_words_for_no_value_do_not_make_a_column_text(tmp_path):
-    text = "item_id,stock,new\na, 3,True\nb,NULL,FALSE\nc,nan,\n"
+    text = "item_id,stock,new\na, 3,True\nb,NULL,FALSE\nc,nan,\nd,-1,\n"
     (tmp_path / "items.csv").write_text(text)
     table = read_table(tmp_path / "items.csv")
-    assert table["stock"].to_list() == [3, None, None]
-    assert table["new"].to_list() == [True, False, None]
+    assert table["stock"].to_list() == [3, None, None, -1]
+    assert table["new"].to_list() == [True, False, None, None]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +290,12 @@ def test_a_missing_file_is_told_with_its_neighbours(tmp_path):
         read_table(tmp_path / "evnts.parquet")
 
 
+def test_a_pipe_is_no_missing_file(tmp_path):
+    os.mkfifo(tmp_path / "events.csv")
+    with pytest.raises(DataError, match=r"events\.csv: a pipe or device, which is read once"):
+        read_table(tmp_path / "events.csv")
+
+
 def test_files_of_one_table_have_one_header(tmp_path):
     (tmp_path / "a.csv").write_text("item_id,price\nx,1\n")
     (tmp_path / "b.csv").write_text("price,item_id\n1,x\n")
@@ -250,7 +313,7 @@ def test_columns_of_text_files_become_numbers_only_if_all_values_are(tmp_path):
 
 def test_a_query_over_files(tmp_path):
     (tmp_path / "a.csv").write_text("k,v\n007,1\n")
-    sql = "SELECT k AS item_id, v AS price FROM read_csv('*.csv', all_varchar = true);"
+    sql = "SELECT k AS item_id, v AS price FROM read_csv('*.csv', all_varchar = true) -- all"
     frame = open_table(TableSpec("items", tmp_path, sql=sql)).read()
     assert frame.rows() == [("007", "1")]
 
@@ -272,9 +335,9 @@ def test_a_wrong_query_is_an_error_of_one_line(tmp_path, sql, message):
 
 def test_training_looks_for_the_types_of_a_json_file_once(tmp_path, monkeypatch, tables):
     tables.events.write_ndjson(tmp_path / "events.jsonl")
-    calls, original = [], opener._json_query
+    calls, original = [], file_query._json_query
     monkeypatch.setattr(
-        opener, "_json_query", lambda *given: calls.append(given) or original(*given)
+        file_query, "_json_query", lambda *given: calls.append(given) or original(*given)
     )
     source = str(tmp_path / "events.jsonl")
     config = Config(data=DataConfig(source=source), split=SplitConfig(scheme="leave_one_out"))

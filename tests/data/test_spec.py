@@ -34,6 +34,15 @@ def test_columns_and_event_types_get_jaxrecs_names(tmp_path):
     assert block.select("user_id", "item_id", "event").rows() == expected
 
 
+def test_a_described_column_goes_before_one_that_has_the_name(tmp_path):
+    text = f"events: {{files: log.csv, {COLUMNS}}}"
+    rows = "".join(f"{line},x\n" for line in RATINGS.splitlines()).replace("when,x", "when,user_id")
+    directory = described(tmp_path, text, rows)
+    events = load_source(str(directory)).events
+    assert events["user_id"].to_list() == ["1", "1", "2"]
+    assert events["user_id (other)"].to_list() == ["x", "x", "x"]
+
+
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
@@ -54,6 +63,21 @@ def test_a_rating_without_an_event_type_is_refused(tmp_path):
     text = f"events:\n  files: log.csv\n  {COLUMNS}\n  ratings: {{good: 4}}\n"
     with pytest.raises(DataError, match=r"'rating': 1 of 3 values have no event type \(row 2: 2"):
         load_source(str(described(tmp_path, text)))
+
+
+def test_ratings_that_are_no_numbers_are_refused(tmp_path):
+    """A row whose rating has a decimal comma is not one below the lowest rating."""
+    directory = described(
+        tmp_path,
+        f"events:\n  files: log.csv\n  separator: ';'\n  {COLUMNS}\n  min_rating: 4\n",
+        RATINGS.replace(",", ";").replace(";5;", ";4,5;"),
+    )
+    for read in (
+        lambda: load_source(str(directory)),
+        lambda: [*open_events(directory, 9).blocks()],
+    ):
+        with pytest.raises(DataError, match=r"'rating': 1 of 3 values are no numbers \(row 1"):
+            read()
 
 
 def test_a_header_names_the_columns_of_a_file_without_one(tmp_path):
@@ -99,6 +123,9 @@ def test_queries_in_place_of_files(tmp_path):
         ("events: {files: log.csv, ratings: {good: many}}", "must be numbers"),
         ("events: {files: log.csv, columns: {user_id: whom}}", "`columns` names 'whom'; the table"),
         ("events: {files: log.csv, separators: {x: /}}", "`separators` needs the column 'x'"),
+        ("events: {files: log.csv, encoding: cp1252}", "iconv -f cp1252 -t utf-8"),
+        ("events: {files: log.csv, header: [a, b, c, d, a]}", "columns of the same name"),
+        ("events: {files: log.csv, columns: {user_id: who, item_id: who}}", "a column twice"),
         ("events: {files: none.csv}", r"none\.csv: no such file"),
     ],
 )

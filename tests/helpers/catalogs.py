@@ -3,7 +3,7 @@
 import polars as pl
 
 from jaxrec.data.graph import build_graph
-from jaxrec.data.opener import TRIPLE_COLUMNS
+from jaxrec.data.spec import TRIPLE_COLUMNS
 from jaxrec.types import Catalog, KnowledgeGraph
 
 ITEMS = pl.DataFrame(
