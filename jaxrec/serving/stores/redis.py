@@ -43,7 +43,10 @@ WRITE_SECONDS = 5.0  # to wait for an answer to a write
 CHUNK = 500  # users deleted per call, which other clients wait for
 FIND_DELETED = """
 local function deleted_at(id, hash)
-  return redis.call('ZSCORE', KEYS[3], hash) or redis.call('ZSCORE', KEYS[3], id)
+  local by_id = redis.call('ZSCORE', KEYS[3], id)
+  local by_hash = redis.call('ZSCORE', KEYS[3], hash)
+  if by_id and by_hash and tonumber(by_id) > tonumber(by_hash) then return by_id end
+  return by_hash or by_id
 end
 """
 SAVE = (

@@ -201,12 +201,25 @@ def test_a_tombstone_holds_no_id(store):
     assert kept_tombstones(store) == [kept]
 
 
-def test_a_tombstone_of_an_earlier_version_counts_until_the_next_deletion(store):
-    """It holds the id itself."""
+def delete_as_an_earlier_version(store, seconds):
+    """Its tombstones hold the id itself."""
     if isinstance(store, sqlite.SQLiteStore):
-        store.connection.execute("INSERT INTO deleted VALUES ('u', ?)", (START,))
+        store.connection.execute("INSERT INTO deleted VALUES ('u', ?)", (seconds,))
     else:
-        store.client.zadd(redis.DELETED, {"u": START})
+        store.client.zadd(redis.DELETED, {"u": seconds})
+
+
+def test_of_two_tombstones_the_newer_one_counts(store):
+    """Workers of two versions may delete one user."""
+    store.delete("u", deleted_at=START)
+    delete_as_an_earlier_version(store, START + 1)
+    fresh = store.load(["u"]).documents["u"]
+    assert fresh.deleted_at == START + 1
+    assert store.save([fresh]) == []
+
+
+def test_a_tombstone_of_an_earlier_version_counts_until_the_next_deletion(store):
+    delete_as_an_earlier_version(store, START)
     assert store.load(["u"]).documents["u"].deleted_at == START
     assert store.save([document("u")]) == ["u"]
     assert store.save([document("u", deleted_at=START)]) == []
