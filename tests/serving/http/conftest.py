@@ -33,7 +33,8 @@ def small_starts():
 @pytest.fixture(scope="package")
 def client(trained_run, tmp_path_factory):
     store = tmp_path_factory.mktemp("service") / "store.db"
-    with TestClient(create_app(trained_run, LiveOptions(store=str(store)))) as client:
+    options = LiveOptions(store=str(store), list_timeout=60)  # a busy machine is slow
+    with TestClient(create_app(trained_run, options)) as client:
         with small_start():
             wait_until_ready(client)
         yield client
