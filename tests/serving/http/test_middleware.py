@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from helpers.servers import payload, wait, wait_until_ready
 
 from jaxrec.errors import StoreError
-from jaxrec.serving.http import middleware, service
+from jaxrec.serving.http import middleware, upkeep
 from jaxrec.serving.http.app import create_app
 from jaxrec.serving.options import LiveOptions
 
@@ -181,7 +181,7 @@ def test_all_waiting_bodies_together_are_bounded(client, monkeypatch):
 
 
 def test_health_answers_head_and_tells_of_the_store(trained_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(service, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(upkeep, "CHECK_SECONDS", 0.05)
     app = create_app(trained_run, LiveOptions(store=str(tmp_path / "s.db")))
     with TestClient(app) as client:
         wait_until_ready(client)
