@@ -105,7 +105,7 @@ def has_partitions(base: Path, names: Sequence[str], files: Sequence[Path]) -> b
         names: see `list_files`.
         files: what `list_files` gives.
     """
-    roots = [_root(base / name) for name in names]
+    roots = {_root(base / name) for name in names}
     below = (
         file.relative_to(root) for root in roots for file in files if file.is_relative_to(root)
     )
@@ -156,9 +156,10 @@ def _is_hidden(path: Path) -> bool:
 
 def _refuse_copies(files: Sequence[Path]) -> None:
     """Raise a DataError if a file is there twice, once of them compressed."""
+    present = set(files)
     for file in files:
         plain = file.with_suffix("")
-        if file.suffix.lower() in COMPRESSED and plain in files:
+        if file.suffix.lower() in COMPRESSED and plain in present:
             raise DataError(
                 f"{file}: {plain.name} is there too, and the rows of both would count; leave one "
                 "of them out"
