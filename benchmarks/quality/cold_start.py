@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from baselines import protocol_of
-from quality import about_run, append_row
 from rich.console import Console
 from rich.table import Table
+from rows import about_run, append_row, commit
 from transfer import figures
 
 import jaxrec
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--data", help="where the data are now, if they have moved")
     parser.add_argument("--events", type=int, nargs="+", default=[1, 2, 3, 5, 10])
     options = parser.parse_args()
+    commit()
     start = time.perf_counter()
     model = jaxrec.load(options.run)
     config = model.config

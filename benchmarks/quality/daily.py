@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from quality import about_run, append_row, read_rows
 from rich.console import Console
 from rich.table import Table
+from rows import about_run, append_row, commit, read_rows
 
 import jaxrec
 from jaxrec.api import configure
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES)
     parser.add_argument("--runs", type=Path, default=Path("runs") / "daily")
     options = parser.parse_args()
+    commit()
     tables = load_source(options.data or options.case)
     if options.newest:
         kept = tables.events.sort("timestamp").tail(options.newest)

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
-from quality import append_row, code_version
 from rich.console import Console
 from rich.table import Table
+from rows import append_row, commit
 
 import jaxrec
 from jaxrec.data.dataset import prepare
@@ -61,9 +61,10 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--users", type=int, default=60)
     options = parser.parse_args()
+    commit()
     model = jaxrec.load(options.run)
     row = {"run": options.run.name, "data": Path(model.config.data.source).name}
-    row |= {"code": code_version(), **measure(model, sampled(model, options.users))}
+    row |= {"code": commit(), **measure(model, sampled(model, options.users))}
     append_row(RESULTS, row)
     Console(width=120).print(figures_table(row))
 

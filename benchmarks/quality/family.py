@@ -31,9 +31,9 @@ import jax
 import numpy as np
 import yaml
 from cases import CASES, Variant, configuration
-from quality import about_run, append_row, mean_of, read_rows, scores
 from rich.console import Console
 from rich.table import Table
+from rows import about_run, append_row, commit, mean_of, read_rows, scores
 
 from jaxrec.api import enable_compilation_cache
 from jaxrec.artifacts.run_directory import read_artifacts
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
+    commit()
     enable_compilation_cache()
     case = " ".join([options.case, *options.all])
     configs = configurations(options)  # all of them, so that an error comes before any training

@@ -34,9 +34,9 @@ import numpy as np
 from cases import CASES, Variant, configuration
 from family import overrides, run_key
 from jaxtyping import Float, Int
-from quality import about_run, append_row, read_rows
 from rich.console import Console
 from rich.table import Table
+from rows import about_run, append_row, commit, read_rows
 
 from jaxrec.api import enable_compilation_cache
 from jaxrec.artifacts.run_directory import DECODER
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--all", nargs="*", default=[], metavar="OPTION=VALUE")
     parser.add_argument("--queries", choices=("test", "validation"), default="test")
     options = parser.parse_args()
+    commit()
     enable_compilation_cache()
     changes = {
         "split.scheme": "global_time",

@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float
-from quality import append_row, code_version
 from rich.console import Console
 from rich.table import Table
+from rows import append_row, commit
 
 import jaxrec
 from jaxrec.api import configure, enable_compilation_cache
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--retrained", type=int, default=2, help="models that forget users")
     parser.add_argument("--runs", type=Path, default=Path("runs") / "membership")
     options = parser.parse_args()
+    commit()
     enable_compilation_cache()
     tables = load_source(options.data)
     members = balanced_halves(tables.events["user_id"].n_unique(), options.models)
@@ -102,7 +103,7 @@ def main() -> None:
         begin = time.perf_counter()
         attack = forget if setting == "forgotten" else attack_setting
         for row in attack(setting, tables, members, options):
-            row |= {"code": code_version(), "date": datetime.now(UTC).date().isoformat()}
+            row |= {"code": commit(), "date": datetime.now(UTC).date().isoformat()}
             row |= {"minutes": round((time.perf_counter() - begin) / 60, 1)}
             append_row(RESULTS, row)
             rows.append(row)

@@ -18,6 +18,7 @@ import polars as pl
 from cases import CASES, Variant, configuration
 from family import RUNS, family_table, overrides, result, run_key
 from rich.console import Console
+from rows import commit
 
 from jaxrec.api import enable_compilation_cache
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default="links")
     parser.add_argument("--weights", type=float, nargs="*", default=[0.1, 0.5], help="beside")
     options = parser.parse_args()
+    commit()
     enable_compilation_cache()
     source = options.folder / CASES[options.case].source
     data = str(source if options.share == 1 else with_share(source, options.share))

@@ -16,13 +16,10 @@ parts of the queries, and `--peers` one of RecTools' models (`benchmarks/peers/c
 
 import argparse
 import hashlib
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +28,7 @@ import yaml
 from cases import CASES, Case, Variant, ablations, configuration, encoders
 from rich.console import Console
 from rich.table import Table
+from rows import BENCHMARKS, about_run, append_row, commit, mean_of, read_rows, scores
 
 from jaxrec.api import enable_compilation_cache
 from jaxrec.config import Config, to_yaml
@@ -41,7 +39,6 @@ from jaxrec.runtime import cache_dir
 from jaxrec.training.logging import read_log
 from jaxrec.training.loop import fit
 
-BENCHMARKS = Path(__file__).parent.parent
 RESULTS = BENCHMARKS / "results" / "quality.jsonl"
 RUNS = Path("runs") / "quality"
 SETS = ("selected", "validation", "test", "test_every")  # of queries, in metrics.json
@@ -64,6 +61,7 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=cache_dir() / "peers")
     parser.add_argument("--python", default=sys.executable, help="creates the peers' environments")
     options = parser.parse_args()
+    commit()
     enable_compilation_cache()
     console = Console(width=120)
     for name in options.cases:
@@ -125,36 +123,6 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
     return row
 
 
-def about_run(config: Config, log: list[dict], start: float) -> dict:
-    """What a row says of a run beside its figures; `start` is of `time.perf_counter`."""
-    return {
-        "seed": config.train.seed,
-        "code": code_version(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "epochs": sum("validation/ndcg@10" in entry for entry in log),
-        "minutes": round((time.perf_counter() - start) / 60, 1),
-    }
-
-
-def append_row(path: Path, row: dict) -> None:
-    """Add a row to a file of results."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def scores(results: dict) -> dict:
-    """The model's NDCG@10 and recall@10 on one set of queries, and those of its segments."""
-    model = results.get("model", results)
-    rounded = {name: round(model[name], 5) for name in ("ndcg@10", "recall@10")}
-    segments = {
-        name: [values["count"], round(values["ndcg@10"], 5), round(values["recall@10"], 5)]
-        for name, values in results.get("segments", {}).items()
-        if values["count"]
-    }
-    return rounded | ({"segments": segments} if segments else {})
-
-
 def read_tables(variant: Variant, config: Config) -> Tables | None:
     """The tables with only the event type that a variant reads; None if it reads all types."""
     if not variant.event_type:
@@ -201,31 +169,6 @@ def hashed_options(config: Config) -> dict[str, dict]:
     return options
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a file of results; none before the first run."""
-    return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
-
-
-def code_version() -> str:
-    """The commit of this checkout, with `-dirty` if files other than results have changed."""
-    commit = git("describe", "--always", "--exclude", "*")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "..", ":!results")
-    return commit + ("-dirty" if changed else "")
-
-
-def git(*arguments: str) -> str:
-    """What a git command prints about this checkout."""
-    done = subprocess.run(["git", *arguments], cwd=BENCHMARKS, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def mean_of(rows: list[dict], figure: Callable[[dict], float]) -> str:
-    """The mean of a figure over seeds, with the standard deviation from three seeds on."""
-    values = np.array([figure(row) for row in rows])
-    spread = f" ±{values.std(ddof=1):.4f}" if len(values) > 2 else ""
-    return f"{values.mean():.4f}{spread}"
-
-
 def by_variant(rows: list[dict]) -> dict[str, list[dict]]:
     """The rows of every variant, in the order of the variants."""
     names = dict.fromkeys(row["variant"] for row in rows)
@@ -245,9 +188,8 @@ def quality_table(case: str, rows: list[dict]) -> Table:
     for heading in (*columns, "epochs", "minutes", "seeds"):
         table.add_column(heading, justify="right")
     for variant, seeds in by_variant(rows).items():
-        changed = any(row["code"].endswith("-dirty") for row in seeds)
         table.add_row(
-            f"{variant} (changed code)" if changed else variant,
+            variant,
             *(mean_of(seeds, lambda row, q=q, m=m: row[q][m]) for q, m in figures),
             f"{np.mean([row['epochs'] for row in seeds]):.0f}",
             f"{np.mean([row['minutes'] for row in seeds]):.1f}",

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from cases import CASES, Variant, configuration
-from quality import about_run, append_row, read_rows
 from rich.console import Console
 from rich.table import Table
+from rows import about_run, append_row, commit, read_rows
 
 import jaxrec
 from jaxrec.api import enable_compilation_cache
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="*", default=[], help="of the users")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
+    commit()
     enable_compilation_cache()
     shop = Shop(options)
     rows = [row for seed in options.seeds for row in shop.rows(options.shares, seed)]
