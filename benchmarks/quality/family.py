@@ -17,11 +17,8 @@ something on an idle machine only.
 """
 
 import argparse
-import hashlib
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -33,7 +30,7 @@ import yaml
 from cases import CASES, Variant, configuration
 from rich.console import Console
 from rich.table import Table
-from rows import about_run, append_row, commit, mean_of, read_rows, scores
+from rows import about_run, append_row, commit, mean_of, read_rows, run_key, scores
 
 from jaxrec.api import enable_compilation_cache
 from jaxrec.artifacts.run_directory import read_artifacts
@@ -138,19 +135,6 @@ def events_per_second(log: list[dict]) -> int:
     by_epoch = {row["epoch"]: row["events_per_second"] for row in log if "events_per_second" in row}
     speeds = [by_epoch[epoch] for epoch in sorted(by_epoch)]
     return round(float(np.median(speeds[1:] or speeds)))
-
-
-def run_key(config: Config) -> str:
-    """A hash of the options that differ from their defaults, the same wherever the data are."""
-    options, defaults = asdict(config), asdict(Config())
-    options["data"]["source"] = Path(config.data.source).name
-    changed = {
-        f"{section}.{name}": value
-        for section, values in options.items()
-        for name, value in values.items()
-        if value != defaults[section][name]
-    }
-    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def at(place: tuple) -> Callable[[dict], float]:

@@ -32,11 +32,11 @@ from pathlib import Path
 
 import numpy as np
 from cases import CASES, Variant, configuration
-from family import overrides, run_key
+from family import overrides
 from jaxtyping import Float, Int
 from rich.console import Console
 from rich.table import Table
-from rows import about_run, append_row, commit, read_rows
+from rows import about_run, append_row, commit, read_rows, run_key
 
 from jaxrec.api import enable_compilation_cache
 from jaxrec.artifacts.run_directory import DECODER

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from cases import CASES, Variant, configuration
-from family import RUNS, family_table, overrides, result, run_key
+from family import RUNS, family_table, overrides, result
 from rich.console import Console
-from rows import commit
+from rows import commit, run_key
 
 from jaxrec.api import enable_compilation_cache
 

@@ -4,7 +4,6 @@
     python benchmarks/quality/quality.py scientific --folder path/to/data --ablation --segments
     python benchmarks/quality/quality.py taobao --folder path/to/data --event-types --segments
     python benchmarks/quality/quality.py scientific --folder path/to/data --peers
-    python benchmarks/quality/quality.py beauty --folder path/to/data --encoders
 
 `--folder` holds the data sets that jaxrec does not download, under the names in `cases.py`. Every
 finished run is a row of `benchmarks/results/quality.jsonl` and a directory in `runs/quality`. A
@@ -15,7 +14,6 @@ parts of the queries, and `--peers` one of RecTools' models (`benchmarks/peers/c
 """
 
 import argparse
-import hashlib
 import subprocess
 import sys
 import time
@@ -24,15 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import yaml
-from cases import CASES, Case, Variant, ablations, configuration, encoders
+from cases import CASES, Case, Variant, ablations, configuration
 from rich.console import Console
 from rich.table import Table
-from rows import BENCHMARKS, about_run, append_row, commit, mean_of, read_rows, scores
+from rows import BENCHMARKS, about_run, append_row, commit, mean_of, read_rows, run_key, scores
 
 from jaxrec.api import enable_compilation_cache
-from jaxrec.config import Config, to_yaml
-from jaxrec.config.renamed import OPTIONS
+from jaxrec.config import Config
 from jaxrec.data.sources import NAMED_SOURCES, load_source
 from jaxrec.data.tables import Tables
 from jaxrec.runtime import cache_dir
@@ -51,7 +47,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ablation", action="store_true", help="leave out one part at a time")
-    parser.add_argument("--encoders", action="store_true", help="also the other sequence encoders")
     parser.add_argument(
         "--event-types", action="store_true", help="also read only the predicted event type"
     )
@@ -84,8 +79,6 @@ def variants_of(case: Case, data: str, options: argparse.Namespace) -> dict[str,
     variants = {"full": Variant()}
     if options.ablation:
         variants |= ablations(configuration(case, data, Variant(), 0)) | case.extra
-    if options.encoders:
-        variants |= encoders()
     if options.event_types:
         variants[f"{case.event_type} alone"] = Variant(event_type=case.event_type)
     return variants
@@ -93,7 +86,7 @@ def variants_of(case: Case, data: str, options: argparse.Namespace) -> dict[str,
 
 def compare_peers(case: Case, config: Config, options: argparse.Namespace) -> None:
     """Print how RecTools' models compare with a run."""
-    run = RUNS / run_key(Variant(), config)
+    run = RUNS / run_key(config)
     if not (run / "ranks.parquet").exists():
         sys.exit(f"{run} has no ranks.parquet; remove its row from {RESULTS} to train it again")
     command = [sys.executable, str(BENCHMARKS / "peers" / "compare.py"), str(run)]
@@ -104,7 +97,7 @@ def compare_peers(case: Case, config: Config, options: argparse.Namespace) -> No
 
 def result(case: str, label: str, variant: Variant, config: Config) -> dict:
     """The row of a run, from the results file or from training it now."""
-    key = run_key(variant, config)
+    key = run_key(config, variant.event_type)
     for row in read_rows(RESULTS):
         if row["key"] == key:
             return row | {"variant": label}
@@ -130,43 +123,6 @@ def read_tables(variant: Variant, config: Config) -> Tables | None:
     data = config.data
     tables = load_source(data.source, data.layout, time=data.time, strict=data.strict)
     return replace(tables, events=tables.events.filter(pl.col("event") == variant.event_type))
-
-
-def run_key(variant: Variant, config: Config) -> str:
-    """A hash of all options of a run, the same wherever the data are."""
-    text = yaml.safe_dump(hashed_options(config), sort_keys=False)
-    text = text.replace(config.data.source, Path(config.data.source).name)
-    match config.model.sequence:
-        case "lstm":
-            pass
-        case "bare_lstm":
-            text += "BareBlock"
-        case "transformer":
-            model = config.model
-            text += f"transformer {model.sequence_heads} {model.sequence_window}"
-        case name:
-            text += name
-    return hashlib.sha256((text + variant.event_type).encode()).hexdigest()[:12]
-
-
-def hashed_options(config: Config) -> dict[str, dict]:
-    """Options by section under the names that they had first, so that old rows keep their keys.
-
-    The options of the sequence encoder came after these rows, so they are left out. So are those of
-    the forecast, which change no figure here.
-    """
-    first_names = {new: old for old, new in OPTIONS.items()}
-    options: dict[str, dict] = {}
-    for section, values in yaml.safe_load(to_yaml(config)).items():
-        if section == "forecast":
-            continue
-        names = {option: f"{section}.{option}" for option in values}
-        options[section] = {
-            first_names.get(name, name).partition(".")[2]: values[option]
-            for option, name in names.items()
-            if not name.startswith("model.sequence")
-        }
-    return options
 
 
 def by_variant(rows: list[dict]) -> dict[str, list[dict]]:

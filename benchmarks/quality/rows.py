@@ -1,10 +1,12 @@
 """Rows of the files in `benchmarks/results`: one for each run, with the commit that made it."""
 
+import hashlib
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -47,6 +49,24 @@ def append_row(path: Path, row: dict) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def run_key(config: Config, event_type: str = "") -> str:
+    """A hash of the options that differ from their defaults, the same wherever the data are.
+
+    Args:
+        event_type: the only event type that the run reads, if it does not read all of them.
+    """
+    options, defaults = asdict(config), asdict(Config())
+    options["data"]["source"] = Path(config.data.source).name
+    changed = {
+        f"{section}.{name}": value
+        for section, values in options.items()
+        for name, value in values.items()
+        if value != defaults[section][name]
+    }
+    text = json.dumps(changed, sort_keys=True) + event_type
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def about_run(config: Config, log: list[dict], start: float) -> dict:
