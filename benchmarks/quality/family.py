@@ -28,7 +28,9 @@ import jax
 import numpy as np
 import yaml
 from cases import CASES, Variant, configuration
+from rich.box import MARKDOWN
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rows import about_run, append_row, commit, mean_of, read_rows, run_key, scores
 
@@ -62,7 +64,7 @@ def main() -> None:
     case = " ".join([options.case, *options.all])
     configs = configurations(options)  # all of them, so that an error comes before any training
     rows = [result(case, label, config) for label, config in configs]
-    Console(width=140).print(family_table(case, rows))
+    Console(width=200).print(family_table(case, rows))
 
 
 def configurations(options: argparse.Namespace) -> list[tuple[str, Config]]:
@@ -96,7 +98,7 @@ def result(case: str, label: str, config: Config) -> dict:
     for row in read_rows(RESULTS):
         if row["key"] == key:
             return row | {"variant": label}
-    Console().print(f"{case}, {label}, seed {config.train.seed}: {key}")
+    print(f"{case}, {label}, seed {config.train.seed}: {key}")
     run, start = RUNS / key, time.perf_counter()
     results = fit(config, run, resume=run.exists())
     log = read_log(run)
@@ -144,7 +146,9 @@ def at(place: tuple) -> Callable[[dict], float]:
 
 def family_table(case: str, rows: list[dict]) -> Table:
     """A row for every variant, as means over the seeds."""
-    table = Table(title=f"{case}: selected on validation", title_justify="left")
+    table = Table(
+        title=f"{escape(case)}: selected on validation", title_justify="left", box=MARKDOWN
+    )
     last = "test_every" if "test_every" in rows[0] else "test"
     headings = ["", "validation N@10", "R@10", "test N@10", "R@10", "cold N@10", "cold R@10"]
     for heading in (*headings, "parameters", "events/s", "epochs", "minutes", "seeds"):
@@ -159,7 +163,7 @@ def family_table(case: str, rows: list[dict]) -> Table:
         figures += [""] * (6 - len(figures))
         cells = [f"{np.mean([row[name] for row in own]):,.0f}" for name in SIZES]
         minutes = f"{np.mean([row['minutes'] for row in own]):.1f}"
-        table.add_row(label, *figures, *cells, minutes, str(len(own)))
+        table.add_row(escape(label), *figures, *cells, minutes, str(len(own)))
     return table
 
 

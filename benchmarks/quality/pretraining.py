@@ -57,7 +57,7 @@ def main() -> None:
         train = replace(config.train, init=first, init_parts=PARTS[task])
         config = replace(config, train=train)
         rows.append(result(case, f"{task}, then the recipe", config))
-    Console(width=140).print(family_table(case, rows))
+    Console(width=200).print(family_table(case, rows))
 
 
 def with_share(source: Path, share: float) -> Path:

@@ -8,9 +8,9 @@
 `--folder` holds the data sets that jaxrec does not download, under the names in `cases.py`. Every
 finished run is a row of `benchmarks/results/quality.jsonl` and a directory in `runs/quality`. A
 configuration that has a row is not trained again; a run that was stopped is resumed. Models are
-selected on validation. Printed is one table a case: a row a variant with NDCG@10 and recall@10 as
-means over the seeds, with the standard deviation from three seeds on. `--segments` adds a table of
-parts of the queries, and `--peers` one of RecTools' models (`benchmarks/peers/compare.py`).
+selected on validation. Printed is one table a case, in Markdown: a row a variant with NDCG@10 and
+recall@10 as means over the seeds, with the standard deviation from three seeds on. `--segments`
+adds a table of parts of the queries, and `--peers` one of RecTools' models (`benchmarks/peers/compare.py`).
 """
 
 import argparse
@@ -23,9 +23,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from cases import CASES, Case, Variant, ablations, configuration
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
-from rows import BENCHMARKS, about_run, append_row, commit, mean_of, read_rows, run_key, scores
+from rows import (
+    BENCHMARKS,
+    about_run,
+    append_row,
+    commit,
+    mean_of,
+    read_rows,
+    run_key,
+    scores,
+    short,
+)
 
 from jaxrec.api import enable_compilation_cache
 from jaxrec.config import Config
@@ -58,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     commit()
     enable_compilation_cache()
-    console = Console(width=120)
+    console = Console(width=200)
     for name in options.cases:
         case = CASES[name]
         data = case.source if case.source in NAMED_SOURCES else str(options.folder / case.source)
@@ -134,7 +145,8 @@ def by_variant(rows: list[dict]) -> dict[str, list[dict]]:
 def quality_table(case: str, rows: list[dict]) -> Table:
     """A row for every variant, then the published figures."""
     by_time = "test_every" in rows[0]
-    table = Table(title=f"{case}: test figures, selected on validation", title_justify="left")
+    title = f"{case}: test figures, selected on validation"
+    table = Table(title=title, title_justify="left", box=MARKDOWN)
     table.add_column("")
     figures = [("validation", "ndcg@10"), ("test", "ndcg@10"), ("test", "recall@10")]
     columns = ["validation N@10", "N@10", "R@10"]
@@ -151,9 +163,8 @@ def quality_table(case: str, rows: list[dict]) -> Table:
             f"{np.mean([row['minutes'] for row in seeds]):.1f}",
             str(len(seeds)),
         )
-    table.add_section()
     for system, published in CASES[case].published.items():
-        first, second = (f"{figure:.4f}" if figure else "" for figure in published)
+        first, second = (short(figure) if figure else "" for figure in published)
         table.add_row(system, "", *((first, "", second) if by_time else (first, second)))
     return table
 
@@ -162,7 +173,8 @@ def segment_table(case: str, rows: list[dict]) -> Table:
     """NDCG@10 and recall@10 of parts of the queries, a column for every variant."""
     variants = by_variant(rows)
     queries = "test_every" if "test_every" in rows[0] else "test"
-    table = Table(title=f"{case}: NDCG@10 / recall@10 of parts of {queries}", title_justify="left")
+    title = f"{case}: NDCG@10 / recall@10 of parts of {queries}"
+    table = Table(title=title, title_justify="left", box=MARKDOWN)
     for heading in ("", "count", *variants):
         table.add_column(heading, justify="right" if heading else "left")
     for segment, (count, *_) in rows[0][queries]["segments"].items():
@@ -170,7 +182,7 @@ def segment_table(case: str, rows: list[dict]) -> Table:
         for seeds in variants.values():
             entries = [row[queries]["segments"].get(segment) for row in seeds]
             values = np.array([entry[1:] for entry in entries if entry])
-            cells.append(" / ".join(f"{v:.4f}" for v in values.mean(0)) if len(values) else "")
+            cells.append(" / ".join(map(short, values.mean(0))) if len(values) else "")
         table.add_row(segment, f"{count:,}", *cells)
     return table
 

@@ -95,5 +95,10 @@ def scores(results: dict) -> dict:
 def mean_of(rows: list[dict], figure: Callable[[dict], float]) -> str:
     """The mean of a figure over seeds, with the standard deviation from three seeds on."""
     values = np.array([figure(row) for row in rows])
-    spread = f" ±{values.std(ddof=1):.4f}" if len(values) > 2 else ""
-    return f"{values.mean():.4f}{spread}"
+    spread = f" ± {short(values.std(ddof=1))}" if len(values) > 2 else ""
+    return short(values.mean()) + spread
+
+
+def short(figure: float) -> str:
+    """A figure below 1 as the pages write it: .0123."""
+    return f"{figure:.4f}".lstrip("0")
