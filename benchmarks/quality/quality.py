@@ -10,7 +10,8 @@ finished run is a row of `benchmarks/results/quality.jsonl` and a directory in `
 configuration that has a row is not trained again; a run that was stopped is resumed. Models are
 selected on validation. Printed is one table a case, in Markdown: a row a variant with NDCG@10 and
 recall@10 as means over the seeds, with the standard deviation from three seeds on. `--segments`
-adds a table of parts of the queries, and `--peers` one of RecTools' models (`benchmarks/peers/compare.py`).
+adds a table of parts of the queries, and `--peers` one of RecTools' models
+(`benchmarks/peers/compare.py`).
 """
 
 import argparse
