@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxrec.artifacts.files import explained_disk_full
 from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config, ForecastConfig, parse, read_recipe
+from jaxrec.config.train import RefitEvents
 from jaxrec.data.listing import is_pattern
 from jaxrec.data.sources import NAMED_SOURCES
 from jaxrec.data.spec import SPEC_FILE
@@ -113,7 +114,7 @@ def fit(
         target = Path(run) if run else Path("runs", _run_name(config))
     with _resumable(target):
         results = train(config, target, tables=tables, resume=resume is not None)
-        return refit(target, data=data) if config.train.refit else results
+        return refit(target, data=data) if config.train.refit != "none" else results
 
 
 @contextmanager
@@ -136,17 +137,22 @@ def _resumable(target: Path) -> Iterator[None]:
 
 
 def refit(
-    run: str | Path, *, data: str | Path | Tables | Mapping[str, str | Path | Tables] | None = None
+    run: str | Path,
+    *,
+    events: RefitEvents | None = None,
+    data: str | Path | Tables | Mapping[str, str | Path | Tables] | None = None,
 ) -> dict[str, Any]:
-    """Train a finished run again on all its events, as `jaxrec refit` does; that model serves then.
+    """Train a finished run again on more events, as `jaxrec refit` does; that model serves then.
 
     Args:
         run: a run directory.
+        events: as `train.refit`; None: what that option of the run says, or else all events.
         data: needed only for tables in memory, or if the files have moved; it may hold newer events
             than the run has seen.
 
     Returns:
-        The content of `metrics.json`: the figures of the selected model, which left events out.
+        The content of `metrics.json`: the figures of the selected model, and under `refit` those of
+        the refit if the test events are left out.
 
     Raises:
         RunError: the directory cannot be used, or training has not ended.
@@ -158,7 +164,8 @@ def refit(
     _refuse_empty(run=run, data=data)
     enable_compilation_cache()
     tables, source = _in_memory(data)
-    return train_again(_moved(read_config(Path(run)), source), Path(run), tables=tables)
+    config = _moved(read_config(Path(run)), source)
+    return train_again(config, Path(run), tables=tables, events=events)
 
 
 def add_forecast(

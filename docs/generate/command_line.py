@@ -19,7 +19,7 @@ COMMANDS = {
     "[Options of a recipe](options.md) lists what `--section.option VALUE` can change.",
     "pretrain": "Train a text encoder further on the texts of a data set. "
     "[Train the text encoder further](../how-to/pretrain.md) says when.",
-    "refit": "Train a finished run again on all events. [Train every night](../how-to/nightly.md) "
+    "refit": "Train a finished run again on more events. [Train every night](../how-to/nightly.md) "
     "says when.",
     "transfer": "Make a run for another shop from a trained one, without training. "
     "[Start in another shop](../how-to/other-shops.md) tells more.",

@@ -3,7 +3,7 @@
 run/config.yaml            the resolved configuration
 run/catalog/               items, training counts, node types, edges, event types, the whitening of
                            text vectors and the maps of other features (Parquet, JSON, NumPy)
-run/refit/                 the model that serves, if there is one: a run fitted on all events
+run/refit/                 the model that serves, if there is one: a run fitted on more events
 run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of all nodes, and of
                            the items' text; progress: data position, validation history and
                            checksums (JSON)
@@ -40,7 +40,7 @@ from jaxrec.runtime import atomic_path
 
 FORMAT = 5  # of the files in `catalog`
 CALIBRATION, DECODER = "calibration.json", "forecast.safetensors"  # written when training ends
-REFIT = "refit"  # a run directory inside a run, fitted on all events; CALIBRATION comes last
+REFIT = "refit"  # a run directory inside a run, fitted on more events; CALIBRATION comes last
 SELECTED_BY = "ndcg@10"
 # what damaged files raise in json, NumPy, polars, Orbax and safetensors
 UNREADABLE = (

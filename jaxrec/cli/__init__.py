@@ -26,7 +26,7 @@ COMMANDS = {
     "plan": "say whether a training fits accelerators, before they are rented",
     "train": "train a recommender, evaluate it, and leave a run directory",
     "pretrain": "train a text encoder further on a shop's own texts",
-    "refit": "train a finished run again on all its events, and serve that model",
+    "refit": "train a finished run again on more events, and serve that model",
     "transfer": "make a run for another shop from a trained one, without training",
     "add-forecast": "train a decoder that forecasts the next events for a finished run",
     "compare": "tell whether a new run is worse than the last one on the newest events",

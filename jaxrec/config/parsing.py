@@ -20,7 +20,7 @@ import yaml
 
 from jaxrec.config.help import RULES, escaped
 from jaxrec.config.options import Config
-from jaxrec.config.renamed import refuse_renamed
+from jaxrec.config.renamed import VALUES, refuse_renamed
 from jaxrec.errors import ConfigError, Interrupted
 
 Options = TypeVar("Options")
@@ -177,6 +177,9 @@ def _checked(entries: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     """Entries by their dotted names; raises a ConfigError unless they are options."""
     flat = dict(_flatten(entries))
     _refuse_unknown(flat, place)
+    for name in VALUES.keys() & flat.keys():
+        if isinstance(flat[name], bool):
+            flat[name] = VALUES[name][flat[name]]
     for name, value in flat.items():
         kind = get_origin(TYPES[name])
         match value:

@@ -72,7 +72,7 @@ def refuse_unprotected(config: "Config") -> None:
             "training; train from scratch",
         ),
         "train.refit": (
-            train.refit,
+            train.refit != "none",
             "trains a second time on the same users, and the budget covers one training; leave it "
             "out",
         ),

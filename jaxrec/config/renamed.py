@@ -18,6 +18,8 @@ OPTIONS = {
     "train.slots": "train.sequence_length",
     "feedback.kinds": "feedback.event_weights",  # a step of a strategy
 }
+VALUES = {"train.refit": {False: "none", True: "all"}}
+"""Options, the values that recipes and runs could give them before, and the values of today."""
 COMMANDS = {
     "--out": "recommend RUN --events FILE --out DIRECTORY",
     "--similar": "similar RUN item:ID",

@@ -7,6 +7,9 @@ from jaxrec.config.privacy import PrivacyConfig
 from jaxrec.config.ranges import Amount, Bounded, Count, NonNegative, Positive, Seed
 from jaxrec.errors import ConfigError
 
+RefitEvents = Literal["validation", "all"]
+"""The events that a refit trains on, beside the training events."""
+
 
 @dataclass(frozen=True)
 class TrainConfig(Bounded):
@@ -86,9 +89,11 @@ class TrainConfig(Bounded):
     )
     """`init`: what to take: the text adaptor, the graph encoder with the vectors of entities, the
     sequence encoder with the user head, the id vectors of items."""
-    refit: bool = False
-    """After the best epoch is selected, train again on all events, and serve that model. The
-    figures stay those of the selected model. `jaxrec refit RUN` does the same later."""
+    refit: Literal["none", "validation", "all"] = "none"
+    """After the best epoch is selected, train again on more events, and serve that model.
+    `validation`: on training and validation events; its test figures stand beside those of the
+    selected model. `all`: on the test events too, so it cannot be tested. `jaxrec refit RUN` does
+    the same later."""
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.config import Config, DataConfig
+from jaxrec.config.train import RefitEvents
 from jaxrec.data.carry_over import Carried, true_before, with_carried_items
 from jaxrec.data.events import build_event_log
 from jaxrec.data.features import FeatureColumns, compact, feature_arrays, feature_columns
@@ -24,7 +25,7 @@ from jaxrec.data.splits import Split, split_log
 from jaxrec.data.tables import Tables, filter_tables
 from jaxrec.errors import ConfigError, DataError
 from jaxrec.runtime import personal
-from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog, Queries
+from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog
 
 LONG_HISTORY = 10_000  # events of a user that are worth a note
 
@@ -93,13 +94,10 @@ class Dataset:
         times = self.split.log.times
         return times > self.carried.since if self.carried else np.ones(len(times), bool)
 
-    def all_in_training(self) -> "Dataset":
-        """The data set with nothing held out."""
-        split, nothing = self.split, np.zeros(0, np.int64)
-        none = Queries(nothing, nothing)
-        test = dict.fromkeys(split.test, none)
-        shops = {name: shop.all_in_training() for name, shop in self.shops.items()}
-        return replace(self, split=Split(split.log, split.log.lengths, none, test), shops=shops)
+    def refitted(self, events: RefitEvents) -> "Dataset":
+        """The data set whose training also has the validation events, or all events."""
+        shops = {name: shop.refitted(events) for name, shop in self.shops.items()}
+        return replace(self, split=self.split.refitted(events), shops=shops)
 
     @cached_property
     def positives(self) -> Bool[np.ndarray, " M"]:

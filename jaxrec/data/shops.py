@@ -37,6 +37,7 @@ def joined_split(splits: Mapping[str, Split], num_items: Sequence[int]) -> Split
     return Split(
         joined_log({name: split.log for name, split in splits.items()}, num_items),
         np.concatenate([split.train_lengths for split in parts]),
+        np.concatenate([split.before_test for split in parts]),
         joined([split.validation for split in parts]),
         {name: joined([split.test[name] for split in parts]) for name in parts[0].test},
     )

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from jaxrec.config import SplitConfig
+from jaxrec.config.train import RefitEvents
 from jaxrec.data.events import first_events, users_at
 from jaxrec.data.slices import counts_before
 from jaxrec.errors import DataError
@@ -19,12 +20,14 @@ class Split:
     Attributes:
         log: all events.
         train_lengths: the first `train_lengths[u]` events of user u train the model.
+        before_test: the first `before_test[u]` events of user u come before the test.
         validation: queries that select the model.
         test: named sets of queries to report.
     """
 
     log: EventLog
     train_lengths: Int[np.ndarray, " U"]
+    before_test: Int[np.ndarray, " U"]
     validation: Queries
     test: dict[str, Queries]
 
@@ -32,6 +35,14 @@ class Split:
     def in_training(self) -> Bool[np.ndarray, " M"]:
         """True for the events that train the model."""
         return first_events(self.log, self.train_lengths)
+
+    def refitted(self, events: RefitEvents) -> "Split":
+        """The split whose training also has the validation events, or all events."""
+        none = Queries(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        if events == "validation":
+            return replace(self, train_lengths=self.before_test, validation=none)
+        lengths = self.log.lengths
+        return Split(self.log, lengths, lengths, none, dict.fromkeys(self.test, none))
 
     def subsampled(self, limit: int) -> "Split":
         """The split with at most `limit` evenly spaced queries in each set."""
@@ -87,7 +98,8 @@ def _leave_one_out(log: EventLog, targets: Bool[np.ndarray, " M"]) -> Split:
     before_test = first_events(log, test_positions - log.offsets[:-1])
     validation = _last_of_user(log, targets & before_test)
     train_ends = _per_user(validation, test_positions)
-    return Split(log, train_ends - log.offsets[:-1], validation, {"last": test})
+    starts = log.offsets[:-1]
+    return Split(log, train_ends - starts, test_positions - starts, validation, {"last": test})
 
 
 def _global_time(
@@ -108,13 +120,17 @@ def _global_time(
     targets = targets & new & _has_history(log)
     in_test = targets & (log.times > test_start)
     in_validation = targets & (log.times > validation_start) & (log.times <= test_start)
-    num_before = counts_before(log.times <= validation_start)[log.offsets].astype(np.int64)
+
+    def events_until(moment: float) -> Int[np.ndarray, " U"]:
+        return np.diff(counts_before(log.times <= moment)[log.offsets].astype(np.int64))
+
     every = np.flatnonzero(in_test)
     test = {
         "last": _last_of_user(log, in_test),
         "every": Queries(users_at(log, every), every),
     }
-    return Split(log, np.diff(num_before), _last_of_user(log, in_validation), test)
+    validation = _last_of_user(log, in_validation)
+    return Split(log, events_until(validation_start), events_until(test_start), validation, test)
 
 
 def _has_history(log: EventLog) -> Bool[np.ndarray, " M"]:

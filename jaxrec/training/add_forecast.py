@@ -12,6 +12,7 @@ from jaxrec.inference.loading import read_calibration, refuse_unfinished
 from jaxrec.runtime import atomic_path
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.loop import load, open_run
+from jaxrec.training.refit import refit_events
 
 
 def add_forecast(
@@ -40,7 +41,8 @@ def add_forecast(
         )
     refuse_unfinished(directory)
     placed = replace(config, data=replace(config.data, source=source or config.data.source))
-    context = open_run(placed, directory, tables, resume=True, all_events=directory != run)
+    refit = None if directory == run else refit_events(config)
+    context = open_run(placed, directory, tables, resume=True, refit=refit)
     with locked(run), run_directory.open_checkpoints(directory, read_only=True) as manager:
         state, _ = load(context, manager, manager.best_step())
         fit_decoder(context, state, directory, read_calibration(directory)[0])

@@ -151,7 +151,8 @@ def limits(context: TrainContext, results: Mapping[str, Any]) -> list[str]:
         "The figures are of past events. They do not tell what users do when they see the lists.",
         f"{untrained:,} of {protocol['candidates']:,} items have no training event.",
         "The figures are those of the selected model. Where `refit/` holds a complete model, that "
-        "one serves: it was trained again on all events and is not evaluated.",
+        "one serves: it was trained again on more events. `metrics.json` has its figures if the "
+        "test events were left out.",
         f"Lists are ranked with the mask `{mask}`; with another one the figures differ.",
     ]
     if together := protocol.get("trained_with"):

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
+from jaxrec.data.splits import Split
 from jaxrec.errors import Diverged
 from jaxrec.evaluation.baselines import Scorer
 from jaxrec.evaluation.blend import fit_blend
@@ -102,8 +103,7 @@ def test(
     """
     split = context.dataset.split
     evaluator = Evaluator(context, state)
-    sets = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
-    names = {name: queries for name, queries in sets.items() if len(queries)}
+    names = test_sets(split)
     results: dict[str, Any] = {
         "protocol": {
             **protocol_facts(context.config),
@@ -129,6 +129,21 @@ def test(
         results[name] = {"model": scores, **others, "segments": segments(ranking.ranks, masks)}
         groups[name] = context_groups(context, queries, ranking, masks)
     return results, pl.concat(ranks) if ranks else pl.DataFrame()
+
+
+def test_sets(split: Split) -> dict[str, Queries]:
+    """The test queries under their names in `metrics.json`, without empty sets."""
+    sets = {"test" if name == "last" else f"test_{name}": q for name, q in split.test.items()}
+    return {name: queries for name, queries in sets.items() if len(queries)}
+
+
+def test_metrics(
+    context: TrainContext, state: TrainState, correction: Correction
+) -> dict[str, dict[str, float]]:
+    """The metrics of the model alone on every set of test queries."""
+    evaluator = Evaluator(context, state)
+    sets = test_sets(context.dataset.split)
+    return {name: evaluator.metrics(queries, correction)[0] for name, queries in sets.items()}
 
 
 def protocol_facts(config: Config) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxrec.artifacts.files import locked
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.compiler import FUSION_OPTIONS
 from jaxrec.config import Config
+from jaxrec.config.train import RefitEvents
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
 from jaxrec.errors import Interrupted
@@ -128,12 +129,12 @@ def open_run(
     tables: Tables | Mapping[str, Tables] | None = None,
     *,
     resume: bool = False,
-    all_events: bool = False,
+    refit: RefitEvents | None = None,
 ) -> TrainContext:
     """The context of a new run, whose first files are written, or of a run to resume.
 
     Args:
-        all_events: hold nothing out.
+        refit: train on these events too.
 
     Raises:
         RunError, ConfigError, DataError: as `fit`.
@@ -153,7 +154,7 @@ def open_run(
     dataset = prepare(config, tables, carried)
     for shop in dataset.shops.values() or [dataset]:
         check_columns(shop.catalog.items, config.report.group_by)
-    dataset = dataset.all_in_training() if all_events else dataset
+    dataset = dataset.refitted(refit) if refit else dataset
     report.describe(dataset)
     context = shops.with_shops(make_context(config, dataset, trained, text_of))
     report.print_notes(context.notes)
@@ -162,7 +163,7 @@ def open_run(
         report.print_notes(run_directory.unfinished(run))
     else:
         source = "tables in memory" if tables else f"`{Path(config.data.source).name}`"
-        has_card = not (all_events or context.shops)  # each shop has its own
+        has_card = not (refit or context.shops)  # each shop has its own
         from_first(lambda: create(run, context, source if has_card else ""))
     return private.keyed(context, run, resume=resume)
 
@@ -249,8 +250,8 @@ def train(
     """Train to the last epoch, or until validation no longer improves; save after every epoch.
 
     Args:
-        selected: the validation metrics of the selected model that is trained again on all events,
-            which are kept beside every epoch; the last epoch is then the best.
+        selected: of a refit, the validation metrics of the selected model, which are kept beside
+            every epoch; the last epoch is then the best.
     """
     patience = context.config.train.patience
     step = _checked_step(_ready_step(context, state), manager)

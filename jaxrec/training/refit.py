@@ -1,4 +1,4 @@
-"""The model that serves: a run's training repeated on all events, after the epoch is selected."""
+"""The model that serves: a run's training repeated on more events, after the epoch is selected."""
 
 import json
 from collections.abc import Mapping
@@ -10,26 +10,38 @@ from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.files import locked, write_json
 from jaxrec.artifacts.run_directory import REFIT
 from jaxrec.config import Config
+from jaxrec.config.train import RefitEvents
 from jaxrec.data.tables import Tables
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference.loading import read_calibration
 from jaxrec.processes import entered_by_first, from_first
 from jaxrec.training import logging as report
+from jaxrec.training.evaluator import test_metrics
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.loop import load, open_run, start, train
-from jaxrec.training.shops import write_refits
-from jaxrec.training.state import process_local
+from jaxrec.training.shops import test_shops, write_refits
+from jaxrec.training.state import TrainContext, TrainState, process_local
 from jaxrec.training.warm_start import copy_calibration
+
+TRAINED_ON = {"validation": "training and validation events", "all": "all events"}
 
 
 def refit(
-    config: Config, run: Path, *, tables: Tables | Mapping[str, Tables] | None = None
+    config: Config,
+    run: Path,
+    *,
+    tables: Tables | Mapping[str, Tables] | None = None,
+    events: RefitEvents | None = None,
 ) -> dict[str, Any]:
-    """Train a finished run again on its training, validation and test events; it serves then.
+    """Train a finished run again on more events; that model serves then.
 
     The refit has as many epochs as the selected model, and so more steps. It begins where the run
-    began: from scratch, or from the base of a warm start. It is not evaluated, because no event is
-    left out, and takes over the calibration of the selected model. An interrupted refit continues.
+    began: from scratch, or from the base of a warm start. No event is left to validate it, so it
+    takes over the calibration of the selected model. If the test events are left out, they measure
+    it. An interrupted refit continues.
+
+    Args:
+        events: which events train beside the training events; None: what the option says.
 
     Returns:
         The content of `metrics.json`, whose `serves` says which weights serve.
@@ -46,6 +58,8 @@ def refit(
             f"{run} is private, and its budget covers one training of its users, so there is no "
             "refit; train another run"
         )
+    events = events or refit_events(config)
+    config = replace(config, train=replace(config.train, refit=events))
     results, directory = _results(run), run / REFIT
     with run_directory.reading(run, "metrics.json"):
         selected = dict(results["selected"])
@@ -58,8 +72,8 @@ def refit(
             "note: no epoch improved on the base of the warm start, so the selected model serves"
         )
         return results
-    report.console.print(f"refit on all events: {epochs} epochs")
-    context = open_run(config, directory, tables, resume=directory.exists(), all_events=True)
+    report.console.print(f"refit on {TRAINED_ON[events]}: {epochs} epochs")
+    context = open_run(config, directory, tables, resume=directory.exists(), refit=events)
     context = replace(context, epochs=epochs)
     with (
         entered_by_first(locked(run)),
@@ -69,6 +83,7 @@ def refit(
         with report.open_log(directory, int(state.step), validated=not progress.step) as log:
             train(context, state, progress, manager, log, selected)
         own, state = process_local(context, load(context, manager, manager.best_step())[0])
+    figures = {"events": events, **_test(own, state, run)}
 
     def finish() -> dict[str, Any]:
         if own.shops:
@@ -76,12 +91,30 @@ def refit(
         else:
             fit_decoder(own, state, directory, read_calibration(run)[0])
         copy_calibration(run, directory)  # the last file: from now on the refit serves
-        served = {**results, "serves": REFIT}
+        served = {**results, "serves": REFIT, REFIT: figures}
         write_json(run / "metrics.json", served)
         report.console.print(f"the model that serves is in {directory}")
         return served
 
     return from_first(finish)
+
+
+def refit_events(config: Config) -> RefitEvents:
+    """The events that a refit of a run trains on."""
+    return "all" if config.train.refit == "none" else config.train.refit
+
+
+def _test(context: TrainContext, state: TrainState, run: Path) -> dict[str, Any]:
+    """The metrics of a refit on the test events that it has not learned from."""
+    if context.shops:
+        return test_shops(context, state, run)
+    metrics = test_metrics(context, state, read_calibration(run)[1])
+    for name, scores in metrics.items():
+        report.console.print(
+            f"{name} of the refit: ndcg@10 {scores['ndcg@10']:.4f}, recall@10 "
+            f"{scores['recall@10']:.4f}"
+        )
+    return metrics
 
 
 def _results(run: Path) -> dict[str, Any]:

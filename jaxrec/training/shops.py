@@ -26,7 +26,7 @@ from jaxrec.sharding import replicated
 from jaxrec.training import cards
 from jaxrec.training import logging as report
 from jaxrec.training.batches import make_packing
-from jaxrec.training.evaluator import calibrate, protocol_facts, test, validate
+from jaxrec.training.evaluator import calibrate, protocol_facts, test, test_metrics, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.growth import moved_params, row_maps
 from jaxrec.training.state import (
@@ -186,8 +186,17 @@ def _end_shop(context: TrainContext, state: TrainState, results: dict[str, Any],
     report.console.print(f"the model of {run.name} is in {run}")
 
 
+def test_shops(context: TrainContext, state: TrainState, run: Path) -> dict[str, Any]:
+    """The metrics of a refit on the test events of every shop, if they are left out."""
+    states = shop_states(context, state)
+    return {
+        name: test_metrics(shop, states[name], read_calibration(run / SHOPS / name)[1])
+        for name, shop in context.shops.items()
+    }
+
+
 def write_refits(context: TrainContext, state: TrainState, run: Path) -> None:
-    """Write the refit of every shop: the model that was trained on all events."""
+    """Write the refit of every shop."""
     states = shop_states(context, state)
     for name, shop in context.shops.items():
         directory = run / SHOPS / name / REFIT

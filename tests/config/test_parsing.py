@@ -302,10 +302,16 @@ def test_a_signal_while_options_are_read_is_no_bad_input(monkeypatch, number):
 
 
 def test_true_and_false_are_read_as_in_yaml():
-    assert parse(["--train.refit", "true"]).train.refit is True
-    assert parse(["--train.refit", "False"], [{"train.refit": True}]).train.refit is False
+    assert parse(["--train.bf16", "true"]).train.bf16 is True
+    assert parse(["--train.bf16", "False"], [{"train.bf16": True}]).train.bf16 is False
     with pytest.raises(ConfigError, match="maybe is neither true nor false"):
-        parse(["--train.refit", "maybe"])
+        parse(["--train.bf16", "maybe"])
+
+
+def test_a_recipe_may_give_a_value_that_an_option_had_before():
+    values = {False: "none", True: "all", "validation": "validation"}
+    for before, now in values.items():
+        assert parse([], [{"train.refit": before}]).train.refit == now
 
 
 def test_threads_read_options_at_once():

@@ -115,3 +115,18 @@ def test_a_split_that_leaves_one_event_per_user_cannot_train():
     )
     with pytest.raises(DataError, match=r"nothing for training \(1 users, 3 events\)"):
         split_log(log, LEAVE_ONE_OUT, np.ones(3, bool))
+
+
+@pytest.mark.parametrize("scheme", ["leave_one_out", "global_time"])
+def test_a_refit_trains_on_the_validation_events_or_on_all(scheme):
+    log, targets = random_log(5)
+    split = split_log(log, SplitConfig(scheme=scheme), targets)
+    refitted = split.refitted("validation")
+    assert refitted.in_training[split.validation.positions].all()
+    assert not len(refitted.validation) and (refitted.in_training >= split.in_training).all()
+    assert pairs(refitted.test["last"]) == pairs(split.test["last"])
+    for queries in refitted.test.values():
+        assert not refitted.in_training[queries.positions].any()
+    whole = split.refitted("all")
+    assert whole.in_training.all()
+    assert not any(len(queries) for queries in (whole.validation, *whole.test.values()))

@@ -96,6 +96,6 @@ def test_training_goes_on_in_the_other_shop(trained_run, other_items, known_shop
         data=shop,
         base=out,
         run=tmp_path / "run",
-        overrides={"train.epochs": 1, "train.refit": False},
+        overrides={"train.epochs": 1, "train.refit": "none"},
     )
     assert results["test"]["model"]["recall@10"] > 0.5

@@ -104,7 +104,7 @@ def test_two_processes_train_text_a_forecast_and_a_refit(data, tmp_path):
     run = tmp_path / "run"
     options = {
         "train.epochs": 2,
-        "train.refit": "true",
+        "train.refit": "all",
         "model.experts": ["id+graph", "text"],
         "text.mode": "finetune",
         "text.pretrained": str(GOLDEN / "tiny_bert"),

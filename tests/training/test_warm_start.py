@@ -162,7 +162,7 @@ def warm_run(whole_run, grown, tmp_path_factory):
     data.mkdir()
     for name in ("events", "items", "triples"):
         getattr(grown, name).write_parquet(data / f"{name}.parquet")
-    options = {"train.refit": True, "warm_start.learning_rate": 0.01, "split.test_quantile": 0.5}
+    options = {"train.refit": "all", "warm_start.learning_rate": 0.01, "split.test_quantile": 0.5}
     jaxrec.fit(base=whole_run, data=data, run=run, overrides=options)
     return run
 

@@ -140,7 +140,7 @@ def test_a_stopped_run_keeps_its_plan(stopped, tables, tmp_path):
         ("text.mode", "finetune"),
         ("train.init", "runs/other"),
         ("warm_start.base", "runs/other"),
-        ("train.refit", True),
+        ("train.refit", "all"),
         ("forecast.steps", 5),
     ],
 )

@@ -1,0 +1,28 @@
+"""A refit on the validation events, which the test events measure."""
+
+import json
+import shutil
+
+import jaxrec
+from jaxrec.artifacts.run_directory import read_artifacts, read_config
+from jaxrec.inference.loading import read_calibration
+from jaxrec.training import evaluator, loop
+
+
+def test_a_refit_on_validation_events_is_tested(whole_run, tables, tmp_path):
+    run = shutil.copytree(whole_run, tmp_path / "run")
+    before = json.loads((run / "metrics.json").read_text())
+    results = jaxrec.refit(run, events="validation", data=tables)
+    assert {name: results[name] for name in before} == before | {"serves": "refit"}
+    figures = dict(results["refit"])
+    assert figures.pop("events") == "validation"
+    assert figures.keys() == {name for name in before if name.startswith("test")}
+
+    config = read_config(run / "refit")
+    assert config.train.refit == "validation"
+    served, selected = read_artifacts(run / "refit"), read_artifacts(run)
+    assert selected.trained_until < served.trained_until == selected.seen_until
+    context = loop.open_run(config, run / "refit", tables, resume=True, refit="validation")
+    with loop.run_directory.open_checkpoints(run / "refit", read_only=True) as manager:
+        state, _ = loop.load(context, manager, manager.best_step())
+    assert evaluator.test_metrics(context, state, read_calibration(run)[1]) == figures
