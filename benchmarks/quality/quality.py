@@ -4,6 +4,7 @@
     python benchmarks/quality/quality.py scientific --folder path/to/data --ablation --segments
     python benchmarks/quality/quality.py taobao --folder path/to/data --event-types --segments
     python benchmarks/quality/quality.py scientific --folder path/to/data --peers
+    python benchmarks/quality/quality.py "beauty by time" --folder path/to/data --refit
 
 `--folder` holds the data sets that jaxrec does not download, under the names in `cases.py`. Every
 finished run is a row of `benchmarks/results/quality.jsonl` and a directory in `runs/quality`. A
@@ -46,6 +47,7 @@ from jaxrec.data.tables import Tables
 from jaxrec.runtime import cache_dir
 from jaxrec.training.logging import read_log
 from jaxrec.training.loop import fit
+from jaxrec.training.refit import refit
 
 RESULTS = BENCHMARKS / "results" / "quality.jsonl"
 RUNS = Path("runs") / "quality"
@@ -62,6 +64,9 @@ def main() -> None:
     parser.add_argument(
         "--event-types", action="store_true", help="also read only the predicted event type"
     )
+    parser.add_argument(
+        "--refit", action="store_true", help="also train again on the validation events"
+    )
     parser.add_argument("--segments", action="store_true", help="cold items, short histories ...")
     parser.add_argument("--peers", action="store_true", help="train RecTools' models as well")
     parser.add_argument("--epochs", type=int, default=60, help="of a peer at most")
@@ -74,11 +79,14 @@ def main() -> None:
     for name in options.cases:
         case = CASES[name]
         data = case.source if case.source in NAMED_SOURCES else str(options.folder / case.source)
-        rows = [
-            result(name, label, variant, configuration(case, data, variant, seed))
+        runs = [
+            (label, variant, configuration(case, data, variant, seed))
             for label, variant in variants_of(case, data, options).items()
             for seed in options.seeds
         ]
+        rows = [result(name, *run) for run in runs]
+        if options.refit:
+            rows += [refit_result(row, *run[1:]) for row, run in zip(list(rows), runs, strict=True)]
         console.print(quality_table(name, rows))
         if options.segments:
             console.print(segment_table(name, rows))
@@ -123,6 +131,27 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
         "key": key,
         **about_run(config, read_log(run), start),
         **{name: scores(results[name]) for name in SETS if name in results},
+    }
+    append_row(RESULTS, row)
+    return row
+
+
+def refit_result(first: dict, variant: Variant, config: Config) -> dict:
+    """The row of a run that is trained again on its training and validation events."""
+    key = f"{first['key']} refit"
+    for row in read_rows(RESULTS):
+        if row["key"] == key:
+            return row
+    run, start = RUNS / first["key"], time.perf_counter()
+    results = refit(config, run, tables=read_tables(variant, config), events="validation")
+    row = {
+        "case": first["case"],
+        "variant": f"{first['variant']}, refit on validation",
+        "key": key,
+        **about_run(config, [], start),
+        "epochs": results["selected"]["epoch"],
+        "validation": first["validation"],  # which chose the number of epochs
+        **{name: scores(results["refit"][name]) for name in SETS if name in results["refit"]},
     }
     append_row(RESULTS, row)
     return row
