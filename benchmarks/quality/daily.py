@@ -84,7 +84,7 @@ def configuration(options: argparse.Namespace) -> Config:
         "model.experts": options.experts,
         "model.hidden_size": options.hidden_size,
         "train.epochs": options.epochs,
-        "train.refit": True,
+        "train.refit": "all",
         "split.scheme": "global_time",
         "warm_start.epochs": options.warm_epochs,
         "warm_start.learning_rate": options.rate,

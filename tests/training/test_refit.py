@@ -22,7 +22,8 @@ def test_a_refit_on_validation_events_is_tested(whole_run, tables, tmp_path):
     assert config.train.refit == "validation"
     served, selected = read_artifacts(run / "refit"), read_artifacts(run)
     assert selected.trained_until < served.trained_until == selected.seen_until
-    context = loop.open_run(config, run / "refit", tables, resume=True, refit="validation")
+    refit = loop.Refit(run, "validation")
+    context = loop.open_run(config, run / "refit", tables, resume=True, refit=refit)
     with loop.run_directory.open_checkpoints(run / "refit", read_only=True) as manager:
         state, _ = loop.load(context, manager, manager.best_step())
     assert evaluator.test_metrics(context, state, read_calibration(run)[1]) == figures
