@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--last", type=int, nargs="+", default=[3, 10, 20])
     parser.add_argument("--users", type=int, default=2000)
     options = parser.parse_args()
-    model = jaxrec.load(options.run)
+    model = jaxrec.load(options.run, selected=True)
     split = prepare_data(model.config).split
     queries = split.test["last"].subsampled(options.users)
     items = model.index.items

@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     commit()
     start = time.perf_counter()
-    model = jaxrec.load(options.run)
+    model = jaxrec.load(options.run, selected=True)
     config = model.config
     if options.data:
         config = replace(config, data=replace(config.data, source=options.data))

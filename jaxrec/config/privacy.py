@@ -73,8 +73,8 @@ def refuse_unprotected(config: "Config") -> None:
         ),
         "train.refit": (
             train.refit != "none",
-            "trains a second time on the same users, and the budget covers one training; leave it "
-            "out",
+            "trains a second time on the same users, and the budget covers one training; choose "
+            "none",
         ),
         "forecast.steps": (
             config.forecast.steps,

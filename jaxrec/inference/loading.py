@@ -29,6 +29,7 @@ def load(
     *,
     shared: bool = False,
     id_key: str | Path | None = None,
+    selected: bool = False,
 ) -> TrainedModel:
     """The model that a run directory serves: its refit, or else its best checkpoint.
 
@@ -43,6 +44,8 @@ def load(
             machine hold them once. CPUs alone can share.
         id_key: the file of the key of user ids, by default the one of training. User ids in
             results are pseudonyms then.
+        selected: load the best checkpoint even if a refit serves. A refit has learned from the
+            held-out events, so they do not test it.
 
     Raises:
         ConfigError: the key is missing, or is not the one of training.
@@ -51,7 +54,7 @@ def load(
             that has used JAX.
     """
     refuse_fork()
-    directory = run_directory.served(Path(run))
+    directory = Path(run) if selected else run_directory.served(Path(run))
     key = run_directory.read_id_key(directory, None if id_key is None else Path(id_key))
     model = load_directory(directory, item_shards, shared=shared)
     return replace(model, id_key=key)

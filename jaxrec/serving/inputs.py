@@ -20,18 +20,22 @@ from jaxrec.serving.console import note
 from jaxrec.serving.options import ModelOptions
 
 
-def load_model(options: ModelOptions, *, shared: bool = False) -> TrainedModel:
-    """The best checkpoint of a run, with today's items if they are given.
+def load_model(
+    options: ModelOptions, *, shared: bool = False, selected: bool = False
+) -> TrainedModel:
+    """The model of a run, with today's items if they are given.
 
     Args:
-        shared: see `loading.load`.
+        shared, selected: see `loading.load`.
 
     Raises:
         RunError: the run cannot be used.
         DataError: today's items cannot be used.
     """
     enable_compilation_cache()
-    model = loading.load(options.run, options.item_shards, shared=shared, id_key=options.id_key)
+    model = loading.load(
+        options.run, options.item_shards, shared=shared, id_key=options.id_key, selected=selected
+    )
     moved = {"forgotten": options.forgotten, "id_key": options.id_key}
     if given := {name: str(path) for name, path in moved.items() if path is not None}:
         data = replace(model.config.data, **given)  # type: ignore[arg-type]

@@ -236,7 +236,7 @@ class ExportOptions(ModelOptions):
 @dataclass(frozen=True, kw_only=True)
 class ReplayOptions(ModelOptions):
     """Rank every event of a period before the state takes it in, and report what live updates
-    gain."""
+    gain. The selected model ranks, because a refit has learned from the events."""
 
     events: Path | None = None
     """Events: .parquet, .csv or .jsonl (by default the data that the run was trained on)."""

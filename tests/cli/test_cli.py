@@ -20,7 +20,7 @@ from jaxrec.serving import reports
 
 TINY = [
     *("--split.scheme", "leave_one_out", "--model.experts", "id", "--model.hidden_size", "8"),
-    *("--model.num_layers", "1", "--train.epochs", "1"),
+    *("--model.num_layers", "1", "--train.epochs", "1", "--train.refit", "none"),
     *("--train.batch_size", "4", "--train.sequence_length", "16"),
 ]
 

@@ -22,6 +22,7 @@ TINY = {
     "train.batch_size": 4,
     "train.sequence_length": 16,
     "train.epochs": 3,
+    "train.refit": "none",
     "train.patience": 9,
     "train.warmup_steps": 2,
 }
