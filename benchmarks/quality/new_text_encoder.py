@@ -4,7 +4,8 @@
         --folder path/to/data
     jaxrec pretrain --data path/to/data/amazon_scientific --config shopping --data.time order \\
         --split.scheme leave_one_out --text.pretrained encoders/gpt-new --out encoders/gpt \\
-        --tasks.tokens 1 --layers 0 --epochs 20 --learning-rate 5e-4
+        --text.max_tokens 32 --tasks.tokens 1 --tasks.contrast 0 --layers 0 --epochs 10 \\
+        --batch-size 64 --learning-rate 1e-3
 
 No registry package holds GPT-2's weights. So the two architectures are compared with equal size,
 equal texts and equal pre-training. Only items that occur in training give the tokenizer its words.
