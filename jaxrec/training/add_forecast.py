@@ -11,7 +11,7 @@ from jaxrec.errors import ConfigError
 from jaxrec.inference.loading import read_calibration, refuse_unfinished
 from jaxrec.runtime import atomic_path
 from jaxrec.training.forecast import fit_decoder
-from jaxrec.training.loop import Refit, load, open_run
+from jaxrec.training.loop import load, open_run
 from jaxrec.training.refit import refit_events
 
 
@@ -41,7 +41,7 @@ def add_forecast(
         )
     refuse_unfinished(directory)
     placed = replace(config, data=replace(config.data, source=source or config.data.source))
-    refit = None if directory == run else Refit(run, refit_events(config))
+    refit = None if directory == run else refit_events(config)
     context = open_run(placed, directory, tables, resume=True, refit=refit)
     with locked(run), run_directory.open_checkpoints(directory, read_only=True) as manager:
         state, _ = load(context, manager, manager.best_step())

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,13 +52,6 @@ from jaxrec.training.step import build_step
 from jaxrec.training.stopping import AgreedStop, Runner, Stopped, stop_signal, uninterrupted
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
-
-
-class Refit(NamedTuple):
-    """A training that goes on with the selected model of a run."""
-
-    run: Path
-    events: RefitEvents
 
 
 def fit(
@@ -136,12 +129,12 @@ def open_run(
     tables: Tables | Mapping[str, Tables] | None = None,
     *,
     resume: bool = False,
-    refit: Refit | None = None,
+    refit: RefitEvents | None = None,
 ) -> TrainContext:
     """The context of a new run, whose first files are written, or of a run to resume.
 
     Args:
-        refit: the selected model that goes on, and the events that train it.
+        refit: train on these events too.
 
     Raises:
         RunError, ConfigError, DataError: as `fit`.
@@ -152,17 +145,16 @@ def open_run(
         trained = run_directory.read_artifacts(run)
     else:
         from_first(lambda: run_directory.refuse_existing(run))
-        trained = run_directory.read_artifacts(refit.run) if refit else None
     if config.warm_start.base:
         trained = trained or warm_start.open_base(config).artifacts
         config = config if resume else warm_start.with_since(config, trained)
         carried = warm_start.carried(config, trained)
-    elif config.train.init and not trained:
+    elif config.train.init and not resume:
         text_of = pretrained.open_pretrained(config).text
     dataset = prepare(config, tables, carried)
     for shop in dataset.shops.values() or [dataset]:
         check_columns(shop.catalog.items, config.report.group_by)
-    dataset = dataset.refitted(refit.events) if refit else dataset
+    dataset = dataset.refitted(refit) if refit else dataset
     report.describe(dataset)
     context = shops.with_shops(make_context(config, dataset, trained, text_of))
     report.print_notes(context.notes)

@@ -1,17 +1,14 @@
-"""The model that serves: the selected model of a run, trained on with more events."""
+"""The model that serves: a run's training repeated on more events, after the epoch is selected."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orbax.checkpoint import CheckpointManager
-
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.files import locked, write_json
-from jaxrec.artifacts.run_directory import REFIT, Progress
+from jaxrec.artifacts.run_directory import REFIT
 from jaxrec.config import Config
 from jaxrec.config.train import RefitEvents
 from jaxrec.data.tables import Tables
@@ -21,14 +18,11 @@ from jaxrec.processes import entered_by_first, from_first
 from jaxrec.training import logging as report
 from jaxrec.training.evaluator import test_metrics
 from jaxrec.training.forecast import fit_decoder
-from jaxrec.training.loop import Refit, load, open_run, refresh_text, train
-from jaxrec.training.optimizer import make_optimizer
+from jaxrec.training.loop import load, open_run, start, train
 from jaxrec.training.shops import test_shops, write_refits
-from jaxrec.training.state import TrainContext, TrainState, process_local, schedule
-from jaxrec.training.warm_start import Base, continued, copy_calibration
+from jaxrec.training.state import TrainContext, TrainState, process_local
+from jaxrec.training.warm_start import copy_calibration
 
-EPOCHS = 1 / 4  # of those of the selected model
-RATE = 1 / 2  # of the peak learning rate
 TRAINED_ON = {"validation": "training and validation events", "all": "all events"}
 
 
@@ -39,12 +33,12 @@ def refit(
     tables: Tables | Mapping[str, Tables] | None = None,
     events: RefitEvents | None = None,
 ) -> dict[str, Any]:
-    """Train the selected model of a finished run on more events; the result serves then.
+    """Train a finished run again on more events; that model serves then.
 
-    The refit begins with the parameters and moments of the selected model and has a quarter of its
-    epochs. The learning rate falls from half of its peak. No event is left to validate the refit,
-    so it takes over the calibration of the selected model. If the test events are left out, they
-    measure it. An interrupted refit continues.
+    The refit has as many epochs as the selected model, and so more steps. It begins where the run
+    began: from scratch, or from the base of a warm start. No event is left to validate it, so it
+    takes over the calibration of the selected model. If the test events are left out, they measure
+    it. An interrupted refit continues.
 
     Args:
         events: which events train beside the training events; None: what the option says.
@@ -65,7 +59,7 @@ def refit(
     results, directory = _results(run), run / REFIT
     with run_directory.reading(run, "metrics.json"):
         selected = dict(results["selected"])
-        epochs = math.ceil(EPOCHS * int(selected.pop("epoch")))
+        epochs = int(selected.pop("epoch"))
     if run_directory.served(run) == directory:
         report.notes.print(f"note: {directory} is complete; remove it to fit it again")
         return results
@@ -74,12 +68,13 @@ def refit(
         report.notes.print(f"note: {reason}, so the selected model serves")
         return results
     report.console.print(f"refit on {TRAINED_ON[events]}: {epochs} epochs")
-    context = _open(config, Refit(run, events), tables, epochs)
+    context = open_run(config, directory, tables, resume=directory.exists(), refit=events)
+    context = replace(context, epochs=epochs)
     with (
         entered_by_first(locked(run)),
         run_directory.open_checkpoints(directory) as manager,
     ):
-        state, progress = _start(context, run, manager)
+        state, progress = start(context, manager)
         with report.open_log(directory, int(state.step), validated=not progress.step) as log:
             train(context, state, progress, manager, log, selected)
         own, state = process_local(context, load(context, manager, manager.best_step())[0])
@@ -100,28 +95,6 @@ def _refuse_private(config: Config, run: Path) -> None:
             f"{run} is private, and its budget covers one training of its users, so there is no "
             "refit; train another run"
         )
-
-
-def _open(
-    config: Config, refit: Refit, tables: Tables | Mapping[str, Tables] | None, epochs: int
-) -> TrainContext:
-    """The context of a refit, new or interrupted."""
-    directory = refit.run / REFIT
-    context = open_run(config, directory, tables, resume=directory.exists(), refit=refit)
-    # the moments of the optimizer are warm
-    rates = replace(config.train, learning_rate=RATE * schedule(config)[1], warmup_steps=0)
-    optimizer = make_optimizer(rates, epochs * context.packing.steps_per_epoch)
-    return replace(context, epochs=epochs, optimizer=optimizer)
-
-
-def _start(
-    context: TrainContext, run: Path, manager: CheckpointManager
-) -> tuple[TrainState, Progress]:
-    """The state and the position that a refit begins or continues with."""
-    if (last := manager.latest_step()) is not None:
-        return load(context, manager, last)
-    selected = Base(run, run_directory.read_config(run), run_directory.read_artifacts(run))
-    return refresh_text(context, continued(selected, context)), Progress()
 
 
 def _finish(context: TrainContext, state: TrainState, run: Path, results: dict[str, Any]) -> None:

@@ -88,20 +88,13 @@ def carried(config: Config, artifacts: RunArtifacts) -> Carried:
 
 
 def start(context: TrainContext) -> TrainState:
-    """The state of the base of a context, grown to its data.
+    """The state of the base, grown to the data of a context.
 
     Raises:
         RunError: the base cannot be read.
         ConfigError: an option of the model differs from that of the base.
     """
-    return continued(open_base(context.config), context)
-
-
-def continued(base: Base, context: TrainContext) -> TrainState:
-    """The state of an earlier run, grown to the data of a context.
-
-    Raises a RunError if the run cannot be read.
-    """
+    base = open_base(context.config)
     _, shapes = abstract_model(base.config, base.artifacts)
     opt_state = jax.eval_shape(make_optimizer(base.config.train, 1).init, shapes)
     rest = {"step": jax.ShapeDtypeStruct((), np.int32), "opt_state": opt_state}

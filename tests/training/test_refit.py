@@ -43,10 +43,10 @@ def test_a_refit_on_validation_events_serves_and_is_tested(whole_run, refitted):
 
 @pytest.mark.thorough
 def test_the_figures_of_a_refit_are_those_of_its_weights(refitted, tables):
-    directory, refit = refitted / "refit", loop.Refit(refitted, "validation")
+    directory = refitted / "refit"
     config = run_directory.read_config(directory)
     assert config.train.refit == "validation"
-    context = loop.open_run(config, directory, tables, resume=True, refit=refit)
+    context = loop.open_run(config, directory, tables, resume=True, refit="validation")
     with run_directory.open_checkpoints(directory, read_only=True) as manager:
         state, _ = loop.load(context, manager, manager.best_step())
     figures = evaluator.test_metrics(context, state, read_calibration(refitted)[1])
