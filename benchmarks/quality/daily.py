@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
-from rows import about_run, append_row, commit, read_rows
+from rows import about_run, append_row, commit, find_row
 
 import jaxrec
 from jaxrec.api import configure
@@ -184,8 +184,7 @@ def drift(earlier: TrainedModel, later: TrainedModel) -> float:
 
 def write(row: dict) -> None:
     """Add a row to the results unless it is there."""
-    keys = ("strategy", "day", "settings")
-    if not any(all(known[key] == row[key] for key in keys) for known in read_rows(RESULTS)):
+    if not find_row(RESULTS, **{name: row[name] for name in ("strategy", "day", "settings")}):
         append_row(RESULTS, row)
 
 

@@ -32,7 +32,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rows import about_run, append_row, commit, mean_of, read_rows, run_key, scores
+from rows import about_run, append_row, commit, find_row, mean_of, run_key, scores
 
 from jaxrec.api import enable_compilation_cache
 from jaxrec.artifacts.run_directory import read_artifacts
@@ -95,9 +95,8 @@ def result(case: str, label: str, config: Config) -> dict:
         case: the name of the case and what changes all variants.
     """
     key = run_key(config)
-    for row in read_rows(RESULTS):
-        if row["key"] == key:
-            return row | {"variant": label}
+    if row := find_row(RESULTS, key=key):
+        return row | {"variant": label}
     print(f"{case}, {label}, seed {config.train.seed}: {key}")
     run, start = RUNS / key, time.perf_counter()
     results = fit(config, run, resume=run.exists())

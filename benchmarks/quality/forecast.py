@@ -36,7 +36,7 @@ from family import overrides
 from jaxtyping import Float, Int
 from rich.console import Console
 from rich.table import Table
-from rows import about_run, append_row, commit, read_rows, run_key
+from rows import about_run, append_row, commit, find_row, run_key
 
 from jaxrec.api import enable_compilation_cache
 from jaxrec.artifacts.run_directory import DECODER
@@ -105,9 +105,8 @@ def main() -> None:
 def result(label: str, config: Config, queries: str) -> dict:
     """The row of a run, from the results file or from training it now."""
     key = run_key(config)
-    for row in read_rows(RESULTS):
-        if (row["key"], row["queries"]) == (key, queries):
-            return row
+    if row := find_row(RESULTS, key=key, queries=queries):
+        return row
     Console().print(f"{label}, seed {config.train.seed}: {key}")
     run, start = RUNS / key, time.perf_counter()
     if not (run / "metrics.json").exists():

@@ -33,8 +33,8 @@ from rows import (
     about_run,
     append_row,
     commit,
+    find_row,
     mean_of,
-    read_rows,
     run_key,
     scores,
     short,
@@ -118,9 +118,8 @@ def compare_peers(case: Case, config: Config, options: argparse.Namespace) -> No
 def result(case: str, label: str, variant: Variant, config: Config) -> dict:
     """The row of a run, from the results file or from training it now."""
     key = run_key(config, variant.event_type)
-    for row in read_rows(RESULTS):
-        if row["key"] == key:
-            return row | {"variant": label}
+    if row := find_row(RESULTS, key=key):
+        return row | {"variant": label}
     Console().print(f"{case}, {label}, seed {config.train.seed}: {key}")
     start = time.perf_counter()
     run = RUNS / key
@@ -139,9 +138,8 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
 def refit_result(first: dict, variant: Variant, config: Config) -> dict:
     """The row of a run that is trained again on its training and validation events."""
     key = f"{first['key']} refit"
-    for row in read_rows(RESULTS):
-        if row["key"] == key:
-            return row
+    if row := find_row(RESULTS, key=key):
+        return row
     run, start = RUNS / first["key"], time.perf_counter()
     results = refit(config, run, tables=read_tables(variant, config), events="validation")
     row = {

@@ -44,6 +44,12 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
 
 
+def find_row(path: Path, **values: object) -> dict | None:
+    """The row of a file of results with these values; None if there is none."""
+    rows = read_rows(path)
+    return next((row for row in rows if all(row[n] == v for n, v in values.items())), None)
+
+
 def append_row(path: Path, row: dict) -> None:
     """Add a row to a file of results."""
     path.parent.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ import polars as pl
 from cases import CASES, Variant, configuration
 from rich.console import Console
 from rich.table import Table
-from rows import about_run, append_row, commit, read_rows
+from rows import about_run, append_row, commit, find_row
 
 import jaxrec
 from jaxrec.api import enable_compilation_cache
@@ -103,9 +103,8 @@ class Shop:
     def row(self, name: str, share: float, seed: int) -> dict:
         """The row of a result, from the file or measured now."""
         key = [self.case, self.origin.name, name, share, seed]
-        for row in read_rows(RESULTS):
-            if row["key"] == key:
-                return row
+        if row := find_row(RESULTS, key=key):
+            return row
         Console().print(f"{self.case}: {name}, {share:.0%} of the users, seed {seed}")
         start = time.perf_counter()
         users = self.some_users(share, seed)
