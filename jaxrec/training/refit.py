@@ -78,7 +78,7 @@ def refit(
         with report.open_log(directory, int(state.step), validated=not progress.step) as log:
             train(context, state, progress, manager, log, selected)
         own, state = process_local(context, load(context, manager, manager.best_step())[0])
-    figures = {"events": events, **_test(own, state, run)}
+    figures = {"events": events, **(_test(own, state, run) if events != "all" else {})}
     served = {**results, "serves": REFIT, REFIT: figures}
     from_first(lambda: _finish(own, state, run, served))
     return served
@@ -112,7 +112,7 @@ def _finish(context: TrainContext, state: TrainState, run: Path, results: dict[s
 def _test(context: TrainContext, state: TrainState, run: Path) -> dict[str, Any]:
     """The metrics of a refit on the test events that it has not learned from."""
     if context.shops:
-        return test_shops(context, state, run)
+        return {"shops": test_shops(context, state, run)}
     metrics = test_metrics(context, state, read_calibration(run)[1])
     for name, scores in metrics.items():
         report.console.print(

@@ -187,7 +187,7 @@ def _end_shop(context: TrainContext, state: TrainState, results: dict[str, Any],
 
 
 def test_shops(context: TrainContext, state: TrainState, run: Path) -> dict[str, Any]:
-    """The metrics of a refit on the test events of every shop, if they are left out."""
+    """The metrics of a refit on the test events of every shop."""
     states = shop_states(context, state)
     return {
         name: test_metrics(shop, states[name], read_calibration(run / SHOPS / name)[1])
