@@ -15,7 +15,6 @@ from rich.table import Table
 
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Dataset, prepare
-from jaxrec.data.sources import NAMED_SOURCES
 from jaxrec.evaluation.baselines import popularity
 from jaxrec.evaluation.protocol import Protocol
 from jaxrec.evaluation.tables import baseline_lines
@@ -31,7 +30,7 @@ def main() -> None:
     console = Console(width=120)
     for name in options.cases:
         case = CASES[name]
-        data = case.source if case.source in NAMED_SOURCES else str(options.folder / case.source)
+        data = case.data(options.folder)
         measure(name, configuration(case, data, Variant(), 0), console)
 
 

@@ -1,9 +1,11 @@
 """The data sets, their protocols, published figures, and the variants of an ablation."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jaxrec.api import configure
 from jaxrec.config import Config
+from jaxrec.data.sources import NAMED_SOURCES
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Case:
     event_type: str = ""
     peer_history: int = 50
     extra: dict[str, Variant] = field(default_factory=dict)
+
+    def data(self, folder: Path) -> str:
+        """`data.source`: the name of data that jaxrec downloads, or a path in a folder."""
+        return self.source if self.source in NAMED_SOURCES else str(folder / self.source)
 
 
 BY_TIME = {

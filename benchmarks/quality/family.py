@@ -37,7 +37,6 @@ from rows import about_run, append_row, commit, find_row, mean_of, run_key, scor
 from jaxrec.api import enable_compilation_cache
 from jaxrec.artifacts.run_directory import read_artifacts
 from jaxrec.config import Config
-from jaxrec.data.sources import NAMED_SOURCES
 from jaxrec.errors import ConfigError
 from jaxrec.inference.loading import abstract_model
 from jaxrec.training.logging import read_log
@@ -70,7 +69,7 @@ def main() -> None:
 def configurations(options: argparse.Namespace) -> list[tuple[str, Config]]:
     """The configuration of every variant and seed, with the label of the variant."""
     case, common = CASES[options.case], overrides(options.all)
-    data = case.source if case.source in NAMED_SOURCES else str(options.folder / case.source)
+    data = case.data(options.folder)
     variants = {"recipe": {}, **{text: overrides(text.split()) for text in options.variants}}
     return [
         (label, configuration(case, data, Variant({**common, **changes}), seed))

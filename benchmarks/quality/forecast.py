@@ -45,7 +45,6 @@ from jaxrec.data.dataset import Dataset, predicted_event_types, prepare
 from jaxrec.data.graph_arrays import first_neighbours
 from jaxrec.data.packing import ranges
 from jaxrec.data.slices import counts_before
-from jaxrec.data.sources import NAMED_SOURCES
 from jaxrec.evaluation.baskets import Baskets, basket_recall, distinct, future_baskets
 from jaxrec.inference.forecast import (
     Candidates,
@@ -92,7 +91,7 @@ def main() -> None:
     }
     for name in options.cases:
         case = CASES[name]
-        data = case.source if case.source in NAMED_SOURCES else str(options.folder / case.source)
+        data = case.data(options.folder)
         label = " ".join([name, *options.all])
         rows = [
             result(label, configuration(case, data, Variant(changes), seed), options.queries)

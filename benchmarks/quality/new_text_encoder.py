@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     case = CASES[options.case]
-    config = configuration(case, str(options.folder / case.source), Variant({}), 0)
+    config = configuration(case, case.data(options.folder), Variant({}), 0)
     dataset = prepare(config)
     texts, known = known_texts(dataset.catalog.items, config)
     own = np.array(texts, object)[known & dataset.trained].tolist()

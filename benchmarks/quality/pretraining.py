@@ -1,77 +1,189 @@
-"""Link prediction or masked items beside the next item or before it, on all users or some of them.
+"""What pre-training brings over none, when all users of a data set train or only some of them.
 
-    python benchmarks/quality/pretraining.py scientific --folder path/to/data --share 0.1 \\
-        --seeds 0 1 2 --task links --all model.experts=[id+graph+text]
+    python benchmarks/quality/pretraining.py scientific --folder path/to/data \\
+        --shares 1 0.1 0.01 --seeds 0 1 2 --all model.experts=[id+graph+text]
 
-Trainings for each seed: the recipe; the task beside the next item with some weights; and the task
-alone, from which a training of the recipe then begins (`train.init`).
-`--share` takes that share of the users, with all their events, and keeps all items: a small shop
-with a large catalogue. Rows and runs are kept as those of `family.py`.
+Ways to train:
+
+    none                            the recipe
+    links                           link prediction (`train.link_weight`) alone, and then the
+                                    recipe, which begins with that run
+    masked                          the same with masked items (`train.masked_item_weight`)
+    links beside                    link prediction beside the next item, with a weight of 0.1
+    masked beside                   the same with masked items
+    contrast, tokens, behaviour     `jaxrec pretrain` with this task alone, and then the recipe,
+                                    which reads texts by the new encoder
+
+A share draws that part of the users; all items stay. All test users are ranked, each after all
+earlier events, whatever share has trained. `cold` figures are of test targets without a training
+event, `rare` ones of those with 1 to 5. `minutes` are those of the last training, and
+`minutes_before` those of what came before it. Every result is a row of
+`benchmarks/results/pretraining.jsonl`, and what has a row is not measured again.
 """
 
 import argparse
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from cases import CASES, Variant, configuration
-from family import RUNS, family_table, overrides, result
+from family import FIGURES, at, overrides
+from few_users import figures, model_ranks, of_users, queries_of, some_users
+from rich.box import MARKDOWN
 from rich.console import Console
-from rows import commit, run_key
+from rich.markup import escape
+from rich.table import Table
+from rows import BENCHMARKS, about_run, append_row, commit, find_row, mean_of
 
+import jaxrec
 from jaxrec.api import enable_compilation_cache
+from jaxrec.config import Config
+from jaxrec.data.dataset import filtered, prepare
+from jaxrec.data.tables import Tables
+from jaxrec.errors import DataError
+from jaxrec.training.logging import read_log
+from jaxrec.training.loop import fit
+from jaxrec.training.pretraining.loop import pretrain
+from jaxrec.training.pretraining.options import PretrainOptions, TaskWeights
 
-TASKS = {"links": "train.link_weight", "masked items": "train.masked_item_weight"}
-# of a run on masked items alone, whose sequence encoder has learned nothing
-PARTS = {"links": ("text", "graph", "sequence", "ids"), "masked items": ("text", "graph", "ids")}
+RESULTS = BENCHMARKS / "results" / "pretraining.jsonl"
+RUNS = Path("runs") / "pretraining"
+RARE = 5  # training events at most
+WEIGHTS = {"links": "train.link_weight", "masked": "train.masked_item_weight"}
+# a run on masked items alone has trained no sequence encoder
+PARTS = {"links": ("text", "graph", "sequence", "ids"), "masked": ("text", "graph", "ids")}
+TEXT_TASKS = ("contrast", "tokens", "behaviour")
+WAYS = ("none", *WEIGHTS, *(f"{task} beside" for task in WEIGHTS), *TEXT_TASKS)
 
 
 def main() -> None:
-    """Train what has no row yet, and print the table."""
+    """Measure what has no row yet, and print a table for each share."""
     parser = argparse.ArgumentParser()
     parser.add_argument("case", choices=CASES, metavar="CASE")
     parser.add_argument("--all", nargs="*", default=[], metavar="OPTION=VALUE")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
-    parser.add_argument("--share", type=float, default=1.0, help="of the users")
+    parser.add_argument("--shares", type=float, nargs="+", default=[1.0], help="of the users")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--task", choices=TASKS, default="links")
-    parser.add_argument("--weights", type=float, nargs="*", default=[0.1, 0.5], help="beside")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY")
     options = parser.parse_args()
     commit()
     enable_compilation_cache()
-    source = options.folder / CASES[options.case].source
-    data = str(source if options.share == 1 else with_share(source, options.share))
-    case = " ".join([options.case, f"{options.share:.0%} of the users", *options.all])
-    rows, task, weight = [], options.task, TASKS[options.task]
-    beside = {f"{task}, weight {amount}": {weight: amount} for amount in options.weights}
-    alone = {"train.next_item_weight": 0.0, "train.auxiliary_weight": 0.0, weight: 1.0}
-    for seed in options.seeds:
-        for label, changes in {"recipe": {}, **beside, f"{task} alone": alone}.items():
-            variant = Variant({**overrides(options.all), **changes})
-            config = configuration(CASES[options.case], data, variant, seed)
-            rows.append(result(case, label, config))
-        first = str(RUNS / run_key(config))
-        variant = Variant(overrides(options.all))
-        config = configuration(CASES[options.case], data, variant, seed)
-        train = replace(config.train, init=first, init_parts=PARTS[task])
-        config = replace(config, train=train)
-        rows.append(result(case, f"{task}, then the recipe", config))
-    Console(width=200).print(family_table(case, rows))
+    study = Study(options)
+    for share in options.shares:
+        rows = [study.row(way, share, seed) for way in options.ways for seed in options.seeds]
+        title = f"{study.case}: {rows[0]['users']:,} users train"
+        Console(width=200).print(ways_table(title, rows))
 
 
-def with_share(source: Path, share: float) -> Path:
-    """A copy of a directory of tables with the events of some users."""
-    target = Path("runs") / "pretraining" / f"{source.name}-{share}"
-    target.mkdir(parents=True, exist_ok=True)
-    items = pl.read_parquet(source / "items.parquet")
-    events = pl.read_parquet(source / "events.parquet")
-    users = events["user_id"].unique(maintain_order=True)
-    kept = np.random.default_rng(0).permutation(len(users))[: round(share * len(users))]
-    chosen = users.gather(kept).implode()
-    events.filter(pl.col("user_id").is_in(chosen)).write_parquet(target / "events.parquet")
-    items.write_parquet(target / "items.parquet")
-    return target
+class Study:
+    """A case with options, its tables, and the queries of all its users."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.case = " ".join([options.case, *options.all])
+        self.recipe, self.changes = CASES[options.case], overrides(options.all)
+        self.data = self.recipe.data(options.folder)
+        self.tables = filtered(self.config({}, 0))
+        self.dataset = prepare(self.config({}, 0), self.tables)
+
+    def config(self, changes: dict, seed: int) -> Config:
+        """The options of a training."""
+        return configuration(self.recipe, self.data, Variant(self.changes | changes), seed)
+
+    def row(self, way: str, share: float, seed: int) -> dict:
+        """The row of a result, from the file or measured now."""
+        key = [self.case, way, share, seed]
+        if row := find_row(RESULTS, key=key):
+            return row
+        Console().print(f"{self.case}: {way}, {share:.0%} of the users, seed {seed}", markup=False)
+        users = some_users(self.tables, share, seed)
+        tables = of_users(self.tables, users)
+        place = RUNS / f"{self.case} {share} {seed}".replace(" ", "-").replace("/", "-")
+        config, before = self.prepared(way, tables, place, seed)
+        run, start = place / way.replace(" ", "-"), time.perf_counter()
+        fit(config, run, tables=tables, resume=run.exists())
+        about = about_run(config, read_log(run), start)
+        row = {
+            "key": key,
+            "way": way,
+            "share": share,
+            "users": len(users),
+            **about,
+            "minutes_before": round(before, 1),
+            **self.scores(run, tables, config),
+        }
+        append_row(RESULTS, row)
+        return row
+
+    def prepared(self, way: str, tables: Tables, place: Path, seed: int) -> tuple[Config, float]:
+        """The options of the last training, and the minutes of what comes before it."""
+        task, _, beside = way.partition(" ")
+        if way == "none":
+            return self.config({}, seed), 0.0
+        if beside:
+            return self.config({WEIGHTS[task]: 0.1}, seed), 0.0
+        first = place / f"{task}-alone"
+        start = time.perf_counter()
+        if task in TEXT_TASKS:
+            changes = self.trained_encoder(task, tables, first, seed)
+            return self.config(changes, seed), (time.perf_counter() - start) / 60
+        alone = {"train.next_item_weight": 0.0, "train.auxiliary_weight": 0.0, WEIGHTS[task]: 1.0}
+        fit(self.config(alone, seed), first, tables=tables, resume=first.exists())
+        config = self.config({}, seed)
+        train = replace(config.train, init=str(first), init_parts=PARTS[task])
+        return replace(config, train=train), (time.perf_counter() - start) / 60
+
+    def trained_encoder(self, task: str, tables: Tables, out: Path, seed: int) -> dict:
+        """The option that reads texts by the default encoder after one task on these tables."""
+        if not (out / "config.json").exists():
+            weights = TaskWeights(**{name: float(name == task) for name in TEXT_TASKS})
+            try:
+                options = PretrainOptions(tasks=weights, seed=seed)
+                pretrain(self.config({}, seed), options, out, tables=tables)
+            except DataError as error:  # too few texts or histories
+                Console().print(f"{error}; the encoder stays as it was", markup=False)
+                return {}
+        return {"text.pretrained": str(out)}
+
+    def scores(self, run: Path, tables: Tables, config: Config) -> dict:
+        """The figures of all queries, and of test targets with few training events."""
+        own = prepare(config, tables)
+        ranks = model_ranks(jaxrec.load(run), self.dataset)
+        log = own.split.log
+        counts = np.bincount(
+            log.items[own.split.in_training], minlength=own.catalog.graph.types[0].padded_size
+        )
+        test = queries_of(self.dataset)["test"]
+        events = counts[self.dataset.split.log.items[test.positions]]
+        segments = {"cold": events == 0, "rare": (events > 0) & (events <= RARE)}
+        return {
+            **{part: figures(values) for part, values in ranks.items()},
+            **{
+                name: figures(ranks["test"][chosen]) | {"targets": int(chosen.sum())}
+                for name, chosen in segments.items()
+                if chosen.any()
+            },
+        }
+
+
+def ways_table(title: str, rows: list[dict]) -> Table:
+    """A line for every way to train, as means over the seeds."""
+    table = Table(title=escape(title), title_justify="left", box=MARKDOWN)
+    headings = ["", "validation N@10", "test N@10", "R@10", "cold N@10", "R@10"]
+    headings += ["rare N@10", "R@10", "minutes before", "minutes", "seeds"]
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    places = [("validation", "ndcg@10")]
+    places += [(part, name) for part in ("test", "cold", "rare") for name in FIGURES]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        own = [row for row in rows if row["way"] == way]
+        cells = [
+            mean_of(own, at(place)) if all(place[0] in row for row in own) else ""
+            for place in places
+        ]
+        minutes = [f"{np.mean([row[n] for row in own]):.1f}" for n in ("minutes_before", "minutes")]
+        table.add_row(way, *cells, *minutes, str(len(own)))
+    return table
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from rows import (
 
 from jaxrec.api import enable_compilation_cache
 from jaxrec.config import Config
-from jaxrec.data.sources import NAMED_SOURCES, load_source
+from jaxrec.data.sources import load_source
 from jaxrec.data.tables import Tables
 from jaxrec.runtime import cache_dir
 from jaxrec.training.logging import read_log
@@ -78,7 +78,7 @@ def main() -> None:
     console = Console(width=200)
     for name in options.cases:
         case = CASES[name]
-        data = case.source if case.source in NAMED_SOURCES else str(options.folder / case.source)
+        data = case.data(options.folder)
         runs = [
             (label, variant, configuration(case, data, variant, seed))
             for label, variant in variants_of(case, data, options).items()

@@ -43,7 +43,7 @@ def main() -> None:
         table.add_column(heading)
     for encoder in options.encoders:
         variant = Variant({"text.pretrained": encoder})
-        config = configuration(case, str(options.folder / case.source), variant, 0)
+        config = configuration(case, case.data(options.folder), variant, 0)
         table.add_row(encoder, *figures(config, prepare(config), options.last))
     Console(width=120).print(table)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from cases import CASES, Variant, configuration
+from few_users import figures, model_ranks, of_users, queries_of, some_users
 from rich.console import Console
 from rich.table import Table
 from rows import about_run, append_row, commit, find_row
@@ -29,18 +30,13 @@ from jaxrec.cli import transfer
 from jaxrec.cli.transfer import TransferOptions
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, filtered, prepare
-from jaxrec.data.sources import NAMED_SOURCES
-from jaxrec.data.tables import Tables
-from jaxrec.evaluation.metrics import ndcg, recall
 from jaxrec.inference.catalog_index import unit_rows
-from jaxrec.inference.comparison import held_out_ranks
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.training.logging import read_log
 from jaxrec.training.loop import fit
-from jaxrec.types import Queries
 
 RESULTS = Path(__file__).parent.parent / "results" / "transfer.jsonl"
 RUNS = Path("runs") / "transfer"
@@ -67,8 +63,7 @@ class Shop:
 
     def __init__(self, options: argparse.Namespace):
         self.case, self.origin = options.case, options.run
-        source = CASES[self.case].source
-        self.data = source if source in NAMED_SOURCES else str(options.folder / source)
+        self.data = CASES[self.case].data(options.folder)
         config = self.config(0)
         self.tables = filtered(config)
         self.dataset = prepare(config, self.tables)
@@ -107,7 +102,7 @@ class Shop:
             return row
         Console().print(f"{self.case}: {name}, {share:.0%} of the users, seed {seed}")
         start = time.perf_counter()
-        users = self.some_users(share, seed)
+        users = some_users(self.tables, share, seed)
         log: list[dict] = []
         match name:
             case "text":
@@ -119,7 +114,7 @@ class Shop:
             case _:
                 run = RUNS / "-".join(map(str, key)).replace(" ", "-")
                 config = self.few_shot_config(seed) if name == "transferred" else self.config(seed)
-                fit(config, run, tables=self.of_users(users), resume=run.exists())
+                fit(config, run, tables=of_users(self.tables, users), resume=run.exists())
                 log, ranks = read_log(run), model_ranks(jaxrec.load(run), self.dataset)
         row = {
             "key": key,
@@ -143,34 +138,6 @@ class Shop:
             train=replace(config.train, seed=seed),
             warm_start=replace(config.warm_start, base=str(self.start)),
         )
-
-    def some_users(self, share: float, seed: int) -> pl.Series:
-        """The users that train."""
-        users = self.tables.events["user_id"].unique().sort()
-        count = max(round(share * len(users)), 1) if share else 0
-        return users.sample(count, seed=seed, shuffle=True)
-
-    def of_users(self, users: pl.Series) -> Tables:
-        """The tables with the events of some users and all items."""
-        events = self.tables.events.filter(pl.col("user_id").is_in(users.implode()))
-        return replace(self.tables, events=events)
-
-
-def queries_of(dataset: Dataset) -> dict[str, Queries]:
-    """The validation and test queries of all users."""
-    return {"validation": dataset.split.validation, "test": dataset.split.test["last"]}
-
-
-def model_ranks(model: TrainedModel, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Ranks of the held-out items by a model whose items are those of the data set."""
-    log = dataset.split.log
-    assert model.catalog.item_ids.equals(dataset.catalog.item_ids)
-    assert model.encoder.event_type_names == log.event_type_names
-    mask = model.config.evaluation.mask
-    return {
-        name: held_out_ranks(model, log, queries, mask)
-        for name, queries in queries_of(dataset).items()
-    }
 
 
 def text_ranks(model: TrainedModel, dataset: Dataset) -> dict[str, np.ndarray]:
@@ -217,14 +184,6 @@ def host_ranks(
     mask = ("seen",) if model is None else model.config.evaluation.mask
     adjustments = mask_adjustments(log, queries, mask, targets)
     return rank_queries(EvalQueries(vectors, targets, adjustments), items, k=1).ranks
-
-
-def figures(ranks: np.ndarray) -> dict[str, float]:
-    """NDCG@10 and recall@10 of ranks."""
-    return {
-        "ndcg@10": round(float(ndcg(ranks, 10).mean()), 5),
-        "recall@10": round(float(recall(ranks, 10).mean()), 5),
-    }
 
 
 def table_of(title: str, rows: list[dict]) -> Table:
