@@ -31,8 +31,9 @@ def test_a_scan_equals_steps_one_by_one(sequence, scan, length, padding):
     outputs, state = scan(sequence.initial_state(2), events, valid=valid)
     assert outputs.shape == (2, length + padding, 2 * WIDTH)
     assert_states_equal(state, expected)
+    # outputs are sums of terms near 10
     np.testing.assert_allclose(
-        outputs[:, :length], jnp.concatenate(expected_outputs, 1), rtol=1e-5, atol=1e-5
+        outputs[:, :length], jnp.concatenate(expected_outputs, 1), rtol=1e-5, atol=1e-4
     )
     np.testing.assert_allclose(sequence.last_output(state), outputs[:, length - 1], atol=1e-5)
 
@@ -63,7 +64,7 @@ def test_a_carried_state_continues_a_scan(sequence, scan):
         part = slice(end - size, end)
         output, state = scan(state, events[:, part], starts[:, part])
         outputs.append(output)
-    np.testing.assert_allclose(jnp.concatenate(outputs, 1), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jnp.concatenate(outputs, 1), expected, rtol=1e-5, atol=1e-4)
     assert_states_equal(state, last)
 
 
