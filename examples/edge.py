@@ -10,6 +10,7 @@ every event. Nothing leaves the device; `Shopper` holds all that is known of the
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,9 @@ class EdgeModel:
         # an operating system reads the rows that are used alone
         self.vectors = np.load(directory / "item_vectors.npy", mmap_mode="r")
         self.repeat_bias = np.array(self.manifest["repeat_bias"], np.float32)
+        if self.manifest["cooccurrence"]:
+            self.follower_items = np.load(directory / "follower_items.npy", mmap_mode="r")
+            self.follower_amounts = np.load(directory / "follower_amounts.npy", mmap_mode="r")
         self.update = onnxruntime.InferenceSession(directory / "update.onnx")
         self.ranking = onnxruntime.InferenceSession(directory / "recommend.onnx")
 
@@ -76,7 +80,8 @@ class EdgeModel:
         target = self.manifest["target_event_type"]
         bias = self.repeat_bias[target + 1]
         repeats = [(item, bias[kind, age]) for age, (item, kind) in enumerate(shopper.recent)]
-        adjusted = [*repeats, *((item, MASKED) for item in shopper.masked)]
+        masked = ((item, MASKED) for item in shopper.masked)
+        adjusted = [*repeats, *self.followers(shopper), *masked]
         seconds = UNKNOWN
         if now is not None and self.manifest["has_time"] and shopper.last_time != UNKNOWN:
             seconds = max(now - shopper.last_time, 0)
@@ -91,6 +96,15 @@ class EdgeModel:
         items, scores = self.ranking.run(None, inputs)
         listed = zip(items.tolist(), scores.tolist(), strict=True)
         return [(self.item_ids[item], score) for item, score in listed if score > MASKED / 2]
+
+    def followers(self, shopper: Shopper) -> Iterator[tuple[int, float]]:
+        """What the newest events add to the scores of items that came after theirs in training."""
+        options = self.manifest["cooccurrence"]
+        newest = shopper.recent[: options["newest"]] if options else []
+        for age, (item, kind) in enumerate(newest):
+            if kind in options["event_types"]:
+                amounts = 0.5 ** (age / options["half_life"]) * self.follower_amounts[item]
+                yield from zip(self.follower_items[item].tolist(), amounts.tolist(), strict=True)
 
 
 def main() -> None:

@@ -32,12 +32,11 @@ from rows import append_row, commit
 import jaxrec
 from jaxrec.data.dataset import prepare
 from jaxrec.inference.catalog_index import unit_rows
-from jaxrec.inference.contributions import repeat_amounts
+from jaxrec.inference.contributions import history_amounts
 from jaxrec.inference.explain import (
     MOST_LEFT_OUT,
     event_amounts,
     gradient_amounts,
-    own_repeats,
     without_each,
 )
 from jaxrec.inference.trained_model import TrainedModel
@@ -165,11 +164,11 @@ def explained(
     """The amounts of the events of a user for some items, and what cheap scores say of them."""
     table = np.asarray(model.index.items.vectors)
     leads = table[items] - model.explainer.average_item
-    bias = model.ranker.repeat_bias[model.encoder.target_event_type]
-    repeats = repeat_amounts(model, without_each(log), items)
-    gradients = gradient_amounts(model, log, leads) + own_repeats(log, bias, items)
+    bias = model.ranker.history_bias[model.encoder.target_event_type]
+    added = history_amounts(model, without_each(log), items)
+    gradients = gradient_amounts(model, log, leads) + bias.of_events(log, items)
     amounts = {
-        "leave-one-out": event_amounts(vectors, repeats, leads),
+        "leave-one-out": event_amounts(vectors, added, leads),
         "integrated gradients": gradients,
     }
     ages = np.arange(len(log.items))[::-1, None]

@@ -54,7 +54,8 @@ from jaxrec.inference.forecast import (
 )
 from jaxrec.inference.loading import load_directory
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.ranking.adjustments import AdjustmentBlocks, history_adjustments, mask_adjustments
+from jaxrec.ranking.adjustments import AdjustmentBlocks, mask_adjustments
+from jaxrec.ranking.history_bias import history_adjustments
 from jaxrec.training.add_forecast import add_forecast
 from jaxrec.training.logging import read_log
 from jaxrec.training.loop import fit
@@ -194,7 +195,7 @@ class Moments:
     def lists(self) -> tuple[dict[str, Lists], dict[str, Lists]]:
         """The lists of items and of categories of every system, by horizon."""
         model, log, scale = self.model, self.dataset.split.log, self.model.inverse_temperature
-        mask, bias = model.config.evaluation.mask, model.ranker.repeat_bias
+        mask, bias = model.config.evaluation.mask, model.ranker.history_bias
         own = bias[model.encoder.target_event_type]
         adjustments = history_adjustments(log, self.queries, mask, own)
         items = find_candidates(model.index.items, scale, self.vectors, adjustments)

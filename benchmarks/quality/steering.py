@@ -22,7 +22,8 @@ from jaxrec.data.dataset import prepare as prepare_data
 from jaxrec.data.graph_arrays import first_neighbours
 from jaxrec.evaluation import metrics
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.ranking.adjustments import AdjustmentBlocks, history_adjustments, scale
+from jaxrec.ranking.adjustments import AdjustmentBlocks, scale
+from jaxrec.ranking.history_bias import history_adjustments
 from jaxrec.ranking.item_table import prepare
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
 
@@ -74,14 +75,14 @@ def sample_searches(model: TrainedModel, type_name: str, users: int) -> Searches
     sampled = random.choice(candidates, min(users, len(candidates)), replace=False)
     queries = test[np.sort(sampled)]
     targets = split.log.items[queries.positions]
-    repeat_bias = model.ranker.repeat_bias[model.encoder.target_event_type]
+    bias = model.ranker.history_bias[model.encoder.target_event_type]
     mask = model.config.evaluation.mask
     return Searches(
         node_of_item,
         node_of_item[targets],
         targets,
         model.encoder.vectors_at(split.log, queries),
-        history_adjustments(split.log, queries, mask, repeat_bias),
+        history_adjustments(split.log, queries, mask, bias),
     )
 
 

@@ -23,7 +23,7 @@ from jaxrec.inference.loading import load
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from edge import EdgeModel
 
-ON_DEVICE = ("manifest.json", "items.json", "item_vectors.npy", "update.onnx", "recommend.onnx")
+NOT_ON_DEVICE = (".parquet", ".jax")
 
 
 def main() -> None:
@@ -39,7 +39,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder, "edge")
             write_directory(trained, directory, ["onnx"], precision)
-            size = sum((directory / name).stat().st_size for name in ON_DEVICE)
+            files = (f for f in directory.iterdir() if f.suffix not in NOT_ON_DEVICE)
+            size = sum(file.stat().st_size for file in files)
             event, made = times(EdgeModel(directory), options.events)
         print(f"{precision}: {size / 1e6:.2f} MB, {event:.3f} ms an event, {made:.3f} ms a list")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from jaxrec.artifacts.run_directory import DECODER, reading
 from jaxrec.errors import RunError
@@ -20,7 +20,8 @@ def write_decoder(run: Path, decoder: Decoder, step: int) -> None:
     leaves, _ = jax.tree_util.tree_flatten_with_path(decoder.params)
     arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
     with atomic_path(run / DECODER) as draft:
-        save_file(arrays, draft, {STEP: str(step), STEPS: str(decoder.steps)})
+        # `save_file` would let its owner alone read the file
+        draft.write_bytes(save(arrays, {STEP: str(step), STEPS: str(decoder.steps)}))
 
 
 def read_decoder(run: Path, step: int | None, width: int) -> Decoder | None:

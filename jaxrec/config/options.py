@@ -44,6 +44,9 @@ class ModelConfig(Bounded):
     memory_decays: NonNegative = 4
     """Decayed sums of past item vectors, each with its own learned decay rate, beside the blocks
     (0: none)."""
+    cooccurrence: bool = True
+    """Also rank items higher that came after the user's newest items in training, with the weight
+    that validation chooses: 0 where that does not help."""
     dropout: Share = 0.3
     """Dropout of event vectors and inside the blocks."""
     id_dropout: Share = 0.1

@@ -1,16 +1,19 @@
 """Corrections that validation fits after training, so that probabilities compare across users.
 
-They are the weight of popularity, the repeat bias, and the temperature of the scores.
+They are the weight of popularity, the repeat bias, the weight of co-occurrence, and the temperature
+of the scores.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize, minimize_scalar
 
+from jaxrec.evaluation.cooccurrence import CooccurrenceFit
 from jaxrec.evaluation.metrics import ndcg
 from jaxrec.ranking.adjustments import AdjustmentBlocks, select_queries
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
@@ -19,6 +22,7 @@ from jaxrec.ranking.top_k import EvalQueries, check_targets, log_probabilities, 
 INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_QUERIES = 4096  # to fit a temperature on
 POPULARITY_STRENGTHS = tuple(n / 10 for n in range(-8, 5))  # 0: as learned; -1: none is left
+COOCCURRENCE_STRENGTHS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,24 @@ class Correction:
         popularity: weight of log(1 + training events) in the score of every item.
         repeat_shift: added to the repeat bias of every event.
         repeat_decay: subtracted from it at every doubling of the event's age.
+        cooccurrence: what is added for items that came after the user's items in training; None
+            where it was not fitted.
     """
 
     popularity: float = 0.0
     repeat_shift: float = 0.0
     repeat_decay: float = 0.0
+    cooccurrence: CooccurrenceFit | None = None
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Correction":
+        """The correction of its fields in JSON."""
+        numbers = dict(fields)
+        cooccurrence = numbers.pop("cooccurrence", None)
+        return cls(
+            **{name: float(value) for name, value in numbers.items()},
+            cooccurrence=CooccurrenceFit(**cooccurrence) if cooccurrence else None,
+        )
 
     def popularity_bias(self, counts: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:
         """The bias of items from their numbers of training events."""
@@ -128,6 +145,38 @@ def fit_repeat_bias(
     best = minimize(loss, np.zeros(3), method="Nelder-Mead", options=options)
     _, shift, decay = best.x.tolist()
     return Correction(repeat_shift=shift, repeat_decay=decay)
+
+
+def fit_cooccurrence(
+    queries: EvalQueries,
+    items: ItemTable,
+    adjustments: Callable[[float], AdjustmentBlocks],
+    unit: float,
+) -> float:
+    """The weight of co-occurrence whose NDCG@10 is the highest.
+
+    It is one of `COOCCURRENCE_STRENGTHS` over the unit, and 0 unless the highest NDCG@10 is above
+    that of 0 by more than a standard error.
+
+    Args:
+        queries: without their adjustments.
+        adjustments: the score adjustments of the queries under a weight.
+        unit: a large similarity.
+
+    Raises:
+        ValueError: as `rank_queries`.
+    """
+
+    def gains(weight: float) -> Float[np.ndarray, " Q"]:
+        weighted = EvalQueries(queries.vectors, queries.targets, adjustments(weight))
+        return ndcg(rank_queries(weighted, items, k=1).ranks, 10)
+
+    weights = [strength / unit for strength in COOCCURRENCE_STRENGTHS]
+    by_weight = np.stack([gains(weight) for weight in weights])
+    best = int(by_weight.mean(1).argmax())
+    ahead = by_weight[best] - by_weight[0]
+    helps = ahead.mean() > ahead.std() / math.sqrt(len(ahead))
+    return weights[best] if helps else 0.0
 
 
 def fit_popularity(

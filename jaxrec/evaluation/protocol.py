@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from jaxrec.config import EvaluationConfig
 from jaxrec.data.events import user_of_event
 from jaxrec.data.splits import Split
 from jaxrec.evaluation import metrics
-from jaxrec.evaluation.baselines import NEWEST, Baseline, Scorer
+from jaxrec.evaluation.baselines import NEWEST, Baseline, Scorer, newest_events
+from jaxrec.evaluation.cooccurrence import Cooccurrence
 from jaxrec.ranking.adjustments import history_events, mask_adjustments
 from jaxrec.ranking.top_k import Ranking, rank_host_scores
 from jaxrec.types import EventLog, Queries
@@ -57,6 +59,24 @@ class Protocol:
     valid: Bool[np.ndarray, " I"]
     positives: Bool[np.ndarray, " M"]
     counts: Float[np.ndarray, " I"]
+
+    @cached_property
+    def training(self) -> Int[np.ndarray, " M"]:
+        """The numbers of the events that baselines learn from."""
+        return np.flatnonzero(self.split.in_training & self.positives)
+
+    @cached_property
+    def newest_training(self) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
+        """User and item of these events, of every user the newest."""
+        log = self.split.log
+        users, items = user_of_event(log)[self.training], log.items[self.training]
+        newest = newest_events(users)
+        return users[newest], items[newest]
+
+    @cached_property
+    def cooccurrence(self) -> Cooccurrence:
+        """The co-occurrence baselines of these events."""
+        return Cooccurrence(*self.newest_training, len(self.valid))
 
     def scorer(self, baseline: Baseline) -> QueryScorer:
         """The scores of a baseline, which reads at most the `NEWEST` positive events of a user."""

@@ -8,7 +8,7 @@ from jaxrec.evaluation.metrics import ndcg
 from jaxrec.evaluation.protocol import Protocol
 from jaxrec.types import Queries
 
-MAX_SCORES = 2**29  # of validation queries by items, for one point of a grid
+MAX_SCORES = 2**26  # of validation queries by items, for one point of a grid
 MIN_QUERIES = 4096  # however many items there are
 
 

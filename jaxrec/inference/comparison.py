@@ -16,7 +16,7 @@ from jaxrec.errors import InputError
 from jaxrec.evaluation import metrics
 from jaxrec.inference.loading import load_directory
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.ranking.adjustments import history_adjustments
+from jaxrec.ranking.history_bias import history_adjustments
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.types import EventLog, Queries
 
@@ -116,7 +116,7 @@ def held_out_ranks(
 ) -> Float[np.ndarray, " Q"]:
     """The rank of every query's item; infinite where the model does not know the item."""
     targets = log.items[queries.positions]
-    bias = model.ranker.repeat_bias[model.encoder.target_event_type]
+    bias = model.ranker.history_bias[model.encoder.target_event_type]
     adjustments = history_adjustments(log, queries, mask, bias, targets)
     vectors = model.encoder.vectors_at(log, queries)
     eval_queries = EvalQueries(vectors, targets, adjustments)

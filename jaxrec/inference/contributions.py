@@ -27,7 +27,8 @@ from jaxrec.inference.encoding import CatalogArrays, catalog_arrays
 from jaxrec.models.items.build import source_order
 from jaxrec.models.layers import inverse_length
 from jaxrec.models.recommender import Model
-from jaxrec.ranking.adjustments import amounts_of, repeat_adjustments
+from jaxrec.ranking.adjustments import amounts_of
+from jaxrec.ranking.history_bias import HistoryBias
 from jaxrec.ranking.top_k import best_items
 from jaxrec.types import EventLog, Queries
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from jaxrec.inference.trained_model import TrainedModel  # whose method calls this
 
 ITEM_MEMORY, REPEAT_BIAS, POPULARITY = "item_memory", "repeat_bias", "popularity"
+COOCCURRENCE = "cooccurrence"  # of the user's items with the item
 AVERAGE = "average"  # the score of the average item
 WHOLE_ITEM = "item"  # all sources of an item that has changed since training
 ROUNDING = 1e-3  # of a product of unit vectors that another device has computed
@@ -160,13 +162,22 @@ def _source_parts(
     return dict(zip(names, amounts, strict=True))
 
 
-def repeat_amounts(
+def history_amounts(
     model: "ModelCore", log: EventLog, items: Int[np.ndarray, " K"]
 ) -> Float[np.ndarray, "U K"]:
-    """What the repeat bias adds to the scores of some items for every user of a log."""
-    bias = model.ranker.repeat_bias[model.encoder.target_event_type]
+    """What the history bias adds to the scores of some items for every user of a log."""
+    bias = model.ranker.history_bias[model.encoder.target_event_type]
     queries = Queries(np.arange(log.num_users), log.offsets[1:])
-    return amounts_of(repeat_adjustments(log, queries, bias), log.num_users, items)
+    return amounts_of(bias.adjustments(log, queries), log.num_users, items)
+
+
+def history_parts(bias: HistoryBias, log: EventLog, items: Int[np.ndarray, " K"]) -> Parts:
+    """What the history bias adds to the scores of some items for the only user of a log."""
+    repeats = replace(bias, followers=None).of_events(log, items).sum(0)
+    parts: Parts = {("", REPEAT_BIAS): repeats}
+    if bias.followers is not None:
+        parts["", COOCCURRENCE] = bias.followers.of_events(log, items).sum(0)
+    return parts
 
 
 def score_parts(
@@ -174,9 +185,12 @@ def score_parts(
 ) -> Parts:
     """The parts of the scores of some items before a strategy, for the only user of a log."""
     vectors = np.asarray(model.index.items.vectors)[items]
-    return vector_parts(model, user, items, vectors) | {
-        ("", POPULARITY): model.index.items.biases[items].astype(np.float64),
-        ("", REPEAT_BIAS): repeat_amounts(model, log, items)[0],
+    bias = model.ranker.history_bias[model.encoder.target_event_type]
+    popularity = model.index.items.biases[items].astype(np.float64)
+    return {
+        **vector_parts(model, user, items, vectors),
+        ("", POPULARITY): popularity,
+        **history_parts(bias, log, items),
     }
 
 

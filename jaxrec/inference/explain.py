@@ -14,7 +14,7 @@ from jaxrec.data.events import some_events
 from jaxrec.data.graph import ITEM
 from jaxrec.data.packing import event_gaps
 from jaxrec.inference.catalog_index import CatalogIndex
-from jaxrec.inference.contributions import Parts, UserVectors, repeat_amounts, score_parts
+from jaxrec.inference.contributions import Parts, UserVectors, history_amounts, score_parts
 from jaxrec.inference.encoding import state_tree
 from jaxrec.inference.explanation import (
     EventContribution,
@@ -61,17 +61,17 @@ def without_each(log: EventLog) -> EventLog:
 
 def event_amounts(
     vectors: Float[np.ndarray, "U F"],
-    repeats: Float[np.ndarray, "U K"],
+    added: Float[np.ndarray, "U K"],
     leads: Float[np.ndarray, "K F"],
 ) -> Float[np.ndarray, "M K"]:
     """By how much the lead of each item falls without each event.
 
     Args:
         vectors: user vectors of the histories of `without_each`.
-        repeats: what the repeat bias adds to the items there.
+        added: what the history bias adds to the items there.
         leads: item vectors less the average one.
     """
-    scores = vectors.astype(np.float64) @ leads.T + repeats
+    scores = vectors.astype(np.float64) @ leads.T + added
     return scores[0] - scores[1:]
 
 
@@ -177,16 +177,6 @@ def gradient_amounts(
     return amounts
 
 
-def own_repeats(
-    log: EventLog, bias: Float[np.ndarray, "types A"], items: Int[np.ndarray, " K"]
-) -> Float[np.ndarray, "M K"]:
-    """The repeat bias of every event of the only user of a log, where the item is its own."""
-    ages = len(log.items) - 1 - np.arange(len(log.items))
-    recent = ages < bias.shape[1]
-    amounts = np.where(recent, bias[log.event_types, np.minimum(ages, bias.shape[1] - 1)], 0)
-    return amounts[:, None] * (log.items[:, None] == items)
-
-
 class Scored(NamedTuple):
     """What explanations of some items are made of."""
 
@@ -208,7 +198,7 @@ def explain_items(
     words: bool = True,
 ) -> list[Explanation]:
     """Explanations of items for the only user of a log, under a strategy."""
-    log, bias = model.encoder.known_events(histories), model.ranker.repeat_bias
+    log = model.encoder.known_events(histories)
     exact = len(log.items) <= MOST_LEFT_OUT
     read = without_each(log) if exact else log
     states = model.encoder.states(read)
@@ -219,10 +209,11 @@ def explain_items(
     own = np.asarray(table.vectors)[items]
     leads = own - model.explainer.average_item
     if exact:
-        amounts = event_amounts(mixed, repeat_amounts(model, read, items), leads)
+        amounts = event_amounts(mixed, history_amounts(model, read, items), leads)
     else:
         amounts = gradient_amounts(model, log, leads)
-        amounts += own_repeats(log, bias[model.encoder.target_event_type], items)
+        bias = model.ranker.history_bias[model.encoder.target_event_type]
+        amounts += bias.of_events(log, items)
     parts = score_parts(model, log, user, items)
     if pipeline.session:
         parts[STRATEGY, SESSION] = own.astype(np.float64) @ (mixed[0] - vectors[0])

@@ -14,6 +14,7 @@ from jaxrec.config import Config, TextConfig
 from jaxrec.errors import RunError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex, padded_bias
+from jaxrec.inference.followers_file import read_followers
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.models.build import build_model
@@ -85,6 +86,7 @@ def load_directory(run: Path, item_shards: int = 1, *, shared: bool = False) -> 
         index=index,
         inverse_temperature=inverse_temperature,
         correction=correction,
+        followers=read_followers(run),
         mesh=mesh,
         decoder=read_decoder(run, step, vectors["nodes"].shape[1]),
     )
@@ -104,8 +106,7 @@ def read_calibration(run: Path) -> tuple[float, Correction]:
         return 1.0, Correction()
     with run_directory.reading(run, run_directory.CALIBRATION):
         fitted = json.loads(path.read_text())
-        correction = {name: float(value) for name, value in fitted["correction"].items()}
-        return float(fitted["inverse_temperature"]), Correction(**correction)
+        return float(fitted["inverse_temperature"]), Correction.of(fitted["correction"])
 
 
 def refuse_unfinished(run: Path) -> None:

@@ -23,6 +23,7 @@ from jaxrec.inference.user_encoder import UserEncoder, collected
 from jaxrec.inference.word_search import WordSearch
 from jaxrec.models.recommender import Model
 from jaxrec.models.sequence.decoder import Decoder
+from jaxrec.ranking.history_bias import Followers
 from jaxrec.runtime import personal
 from jaxrec.types import Catalog, EventLog
 
@@ -39,6 +40,7 @@ class ModelCore:
     inverse_temperature: float  # scale of the scores, for probabilities
     correction: Correction
     mesh: Mesh
+    followers: Followers | None = None  # of the items of training
     notes: tuple[str, ...] = ()  # what the user should know of today's items
     decoder: Decoder | None = None  # of a forecast, if the run has one
     id_key: bytes = field(default=b"", repr=False)  # of the user ids; empty: they stay as they are
@@ -109,7 +111,9 @@ class ModelCore:
     @cached_property
     def ranker(self) -> Ranker:
         """Makes lists."""
-        return Ranker(self.config, self.index, self.encoder, self.correction, self.mesh)
+        return Ranker(
+            self.config, self.index, self.encoder, self.correction, self.mesh, self.followers
+        )
 
     @cached_property
     def explainer(self) -> Explainer:

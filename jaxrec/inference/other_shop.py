@@ -64,7 +64,9 @@ def for_shop(
     known, entities = shop.known
     named = f"{known:,} of {entities:,} brands, categories and so on are known from training"
     notes = (*shop.notes, f"other shop: {count - 1:,} items; {named}")
-    return replace(model, artifacts=artifacts, model=moved_model, index=index, notes=notes)
+    return replace(
+        model, artifacts=artifacts, model=moved_model, index=index, notes=notes, followers=None
+    )
 
 
 def moved(params: Params, entities: np.ndarray, num_items: int) -> Params:

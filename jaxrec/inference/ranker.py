@@ -21,11 +21,11 @@ from jaxrec.inference.user_encoder import UserEncoder
 from jaxrec.ranking.adjustments import (
     AdjustmentBlocks,
     exclude,
-    history_adjustments,
     mask_adjustments,
     masked_event_types,
 )
 from jaxrec.ranking.context import Step
+from jaxrec.ranking.history_bias import Followers, HistoryBias, history_adjustments
 from jaxrec.ranking.item_table import ItemTable, prepare
 from jaxrec.ranking.option_types import is_whole
 from jaxrec.ranking.pipeline import (
@@ -79,6 +79,7 @@ class Ranker:
     encoder: UserEncoder
     correction: Correction
     mesh: Mesh
+    followers: Followers | None = None
 
     def pipeline(
         self, strategy: str | Path | Sequence[Step] = (), rules: Rules | None = None
@@ -155,9 +156,9 @@ class Ranker:
         return mask_adjustments(log, queries, mask or self.config.evaluation.mask)
 
     def adjustments(self, log: EventLog, mask: tuple[str, ...] = ()) -> UserAdjustments:
-        """How the histories of a log's users change scores: the mask and the repeat bias."""
+        """How the histories of a log's users change scores: the mask and the history bias."""
         mask = mask or self.config.evaluation.mask
-        bias = self.repeat_bias[self.encoder.target_event_type]
+        bias = self.history_bias[self.encoder.target_event_type]
 
         def of_users(users: Int[np.ndarray, " q"]) -> AdjustmentBlocks:
             return history_adjustments(log, Queries(users, log.offsets[users + 1]), mask, bias)
@@ -165,12 +166,15 @@ class Ranker:
         return of_users
 
     @cached_property
-    def repeat_bias(self) -> dict[int, Float[np.ndarray, "types A"]]:
-        """Target event type -> what events add to the scores of their items."""
+    def history_bias(self) -> dict[int, HistoryBias]:
+        """Target event type -> what events add to scores."""
         names = self.encoder.event_type_names
         counted = ~masked_event_types(self.config.evaluation.mask, names)
         return {
-            target: self.correction.repeat_bias(repeat_bias(self.encoder.model, target), counted)
+            target: HistoryBias(
+                self.correction.repeat_bias(repeat_bias(self.encoder.model, target), counted),
+                self.followers,
+            )
             for target in range(ANY_EVENT_TYPE, len(names))
         }
 

@@ -181,18 +181,6 @@ def repeat_adjustments(
     return block
 
 
-def history_adjustments(
-    log: EventLog,
-    queries: Queries,
-    mask: tuple[str, ...],
-    repeat_bias: Float[np.ndarray, "types A"],
-    targets: Int[np.ndarray, " Q"] | None = None,
-) -> AdjustmentBlocks:
-    """Everything that a query's history changes: `mask_adjustments` and `repeat_adjustments`."""
-    masked = mask_adjustments(log, queries, mask, targets)
-    return combine(masked, repeat_adjustments(log, queries, repeat_bias))
-
-
 def history_events(
     log: EventLog, queries: Queries, start: int, stop: int, newest: int | None = None
 ) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:

@@ -147,7 +147,7 @@ class _Replayed:
         mask = self.model.config.evaluation.mask
         masked = builder.mask([documents[row] for row in rows], mask)
         frozen_adjustments, live_adjustments = (
-            combine(masked, builder.repeat_bias([source[row] for row in rows]))
+            combine(masked, builder.history_bias([source[row] for row in rows]))
             for source in (old_documents, documents)
         )
         for name, queries in vectors.items():

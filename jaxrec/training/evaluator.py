@@ -20,27 +20,25 @@ from jaxrec.evaluation.calibration import (
     MAX_QUERIES,
     Calibration,
     Correction,
+    fit_cooccurrence,
     fit_popularity,
     fit_repeat_bias,
     fit_temperature,
     usable_queries,
 )
+from jaxrec.evaluation.cooccurrence import CooccurrenceFit
 from jaxrec.evaluation.groups import column_groups, group_rows, popularity_groups
 from jaxrec.evaluation.link_prediction import both_ways, link_metrics, link_ranks
 from jaxrec.evaluation.metrics import segments, summarise
-from jaxrec.evaluation.protocol import Protocol, QueryScorer, segment_masks, summary
+from jaxrec.evaluation.protocol import QueryScorer, segment_masks, summary
 from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
-from jaxrec.evaluation.tuned_baselines import fit_baselines
+from jaxrec.evaluation.tuned_baselines import fit_baselines, tuned
 from jaxrec.inference.encoding import encode_catalog, encode_queries, link_queries, repeat_bias
 from jaxrec.models.graph.link_sampling import held_out_edges
 from jaxrec.models.recommender import Model
 from jaxrec.processes import any_of, gathered, is_first, share
-from jaxrec.ranking.adjustments import (
-    AdjustmentBlocks,
-    history_adjustments,
-    masked_event_types,
-    repeat_adjustments,
-)
+from jaxrec.ranking.adjustments import AdjustmentBlocks, masked_event_types
+from jaxrec.ranking.history_bias import HistoryBias, history_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_queries
 from jaxrec.training.masked_validation import masked_item_loss
@@ -123,7 +121,7 @@ def test(
         ranks.append(rank_table(name, context.dataset, queries, ranking))
         masks = segment_masks(split.log, queries, context.dataset.positives, context.counts)
         others = {
-            system: evaluator.protocol.evaluate(scorer(queries), queries, masks)
+            system: context.protocol.evaluate(scorer(queries), queries, masks)
             for system, scorer in systems.items()
         }
         results[name] = {"model": scores, **others, "segments": segments(ranking.ranks, masks)}
@@ -177,8 +175,8 @@ def fit_systems(
 
     Returns what `metrics.json` says of each beside the test figures, and their scores.
     """
-    protocol = evaluator.protocol
-    baselines = fit_baselines(protocol)
+    protocol = evaluator.context.protocol
+    baselines = fit_baselines(protocol, correction.cooccurrence)
     report: dict[str, Any] = baselines.report()
     scorers = {name: protocol.scorer(fitted) for name, fitted in baselines.fitted.items()}
     if baselines.best:
@@ -216,6 +214,9 @@ def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Re
     correction = Correction()
     if context.arrays.repeats:
         correction = fit_repeat_bias(EvalQueries(vectors, targets), items, adjustments)
+    if context.config.model.cooccurrence:
+        fit = _fit_cooccurrence(evaluator, correction, EvalQueries(vectors, targets), queries)
+        correction = replace(correction, cooccurrence=fit)
     eval_queries = EvalQueries(vectors, targets, adjustments(correction, np.arange(len(queries))))
     fitted = fit_temperature(eval_queries, items)
     popularity = fit_popularity(
@@ -226,6 +227,30 @@ def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Re
     fitted = fit_temperature(eval_queries, items)
     reliability = evaluator.reliability(items, correction, fitted.inverse_temperature)
     return replace(fitted, correction=correction), reliability
+
+
+def _fit_cooccurrence(
+    evaluator: "Evaluator", correction: Correction, eval_queries: EvalQueries, queries: Queries
+) -> CooccurrenceFit:
+    """The co-occurrence that is best by itself, with the weight that is best beside the model."""
+    context = evaluator.context
+    fit = CooccurrenceFit(**tuned(context.protocol, context.protocol.cooccurrence))
+
+    def weighted(weight: float) -> Correction:
+        return replace(correction, cooccurrence=replace(fit, weight=weight))
+
+    followers = context.followers(weighted(1.0))
+    assert followers is not None
+    largest = followers.amounts[:, 0]
+    if not largest.any():  # no user has two events
+        return fit
+
+    def adjustments(weight: float) -> AdjustmentBlocks:
+        return evaluator.adjustments(queries, weighted(weight), eval_queries.targets)
+
+    unit = float(largest[largest > 0].mean())
+    weight = fit_cooccurrence(eval_queries, evaluator.items, adjustments, unit)
+    return replace(fit, weight=weight)
 
 
 @dataclass(frozen=True)
@@ -251,13 +276,6 @@ class Evaluator:
         valid = self.context.valid
         return ItemTable(catalog_vectors(self.context, self.state)[: len(valid)], valid)
 
-    @cached_property
-    def protocol(self) -> Protocol:
-        """What baselines learn from, and how they are ranked."""
-        context = self.context
-        dataset, config = context.dataset, context.config.evaluation
-        return Protocol(dataset.split, config, context.valid, dataset.positives, context.counts)
-
     def vectors(self, queries: Queries) -> Float[np.ndarray, "Q F"]:
         """User vectors at the moments of queries."""
         evaluation = self.context.config.evaluation
@@ -276,18 +294,18 @@ class Evaluator:
     ) -> AdjustmentBlocks:
         """Score adjustments by the queries' histories; `targets` are never masked."""
         log, mask = self.context.dataset.split.log, self.context.config.evaluation.mask
-        return history_adjustments(log, queries, mask, self._repeat_bias(correction), targets)
+        return history_adjustments(log, queries, mask, self.history_bias(correction), targets)
 
     def scorer(self, correction: Correction, queries: Queries) -> Scorer:
         """The scores of all items on the host, under a correction and without a mask."""
         items = self.items.add_bias(correction.popularity_bias(self.context.counts))
         table, vectors = np.asarray(items.vectors).T, self.vectors(queries)
         log = self.context.dataset.split.log
-        repeats = repeat_adjustments(log, queries, self._repeat_bias(correction))
+        added = self.history_bias(correction).adjustments(log, queries)
 
         def scores(start: int, stop: int) -> Float[np.ndarray, "Q I"]:
             block = vectors[start:stop] @ table + items.biases
-            rows, columns, amounts = repeats(start, stop)
+            rows, columns, amounts = added(start, stop)
             np.add.at(block, (rows, columns), amounts)
             return block
 
@@ -331,10 +349,12 @@ class Evaluator:
             eval_queries, items, inverse_temperature=inverse_temperature
         )
 
-    def _repeat_bias(self, correction: Correction) -> Float[np.ndarray, "types A"]:
+    def history_bias(self, correction: Correction) -> HistoryBias:
+        """What events add to scores under a correction."""
         log, mask = self.context.dataset.split.log, self.context.config.evaluation.mask
         counted = ~masked_event_types(mask, log.event_type_names)
-        return correction.repeat_bias(self._learned_repeat_bias, counted)
+        repeats = correction.repeat_bias(self._learned_repeat_bias, counted)
+        return HistoryBias(repeats, self.context.followers(correction))
 
     @cached_property
     def _learned_repeat_bias(self) -> Float[np.ndarray, "types A"]:

@@ -22,6 +22,7 @@ from jaxrec.data.tables import Tables
 from jaxrec.errors import Interrupted
 from jaxrec.evaluation.calibration import UNCALIBRATED, Correction
 from jaxrec.evaluation.groups import check_columns
+from jaxrec.inference.followers_file import write_followers
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.partitioning import on_mesh
@@ -90,7 +91,7 @@ def fit(
     context, best = process_local(context, best)
     if context.shops:
         return shops.finish(context, best, selected, run)
-    correction = Correction(**from_first(lambda: _calibrate(context, best, run)))
+    correction = Correction.of(from_first(lambda: _calibrate(context, best, run)))
     results, ranks = test(context, best, correction)
 
     def finish() -> dict[str, Any]:
@@ -109,7 +110,7 @@ def fit(
     return from_first(finish)
 
 
-def _calibrate(context: TrainContext, state: TrainState, run: Path) -> dict[str, float]:
+def _calibrate(context: TrainContext, state: TrainState, run: Path) -> dict[str, Any]:
     """Write the calibration of a run and its plots; returns the fields of its `Correction`."""
     reliability = None
     if context.budget:
@@ -120,7 +121,9 @@ def _calibrate(context: TrainContext, state: TrainState, run: Path) -> dict[str,
         calibration, reliability = calibrate(context, state)
         report.write_calibration(run, calibration, reliability)
     report.draw_plots(run, reliability)
-    return asdict(read_calibration(run)[1])
+    correction = read_calibration(run)[1]
+    write_followers(run, context.followers(correction))
+    return asdict(correction)
 
 
 def open_run(

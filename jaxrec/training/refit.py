@@ -13,6 +13,7 @@ from jaxrec.config import Config
 from jaxrec.config.train import RefitEvents
 from jaxrec.data.tables import Tables
 from jaxrec.errors import ConfigError, RunError
+from jaxrec.inference.followers_file import write_followers
 from jaxrec.inference.loading import read_calibration
 from jaxrec.processes import entered_by_first, from_first
 from jaxrec.training import logging as report
@@ -103,7 +104,9 @@ def _finish(context: TrainContext, state: TrainState, run: Path, results: dict[s
     if context.shops:
         write_refits(context, state, run)
     else:
-        fit_decoder(context, state, directory, read_calibration(run)[0])
+        scale, correction = read_calibration(run)
+        write_followers(directory, context.followers(correction))
+        fit_decoder(context, state, directory, scale)
     copy_calibration(run, directory)  # the last file: from now on the refit serves
     write_json(run / "metrics.json", results)
     report.console.print(f"the model that serves is in {directory}")

@@ -18,6 +18,7 @@ from jaxrec.artifacts.run_directory import CALIBRATION, REFIT, SELECTED_BY, Prog
 from jaxrec.data.dataset import Dataset, shop_data
 from jaxrec.data.graph_arrays import first_rows
 from jaxrec.evaluation.calibration import Correction
+from jaxrec.inference.followers_file import write_followers
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import ItemText
 from jaxrec.models.build import model_layout
@@ -147,7 +148,7 @@ def finish(
     ranks = []
     for name, shop in context.shops.items():
         begin = partial(_begin_shop, shop, states[name], run / SHOPS / name)
-        shops[name], table = test(shop, states[name], Correction(**from_first(begin)))
+        shops[name], table = test(shop, states[name], Correction.of(from_first(begin)))
         shops[name]["protocol"]["trained_with"] = [n for n in context.shops if n != name]
         ranks.append(table.with_columns(shop=pl.lit(name)))
     results: dict[str, Any] = {
@@ -170,12 +171,14 @@ def finish(
     return from_first(write)
 
 
-def _begin_shop(context: TrainContext, state: TrainState, run: Path) -> dict[str, float]:
+def _begin_shop(context: TrainContext, state: TrainState, run: Path) -> dict[str, Any]:
     """Write the run directory of a shop with its calibration; returns fields of a `Correction`."""
     if not (run / CALIBRATION).is_file():
         write_run(context, state, run)
     report.write_calibration(run, *calibrate(context, state))
-    return asdict(read_calibration(run)[1])
+    correction = read_calibration(run)[1]
+    write_followers(run, context.followers(correction))
+    return asdict(correction)
 
 
 def _end_shop(context: TrainContext, state: TrainState, results: dict[str, Any], run: Path) -> None:
@@ -201,7 +204,9 @@ def write_refits(context: TrainContext, state: TrainState, run: Path) -> None:
     for name, shop in context.shops.items():
         directory = run / SHOPS / name / REFIT
         write_run(shop, states[name], directory)
-        fit_decoder(shop, states[name], directory, read_calibration(directory.parent)[0])
+        scale, correction = read_calibration(directory.parent)
+        write_followers(directory, shop.followers(correction))
+        fit_decoder(shop, states[name], directory, scale)
         copy_calibration(directory.parent, directory)  # the last file: from now on it serves
 
 
@@ -223,5 +228,9 @@ def mean_calibration(runs: list[Path]) -> dict[str, Any]:
     rows = [asdict(correction) for correction in corrections]
     return {
         "inverse_temperature": float(np.exp(np.mean(np.log(scales)))),
-        "correction": {name: float(np.mean([row[name] for row in rows])) for name in rows[0]},
+        "correction": {
+            name: float(np.mean([row[name] for row in rows]))
+            for name in rows[0]
+            if name != "cooccurrence"  # which knows the items of a shop alone
+        },
     }

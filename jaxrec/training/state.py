@@ -15,13 +15,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.artifacts.run_directory import RunArtifacts
 from jaxrec.config import Config
-from jaxrec.data.dataset import Dataset
+from jaxrec.data.dataset import Dataset, event_weight
 from jaxrec.data.extend import entity_rows
 from jaxrec.data.features import feature_arrays, missing_notes, missing_shares, unused_notes
 from jaxrec.data.packing import Packing
 from jaxrec.data.pseudonyms import key_hash, read_key
 from jaxrec.data.slices import counts
 from jaxrec.errors import DataError
+from jaxrec.evaluation.calibration import Correction
+from jaxrec.evaluation.protocol import Protocol
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import ItemText, item_text
@@ -34,6 +36,7 @@ from jaxrec.models.recommender import Model, ModelDef
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.partitioning import on_mesh
 from jaxrec.ranking.adjustments import masked_event_types
+from jaxrec.ranking.history_bias import Followers
 from jaxrec.sharding import (
     USERS,
     make_mesh,
@@ -88,6 +91,21 @@ class TrainContext(StepContext):
         split = self.dataset.split
         positives = split.in_training & self.dataset.positives
         return counts(split.log.items[positives], len(self.valid)).astype(np.float32)
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """What baselines learn from, and how they are ranked."""
+        dataset, config = self.dataset, self.config.evaluation
+        return Protocol(dataset.split, config, self.valid, dataset.positives, self.counts)
+
+    def followers(self, correction: Correction) -> Followers | None:
+        """The co-occurrence of the training events that a correction adds to scores, if any."""
+        fit = correction.cooccurrence
+        if fit is None or not fit.weight:
+            return None
+        names = self.dataset.split.log.event_type_names
+        counted = np.array([event_weight(self.config, name) > 0 for name in names])
+        return self.protocol.cooccurrence.strongest(fit, counted)
 
     @cached_property
     def id_rows(self) -> Int[np.ndarray, " n"]:

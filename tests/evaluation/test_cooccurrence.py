@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import sparse
 
 from jaxrec.evaluation import cooccurrence
-from jaxrec.evaluation.cooccurrence import GRID, Cooccurrence
+from jaxrec.evaluation.cooccurrence import GRID, Cooccurrence, CooccurrenceFit
 
 NUM_ITEMS = 7
 HISTORIES = [[1, 2, 3, 2, 5], [4, 1, 2], [6], [0, 2, 5, 0, 1, 3, 1]]
@@ -84,3 +87,18 @@ def test_large_data_lose_wide_windows_first_and_then_users(monkeypatch):
     assert family.grid["window"] == (3,) and family.start["window"] == 3
     assert family.training_share == 6 / 16  # users 0 and 2
     assert family.followers[3][[1], [4]] == 0 and family.followers[3][[1], [2]] > 0
+
+
+@pytest.mark.parametrize("dense_items", [0, 100])
+def test_the_strongest_followers_are_those_of_the_similarity(dense_items, monkeypatch):
+    monkeypatch.setattr(cooccurrence, "DENSE_ITEMS", dense_items)
+    monkeypatch.setattr(cooccurrence, "MOST_FOLLOWERS", 2)
+    family, fit = fitted(), CooccurrenceFit(**POINT, weight=3.0)
+    found = family.strongest(fit, np.array([True]))
+    similarity = sparse.csr_array(family.similarity(POINT)).toarray()
+    assert found.items.shape == found.amounts.shape == (NUM_ITEMS, 2)
+    for item, row in enumerate(3 * similarity):
+        np.testing.assert_allclose(found.amounts[item], np.sort(row)[::-1][:2], rtol=1e-6)
+        np.testing.assert_allclose(row[found.items[item]], found.amounts[item], rtol=1e-6)
+    again = family.strongest(replace(fit, weight=6.0), np.array([True]))
+    np.testing.assert_allclose(again.amounts, 2 * found.amounts)

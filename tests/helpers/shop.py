@@ -10,6 +10,7 @@ import polars as pl
 from jaxrec.data.tables import Tables, validate_tables
 from jaxrec.inference.catalog_index import padded_bias
 from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.ranking.history_bias import Followers
 
 NUM_USERS, NUM_ITEMS, NUM_BRANDS = 40, 30, 5
 START = 1_704_067_200  # 2024-01-01, seconds
@@ -73,8 +74,20 @@ def make_shop() -> Tables:
     return validate_tables(events, catalogue, None)
 
 
+def random_followers(model: TrainedModel) -> Followers:
+    """Three followers of every item; events of the last type do not count."""
+    random = np.random.default_rng(1)
+    count, types = model.artifacts.catalog.num_items, len(model.artifacts.event_type_names)
+    return Followers(
+        items=random.integers(0, count, (count, 3), np.int32),
+        amounts=random.normal(size=(count, 3)).astype(np.float32),
+        half_life=1.0,
+        event_types=np.arange(types) < types - 1,
+    )
+
+
 def corrected(model: TrainedModel, popularity: float = -0.5) -> TrainedModel:
-    """A model that masks nothing, with a strong repeat bias and a corrected popularity."""
+    """A model that masks nothing, with strong history biases and a corrected popularity."""
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf, model.model.params)
     for expert in params["experts"].values():
@@ -87,6 +100,7 @@ def corrected(model: TrainedModel, popularity: float = -0.5) -> TrainedModel:
         model,
         model=replace(model.model, params=params),
         correction=correction,
+        followers=random_followers(model),
         index=replace(model.index, bias=bias),
         config=replace(model.config, evaluation=evaluation),
     )

@@ -94,7 +94,7 @@ def test_a_removed_event_is_absent_from_the_repeat_bias_too(biased, fan):
     )
     made = toy.explain(events, "i30")
     view = toy.encoder.event_type_names.index("view")
-    now, before, earlier = toy.ranker.repeat_bias[toy.encoder.target_event_type][view, :3]
+    now, before, earlier = toy.ranker.history_bias[toy.encoder.target_event_type].repeats[view, :3]
     # i30, i31, i30: the events of i30 are 2 and 0 events old
     expected = [earlier, (earlier + now) - (before + now), (earlier + now) - before]
     assert [event.amount for event in made.events] == pytest.approx(expected, abs=1e-5)

@@ -10,7 +10,7 @@ import jaxrec
 from jaxrec.data.dataset import prepare
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.encoding import encode_queries
-from jaxrec.ranking.adjustments import mask_adjustments, repeat_adjustments
+from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.top_k import EvalQueries, best_items, rank_queries
 from jaxrec.training import loop as training
 from jaxrec.types import ANY_EVENT_TYPE
@@ -26,14 +26,14 @@ def test_a_run_without_a_mask_reproduces_its_evaluation(model, known_shop, tmp_p
     )
     training.fit(config, tmp_path / "run", tables=known_shop)
     unmasked = jaxrec.load(tmp_path / "run")
-    repeat_bias = unmasked.ranker.repeat_bias[unmasked.encoder.target_event_type]
-    assert unmasked.correction != Correction() and repeat_bias.any()
+    bias = unmasked.ranker.history_bias[unmasked.encoder.target_event_type]
+    assert unmasked.correction != Correction() and bias.repeats.any()
     dataset = prepare(config, known_shop)
     log, queries = dataset.split.log, dataset.split.test["last"]
     eval_queries = EvalQueries(
         unmasked.encoder.vectors_at(log, queries),
         log.items[queries.positions],
-        repeat_adjustments(log, queries, repeat_bias),
+        bias.adjustments(log, queries),
     )
     ranking = rank_queries(eval_queries, unmasked.index.items)
     written = pl.read_parquet(tmp_path / "run" / "ranks.parquet").filter(queries="test")

@@ -10,7 +10,7 @@ from helpers.shop import corrected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.ranking.adjustments import combine, mask_adjustments, repeat_adjustments
+from jaxrec.ranking.adjustments import combine, mask_adjustments
 from jaxrec.ranking.steps import Boost, Caps, Diversity, Feedback, Session
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.serving.live.engine import LiveEngine
@@ -179,13 +179,13 @@ def test_live_ranks_equal_batch_scoring_at_every_event(model, known_shop, versio
     )
     expected = {}
     masked = mask_adjustments(log, Queries(users[order], order), model.config.evaluation.mask)
-    repeat_bias = model.ranker.repeat_bias[model.encoder.target_event_type]
+    bias = model.ranker.history_bias[model.encoder.target_event_type]
     for name, positions in (("live", order), ("frozen", at_begin)):
         pairs = np.stack([users[order], positions], axis=1)
         moments, which = np.unique(pairs, axis=0, return_inverse=True)
         vectors = model.encoder.vectors_at(log, Queries(*moments.T))[which.ravel()]
-        repeats = repeat_adjustments(log, Queries(users[order], positions), repeat_bias)
-        queries = EvalQueries(vectors, log.items[order], combine(masked, repeats))
+        added = bias.adjustments(log, Queries(users[order], positions))
+        queries = EvalQueries(vectors, log.items[order], combine(masked, added))
         expected[name] = rank_queries(queries, model.index.items, k=1).ranks
     for name, ranks in expected.items():
         np.testing.assert_array_equal(np.sort(replayed.ranks[name]), np.sort(ranks))

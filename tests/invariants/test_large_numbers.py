@@ -15,7 +15,7 @@ from jaxrec.data.graph import check_size
 from jaxrec.data.packing import Packing, cut_windows
 from jaxrec.errors import DataError
 from jaxrec.ranking import adjustments
-from jaxrec.ranking.adjustments import history_adjustments
+from jaxrec.ranking.history_bias import HistoryBias, history_adjustments
 from jaxrec.sharding import make_mesh
 from jaxrec.training.plan import programs
 from jaxrec.training.plan.shapes import plan_context
@@ -96,7 +96,9 @@ def test_histories_beyond_32_bits_are_masked(log, monkeypatch, max_events):
     monkeypatch.setattr(adjustments, "MAX_EVENTS", max_events)
     queries = Queries(np.array([0, 2]), np.array([5, 5 + FAR + 3]))
     assert users_at(log, queries.positions).tolist() == [1, 2]
-    found = history_adjustments(log, queries, ("seen",), np.zeros((1, 64), np.float32))(0, 2)
+    found = history_adjustments(
+        log, queries, ("seen",), HistoryBias(np.zeros((1, 64), np.float32))
+    )(0, 2)
     assert found.rows.tolist() == [0] * 5 + [1] * 3
     assert found.items.tolist() == FIRST + LAST[:3]
 

@@ -6,6 +6,7 @@ from helpers.training import config
 
 from jaxrec.evaluation import metrics
 from jaxrec.evaluation.calibration import Correction
+from jaxrec.evaluation.cooccurrence import CooccurrenceFit
 from jaxrec.training.evaluator import Evaluator
 from jaxrec.training.loop import open_run
 from jaxrec.training.state import initial_state
@@ -24,13 +25,16 @@ def test_metrics_are_those_of_the_ranks_beside_baselines(tables, whole_run):
 
 
 def test_scores_on_the_host_rank_as_the_model(tables, tmp_path):
-    """With corrections of popularity and of the repeat bias, which a mask of no items leaves on."""
+    """With all corrections; a mask of no items leaves the repeat bias on."""
     options = {"model.experts": ["id"], "evaluation.mask": ["none"]}
     context = open_run(config(**options), tmp_path / "run", tables)
     evaluator = Evaluator(context, initial_state(context))
-    queries, correction = context.dataset.split.test["last"], Correction(-0.1, 0.5, 0.2)
+    queries, correction = (
+        context.dataset.split.test["last"],
+        Correction(-0.1, 0.5, 0.2, CooccurrenceFit(3, 1, 0.5, True, weight=2.0)),
+    )
     _, expected = evaluator.metrics(queries, correction)
-    found = evaluator.protocol.rank(evaluator.scorer(correction, queries), queries)
+    found = context.protocol.rank(evaluator.scorer(correction, queries), queries)
     np.testing.assert_array_equal(found.ranks, expected.ranks)
     _, neutral = evaluator.metrics(queries, Correction())
     assert not np.array_equal(found.ranks, neutral.ranks)

@@ -24,6 +24,7 @@ from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
 
 FORMAT = 1  # of the directory; it changes when readers must change
 MANIFEST, VECTORS, ITEMS = "manifest.json", "item_vectors.npy", "items"
+FOLLOWERS = "follower_items.npy", "follower_amounts.npy"
 ExportFormat = Literal["jax", "onnx", "page"]
 VectorPrecision = Literal["float32", "float16", "int8"]
 
@@ -38,6 +39,8 @@ class Manifest:
         masked_event_types: numbers of the event types whose items a list leaves out.
         repeat_bias: [1 + target event type][event type][age], added to the score of a past event's
             item; age 0 is the newest event.
+        cooccurrence: how events raise the items of `FOLLOWERS`: the newest of them, the numbers of
+            the event types that count, and the half-life in events; None if they do not.
         state_parts: the arrays that a state consists of, in their order, with their shapes.
         has_time: False: times are positions, so every gap is -1.
         programs: file -> formats, platforms, inputs and outputs.
@@ -56,6 +59,7 @@ class Manifest:
     state_parts: dict[str, tuple[int, ...]]
     initial_state: list[float]
     repeat_bias: list[list[list[float]]]
+    cooccurrence: dict[str, Any] | None
     programs: dict[str, Any]
 
 
@@ -100,7 +104,8 @@ def write_directory(
             programs |= onnx_programs()
         if "page" in formats:
             write_page(draft, page_runtime)
-        manifest = _manifest(model, state, vectors, item_precision, programs)
+        cooccurrence = _write_followers(model, draft)
+        manifest = _manifest(model, state, vectors, item_precision, programs, cooccurrence)
         about = {"format": FORMAT, "jaxrec": version("jaxrec"), "jax": version("jax")}
         (draft / MANIFEST).write_text(json.dumps(about | asdict(manifest), allow_nan=False))
 
@@ -141,9 +146,10 @@ def _manifest(
     vectors: Float[np.ndarray, "n F"],
     item_precision: VectorPrecision,
     programs: dict[str, Any],
+    cooccurrence: dict[str, Any] | None,
 ) -> Manifest:
     names = model.artifacts.event_type_names
-    bias, masked = model.ranker.repeat_bias, model.config.evaluation.mask
+    bias, masked = model.ranker.history_bias, model.config.evaluation.mask
     return Manifest(
         model=model.version,
         step=model.step,
@@ -157,9 +163,25 @@ def _manifest(
         state_size=len(state),
         state_parts=state_shapes(model.model),
         initial_state=state.tolist(),
-        repeat_bias=[bias[target].tolist() for target in range(ANY_EVENT_TYPE, len(names))],
+        repeat_bias=[bias[target].repeats.tolist() for target in range(ANY_EVENT_TYPE, len(names))],
+        cooccurrence=cooccurrence,
         programs=programs,
     )
+
+
+def _write_followers(model: TrainedModel, directory: Path) -> dict[str, Any] | None:
+    """Write the followers of every item; returns the `cooccurrence` of the manifest."""
+    followers, count = model.followers, model.catalog.num_items
+    if followers is None:
+        return None
+    for name, rows in zip(FOLLOWERS, (followers.items, followers.amounts), strict=True):
+        new = max(count - len(rows), 0)  # items that training has not seen
+        np.save(directory / name, np.pad(rows[:count], ((0, new), (0, 0))))
+    return {
+        "newest": followers.newest,
+        "half_life": followers.half_life,
+        "event_types": np.flatnonzero(followers.event_types).tolist(),
+    }
 
 
 def _write_items(

@@ -7,7 +7,12 @@ import numpy as np
 
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
-from jaxrec.inference.contributions import POPULARITY, REPEAT_BIAS, UserVectors, vector_parts
+from jaxrec.inference.contributions import (
+    POPULARITY,
+    UserVectors,
+    history_parts,
+    vector_parts,
+)
 from jaxrec.inference.explain import (
     GRADIENTS,
     LEAVE_ONE_OUT,
@@ -18,7 +23,6 @@ from jaxrec.inference.explain import (
     event_amounts,
     explanations,
     gradient_amounts,
-    own_repeats,
 )
 from jaxrec.inference.explanation import Explanation
 from jaxrec.ranking.adjustments import amounts_of
@@ -73,21 +77,22 @@ def explain(
     vectors, mixed = builder.mixed_vectors(reranker, documents, request, now)
     own = np.asarray(updater.items)[items]
     leads = own - model.explainer.average_item
-    repeats = amounts_of(builder.repeat_bias(documents, event_type), len(documents), items)
+    target = model.encoder.target_event_type if event_type is None else event_type
+    bias = model.ranker.history_bias[target]
     if exact:
-        amounts = event_amounts(mixed[: len(documents)], repeats, leads)
+        added = amounts_of(builder.history_bias(documents, event_type), len(documents), items)
+        amounts = event_amounts(mixed[: len(documents)], added, leads)
     else:
-        target = model.encoder.target_event_type if event_type is None else event_type
         base = document.base_state[0]
         amounts = gradient_amounts(engine.model, log, leads, base, event_type)
-        amounts += own_repeats(log, model.ranker.repeat_bias[target], items)
+        amounts += bias.of_events(log, items)
     seconds = updater.seconds_since([document], now)
     silent = engine.model.explainer.memoryless.vectors(
         updater.stack([document.state]), event_type, NO_GAP if seconds is None else seconds
     )
     parts = vector_parts(model, UserVectors(vectors[0], silent[0]), items, own)
     parts["", POPULARITY] = engine.index.items.biases[items].astype(np.float64)
-    parts["", REPEAT_BIAS] = repeats[0]
+    parts |= history_parts(bias, updater.event_log([document.events]), items)
     parts[STRATEGY, SESSION] = own.astype(np.float64) @ (mixed[0] - vectors[0])
     mask = request.mask or model.config.evaluation.mask
     queries = RerankQueries(

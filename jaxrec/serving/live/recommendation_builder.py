@@ -20,7 +20,6 @@ from jaxrec.ranking.adjustments import (
     exclude,
     masked_event_types,
     no_adjustments,
-    repeat_adjustments,
     scale,
     select_queries,
 )
@@ -212,19 +211,19 @@ class RecommendationBuilder:
         mask: tuple[str, ...],
         event_type: int | None = None,
     ) -> AdjustmentBlocks:
-        """What the users' histories change in the scores: the mask and the repeat bias."""
-        return combine(self.mask(documents, mask), self.repeat_bias(documents, event_type))
+        """What the users' histories change in the scores: the mask and the history bias."""
+        return combine(self.mask(documents, mask), self.history_bias(documents, event_type))
 
-    def repeat_bias(
+    def history_bias(
         self, documents: Sequence[UserDocument], event_type: int | None = None
     ) -> AdjustmentBlocks:
-        """What the kept events add to the scores of their items."""
+        """What the kept events add to scores."""
         target = self.model.encoder.target_event_type if event_type is None else event_type
-        bias = self.model.ranker.repeat_bias[target]
-        if not bias.any():  # building the log takes time
+        bias = self.model.ranker.history_bias[target]
+        if not bias:  # building the log takes time
             return no_adjustments
         log = self.updater.event_log([document.events for document in documents])
-        return repeat_adjustments(log, Queries(np.arange(log.num_users), log.offsets[1:]), bias)
+        return bias.adjustments(log, Queries(np.arange(log.num_users), log.offsets[1:]))
 
     def mask(self, documents: Sequence[UserDocument], mask: tuple[str, ...]) -> AdjustmentBlocks:
         """Leave out the items that users chose by an event type of the mask."""

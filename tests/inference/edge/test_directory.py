@@ -36,9 +36,9 @@ def engine(model):
 
 
 @pytest.fixture(scope="module")
-def directory(trained_run, tmp_path_factory):
+def directory(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("edge") / "exact"
-    main(["export", str(trained_run), "--to", str(path), "--item-precision", "float32"])
+    main(["export", str(run), "--to", str(path), "--item-precision", "float32"])
     return path
 
 
@@ -76,13 +76,21 @@ def test_the_exported_programs_give_the_lists_of_the_live_engine(engine, directo
     target = np.full(2, manifest["target_event_type"], np.int32)
     users = np.asarray(user_vector.call(state, target, np.full(2, -1, np.int32)))
     scores = users @ vectors.T + items["bias"].to_numpy()
+    followers, amounts = (np.load(directory / f"follower_{n}.npy") for n in ("items", "amounts"))
+    scores[0, 0], masked = -1e30, [0]
     bias = manifest["repeat_bias"][target[0] + 1]
     for age, shown in enumerate(reversed(EVENTS)):
         number = numbers.get(shown.item_id, 0)
         kind = manifest["event_types"].index(shown.event_type)
         scores[0, number] += bias[kind][age]
+        options = manifest["cooccurrence"]
+        if age < options["newest"] and kind in options["event_types"]:
+            np.add.at(
+                scores[0], followers[number], amounts[number] / 2 ** (age / options["half_life"])
+            )
         if kind in manifest["masked_event_types"]:
-            scores[0, number] = -1e30
+            masked.append(number)
+    scores[0, masked] = -1e30
     for row, expected in zip(scores, lists(engine), strict=True):
         best = np.argsort(-row, kind="stable")[: len(expected)]
         ids = items["item_id"].gather(best).to_list()

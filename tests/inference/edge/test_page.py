@@ -84,12 +84,12 @@ def ort():
 
 
 @pytest.fixture(scope="module")
-def browser_page(ort, trained_run, tmp_path_factory):
+def browser_page(ort, run, tmp_path_factory):
     """The page, loaded; then the network goes away."""
     playwright = pytest.importorskip("playwright.sync_api")
     directory = tmp_path_factory.mktemp("page") / "edge"
     options = ["--formats", "onnx", "page", "--item-precision", "float32"]
-    main(["export", str(trained_run), "--to", str(directory), *options])
+    main(["export", str(run), "--to", str(directory), *options])
     handler = functools.partial(Quiet, directory=str(directory))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -119,10 +119,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_without_a_network_the_page_gives_the_lists_of_the_live_engine(browser_page, trained_run):
-    import jaxrec
-
-    engine = LiveEngine(jaxrec.load(trained_run), SQLiteStore(":memory:"), strategy=())
+def test_without_a_network_the_page_gives_the_lists_of_the_live_engine(browser_page, model):
+    engine = LiveEngine(model, SQLiteStore(":memory:"), strategy=())
     engine.record([UserEvent("u", shown) for shown in EVENTS])
     own = [{"item": e.item_id, "type": e.event_type, "time": e.time} for e in EVENTS]
     for user, events in (("u", own), ("new", [])):

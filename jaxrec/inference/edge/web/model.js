@@ -27,6 +27,9 @@ export class EdgeModel {
     const [manifest, items, update, recommend, vectors] = await Promise.all([
       json("manifest.json"), json("items.json"), ...names.map(read),
     ]);
+    const followers = manifest.cooccurrence
+      ? await Promise.all(["follower_items.npy", "follower_amounts.npy"].map(read))
+      : [];
     const externalData = [{ path: names[2], data: vectors }];
     Object.assign(model, {
       manifest,
@@ -34,7 +37,8 @@ export class EdgeModel {
       ids: items.item_id,
       titles: items.title ?? items.item_id,
       number: new Map(items.item_id.map((id, number) => [id, number])),
-      vectorOf: rowReader(vectors, manifest.vector_width),
+      vectorOf: rowReader(vectors),
+      followersOf: followers.map(rowReader),
       update: await ort.InferenceSession.create(update),
       ranking: await ort.InferenceSession.create(recommend, { externalData }),
     });
@@ -75,6 +79,7 @@ export class EdgeModel {
     const bias = this.manifest.repeat_bias[target + 1];
     const adjusted = [
       ...shopper.recent.map(([item, type], age) => [item, bias[type][age]]),
+      ...this.followers(shopper),
       ...shopper.masked.map((item) => [item, MASKED]),
     ];
     const { items, scores } = await this.ranking.run({
@@ -92,20 +97,34 @@ export class EdgeModel {
     })).filter(({ score }) => score > MASKED / 2);
   }
 
+  /** What the newest events add to the scores of items that came after theirs in training. */
+  followers(shopper) {
+    const options = this.manifest.cooccurrence;
+    const newest = options ? shopper.recent.slice(0, options.newest) : [];
+    return newest.flatMap(([item, type], age) => {
+      if (!options.event_types.includes(type)) return [];
+      const [items, amounts] = this.followersOf.map((rowOf) => rowOf(item));
+      return items.map((other, place) => [other, 0.5 ** (age / options.half_life) * amounts[place]]);
+    });
+  }
+
   secondsSince(shopper, time) {
     const known = this.manifest.has_time && shopper.lastTime !== UNKNOWN;
     return known ? Math.max(time - shopper.lastTime, 0) : UNKNOWN;
   }
 }
 
-/** Rows of a NumPy file of float32 or float16 numbers. */
-function rowReader(file, width) {
+/** Rows of a NumPy file of float32, float16 or int32 numbers. */
+function rowReader(file) {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const start = 10 + view.getUint16(8, true);
   const header = new TextDecoder().decode(file.subarray(10, start));
-  const [size, number] = header.includes("<f2")
-    ? [2, (place) => halfToNumber(view.getUint16(place, true))]
-    : [4, (place) => view.getFloat32(place, true)];
+  const width = Number(header.match(/'shape': \(\d+, (\d+)\)/)[1]);
+  const [size, number] = {
+    "<f2": [2, (place) => halfToNumber(view.getUint16(place, true))],
+    "<f4": [4, (place) => view.getFloat32(place, true)],
+    "<i4": [4, (place) => view.getInt32(place, true)],
+  }[header.match(/'descr': '(...)'/)[1]];
   return (row) => Array.from({ length: width }, (_, n) => number(start + (row * width + n) * size));
 }
 

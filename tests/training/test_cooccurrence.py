@@ -1,0 +1,76 @@
+"""The co-occurrence that a run adds to its scores."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from helpers.training import config
+
+import jaxrec
+from jaxrec.data.dataset import prepare
+from jaxrec.evaluation.calibration import fit_cooccurrence
+from jaxrec.inference.comparison import held_out_ranks
+from jaxrec.inference.followers_file import read_followers
+from jaxrec.inference.loading import read_calibration
+from jaxrec.ranking.adjustments import ScoreAdjustments, as_blocks
+from jaxrec.ranking.item_table import ItemTable
+from jaxrec.ranking.top_k import EvalQueries
+from jaxrec.training import loop
+
+
+@pytest.fixture(scope="module")
+def run(tables, tmp_path_factory):
+    """After one epoch the model knows less than what follows what."""
+    run = tmp_path_factory.mktemp("run") / "run"
+    loop.fit(config(**{"train.epochs": 1, "train.patience": 1}), run, tables=tables)
+    return run
+
+
+def test_the_ranks_of_a_run_are_those_of_the_loaded_model(run, tables):
+    fit = read_calibration(run)[1].cooccurrence
+    assert fit.weight > 0
+    model = jaxrec.load(run)
+    log = prepare(model.config, tables).split.log
+    queries = prepare(model.config, tables).split.test["last"]
+    found = held_out_ranks(model, log, queries, model.config.evaluation.mask)
+    written = pl.read_parquet(run / "ranks.parquet").filter(queries="test")["rank"]
+    np.testing.assert_array_equal(found, written)
+    without = held_out_ranks(
+        replace(model, followers=None), log, queries, model.config.evaluation.mask
+    )
+    assert not np.array_equal(found, without)
+
+
+def test_a_refit_counts_its_own_training_events(run, tables, tmp_path):
+    refitted = tmp_path / "run"
+    shutil.copytree(run, refitted)
+    jaxrec.refit(refitted, events="all", data=tables)
+    before, after = read_followers(refitted), read_followers(refitted / "refit")
+    assert before.half_life == after.half_life
+    assert not np.array_equal(before.amounts, after.amounts)
+    np.testing.assert_array_equal(jaxrec.load(refitted).followers.amounts, after.amounts)
+
+
+def test_an_option_turns_it_off(tables, tmp_path):
+    options = {"train.epochs": 1, "train.patience": 1, "model.cooccurrence": False}
+    loop.fit(config(**options), tmp_path / "run", tables=tables)
+    assert read_calibration(tmp_path / "run")[1].cooccurrence is None
+    assert jaxrec.load(tmp_path / "run").followers is None
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_weight_is_0_unless_it_helps(right):
+    random = np.random.default_rng(0)
+    items = ItemTable(random.normal(size=(64, 4)).astype(np.float32), np.arange(64) > 0)
+    targets = random.integers(1, 64, 200)
+    raised = targets if right else random.integers(1, 64, 200)
+    queries = EvalQueries(random.normal(size=(200, 4)).astype(np.float32), targets)
+
+    def adjustments(weight):
+        rows = np.arange(len(targets))
+        return as_blocks(ScoreAdjustments(rows, raised, np.full(200, weight, np.float32)))
+
+    weight = fit_cooccurrence(queries, items, adjustments, unit=0.5)
+    assert weight in ((4.0, 6.0, 8.0, 12.0) if right else (0.0,))
