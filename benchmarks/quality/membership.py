@@ -46,7 +46,7 @@ from jaxrec.data.sources import load_source
 from jaxrec.data.tables import Tables
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.ranking.adjustments import history_adjustments
+from jaxrec.ranking.history_bias import history_adjustments
 from jaxrec.ranking.top_k import EvalQueries, log_probabilities, rank_queries
 from jaxrec.training import loop
 from jaxrec.training.evaluator import Evaluator
@@ -261,7 +261,7 @@ def statistics(model: TrainedModel, tables: Tables) -> Stats:
     positions = np.flatnonzero((places > 0) & (places < log.lengths[own] - HELD_OUT))
     queries = Queries(own[positions], positions)
     targets = log.items[positions]
-    bias = model.ranker.repeat_bias[model.encoder.target_event_type]
+    bias = model.ranker.history_bias[model.encoder.target_event_type]
     mask = model.config.evaluation.mask
     adjustments = history_adjustments(log, queries, mask, bias, targets)
     vectors = model.encoder.vectors_at(log, queries)

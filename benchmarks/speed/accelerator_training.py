@@ -22,7 +22,8 @@ from jaxrec.evaluation.metrics import summarise
 from jaxrec.inference.encoding import encode_catalog, encode_queries, repeat_bias
 from jaxrec.models.forms import Forms, chosen_forms
 from jaxrec.models.recommender import Model, Recommender, split
-from jaxrec.ranking.adjustments import history_adjustments, masked_event_types
+from jaxrec.ranking.adjustments import masked_event_types
+from jaxrec.ranking.history_bias import HistoryBias, history_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.training.objective import StepInputs, objective
@@ -237,7 +238,7 @@ def validation(training: Training, state: TrainState) -> dict[str, float]:
         target_event_type=target_type,
     )
     counted = ~masked_event_types(config.mask, log.event_type_names)
-    bias = Correction().repeat_bias(repeat_bias(model, target_type), counted)
+    bias = HistoryBias(Correction().repeat_bias(repeat_bias(model, target_type), counted))
     targets = log.items[queries.positions]
     adjustments = history_adjustments(log, queries, config.mask, bias, targets)
     items = ItemTable(np.asarray(vectors), valid)
