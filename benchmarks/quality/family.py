@@ -5,8 +5,9 @@
     python benchmarks/quality/family.py scientific --folder path/to/data --all train.epochs=6
 
 A variant is one text of options, `SECTION.OPTION=VALUE` with spaces between them and values in
-YAML. The recipe without changes comes first. `--all` changes every variant. `--folder` holds the
-data sets that jaxrec does not download, under the names in `cases.py`.
+YAML. The recipe without changes comes first. `--all` changes every variant. Scores are those of the
+model alone, without co-occurrence. `--folder` holds the data sets that jaxrec does not download,
+under the names in `cases.py`.
 
 Every finished run is a row of `benchmarks/results/family.jsonl` and a directory in `runs/family`.
 What has a row is not trained again, whatever options later versions add: remove the row to do so. A
@@ -46,6 +47,7 @@ RESULTS = Path(__file__).parent.parent / "results" / "family.jsonl"
 RUNS = Path("runs") / "family"
 COLD = "items: cold"
 FIGURES = ("ndcg@10", "recall@10")
+ALONE = {"model.cooccurrence": False}
 SIZES = ("parameters", "events_per_second", "epochs")
 
 
@@ -72,7 +74,7 @@ def configurations(options: argparse.Namespace) -> list[tuple[str, Config]]:
     data = case.data(options.folder)
     variants = {"recipe": {}, **{text: overrides(text.split()) for text in options.variants}}
     return [
-        (label, configuration(case, data, Variant({**common, **changes}), seed))
+        (label, configuration(case, data, Variant({**ALONE, **common, **changes}), seed))
         for label, changes in variants.items()
         for seed in options.seeds
     ]
