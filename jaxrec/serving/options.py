@@ -261,7 +261,8 @@ class LiveOptions(Bounded):
     """States that `jaxrec recommend --states` wrote, for the users of the store: a directory, a
     pattern of directories, or a URL of either."""
     window: Count = 64
-    """Newest events of a user to keep; older ones remain in the state only."""
+    """Newest events of a user to keep; older ones remain in the state only. With fewer than 64, the
+    repeat bias and co-occurrence may miss events that they count in batches."""
     keep_days: Positive = 365.0
     """Delete users without an event in this number of days."""
     keep_users: Count = 1_000_000

@@ -34,6 +34,7 @@ def run(request, tables, tmp_path_factory):
     options = {
         "model.sequence": request.param,
         "model.experts": ["id"],
+        "model.cooccurrence": False,  # which reads more events than the windows of these tests hold
         "train.epochs": 1,
         "train.auxiliary": [],
     }
