@@ -146,6 +146,7 @@ def ablations(config: Config) -> dict[str, Variant]:
         "bare LSTM": Variant({"model.sequence": "bare_lstm"}),
         "one expert": Variant({"model.experts": [all_sources]}),
         "without item memory": Variant({"model.memory_decays": 0}),
+        "without co-occurrence": Variant({"model.cooccurrence": False}),
     }
     if config.data.time == "timestamp":
         variants["without time gaps"] = Variant({"model.time_gaps": False})
