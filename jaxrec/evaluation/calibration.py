@@ -1,12 +1,12 @@
 """Corrections that validation fits after training, so that probabilities compare across users.
 
-They are the weight of popularity, the repeat bias, the weight of co-occurrence, and the temperature
-of the scores.
+They are the weight of popularity, the repeat bias, co-occurrence, and the temperature of scores.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.optimize import minimize, minimize_scalar
 
 from jaxrec.evaluation.cooccurrence import CooccurrenceFit
 from jaxrec.evaluation.metrics import ndcg
+from jaxrec.evaluation.tuning import climb
 from jaxrec.ranking.adjustments import AdjustmentBlocks, select_queries
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
 from jaxrec.ranking.top_k import EvalQueries, check_targets, log_probabilities, rank_queries
@@ -22,7 +23,11 @@ from jaxrec.ranking.top_k import EvalQueries, check_targets, log_probabilities, 
 INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_QUERIES = 4096  # to fit a temperature on
 POPULARITY_STRENGTHS = tuple(n / 10 for n in range(-8, 5))  # 0: as learned; -1: none is left
-COOCCURRENCE_STRENGTHS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+COOCCURRENCE_GRID: dict[str, tuple] = {
+    "half_life": (1.0, 3.0, 5.0),
+    "popularity_exponent": (0.0, 0.5),
+    "strength": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0),
+}
 
 
 @dataclass(frozen=True)
@@ -150,33 +155,35 @@ def fit_repeat_bias(
 def fit_cooccurrence(
     queries: EvalQueries,
     items: ItemTable,
-    adjustments: Callable[[float], AdjustmentBlocks],
-    unit: float,
-) -> float:
-    """The weight of co-occurrence whose NDCG@10 is the highest.
+    adjustments: Callable[[CooccurrenceFit], AdjustmentBlocks],
+) -> CooccurrenceFit:
+    """The co-occurrence that ranks best, found by `climb` from the middle of a grid.
 
-    It is one of `COOCCURRENCE_STRENGTHS` over the unit, and 0 unless the highest NDCG@10 is above
-    that of 0 by more than a standard error.
+    Its strength is the smallest whose NDCG@10 is within a standard error of the best, as in
+    `fit_popularity`; so it is 0 where co-occurrence does not clearly help.
 
     Args:
         queries: without their adjustments.
-        adjustments: the score adjustments of the queries under a weight.
-        unit: a large similarity.
+        adjustments: the score adjustments of the queries with a co-occurrence.
 
     Raises:
         ValueError: as `rank_queries`.
     """
 
-    def gains(weight: float) -> Float[np.ndarray, " Q"]:
-        weighted = EvalQueries(queries.vectors, queries.targets, adjustments(weight))
-        return ndcg(rank_queries(weighted, items, k=1).ranks, 10)
+    @cache
+    def gains(fit: CooccurrenceFit) -> Float[np.ndarray, " Q"]:
+        adjusted = EvalQueries(queries.vectors, queries.targets, adjustments(fit))
+        return ndcg(rank_queries(adjusted, items, k=1).ranks, 10)
 
-    weights = [strength / unit for strength in COOCCURRENCE_STRENGTHS]
-    by_weight = np.stack([gains(weight) for weight in weights])
-    best = int(by_weight.mean(1).argmax())
-    ahead = by_weight[best] - by_weight[0]
-    helps = ahead.mean() > ahead.std() / math.sqrt(len(ahead))
-    return weights[best] if helps else 0.0
+    start = {"half_life": 1.0, "popularity_exponent": 0.0, "strength": 1.0}
+    point = climb(COOCCURRENCE_GRID, start, lambda point: gains(CooccurrenceFit(**point)).mean())
+    best = CooccurrenceFit(**point)
+    for strength in COOCCURRENCE_GRID["strength"]:
+        weaker = replace(best, strength=strength)
+        behind = gains(best) - gains(weaker)
+        if behind.mean() <= behind.std() / math.sqrt(len(behind)):
+            return weaker
+    return best
 
 
 def fit_popularity(

@@ -5,7 +5,7 @@ and Jannach, "Evaluation of session-based recommendation algorithms", 2018.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -30,26 +30,25 @@ START = {"window": 10, "half_life": 3, "popularity_exponent": 0.5, "symmetric": 
 MAX_PAIRS = 2**26  # of two events within a window; 12 bytes each
 DENSE_ITEMS, DENSE_SHARE = 2**13, 0.02  # from this share of non-zero entries dense is faster
 MOST_FOLLOWERS = 20  # of an item in a model; on Amazon Beauty 50 rank no better, and 10 no worse
+WINDOW = 10
 
 
 @dataclass(frozen=True)
 class CooccurrenceFit:
-    """The co-occurrence that a model adds to its scores; the first four are as in `GRID`.
+    """The co-occurrence that a model adds to its scores.
+
+    It looks ahead `WINDOW` events and is not symmetric, because beside a model other baselines of
+    the grid were no better (Amazon Beauty) or worse (Amazon Scientific).
 
     Attributes:
-        weight: of a similarity of 1, in units of the scores.
+        half_life, popularity_exponent: as in `GRID`.
+        strength: what the newest event adds to the score of its strongest follower, as a mean over
+            the items.
     """
 
-    window: int
-    half_life: float
-    popularity_exponent: float
-    symmetric: bool
-    weight: float = 0.0
-
-    @property
-    def point(self) -> dict[str, float]:
-        """The point of the grid."""
-        return {name: value for name, value in asdict(self).items() if name != "weight"}
+    half_life: float = 1.0
+    popularity_exponent: float = 0.0
+    strength: float = 0.0
 
 
 def count_followers(
@@ -122,20 +121,7 @@ class Cooccurrence:
         self.counts = np.bincount(items, minlength=num_items).astype(np.float32)
         self.followers = count_followers(users, items, num_items, windows)
         self._last: tuple = ()  # similarities of the last point: the next may share them
-        self._strongest: tuple = ()  # of the last point, which is asked for with several weights
-
-    def similarity(self, point: Mapping) -> sparse.csr_array | Float[np.ndarray, "I I"]:
-        """`follower_similarity` at a point of the grid."""
-        shared = tuple(value for name, value in point.items() if name != "half_life")
-        if self._last[:1] != (shared,):
-            similarity = follower_similarity(
-                self.followers[point["window"]],
-                self.counts,
-                popularity_exponent=point["popularity_exponent"],
-                symmetric=point["symmetric"],
-            )
-            self._last = (shared, similarity)
-        return self._last[1]
+        self._strongest: tuple = ()  # of the last exponent
 
     def strongest(self, fit: CooccurrenceFit, event_types: Bool[np.ndarray, " types"]) -> Followers:
         """What a model adds to its scores: the most similar items of every item.
@@ -143,15 +129,28 @@ class Cooccurrence:
         Args:
             event_types: True for the event types whose events count.
         """
-        if self._strongest[:1] != (fit.point,):
-            self._strongest = (fit.point, *self._most_similar(fit.point))
+        if self._strongest[:1] != (fit.popularity_exponent,):
+            similar = self._most_similar(fit.popularity_exponent)
+            self._strongest = (fit.popularity_exponent, *similar)
         _, items, similarities = self._strongest
-        return Followers(items, fit.weight * similarities, fit.half_life, event_types)
+        largest = similarities[:, 0]
+        scale = fit.strength / largest[largest > 0].mean() if largest.any() else 0
+        amounts = (scale * similarities).astype(np.float32)
+        return Followers(items, amounts, fit.half_life, event_types)
 
     def _most_similar(
-        self, point: Mapping
+        self, popularity_exponent: float
     ) -> tuple[Int[np.ndarray, "I M"], Float[np.ndarray, "I M"]]:
-        similar = sparse.csr_array(self.similarity(point))
+        """The most similar items of every item and their similarities, in descending order."""
+        window = min(WINDOW, max(self.followers))
+        similar = sparse.csr_array(
+            follower_similarity(
+                self.followers[window],
+                self.counts,
+                popularity_exponent=popularity_exponent,
+                symmetric=False,
+            )
+        )
         rows = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
         order = np.lexsort((similar.indices, -similar.data, rows))
         places = np.arange(len(rows)) - similar.indptr[rows]  # rows ascend, before and after
@@ -171,7 +170,16 @@ class Cooccurrence:
         Args:
             point: a value for every name of the grid.
         """
-        similarity, half_life = self.similarity(point), point["half_life"]
+        shared = tuple(value for name, value in point.items() if name != "half_life")
+        if self._last[:1] != (shared,):
+            similarity = follower_similarity(
+                self.followers[point["window"]],
+                self.counts,
+                popularity_exponent=point["popularity_exponent"],
+                symmetric=point["symmetric"],
+            )
+            self._last = (shared, similarity)
+        similarity, half_life = self._last[1], point["half_life"]
         num_items = len(self.counts)
 
         def with_histories(histories: Histories) -> Scorer:

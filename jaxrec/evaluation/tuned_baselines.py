@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxrec.data.events import user_of_event
 from jaxrec.evaluation.baselines import Baseline, simple_baselines
-from jaxrec.evaluation.cooccurrence import Cooccurrence, CooccurrenceFit
+from jaxrec.evaluation.cooccurrence import Cooccurrence
 from jaxrec.evaluation.ease import Ease, limit_exceeded
 from jaxrec.evaluation.protocol import Protocol
 from jaxrec.evaluation.tuning import climb, tuning_ndcg, tuning_queries
@@ -43,40 +43,30 @@ class Baselines:
         return rows | {name: {"left_out": reason} for name, reason in self.left_out.items()}
 
 
-def tuned(protocol: Protocol, family: Cooccurrence | Ease) -> dict[str, Any]:
-    """The hyperparameters that validation chooses; without any query, those to start from."""
-    queries = tuning_queries(protocol)
-
-    def rate(point: dict[str, Any]) -> float:
-        return tuning_ndcg(protocol, protocol.scorer(family.baseline(point))(queries))
-
-    return climb(family.grid, family.start, rate) if len(queries) else family.start
-
-
-def fit_baselines(protocol: Protocol, cooccurrence: CooccurrenceFit | None = None) -> Baselines:
+def fit_baselines(protocol: Protocol) -> Baselines:
     """Fit all baselines to the training events, and choose hyperparameters on validation.
 
-    Args:
-        cooccurrence: the hyperparameters of co-occurrence, if they are chosen already.
+    Without validation queries, the hyperparameters are those that the search starts from.
     """
     log, queries, training = protocol.split.log, tuning_queries(protocol), protocol.training
     users, items, num_items = user_of_event(log)[training], log.items[training], len(protocol.valid)
     fitted = simple_baselines(users, items, log.times[training], num_items, has_time=log.has_time)
     hyperparameters: dict[str, dict[str, Any]] = {}
 
-    def add(name: str, family: Cooccurrence | Ease, point: dict[str, Any]) -> None:
+    def add(name: str, family: Cooccurrence | Ease) -> None:
+        def rate(point: dict[str, Any]) -> float:
+            return tuning_ndcg(protocol, protocol.scorer(family.baseline(point))(queries))
+
+        point = climb(family.grid, family.start, rate) if len(queries) else family.start
         fitted[name] = family.baseline(point)
         share = family.training_share
         hyperparameters[name] = {**point, "training_share": share} if share < 1 else point
 
-    family = protocol.cooccurrence
-    chosen = cooccurrence.point if cooccurrence else tuned(protocol, family)
-    add("cooccurrence", family, chosen)
+    add("cooccurrence", protocol.cooccurrence)
     users, items = protocol.newest_training
     reason = limit_exceeded(items)
     if not reason:
-        ease = Ease(users, items, num_items)
-        add("ease", ease, tuned(protocol, ease))
+        add("ease", Ease(users, items, num_items))
     return Baselines(
         fitted,
         hyperparameters,

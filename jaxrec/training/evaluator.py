@@ -32,7 +32,7 @@ from jaxrec.evaluation.link_prediction import both_ways, link_metrics, link_rank
 from jaxrec.evaluation.metrics import segments, summarise
 from jaxrec.evaluation.protocol import QueryScorer, segment_masks, summary
 from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
-from jaxrec.evaluation.tuned_baselines import fit_baselines, tuned
+from jaxrec.evaluation.tuned_baselines import fit_baselines
 from jaxrec.inference.encoding import encode_catalog, encode_queries, link_queries, repeat_bias
 from jaxrec.models.graph.link_sampling import held_out_edges
 from jaxrec.models.recommender import Model
@@ -176,7 +176,7 @@ def fit_systems(
     Returns what `metrics.json` says of each beside the test figures, and their scores.
     """
     protocol = evaluator.context.protocol
-    baselines = fit_baselines(protocol, correction.cooccurrence)
+    baselines = fit_baselines(protocol)
     report: dict[str, Any] = baselines.report()
     scorers = {name: protocol.scorer(fitted) for name, fitted in baselines.fitted.items()}
     if baselines.best:
@@ -215,7 +215,11 @@ def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Re
     if context.arrays.repeats:
         correction = fit_repeat_bias(EvalQueries(vectors, targets), items, adjustments)
     if context.config.model.cooccurrence:
-        fit = _fit_cooccurrence(evaluator, correction, EvalQueries(vectors, targets), queries)
+
+        def with_cooccurrence(fit: CooccurrenceFit) -> AdjustmentBlocks:
+            return adjustments(replace(correction, cooccurrence=fit), np.arange(len(queries)))
+
+        fit = fit_cooccurrence(EvalQueries(vectors, targets), items, with_cooccurrence)
         correction = replace(correction, cooccurrence=fit)
     eval_queries = EvalQueries(vectors, targets, adjustments(correction, np.arange(len(queries))))
     fitted = fit_temperature(eval_queries, items)
@@ -227,30 +231,6 @@ def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Re
     fitted = fit_temperature(eval_queries, items)
     reliability = evaluator.reliability(items, correction, fitted.inverse_temperature)
     return replace(fitted, correction=correction), reliability
-
-
-def _fit_cooccurrence(
-    evaluator: "Evaluator", correction: Correction, eval_queries: EvalQueries, queries: Queries
-) -> CooccurrenceFit:
-    """The co-occurrence that is best by itself, with the weight that is best beside the model."""
-    context = evaluator.context
-    fit = CooccurrenceFit(**tuned(context.protocol, context.protocol.cooccurrence))
-
-    def weighted(weight: float) -> Correction:
-        return replace(correction, cooccurrence=replace(fit, weight=weight))
-
-    followers = context.followers(weighted(1.0))
-    assert followers is not None
-    largest = followers.amounts[:, 0]
-    if not largest.any():  # no user has two events
-        return fit
-
-    def adjustments(weight: float) -> AdjustmentBlocks:
-        return evaluator.adjustments(queries, weighted(weight), eval_queries.targets)
-
-    unit = float(largest[largest > 0].mean())
-    weight = fit_cooccurrence(eval_queries, evaluator.items, adjustments, unit)
-    return replace(fit, weight=weight)
 
 
 @dataclass(frozen=True)

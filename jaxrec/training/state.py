@@ -101,7 +101,7 @@ class TrainContext(StepContext):
     def followers(self, correction: Correction) -> Followers | None:
         """The co-occurrence of the training events that a correction adds to scores, if any."""
         fit = correction.cooccurrence
-        if fit is None or not fit.weight:
+        if fit is None or not fit.strength:
             return None
         names = self.dataset.split.log.event_type_names
         counted = np.array([event_weight(self.config, name) > 0 for name in names])

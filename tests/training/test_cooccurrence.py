@@ -29,8 +29,7 @@ def run(tables, tmp_path_factory):
 
 
 def test_the_ranks_of_a_run_are_those_of_the_loaded_model(run, tables):
-    fit = read_calibration(run)[1].cooccurrence
-    assert fit.weight > 0
+    assert read_calibration(run)[1].cooccurrence.strength > 0
     model = jaxrec.load(run)
     log = prepare(model.config, tables).split.log
     queries = prepare(model.config, tables).split.test["last"]
@@ -61,16 +60,18 @@ def test_an_option_turns_it_off(tables, tmp_path):
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_the_weight_is_0_unless_it_helps(right):
+def test_the_strength_is_0_unless_it_helps(right):
     random = np.random.default_rng(0)
     items = ItemTable(random.normal(size=(64, 4)).astype(np.float32), np.arange(64) > 0)
     targets = random.integers(1, 64, 200)
     raised = targets if right else random.integers(1, 64, 200)
     queries = EvalQueries(random.normal(size=(200, 4)).astype(np.float32), targets)
 
-    def adjustments(weight):
+    def adjustments(fit):
+        # another half-life or exponent weakens what is added
+        amount = fit.strength / fit.half_life / (1 + fit.popularity_exponent)
         rows = np.arange(len(targets))
-        return as_blocks(ScoreAdjustments(rows, raised, np.full(200, weight, np.float32)))
+        return as_blocks(ScoreAdjustments(rows, raised, np.full(200, amount, np.float32)))
 
-    weight = fit_cooccurrence(queries, items, adjustments, unit=0.5)
-    assert weight in ((4.0, 6.0, 8.0, 12.0) if right else (0.0,))
+    fit = fit_cooccurrence(queries, items, adjustments)
+    assert fit.strength > 2 if right else fit.strength == 0

@@ -31,7 +31,7 @@ def test_scores_on_the_host_rank_as_the_model(tables, tmp_path):
     evaluator = Evaluator(context, initial_state(context))
     queries, correction = (
         context.dataset.split.test["last"],
-        Correction(-0.1, 0.5, 0.2, CooccurrenceFit(3, 1, 0.5, True, weight=2.0)),
+        Correction(-0.1, 0.5, 0.2, CooccurrenceFit(strength=2.0)),
     )
     _, expected = evaluator.metrics(queries, correction)
     found = context.protocol.rank(evaluator.scorer(correction, queries), queries)
