@@ -22,6 +22,7 @@ from jaxrec.ranking.top_k import EvalQueries, check_targets, log_probabilities, 
 
 INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_QUERIES = 4096  # to fit a temperature on
+MAX_SCORES = 2**28  # of queries by items, to choose by NDCG; there are `MAX_QUERIES` at least
 POPULARITY_STRENGTHS = tuple(n / 10 for n in range(-8, 5))  # 0: as learned; -1: none is left
 COOCCURRENCE_GRID: dict[str, tuple] = {
     "half_life": (1.0, 3.0, 5.0),

@@ -18,6 +18,7 @@ from jaxrec.evaluation.baselines import Scorer
 from jaxrec.evaluation.blend import fit_blend
 from jaxrec.evaluation.calibration import (
     MAX_QUERIES,
+    MAX_SCORES,
     Calibration,
     Correction,
     fit_cooccurrence,
@@ -204,7 +205,8 @@ def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Re
     evaluator, split = Evaluator(context, state), context.dataset.split
     items = evaluator.items
     all_targets = split.log.items[split.validation.positions]
-    selected = usable_queries(all_targets, items.valid, MAX_QUERIES)
+    limit = max(MAX_SCORES // len(items.valid), MAX_QUERIES)
+    selected = usable_queries(all_targets, items.valid, limit)
     queries, targets = split.validation[selected], all_targets[selected]
     vectors = evaluator.vectors(queries)
 
