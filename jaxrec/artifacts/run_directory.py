@@ -40,9 +40,8 @@ from jaxrec.runtime import atomic_path
 
 FORMAT = 5  # of the files in `catalog`
 # written when training ends
-CALIBRATION, DECODER, FOLLOWERS = (
-    *("calibration.json", "forecast.safetensors", "cooccurrence.safetensors"),
-)
+CALIBRATION, DECODER = "calibration.json", "forecast.safetensors"
+FOLLOWERS = "cooccurrence.safetensors"
 REFIT = "refit"  # a run directory inside a run, fitted on more events; CALIBRATION comes last
 SELECTED_BY = "ndcg@10"
 # what damaged files raise in json, NumPy, polars, Orbax and safetensors

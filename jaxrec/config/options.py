@@ -45,8 +45,8 @@ class ModelConfig(Bounded):
     """Decayed sums of past item vectors, each with its own learned decay rate, beside the blocks
     (0: none)."""
     cooccurrence: bool = True
-    """Also rank items higher that came after the user's newest items in training, with the weight
-    that validation chooses: 0 where that does not help."""
+    """Add decayed co-occurrence to the scores: rank items higher that came after the user's newest
+    items in training. Validation chooses its strength, which is 0 where it does not help."""
     dropout: Share = 0.3
     """Dropout of event vectors and inside the blocks."""
     id_dropout: Share = 0.1

@@ -37,8 +37,8 @@ WINDOW = 10
 class CooccurrenceFit:
     """The co-occurrence that a model adds to its scores.
 
-    It looks ahead `WINDOW` events and is not symmetric, because beside a model other baselines of
-    the grid were no better (Amazon Beauty) or worse (Amazon Scientific).
+    It looks ahead `WINDOW` events and is not symmetric, because other points of the grid were no
+    better beside a model (Amazon Beauty), or worse (Amazon Scientific).
 
     Attributes:
         half_life, popularity_exponent: as in `GRID`.
