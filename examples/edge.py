@@ -98,7 +98,7 @@ class EdgeModel:
         return [(self.item_ids[item], score) for item, score in listed if score > MASKED / 2]
 
     def followers(self, shopper: Shopper) -> Iterator[tuple[int, float]]:
-        """What the newest events add to the scores of items that came after theirs in training."""
+        """What the newest events add to the scores of items that followed in training."""
         options = self.manifest["cooccurrence"]
         newest = shopper.recent[: options["newest"]] if options else []
         for age, (item, kind) in enumerate(newest):

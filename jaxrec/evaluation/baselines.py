@@ -189,8 +189,22 @@ def _nearest(similar: sparse.csr_array, first_item: int, neighbours: int) -> spa
     rows = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
     others = np.flatnonzero(rows + first_item != similar.indices)
     rows, columns, values = rows[others], similar.indices[others], similar.data[others]
-    order = np.lexsort((columns, -values, rows))
-    rows, columns, values = rows[order], columns[order], values[order]
+    rows, _, chosen = largest_of_rows(rows, columns, values, neighbours)
+    return sparse.csr_array((values[chosen], (rows, columns[chosen])), shape=similar.shape)
+
+
+def largest_of_rows(
+    rows: Int[np.ndarray, " X"],
+    columns: Int[np.ndarray, " X"],
+    values: Float[np.ndarray, " X"],
+    most: int,
+) -> tuple[Int[np.ndarray, " x"], Int[np.ndarray, " x"], Int[np.ndarray, " x"]]:
+    """The largest `most` entries of every row: their row, place in the row (from 0), and number.
+
+    Args:
+        rows: ascending.
+    """
+    order = np.lexsort((columns, -values, rows))  # which leaves the rows as they are
     places = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    kept = places < neighbours
-    return sparse.csr_array((values[kept], (rows[kept], columns[kept])), shape=similar.shape)
+    kept = places < most
+    return rows[kept], places[kept], order[kept]

@@ -16,6 +16,7 @@ from jaxrec.evaluation.baselines import (
     Histories,
     Scorer,
     history_weights,
+    largest_of_rows,
     user_sample,
 )
 from jaxrec.ranking.history_bias import Followers
@@ -152,14 +153,11 @@ class Cooccurrence:
             )
         )
         rows = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
-        order = np.lexsort((similar.indices, -similar.data, rows))
-        places = np.arange(len(rows)) - similar.indptr[rows]  # rows ascend, before and after
-        kept = places < MOST_FOLLOWERS
-        rows, places, order = rows[kept], places[kept], order[kept]
+        rows, places, chosen = largest_of_rows(rows, similar.indices, similar.data, MOST_FOLLOWERS)
         shape = (similar.shape[0], int(places.max(initial=0)) + 1)
         items, similarities = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-        items[rows, places] = similar.indices[order]
-        similarities[rows, places] = similar.data[order]
+        items[rows, places] = similar.indices[chosen]
+        similarities[rows, places] = similar.data[chosen]
         return items, similarities
 
     def baseline(self, point: Mapping) -> Baseline:

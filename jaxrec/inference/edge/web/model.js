@@ -97,7 +97,7 @@ export class EdgeModel {
     })).filter(({ score }) => score > MASKED / 2);
   }
 
-  /** What the newest events add to the scores of items that came after theirs in training. */
+  /** What the newest events add to the scores of items that followed in training. */
   followers(shopper) {
     const options = this.manifest.cooccurrence;
     const newest = options ? shopper.recent.slice(0, options.newest) : [];
