@@ -39,9 +39,9 @@ from jaxrec.models.inputs import Sizes
 from jaxrec.runtime import atomic_path
 
 FORMAT = 5  # of the files in `catalog`
-# written when training ends
 CALIBRATION, DECODER = "calibration.json", "forecast.safetensors"
 FOLLOWERS = "cooccurrence.safetensors"
+FITTED = (CALIBRATION, DECODER, FOLLOWERS)  # written when training ends
 REFIT = "refit"  # a run directory inside a run, fitted on more events; CALIBRATION comes last
 SELECTED_BY = "ndcg@10"
 # what damaged files raise in json, NumPy, polars, Orbax and safetensors
@@ -342,14 +342,14 @@ def identity(run: Path) -> str:
     with open_checkpoints(run := served(run), read_only=True) as manager:
         best = _best_step(manager, run)
         progress = _progress(manager, best)
-    calibration = checksums.of_files([*run.glob(CALIBRATION), *run.glob(DECODER)])
-    return json.dumps([best, progress.get("checksums"), _catalog_checksum(run), calibration])
+    fitted = checksums.of_files([path for name in FITTED for path in run.glob(name)])
+    return json.dumps([best, progress.get("checksums"), _catalog_checksum(run), fitted])
 
 
 def file_states(run: Path) -> set[tuple[str, int, int]]:
     """Path, size and time of change (ns) of every file that `load` reads."""
     run = served(run)
-    files = [run / name for name in ("config.yaml", CALIBRATION, DECODER)]
+    files = [run / name for name in ("config.yaml", *FITTED)]
     for root in (run / "checkpoints", run / "catalog"):
         files += [Path(folder, name) for folder, _, names in os.walk(root) for name in names]
     states = set()

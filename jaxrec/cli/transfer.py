@@ -1,7 +1,7 @@
 """`jaxrec transfer`: a run for another shop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import tyro
 from flax import nnx
 
 from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.files import write_json
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import WarmStartConfig, parse_options
 from jaxrec.config.ranges import Bounded
@@ -18,7 +19,6 @@ from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.runtime import enable_compilation_cache
 from jaxrec.training import logging as report
 from jaxrec.training.optimizer import make_optimizer
-from jaxrec.training.warm_start import copy_calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,4 +74,8 @@ def write_run(model: TrainedModel, options: TransferOptions) -> None:
     progress = Progress(history=(scores,))
     with run_directory.open_checkpoints(options.out) as manager:
         run_directory.save(manager, model.step, params, rest, vectors, progress, scores)
-    copy_calibration(run_directory.served(options.run), options.out)
+    calibration = {
+        "inverse_temperature": model.inverse_temperature,
+        "correction": asdict(model.correction),
+    }
+    write_json(options.out / run_directory.CALIBRATION, calibration)

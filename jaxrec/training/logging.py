@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.files import write_json, write_table
 from jaxrec.data.dataset import Dataset
-from jaxrec.evaluation.calibration import Calibration
 from jaxrec.evaluation.reliability import Reliability
 from jaxrec.evaluation.tables import baseline_lines, results_table
 from jaxrec.processes import is_first
@@ -175,14 +173,6 @@ def _print_results(results: Mapping[str, Any], shop: str) -> None:
         console.print(results_table(results[name], title))
     for line in baseline_lines(results.get("baselines", {})):
         console.print(line)
-
-
-def write_calibration(
-    run: Path, calibration: Calibration, reliability: Reliability | None = None
-) -> None:
-    """Write `calibration.json`."""
-    measured = {} if reliability is None else {"reliability": reliability.as_dict()}
-    write_json(run / run_directory.CALIBRATION, {**asdict(calibration), **measured})
 
 
 def draw_plots(run: Path, reliability: Reliability | None) -> None:

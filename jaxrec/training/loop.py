@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from jaxrec.data.tables import Tables
 from jaxrec.errors import Interrupted
 from jaxrec.evaluation.calibration import UNCALIBRATED, Correction
 from jaxrec.evaluation.groups import check_columns
-from jaxrec.inference.followers_file import write_followers
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.partitioning import on_mesh
@@ -30,6 +29,11 @@ from jaxrec.processes import entered_by_first, from_first
 from jaxrec.sharding import USERS, laid_out
 from jaxrec.training import cards, pretrained, shops, warm_start
 from jaxrec.training import logging as report
+from jaxrec.training.calibration_file import (
+    calibration_fields,
+    copied_calibration,
+    write_calibration,
+)
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.finite import NOT_FINITE, refuse_divergence, refuse_not_finite
 from jaxrec.training.forecast import fit_decoder
@@ -114,16 +118,14 @@ def _calibrate(context: TrainContext, state: TrainState, run: Path) -> dict[str,
     """Write the calibration of a run and its plots; returns the fields of its `Correction`."""
     reliability = None
     if context.budget:
-        report.write_calibration(run, UNCALIBRATED)
+        fields = calibration_fields(UNCALIBRATED)
     elif warm_start.keeps_calibration(context):
-        warm_start.copy_calibration(warm_start.open_base(context.config).directory, run)
+        fields = copied_calibration(warm_start.open_base(context.config).directory)
     else:
         calibration, reliability = calibrate(context, state)
-        report.write_calibration(run, calibration, reliability)
+        fields = calibration_fields(calibration, reliability)
     report.draw_plots(run, reliability)
-    correction = read_calibration(run)[1]
-    write_followers(run, context.followers(correction))
-    return asdict(correction)
+    return write_calibration(context, run, fields)
 
 
 def open_run(

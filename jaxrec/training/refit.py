@@ -8,21 +8,19 @@ from typing import Any
 
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.files import locked, write_json
-from jaxrec.artifacts.run_directory import REFIT
+from jaxrec.artifacts.run_directory import CALIBRATION, REFIT
 from jaxrec.config import Config
 from jaxrec.config.train import RefitEvents
 from jaxrec.data.tables import Tables
 from jaxrec.errors import ConfigError, RunError
-from jaxrec.inference.followers_file import write_followers
 from jaxrec.inference.loading import read_calibration
 from jaxrec.processes import entered_by_first, from_first
 from jaxrec.training import logging as report
+from jaxrec.training.calibration_file import copied_calibration
 from jaxrec.training.evaluator import test_metrics
-from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.loop import load, open_run, start, train
-from jaxrec.training.shops import test_shops, write_refits
+from jaxrec.training.shops import test_shops, write_fitted, write_refits
 from jaxrec.training.state import TrainContext, TrainState, process_local
-from jaxrec.training.warm_start import copy_calibration
 
 TRAINED_ON = {"validation": "training and validation events", "all": "all events"}
 
@@ -103,11 +101,9 @@ def _finish(context: TrainContext, state: TrainState, run: Path, results: dict[s
     directory = run / REFIT
     if context.shops:
         write_refits(context, state, run)
+        write_json(directory / CALIBRATION, copied_calibration(run))
     else:
-        scale, correction = read_calibration(run)
-        write_followers(directory, context.followers(correction))
-        fit_decoder(context, state, directory, scale)
-    copy_calibration(run, directory)  # the last file: from now on the refit serves
+        write_fitted(context, state, directory)
     write_json(run / "metrics.json", results)
     report.console.print(f"the model that serves is in {directory}")
 

@@ -18,7 +18,6 @@ from jaxrec.artifacts.run_directory import CALIBRATION, REFIT, SELECTED_BY, Prog
 from jaxrec.data.dataset import Dataset, shop_data
 from jaxrec.data.graph_arrays import first_rows
 from jaxrec.evaluation.calibration import Correction
-from jaxrec.inference.followers_file import write_followers
 from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import ItemText
 from jaxrec.models.build import model_layout
@@ -27,6 +26,11 @@ from jaxrec.sharding import replicated
 from jaxrec.training import cards
 from jaxrec.training import logging as report
 from jaxrec.training.batches import make_packing
+from jaxrec.training.calibration_file import (
+    calibration_fields,
+    copied_calibration,
+    write_calibration,
+)
 from jaxrec.training.evaluator import calibrate, protocol_facts, test, test_metrics, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.growth import moved_params, row_maps
@@ -40,7 +44,6 @@ from jaxrec.training.state import (
     train_arrays,
 )
 from jaxrec.training.stopping import Runner, uninterrupted
-from jaxrec.training.warm_start import copy_calibration
 
 SHOPS = "shops"  # in a run directory: a run directory of every shop
 
@@ -175,10 +178,7 @@ def _begin_shop(context: TrainContext, state: TrainState, run: Path) -> dict[str
     """Write the run directory of a shop with its calibration; returns fields of a `Correction`."""
     if not (run / CALIBRATION).is_file():
         write_run(context, state, run)
-    report.write_calibration(run, *calibrate(context, state))
-    correction = read_calibration(run)[1]
-    write_followers(run, context.followers(correction))
-    return asdict(correction)
+    return write_calibration(context, run, calibration_fields(*calibrate(context, state)))
 
 
 def _end_shop(context: TrainContext, state: TrainState, results: dict[str, Any], run: Path) -> None:
@@ -204,10 +204,14 @@ def write_refits(context: TrainContext, state: TrainState, run: Path) -> None:
     for name, shop in context.shops.items():
         directory = run / SHOPS / name / REFIT
         write_run(shop, states[name], directory)
-        scale, correction = read_calibration(directory.parent)
-        write_followers(directory, shop.followers(correction))
-        fit_decoder(shop, states[name], directory, scale)
-        copy_calibration(directory.parent, directory)  # the last file: from now on it serves
+        write_fitted(shop, states[name], directory)
+
+
+def write_fitted(context: TrainContext, state: TrainState, refit: Path) -> None:
+    """Write the decoder of a refit and the calibration of its run; from now on it serves."""
+    fields = copied_calibration(refit.parent)
+    fit_decoder(context, state, refit, fields["inverse_temperature"])
+    write_calibration(context, refit, fields)
 
 
 def write_run(context: TrainContext, state: TrainState, run: Path) -> None:

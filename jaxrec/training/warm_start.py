@@ -1,6 +1,5 @@
 """A run that goes on from an earlier one, its base: what it takes over, and what it refuses."""
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.catalog_files import NEVER, RunArtifacts
-from jaxrec.artifacts.files import write_json
 from jaxrec.config import Config
 from jaxrec.data.carry_over import Carried
 from jaxrec.data.events import seconds_of
@@ -114,18 +112,6 @@ def keeps_calibration(context: TrainContext) -> bool:
     """
     few = len(context.dataset.split.validation) < MIN_CALIBRATION_EVENTS
     return bool(context.config.warm_start.base) and few
-
-
-def copy_calibration(source: Path, run: Path) -> None:
-    """Give a run that no events can calibrate the corrections of another run.
-
-    Raises:
-        RunError: the other run has none, because its training has not ended.
-    """
-    refuse_unfinished(source)
-    with run_directory.reading(source, run_directory.CALIBRATION):
-        calibration = json.loads((source / run_directory.CALIBRATION).read_text())
-    write_json(run / run_directory.CALIBRATION, calibration)
 
 
 def _refuse_other_model(config: Config, base: Base) -> None:

@@ -55,7 +55,7 @@ def test_the_identity_of_a_run_changes_with_what_is_served(trained_run, tmp_path
     identities = [checkpoint.identity(run)]
     (run / "checkpoints" / "other.txt").touch()
     assert checkpoint.identity(run) == identities[0] == checkpoint.identity(trained_run)
-    for path in ("calibration.json", "catalog/items.parquet"):
+    for path in ("calibration.json", "cooccurrence.safetensors", "catalog/items.parquet"):
         with (run / path).open("ab") as file:
             file.write(b" ")
         identities.append(checkpoint.identity(run))
