@@ -179,12 +179,8 @@ def fit_cooccurrence(
     start = {"half_life": 1.0, "popularity_exponent": 0.0, "strength": 1.0}
     point = climb(COOCCURRENCE_GRID, start, lambda point: gains(CooccurrenceFit(**point)).mean())
     best = CooccurrenceFit(**point)
-    for strength in COOCCURRENCE_GRID["strength"]:
-        weaker = replace(best, strength=strength)
-        behind = gains(best) - gains(weaker)
-        if behind.mean() <= behind.std() / math.sqrt(len(behind)):
-            return weaker
-    return best
+    weaker = (replace(best, strength=strength) for strength in COOCCURRENCE_GRID["strength"])
+    return next(fit for fit in weaker if not _clearly_below(gains(fit), gains(best)))
 
 
 def fit_popularity(
@@ -213,11 +209,9 @@ def fit_popularity(
         table = items.add_bias(Correction(weight).popularity_bias(counts))
         return ndcg(rank_queries(queries, table, k=1).ranks, 10)
 
-    by_weight = np.stack([gains(weight) for weight in weights.tolist()])
-    behind = by_weight[by_weight.mean(1).argmax()] - by_weight
-    error = behind.std(1) / math.sqrt(len(queries.targets))
-    good = weights[behind.mean(1) <= error]
-    return float(good[np.abs(good).argmin()])
+    by_weight = {weight: gains(weight) for weight in weights.tolist()}
+    best = max(by_weight.values(), key=np.mean)
+    return min((w for w, gain in by_weight.items() if not _clearly_below(gain, best)), key=abs)
 
 
 def usable_queries(
@@ -246,6 +240,12 @@ def _usable(
     check_targets(len(queries.vectors), queries.targets, valid)
     selected = usable_queries(queries.targets, valid, limit)
     return selected, np.asarray(queries.vectors)[selected], queries.targets[selected]
+
+
+def _clearly_below(gains: Float[np.ndarray, " Q"], best: Float[np.ndarray, " Q"]) -> bool:
+    """Whether gains lie below others by more than a standard error of the mean difference."""
+    behind = best - gains
+    return bool(behind.mean() > behind.std() / math.sqrt(len(behind)))
 
 
 def _mean_loss(
