@@ -22,6 +22,7 @@ event, `rare` ones of those with 1 to 5. `minutes` are those of the last trainin
 """
 
 import argparse
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -98,7 +99,7 @@ class Study:
         Console().print(f"{self.case}: {way}, {share:.0%} of the users, seed {seed}", markup=False)
         users = some_users(self.tables, share, seed)
         tables = of_users(self.tables, users)
-        place = RUNS / f"{self.case} {share} {seed}".replace(" ", "-").replace("/", "-")
+        place = RUNS / re.sub(r"[^\w.]+", "-", f"{self.case} {share} {seed}")
         config, before = self.prepared(way, tables, place, seed)
         run, start = place / way.replace(" ", "-"), time.perf_counter()
         fit(config, run, tables=tables, resume=run.exists())

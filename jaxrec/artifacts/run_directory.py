@@ -44,6 +44,7 @@ FOLLOWERS = "cooccurrence.safetensors"
 FITTED = (CALIBRATION, DECODER, FOLLOWERS)  # written when training ends
 REFIT = "refit"  # a run directory inside a run, fitted on more events; CALIBRATION comes last
 SELECTED_BY = "ndcg@10"
+WILDCARDS = set("*?[")  # of glob, with which Orbax looks for what it has written
 # what damaged files raise in json, NumPy, polars, Orbax and safetensors
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile),
@@ -87,13 +88,22 @@ def reading(run: Path, what: str = "the run") -> Iterator[None]:
 
 
 def refuse_existing(run: Path) -> None:
-    """Raise a RunError if the path `run` exists, is a URL, or would lie in a file."""
+    """Raise a RunError if the path `run` exists, lies in a file, is a URL, or has wildcards."""
     if re.match(r"\w+:/", str(run)):  # a Path of s3://bucket is s3:/bucket
         raise RunError(f"{run} is a URL; name a directory of this machine, and copy it afterwards")
     refuse_file_on_the_way(run)
+    _refuse_wildcards(run)
     if run.exists():
         raise RunError(
             f"{run} exists; continue it with --resume {run}, or name another --run directory"
+        )
+
+
+def _refuse_wildcards(run: Path) -> None:
+    if found := sorted(WILDCARDS & set(str(run.absolute()))):
+        raise RunError(
+            f"{run}: Orbax loses the checkpoints that it writes below a path with "
+            f"{' and '.join(found)}; name another directory"
         )
 
 
@@ -191,7 +201,13 @@ def _read_layout(run: Path) -> dict[str, Any]:
 
 
 def open_checkpoints(run: Path, *, read_only: bool = False) -> ocp.CheckpointManager:
-    """An Orbax manager that keeps the best and the last checkpoint of a run."""
+    """An Orbax manager that keeps the best and the last checkpoint of a run.
+
+    Raises:
+        RunError: the path has wildcards, and is not only read.
+    """
+    if not read_only:
+        _refuse_wildcards(run)
     score = itemgetter(SELECTED_BY)
     policies = [
         preservation_policy.LatestN(1),

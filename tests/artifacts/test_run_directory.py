@@ -11,6 +11,7 @@ from jaxrec.artifacts.run_directory import (
     FORMAT,
     Progress,
     file_states,
+    open_checkpoints,
     read_artifacts,
     read_config,
     refuse_existing,
@@ -123,6 +124,13 @@ def test_a_file_that_vanishes_while_a_run_is_watched_is_left_out(tmp_path):
     (tmp_path / "config.yaml").touch()
     states = {(Path(name).name, size) for name, size, _ in file_states(tmp_path)}
     assert states == {("params", 3), ("config.yaml", 0)}
+
+
+def test_a_path_in_which_orbax_loses_checkpoints_is_refused(tmp_path):
+    for name in ("[a]", "a*", "a?/run"):
+        for refused in (refuse_existing, open_checkpoints):
+            with pytest.raises(RunError, match="Orbax loses the checkpoints"):
+                refused(tmp_path / name)
 
 
 def test_a_run_cannot_lie_in_a_file(tmp_path):
