@@ -43,9 +43,13 @@ class EdgeModel:
         # an operating system reads the rows that are used alone
         self.vectors = np.load(directory / "item_vectors.npy", mmap_mode="r")
         self.repeat_bias = np.array(self.manifest["repeat_bias"], np.float32)
-        if self.manifest["cooccurrence"]:
-            self.follower_items = np.load(directory / "follower_items.npy", mmap_mode="r")
-            self.follower_amounts = np.load(directory / "follower_amounts.npy", mmap_mode="r")
+        self.neighbours = [
+            (
+                part,
+                *(np.load(directory / part[name], mmap_mode="r") for name in ("items", "amounts")),
+            )
+            for part in self.manifest["neighbours"]
+        ]
         self.update = onnxruntime.InferenceSession(directory / "update.onnx")
         self.ranking = onnxruntime.InferenceSession(directory / "recommend.onnx")
 
@@ -81,7 +85,7 @@ class EdgeModel:
         bias = self.repeat_bias[target + 1]
         repeats = [(item, bias[kind, age]) for age, (item, kind) in enumerate(shopper.recent)]
         masked = ((item, MASKED) for item in shopper.masked)
-        adjusted = [*repeats, *self.followers(shopper), *masked]
+        adjusted = [*repeats, *self.related(shopper), *masked]
         seconds = UNKNOWN
         if now is not None and self.manifest["has_time"] and shopper.last_time != UNKNOWN:
             seconds = max(now - shopper.last_time, 0)
@@ -97,14 +101,13 @@ class EdgeModel:
         listed = zip(items.tolist(), scores.tolist(), strict=True)
         return [(self.item_ids[item], score) for item, score in listed if score > MASKED / 2]
 
-    def followers(self, shopper: Shopper) -> Iterator[tuple[int, float]]:
-        """What the newest events add to the scores of items that followed in training."""
-        options = self.manifest["cooccurrence"]
-        newest = shopper.recent[: options["newest"]] if options else []
-        for age, (item, kind) in enumerate(newest):
-            if kind in options["event_types"]:
-                amounts = 0.5 ** (age / options["half_life"]) * self.follower_amounts[item]
-                yield from zip(self.follower_items[item].tolist(), amounts.tolist(), strict=True)
+    def related(self, shopper: Shopper) -> Iterator[tuple[int, float]]:
+        """What the newest events add to the scores of the neighbours of their items."""
+        for part, items, amounts in self.neighbours:
+            for age, (item, kind) in enumerate(shopper.recent[: part["newest"]]):
+                if kind in part["event_types"]:
+                    decayed = 0.5 ** (age / part["half_life"]) * amounts[item]
+                    yield from zip(items[item].tolist(), decayed.tolist(), strict=True)
 
 
 def main() -> None:

@@ -123,6 +123,9 @@ CASES = {
 }
 
 
+ALONE = {"model.cooccurrence": False, "model.similar_text": False}  # what is added to scores
+
+
 def configuration(case: Case, data: str, variant: Variant, seed: int) -> Config:
     """A recipe on a data set with one seed, without the refit of some recipes."""
     options = {"train.refit": "none", **case.options, **variant.options, "train.seed": seed}
@@ -147,6 +150,7 @@ def ablations(config: Config) -> dict[str, Variant]:
         "one expert": Variant({"model.experts": [all_sources]}),
         "without item memory": Variant({"model.memory_decays": 0}),
         "without co-occurrence": Variant({"model.cooccurrence": False}),
+        "without item neighbours": Variant(ALONE),
     }
     if config.data.time == "timestamp":
         variants["without time gaps"] = Variant({"model.time_gaps": False})

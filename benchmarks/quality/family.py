@@ -6,7 +6,7 @@
 
 A variant is one text of options, `SECTION.OPTION=VALUE` with spaces between them and values in
 YAML. The recipe without changes comes first. `--all` changes every variant. Scores are those of the
-model alone, without co-occurrence. `--folder` holds the data sets that jaxrec does not download,
+model alone, without item neighbours. `--folder` holds the data sets that jaxrec does not download,
 under the names in `cases.py`.
 
 Every finished run is a row of `benchmarks/results/family.jsonl` and a directory in `runs/family`.
@@ -28,7 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 import yaml
-from cases import CASES, Variant, configuration
+from cases import ALONE, CASES, Variant, configuration
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.markup import escape
@@ -47,7 +47,6 @@ RESULTS = Path(__file__).parent.parent / "results" / "family.jsonl"
 RUNS = Path("runs") / "family"
 COLD = "items: cold"
 FIGURES = ("ndcg@10", "recall@10")
-ALONE = {"model.cooccurrence": False}
 SIZES = ("parameters", "events_per_second", "epochs")
 
 

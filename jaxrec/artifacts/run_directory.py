@@ -40,8 +40,9 @@ from jaxrec.runtime import atomic_path
 
 FORMAT = 5  # of the files in `catalog`
 CALIBRATION, DECODER = "calibration.json", "forecast.safetensors"
-FOLLOWERS = "cooccurrence.safetensors"
-FITTED = (CALIBRATION, DECODER, FOLLOWERS)  # written when training ends
+COOCCURRENCE, SIMILAR_TEXT = "cooccurrence", "similar_text"  # why items are neighbours
+NEIGHBOURS = {name: f"{name}.safetensors" for name in (COOCCURRENCE, SIMILAR_TEXT)}
+FITTED = (CALIBRATION, DECODER, *NEIGHBOURS.values())  # written when training ends
 REFIT = "refit"  # a run directory inside a run, fitted on more events; CALIBRATION comes last
 SELECTED_BY = "ndcg@10"
 WILDCARDS = set("*?[")  # of glob, with which Orbax looks for what it has written

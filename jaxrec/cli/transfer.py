@@ -15,6 +15,7 @@ from jaxrec.config import WarmStartConfig, parse_options
 from jaxrec.config.ranges import Bounded
 from jaxrec.data.opener import read_table
 from jaxrec.inference import loading
+from jaxrec.inference.neighbours_file import write_neighbours
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.runtime import enable_compilation_cache
 from jaxrec.training import logging as report
@@ -74,6 +75,7 @@ def write_run(model: TrainedModel, options: TransferOptions) -> None:
     progress = Progress(history=(scores,))
     with run_directory.open_checkpoints(options.out) as manager:
         run_directory.save(manager, model.step, params, rest, vectors, progress, scores)
+    write_neighbours(options.out, model.neighbours)
     calibration = {
         "inverse_temperature": model.inverse_temperature,
         "correction": asdict(model.correction),

@@ -47,6 +47,9 @@ class ModelConfig(Bounded):
     cooccurrence: bool = True
     """Add decayed co-occurrence to the scores: rank items higher that came after the user's newest
     items in training. Validation chooses its strength, which is 0 where it does not help."""
+    similar_text: bool = True
+    """Rank items higher whose texts are like those of the user's newest items. Validation chooses
+    the strength, as for `cooccurrence`."""
     dropout: Share = 0.3
     """Dropout of event vectors and inside the blocks."""
     id_dropout: Share = 0.1

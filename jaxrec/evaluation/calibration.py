@@ -1,6 +1,6 @@
 """Corrections that validation fits after training, so that probabilities compare across users.
 
-They are the weight of popularity, the repeat bias, co-occurrence, and the temperature of scores.
+They are the weight of popularity, the repeat bias, item neighbours, and the temperature of scores.
 """
 
 import math
@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize, minimize_scalar
 
-from jaxrec.evaluation.cooccurrence import CooccurrenceFit
+from jaxrec.artifacts.run_directory import NEIGHBOURS
 from jaxrec.evaluation.metrics import ndcg
+from jaxrec.evaluation.neighbours import NeighbourFit
 from jaxrec.evaluation.tuning import climb
 from jaxrec.ranking.adjustments import AdjustmentBlocks, select_queries
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
@@ -24,9 +25,8 @@ INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_QUERIES = 4096  # to fit a temperature on
 MAX_SCORES = 2**28  # of queries by items, to choose by NDCG; there are `MAX_QUERIES` at least
 POPULARITY_STRENGTHS = tuple(n / 10 for n in range(-8, 5))  # 0: as learned; -1: none is left
-COOCCURRENCE_GRID: dict[str, tuple] = {
+NEIGHBOUR_GRID: dict[str, tuple] = {
     "half_life": (1.0, 3.0, 5.0),
-    "popularity_exponent": (0.0, 0.5),
     "strength": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0),
 }
 
@@ -45,22 +45,36 @@ class Correction:
         repeat_decay: subtracted from it at every doubling of the event's age.
         cooccurrence: what is added for items that came after the user's items in training; None
             where it was not fitted.
+        similar_text: likewise for items whose texts are like those of the user's items.
     """
 
     popularity: float = 0.0
     repeat_shift: float = 0.0
     repeat_decay: float = 0.0
-    cooccurrence: CooccurrenceFit | None = None
+    cooccurrence: NeighbourFit | None = None
+    similar_text: NeighbourFit | None = None
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Correction":
         """The correction of its fields in JSON."""
-        numbers = dict(fields)
-        cooccurrence = numbers.pop("cooccurrence", None)
-        return cls(
-            **{name: float(value) for name, value in numbers.items()},
-            cooccurrence=CooccurrenceFit(**cooccurrence) if cooccurrence else None,
-        )
+        values: dict[str, Any] = {}
+        for name, value in fields.items():
+            if name in NEIGHBOURS:
+                values[name] = NeighbourFit(**value) if value else None
+            else:
+                values[name] = float(value)
+        return cls(**values)
+
+    @property
+    def neighbours(self) -> dict[str, NeighbourFit]:
+        """The fits of item neighbours that have an effect, by name."""
+        fits = {name: getattr(self, name) for name in NEIGHBOURS}
+        return {name: fit for name, fit in fits.items() if fit and fit.strength}
+
+    def with_neighbours(self, name: str, fit: NeighbourFit) -> "Correction":
+        """The correction with another fit of item neighbours."""
+        fits: dict[str, Any] = {name: fit}
+        return replace(self, **fits)
 
     def popularity_bias(self, counts: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:
         """The bias of items from their numbers of training events."""
@@ -153,33 +167,36 @@ def fit_repeat_bias(
     return Correction(repeat_shift=shift, repeat_decay=decay)
 
 
-def fit_cooccurrence(
+def fit_neighbours(
     queries: EvalQueries,
     items: ItemTable,
-    adjustments: Callable[[CooccurrenceFit], AdjustmentBlocks],
-) -> CooccurrenceFit:
-    """The co-occurrence that ranks best, found by `climb` from the middle of a grid.
+    adjustments: Callable[[NeighbourFit], AdjustmentBlocks],
+    exponents: tuple[float, ...] = (0.0,),
+) -> NeighbourFit:
+    """The fit of item neighbours that ranks best, found by `climb` from the middle of a grid.
 
     Its strength is the smallest whose NDCG@10 is within a standard error of the best, as in
-    `fit_popularity`; so it is 0 where co-occurrence does not clearly help.
+    `fit_popularity`; so it is 0 where the neighbours do not clearly help.
 
     Args:
         queries: without their adjustments.
-        adjustments: the score adjustments of the queries with a co-occurrence.
+        adjustments: the score adjustments of the queries under a fit.
+        exponents: of popularity, to choose from.
 
     Raises:
         ValueError: as `rank_queries`.
     """
 
     @cache
-    def gains(fit: CooccurrenceFit) -> Float[np.ndarray, " Q"]:
+    def gains(fit: NeighbourFit) -> Float[np.ndarray, " Q"]:
         adjusted = EvalQueries(queries.vectors, queries.targets, adjustments(fit))
         return ndcg(rank_queries(adjusted, items, k=1).ranks, 10)
 
+    grid = {**NEIGHBOUR_GRID, "popularity_exponent": exponents}
     start = {"half_life": 1.0, "popularity_exponent": 0.0, "strength": 1.0}
-    point = climb(COOCCURRENCE_GRID, start, lambda point: gains(CooccurrenceFit(**point)).mean())
-    best = CooccurrenceFit(**point)
-    weaker = (replace(best, strength=strength) for strength in COOCCURRENCE_GRID["strength"])
+    point = climb(grid, start, lambda point: gains(NeighbourFit(**point)).mean())
+    best = NeighbourFit(**point)
+    weaker = (replace(best, strength=strength) for strength in grid["strength"])
     return next(fit for fit in weaker if not _clearly_below(gains(fit), gains(best)))
 
 

@@ -5,10 +5,9 @@ and Jannach, "Evaluation of session-based recommendation algorithms", 2018.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy import sparse
 
 from jaxrec.evaluation.baselines import (
@@ -19,7 +18,7 @@ from jaxrec.evaluation.baselines import (
     largest_of_rows,
     user_sample,
 )
-from jaxrec.ranking.history_bias import Followers
+from jaxrec.evaluation.neighbours import MOST_NEIGHBOURS, NeighbourTable
 
 GRID: dict[str, tuple] = {
     "window": (3, 10, 30),
@@ -30,26 +29,7 @@ GRID: dict[str, tuple] = {
 START = {"window": 10, "half_life": 3, "popularity_exponent": 0.5, "symmetric": False}
 MAX_PAIRS = 2**26  # of two events within a window; 12 bytes each
 DENSE_ITEMS, DENSE_SHARE = 2**13, 0.02  # from this share of non-zero entries dense is faster
-MOST_FOLLOWERS = 20  # of an item in a model; on Amazon Beauty 50 rank no better, and 10 no worse
-WINDOW = 10
-
-
-@dataclass(frozen=True)
-class CooccurrenceFit:
-    """The co-occurrence that a model adds to its scores.
-
-    It looks ahead `WINDOW` events and is not symmetric, because other points of the grid were no
-    better beside a model (Amazon Beauty), or worse (Amazon Scientific).
-
-    Attributes:
-        half_life, popularity_exponent: as in `GRID`.
-        strength: what the newest event adds to the score of its strongest follower, as a mean over
-            the items.
-    """
-
-    half_life: float = 1.0
-    popularity_exponent: float = 0.0
-    strength: float = 0.0
+WINDOW = 10  # of what a model adds
 
 
 def count_followers(
@@ -121,28 +101,20 @@ class Cooccurrence:
         self.start = {**START, "window": min(START["window"], max(windows))}
         self.counts = np.bincount(items, minlength=num_items).astype(np.float32)
         self.followers = count_followers(users, items, num_items, windows)
+        self._tables: dict[float, NeighbourTable] = {}  # by exponent
         self._last: tuple = ()  # similarities of the last point: the next may share them
-        self._strongest: tuple = ()  # of the last exponent
 
-    def strongest(self, fit: CooccurrenceFit, event_types: Bool[np.ndarray, " types"]) -> Followers:
-        """What a model adds to its scores: the most similar items of every item.
+    def strongest(self, popularity_exponent: float) -> NeighbourTable:
+        """The most similar items of every item, which a model adds to its scores.
 
-        Args:
-            event_types: True for the event types whose events count.
+        It looks ahead `WINDOW` events and is not symmetric, because other points of the grid were
+        no better beside a model (Amazon Beauty), or worse (Amazon Scientific).
         """
-        if self._strongest[:1] != (fit.popularity_exponent,):
-            similar = self._most_similar(fit.popularity_exponent)
-            self._strongest = (fit.popularity_exponent, *similar)
-        _, items, similarities = self._strongest
-        largest = similarities[:, 0]
-        scale = fit.strength / largest[largest > 0].mean() if largest.any() else 0
-        amounts = (scale * similarities).astype(np.float32)
-        return Followers(items, amounts, fit.half_life, event_types)
+        if popularity_exponent not in self._tables:
+            self._tables[popularity_exponent] = self._strongest(popularity_exponent)
+        return self._tables[popularity_exponent]
 
-    def _most_similar(
-        self, popularity_exponent: float
-    ) -> tuple[Int[np.ndarray, "I M"], Float[np.ndarray, "I M"]]:
-        """The most similar items of every item and their similarities, in descending order."""
+    def _strongest(self, popularity_exponent: float) -> NeighbourTable:
         window = min(WINDOW, max(self.followers))
         similar = sparse.csr_array(
             follower_similarity(
@@ -153,12 +125,12 @@ class Cooccurrence:
             )
         )
         rows = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
-        rows, places, chosen = largest_of_rows(rows, similar.indices, similar.data, MOST_FOLLOWERS)
+        rows, places, chosen = largest_of_rows(rows, similar.indices, similar.data, MOST_NEIGHBOURS)
         shape = (similar.shape[0], int(places.max(initial=0)) + 1)
         items, similarities = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         items[rows, places] = similar.indices[chosen]
         similarities[rows, places] = similar.data[chosen]
-        return items, similarities
+        return NeighbourTable(items, similarities)
 
     def baseline(self, point: Mapping) -> Baseline:
         """Scores are sums over the user's events of 0.5^(age / half-life) times similarity.

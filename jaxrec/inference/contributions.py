@@ -28,7 +28,7 @@ from jaxrec.models.items.build import source_order
 from jaxrec.models.layers import inverse_length
 from jaxrec.models.recommender import Model
 from jaxrec.ranking.adjustments import amounts_of
-from jaxrec.ranking.history_bias import HistoryBias
+from jaxrec.ranking.history_bias import HistoryBias, ItemNeighbours
 from jaxrec.ranking.top_k import best_items
 from jaxrec.types import EventLog, Queries
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from jaxrec.inference.trained_model import TrainedModel  # whose method calls this
 
 ITEM_MEMORY, REPEAT_BIAS, POPULARITY = "item_memory", "repeat_bias", "popularity"
-COOCCURRENCE = "cooccurrence"  # of the user's items with the item
 AVERAGE = "average"  # the score of the average item
 WHOLE_ITEM = "item"  # all sources of an item that has changed since training
 ROUNDING = 1e-3  # of a product of unit vectors that another device has computed
@@ -173,11 +172,9 @@ def history_amounts(
 
 def history_parts(bias: HistoryBias, log: EventLog, items: Int[np.ndarray, " K"]) -> Parts:
     """What the history bias adds to the scores of some items for the only user of a log."""
-    repeats = replace(bias, followers=None).of_events(log, items).sum(0)
-    parts: Parts = {("", REPEAT_BIAS): repeats}
-    if bias.followers is not None:
-        parts["", COOCCURRENCE] = bias.followers.of_events(log, items).sum(0)
-    return parts
+    parts: dict[str, HistoryBias | ItemNeighbours] = {REPEAT_BIAS: HistoryBias(bias.repeats)}
+    parts |= bias.neighbours
+    return {("", name): part.of_events(log, items).sum(0) for name, part in parts.items()}
 
 
 def score_parts(

@@ -14,7 +14,7 @@ from jaxrec.config import Config, TextConfig
 from jaxrec.errors import RunError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.catalog_index import CatalogIndex, padded_bias
-from jaxrec.inference.followers_file import read_followers
+from jaxrec.inference.neighbours_file import read_neighbours
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.models.build import build_model
@@ -86,7 +86,7 @@ def load_directory(run: Path, item_shards: int = 1, *, shared: bool = False) -> 
         index=index,
         inverse_temperature=inverse_temperature,
         correction=correction,
-        followers=read_followers(run),
+        neighbours=read_neighbours(run),
         mesh=mesh,
         decoder=read_decoder(run, step, vectors["nodes"].shape[1]),
     )

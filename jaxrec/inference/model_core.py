@@ -1,6 +1,7 @@
 """What a trained model consists of, and what its methods share."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -23,7 +24,7 @@ from jaxrec.inference.user_encoder import UserEncoder, collected
 from jaxrec.inference.word_search import WordSearch
 from jaxrec.models.recommender import Model
 from jaxrec.models.sequence.decoder import Decoder
-from jaxrec.ranking.history_bias import Followers
+from jaxrec.ranking.history_bias import ItemNeighbours
 from jaxrec.runtime import personal
 from jaxrec.types import Catalog, EventLog
 
@@ -40,7 +41,7 @@ class ModelCore:
     inverse_temperature: float  # scale of the scores, for probabilities
     correction: Correction
     mesh: Mesh
-    followers: Followers | None = None  # of the items of training
+    neighbours: Mapping[str, ItemNeighbours] = field(default_factory=dict)  # of items of training
     notes: tuple[str, ...] = ()  # what the user should know of today's items
     decoder: Decoder | None = None  # of a forecast, if the run has one
     id_key: bytes = field(default=b"", repr=False)  # of the user ids; empty: they stay as they are
@@ -112,7 +113,7 @@ class ModelCore:
     def ranker(self) -> Ranker:
         """Makes lists."""
         return Ranker(
-            self.config, self.index, self.encoder, self.correction, self.mesh, self.followers
+            self.config, self.index, self.encoder, self.correction, self.mesh, self.neighbours
         )
 
     @cached_property

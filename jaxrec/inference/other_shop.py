@@ -10,16 +10,19 @@ import polars as pl
 from jaxtyping import Array
 
 from jaxrec.artifacts.catalog_files import NEVER
+from jaxrec.artifacts.run_directory import SIMILAR_TEXT
 from jaxrec.data.id_types import id_type
 from jaxrec.data.other_shop import other_shop
 from jaxrec.errors import InputError
-from jaxrec.inference.catalog_index import encoded_index
+from jaxrec.evaluation.similar_text import similar_texts
+from jaxrec.inference.catalog_index import CatalogIndex, encoded_index
 from jaxrec.inference.encoding import catalog_arrays
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import new_item_text
 from jaxrec.models.items.encoder import ENTITY_TABLE
 from jaxrec.models.items.id import ITEM_TABLE
 from jaxrec.models.recommender import Params
+from jaxrec.ranking.history_bias import ItemNeighbours
 
 if TYPE_CHECKING:
     from jaxrec.inference.trained_model import TrainedModel  # whose method calls this
@@ -65,8 +68,22 @@ def for_shop(
     named = f"{known:,} of {entities:,} brands, categories and so on are known from training"
     notes = (*shop.notes, f"other shop: {count - 1:,} items; {named}")
     return replace(
-        model, artifacts=artifacts, model=moved_model, index=index, notes=notes, followers=None
+        model,
+        artifacts=artifacts,
+        model=moved_model,
+        index=index,
+        neighbours=_similar_texts(model, index),
+        notes=notes,
     )
+
+
+def _similar_texts(model: "TrainedModel", index: CatalogIndex) -> dict[str, ItemNeighbours]:
+    """Items with similar texts in the other shop, as strong as in training."""
+    earlier, fit = model.neighbours.get(SIMILAR_TEXT), model.correction.similar_text
+    if earlier is None or fit is None:
+        return {}
+    table = similar_texts(np.asarray(index.text), index.items.valid)
+    return {} if table is None else {SIMILAR_TEXT: table.fitted(fit, earlier.event_types)}
 
 
 def moved(params: Params, entities: np.ndarray, num_items: int) -> Params:

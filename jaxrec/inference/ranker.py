@@ -1,7 +1,7 @@
 """Makes lists of recommendations from user vectors."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from jaxrec.ranking.adjustments import (
     masked_event_types,
 )
 from jaxrec.ranking.context import Step
-from jaxrec.ranking.history_bias import Followers, HistoryBias, history_adjustments
+from jaxrec.ranking.history_bias import HistoryBias, ItemNeighbours, history_adjustments
 from jaxrec.ranking.item_table import ItemTable, prepare
 from jaxrec.ranking.option_types import is_whole
 from jaxrec.ranking.pipeline import (
@@ -79,7 +79,7 @@ class Ranker:
     encoder: UserEncoder
     correction: Correction
     mesh: Mesh
-    followers: Followers | None = None
+    neighbours: Mapping[str, ItemNeighbours]
 
     def pipeline(
         self, strategy: str | Path | Sequence[Step] = (), rules: Rules | None = None
@@ -173,7 +173,7 @@ class Ranker:
         return {
             target: HistoryBias(
                 self.correction.repeat_bias(repeat_bias(self.encoder.model, target), counted),
-                self.followers,
+                self.neighbours,
             )
             for target in range(ANY_EVENT_TYPE, len(names))
         }

@@ -340,7 +340,8 @@ class TrainedModel(ModelCore):
             `rank`, `item_id`, `title` of items that have one, `score`, and the parts that add up to
             it: `average`, the score of the average item, and what sets the item apart from it:
             `id`, `text`, `graph` and the other sources of item vectors, `item_memory`,
-            `repeat_bias`, `cooccurrence` and `popularity`, as far as the model has them.
+            `repeat_bias`, `cooccurrence`, `similar_text` and `popularity`, as far as the model has
+            them.
 
         Raises:
             InputError: `events` holds no such user, k does not fit, or `with_items` made the model.

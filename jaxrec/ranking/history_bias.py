@@ -1,7 +1,8 @@
-"""What the events of a history add to scores: to those of their items and of what follows them."""
+"""What the events of a history add to scores: to those of their items and of related items."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -21,8 +22,8 @@ READ_HALF_LIVES = 4  # older events would add less than a sixteenth of what the 
 
 
 @dataclass(frozen=True)
-class Followers:
-    """Decayed co-occurrence: the items that most often came after each item in training.
+class ItemNeighbours:
+    """The items that are most related to each item, such as those that came after it in training.
 
     An event of an item adds `amounts` of its row, times 0.5^(age / half_life), to the scores of
     `items` of its row. The age is the number of later events of the user.
@@ -63,8 +64,8 @@ class Followers:
         added = np.zeros((len(log.items), len(items)), np.float32)
         events = np.arange(max(len(log.items) - self.newest, 0), len(log.items))
         events = events[self._counted(log, events)]
-        followers, amounts = self._added(log.items[events], len(log.items) - 1 - events)
-        found = followers[:, :, None] == np.where(items > 0, items, -1)
+        related, amounts = self._added(log.items[events], len(log.items) - 1 - events)
+        found = related[:, :, None] == np.where(items > 0, items, -1)
         added[events] = (amounts[:, :, None] * found).sum(1)
         return added
 
@@ -84,23 +85,23 @@ class HistoryBias:
 
     Attributes:
         repeats: to the score of the same item, by type and age; see `Recommender.repeat_bias`.
-        followers: to the scores of other items.
+        neighbours: to the scores of related items, by the name of the relation.
     """
 
     repeats: Float[np.ndarray, "types A"]
-    followers: Followers | None = None
+    neighbours: Mapping[str, ItemNeighbours] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """False if events add nothing."""
-        return bool(self.repeats.any()) or self.followers is not None
+        return bool(self.repeats.any()) or bool(self.neighbours)
 
     def adjustments(self, log: EventLog, queries: Queries) -> AdjustmentBlocks:
         """What the histories of queries add."""
         repeats = repeat_adjustments(log, queries, self.repeats)
-        if self.followers is None:
-            return repeats
-        followers = self.followers.adjustments(log, queries)
-        return followers if repeats is no_adjustments else combine(repeats, followers)
+        parts = [part.adjustments(log, queries) for part in self.neighbours.values()]
+        if repeats is not no_adjustments:
+            parts.insert(0, repeats)
+        return combine(*parts) if parts else no_adjustments
 
     def of_events(self, log: EventLog, items: Int[np.ndarray, " K"]) -> Float[np.ndarray, "M K"]:
         """What every event of the only user of a log adds to the scores of some items."""
@@ -109,7 +110,7 @@ class HistoryBias:
         repeats = self.repeats[log.event_types, np.minimum(ages, known - 1)]
         own = (log.items[:, None] == items) & (ages < known)[:, None]
         added = np.where(own, repeats[:, None], 0)
-        return added if self.followers is None else added + self.followers.of_events(log, items)
+        return sum((part.of_events(log, items) for part in self.neighbours.values()), added)
 
 
 def history_adjustments(

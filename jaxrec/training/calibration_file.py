@@ -9,8 +9,8 @@ from jaxrec.artifacts.files import write_json
 from jaxrec.artifacts.run_directory import CALIBRATION, reading
 from jaxrec.evaluation.calibration import Calibration, Correction
 from jaxrec.evaluation.reliability import Reliability
-from jaxrec.inference.followers_file import write_followers
 from jaxrec.inference.loading import refuse_unfinished
+from jaxrec.inference.neighbours_file import write_neighbours
 from jaxrec.training.state import TrainContext
 
 
@@ -34,11 +34,11 @@ def copied_calibration(run: Path) -> dict[str, Any]:
 
 
 def write_calibration(context: TrainContext, run: Path, fields: dict[str, Any]) -> dict[str, Any]:
-    """Write the co-occurrence and `calibration.json`, the last file, which completes a run.
+    """Write the item neighbours and `calibration.json`, the last file, which completes a run.
 
     Returns:
         The fields of the `Correction`.
     """
-    write_followers(run, context.followers(Correction.of(fields["correction"])))
+    write_neighbours(run, context.neighbours(Correction.of(fields["correction"])))
     write_json(run / CALIBRATION, fields)
     return fields["correction"]

@@ -21,16 +21,16 @@ from jaxrec.evaluation.calibration import (
     MAX_SCORES,
     Calibration,
     Correction,
-    fit_cooccurrence,
+    fit_neighbours,
     fit_popularity,
     fit_repeat_bias,
     fit_temperature,
     usable_queries,
 )
-from jaxrec.evaluation.cooccurrence import CooccurrenceFit
 from jaxrec.evaluation.groups import column_groups, group_rows, popularity_groups
 from jaxrec.evaluation.link_prediction import both_ways, link_metrics, link_ranks
 from jaxrec.evaluation.metrics import segments, summarise
+from jaxrec.evaluation.neighbours import NeighbourFit
 from jaxrec.evaluation.protocol import QueryScorer, segment_masks, summary
 from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
 from jaxrec.evaluation.tuned_baselines import fit_baselines
@@ -208,7 +208,7 @@ def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Re
     limit = max(MAX_SCORES // len(items.valid), MAX_QUERIES)
     selected = usable_queries(all_targets, items.valid, limit)
     queries, targets = split.validation[selected], all_targets[selected]
-    vectors = evaluator.vectors(queries)
+    vectors, every = evaluator.vectors(queries), np.arange(len(queries))
 
     def adjustments(correction: Correction, rows: Int[np.ndarray, " q"]) -> AdjustmentBlocks:
         return evaluator.adjustments(queries[rows], correction, targets[rows])
@@ -216,14 +216,16 @@ def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Re
     correction = Correction()
     if context.arrays.repeats:
         correction = fit_repeat_bias(EvalQueries(vectors, targets), items, adjustments)
-    if context.config.model.cooccurrence:
+    for name, exponents in context.neighbour_exponents.items():
 
-        def with_cooccurrence(fit: CooccurrenceFit) -> AdjustmentBlocks:
-            return adjustments(replace(correction, cooccurrence=fit), np.arange(len(queries)))
+        def under(
+            fit: NeighbourFit, name: str = name, base: Correction = correction
+        ) -> AdjustmentBlocks:
+            return adjustments(base.with_neighbours(name, fit), every)
 
-        fit = fit_cooccurrence(EvalQueries(vectors, targets), items, with_cooccurrence)
-        correction = replace(correction, cooccurrence=fit)
-    eval_queries = EvalQueries(vectors, targets, adjustments(correction, np.arange(len(queries))))
+        fit = fit_neighbours(EvalQueries(vectors, targets), items, under, exponents)
+        correction = correction.with_neighbours(name, fit)
+    eval_queries = EvalQueries(vectors, targets, adjustments(correction, every))
     fitted = fit_temperature(eval_queries, items)
     popularity = fit_popularity(
         eval_queries, items, context.counts, inverse_temperature=fitted.inverse_temperature
@@ -336,7 +338,7 @@ class Evaluator:
         log, mask = self.context.dataset.split.log, self.context.config.evaluation.mask
         counted = ~masked_event_types(mask, log.event_type_names)
         repeats = correction.repeat_bias(self._learned_repeat_bias, counted)
-        return HistoryBias(repeats, self.context.followers(correction))
+        return HistoryBias(repeats, self.context.neighbours(correction))
 
     @cached_property
     def _learned_repeat_bias(self) -> Float[np.ndarray, "types A"]:

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.files import write_json
-from jaxrec.artifacts.run_directory import CALIBRATION, REFIT, SELECTED_BY, Progress
+from jaxrec.artifacts.run_directory import CALIBRATION, NEIGHBOURS, REFIT, SELECTED_BY, Progress
 from jaxrec.data.dataset import Dataset, shop_data
 from jaxrec.data.graph_arrays import first_rows
 from jaxrec.evaluation.calibration import Correction
@@ -235,6 +235,6 @@ def mean_calibration(runs: list[Path]) -> dict[str, Any]:
         "correction": {
             name: float(np.mean([row[name] for row in rows]))
             for name in rows[0]
-            if name != "cooccurrence"  # which knows the items of a shop alone
+            if name not in NEIGHBOURS  # which are those of the items of a shop
         },
     }

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.artifacts.run_directory import RunArtifacts
+from jaxrec.artifacts.run_directory import COOCCURRENCE, SIMILAR_TEXT, RunArtifacts
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, event_weight
 from jaxrec.data.extend import entity_rows
@@ -23,7 +23,10 @@ from jaxrec.data.pseudonyms import key_hash, read_key
 from jaxrec.data.slices import counts
 from jaxrec.errors import DataError
 from jaxrec.evaluation.calibration import Correction
+from jaxrec.evaluation.cooccurrence import GRID
+from jaxrec.evaluation.neighbours import NeighbourTable
 from jaxrec.evaluation.protocol import Protocol
+from jaxrec.evaluation.similar_text import similar_texts
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
 from jaxrec.inference.item_features import catalog_features
 from jaxrec.inference.text_features import ItemText, item_text
@@ -36,7 +39,7 @@ from jaxrec.models.recommender import Model, ModelDef
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.partitioning import on_mesh
 from jaxrec.ranking.adjustments import masked_event_types
-from jaxrec.ranking.history_bias import Followers
+from jaxrec.ranking.history_bias import ItemNeighbours
 from jaxrec.sharding import (
     USERS,
     make_mesh,
@@ -98,14 +101,33 @@ class TrainContext(StepContext):
         dataset, config = self.dataset, self.config.evaluation
         return Protocol(dataset.split, config, self.valid, dataset.positives, self.counts)
 
-    def followers(self, correction: Correction) -> Followers | None:
-        """The co-occurrence of the training events that a correction adds to scores, if any."""
-        fit = correction.cooccurrence
-        if fit is None or not fit.strength:
-            return None
+    def neighbours(self, correction: Correction) -> dict[str, ItemNeighbours]:
+        """The item neighbours that a correction adds to scores, by name."""
         names = self.dataset.split.log.event_type_names
         counted = np.array([event_weight(self.config, name) > 0 for name in names])
-        return self.protocol.cooccurrence.strongest(fit, counted)
+        neighbours = {}
+        for name, fit in correction.neighbours.items():
+            table = self.similar_texts
+            if name == COOCCURRENCE:
+                table = self.protocol.cooccurrence.strongest(fit.popularity_exponent)
+            if table is not None:
+                neighbours[name] = table.fitted(fit, counted)
+        return neighbours
+
+    @property
+    def neighbour_exponents(self) -> dict[str, tuple[float, ...]]:
+        """The item neighbours that the options ask for, and their exponents of popularity."""
+        options, exponents = self.config.model, {}
+        if options.cooccurrence:
+            exponents[COOCCURRENCE] = GRID["popularity_exponent"]
+        if options.similar_text and self.similar_texts is not None:
+            exponents[SIMILAR_TEXT] = (0.0,)
+        return exponents
+
+    @cached_property
+    def similar_texts(self) -> NeighbourTable | None:
+        """The items with the most similar texts, as the pretrained encoder sees them."""
+        return similar_texts(self.text.vectors, self.valid)
 
     @cached_property
     def id_rows(self) -> Int[np.ndarray, " n"]:

@@ -8,9 +8,9 @@ from jaxrec.evaluation import cooccurrence
 from jaxrec.evaluation.cooccurrence import (
     GRID,
     Cooccurrence,
-    CooccurrenceFit,
     follower_similarity,
 )
+from jaxrec.evaluation.neighbours import NeighbourFit
 
 NUM_ITEMS = 7
 HISTORIES = [[1, 2, 3, 2, 5], [4, 1, 2], [6], [0, 2, 5, 0, 1, 3, 1]]
@@ -97,9 +97,9 @@ def test_large_data_lose_wide_windows_first_and_then_users(monkeypatch):
 @pytest.mark.parametrize("dense_items", [0, 100])
 def test_the_strongest_followers_are_those_of_the_similarity(dense_items, monkeypatch):
     monkeypatch.setattr(cooccurrence, "DENSE_ITEMS", dense_items)
-    monkeypatch.setattr(cooccurrence, "MOST_FOLLOWERS", 2)
-    family, fit = fitted(), CooccurrenceFit(1.0, 0.5, strength=3.0)
-    found = family.strongest(fit, np.array([True]))
+    monkeypatch.setattr(cooccurrence, "MOST_NEIGHBOURS", 2)
+    family, fit = fitted(), NeighbourFit(1.0, 0.5, strength=3.0)
+    found = family.strongest(0.5).fitted(fit, np.array([True]))
     similarity = follower_similarity(
         family.followers[cooccurrence.WINDOW],
         family.counts,
@@ -113,11 +113,11 @@ def test_the_strongest_followers_are_those_of_the_similarity(dense_items, monkey
     for item, row in enumerate(similarity):
         np.testing.assert_allclose(found.amounts[item], np.sort(row)[::-1][:2], rtol=1e-5)
         np.testing.assert_allclose(row[found.items[item]], found.amounts[item], rtol=1e-5)
-    again = family.strongest(replace(fit, strength=6.0), np.array([True]))
+    again = family.strongest(0.5).fitted(replace(fit, strength=6.0), np.array([True]))
     np.testing.assert_allclose(again.amounts, 2 * found.amounts)
 
 
 def test_without_two_events_of_a_user_nothing_follows():
     family = Cooccurrence(*events_of([[1], [2]]), NUM_ITEMS)
-    found = family.strongest(CooccurrenceFit(strength=3.0), np.array([True]))
+    found = family.strongest(0.0).fitted(NeighbourFit(strength=3.0), np.array([True]))
     assert not found.amounts.any()

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from jaxrec.artifacts.run_directory import COOCCURRENCE, SIMILAR_TEXT
 from jaxrec.data.tables import Tables, validate_tables
 from jaxrec.inference.catalog_index import padded_bias
 from jaxrec.inference.trained_model import TrainedModel
-from jaxrec.ranking.history_bias import Followers
+from jaxrec.ranking.history_bias import ItemNeighbours
 
 NUM_USERS, NUM_ITEMS, NUM_BRANDS = 40, 30, 5
 START = 1_704_067_200  # 2024-01-01, seconds
@@ -74,16 +75,19 @@ def make_shop() -> Tables:
     return validate_tables(events, catalogue, None)
 
 
-def random_followers(model: TrainedModel) -> Followers:
-    """Three followers of every item; events of the last type do not count."""
+def random_neighbours(model: TrainedModel) -> dict[str, ItemNeighbours]:
+    """Three neighbours of every item; events of the last type do not count."""
     random = np.random.default_rng(1)
     count, types = model.artifacts.catalog.num_items, len(model.artifacts.event_type_names)
-    return Followers(
-        items=random.integers(0, count, (count, 3), np.int32),
-        amounts=random.normal(size=(count, 3)).astype(np.float32),
-        half_life=1.0,
-        event_types=np.arange(types) < types - 1,
-    )
+    return {
+        name: ItemNeighbours(
+            items=random.integers(0, count, (count, 3), np.int32),
+            amounts=random.normal(size=(count, 3)).astype(np.float32),
+            half_life=half_life,
+            event_types=np.arange(types) < types - 1,
+        )
+        for name, half_life in ((COOCCURRENCE, 1.0), (SIMILAR_TEXT, 2.0))
+    }
 
 
 def corrected(model: TrainedModel, popularity: float = -0.5) -> TrainedModel:
@@ -100,7 +104,7 @@ def corrected(model: TrainedModel, popularity: float = -0.5) -> TrainedModel:
         model,
         model=replace(model.model, params=params),
         correction=correction,
-        followers=random_followers(model),
+        neighbours=random_neighbours(model),
         index=replace(model.index, bias=bias),
         config=replace(model.config, evaluation=evaluation),
     )

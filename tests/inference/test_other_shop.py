@@ -6,11 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers.histories import new_user_of_brand
+from helpers.shop import random_neighbours
 
 import jaxrec
 from jaxrec.cli import transfer
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError, InputError, RunError
+from jaxrec.evaluation.neighbours import NeighbourFit
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,17 @@ def test_a_run_for_another_shop_is_a_run(trained_run, other, other_items, tmp_pa
     assert loaded["item_id"].equals(other.recommend(events, k=5)["item_id"])
     with pytest.raises(RunError, match="exists"):
         transfer.run(arguments)
+
+
+def test_similar_texts_of_the_other_shop_are_neighbours(model, other_items):
+    fit = NeighbourFit(half_life=3.0, strength=2.0)
+    correction = model.correction.with_neighbours("similar_text", fit)
+    raised = replace(model, correction=correction, neighbours=random_neighbours(model))
+    [(name, neighbours)] = raised.for_shop(other_items.head(9)).neighbours.items()
+    assert name == "similar_text" and neighbours.half_life == 3
+    assert neighbours.items.max() <= 9 and (neighbours.items[1:10, 0] > 0).all()
+    assert neighbours.amounts[1:10, 0].mean() == pytest.approx(2, abs=1e-4)
+    assert not replace(raised, neighbours={}).for_shop(other_items).neighbours
 
 
 def test_bad_tables_and_models_are_refused(model, other_items):

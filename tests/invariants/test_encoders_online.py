@@ -34,7 +34,9 @@ def run(request, tables, tmp_path_factory):
     options = {
         "model.sequence": request.param,
         "model.experts": ["id"],
-        "model.cooccurrence": False,  # which reads more events than the windows of these tests hold
+        # item neighbours read more events than the windows of these tests hold
+        "model.cooccurrence": False,
+        "model.similar_text": False,
         "train.epochs": 1,
         "train.auxiliary": [],
     }

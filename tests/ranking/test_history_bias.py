@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from jaxrec.ranking.adjustments import amounts_of
-from jaxrec.ranking.history_bias import Followers, HistoryBias, history_adjustments
+from jaxrec.ranking.history_bias import HistoryBias, ItemNeighbours, history_adjustments
 from jaxrec.types import NEG_INF, EventLog, Queries
 
 LOG = EventLog(
@@ -15,7 +15,7 @@ LOG = EventLog(
     times=np.arange(6),
     has_time=True,
 )
-FOLLOWERS = Followers(
+FOLLOWERS = ItemNeighbours(
     items=np.array([[0, 0], [2, 3], [1, 0], [3, 2]]),
     amounts=np.array([[0, 0], [4, 2], [8, 0], [1, 5]], np.float32),
     half_life=1.0,
@@ -39,15 +39,20 @@ def test_events_add_to_what_follows_their_items(position, expected):
     np.testing.assert_allclose(amounts_of(adjustments, 1, ALL)[0], expected)
 
 
-@pytest.mark.parametrize("followers", [None, FOLLOWERS])
-def test_what_events_add_is_the_sum_of_what_each_adds(followers):
-    bias, queries = HistoryBias(REPEATS, followers), Queries(np.array([0]), np.array([6]))
+@pytest.mark.parametrize(
+    "neighbours", [{}, {"follows": FOLLOWERS}, {"follows": FOLLOWERS, "again": FOLLOWERS}]
+)
+def test_what_events_add_is_the_sum_of_what_each_adds(neighbours):
+    bias, queries = HistoryBias(REPEATS, neighbours), Queries(np.array([0]), np.array([6]))
     assert bias
     expected = amounts_of(bias.adjustments(LOG, queries), 1, ALL)[0]
     each = bias.of_events(LOG, ALL)
     assert each.shape == (6, 5)
     np.testing.assert_allclose(each.sum(0), expected)
-    assert not np.any(each[3] if followers is None else each[2])
+    assert not np.any(each[2] if neighbours else each[3])
+    alone = [neighbour.of_events(LOG, ALL) for neighbour in neighbours.values()]
+    repeats = HistoryBias(REPEATS).of_events(LOG, ALL)
+    np.testing.assert_allclose(sum(alone, repeats), each)
 
 
 def test_blocks_hold_their_own_queries():
@@ -61,7 +66,9 @@ def test_blocks_hold_their_own_queries():
 
 def test_a_mask_is_stronger_than_what_events_add():
     queries = Queries(np.array([0]), np.array([6]))
-    adjustments = history_adjustments(LOG, queries, ("buy",), HistoryBias(REPEATS, FOLLOWERS))
+    adjustments = history_adjustments(
+        LOG, queries, ("buy",), HistoryBias(REPEATS, {"follows": FOLLOWERS})
+    )
     assert np.all(amounts_of(adjustments, 1, np.array([1, 2, 3]))[0] < NEG_INF / 2)
 
 

@@ -6,7 +6,7 @@ from helpers.training import config
 
 from jaxrec.evaluation import metrics
 from jaxrec.evaluation.calibration import Correction
-from jaxrec.evaluation.cooccurrence import CooccurrenceFit
+from jaxrec.evaluation.neighbours import NeighbourFit
 from jaxrec.training.evaluator import Evaluator
 from jaxrec.training.loop import open_run
 from jaxrec.training.state import initial_state
@@ -31,7 +31,7 @@ def test_scores_on_the_host_rank_as_the_model(tables, tmp_path):
     evaluator = Evaluator(context, initial_state(context))
     queries, correction = (
         context.dataset.split.test["last"],
-        Correction(-0.1, 0.5, 0.2, CooccurrenceFit(strength=2.0)),
+        Correction(-0.1, 0.5, 0.2, NeighbourFit(strength=2.0), NeighbourFit(strength=1.0)),
     )
     _, expected = evaluator.metrics(queries, correction)
     found = context.protocol.rank(evaluator.scorer(correction, queries), queries)

@@ -24,7 +24,6 @@ from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
 
 FORMAT = 1  # of the directory; it changes when readers must change
 MANIFEST, VECTORS, ITEMS = "manifest.json", "item_vectors.npy", "items"
-FOLLOWERS = "follower_items.npy", "follower_amounts.npy"
 ExportFormat = Literal["jax", "onnx", "page"]
 VectorPrecision = Literal["float32", "float16", "int8"]
 
@@ -39,8 +38,10 @@ class Manifest:
         masked_event_types: numbers of the event types whose items a list leaves out.
         repeat_bias: [1 + target event type][event type][age], added to the score of a past event's
             item; age 0 is the newest event.
-        cooccurrence: how events raise the items of `FOLLOWERS`: the newest of them, the numbers of
-            the event types that count, and the half-life in events; None if they do not.
+        neighbours: how events raise related items, for each relation: its name, the files of the
+            neighbours of every item and of what an event adds to their scores, how many of the
+            newest events count, the numbers of the event types that do, and the half-life in
+            events.
         state_parts: the arrays that a state consists of, in their order, with their shapes.
         has_time: False: times are positions, so every gap is -1.
         programs: file -> formats, platforms, inputs and outputs.
@@ -59,7 +60,7 @@ class Manifest:
     state_parts: dict[str, tuple[int, ...]]
     initial_state: list[float]
     repeat_bias: list[list[list[float]]]
-    cooccurrence: dict[str, Any] | None
+    neighbours: list[dict[str, Any]]
     programs: dict[str, Any]
 
 
@@ -104,8 +105,8 @@ def write_directory(
             programs |= onnx_programs()
         if "page" in formats:
             write_page(draft, page_runtime)
-        cooccurrence = _write_followers(model, draft)
-        manifest = _manifest(model, state, vectors, item_precision, programs, cooccurrence)
+        neighbours = [_write_neighbours(model, name, draft) for name in model.neighbours]
+        manifest = _manifest(model, state, vectors, item_precision, programs, neighbours)
         about = {"format": FORMAT, "jaxrec": version("jaxrec"), "jax": version("jax")}
         (draft / MANIFEST).write_text(json.dumps(about | asdict(manifest), allow_nan=False))
 
@@ -146,7 +147,7 @@ def _manifest(
     vectors: Float[np.ndarray, "n F"],
     item_precision: VectorPrecision,
     programs: dict[str, Any],
-    cooccurrence: dict[str, Any] | None,
+    neighbours: list[dict[str, Any]],
 ) -> Manifest:
     names = model.artifacts.event_type_names
     bias, masked = model.ranker.history_bias, model.config.evaluation.mask
@@ -164,23 +165,24 @@ def _manifest(
         state_parts=state_shapes(model.model),
         initial_state=state.tolist(),
         repeat_bias=[bias[target].repeats.tolist() for target in range(ANY_EVENT_TYPE, len(names))],
-        cooccurrence=cooccurrence,
+        neighbours=neighbours,
         programs=programs,
     )
 
 
-def _write_followers(model: TrainedModel, directory: Path) -> dict[str, Any] | None:
-    """Write the followers of every item; returns the `cooccurrence` of the manifest."""
-    followers, count = model.followers, model.catalog.num_items
-    if followers is None:
-        return None
-    for name, rows in zip(FOLLOWERS, (followers.items, followers.amounts), strict=True):
+def _write_neighbours(model: TrainedModel, name: str, directory: Path) -> dict[str, Any]:
+    """Write the neighbours of every item; returns an entry of the manifest."""
+    neighbours, count = model.neighbours[name], model.catalog.num_items
+    files = {part: f"{name}_{part}.npy" for part in ("items", "amounts")}
+    for part, file in files.items():
+        rows = getattr(neighbours, part)
         new = max(count - len(rows), 0)  # items that training has not seen
-        np.save(directory / name, np.pad(rows[:count], ((0, new), (0, 0))))
-    return {
-        "newest": followers.newest,
-        "half_life": followers.half_life,
-        "event_types": np.flatnonzero(followers.event_types).tolist(),
+        np.save(directory / file, np.pad(rows[:count], ((0, new), (0, 0))))
+    return files | {
+        "name": name,
+        "newest": neighbours.newest,
+        "half_life": neighbours.half_life,
+        "event_types": np.flatnonzero(neighbours.event_types).tolist(),
     }
 
 

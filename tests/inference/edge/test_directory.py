@@ -76,18 +76,21 @@ def test_the_exported_programs_give_the_lists_of_the_live_engine(engine, directo
     target = np.full(2, manifest["target_event_type"], np.int32)
     users = np.asarray(user_vector.call(state, target, np.full(2, -1, np.int32)))
     scores = users @ vectors.T + items["bias"].to_numpy()
-    followers, amounts = (np.load(directory / f"follower_{n}.npy") for n in ("items", "amounts"))
+    neighbours = [
+        (part, np.load(directory / part["items"]), np.load(directory / part["amounts"]))
+        for part in manifest["neighbours"]
+    ]
+    assert len(neighbours) == 2
     scores[0, 0], masked = -1e30, [0]
     bias = manifest["repeat_bias"][target[0] + 1]
     for age, shown in enumerate(reversed(EVENTS)):
         number = numbers.get(shown.item_id, 0)
         kind = manifest["event_types"].index(shown.event_type)
         scores[0, number] += bias[kind][age]
-        options = manifest["cooccurrence"]
-        if age < options["newest"] and kind in options["event_types"]:
-            np.add.at(
-                scores[0], followers[number], amounts[number] / 2 ** (age / options["half_life"])
-            )
+        for part, related, amounts in neighbours:
+            if age < part["newest"] and kind in part["event_types"]:
+                decayed = amounts[number] / 2 ** (age / part["half_life"])
+                np.add.at(scores[0], related[number], decayed)
         if kind in manifest["masked_event_types"]:
             masked.append(number)
     scores[0, masked] = -1e30

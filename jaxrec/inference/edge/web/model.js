@@ -27,9 +27,10 @@ export class EdgeModel {
     const [manifest, items, update, recommend, vectors] = await Promise.all([
       json("manifest.json"), json("items.json"), ...names.map(read),
     ]);
-    const followers = manifest.cooccurrence
-      ? await Promise.all(["follower_items.npy", "follower_amounts.npy"].map(read))
-      : [];
+    const neighbours = await Promise.all(manifest.neighbours.map(async (options) => ({
+      ...options,
+      rowsOf: (await Promise.all([options.items, options.amounts].map(read))).map(rowReader),
+    })));
     const externalData = [{ path: names[2], data: vectors }];
     Object.assign(model, {
       manifest,
@@ -38,7 +39,7 @@ export class EdgeModel {
       titles: items.title ?? items.item_id,
       number: new Map(items.item_id.map((id, number) => [id, number])),
       vectorOf: rowReader(vectors),
-      followersOf: followers.map(rowReader),
+      neighbours,
       update: await ort.InferenceSession.create(update),
       ranking: await ort.InferenceSession.create(recommend, { externalData }),
     });
@@ -79,7 +80,7 @@ export class EdgeModel {
     const bias = this.manifest.repeat_bias[target + 1];
     const adjusted = [
       ...shopper.recent.map(([item, type], age) => [item, bias[type][age]]),
-      ...this.followers(shopper),
+      ...this.neighbours.flatMap((options) => raised(shopper, options)),
       ...shopper.masked.map((item) => [item, MASKED]),
     ];
     const { items, scores } = await this.ranking.run({
@@ -97,21 +98,19 @@ export class EdgeModel {
     })).filter(({ score }) => score > MASKED / 2);
   }
 
-  /** What the newest events add to the scores of items that followed in training. */
-  followers(shopper) {
-    const options = this.manifest.cooccurrence;
-    const newest = options ? shopper.recent.slice(0, options.newest) : [];
-    return newest.flatMap(([item, type], age) => {
-      if (!options.event_types.includes(type)) return [];
-      const [items, amounts] = this.followersOf.map((rowOf) => rowOf(item));
-      return items.map((other, place) => [other, 0.5 ** (age / options.half_life) * amounts[place]]);
-    });
-  }
-
   secondsSince(shopper, time) {
     const known = this.manifest.has_time && shopper.lastTime !== UNKNOWN;
     return known ? Math.max(time - shopper.lastTime, 0) : UNKNOWN;
   }
+}
+
+/** What the newest events of a shopper add to the scores of the neighbours of their items. */
+function raised(shopper, options) {
+  return shopper.recent.slice(0, options.newest).flatMap(([item, type], age) => {
+    if (!options.event_types.includes(type)) return [];
+    const [items, amounts] = options.rowsOf.map((rowOf) => rowOf(item));
+    return items.map((other, place) => [other, 0.5 ** (age / options.half_life) * amounts[place]]);
+  });
 }
 
 /** Rows of a NumPy file of float32, float16 or int32 numbers. */

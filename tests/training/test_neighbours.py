@@ -1,4 +1,4 @@
-"""The co-occurrence that a run adds to its scores."""
+"""The item neighbours that a run adds to its scores."""
 
 import shutil
 from dataclasses import replace
@@ -9,11 +9,13 @@ import pytest
 from helpers.training import config
 
 import jaxrec
+from jaxrec.artifacts.run_directory import read_config
 from jaxrec.data.dataset import prepare
-from jaxrec.evaluation.calibration import fit_cooccurrence
+from jaxrec.evaluation.calibration import Correction, fit_neighbours
+from jaxrec.evaluation.neighbours import NeighbourFit
 from jaxrec.inference.comparison import held_out_ranks
-from jaxrec.inference.followers_file import read_followers
 from jaxrec.inference.loading import read_calibration
+from jaxrec.inference.neighbours_file import read_neighbours
 from jaxrec.ranking.adjustments import ScoreAdjustments, as_blocks
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries
@@ -37,26 +39,45 @@ def test_the_ranks_of_a_run_are_those_of_the_loaded_model(run, tables):
     written = pl.read_parquet(run / "ranks.parquet").filter(queries="test")["rank"]
     np.testing.assert_array_equal(found, written)
     without = held_out_ranks(
-        replace(model, followers=None), log, queries, model.config.evaluation.mask
+        replace(model, neighbours={}), log, queries, model.config.evaluation.mask
     )
     assert not np.array_equal(found, without)
+
+
+def test_a_run_with_texts_fits_similar_texts_too(trained_run):
+    correction = read_calibration(trained_run)[1]
+    assert correction.cooccurrence is not None and correction.similar_text is not None
+    assert set(read_neighbours(trained_run)) == set(correction.neighbours)
+
+
+def test_a_context_has_the_neighbours_of_a_correction(trained_run, known_shop):
+    context = loop.open_run(read_config(trained_run), trained_run, known_shop, resume=True)
+    fits = Correction().with_neighbours("similar_text", NeighbourFit(half_life=3.0, strength=2.0))
+    [(name, neighbours)] = context.neighbours(fits).items()
+    assert name == "similar_text" and neighbours.half_life == 3
+    first = neighbours.amounts[:, 0]
+    assert first[first > 0].mean() == pytest.approx(2)
+    assert not context.neighbours(Correction())
 
 
 def test_a_refit_counts_its_own_training_events(run, tables, tmp_path):
     refitted = tmp_path / "run"
     shutil.copytree(run, refitted)
     jaxrec.refit(refitted, events="all", data=tables)
-    before, after = read_followers(refitted), read_followers(refitted / "refit")
+    before, after = (read_neighbours(run)["cooccurrence"] for run in (refitted, refitted / "refit"))
     assert before.half_life == after.half_life
     assert not np.array_equal(before.amounts, after.amounts)
-    np.testing.assert_array_equal(jaxrec.load(refitted).followers.amounts, after.amounts)
+    served = jaxrec.load(refitted).neighbours["cooccurrence"]
+    np.testing.assert_array_equal(served.amounts, after.amounts)
 
 
 def test_an_option_turns_it_off(tables, tmp_path):
-    options = {"train.epochs": 1, "train.patience": 1, "model.cooccurrence": False}
+    options = {"train.epochs": 1, "train.patience": 1}
+    options |= {"model.cooccurrence": False, "model.similar_text": False}
     loop.fit(config(**options), tmp_path / "run", tables=tables)
-    assert read_calibration(tmp_path / "run")[1].cooccurrence is None
-    assert jaxrec.load(tmp_path / "run").followers is None
+    correction = read_calibration(tmp_path / "run")[1]
+    assert correction.cooccurrence is correction.similar_text is None
+    assert not jaxrec.load(tmp_path / "run").neighbours
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -73,5 +94,5 @@ def test_the_strength_is_0_unless_it_helps(right):
         rows = np.arange(len(targets))
         return as_blocks(ScoreAdjustments(rows, raised, np.full(200, amount, np.float32)))
 
-    fit = fit_cooccurrence(queries, items, adjustments)
+    fit = fit_neighbours(queries, items, adjustments)
     assert fit.strength > 2 if right else fit.strength == 0
