@@ -25,10 +25,8 @@ INVERSE_TEMPERATURES = (0.05, 20.0)
 MAX_QUERIES = 4096  # to fit a temperature on
 MAX_SCORES = 2**28  # of queries by items, to choose by NDCG; there are `MAX_QUERIES` at least
 POPULARITY_STRENGTHS = tuple(n / 10 for n in range(-8, 5))  # 0: as learned; -1: none is left
-NEIGHBOUR_GRID: dict[str, tuple] = {
-    "half_life": (1.0, 3.0, 5.0),
-    "strength": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0),
-}
+HALF_LIVES = (1.0, 3.0, 5.0)
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of item neighbours
 
 
 @dataclass(frozen=True)
@@ -175,8 +173,7 @@ def fit_neighbours(
 ) -> NeighbourFit:
     """The fit of item neighbours that ranks best, found by `climb` from the middle of a grid.
 
-    Its strength is the smallest whose NDCG@10 is within a standard error of the best, as in
-    `fit_popularity`; so it is 0 where the neighbours do not clearly help.
+    Its strength is 0 unless NDCG@10 then rises by more than a standard error.
 
     Args:
         queries: without their adjustments.
@@ -192,12 +189,12 @@ def fit_neighbours(
         adjusted = EvalQueries(queries.vectors, queries.targets, adjustments(fit))
         return ndcg(rank_queries(adjusted, items, k=1).ranks, 10)
 
-    grid = {**NEIGHBOUR_GRID, "popularity_exponent": exponents}
+    grid = {"half_life": HALF_LIVES, "popularity_exponent": exponents, "strength": STRENGTHS}
     start = {"half_life": 1.0, "popularity_exponent": 0.0, "strength": 1.0}
     point = climb(grid, start, lambda point: gains(NeighbourFit(**point)).mean())
     best = NeighbourFit(**point)
-    weaker = (replace(best, strength=strength) for strength in grid["strength"])
-    return next(fit for fit in weaker if not _clearly_below(gains(fit), gains(best)))
+    none = replace(best, strength=0.0)
+    return best if _clearly_below(gains(none), gains(best)) else none
 
 
 def fit_popularity(
