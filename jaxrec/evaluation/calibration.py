@@ -16,7 +16,7 @@ from scipy.optimize import minimize, minimize_scalar
 from jaxrec.artifacts.run_directory import NEIGHBOURS
 from jaxrec.evaluation.metrics import ndcg
 from jaxrec.evaluation.neighbours import NeighbourFit
-from jaxrec.evaluation.tuning import climb
+from jaxrec.evaluation.tuning import ascend
 from jaxrec.ranking.adjustments import AdjustmentBlocks, select_queries
 from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
 from jaxrec.ranking.top_k import EvalQueries, check_targets, log_probabilities, rank_queries
@@ -171,7 +171,7 @@ def fit_neighbours(
     adjustments: Callable[[NeighbourFit], AdjustmentBlocks],
     exponents: tuple[float, ...] = (0.0,),
 ) -> NeighbourFit:
-    """The fit of item neighbours that ranks best, found by `climb` from the middle of a grid.
+    """The fit of item neighbours that ranks best, found by `ascend`.
 
     Its strength is 0 unless NDCG@10 then rises by more than a standard error.
 
@@ -191,7 +191,7 @@ def fit_neighbours(
 
     grid = {"half_life": HALF_LIVES, "popularity_exponent": exponents, "strength": STRENGTHS}
     start = {"half_life": 1.0, "popularity_exponent": 0.0, "strength": 1.0}
-    point = climb(grid, start, lambda point: gains(NeighbourFit(**point)).mean())
+    point = ascend(grid, start, lambda point: gains(NeighbourFit(**point)).mean())
     best = NeighbourFit(**point)
     none = replace(best, strength=0.0)
     return best if _clearly_below(gains(none), gains(best)) else none
