@@ -26,7 +26,7 @@ MAX_QUERIES = 4096  # to fit a temperature on
 MAX_SCORES = 2**28  # of queries by items, to choose by NDCG; there are `MAX_QUERIES` at least
 POPULARITY_STRENGTHS = tuple(n / 10 for n in range(-8, 5))  # 0: as learned; -1: none is left
 HALF_LIVES = (1.0, 3.0, 5.0)
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # of item neighbours
+STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of item neighbours
 
 
 @dataclass(frozen=True)
