@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -27,6 +27,7 @@ MAX_SCORES = 2**28  # of queries by items, to choose by NDCG; there are `MAX_QUE
 POPULARITY_STRENGTHS = tuple(n / 10 for n in range(-8, 5))  # 0: as learned; -1: none is left
 HALF_LIVES = (1.0, 3.0, 5.0)
 STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of item neighbours
+START = {"half_life": 1.0, "popularity_exponent": 0.0, "strength": 1.0}
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,9 @@ class Correction:
         fits = {name: getattr(self, name) for name in NEIGHBOURS}
         return {name: fit for name, fit in fits.items() if fit and fit.strength}
 
-    def with_neighbours(self, name: str, fit: NeighbourFit) -> "Correction":
-        """The correction with another fit of item neighbours."""
-        fits: dict[str, Any] = {name: fit}
-        return replace(self, **fits)
+    def with_neighbours(self, fits: Mapping[str, NeighbourFit]) -> "Correction":
+        """The correction with other fits of item neighbours."""
+        return replace(self, **cast(dict[str, Any], fits))
 
     def popularity_bias(self, counts: Float[np.ndarray, " I"]) -> Float[np.ndarray, " I"]:
         """The bias of items from their numbers of training events."""
@@ -168,33 +168,47 @@ def fit_repeat_bias(
 def fit_neighbours(
     queries: EvalQueries,
     items: ItemTable,
-    adjustments: Callable[[NeighbourFit], AdjustmentBlocks],
-    exponents: tuple[float, ...] = (0.0,),
-) -> NeighbourFit:
-    """The fit of item neighbours that ranks best, found by `ascend`.
+    adjustments: Callable[[dict[str, NeighbourFit]], AdjustmentBlocks],
+    exponents: Mapping[str, tuple[float, ...]],
+) -> dict[str, NeighbourFit]:
+    """The fits of several item neighbours that together rank best, found by `ascend`.
 
-    Its strength is 0 unless NDCG@10 then rises by more than a standard error.
+    A strength is 0 unless NDCG@10 rises by more than a standard error with it.
 
     Args:
         queries: without their adjustments.
-        adjustments: the score adjustments of the queries under a fit.
-        exponents: of popularity, to choose from.
+        adjustments: the score adjustments of the queries under fits.
+        exponents: of popularity, to choose from, by the name of the neighbours.
 
     Raises:
         ValueError: as `rank_queries`.
     """
 
     @cache
-    def gains(fit: NeighbourFit) -> Float[np.ndarray, " Q"]:
-        adjusted = EvalQueries(queries.vectors, queries.targets, adjustments(fit))
+    def gains(fits: tuple[NeighbourFit, ...]) -> Float[np.ndarray, " Q"]:
+        named = dict(zip(exponents, fits, strict=True))
+        adjusted = EvalQueries(queries.vectors, queries.targets, adjustments(named))
         return ndcg(rank_queries(adjusted, items, k=1).ranks, 10)
 
-    grid = {"half_life": HALF_LIVES, "popularity_exponent": exponents, "strength": STRENGTHS}
-    start = {"half_life": 1.0, "popularity_exponent": 0.0, "strength": 1.0}
-    point = ascend(grid, start, lambda point: gains(NeighbourFit(**point)).mean())
-    best = NeighbourFit(**point)
-    none = replace(best, strength=0.0)
-    return best if _clearly_below(gains(none), gains(best)) else none
+    def of_point(point: Mapping[tuple[str, str], float]) -> tuple[NeighbourFit, ...]:
+        return tuple(
+            NeighbourFit(**{option: point[name, option] for option in START}) for name in exponents
+        )
+
+    grid: dict[tuple[str, str], tuple] = {}
+    for name, values in exponents.items():
+        grid |= {
+            (name, "half_life"): HALF_LIVES,
+            (name, "popularity_exponent"): values,
+            (name, "strength"): STRENGTHS,
+        }
+    start = {(name, option): START[option] for name, option in grid}
+    point = ascend(grid, start, lambda point: gains(of_point(point)).mean())
+    for name in exponents:
+        without = point | {(name, "strength"): 0.0}
+        if not _clearly_below(gains(of_point(without)), gains(of_point(point))):
+            point = without
+    return dict(zip(exponents, of_point(point), strict=True))
 
 
 def fit_popularity(

@@ -61,10 +61,10 @@ def climb(
 
 
 def ascend(
-    grid: Mapping[str, tuple],
-    start: Mapping[str, Any],
-    rate: Callable[[dict[str, Any]], float],
-) -> dict[str, Any]:
+    grid: Mapping[Any, tuple],
+    start: Mapping[Any, Any],
+    rate: Callable[[dict[Any, Any]], float],
+) -> dict[Any, Any]:
     """A point of the grid that is the best on each of its lines; coordinate ascent.
 
     It takes the best of all values of one hyperparameter after another, among equals the first, and

@@ -216,15 +216,13 @@ def calibrate(context: TrainContext, state: TrainState) -> tuple[Calibration, Re
     correction = Correction()
     if context.arrays.repeats:
         correction = fit_repeat_bias(EvalQueries(vectors, targets), items, adjustments)
-    for name, exponents in context.neighbour_exponents.items():
+    base = correction
 
-        def under(
-            fit: NeighbourFit, name: str = name, base: Correction = correction
-        ) -> AdjustmentBlocks:
-            return adjustments(base.with_neighbours(name, fit), every)
+    def with_neighbours(fits: dict[str, NeighbourFit]) -> AdjustmentBlocks:
+        return adjustments(base.with_neighbours(fits), every)
 
-        fit = fit_neighbours(EvalQueries(vectors, targets), items, under, exponents)
-        correction = correction.with_neighbours(name, fit)
+    raw, exponents = EvalQueries(vectors, targets), context.neighbour_exponents
+    correction = base.with_neighbours(fit_neighbours(raw, items, with_neighbours, exponents))
     eval_queries = EvalQueries(vectors, targets, adjustments(correction, every))
     fitted = fit_temperature(eval_queries, items)
     popularity = fit_popularity(

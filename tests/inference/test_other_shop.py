@@ -78,7 +78,7 @@ def test_a_run_for_another_shop_is_a_run(trained_run, other, other_items, tmp_pa
 
 def test_similar_texts_of_the_other_shop_are_neighbours(model, other_items):
     fit = NeighbourFit(half_life=3.0, strength=2.0)
-    correction = model.correction.with_neighbours("similar_text", fit)
+    correction = model.correction.with_neighbours({"similar_text": fit})
     raised = replace(model, correction=correction, neighbours=random_neighbours(model))
     [(name, neighbours)] = raised.for_shop(other_items.head(9)).neighbours.items()
     assert name == "similar_text" and neighbours.half_life == 3

@@ -52,7 +52,7 @@ def test_a_run_with_texts_fits_similar_texts_too(trained_run):
 
 def test_a_context_has_the_neighbours_of_a_correction(trained_run, known_shop):
     context = loop.open_run(read_config(trained_run), trained_run, known_shop, resume=True)
-    fits = Correction().with_neighbours("similar_text", NeighbourFit(half_life=3.0, strength=2.0))
+    fits = Correction(similar_text=NeighbourFit(half_life=3.0, strength=2.0))
     [(name, neighbours)] = context.neighbours(fits).items()
     assert name == "similar_text" and neighbours.half_life == 3
     first = neighbours.amounts[:, 0]
@@ -88,11 +88,14 @@ def test_the_strength_is_0_unless_it_helps(right):
     raised = targets if right else random.integers(1, 64, 200)
     queries = EvalQueries(random.normal(size=(200, 4)).astype(np.float32), targets)
 
-    def adjustments(fit):
-        # another half-life or exponent weakens what is added
+    def adjustments(fits):
+        # another half-life or exponent weakens what is added, and the second neighbours add nothing
+        fit = fits["first"]
         amount = fit.strength / fit.half_life / (1 + fit.popularity_exponent)
         rows = np.arange(len(targets))
         return as_blocks(ScoreAdjustments(rows, raised, np.full(200, amount, np.float32)))
 
-    fit = fit_neighbours(queries, items, adjustments)
-    assert fit.strength > 2 if right else fit.strength == 0
+    fits = fit_neighbours(queries, items, adjustments, {"first": (0.0, 0.5), "second": (0.0,)})
+    assert list(fits) == ["first", "second"] and fits["second"].strength == 0
+    assert fits["first"].strength > 2 if right else fits["first"].strength == 0
+    assert fit_neighbours(queries, items, adjustments, {}) == {}
