@@ -47,11 +47,12 @@ def transfer(options: TransferOptions) -> None:
     """Make a run for another shop.
 
     Raises:
-        RunError: the run cannot be read, or the new one exists.
+        RunError: the run cannot be read, its training has not ended, or the new one exists.
         DataError, InputError: as `TrainedModel.for_shop`.
     """
     run_directory.refuse_existing(options.out)
     enable_compilation_cache()
+    loading.refuse_unfinished(run_directory.served(options.run))
     model = loading.load(options.run)
     triples = None if options.triples is None else read_table(options.triples)
     shop = model.for_shop(read_table(options.items), triples)
