@@ -121,9 +121,8 @@ CASES = {
     ),
     "online_retail": Case("online_retail", "online_retail/online_retail.parquet", event_type="buy"),
 }
-
-
-ALONE = {"model.cooccurrence": False, "model.similar_text": False}  # what is added to scores
+# scores of the model alone, without item neighbours
+ALONE = {"model.cooccurrence": False, "model.similar_text": False}
 
 
 def configuration(case: Case, data: str, variant: Variant, seed: int) -> Config:

@@ -208,7 +208,7 @@ def write_refits(context: TrainContext, state: TrainState, run: Path) -> None:
 
 
 def write_fitted(context: TrainContext, state: TrainState, refit: Path) -> None:
-    """Write the decoder of a refit and the calibration of its run; from now on it serves."""
+    """Write a refit's decoder and the calibration of its run; from now on the refit serves."""
     fields = copied_calibration(refit.parent)
     fit_decoder(context, state, refit, fields["inverse_temperature"])
     write_calibration(context, refit, fields)

@@ -24,7 +24,7 @@ from jaxrec.data.slices import counts
 from jaxrec.errors import DataError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.cooccurrence import GRID
-from jaxrec.evaluation.neighbours import NeighbourTable
+from jaxrec.evaluation.neighbours import NeighbourFit, NeighbourTable
 from jaxrec.evaluation.protocol import Protocol
 from jaxrec.evaluation.similar_text import similar_texts
 from jaxrec.inference.encoding import catalog_arrays, encode_catalog
@@ -105,14 +105,17 @@ class TrainContext(StepContext):
         """The item neighbours that a correction adds to scores, by name."""
         names = self.dataset.split.log.event_type_names
         counted = np.array([event_weight(self.config, name) > 0 for name in names])
-        neighbours = {}
-        for name, fit in correction.neighbours.items():
-            table = self.similar_texts
-            if name == COOCCURRENCE:
-                table = self.protocol.cooccurrence.strongest(fit.popularity_exponent)
-            if table is not None:
-                neighbours[name] = table.fitted(fit, counted)
-        return neighbours
+        tables = {name: self._table(name, fit) for name, fit in correction.neighbours.items()}
+        return {
+            name: table.fitted(correction.neighbours[name], counted)
+            for name, table in tables.items()
+            if table is not None
+        }
+
+    def _table(self, name: str, fit: NeighbourFit) -> NeighbourTable | None:
+        if name == COOCCURRENCE:
+            return self.protocol.cooccurrence.strongest(fit.popularity_exponent)
+        return self.similar_texts
 
     @property
     def neighbour_exponents(self) -> dict[str, tuple[float, ...]]:
