@@ -47,6 +47,9 @@ class ModelConfig(Bounded):
     cooccurrence: bool = True
     """Add decayed co-occurrence to the scores: rank items higher that came after the user's newest
     items in training. Validation chooses its strength, which is 0 where it does not help."""
+    cooccurrence_users: Count = 1
+    """Co-occurrence leaves out pairs of items that fewer users have had in this order. From 2, the
+    run does not hold pairs that only one user's history has."""
     similar_text: bool = True
     """Rank items higher whose texts are like those of the user's newest items. Validation chooses
     the strength, as for `cooccurrence`."""

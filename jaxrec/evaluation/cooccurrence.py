@@ -7,6 +7,7 @@ and Jannach, "Evaluation of session-based recommendation algorithms", 2018.
 from collections.abc import Mapping
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float, Int
 from scipy import sparse
 
@@ -47,16 +48,42 @@ def count_followers(
     total = sparse.csr_array((num_items, num_items), dtype=np.float32)
     counts = {}
     for distance in range(1, max(windows) + 1):
-        ahead = items[distance:]
-        same = (users[:-distance] == users[distance:]) & (items[:-distance] > 0) & (ahead > 0)
-        pairs = np.flatnonzero(same)
-        weights = np.full(len(pairs), 1 / distance, np.float32)
+        first = _first_of_pairs(users, items, distance)
+        weights = np.full(len(first), 1 / distance, np.float32)
         total = total + sparse.csr_array(
-            (weights, (items[pairs], ahead[pairs])), shape=(num_items, num_items)
+            (weights, (items[first], items[first + distance])), shape=(num_items, num_items)
         )
         if distance in windows:
             counts[distance] = total
     return counts
+
+
+def count_users_of_pairs(
+    users: Int[np.ndarray, " M"],
+    items: Int[np.ndarray, " M"],
+    num_items: int,
+    window: int,
+) -> sparse.csr_array:
+    """[I, I]: the number of users with whom j came after i by at most `window` events.
+
+    Args:
+        users, items: as in `count_followers`.
+    """
+    found = [_first_of_pairs(users, items, distance) for distance in range(1, window + 1)]
+    first = np.concatenate(found)
+    second = np.concatenate([one + distance for distance, one in enumerate(found, start=1)])
+    pairs = pl.DataFrame({"user": users[first], "i": items[first], "j": items[second]})
+    counted = pairs.unique().group_by("i", "j").len()
+    i, j, number = (counted[name].to_numpy() for name in ("i", "j", "len"))
+    return sparse.csr_array((number, (i, j)), shape=(num_items, num_items))
+
+
+def _first_of_pairs(
+    users: Int[np.ndarray, " M"], items: Int[np.ndarray, " M"], distance: int
+) -> Int[np.ndarray, " P"]:
+    """The events that the same user follows with another event, `distance` events later."""
+    same = users[:-distance] == users[distance:]
+    return np.flatnonzero(same & (items[:-distance] > 0) & (items[distance:] > 0))
 
 
 def follower_similarity(
@@ -101,20 +128,25 @@ class Cooccurrence:
         self.start = {**START, "window": min(START["window"], max(windows))}
         self.counts = np.bincount(items, minlength=num_items).astype(np.float32)
         self.followers = count_followers(users, items, num_items, windows)
-        self._tables: dict[float, NeighbourTable] = {}  # by exponent
+        self._events = users, items
+        self._tables: dict[tuple[float, int], NeighbourTable] = {}
         self._last: tuple = ()  # similarities of the last point: the next may share them
 
-    def strongest(self, popularity_exponent: float) -> NeighbourTable:
+    def strongest(self, popularity_exponent: float, min_users: int = 1) -> NeighbourTable:
         """The most similar items of every item, which a model adds to its scores.
 
         It looks ahead `WINDOW` events and is not symmetric, because other points of the grid were
         no better beside a model (Amazon Beauty), or worse (Amazon Scientific).
-        """
-        if popularity_exponent not in self._tables:
-            self._tables[popularity_exponent] = self._strongest(popularity_exponent)
-        return self._tables[popularity_exponent]
 
-    def _strongest(self, popularity_exponent: float) -> NeighbourTable:
+        Args:
+            min_users: leave out pairs of items that fewer users have had in this order.
+        """
+        key = popularity_exponent, min_users
+        if key not in self._tables:
+            self._tables[key] = self._strongest(*key)
+        return self._tables[key]
+
+    def _strongest(self, popularity_exponent: float, min_users: int) -> NeighbourTable:
         window = min(WINDOW, max(self.followers))
         similar = sparse.csr_array(
             follower_similarity(
@@ -124,6 +156,9 @@ class Cooccurrence:
                 symmetric=False,
             )
         )
+        if min_users > 1:
+            users = count_users_of_pairs(*self._events, len(self.counts), window)
+            similar = similar.multiply(users >= min_users).tocsr()
         rows = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
         rows, places, chosen = largest_of_rows(rows, similar.indices, similar.data, MOST_NEIGHBOURS)
         shape = (similar.shape[0], int(places.max(initial=0)) + 1)

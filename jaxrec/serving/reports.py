@@ -7,6 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import polars as pl
 
+from jaxrec.artifacts.run_directory import COOCCURRENCE
 from jaxrec.data.dataset import filtered
 from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import with_id_types
@@ -23,7 +24,7 @@ from jaxrec.ranking.steps import feedback_types
 from jaxrec.ranking.strategy import read_strategy
 from jaxrec.runtime import atomic_path
 from jaxrec.serving import replay as replaying
-from jaxrec.serving.console import console, show_table
+from jaxrec.serving.console import console, note, show_table
 from jaxrec.serving.inputs import load_model, open_user_events
 from jaxrec.serving.options import (
     AudienceOptions,
@@ -141,8 +142,9 @@ def log_to_replay(model: TrainedModel, options: ReplayOptions) -> EventLog:
 
 def export(options: ExportOptions) -> None:
     """Write the directory that `jaxrec export` names; raises as `write_directory`."""
+    model = load_model(options)
     write_directory(
-        load_model(options),
+        model,
         options.to,
         options.formats,
         options.item_precision,
@@ -150,3 +152,8 @@ def export(options: ExportOptions) -> None:
     )
     size = sum(file.stat().st_size for file in options.to.rglob("*") if file.is_file())
     console.print(f"written to {options.to}: {size / 1e6:.1f} MB")
+    if COOCCURRENCE in model.neighbours and model.config.model.cooccurrence_users < 2:
+        note(
+            f"{options.to} holds which items followed which in training, also those of one user "
+            "alone. If others read it, train with --model.cooccurrence_users 3"
+        )

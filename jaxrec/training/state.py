@@ -114,7 +114,9 @@ class TrainContext(StepContext):
 
     def _table(self, name: str, fit: NeighbourFit) -> NeighbourTable | None:
         if name == COOCCURRENCE:
-            return self.protocol.cooccurrence.strongest(fit.popularity_exponent)
+            return self.protocol.cooccurrence.strongest(
+                fit.popularity_exponent, self.config.model.cooccurrence_users
+            )
         return self.similar_texts
 
     @property

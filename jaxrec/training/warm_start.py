@@ -22,7 +22,7 @@ MIN_CALIBRATION_EVENTS = 256
 # a text encoder is compared by the content of its files
 FREE_OPTIONS = (
     *("dropout", "id_dropout", "temperature", "pretrained", "max_tokens", "finetune_items"),
-    *("cooccurrence", "similar_text"),
+    *("cooccurrence", "cooccurrence_users", "similar_text"),
 )
 
 

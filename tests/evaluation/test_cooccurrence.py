@@ -117,6 +117,23 @@ def test_the_strongest_followers_are_those_of_the_similarity(dense_items, monkey
     np.testing.assert_allclose(again.amounts, 2 * found.amounts)
 
 
+def pairs(table):
+    return {(i, j) for i, row in enumerate(table.items.tolist()) for j in row if j}
+
+
+def test_users_of_pairs_by_hand():
+    histories = [[1, 2, 1, 2], [1, 0, 2], [2, 1], [1, 2]]
+    users = cooccurrence.count_users_of_pairs(*events_of(histories), 3, window=2)
+    np.testing.assert_array_equal(users.toarray(), [[0, 0, 0], [0, 1, 3], [0, 2, 1]])
+
+
+def test_pairs_of_few_users_can_be_left_out():
+    family = fitted()
+    assert pairs(family.strongest(0.0, min_users=2)) == {(1, 2), (1, 3), (2, 3), (2, 5)}
+    assert pairs(family.strongest(0.0)) > pairs(family.strongest(0.0, min_users=2))
+    assert not pairs(family.strongest(0.0, min_users=3))
+
+
 def test_without_two_events_of_a_user_nothing_follows():
     family = Cooccurrence(*events_of([[1], [2]]), NUM_ITEMS)
     found = family.strongest(0.0).fitted(NeighbourFit(strength=3.0), np.array([True]))

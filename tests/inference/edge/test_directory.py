@@ -131,3 +131,9 @@ def test_an_export_refuses_what_it_cannot_do(model, directory, trained_run, caps
     with pytest.raises(SystemExit):
         main(["export", str(trained_run), "--to", str(directory)])
     assert "is not overwritten; name another directory" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_export_notes_that_it_holds_pairs_of_single_users(run, tmp_path, capsys):
+    main(["export", str(run), "--to", str(tmp_path / "edge"), "--formats", "onnx"])
+    printed = capsys.readouterr()
+    assert "also those of one user alone" in " ".join((printed.out + printed.err).split())
