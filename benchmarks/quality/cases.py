@@ -102,6 +102,13 @@ CASES = {
         {"SASRec+": (0.0948, 0.1083), "GRU4Rec": (0.0830, 0.0988)},
         peer_history=200,
     ),
+    "ml-1m by time in file order": Case(
+        "ml1m",
+        "ml-1m",
+        BY_TIME | {"data.ties": "file"},
+        {"SASRec+": (0.0948, 0.1083), "GRU4Rec": (0.0830, 0.0988)},
+        peer_history=200,
+    ),
     "scientific": Case(
         "shopping",
         "amazon_scientific",

@@ -2,6 +2,7 @@
 
     python benchmarks/quality/quality.py beauty ml-100k --folder path/to/data --seeds 0 1 2
     python benchmarks/quality/quality.py scientific --folder path/to/data --ablation --segments
+    python benchmarks/quality/quality.py beauty --folder path/to/data --ablation "ids alone"
     python benchmarks/quality/quality.py taobao --folder path/to/data --event-types --segments
     python benchmarks/quality/quality.py scientific --folder path/to/data --peers
     python benchmarks/quality/quality.py "beauty by time" --folder path/to/data --refit
@@ -60,7 +61,12 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=["ml-100k"], choices=CASES, metavar="CASE")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the data sets are")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--ablation", action="store_true", help="leave out one part at a time")
+    parser.add_argument(
+        "--ablation",
+        nargs="*",
+        metavar="VARIANT",
+        help="leave out parts, one at a time",
+    )
     parser.add_argument(
         "--event-types", action="store_true", help="also read only the predicted event type"
     )
@@ -97,8 +103,11 @@ def main() -> None:
 def variants_of(case: Case, data: str, options: argparse.Namespace) -> dict[str, Variant]:
     """The variants of a case that the command line asks for, by label."""
     variants = {"full": Variant()}
-    if options.ablation:
-        variants |= ablations(configuration(case, data, Variant(), 0)) | case.extra
+    if options.ablation is not None:
+        all_variants = ablations(configuration(case, data, Variant(), 0)) | case.extra
+        if unknown := set(options.ablation) - set(all_variants):
+            sys.exit(f"--ablation: {unknown} is not among {', '.join(all_variants)}")
+        variants |= {name: all_variants[name] for name in options.ablation or all_variants}
     if options.event_types:
         variants[f"{case.event_type} alone"] = Variant(event_type=case.event_type)
     return variants
@@ -130,9 +139,18 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
         "key": key,
         **about_run(config, read_log(run), start),
         **{name: scores(results[name]) for name in SETS if name in results},
+        "blend": blend_of(results),
     }
     append_row(RESULTS, row)
     return row
+
+
+def blend_of(results: dict) -> dict:
+    """What the best baseline adds to the model: its name, its weight, and figures of both."""
+    fitted = results["baselines"]["blend"]
+    tests = {name: scores(results[name]["blend"]) for name in SETS[2:] if name in results}
+    chosen = {name: fitted[name] for name in ("baseline", "weight")}
+    return {**chosen, "validation": scores(fitted["validation"]), **tests}
 
 
 def refit_result(first: dict, variant: Variant, config: Config) -> dict:
@@ -141,6 +159,8 @@ def refit_result(first: dict, variant: Variant, config: Config) -> dict:
     if row := find_row(RESULTS, key=key):
         return row
     run, start = RUNS / first["key"], time.perf_counter()
+    if not run.exists():
+        sys.exit(f"{run} is gone; remove its row from {RESULTS} to train it again")
     results = refit(config, run, tables=read_tables(variant, config), events="validation")
     row = {
         "case": first["case"],
@@ -207,8 +227,8 @@ def segment_table(case: str, rows: list[dict]) -> Table:
         table.add_column(heading, justify="right" if heading else "left")
     for segment, (count, *_) in rows[0][queries]["segments"].items():
         cells = []
-        for seeds in variants.values():
-            entries = [row[queries]["segments"].get(segment) for row in seeds]
+        for seeds in variants.values():  # a refit has none
+            entries = [row[queries].get("segments", {}).get(segment) for row in seeds]
             values = np.array([entry[1:] for entry in entries if entry])
             cells.append(" / ".join(map(short, values.mean(0))) if len(values) else "")
         table.add_row(segment, f"{count:,}", *cells)
