@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from cases import CASES, Case, Variant, ablations, configuration
+from few_users import figures, model_ranks
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
@@ -41,8 +42,10 @@ from rows import (
     short,
 )
 
+import jaxrec
 from jaxrec.api import enable_compilation_cache
 from jaxrec.config import Config
+from jaxrec.data.dataset import prepare
 from jaxrec.data.sources import load_source
 from jaxrec.data.tables import Tables
 from jaxrec.runtime import cache_dir
@@ -132,7 +135,8 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
     Console().print(f"{case}, {label}, seed {config.train.seed}: {key}")
     start = time.perf_counter()
     run = RUNS / key
-    results = fit(config, run, tables=read_tables(variant, config), resume=run.exists())
+    tables = read_tables(variant, config)
+    results = fit(config, run, tables=tables, resume=run.exists())
     row = {
         "case": case,
         "variant": label,
@@ -140,9 +144,20 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
         **about_run(config, read_log(run), start),
         **{name: scores(results[name]) for name in SETS if name in results},
         "blend": blend_of(results),
+        "without_neighbours": without_neighbours(run, tables),
     }
     append_row(RESULTS, row)
     return row
+
+
+def without_neighbours(run: Path, tables: Tables | None) -> dict:
+    """The figures of the same parameters without item neighbours; none if the run has none."""
+    model = jaxrec.load(run)
+    if not model.neighbours:
+        return {}
+    alone = replace(model, neighbours={})
+    ranks = model_ranks(alone, prepare(model.config, tables))
+    return {part: figures(of_part) for part, of_part in ranks.items()}
 
 
 def blend_of(results: dict) -> dict:
@@ -196,17 +211,17 @@ def quality_table(case: str, rows: list[dict]) -> Table:
     title = f"{case}: test figures, selected on validation"
     table = Table(title=title, title_justify="left", box=MARKDOWN)
     table.add_column("")
-    figures = [("validation", "ndcg@10"), ("test", "ndcg@10"), ("test", "recall@10")]
+    shown = [("validation", "ndcg@10"), ("test", "ndcg@10"), ("test", "recall@10")]
     columns = ["validation N@10", "N@10", "R@10"]
     if by_time:
-        figures.append(("test_every", "ndcg@10"))
+        shown.append(("test_every", "ndcg@10"))
         columns.append("N@10 of all events")
     for heading in (*columns, "epochs", "minutes", "seeds"):
         table.add_column(heading, justify="right")
     for variant, seeds in by_variant(rows).items():
         table.add_row(
             variant,
-            *(mean_of(seeds, lambda row, q=q, m=m: row[q][m]) for q, m in figures),
+            *(mean_of(seeds, lambda row, q=q, m=m: row[q][m]) for q, m in shown),
             f"{np.mean([row['epochs'] for row in seeds]):.0f}",
             f"{np.mean([row['minutes'] for row in seeds]):.1f}",
             str(len(seeds)),
