@@ -144,20 +144,24 @@ def result(case: str, label: str, variant: Variant, config: Config) -> dict:
         **about_run(config, read_log(run), start),
         **{name: scores(results[name]) for name in SETS if name in results},
         "blend": blend_of(results),
-        "without_neighbours": without_neighbours(run, tables),
+        **other_rankings(run, tables),
     }
     append_row(RESULTS, row)
     return row
 
 
-def without_neighbours(run: Path, tables: Tables | None) -> dict:
-    """The figures of the same parameters without item neighbours; none if the run has none."""
+def other_rankings(run: Path, tables: Tables | None) -> dict:
+    """Figures of the same parameters without item neighbours, and without a mask of seen items."""
     model = jaxrec.load(run)
-    if not model.neighbours:
-        return {}
-    alone = replace(model, neighbours={})
-    ranks = model_ranks(alone, prepare(model.config, tables))
-    return {part: figures(of_part) for part, of_part in ranks.items()}
+    dataset = prepare(model.config, tables)
+    unmasked = replace(model.config, evaluation=replace(model.config.evaluation, mask=("none",)))
+    models = {"unmasked": replace(model, config=unmasked)}
+    if model.neighbours:
+        models["without_neighbours"] = replace(model, neighbours={})
+    return {
+        name: {part: figures(ranks) for part, ranks in model_ranks(other, dataset).items()}
+        for name, other in models.items()
+    }
 
 
 def blend_of(results: dict) -> dict:
