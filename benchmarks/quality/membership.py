@@ -211,7 +211,8 @@ def trained(
     options = SHARED | SETTINGS[setting] | {"train.seed": number or 0}
     label = "all" if number is None else f"{number}-forgotten" if forgotten else str(number)
     config = configure("ml100k", overrides=options)
-    parts = (to_yaml(config), None if members is None else members.shape)
+    data = tables.events.hash_rows(seed=0).sum()
+    parts = (commit(), to_yaml(config), data, None if members is None else members.shape)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
     run = runs / f"{setting.replace(' ', '-')}-{label}-{key}"
     if (run / FIGURES).exists():
