@@ -242,6 +242,8 @@ class ReplayOptions(ModelOptions):
     """Events: .parquet, .csv or .jsonl (by default the data that the run was trained on)."""
     since: Fraction = 0.9
     """Quantile of the times at which the period begins."""
+    until: Fraction = 1.0
+    """Quantile of the times at which the period ends."""
 
 
 @dataclass(frozen=True)

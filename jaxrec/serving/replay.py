@@ -73,40 +73,44 @@ def replay(
     model: TrainedModel,
     log: EventLog,
     since: float = 0.9,
+    until: float = 1.0,
     weights: Sequence[float] = (0.25, 0.5, 1.0),
     gap_minutes: float = 30.0,
 ) -> Replay:
-    """Rank, then record, the events after a quantile of their times, in time order.
+    """Rank, then record, the events between two quantiles of their times, in time order.
 
     Events that training never predicts (returns and the like) and events of unknown items are
     recorded but not ranked.
 
     Args:
         log: what `UserEncoder.event_log` returns. Events before the period are recorded first.
-        since: the quantile of the times at which the period begins, from 0 to 1.
-        weights: weights of the present session; each is ranked apart, so that a strategy can use
-            the best.
+        since, until: the quantiles of the times at which the period begins and ends, from 0 to 1.
+        weights: weights of the present session; each is ranked apart. Choose one on a period before
+            the one that you report.
         gap_minutes: a session ends after so many minutes without an event.
 
     Raises:
-        InputError: the model has no time, `since` is no such quantile, or it leaves no event to
-            rank.
+        InputError: the model has no time, `since` or `until` is no such quantile, or they leave no
+            event to rank.
     """
     check_bounds("since", since, Fraction)
+    check_bounds("until", until, Fraction)
     if model.config.data.time != "timestamp":
         raise InputError("the run's times are only positions, so users have no common order")
     user_events = in_time_order(model, log)
     times = np.array([user_event.event.time for user_event in user_events])
-    begin = int(np.searchsorted(times, np.quantile(times, since), side="right"))
-    if begin == len(user_events):
-        raise InputError(f"since={since} leaves no event to rank")
+    begin, end = np.searchsorted(times, np.quantile(times, [since, until]), side="right")
+    if begin >= end:
+        raise InputError(f"since={since}, until={until} leaves no event to rank")
     replayed = _Replayed(model, Session(1.0, gap_minutes), weights)
     replayed.engine.recorder.record_many(user_events[:begin])
-    for round_events in track(list(rounds(user_events[begin:])), "replaying", transient=True):
+    for round_events in track(list(rounds(user_events[begin:end])), "replaying", transient=True):
         replayed.rank(round_events)
         replayed.engine.record(round_events)
     if not replayed.ranks:
-        raise InputError(f"since={since} leaves no event of a known item and a predicted type")
+        raise InputError(
+            f"since={since}, until={until} leaves no event of a known item and a predicted type"
+        )
     ranks = {name: np.concatenate(parts) for name, parts in replayed.ranks.items()}
     return Replay(ranks, np.concatenate(replayed.firsts))
 

@@ -128,7 +128,7 @@ def explained(reason: Explanation) -> list[str]:
 def replay(options: ReplayOptions) -> None:
     """Print what live updates gain; raises as `jaxrec.serving.replay.replay`."""
     model = load_model(options, selected=True)  # a refit has learned from the events
-    result = replaying.replay(model, log_to_replay(model, options), options.since)
+    result = replaying.replay(model, log_to_replay(model, options), options.since, options.until)
     console.print(result.table())
 
 

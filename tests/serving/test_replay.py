@@ -27,13 +27,23 @@ def test_a_session_that_is_over_changes_no_rank(model, known_shop):
             np.testing.assert_array_equal(ranks, result.ranks["live"])
 
 
-@pytest.mark.parametrize("since", [2.0, -1.0, float("nan"), float("inf")])
-def test_a_period_begins_at_a_quantile(model, known_shop, since):
+@pytest.mark.parametrize("name", ["since", "until"])
+@pytest.mark.parametrize("quantile", [2.0, -1.0, float("nan"), float("inf")])
+def test_a_period_begins_and_ends_at_a_quantile(model, known_shop, name, quantile):
     log = model.encoder.validated_log(known_shop.events)
-    with pytest.raises(ConfigError, match="since must be"):
-        replay(model, log, since=since)
-    with pytest.raises(ConfigError, match="since must be"):
-        ReplayOptions(run=Path("run"), since=since)
+    with pytest.raises(ConfigError, match=f"{name} must be"):
+        replay(model, log, **{name: quantile})
+    with pytest.raises(ConfigError, match=f"{name} must be"):
+        ReplayOptions(run=Path("run"), **{name: quantile})
+
+
+def test_the_events_after_a_period_are_not_ranked(model, known_shop):
+    log = model.encoder.validated_log(known_shop.events)
+    whole = replay(model, log, since=0.9, weights=[])
+    first = replay(model, log, since=0.9, until=0.95, weights=[])
+    assert 0 < len(first.first) < len(whole.first)
+    with pytest.raises(ValueError, match="leaves no event"):
+        replay(model, log, since=0.9, until=0.8)
 
 
 @pytest.mark.slow
