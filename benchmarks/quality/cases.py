@@ -1,4 +1,4 @@
-"""The data sets, their protocols, published figures, and the variants of an ablation."""
+"""The data sets, their protocols, and the variants of an ablation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Case:
-    """A data set under a protocol, and the figures that others have published for it.
+    """A data set under a protocol. `benchmarks/results/published.jsonl` has the figures of others.
 
     Attributes:
-        published: NDCG@10 and recall@10 by system; where the split is by time, NDCG@10 of last
-            events and of all events. 0 where a figure is not published.
         event_type: the predicted event type, where the data set has several.
         peer_history: number of events that a peer reads, as its authors set it.
         extra: variants that `--ablation` adds.
@@ -31,7 +29,6 @@ class Case:
     recipe: str
     source: str
     options: dict = field(default_factory=dict)
-    published: dict[str, tuple[float, float]] = field(default_factory=dict)
     event_type: str = ""
     peer_history: int = 50
     extra: dict[str, Variant] = field(default_factory=dict)
@@ -51,63 +48,18 @@ CASES = {
     "beauty": Case(
         "beauty",
         "amazon_beauty",
-        {},
-        {
-            "WEARec, best test row": (0.0614, 0.1041),
-            "BSARec": (0.0611, 0.1008),
-            "EnsRec": (0.0565, 0.0980),
-            "eSASRec": (0.0523, 0.0928),
-            "HSTU": (0.0439, 0.0788),
-            "TIGER": (0.0384, 0.0648),
-        },
         # also_bought and also_viewed may hold purchases after the test events
         extra={"with also_bought and the like": Variant({"data.relations": []})},
     ),
-    "beauty by time": Case(
-        "beauty",
-        "amazon_beauty",
-        BY_TIME | {"data.drop_repeats": True},
-        {"SASRec+": (0.0240, 0.0298), "GRU4Rec": (0.0090, 0.0)},
-    ),
-    "ml-100k": Case(
-        "ml100k",
-        "ml-100k",
-        {"data.min_item_events": 5},
-        peer_history=200,
-    ),
-    "ml-1m": Case(
-        "ml1m",
-        "ml-1m",
-        {},
-        {"LRURec": (0.1930, 0.3264)},
-        peer_history=200,
-    ),
+    "beauty by time": Case("beauty", "amazon_beauty", BY_TIME | {"data.drop_repeats": True}),
+    "ml-100k": Case("ml100k", "ml-100k", {"data.min_item_events": 5}, peer_history=200),
+    "ml-1m": Case("ml1m", "ml-1m", peer_history=200),
     # a quarter of the test items differ from those in item order
-    "ml-1m in file order": Case(
-        "ml1m",
-        "ml-1m",
-        {"data.ties": "file"},
-        {
-            "WEARec, best test row": (0.1904, 0.3334),
-            "FuXi-alpha": (0.1813, 0.3164),
-            "eSASRec": (0.1772, 0.3133),
-            "HSTU": (0.1719, 0.3037),
-        },
-        peer_history=200,
-    ),
-    "ml-1m by time": Case(
-        "ml1m",
-        "ml-1m",
-        BY_TIME,  # no user rates a film twice
-        {"SASRec+": (0.0948, 0.1083), "GRU4Rec": (0.0830, 0.0988)},
-        peer_history=200,
-    ),
+    "ml-1m in file order": Case("ml1m", "ml-1m", {"data.ties": "file"}, peer_history=200),
+    # no user rates a film twice
+    "ml-1m by time": Case("ml1m", "ml-1m", BY_TIME, peer_history=200),
     "ml-1m by time in file order": Case(
-        "ml1m",
-        "ml-1m",
-        BY_TIME | {"data.ties": "file"},
-        {"SASRec+": (0.0948, 0.1083), "GRU4Rec": (0.0830, 0.0988)},
-        peer_history=200,
+        "ml1m", "ml-1m", BY_TIME | {"data.ties": "file"}, peer_history=200
     ),
     "scientific": Case(
         "shopping",

@@ -37,6 +37,7 @@ from rows import (
     commit,
     find_row,
     mean_of,
+    read_rows,
     run_key,
     scores,
     short,
@@ -54,6 +55,7 @@ from jaxrec.training.loop import fit
 from jaxrec.training.refit import refit
 
 RESULTS = BENCHMARKS / "results" / "quality.jsonl"
+PUBLISHED = BENCHMARKS / "results" / "published.jsonl"  # figures of others, with their sources
 RUNS = Path("runs") / "quality"
 SETS = ("selected", "validation", "test", "test_every")  # of queries, in metrics.json
 
@@ -230,9 +232,11 @@ def quality_table(case: str, rows: list[dict]) -> Table:
             f"{np.mean([row['minutes'] for row in seeds]):.1f}",
             str(len(seeds)),
         )
-    for system, published in CASES[case].published.items():
-        first, second = (short(figure) if figure else "" for figure in published)
-        table.add_row(system, "", *((first, "", second) if by_time else (first, second)))
+    for row in read_rows(PUBLISHED):
+        if row["case"] == case:
+            names = ["ndcg@10", "recall@10", "ndcg@10 of every event"][: len(columns) - 1]
+            cells = [short(row[name]) if name in row else "" for name in names]
+            table.add_row(f"{row['system']} ({row['reads']})", "", *cells)
     return table
 
 
