@@ -1,6 +1,7 @@
-"""How the cost of training grows with users, items, positions, hidden size and edges.
+"""How the cost of training grows with users, items, positions, hidden size, edges and fan-out.
 
     python benchmarks/speed/growth.py [--axes items edges] [--doublings 4] [--repeats 5]
+        [--rows FILE.jsonl]
     python benchmarks/speed/growth.py --large     # 1,000,000 items x 8,192 positions at D = 64
 
 One size is doubled at a time, on random data. Printed, and plotted to `--out`, are the median time
@@ -14,9 +15,11 @@ from jaxrec.runtime import keep_freed_memory
 keep_freed_memory()  # before the imports, because it does not reach threads that run already
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jax
@@ -53,6 +56,7 @@ class Shop:
     items: int = 4096
     edges: int = 4096  # without their reverses
     hidden_size: int = 64
+    fan_out: int = 0  # of a relation; 0: all edges, and the full softmax
     batch_size: int = 32
     sequence_length: int = 64
 
@@ -63,6 +67,7 @@ AXES = {
     "sequence_length": Shop(sequence_length=32, batch_size=16, users=256, events=1024),
     "hidden_size": Shop(hidden_size=32, edges=0),
     "edges": Shop(edges=2**15),
+    "fan_out": Shop(edges=2**17, fan_out=2),
 }
 """Sizes before the first doubling. No exponent should exceed 1; that of hidden_size may be 2."""
 
@@ -74,6 +79,7 @@ def main() -> None:
     parser.add_argument("--doublings", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("growth.png"))
+    parser.add_argument("--rows", type=Path, help="a file that a row of every axis is added to")
     parser.add_argument("--large", action="store_true")
     options = parser.parse_args()
     if options.large:
@@ -81,6 +87,23 @@ def main() -> None:
         return
     measured = {axis: measure(axis, options) for axis in options.axes}
     plot(measured, options.out)
+    if options.rows:
+        with options.rows.open("a") as file:
+            file.writelines(json.dumps(row_of(*axis)) + "\n" for axis in measured.items())
+
+
+def row_of(axis: str, points: list[tuple[int, float, float]]) -> dict:
+    """Sizes, seconds and bytes of an axis, and the exponents of both costs."""
+    sizes, seconds, temporary = zip(*points, strict=True)
+    return {
+        "axis": axis,
+        "sizes": sizes,
+        "seconds": [round(value, 5) for value in seconds],
+        "temporary": temporary,
+        "time_exponent": round(exponent(points, 1), 3),
+        "memory_exponent": round(exponent(points, 2), 3),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def measure(axis: str, options: argparse.Namespace) -> list[tuple[int, float, float]]:
@@ -113,6 +136,8 @@ def build(shop: Shop) -> TrainContext:
         "train.batch_size": shop.batch_size,
         "train.sequence_length": shop.sequence_length,
     }
+    if shop.fan_out:
+        options |= {"train.loss": "sampled_softmax", "train.fan_out": shop.fan_out}
     config = parse(layers=[options])
     return make_context(config, prepare(config, random_tables(shop)))
 

@@ -124,14 +124,11 @@ def random_tables(items: int) -> Tables:
     popular = np.floor(items ** random.random(items)).astype(np.int64) - 1
     drawn = random.permutation(np.concatenate([np.arange(items), popular]))
     drawn = drawn[: len(drawn) // EVENTS * EVENTS]
+    places = np.arange(len(drawn))
     events = pl.DataFrame(
-        {
-            "user_id": (np.arange(len(drawn)) // EVENTS).astype(str),
-            "item_id": drawn.astype(str),
-            "timestamp": np.arange(len(drawn)) % EVENTS,
-        }
-    )
-    table = pl.DataFrame({"item_id": np.arange(items).astype(str)})
+        {"user_id": places // EVENTS, "item_id": drawn, "timestamp": places % EVENTS}
+    ).cast({"user_id": pl.String, "item_id": pl.String})
+    table = pl.DataFrame({"item_id": np.arange(items)}).cast(pl.String)
     return validate_tables(events, table, None, time="order")
 
 
