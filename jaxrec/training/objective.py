@@ -126,11 +126,11 @@ def _drawn_items(arrays: TrainArrays, batch: Batch, key: Array) -> StepItems | N
         links = arrays.link_sampler.sample(link_key)
         graph = arrays.link_sampler.visible(graph, links.hidden)
     around, all_items = arrays.neighbourhoods, sampler.takes_all or sampler.encodes_all
-    if all_items or around is None:
+    if all_items or around is None or arrays.edge_sampler is None:
         return step_items(sample, ids, links, all_items=all_items)
     items = needed_items(sample, links, len(ids))
     entities = needed_entities(around.entities, links, len(ids), around.num_nodes)
-    part = around.sample(graph, items, entities, edge_key)
+    part = around.sample(graph, arrays.edge_sampler, items, entities, edge_key)
     return step_items(sample, ids, links, part, all_items=False)
 
 

@@ -29,6 +29,7 @@ from jaxrec.training.item_sampling import (
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.objective import StepInputs, draw_items, finetuned_rows, objective
 from jaxrec.training.samplers import predicted_entities
+from jaxrec.training.state import make_context
 from jaxrec.training.tasks.link_prediction import LinkPrediction
 from jaxrec.training.tasks.masked_item import MaskedItem
 
@@ -155,11 +156,22 @@ def test_encoding_neighbourhoods_of_all_edges_equals_encoding_all(short_batch, l
         hops=reach(options),
         start=Counts(7, len(entities)),
     )
-    known = replace(arrays, neighbourhoods=around)
+    known = replace(arrays, edge_sampler=edges, neighbourhoods=around)
     part = losses(model, known, short_batch, make_sampler())
     assert_equal(part, losses(model, known, short_batch, make_sampler(encodes_all=True)))
     items = draw(replace(known, item_sampler=make_sampler()), short_batch, KEY)
     assert {*np.asarray(items.encoded)} >= {1, 2, 3, 4, 5}  # all items of two brands
+
+
+def test_no_array_is_passed_to_a_step_twice(tables):
+    """An array in two places would take the memory of a device twice."""
+    options = {"train.loss": "sampled_softmax", "train.negatives": 4, "train.fan_out": 2}
+    recipe = config(**options, **{"train.batch_size": 2})
+    arrays = make_context(recipe, prepare(recipe, tables)).arrays
+    assert arrays.neighbourhoods is not None
+    kept = [np.asarray(leaf) for leaf in jax.tree.leaves(arrays) if leaf.size > 256]
+    contents = [leaf.tobytes() for leaf in kept if np.ptp(leaf)]
+    assert len(contents) == len(set(contents))
 
 
 def test_a_sample_holds_the_batch_and_what_is_drawn(short_batch):

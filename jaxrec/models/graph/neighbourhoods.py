@@ -43,7 +43,6 @@ class NeighbourhoodSampler:
     depends on the number of nodes and on the fan-out, not on the size of the graph.
     """
 
-    edges: EdgeSampler
     entities: Int[Array, " m"]  # that are encoded in every step, because tasks predict them
     first: Int[Array, " firsts"]  # the first of the edges to draw of every node, and their number
     num_items: int = field(metadata=STATIC)
@@ -54,15 +53,20 @@ class NeighbourhoodSampler:
     def sample(
         self,
         graph: jraph.GraphsTuple,
+        edge_sampler: EdgeSampler,
         items: Int[Array, " n"],
         entities: Int[Array, " m"],
         key: Array,
     ) -> Neighbourhood:
-        """The neighbourhood of nodes, which are distinct and ascending, up to the unused ones."""
+        """The neighbourhood of nodes, which are distinct and ascending, up to the unused ones.
+
+        Args:
+            edge_sampler: of the edges of the whole graph, that of `neighbourhood_sampler`.
+        """
         last_item, last_entity = self.num_items - 1, self.num_nodes - 1
         for size in self.sizes:
             receivers = jnp.concatenate([items, entities])
-            drawn, weights = self.draw(receivers, key)
+            drawn, weights = self.draw(edge_sampler, receivers, key)
             senders, is_drawn = graph.senders[drawn].reshape(-1), weights.reshape(-1) > 0
             is_item = senders < self.num_items
             new_items = jnp.where(is_drawn & is_item, senders, last_item)
@@ -91,7 +95,7 @@ class NeighbourhoodSampler:
         return len(self.first) - 1
 
     def draw(
-        self, nodes: Int[Array, " n"], key: Array
+        self, sampler: EdgeSampler, nodes: Int[Array, " n"], key: Array
     ) -> tuple[Int[Array, "n width"], Float[Array, "n width"]]:
         """Numbers of edges to some nodes, and their weights: 0 where a node has fewer edges.
 
@@ -100,15 +104,15 @@ class NeighbourhoodSampler:
         begin, end = self.first[nodes][:, None], self.first[nodes + 1][:, None]
         places = begin + jnp.arange(self.width)[None]
         is_edge = places < end
-        places = jnp.minimum(places, len(self.edges.groups) - 1)
-        groups = self.edges.groups[places]
-        sizes = self.edges.sizes[groups]
+        places = jnp.minimum(places, len(sampler.groups) - 1)
+        groups = sampler.groups[places]
+        sizes = sampler.sizes[groups]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, groups.reshape(-1))
         words = jax.vmap(lambda own: jax.random.bits(own, (), jnp.uint32))(keys)
         shifts = (words.reshape(groups.shape) % sizes.astype(jnp.uint32)).astype(jnp.int32)
-        drawn = (shifts + self.edges.ranks[places]) % sizes
-        edges = self.edges.edges[self.edges.starts[groups] + drawn]
-        return edges, jnp.where(is_edge, self.edges.weights[places], 0)
+        drawn = (shifts + sampler.ranks[places]) % sizes
+        edges = sampler.edges[sampler.starts[groups] + drawn]
+        return edges, jnp.where(is_edge, sampler.weights[places], 0)
 
     def places(
         self, items: Int[Array, " M"], entities: Int[Array, " n"], nodes: Int[Array, "*shape"]
@@ -159,7 +163,6 @@ def neighbourhood_sampler(
     limits = Counts(num_items, num_nodes - num_items)
     sizes = sizes_by_hop(start, (partial(most_of, 0), partial(most_of, 1)), limits, hops)
     return NeighbourhoodSampler(
-        edges=edges,
         entities=jnp.asarray(entities, jnp.int32),
         first=jnp.asarray(np.concatenate([[0], np.cumsum(total)]), jnp.int32),
         num_items=num_items,

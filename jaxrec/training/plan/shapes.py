@@ -242,7 +242,6 @@ def neighbourhood_zeros(
     limits = Counts(sizes.num_items, num_entities)
     hops = sizes_by_hop(start, (most, most), limits, reach(config.model))
     return NeighbourhoodSampler(
-        edges=edges,
         entities=whole(count),
         first=whole(sizes.num_nodes + 1),
         num_items=sizes.num_items,

@@ -15,10 +15,11 @@ ITEMS = 3  # nodes 0 to 2; node 5 has no edges, and node 6 has the padding edges
 KEY = jax.random.key(0)
 
 
-def make_sampler(graph, fan_out, hops, start):
-    return neighbourhood_sampler(
+def make_samplers(graph, fan_out, hops, start):
+    edges = edge_sampler(graph, fan_out, seed=0)
+    return edges, neighbourhood_sampler(
         graph,
-        edge_sampler(graph, fan_out, seed=0),
+        edges,
         entities=np.zeros(0, int),
         num_items=ITEMS,
         num_nodes=NODES,
@@ -32,9 +33,9 @@ def make_sampler(graph, fan_out, hops, start):
 def test_with_all_edges_the_vectors_are_those_of_the_whole_graph(name):
     encoder, graph, nodes = make_graph_encoder(name), make_graph(EDGES, 4), jnp.asarray(features())
     whole = encoder(nodes, graph)
-    sampler = make_sampler(graph, 9, 4, Counts(1, 1))
+    edges, sampler = make_samplers(graph, 9, 4, Counts(1, 1))
     for item, entity in ((1, 3), (0, 5), (1, 4)):
-        part = sampler.sample(graph, jnp.array([item]), jnp.array([entity]), KEY)
+        part = sampler.sample(graph, edges, jnp.array([item]), jnp.array([entity]), KEY)
         local = encoder(nodes[jnp.concatenate([part.items, part.entities])], part.graph)
         wanted = jnp.array([item, entity])
         places = sampler.places(part.items, part.entities, wanted)
@@ -46,9 +47,8 @@ def test_only_nodes_within_reach_are_encoded():
     """Item 2 has no incoming edges; entity 4 reads the items 0 and 1, and 0 reads entity 3."""
     graph = make_graph(EDGES, 4)
     for hops, items in ((1, [0, 1]), (2, [0, 1])):
-        part = make_sampler(graph, 9, hops, Counts(1, 1)).sample(
-            graph, jnp.array([1]), jnp.array([4]), KEY
-        )
+        edges, sampler = make_samplers(graph, 9, hops, Counts(1, 1))
+        part = sampler.sample(graph, edges, jnp.array([1]), jnp.array([4]), KEY)
         assert sorted({*np.asarray(part.items)} - {ITEMS - 1}) == items
         assert {3, 4} <= {*np.asarray(part.entities)} <= {3, 4, 6}
 
@@ -56,18 +56,18 @@ def test_only_nodes_within_reach_are_encoded():
 def test_weights_make_up_for_edges_that_are_not_drawn():
     """A node gets the same edges beside any others, and hidden edges stay hidden."""
     graph = make_graph([*EDGES, *[(s, 0, 5) for s in (0, 1, 2, 3, 4)]], 4)
-    sampler = make_sampler(graph, 2, 1, Counts(1, 2))
+    of_edges, sampler = make_samplers(graph, 2, 1, Counts(1, 2))
     drawn = set()
     for number in range(20):
         key = jax.random.key(number)
-        edges, weights = sampler.draw(jnp.array([5, 2]), key)
+        edges, weights = sampler.draw(of_edges, jnp.array([5, 2]), key)
         np.testing.assert_allclose(weights.sum(1), [5, 0])
-        again, _ = sampler.draw(jnp.array([0, 1, 5]), key)
+        again, _ = sampler.draw(of_edges, jnp.array([0, 1, 5]), key)
         np.testing.assert_array_equal(again[2], edges[0])
         drawn |= {*np.asarray(edges[0][weights[0] > 0])}
     assert len(drawn) == 5
     hidden = graph._replace(edges=WeightedEdges(graph.edges, jnp.zeros(len(graph.edges))))
-    part = sampler.sample(hidden, jnp.array([0]), jnp.array([4, 5]), KEY)
+    part = sampler.sample(hidden, of_edges, jnp.array([0]), jnp.array([4, 5]), KEY)
     assert not part.graph.edges.weights.any()
 
 
