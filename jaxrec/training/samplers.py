@@ -49,14 +49,15 @@ def build_samplers(
         candidates: items that can be predicted.
     """
     train, num_items = config.train, len(candidates)
-    edges = edge_sampler(arrays.graph, train.fan_out, train.seed) if train.fan_out else None
+    samples_edges = train.fan_out and reads_graph(config)
+    edges = edge_sampler(arrays.graph, train.fan_out, train.seed) if samples_edges else None
     has_links = train.link_weight and len(graph.heads)
     links = link_sampler(graph, arrays.graph, train.seed) if has_links else None
     items = around = None
     if train.loss == "sampled_softmax":
         assert isinstance(packing, Packing)  # a private training has the full softmax
         items = item_sampler(train, packing, candidates, encodes_all=encodes_all(config))
-    if items is not None and edges is not None and reads_graph(config):
+    if items is not None and edges is not None:
         entities = predicted_entities(tasks)
         around = neighbourhood_sampler(
             arrays.graph,
@@ -82,7 +83,7 @@ def predicted_entities(tasks: Sequence[Task]) -> Int[np.ndarray, " entities"]:
 
 
 def reads_graph(config: Config) -> bool:
-    """Whether an expert reads the graph around the items."""
+    """Whether an expert reads the edges of the graph; the prediction of links reads them apart."""
     return "graph" in config.model.sources
 
 

@@ -51,10 +51,11 @@ from jaxrec.training.batches import make_packing
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.privacy.budget import Budget, make_budget
 from jaxrec.training.privacy.sampling import UserSampling
-from jaxrec.training.samplers import build_samplers, sampling_notes
+from jaxrec.training.samplers import build_samplers, reads_graph, sampling_notes
 from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.training.tasks.build import build_tasks
+from jaxrec.types import Catalog
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,8 @@ def train_arrays(
     entities = entity_rows(catalog.graph, catalog.graph) if graphs else None
     least = config.model.min_events_for_id
     ids = id_rows(dataset.with_own_id(least), least)
-    arrays = catalog_arrays(catalog, text.vectors, ids, entities, columns)
+    read = catalog if reads_graph(config) else without_edges(catalog)
+    arrays = catalog_arrays(read, text.vectors, ids, entities, columns)
     arrays = replace(arrays, nodes=replace(arrays.nodes, own_ids=not least))
     candidates = np.pad(trained, (0, padding))
     tasks = build_tasks(config.train, catalog.graph, graphs)
@@ -352,6 +354,14 @@ def train_arrays(
         repeats=not masked.all(),
         **build_samplers(config, catalog.graph, arrays, candidates, packing, tasks),
     )
+
+
+def without_edges(catalog: Catalog) -> Catalog:
+    """A catalogue whose graph has no edges, which every device would hold."""
+    graph = catalog.graph
+    heads, relations, tails = graph.heads[:0], graph.edge_relations[:0], graph.tails[:0]
+    graph = replace(graph, heads=heads, edge_relations=relations, tails=tails)
+    return replace(catalog, graph=graph)
 
 
 def initial_state(context: StepContext) -> TrainState:

@@ -174,6 +174,17 @@ def test_no_array_is_passed_to_a_step_twice(tables):
     assert len(contents) == len(set(contents))
 
 
+@pytest.mark.parametrize("links", [0.0, 0.5])
+def test_edges_that_no_expert_reads_are_on_no_device(tables, links):
+    options = {"train.fan_out": 2, "train.link_weight": links}
+    recipe = config(**{"model.experts": ["id"]}, **options)
+    dataset = prepare(recipe, tables)
+    arrays = make_context(recipe, dataset).arrays
+    assert arrays.edge_sampler is None
+    padding = dataset.catalog.graph.num_nodes - 1
+    assert (arrays.catalog.graph.senders == padding).all()
+
+
 def test_a_sample_holds_the_batch_and_what_is_drawn(short_batch):
     valid = make_arrays().candidates
     drawn = set()

@@ -121,7 +121,7 @@ def train_zeros(config: Config, plan: PlanConfig) -> TrainArrays:
     sizes, train = plan_sizes(config, plan), config.train
     masked = masked_event_types(config.evaluation.mask, plan.event_types)
     return TrainArrays(
-        catalog=catalog_zeros(sizes, plan.edges),
+        catalog=catalog_zeros(sizes, messages_of(config, plan)),
         candidates=jnp.zeros(sizes.num_items, bool),
         tasks=weighted_tasks(train, entity_tasks(config, plan), has_edges=plan.edges > 0),
         masked_event_types=jnp.asarray(masked),
@@ -134,20 +134,26 @@ def train_zeros(config: Config, plan: PlanConfig) -> TrainArrays:
 def sampler_zeros(config: Config, plan: PlanConfig, sizes: Sizes) -> Samplers:
     """The largest samplers of `build_samplers`."""
     train = config.train
-    edges = edge_sampler_zeros(sizes, plan.edges, train.fan_out) if train.fan_out else None
-    links = link_sampler_zeros(plan) if train.link_weight and plan.edges else None
+    messages, edges = messages_of(config, plan), None
+    if train.fan_out and reads_graph(config):
+        edges = edge_sampler_zeros(sizes, messages, train.fan_out)
+    links = link_sampler_zeros(plan, messages) if train.link_weight and plan.edges else None
     items = item_sampler_zeros(config, sizes) if train.loss == "sampled_softmax" else None
     around = None
-    if items is not None and edges is not None and reads_graph(config):
+    if items is not None and edges is not None:
         around = neighbourhood_zeros(config, plan, sizes, items, edges, links)
     return Samplers(
         edge_sampler=edges, link_sampler=links, item_sampler=items, neighbourhoods=around
     )
 
 
-def catalog_zeros(sizes: Sizes, edges: int) -> CatalogArrays:
+def messages_of(config: Config, plan: PlanConfig) -> int:
+    """The messages of the graph, padded; without an expert that reads it, only padding."""
+    return padded_size(2 * plan.edges + 1 if reads_graph(config) else 1)
+
+
+def catalog_zeros(sizes: Sizes, messages: int) -> CatalogArrays:
     """A catalogue of zeros; see `catalog_arrays`."""
-    messages = padded_size(2 * edges + 1)
     vectors = {name: jnp.zeros((sizes.num_items, width)) for name, width in sizes.vectors}
     bins = {name: whole(sizes.num_items) for name in sizes.numbers}
     return CatalogArrays(
@@ -189,9 +195,8 @@ def entity_tasks(config: Config, plan: PlanConfig) -> list[NextEntity]:
     ]
 
 
-def edge_sampler_zeros(sizes: Sizes, edges: int, fan_out: int) -> EdgeSampler:
+def edge_sampler_zeros(sizes: Sizes, messages: int, fan_out: int) -> EdgeSampler:
     """The largest sampler: every node has edges of every relation, as far as there are edges."""
-    messages = padded_size(2 * edges + 1)
     groups = min(messages, sizes.num_nodes * both_directions(sizes.num_relations))
     drawn = min(messages, groups * fan_out)
     return EdgeSampler(
@@ -251,7 +256,7 @@ def neighbourhood_zeros(
     )
 
 
-def link_sampler_zeros(plan: PlanConfig) -> LinkSampler:
+def link_sampler_zeros(plan: PlanConfig, messages: int) -> LinkSampler:
     """The largest sampler: no two edges join the same nodes."""
     held_out = min(int(plan.edges * HELD_OUT_SHARE), MAX_HELD_OUT)
     known, counts = plan.edges - held_out, (plan.items, *plan.entities.values())
@@ -262,7 +267,7 @@ def link_sampler_zeros(plan: PlanConfig) -> LinkSampler:
         tails=whole(known),
         pairs=whole(known),
         held_out=jnp.zeros(plan.edges, bool),
-        message_pairs=whole(padded_size(2 * plan.edges + 1)),
+        message_pairs=whole(messages),
         offsets=whole(len(counts)),
         first_candidates=whole(candidates),
         spans=whole(candidates),

@@ -17,7 +17,14 @@ def layout(tree):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"train.link_weight": 0.5}, {"evaluation.mask": ["none"]}], ids=str
+    "options",
+    [
+        {},
+        {"train.link_weight": 0.5},
+        {"evaluation.mask": ["none"]},
+        {"model.experts": ["id"], "train.link_weight": 0.5, "train.fan_out": 2},
+    ],
+    ids=str,
 )
 def test_counts_alone_give_the_arrays_of_training(tables, options):
     recipe = config(**options)
