@@ -5,6 +5,8 @@ files and the console. With a single process, every function here does nothing.
 """
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -21,6 +23,7 @@ from jaxrec.errors import ConfigError, InputError, RunError
 
 HEARTBEAT_TIMEOUT = 60  # seconds without a sign of life after which a process counts as dead
 SHUTDOWN_TIMEOUT = 30  # seconds that a process which ends waits for the others
+FAILURE_TIMEOUT = 3  # seconds that a process which has failed waits for others that have failed too
 T = TypeVar("T")
 
 
@@ -60,6 +63,22 @@ def join(
             f"the other processes cannot be reached ({error}); see that all of them start, with "
             "the same coordinator and number of processes"
         ) from error
+
+
+def leave(code: int) -> None:
+    """End this process, which has failed and said why, if it is one of several.
+
+    The others may still compute. At the exit of Python, JAX would wait for them and then abort.
+    They end when they miss this process.
+    """
+    if not jax.distributed.is_initialized():
+        return
+    farewell = Thread(target=jax.distributed.shutdown, daemon=True)
+    farewell.start()
+    farewell.join(FAILURE_TIMEOUT)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_first() -> bool:

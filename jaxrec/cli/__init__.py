@@ -109,7 +109,10 @@ def _process() -> Iterator[None]:
                 yield
         except (InputError, OSError, MemoryError) as error:
             sys.stderr.write(f"error: {_message(error)}\n")
-            sys.exit(1 if isinstance(error, Diverged) else 2)
+            code = 1 if isinstance(error, Diverged) else 2
+            if processes := sys.modules.get("jaxrec.processes"):  # slow to import
+                processes.leave(code)
+            sys.exit(code)
         except Refused as refusal:
             sys.stderr.write(f"refused: {refusal}\n")
             sys.exit(WARNED)

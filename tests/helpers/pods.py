@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,9 +38,17 @@ def new_run(data: Path, run: Path, **options) -> list[str]:
 
 @contextmanager
 def started(
-    arguments: list[str], logs: Path, count: int = 2, devices: int = 2
+    arguments: list[str],
+    logs: Path,
+    count: int = 2,
+    devices: int = 2,
+    last: Sequence[str] = (),
 ) -> Iterator[list[subprocess.Popen]]:
-    """The processes of a training, which write their output to `logs`."""
+    """The processes of a training, which write their output to `logs`.
+
+    Args:
+        last: more arguments of the last process.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
@@ -52,9 +60,10 @@ def started(
         place = ["--coordinator", coordinator, "--processes", str(count), "--process", str(number)]
         with (logs / f"{number}.txt").open("w") as output:
             command = [sys.executable, "-m", "jaxrec", "train", *arguments]
+            own = last if number == count - 1 else ()
             processes.append(
                 subprocess.Popen(
-                    [*command, *(place if count > 1 else [])],
+                    [*command, *own, *(place if count > 1 else [])],
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=environment,

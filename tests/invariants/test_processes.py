@@ -125,3 +125,13 @@ def test_every_process_refuses_what_the_first_refuses(pair, data, tmp_path):
         assert pods.exit_codes(processes) == [2, 2]
     for path in (tmp_path / "logs").iterdir():
         assert "exists; continue it with --resume" in path.read_text()
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_it_with_its_message(data, tmp_path):
+    """The others do not hold it up, and end when they miss it."""
+    arguments, logs = pods.new_run(data, tmp_path / "run"), tmp_path / "logs"
+    with pods.started(arguments, logs, last=["--report.group_by", "lost"]) as processes:
+        codes = pods.exit_codes(processes)
+    assert codes[1] == 2 and codes[0] not in (0, None)
+    assert (logs / "1.txt").read_text().splitlines()[-1].startswith("error: ")
