@@ -55,7 +55,7 @@ def inputs_of(context: TrainContext) -> Inputs:
     dataset, config = context.dataset, context.config
     split = dataset.split
     arrays = jax.tree.map(np.asarray, context.arrays)
-    nodes = replace(arrays.catalog.nodes, text=arrays.catalog.nodes.text.astype(np.float16))
+    nodes = replace(arrays.catalog.nodes, text=context.padded_text.astype(np.float16))
     return Inputs(
         config=config,
         sizes=context.sizes,

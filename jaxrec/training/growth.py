@@ -17,7 +17,7 @@ from jaxrec.data.carry_over import old_rows
 from jaxrec.errors import RunError
 from jaxrec.models.items.encoder import ENTITY_TABLE
 from jaxrec.models.items.id import ITEM_TABLE
-from jaxrec.training.state import TrainContext, TrainState, new_state, state_layout
+from jaxrec.training.state import TrainContext, TrainState, begin, new_state
 from jaxrec.types import KnowledgeGraph
 
 Leaf = Array | jax.ShapeDtypeStruct
@@ -90,8 +90,7 @@ def grown_state(
         params = _grown(fresh.params, old_params, rows, starts=True)
         return TrainState(fresh.step, params, opt_state, fresh.text)
 
-    begin = jax.jit(build, out_shardings=state_layout(context)[1])
-    return begin(context.arrays.catalog.nodes.text, (params, opt_state))
+    return begin(context, build, (params, opt_state))
 
 
 def moved_params(layout: nnx.State, params: nnx.State, rows: dict[str, Rows]) -> nnx.State:

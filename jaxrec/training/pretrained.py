@@ -20,7 +20,7 @@ from jaxrec.inference.text_features import trained_encoder
 from jaxrec.models.items.build import expert_sources, source_order
 from jaxrec.sharding import laid_out, replicated
 from jaxrec.training.growth import Leaf, fits, leaves, moved, row_maps
-from jaxrec.training.state import TrainContext, TrainState, new_state, state_layout
+from jaxrec.training.state import TrainContext, TrainState, begin, new_state, state_layout
 
 EXPERT = re.compile(r"\['experts'\]\[(\d+)\]")
 SOURCE = re.compile(r"\['sources'\]\[(\d+)\]")
@@ -117,7 +117,7 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
     _, shapes = abstract_model(pretrained.config, pretrained.artifacts)
     target = laid_out(shapes, replicated(context.mesh))
     _, saved = run_directory.restore_best(pretrained.directory, params=target)
-    layout, shardings = state_layout(context)
+    layout, _ = state_layout(context)
     layouts = (
         Layout(context.config.model.experts, tuple(context.features.vectors)),
         Layout(pretrained.config.model.experts, tuple(pretrained.artifacts.features.vectors)),
@@ -142,8 +142,7 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
         params = jax.tree_util.tree_map_with_path(take, fresh.params)
         return TrainState(fresh.step, params, fresh.opt_state, fresh.text)
 
-    begin = jax.jit(build, out_shardings=shardings)
-    state = begin(context.arrays.catalog.nodes.text, saved["params"])
+    state = begin(context, build, saved["params"])
     known = int(np.count_nonzero(rows["ids"].same[1:] >= 0))
     return state, (*pretrained.notes, *_report(plan, pretrained, known))
 

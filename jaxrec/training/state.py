@@ -1,9 +1,10 @@
 """What training changes (TrainState) and what stays constant (TrainContext)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +89,12 @@ class TrainContext(StepContext):
     def valid(self) -> Bool[np.ndarray, " I"]:
         """Rows of the item block that are items, not padding."""
         return np.asarray(self.arrays.catalog.valid)
+
+    @property
+    def padded_text(self) -> Float[np.ndarray, "I text"]:
+        """The whitened text vectors of all rows, before any training."""
+        missing = self.sizes.num_items - len(self.text.vectors)
+        return np.pad(self.text.vectors, ((0, missing), (0, 0)))
 
     @cached_property
     def counts(self) -> Float[np.ndarray, " I"]:
@@ -341,7 +348,8 @@ def train_arrays(
     least = config.model.min_events_for_id
     ids = id_rows(dataset.with_own_id(least), least)
     read = catalog if reads_graph(config) else without_edges(catalog)
-    arrays = catalog_arrays(read, text.vectors, ids, entities, columns)
+    # the state has the vectors of the texts, and devices would hold them twice
+    arrays = catalog_arrays(read, text.vectors[:, :0], ids, entities, columns)
     arrays = replace(arrays, nodes=replace(arrays.nodes, own_ids=not least))
     candidates = np.pad(trained, (0, padding))
     tasks = build_tasks(config.train, catalog.graph, graphs)
@@ -364,15 +372,23 @@ def without_edges(catalog: Catalog) -> Catalog:
     return replace(catalog, graph=graph)
 
 
-def initial_state(context: StepContext) -> TrainState:
+def initial_state(context: TrainContext) -> TrainState:
     """The state before the first step, laid out on the mesh."""
-    begin = jax.jit(partial(new_state, context), out_shardings=state_layout(context)[1])
-    return begin(context.arrays.catalog.nodes.text)
+    return begin(context, partial(new_state, context))
+
+
+def begin(context: TrainContext, build: Callable[..., TrainState], *arguments: Any) -> TrainState:
+    """The state that `build(text, *arguments)` makes, laid out on the mesh."""
+    layout = state_layout(context)[1]
+    text = jax.device_put(context.padded_text, layout.text)
+    return jax.jit(build, donate_argnums=0, out_shardings=layout)(text, *arguments)
 
 
 def state_layout(context: StepContext) -> tuple[TrainState, TrainState]:
     """Shapes and shardings of a train state."""
-    shapes = jax.eval_shape(partial(new_state, context), context.arrays.catalog.nodes.text)
+    sizes = context.sizes
+    text = jax.ShapeDtypeStruct((sizes.num_items, sizes.text_width), jnp.float32)
+    shapes = jax.eval_shape(partial(new_state, context), text)
     return shapes, shardings(shapes, context.mesh)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers.objective import CONFIG, KEY, SIZES, make_arrays, make_batch, make_finetuned_text
+from helpers.paths import GOLDEN
 from helpers.shop import make_tables
 from helpers.training import config
 
@@ -29,7 +30,7 @@ from jaxrec.training.item_sampling import (
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.objective import StepInputs, draw_items, finetuned_rows, objective
 from jaxrec.training.samplers import predicted_entities
-from jaxrec.training.state import make_context
+from jaxrec.training.state import initial_state, make_context
 from jaxrec.training.tasks.link_prediction import LinkPrediction
 from jaxrec.training.tasks.masked_item import MaskedItem
 
@@ -164,12 +165,14 @@ def test_encoding_neighbourhoods_of_all_edges_equals_encoding_all(short_batch, l
 
 
 def test_no_array_is_passed_to_a_step_twice(tables):
-    """An array in two places would take the memory of a device twice."""
+    """An array in two places, such as the texts, would take the memory of a device twice."""
     options = {"train.loss": "sampled_softmax", "train.negatives": 4, "train.fan_out": 2}
-    recipe = config(**options, **{"train.batch_size": 2})
-    arrays = make_context(recipe, prepare(recipe, tables)).arrays
-    assert arrays.neighbourhoods is not None
-    kept = [np.asarray(leaf) for leaf in jax.tree.leaves(arrays) if leaf.size > 256]
+    text = {"model.experts": ["id+graph", "text"], "text.pretrained": str(GOLDEN / "tiny_bert")}
+    recipe = config(**options, **text, **{"train.batch_size": 2})
+    context = make_context(recipe, prepare(recipe, tables))
+    assert context.arrays.neighbourhoods is not None
+    everything = (initial_state(context).text, context.arrays)
+    kept = [np.asarray(leaf) for leaf in jax.tree.leaves(everything) if leaf.size > 256]
     contents = [leaf.tobytes() for leaf in kept if np.ptp(leaf)]
     assert len(contents) == len(set(contents))
 

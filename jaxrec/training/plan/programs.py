@@ -1,7 +1,7 @@
 """The programs of training and scoring, lowered for a mesh from shapes alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -59,7 +59,7 @@ def train_step(context: StepContext) -> Program:
             "items and graph": (state.text, arrays),
             "batch": batch,
         },
-        unused=arrays.catalog.nodes.text,  # the state has its own
+        unused=(),
         rows=train.batch_size * train.sequence_length,
     )
 
@@ -69,8 +69,9 @@ def catalogue_encoding(context: StepContext) -> Program:
     state = laid_out(*state_layout(context))
     arrays = laid_out(context.arrays, shardings(context.arrays, context.mesh))
     model = Model(context.definition, state.params)
+    catalog = replace(arrays.catalog, nodes=replace(arrays.catalog.nodes, text=state.text))
     with on_mesh(context.mesh):
-        lowered = jax.jit(encode_catalog, keep_unused=True).lower(model, arrays.catalog)
+        lowered = jax.jit(encode_catalog, keep_unused=True).lower(model, catalog)
     return Program(
         "encode items",
         lowered,
@@ -80,7 +81,7 @@ def catalogue_encoding(context: StepContext) -> Program:
             "items and graph": (state.text, arrays),
         },
         unused=(
-            (state.opt_state, state.text, arrays.tasks),
+            (state.opt_state, arrays.tasks),
             (arrays.edge_sampler, arrays.link_sampler),
         ),
     )
@@ -98,7 +99,10 @@ def scoring(context: StepContext, plan: PlanConfig, k: int) -> Program:
     rows = block_rows(min(max(plan.users, 1), BLOCK), sizes.num_items, mesh, None)
     events = min(REPEAT_EVENTS, -(-plan.events // max(plan.users, 1)))
     states = laid_out(jax.eval_shape(lambda m: initial_states(m, rows), model), whole)
-    catalogue = jax.eval_shape(encode_catalog, model, context.arrays.catalog)
+    text = state_layout(context)[0].text
+    nodes = replace(context.arrays.catalog.nodes, text=text)
+    arrays = replace(context.arrays.catalog, nodes=nodes)
+    catalogue = jax.eval_shape(encode_catalog, model, arrays)
     width = catalogue.shape[1]
 
     numbers = np.zeros(power_of_two(rows * events, MIN_PAIRS), np.int32)
@@ -112,7 +116,7 @@ def scoring(context: StepContext, plan: PlanConfig, k: int) -> Program:
         queries = jnp.pad(queries, ((0, 0), (0, 1)), constant_values=1)  # meets the bias
         return rank(queries, table, valid, BlockInputs(pairs))
 
-    held = (laid_out(catalogue, whole), laid_out(context.arrays.catalog.nodes.text, whole))
+    held = laid_out((catalogue, text), whole)
     return Program(
         "score users",
         jax.jit(score, keep_unused=True).lower(model, states, table, valid, pairs),

@@ -160,7 +160,7 @@ def catalog_zeros(sizes: Sizes, messages: int) -> CatalogArrays:
         nodes=Nodes(
             items=whole(sizes.num_items),
             entities=whole(sizes.num_nodes - sizes.num_items),
-            text=jnp.zeros((sizes.num_items, sizes.text_width)),
+            text=jnp.zeros((sizes.num_items, 0)),  # the state has them
             features=vectors | bins,
             own_ids=True,
         ),
