@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from math import gcd
 from typing import Any
 
 import jax
@@ -136,26 +137,45 @@ def check_batch(batch_size: int, devices: int, parts: int = 1) -> None:
         )
 
 
-def process_mesh() -> Mesh:
-    """A mesh of this process's devices, all along `users`."""
-    devices = np.array(jax.local_devices())[:, None]
-    return Mesh(devices, (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2)
+def process_mesh(mesh: Mesh) -> Mesh:
+    """A mesh of this process's devices, as many along `items` as `mesh` has and divide them.
+
+    So the rows of tables that no single device has room for stay divided.
+    """
+    return _mesh_of(_by_process(mesh)[jax.process_index()])
 
 
 def process_copy(tree, mesh: Mesh):
     """A tree of arrays on a mesh of many processes, as arrays that this process holds alone.
 
-    All processes must call it at the same time.
+    They lie on the `process_mesh` as `shardings` says. All processes must call it at the same time.
     """
-    place = replicated(process_mesh())
+    devices = _by_process(mesh)
+    everywhere = _mesh_of(devices.reshape(-1, devices.shape[-1]))
+    leaves, structure = jax.tree.flatten(tree)
+    layout, own = (
+        tuple(jax.tree.leaves(shardings(tree, part))) for part in (everywhere, process_mesh(mesh))
+    )
+    if [*everywhere.devices.flat] == [*mesh.devices.flat]:
+        leaves = _identity(layout)(leaves)
+    else:  # one program cannot take devices in another order
+        leaves = jax.device_put(leaves, list(layout))
+    shapes = [leaf.shape for leaf in leaves]
+    parts = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
+    return structure.unflatten(map(jax.make_array_from_single_device_arrays, shapes, own, parts))
 
-    def own(array: jax.Array) -> jax.Array:
-        parts = [shard.data for shard in array.addressable_shards]
-        return jax.make_array_from_single_device_arrays(array.shape, place, parts)
 
-    return jax.tree.map(own, _replicate(mesh)(tree))
+def _by_process(mesh: Mesh) -> np.ndarray:
+    """The devices of a mesh as [processes, users, items]."""
+    devices = sorted(mesh.devices.flat, key=lambda device: (device.process_index, device.id))
+    count = len(devices) // jax.process_count()
+    return np.array(devices).reshape(jax.process_count(), -1, gcd(mesh.shape[ITEMS], count))
+
+
+def _mesh_of(devices: np.ndarray) -> Mesh:
+    return Mesh(devices, (USERS, ITEMS), axis_types=(AxisType.Auto,) * 2)
 
 
 @cache
-def _replicate(mesh: Mesh) -> Callable[..., Any]:
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+def _identity(layout: tuple[NamedSharding, ...]) -> Callable[..., Any]:
+    return jax.jit(lambda leaves: leaves, out_shardings=list(layout))

@@ -1,7 +1,18 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxrec.errors import ConfigError
-from jaxrec.sharding import ITEMS, USERS, host_rows, make_mesh
+from jaxrec.sharding import (
+    ITEMS,
+    USERS,
+    host_rows,
+    make_mesh,
+    process_copy,
+    process_mesh,
+    replicated,
+)
 
 
 def test_a_mesh_divides_the_devices_between_users_and_items():
@@ -22,3 +33,14 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
         host_rows(6, make_mesh())
     with pytest.raises(ConfigError, match=r"train\.accumulate=3 each, .* a multiple of 12"):
         host_rows(16, make_mesh(), 3)
+
+
+@pytest.mark.parametrize("item_shards", [1, 2, 4])
+def test_a_process_keeps_rows_of_tables_on_the_devices_that_divide_them(item_shards):
+    mesh = make_mesh(item_shards)
+    tree = {"item_table": jnp.arange(8.0).reshape(8, 1), "other": jnp.arange(8)}
+    copy = process_copy(jax.device_put(tree, replicated(mesh)), mesh)
+    assert copy["item_table"].sharding.mesh == process_mesh(mesh)
+    assert {part.data.size for part in copy["item_table"].addressable_shards} == {8 // item_shards}
+    assert {part.data.size for part in copy["other"].addressable_shards} == {8}
+    jax.tree.map(np.testing.assert_array_equal, copy, tree)

@@ -152,7 +152,7 @@ class TrainContext(StepContext):
         """The same context on this process's devices alone; see `process_local`."""
         arrays = process_copy(self.arrays, self.mesh)
         shops = {name: shop.on_process for name, shop in self.shops.items()}
-        return replace(self, mesh=process_mesh(), arrays=arrays, shops=shops)
+        return replace(self, mesh=process_mesh(self.mesh), arrays=arrays, shops=shops)
 
 
 def make_context(
