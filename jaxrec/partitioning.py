@@ -4,14 +4,14 @@ Everything here leaves an array as it is outside of `on_mesh`, and on a mesh of 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrec.sharding import ITEMS, USERS
@@ -24,6 +24,14 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
     """Trace a program for a mesh, which the functions of this file then know."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         yield
+
+
+def on_mesh_of(x: Any) -> AbstractContextManager[None]:
+    """`on_mesh` for an array whose rows devices along `items` divide; nothing for any other one."""
+    sharding = getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.is_fully_replicated:
+        return nullcontext()
+    return on_mesh(sharding.mesh)
 
 
 def devices_are_known() -> bool:
@@ -81,6 +89,12 @@ def by_row(x: Shaped[Array, "rows *shape"]) -> Shaped[Array, "rows *shape"]:
     This is for what reads whole vectors of single items.
     """
     return _placed(x, 0)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def cut_rows(x: Shaped[Array, "rows *shape"], begin: int, end: int) -> Shaped[Array, "part *shape"]:
+    """Some consecutive rows, `by_row`."""
+    return by_row(x[begin:end])
 
 
 def by_column(x: Shaped[Array, "rows columns *shape"]) -> Shaped[Array, "rows columns *shape"]:

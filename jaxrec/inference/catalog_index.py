@@ -15,6 +15,7 @@ from jaxrec.errors import InputError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.encoding import CatalogArrays, encode_catalog
 from jaxrec.models.recommender import Model
+from jaxrec.partitioning import cut_rows, on_mesh_of
 from jaxrec.ranking.codes import encode_rows
 from jaxrec.ranking.context import ItemLinks, links_of
 from jaxrec.ranking.item_table import ItemTable
@@ -46,7 +47,8 @@ class CatalogIndex:
         node_type = self.node_type(type_name)
         rows = _rows_of(node_type)
         if self.mapped is None:
-            vectors = self.vectors[rows]
+            with on_mesh_of(self.vectors):
+                vectors = cut_rows(self.vectors, rows.start, rows.stop)
         else:  # a slice made on the device is a copy
             vectors = jax.device_put(np.asarray(self.vectors)[rows], self.vectors.sharding)
         return ItemTable(vectors, node_type.valid, self.bias if type_name == ITEM else None)

@@ -22,6 +22,7 @@ from jaxrec.models.inputs import Events, Nodes
 from jaxrec.models.items.features import Features, padded_rows
 from jaxrec.models.recommender import Model, Recommender
 from jaxrec.models.sequence.encoder import State
+from jaxrec.partitioning import on_mesh_of
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 4  # time steps at a time; 1 where one is left, as for most live events
@@ -209,9 +210,10 @@ class HistoryReader:
         if isinstance(items, np.ndarray):  # rows may change, and their number too
             places = np.arange(valid.size, dtype=np.int32).reshape(valid.shape)
             items, events = items[events.items.ravel()], replace(events, items=places)
-        return update_chunk(
-            self.model, states, items, events, starts, valid, self.target_event_type
-        )
+        with on_mesh_of(items):
+            return update_chunk(
+                self.model, states, items, events, starts, valid, self.target_event_type
+            )
 
 
 def encode_queries(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.decoder_file import read_decoder
@@ -21,7 +22,8 @@ from jaxrec.models.build import build_model
 from jaxrec.models.recommender import Model, ModelDef, split
 from jaxrec.models.text.build import build_text_encoder
 from jaxrec.models.text.finetuned import TextTower
-from jaxrec.sharding import laid_out, make_mesh, refuse_fork, replicated
+from jaxrec.partitioning import BY_ITEM
+from jaxrec.sharding import laid_out, make_mesh, refuse_fork, replicated, shardings
 
 
 def load(
@@ -66,8 +68,11 @@ def load_directory(run: Path, item_shards: int = 1, *, shared: bool = False) -> 
     config, artifacts = run_directory.read_config(run), run_directory.read_artifacts(run)
     definition, shapes = abstract_model(config, artifacts)
     mesh = make_mesh(item_shards)
-    targets = run_directory.vector_targets(config, artifacts.sizes, replicated(mesh))
-    params = laid_out(shapes, replicated(mesh))
+    rows, places = replicated(mesh), replicated(mesh)
+    if item_shards > 1:
+        rows, places = NamedSharding(mesh, BY_ITEM), shardings(shapes, mesh)
+    targets = run_directory.vector_targets(config, artifacts.sizes, rows)
+    params = laid_out(shapes, places)
     mapped = None
     if shared:
         step, saved, mapped = restore_mapped(run, params=params, vectors=targets)

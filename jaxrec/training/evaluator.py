@@ -37,6 +37,7 @@ from jaxrec.evaluation.tuned_baselines import fit_baselines
 from jaxrec.inference.encoding import encode_catalog, encode_queries, link_queries, repeat_bias
 from jaxrec.models.graph.link_sampling import held_out_edges
 from jaxrec.models.recommender import Model
+from jaxrec.partitioning import cut_rows, on_mesh
 from jaxrec.processes import any_of, gathered, is_first, share
 from jaxrec.ranking.adjustments import AdjustmentBlocks, masked_event_types
 from jaxrec.ranking.history_bias import HistoryBias, history_adjustments
@@ -256,7 +257,9 @@ class Evaluator:
     def items(self) -> ItemTable:
         """The items, without a popularity bias."""
         valid = self.context.valid
-        return ItemTable(catalog_vectors(self.context, self.state)[: len(valid)], valid)
+        vectors = catalog_vectors(self.context, self.state)
+        with on_mesh(self.context.mesh):
+            return ItemTable(cut_rows(vectors, 0, len(valid)), valid)
 
     def vectors(self, queries: Queries) -> Float[np.ndarray, "Q F"]:
         """User vectors at the moments of queries."""

@@ -57,6 +57,16 @@ def test_a_run_serves_without_its_optimiser_state(whole_run, tables, tmp_path):
     assert lists.equals(expected)
 
 
+def test_scoring_divides_tables_and_vectors_along_items(whole_run, tables):
+    model = jaxrec.load(whole_run, item_shards=4)
+    params, _ = jax.tree_util.tree_flatten_with_path(model.model.params)
+    ids = [leaf for path, leaf in params if "item_table" in jax.tree_util.keystr(path)]
+    for rows in (model.index.vectors, model.index.items.vectors, model.index.text, ids[0]):
+        assert {len(part.data) for part in rows.addressable_shards} == {len(rows) // 4}
+    lists, expected = (m.recommend(tables.events, k=3) for m in (model, jaxrec.load(whole_run)))
+    np.testing.assert_allclose(lists["score"], expected["score"], rtol=1e-4)
+
+
 OPTIONS = {"train.batch_size": 8, "train.epochs": 12, "train.patience": 99}
 
 

@@ -95,12 +95,12 @@ def scoring(context: StepContext, plan: PlanConfig, k: int) -> Program:
     """
     mesh, sizes = context.mesh, context.sizes
     whole, by_item = replicated(mesh), NamedSharding(mesh, PartitionSpec(ITEMS))
-    model = Model(context.definition, laid_out(state_layout(context)[0].params, whole))
+    shapes, places = state_layout(context)
+    model = Model(context.definition, laid_out(shapes.params, places.params))
     rows = block_rows(min(max(plan.users, 1), BLOCK), sizes.num_items, mesh, None)
     events = min(REPEAT_EVENTS, -(-plan.events // max(plan.users, 1)))
     states = laid_out(jax.eval_shape(lambda m: initial_states(m, rows), model), whole)
-    text = state_layout(context)[0].text
-    nodes = replace(context.arrays.catalog.nodes, text=text)
+    nodes = replace(context.arrays.catalog.nodes, text=shapes.text)
     arrays = replace(context.arrays.catalog, nodes=nodes)
     catalogue = jax.eval_shape(encode_catalog, model, arrays)
     width = catalogue.shape[1]
@@ -116,7 +116,7 @@ def scoring(context: StepContext, plan: PlanConfig, k: int) -> Program:
         queries = jnp.pad(queries, ((0, 0), (0, 1)), constant_values=1)  # meets the bias
         return rank(queries, table, valid, BlockInputs(pairs))
 
-    held = laid_out((catalogue, text), whole)
+    held = laid_out((catalogue, shapes.text), by_item)
     return Program(
         "score users",
         jax.jit(score, keep_unused=True).lower(model, states, table, valid, pairs),
