@@ -18,7 +18,10 @@ from jaxrec.types import PADDING_MULTIPLE
 
 USERS, ITEMS = "users", "items"
 # in paths of train states and of the arrays of a training
-ROWS_BY_ITEM = re.compile(r"item_table|entity_table|\.text$|\.features\[")
+ROWS_BY_ITEM = re.compile(
+    r"item_table|entity_table|\.text$|\.features\[|"
+    r"\.graph\.(edges|senders|receivers)$|\.edge_sampler\.edges$"
+)
 
 
 _started_by: int | None = None  # the process that has started JAX through this package
@@ -65,8 +68,8 @@ def single_device_mesh() -> Mesh:
 def shardings(tree, mesh: Mesh):
     """A NamedSharding for every leaf of a train state, or of the arrays of a training.
 
-    The rows of tables, and the texts and other features of items, lie along `items`. All else is
-    replicated. The optimizer state has the paths of the parameters, so it is sharded like them.
+    The rows of tables, the texts and other features of items, and edges lie along `items`. All else
+    is replicated. The optimizer state has the paths of the parameters, so it is sharded like them.
     """
 
     def rule(path, leaf):

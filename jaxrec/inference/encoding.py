@@ -22,7 +22,7 @@ from jaxrec.models.inputs import Events, Nodes
 from jaxrec.models.items.features import Features, padded_rows
 from jaxrec.models.recommender import Model, Recommender
 from jaxrec.models.sequence.encoder import State
-from jaxrec.partitioning import on_mesh_of
+from jaxrec.partitioning import on_mesh_of, whole
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 
 CHUNK = 4  # time steps at a time; 1 where one is left, as for most live events
@@ -79,7 +79,7 @@ def catalog_arrays(
 @jax.jit
 def encode_catalog(model: Model, arrays: CatalogArrays) -> Float[Array, "N F"]:
     """Vectors of all nodes, items first."""
-    return model.merge().encode_items(arrays.nodes, arrays.graph)
+    return model.merge().encode_items(arrays.nodes, jax.tree.map(whole, arrays.graph))
 
 
 @jax.jit

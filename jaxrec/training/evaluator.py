@@ -83,7 +83,8 @@ def validate_links(evaluator: "Evaluator") -> dict[str, float]:
     nodes = replace(catalog.nodes, text=evaluator.state.text)
     visible = sampler.visible(catalog.graph, sampler.held_out)
     arrays = replace(catalog, nodes=nodes, graph=visible)
-    vectors = np.asarray(encode_catalog(model, arrays))
+    with on_mesh(context.mesh):
+        vectors = np.asarray(encode_catalog(model, arrays))
     edges = both_ways(graph, held_out)
     queries = np.asarray(link_queries(model, vectors[edges.senders], edges.relations))
     return link_metrics(link_ranks(queries, vectors, edges, graph))

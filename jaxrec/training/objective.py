@@ -215,7 +215,7 @@ def step_graph(
         graph = arrays.link_sampler.visible(graph, links.hidden)
     if arrays.edge_sampler is not None:
         graph = arrays.edge_sampler.sample(graph, jax.random.fold_in(key, 1))
-    return graph, links
+    return jax.tree.map(whole, graph), links
 
 
 def places(

@@ -9,10 +9,13 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers.graph import EDGES, NODES, make_graph
 from helpers.paths import GOLDEN
 from helpers.training import config
 
 from jaxrec.data.dataset import prepare
+from jaxrec.models.graph.neighbourhoods import Counts, neighbourhood_sampler
+from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.partitioning import on_mesh
 from jaxrec.sharding import make_mesh, replicated
 from jaxrec.training import state as train_state
@@ -69,6 +72,28 @@ def test_the_loss_and_its_gradients_are_those_of_one_device(loss, item_shards):
     actual = on(make_mesh(item_shards), both, queries, candidates, amounts)
     for own, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("item_shards", MESHES[1:])
+def test_neighbourhoods_are_those_of_one_device(item_shards):
+    """Of twelve edges, which lie along `items`."""
+    graph = make_graph(EDGES, 4)
+    edges = edge_sampler(graph, 1, 0)
+    around = neighbourhood_sampler(
+        graph,
+        edges,
+        entities=np.zeros(0, int),
+        num_items=3,
+        num_nodes=NODES,
+        hops=2,
+        start=Counts(1, 1),
+    )
+
+    def draw(graph, edges):
+        return around.sample(graph, edges, jnp.array([1]), jnp.array([4]), jax.random.key(0))
+
+    own = on(make_mesh(item_shards), draw, graph, edges)
+    jax.tree.map(np.testing.assert_array_equal, own, draw(graph, edges))
 
 
 class Trained(NamedTuple):

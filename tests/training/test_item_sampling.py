@@ -177,6 +177,14 @@ def test_no_array_is_passed_to_a_step_twice(tables):
     assert len(contents) == len(set(contents))
 
 
+def test_edges_lie_along_items(tables):
+    recipe = config(**{"train.fan_out": 2, "train.item_shards": 4})
+    arrays = make_context(recipe, prepare(recipe, tables)).arrays
+    graph = arrays.catalog.graph
+    for edges in (graph.senders, graph.receivers, graph.edges, arrays.edge_sampler.edges):
+        assert {len(part.data) for part in edges.addressable_shards} == {len(edges) // 4}
+
+
 @pytest.mark.parametrize("links", [0.0, 0.5])
 def test_edges_that_no_expert_reads_are_on_no_device(tables, links):
     options = {"train.fan_out": 2, "train.link_weight": links}

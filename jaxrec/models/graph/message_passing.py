@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrec.models.layers import Table
-from jaxrec.partitioning import by_column
+from jaxrec.partitioning import WHOLE, by_column, look_up
 from jaxrec.runtime import target_platform
 
 Aggregate = Literal["sum", "mean", "max"]
@@ -38,8 +38,9 @@ def selected_edges(
 ) -> WeightedEdges:
     """Some edges with weights; an edge that has a weight already keeps it as a factor."""
     if isinstance(edges, WeightedEdges):
-        return WeightedEdges(edges.relations[numbers], weights * edges.weights[numbers])
-    return WeightedEdges(edges[numbers], weights)
+        relations, factors = (look_up(values, numbers, spec=WHOLE) for values in edges)
+        return WeightedEdges(relations, weights * factors)
+    return WeightedEdges(look_up(edges, numbers, spec=WHOLE), weights)
 
 
 def message_passing(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrec.models.graph.message_passing import selected_edges
 from jaxrec.models.graph.sampling import EdgeSampler
+from jaxrec.partitioning import WHOLE, look_up
 from jaxrec.types import STATIC
 
 
@@ -44,8 +45,9 @@ class NeighbourhoodSampler:
     """
 
     entities: Int[Array, " m"]  # that are encoded in every step, because tasks predict them
-    first: Int[Array, " firsts"]  # the first of the edges to draw of every node, and their number
+    first: Int[Array, " firsts"]  # the first group of edges to every node, and their number
     num_items: int = field(metadata=STATIC)
+    num_groups: int = field(metadata=STATIC)  # most groups of edges to a node
     width: int = field(metadata=STATIC)  # most edges to draw of a node
     sizes: tuple[Counts, ...] = field(metadata=STATIC)  # nodes after every hop, at most
     num_edges: int = field(metadata=STATIC)  # of a neighbourhood, at most
@@ -67,7 +69,8 @@ class NeighbourhoodSampler:
         for size in self.sizes:
             receivers = jnp.concatenate([items, entities])
             drawn, weights = self.draw(edge_sampler, receivers, key)
-            senders, is_drawn = graph.senders[drawn].reshape(-1), weights.reshape(-1) > 0
+            senders = look_up(graph.senders, drawn, spec=WHOLE).reshape(-1)
+            is_drawn = weights.reshape(-1) > 0
             is_item = senders < self.num_items
             new_items = jnp.where(is_drawn & is_item, senders, last_item)
             new_entities = jnp.where(is_drawn & ~is_item, senders, last_entity)
@@ -78,7 +81,8 @@ class NeighbourhoodSampler:
         kept = jnp.flatnonzero(weights > 0, size=self.num_edges, fill_value=weights.size - 1)
         is_edge = jnp.arange(self.num_edges) < (weights > 0).sum()
         edges, weights = drawn.reshape(-1)[kept], jnp.where(is_edge, weights.reshape(-1)[kept], 0)
-        ends = (jnp.where(is_edge, graph.senders[edges], 0), receivers[kept // self.width])
+        senders = look_up(graph.senders, edges, spec=WHOLE)
+        ends = (jnp.where(is_edge, senders, 0), receivers[kept // self.width])
         senders, receivers = (self.places(items, entities, end) for end in ends)
         part = graph._replace(
             edges=selected_edges(graph.edges, edges, weights),
@@ -101,18 +105,29 @@ class NeighbourhoodSampler:
 
         A node gets the same edges whatever the others are.
         """
-        begin, end = self.first[nodes][:, None], self.first[nodes + 1][:, None]
-        places = begin + jnp.arange(self.width)[None]
-        is_edge = places < end
-        places = jnp.minimum(places, len(sampler.groups) - 1)
-        groups = sampler.groups[places]
-        sizes = sampler.sizes[groups]
+        groups = self.first[nodes][:, None] + jnp.arange(self.num_groups)[None]
+        is_group = groups < self.first[nodes + 1][:, None]
+        groups = jnp.minimum(groups, len(sampler.starts) - 2)
+        starts = sampler.starts[groups]
+        sizes = sampler.starts[groups + 1] - starts
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, groups.reshape(-1))
         words = jax.vmap(lambda own: jax.random.bits(own, (), jnp.uint32))(keys)
         shifts = (words.reshape(groups.shape) % sizes.astype(jnp.uint32)).astype(jnp.int32)
-        drawn = (shifts + sampler.ranks[places]) % sizes
-        edges = sampler.edges[sampler.starts[groups] + drawn]
-        return edges, jnp.where(is_edge, sampler.weights[places], 0)
+        counts = jnp.where(is_group, jnp.minimum(sizes, sampler.fan_out), 0)
+        ends = jnp.cumsum(counts, axis=1)
+        ranks = jnp.arange(self.width)[None] + jnp.zeros_like(groups[:, :1])
+        is_edge = ranks < ends[:, -1:]
+        # the group of each edge to draw, as a number among those of its node
+        own = (ranks[:, :, None] >= ends[:, None]).sum(2)
+        own = jnp.minimum(own, self.num_groups - 1)
+
+        def of_edge(values: Array) -> Array:
+            return jnp.take_along_axis(values, own, axis=1)
+
+        ranks -= of_edge(ends - counts)
+        places = of_edge(starts) + (of_edge(shifts) + ranks) % of_edge(sizes)
+        weights = of_edge(sizes / jnp.maximum(counts, 1))
+        return look_up(sampler.edges, places, spec=WHOLE), jnp.where(is_edge, weights, 0)
 
     def places(
         self, items: Int[Array, " M"], entities: Int[Array, " n"], nodes: Int[Array, "*shape"]
@@ -145,13 +160,14 @@ def neighbourhood_sampler(
         hops: how many edges away a vector reads.
         start: the number of nodes whose neighbourhoods are drawn.
     """
-    groups, starts = np.asarray(edges.groups), np.asarray(edges.starts)
+    starts = np.asarray(edges.starts)
     senders = np.asarray(graph.senders)[np.asarray(edges.edges)]
-    receivers = np.asarray(graph.receivers)[np.asarray(edges.edges)[starts]]  # of the groups
-    drawn = np.bincount(groups, minlength=len(starts))
+    receivers = np.asarray(graph.receivers)[np.asarray(edges.edges)[starts[:-1]]]  # of the groups
+    drawn = np.minimum(np.diff(starts), edges.fan_out)
     total = np.bincount(receivers, drawn, num_nodes).astype(np.int64)
-    has_item = np.minimum.reduceat(senders, starts) < num_items
-    has_entity = np.maximum.reduceat(senders, starts) >= num_items
+    groups = np.bincount(receivers, minlength=num_nodes)
+    has_item = np.minimum.reduceat(senders, starts[:-1]) < num_items
+    has_entity = np.maximum.reduceat(senders, starts[:-1]) >= num_items
     reads = [drawn * has_item, drawn * has_entity, drawn]
     by_node = (np.bincount(receivers, counts, num_nodes).astype(np.int64) for counts in reads)
     most = [[_largest_sums(part) for part in np.split(of, [num_items])] for of in by_node]
@@ -164,8 +180,9 @@ def neighbourhood_sampler(
     sizes = sizes_by_hop(start, (partial(most_of, 0), partial(most_of, 1)), limits, hops)
     return NeighbourhoodSampler(
         entities=jnp.asarray(entities, jnp.int32),
-        first=jnp.asarray(np.concatenate([[0], np.cumsum(total)]), jnp.int32),
+        first=jnp.asarray(np.concatenate([[0], np.cumsum(groups)]), jnp.int32),
         num_items=num_items,
+        num_groups=int(groups.max()),
         width=int(total.max()),
         sizes=sizes,
         num_edges=max(most_of(2, (start, *sizes)[-2]), 1),

@@ -1,14 +1,16 @@
 """Draws a part of the edges of a graph, so that a training step costs less."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from jaxrec.models.graph.message_passing import selected_edges
+from jaxrec.partitioning import WHOLE, look_up
+from jaxrec.types import STATIC
 
 
 @jax.tree_util.register_dataclass
@@ -26,22 +28,24 @@ class EdgeSampler:
     """
 
     edges: Int[Array, " E"]  # numbers of the edges, group after group
-    starts: Int[Array, " groups"]  # place of the first edge of each group in `edges`
-    sizes: Int[Array, " groups"]
-    groups: Int[Array, " drawn"]  # group of each edge to draw
-    ranks: Int[Array, " drawn"]  # its number among those of the group
-    weights: Float[Array, " drawn"]
+    starts: Int[Array, " starts"]  # place of the first edge of each group in `edges`, and E
+    fan_out: int = field(metadata=STATIC)
+    num_drawn: int = field(metadata=STATIC)  # edges to draw of all groups
 
     def sample(self, graph: jraph.GraphsTuple, key: Array) -> jraph.GraphsTuple:
         """A graph of the same nodes with `WeightedEdges`, sorted by receiver."""
-        shifts = jax.random.randint(key, self.sizes.shape, 0, self.sizes)
-        places = (shifts[self.groups] + self.ranks) % self.sizes[self.groups]
-        drawn = self.edges[self.starts[self.groups] + places]
+        sizes = jnp.diff(self.starts)
+        counts = jnp.minimum(sizes, self.fan_out)
+        shifts = jax.random.randint(key, sizes.shape, 0, sizes)
+        groups = jnp.repeat(jnp.arange(len(sizes)), counts, total_repeat_length=self.num_drawn)
+        ranks = jnp.arange(self.num_drawn) - (jnp.cumsum(counts) - counts)[groups]
+        places = (shifts[groups] + ranks) % sizes[groups]
+        drawn = look_up(self.edges, self.starts[groups] + places, spec=WHOLE)
         return graph._replace(
-            edges=selected_edges(graph.edges, drawn, self.weights),
-            senders=graph.senders[drawn],
-            receivers=graph.receivers[drawn],
-            n_edge=jnp.array([len(drawn), 0]),
+            edges=selected_edges(graph.edges, drawn, (sizes / counts)[groups]),
+            senders=look_up(graph.senders, drawn, spec=WHOLE),
+            receivers=look_up(graph.receivers, drawn, spec=WHOLE),
+            n_edge=jnp.array([self.num_drawn, 0]),
         )
 
 
@@ -57,16 +61,10 @@ def edge_sampler(graph: jraph.GraphsTuple, fan_out: int, seed: int) -> EdgeSampl
     edges = np.lexsort((random, relations, receivers))
     pairs = np.stack([receivers, relations], 1)[edges]
     is_first = np.concatenate([[True], (pairs[1:] != pairs[:-1]).any(1)])
-    starts = np.flatnonzero(is_first)
-    sizes = np.diff(np.append(starts, len(edges)))
-    drawn = np.minimum(sizes, fan_out)
-    groups = np.repeat(np.arange(len(sizes)), drawn)
-    ranks = np.arange(len(groups)) - np.repeat(np.cumsum(drawn) - drawn, drawn)
+    starts = np.append(np.flatnonzero(is_first), len(edges))
     return EdgeSampler(
         edges=jnp.asarray(edges, jnp.int32),
         starts=jnp.asarray(starts, jnp.int32),
-        sizes=jnp.asarray(sizes, jnp.int32),
-        groups=jnp.asarray(groups, jnp.int32),
-        ranks=jnp.asarray(ranks, jnp.int32),
-        weights=jnp.asarray((sizes / drawn)[groups], jnp.float32),
+        fan_out=fan_out,
+        num_drawn=int(np.minimum(np.diff(starts), fan_out).sum()),
     )

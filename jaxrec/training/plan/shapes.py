@@ -198,14 +198,11 @@ def entity_tasks(config: Config, plan: PlanConfig) -> list[NextEntity]:
 def edge_sampler_zeros(sizes: Sizes, messages: int, fan_out: int) -> EdgeSampler:
     """The largest sampler: every node has edges of every relation, as far as there are edges."""
     groups = min(messages, sizes.num_nodes * both_directions(sizes.num_relations))
-    drawn = min(messages, groups * fan_out)
     return EdgeSampler(
         edges=whole(messages),
-        starts=whole(groups),
-        sizes=whole(groups),
-        groups=whole(drawn),
-        ranks=whole(drawn),
-        weights=jnp.zeros(drawn),
+        starts=whole(groups + 1),
+        fan_out=fan_out,
+        num_drawn=min(messages, groups * fan_out),
     )
 
 
@@ -233,7 +230,8 @@ def neighbourhood_zeros(
     links: LinkSampler | None,
 ) -> NeighbourhoodSampler:
     """The largest sampler: all nodes have edges of every relation, to items and to entities."""
-    width = min(config.train.fan_out * both_directions(sizes.num_relations), len(edges.groups))
+    groups = both_directions(sizes.num_relations)
+    width = min(edges.fan_out * groups, edges.num_drawn)
     num_entities = sizes.num_nodes - sizes.num_items
     predicted = [name for name in config.train.auxiliary if name in plan.entities]
     count = sum(rows_of(plan.entities[name]) for name in predicted)
@@ -250,9 +248,10 @@ def neighbourhood_zeros(
         entities=whole(count),
         first=whole(sizes.num_nodes + 1),
         num_items=sizes.num_items,
+        num_groups=groups,
         width=width,
         sizes=hops,
-        num_edges=min(most((start, *hops)[-2]), len(edges.groups)),
+        num_edges=min(most((start, *hops)[-2]), edges.num_drawn),
     )
 
 
