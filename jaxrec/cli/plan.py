@@ -20,6 +20,7 @@ console = Console(markup=False, highlight=False, soft_wrap=True)
 SIZES = {
     "users": ("N", "users to score"),
     "items": ("N", "items of the catalogue; with it, no data are read"),
+    "frequent-items": ("N", "those with model.min_events_for_id events (by default all)"),
     "events": ("N", "events of an epoch"),
     "entities": ("TYPE N", "nodes of the other types, such as brand 50000 category 2000"),
     "edges": ("N", "edges of the graph"),
@@ -61,7 +62,7 @@ def sizes_of(config: Config, *, read_data: bool) -> PlanConfig:
     from jaxrec.data.dataset import prepare
     from jaxrec.training.plan.shapes import counted
 
-    return counted(prepare(config))
+    return counted(prepare(config), config.model.min_events_for_id)
 
 
 def in_words(config: Config, sizes: PlanConfig) -> str:

@@ -17,6 +17,8 @@ class PlanConfig(Bounded):
     """Users to score."""
     items: NonNegative = 0
     """Items of the catalogue (0: count everything in the data)."""
+    frequent_items: NonNegative = 0
+    """Items with `model.min_events_for_id` training events or more, which have own ids (0: all)."""
     events: Annotated[int, Ge(0)] = 0
     """Events of an epoch."""
     entities: dict[str, Count] = field(default_factory=dict)

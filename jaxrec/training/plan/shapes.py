@@ -43,13 +43,14 @@ from jaxrec.training.tasks.next_entity import NextEntity
 from jaxrec.types import Batch, padded_size
 
 
-def counted(dataset: Dataset) -> PlanConfig:
-    """The sizes of a data set."""
+def counted(dataset: Dataset, min_events_for_id: int = 0) -> PlanConfig:
+    """The sizes of a data set; `min_events_for_id` as in `ModelConfig`."""
     catalog, log = dataset.catalog, dataset.split.log
     types = catalog.graph.types[1:]
     return PlanConfig(
         users=log.num_users,
         items=catalog.num_items - 1,
+        frequent_items=int(np.count_nonzero(dataset.with_own_id(min_events_for_id))),
         events=int(np.count_nonzero(dataset.split.in_training)),
         entities={node_type.name: node_type.count - 1 for node_type in types},
         edges=len(catalog.graph.heads),
@@ -68,6 +69,7 @@ def plan_sizes(config: Config, plan: PlanConfig) -> Sizes:
     """The shapes of the model; text and vectors have all the components that may be kept."""
     num_items = rows_of(plan.items)
     columns = plan.vectors.items()
+    frequent = plan.frequent_items or plan.items
     return Sizes(
         num_items=num_items,
         num_nodes=num_items + sum(map(rows_of, plan.entities.values())),
@@ -76,6 +78,7 @@ def plan_sizes(config: Config, plan: PlanConfig) -> Sizes:
         text_width=config.text.whiten if "text" in config.model.sources else 1,
         vectors=tuple((name, min(width, config.text.whiten) + 1) for name, width in columns),
         numbers=config.data.numeric_columns if "numbers" in config.model.sources else (),
+        num_ids=padded_size(1 + frequent) if config.model.min_events_for_id else 0,
     )
 
 
@@ -162,7 +165,7 @@ def catalog_zeros(sizes: Sizes, messages: int) -> CatalogArrays:
             entities=whole(sizes.num_nodes - sizes.num_items),
             text=jnp.zeros((sizes.num_items, 0)),  # the state has them
             features=vectors | bins,
-            own_ids=True,
+            own_ids=not sizes.num_ids,
         ),
         graph=jraph.GraphsTuple(
             nodes=None,

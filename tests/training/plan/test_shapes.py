@@ -22,6 +22,7 @@ def layout(tree):
         {},
         {"train.link_weight": 0.5},
         {"evaluation.mask": ["none"]},
+        {"model.min_events_for_id": 9},
         {"model.experts": ["id"], "train.link_weight": 0.5, "train.fan_out": 2},
     ],
     ids=str,
@@ -30,7 +31,8 @@ def test_counts_alone_give_the_arrays_of_training(tables, options):
     recipe = config(**options)
     dataset = prepare(recipe, tables)
     real = make_context(recipe, dataset)
-    planned = plan_context(recipe, counted(dataset), real.mesh)
+    sizes = counted(dataset, recipe.model.min_events_for_id)
+    planned = plan_context(recipe, sizes, real.mesh)
     assert planned.sizes == real.sizes
     assert planned.definition == real.definition
     assert layout(planned.arrays) == layout(real.arrays)
