@@ -74,9 +74,9 @@ class TrainConfig(Bounded):
     sparse_rows: bool = False
     """`sampled_softmax`: the optimizer reads and moves only those rows of the id tables that a step
     reads (lazy Adam). Experts with the source graph need `fan_out` for it."""
-    loss_logits: Count = 2**21
+    loss_logits: NonNegative = 0
     """Number of logits that the loss holds at a time, over all devices, but at least those of 256
-    positions."""
+    positions (0: two million on CPUs, 34 million on accelerators)."""
     item_shards: Count = 1
     """Devices along the `items` axis of the mesh, a power of two; the others go along `users`. They
     divide tables, texts, encoded vectors and logits, for catalogues that no device can hold."""

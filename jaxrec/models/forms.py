@@ -15,13 +15,22 @@ class Forms(NamedTuple):
     products_behind_scan: bool  # products over all steps give the gradients of an LSTM, not sums
     memory_by_products: bool  # matrix products give the item memory of all steps, not a scan
     lstm_kernel: bool  # a Pallas kernel for TPUs scans an LSTM
+    loss_logits: int  # of a block of the softmax: many small blocks start many kernels
 
 
 ON_CPU = Forms(
-    experts_as_one=False, products_behind_scan=False, memory_by_products=False, lstm_kernel=False
+    experts_as_one=False,
+    products_behind_scan=False,
+    memory_by_products=False,
+    lstm_kernel=False,
+    loss_logits=2**21,
 )
 ON_GPU = Forms(
-    experts_as_one=True, products_behind_scan=True, memory_by_products=True, lstm_kernel=False
+    experts_as_one=True,
+    products_behind_scan=True,
+    memory_by_products=True,
+    lstm_kernel=False,
+    loss_logits=2**25,
 )
 BY_PLATFORM = {"cpu": ON_CPU, "gpu": ON_GPU, "tpu": ON_GPU._replace(lstm_kernel=True)}
 

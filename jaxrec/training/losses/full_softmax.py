@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxrec.models.forms import chosen_forms
 from jaxrec.partitioning import (
     BY_ITEM,
     BY_USER,
@@ -39,7 +40,7 @@ class FullSoftmax:
     read twice there, for log Z and for the gradient.
     """
 
-    max_logits: int  # of a block, over all devices
+    max_logits: int  # of a block, over all devices; 0: as many as suit the platform
     min_positions: int = 256  # of a block: fewer would mostly read and write candidates
 
     def __call__(
@@ -75,7 +76,8 @@ class FullSoftmax:
 
     def positions_per_block(self, num_candidates: int) -> int:
         """Positions whose logits are in memory at a time."""
-        return max(self.max_logits // num_candidates, self.min_positions)
+        max_logits = self.max_logits or chosen_forms().loss_logits
+        return max(max_logits // num_candidates, self.min_positions)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6,))
