@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrec.sharding import ITEMS, USERS
@@ -20,7 +20,7 @@ BY_ITEM, BY_USER, WHOLE = PartitionSpec(ITEMS), PartitionSpec(USERS), PartitionS
 
 
 @contextmanager
-def on_mesh(mesh: Mesh) -> Iterator[None]:
+def on_mesh(mesh: Mesh | AbstractMesh) -> Iterator[None]:
     """Trace a program for a mesh, which the functions of this file then know."""
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         yield

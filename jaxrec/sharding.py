@@ -95,6 +95,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def put(tree, layout):
+    """Arrays that every process has whole, laid out; `layout` is a tree of shardings.
+
+    Each device gets its part. `jax.device_put` would first gather all copies to compare them.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, layout)
+
+    def place(leaf, sharding: NamedSharding) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(place, tree, layout)
+
+
 def shard_batch(batch, mesh: Mesh, batch_size: int):
     """Global arrays [B, ...] along `users`, made of the `host_rows` of every process."""
     sharding = NamedSharding(mesh, PartitionSpec(USERS))
@@ -165,7 +180,8 @@ def process_copy(tree, mesh: Mesh):
         leaves = jax.device_put(leaves, list(layout))
     shapes = [leaf.shape for leaf in leaves]
     parts = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
-    return structure.unflatten(map(jax.make_array_from_single_device_arrays, shapes, own, parts))
+    copies = map(jax.make_array_from_single_device_arrays, shapes, own, parts)
+    return jax.tree.unflatten(structure, copies)
 
 
 def _by_process(mesh: Mesh) -> np.ndarray:

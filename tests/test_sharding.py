@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import layouts, pods
 
 from jaxrec.errors import ConfigError
 from jaxrec.sharding import (
@@ -44,3 +48,13 @@ def test_a_process_keeps_rows_of_tables_on_the_devices_that_divide_them(item_sha
     assert {part.data.size for part in copy["item_table"].addressable_shards} == {8 // item_shards}
     assert {part.data.size for part in copy["other"].addressable_shards} == {8}
     jax.tree.map(np.testing.assert_array_equal, copy, tree)
+
+
+@pytest.mark.slow
+def test_two_processes_copy_tables_for_themselves_and_compare_what_they_have_read():
+    address, environment = pods.free_address(), pods.with_devices(2)
+    started = [
+        subprocess.Popen([sys.executable, layouts.__file__, number, address], env=environment)
+        for number in ("0", "1")
+    ]
+    assert pods.exit_codes(started) == [0, 0]

@@ -39,6 +39,7 @@ from jaxrec.models.items.id import id_rows, rows_of_ids
 from jaxrec.models.recommender import Model, ModelDef
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.partitioning import on_mesh
+from jaxrec.processes import refuse_unequal
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.ranking.history_bias import ItemNeighbours
 from jaxrec.sharding import (
@@ -46,6 +47,7 @@ from jaxrec.sharding import (
     make_mesh,
     process_copy,
     process_mesh,
+    put,
     shardings,
 )
 from jaxrec.training.batches import make_packing
@@ -192,6 +194,7 @@ def make_context(
     sizes = model_sizes(config, dataset, text, features)
     definition, _ = model_layout(config, sizes, text.tower)
     arrays = train_arrays(config, dataset, text, features, packing)
+    refuse_unequal((arrays, text.vectors))
     return TrainContext(
         config=config,
         sizes=sizes,
@@ -203,7 +206,7 @@ def make_context(
         packing=packing,
         definition=definition,
         optimizer=make_optimizer(train, epochs * packing.steps_per_epoch),
-        arrays=jax.device_put(arrays, shardings(arrays, mesh)),
+        arrays=put(arrays, shardings(arrays, mesh)),
         epochs=epochs if packing.num_rows else 0,
         budget=budget,
         notes=(
@@ -380,7 +383,7 @@ def initial_state(context: TrainContext) -> TrainState:
 def begin(context: TrainContext, build: Callable[..., TrainState], *arguments: Any) -> TrainState:
     """The state that `build(text, *arguments)` makes, laid out on the mesh."""
     layout = state_layout(context)[1]
-    text = jax.device_put(context.padded_text, layout.text)
+    text = put(context.padded_text, layout.text)
     return jax.jit(build, donate_argnums=0, out_shardings=layout)(text, *arguments)
 
 

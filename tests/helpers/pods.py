@@ -49,11 +49,7 @@ def started(
     Args:
         last: more arguments of the last process.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
-    flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
-    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    coordinator, environment = free_address(), with_devices(devices)
     logs.mkdir(exist_ok=True)
     processes = []
     for number in range(count):
@@ -76,6 +72,19 @@ def started(
         for process in processes:
             process.kill()
             process.wait()
+
+
+def free_address() -> str:
+    """An address of this machine for a coordinator."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def with_devices(count: int) -> dict[str, str]:
+    """The environment of a process with so many emulated devices."""
+    flags = re.sub(r"(device_count)=\d+", rf"\1={count}", os.environ["XLA_FLAGS"])
+    return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
 def exit_codes(processes: list[subprocess.Popen]) -> list[int]:
