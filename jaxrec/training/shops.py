@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
@@ -22,7 +21,7 @@ from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import ItemText
 from jaxrec.models.build import model_layout
 from jaxrec.processes import from_first
-from jaxrec.sharding import replicated
+from jaxrec.sharding import put, shardings
 from jaxrec.training import cards
 from jaxrec.training import logging as report
 from jaxrec.training.batches import make_packing
@@ -89,7 +88,7 @@ def _shop_context(
         text=text,
         definition=definition,
         packing=packing,
-        arrays=jax.device_put(arrays, replicated(context.mesh)),
+        arrays=put(arrays, shardings(arrays, context.mesh)),
         notes=(),
     )
 

@@ -194,7 +194,7 @@ def make_context(
     sizes = model_sizes(config, dataset, text, features)
     definition, _ = model_layout(config, sizes, text.tower)
     arrays = train_arrays(config, dataset, text, features, packing)
-    refuse_unequal((arrays, text.vectors))
+    refuse_unequal((arrays, text.vectors, dataset.split.log.offsets))
     return TrainContext(
         config=config,
         sizes=sizes,

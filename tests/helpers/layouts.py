@@ -9,7 +9,11 @@ from jaxrec import processes
 from jaxrec.errors import RunError
 from jaxrec.sharding import ITEMS, make_mesh, process_copy, put, shardings
 
-TREE = {"item_table": np.arange(512.0, dtype=np.float32).reshape(256, 2), "other": np.arange(3)}
+TREE = {
+    "item_table": np.arange(512.0, dtype=np.float32).reshape(256, 2),
+    "other": np.arange(3),
+    "empty": np.zeros((3, 0)),
+}
 
 
 def check_copy(item_shards: int, rows: int) -> None:
