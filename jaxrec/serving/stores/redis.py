@@ -20,6 +20,7 @@ from jaxrec.serving.stores.base import (
     first_version,
 )
 from jaxrec.serving.stores.documents import StoredRow, decode_each, encode
+from jaxrec.serving.stores.redis_files import rewrite_files
 from jaxrec.serving.stores.redis_items import RedisItems
 from jaxrec.serving.stores.retention import Retention
 
@@ -217,13 +218,8 @@ class RedisStore:
             return int(self.reader.info("memory")["used_memory"])
 
     def compact(self) -> list[str]:
-        """See `Store.compact`; the server rewrites its append-only file in the background."""
-        try:
-            if self.client.config_get("appendonly").get("appendonly") == "yes":
-                self.client.bgrewriteaof()
-        except redis.RedisError as error:
-            return [f"the append-only file of Redis may hold earlier content: {error}"]
-        return []
+        """See `Store.compact`; waits until the server has written its files."""
+        return rewrite_files(self.client)
 
     def check(self) -> None:
         """See `Store.check`."""

@@ -4,12 +4,14 @@ import shutil
 import signal
 
 import pytest
-from helpers.servers import START, Load, RedisServer, Service
+from helpers.jobs import holding
+from helpers.servers import START, Load, RedisServer, Service, wait
 
 from jaxrec.errors import ConfigError, StoreError
 from jaxrec.inference import loading
 from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
+from jaxrec.serving.stores import redis_files
 from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
 from jaxrec.serving.stores.opening import open_store
 from jaxrec.serving.stores.redis import TOMBSTONE_KEY
@@ -41,6 +43,44 @@ def test_nothing_remains_of_a_deleted_and_of_an_expired_user(store):
     store.delete("a")
     store.expire(Retention(before=4e9, max_users=3))
     assert store.client.keys("*") == [TOMBSTONE_KEY.encode()]
+
+
+def test_no_file_of_a_compacted_server_holds_a_deleted_user(server, store, tmp_path):
+    for name, value in {"rdbcompression": "no", "save": "3600 1"}.items():
+        store.client.config_set(name, value)
+    store.save([UserDocument("secret-user-1"), UserDocument("other-user-2")])
+    store.client.save()
+    assert "dump.rdb" in holding(tmp_path, "secret-user-1")
+    store.delete("secret-user-1")
+    assert store.compact() == []
+    assert "dump.rdb" not in holding(tmp_path, "secret-user-1")
+    wait(lambda: not holding(tmp_path, "secret-user-1"))  # a thread removes the old log
+    assert len(holding(tmp_path, "other-user-2")) == 2
+    store.client.config_set("save", "")
+    store.delete("other-user-2")
+    assert store.compact() == []
+    assert "dump.rdb" not in holding(tmp_path, "other-user-2")
+
+
+def test_compaction_makes_no_snapshot_on_a_server_without_one(store, tmp_path):
+    store.save([UserDocument("a")])
+    assert store.compact() == []
+    assert not (tmp_path / "dump.rdb").exists()
+
+
+def test_files_that_are_not_rewritten_are_named(store, monkeypatch):
+    store.save([UserDocument("a")])
+    store.client.config_set("save", "3600 1")
+    store.client.config_set("rdb-key-save-delay", 500_000)  # microseconds
+    monkeypatch.setattr(redis_files, "FILE_SECONDS", 0.0)
+    log, snapshot = store.compact()
+    assert "append-only file of Redis may hold earlier content: the server still writes" in log
+    assert "snapshot of Redis may hold earlier content: the server still writes" in snapshot
+    store.client.execute_command("ACL", "SETUSER", "default", "-bgrewriteaof", "-bgsave")
+    monkeypatch.setattr(redis_files, "FILE_SECONDS", 60.0)
+    log, snapshot = store.compact()
+    assert "append-only file" in log and "permission" in log
+    assert "snapshot" in snapshot and "permission" in snapshot
 
 
 def test_a_user_written_during_expiry_stays(store, monkeypatch):
