@@ -47,8 +47,8 @@ class ForgetOptions(Bounded):
     run: tuple[Path, ...] = ()
     """Run directories: the ranks of the test users, and the default store if it is there."""
     no_vacuum: bool = False
-    """Do not rewrite the files of stores. Deleted content is overwritten in any case, but an id may
-    remain in an unused part of a page."""
+    """Do not rewrite streams and the files of stores. SQLite overwrites deleted content in any
+    case, but an id may remain in an unused part of a page."""
     json: bool = False
     """Print the report as JSON."""
 

@@ -88,7 +88,7 @@ def forget(
 
     Args:
         deleted_at: the time of the tombstones (s), see `Store.delete`.
-        compact: also rewrite the files of stores, see `Store.compact`.
+        compact: also rewrite streams and the files of stores, see `Store.compact`.
     """
     reports = list[PlaceReport]()
     for kind, place, remove in _work(users, places, deleted_at, compact):
@@ -112,7 +112,7 @@ def _work(
     for address in places.stores:
         yield "store", address, partial(_from_store, address, users, deleted_at, compact)
     for address in places.streams:
-        yield "stream", address, partial(_from_stream, address, users)
+        yield "stream", address, partial(_from_stream, address, users, compact)
     for kind, patterns in (("outputs", places.outputs), ("states", places.states)):
         for pattern in patterns:
             yield kind, pattern, partial(_from_parts, pattern, users)
@@ -146,7 +146,7 @@ def _from_store(address: str, users: Users, deleted_at: int | None, compact: boo
     return Removed(frozenset(forms), {"documents": documents, "impressions": impressions}, notes)
 
 
-def _from_stream(address: str, users: Users) -> Removed:
+def _from_stream(address: str, users: Users, compact: bool) -> Removed:
     try:
         from jaxrec.serving.http.stream import parse_stream
     except ImportError as error:
@@ -155,8 +155,9 @@ def _from_stream(address: str, users: Users) -> Removed:
     check_redis(stream.server)
     from jaxrec.serving.stores.redis_streams import erase_entries
 
-    forms, entries = erase_entries(stream.server, (stream.name, stream.rejected), users.keys())
-    return Removed(forms, {"entries": entries})
+    names = (stream.name, stream.rejected)
+    erased = erase_entries(stream.server, names, users.keys(), compact=compact)
+    return Removed(erased.users, {"entries": erased.entries}, erased.notes)
 
 
 def _from_parts(pattern: str, users: Users) -> Removed:

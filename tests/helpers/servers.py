@@ -139,6 +139,7 @@ class RedisServer:
     def start(self, fsync="always"):
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--appendonly", "yes", "--appendfsync", fsync, "--dir", str(self.directory)]
+        command += ["--rdbcompression", "no"]  # tests look for text in its files
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with redis.Redis(port=self.port) as client:
 

@@ -146,7 +146,8 @@ def test_a_redis_server_holds_the_user_no_more(forget, tmp_path):
             assert "users found: 1; removed: documents 1, impressions 1" in told
             assert "users found: 1; removed: entries 4" in told
             assert client.xlen("events") == 1
-            wait(lambda: not holding(tmp_path / "appendonlydir", GONE))
-            assert holding(tmp_path / "appendonlydir", STAYS)
+            assert GONE.encode() not in client.dump("events")
+            wait(lambda: not holding(tmp_path, GONE))
+            assert holding(tmp_path, STAYS)
     finally:
         server.kill()
