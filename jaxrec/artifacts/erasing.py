@@ -21,7 +21,7 @@ from jaxrec.artifacts.partitions import (
 from jaxrec.errors import RunError
 
 SUFFIXES = tuple(f".{name}" for name in WRITERS)
-LINE = "line"  # column of a row of JSON lines, as it is written
+LINE = "line"  # column of a row of JSON, as it is written
 Fill = Callable[[pl.DataFrame, Path], Any]
 
 
@@ -66,6 +66,9 @@ def erase_from_file(directory: Directory, name: str, user_ids: Collection[str]) 
     """Remove the rows of users from a table, which is replaced only if it holds one of them.
 
     Raises a RunError if the table has no column `user_id`.
+
+    Args:
+        name: of a table, or of a JSON file with a list of objects, as `jaxrec explain` writes.
     """
     content = directory.read(name)
     try:
@@ -75,7 +78,7 @@ def erase_from_file(directory: Directory, name: str, user_ids: Collection[str]) 
         if found:
             table, fill = _read(content, name)
             directory.write(name, partial(fill, table.filter(~is_listed)))
-    except (pl.exceptions.PolarsError, ValueError, LookupError) as error:
+    except (pl.exceptions.PolarsError, ValueError, LookupError, TypeError) as error:
         raise RunError(
             f"{directory}: {name} is no table with a column user_id "
             f"({str(error).splitlines()[0]}); name the output of a batch job"
@@ -112,10 +115,21 @@ def _read(content: bytes, name: str) -> tuple[pl.DataFrame, Fill]:
         return pl.read_parquet(source), partial(fill_table, metadata=metadata or None)
     if name.endswith(".csv"):
         return pl.read_csv(source, infer_schema=False), fill_table
+    if name.endswith(".json"):
+        objects = [json.dumps(row) for row in json.loads(content)]
+        return _by_user(objects), _fill_json
     lines = [f"{line}\n" for line in content.decode().split("\n") if line]
+    return _by_user(lines), lambda rows, path: path.write_text("".join(rows[LINE]))
+
+
+def _by_user(lines: list[str]) -> pl.DataFrame:
+    """Objects of JSON with the user id of each."""
     users = [str(json.loads(line)["user_id"]) for line in lines]
-    table = pl.DataFrame({"user_id": users, LINE: lines}, {"user_id": pl.String, LINE: pl.String})
-    return table, lambda rows, path: path.write_text("".join(rows[LINE]))
+    return pl.DataFrame({"user_id": users, LINE: lines}, {"user_id": pl.String, LINE: pl.String})
+
+
+def _fill_json(rows: pl.DataFrame, path: Path) -> None:
+    path.write_text(json.dumps([json.loads(line) for line in rows[LINE]], indent=1))
 
 
 def _erase_from_manifest(

@@ -40,8 +40,8 @@ class ForgetOptions(Bounded):
     stream: tuple[str, ...] = ()
     """Streams of events, redis://HOST:PORT/DB/STREAM, with their rejected entries."""
     outputs: tuple[Place, ...] = ()
-    """Directories or URLs that `jaxrec recommend` and `jaxrec profile` wrote, patterns of them, or
-    single tables."""
+    """Directories or URLs that `jaxrec recommend` and `jaxrec profile` wrote, patterns of them,
+    single tables, or files of `jaxrec explain`."""
     states: tuple[Place, ...] = ()
     """Directories or URLs of --states, or patterns of them."""
     run: tuple[Path, ...] = ()

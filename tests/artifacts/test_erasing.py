@@ -127,6 +127,24 @@ def test_integer_ids_are_found_by_their_text(tmp_path):
     assert json.loads((tmp_path / "table.jsonl").read_text()) == {"user_id": 8, "rank": 1}
 
 
+def test_a_list_of_json_objects_loses_those_of_the_user(tmp_path):
+    def written(*users):
+        texts = [{"user_id": user, "score": 0.1 + 0.2, "titles": TITLES} for user in users]
+        return json.dumps(texts, indent=1)
+
+    directory, why = open_directory(tmp_path), tmp_path / "why.json"
+    why.write_text(written("a", "gone", "b", "gone"))
+    erased = erase_from_file(directory, "why.json", {"gone"})
+    assert (erased.users, erased.rows_before, len(erased.kept)) == ({"gone"}, 4, 2)
+    assert why.read_text() == written("a", "b")
+    erase_from_file(directory, "why.json", {"a", "b"})
+    assert json.loads(why.read_text()) == []
+    for other in ('{"user_id": "gone"}', "1", '[{"id": 1}]', "[1]", "["):
+        why.write_text(other)
+        with pytest.raises(RunError, match=r"why\.json is no table with a column user_id"):
+            erase_from_file(directory, "why.json", {"gone"})
+
+
 def test_states_at_a_url_are_cleared(tmp_path):
     directory = job(open_directory("memory://erasing/states"), "parquet")
     assert erase_from_parts(directory, {"c"}) == ({"c"}, 5, 1)

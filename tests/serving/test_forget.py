@@ -56,20 +56,23 @@ def stored(address):
 
 
 @pytest.mark.thorough
-def test_no_byte_of_a_forgotten_user_remains(run, known_shop, forget, tmp_path):
+def test_no_byte_of_a_forgotten_user_remains(run, known_shop, forget, tmp_path, capsys):
     events = tmp_path / "input" / "events.parquet"
     events.parent.mkdir()
     known_shop.events.with_columns(pl.col("user_id").replace(NAMES)).write_parquet(events)
     scored = ["--events", str(events), "--quiet"]
-    out, states, audience = (tmp_path / name for name in ("out", "states", "audience.csv"))
+    names = ("out", "states", "audience.csv", "why.json")
+    out, states, audience, why = (tmp_path / name for name in names)
     lists = ["--out", str(out), "--states", str(states), "--k", "3", *BLOCK]
     main(["recommend", str(run), *scored, *lists])
     audience.write_text(f"rank,user_id\n1,{GONE}\n2,{STAYS}\n")  # as `jaxrec audience` does
+    main(["explain", str(run), GONE, "--events", str(events), "--out", str(why)])
     stored(run / "shoppers.db")
     shutil.rmtree(events.parent)
-    places = ["--run", run, "--states", states, "--outputs", out, audience, "--json"]
+    places = ["--run", run, "--states", states, "--outputs", out, audience, why, "--json"]
     kept_in = {"shoppers.db", "ranks.parquet", "audience.csv", "part-00000.parquet"}
-    assert kept_in <= holding(tmp_path, GONE)
+    assert kept_in | {"why.json"} <= holding(tmp_path, GONE)
+    capsys.readouterr()  # of the other commands
     told = forget(GONE, "nobody", *places)
     assert holding(tmp_path, GONE) == set()
     assert kept_in <= holding(tmp_path, STAYS)
@@ -82,12 +85,13 @@ def test_no_byte_of_a_forgotten_user_remains(run, known_shop, forget, tmp_path):
         str(run / "shoppers.db"): (1, {"documents": 1, "impressions": 1}),
         str(out): (1, {"rows": 3, "files": 1}),
         str(audience): (1, {"rows": 1, "files": 1}),
+        str(why): (1, {"rows": 3, "files": 1}),
         str(states): (1, {"rows": 1, "files": 1}),
         str(run): (1, {"rows": 1}),
     }
     assert len(read_states(loading.load(run), states)) == 119
     again = json.loads(forget(GONE, *places).out)
-    assert [place["users"] for place in again["places"]] == [1, 0, 0, 0, 0, 0]
+    assert [place["users"] for place in again["places"]] == [1, 0, 0, 0, 0, 0, 0]
 
 
 def test_a_place_that_fails_keeps_no_other_from_being_cleared(forget, monkeypatch, tmp_path):
