@@ -7,7 +7,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.errors import ConfigError
-from jaxrec.evaluation.metrics import mean_interval, ndcg, recall
+from jaxrec.evaluation.metrics import ndcg, ndcg_interval, recall
 from jaxrec.ranking.top_k import Ranking
 
 K = 10
@@ -136,13 +136,11 @@ def clearly_worse(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 def _quality(ranks: Float[np.ndarray, " q"]) -> dict[str, float]:
     values = ndcg(ranks, K)
-    low, high = mean_interval(values)
     hits = recall(ranks, K)
     return {
         "count": len(ranks),
         "ndcg@10": float(values.mean()) if len(values) else 0.0,
-        "low": low,
-        "high": high,
+        **ndcg_interval(ranks, K),
         "recall@10": float(hits.mean()) if len(hits) else 0.0,
     }
 

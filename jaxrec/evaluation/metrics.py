@@ -82,6 +82,12 @@ def mean_interval(values: Float[np.ndarray, " Q"]) -> tuple[float, float]:
     return float(max(mean - error, 0)), float(min(high, 1))
 
 
+def ndcg_interval(ranks: Float[np.ndarray, " Q"], k: int) -> dict[str, float]:
+    """The ends `low` and `high` of the 95 % interval of the mean NDCG@k, by `mean_interval`."""
+    low, high = mean_interval(ndcg(ranks, k))
+    return {"low": low, "high": high}
+
+
 def bootstrap_interval(
     a: Float[np.ndarray, " Q"],
     b: Float[np.ndarray, " Q"],

@@ -113,13 +113,14 @@ class Protocol:
         queries: Queries,
         masks: Mapping[str, Bool[np.ndarray, " Q"]] | None = None,
     ) -> dict[str, Any]:
-        """Metrics of scores, with those of segments.
+        """Metrics of scores, with the interval of NDCG@10 and the metrics of segments.
 
         Args:
             masks: the `segment_masks` of the queries; None: no segments.
         """
         ranking = self.rank(scorer, queries)
-        scores = summary(ranking, self.valid, self.counts)
+        interval = metrics.ndcg_interval(ranking.ranks, 10)
+        scores = {**summary(ranking, self.valid, self.counts), **interval}
         if masks is None:
             return scores
         return {**scores, "segments": metrics.segments(ranking.ranks, masks)}

@@ -29,7 +29,7 @@ from jaxrec.evaluation.calibration import (
 )
 from jaxrec.evaluation.groups import column_groups, group_rows, popularity_groups
 from jaxrec.evaluation.link_prediction import both_ways, link_metrics, link_ranks
-from jaxrec.evaluation.metrics import segments, summarise
+from jaxrec.evaluation.metrics import ndcg_interval, segments, summarise
 from jaxrec.evaluation.neighbours import NeighbourFit
 from jaxrec.evaluation.protocol import QueryScorer, segment_masks, summary
 from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
@@ -127,7 +127,8 @@ def test(
             system: context.protocol.evaluate(scorer(queries), queries, masks)
             for system, scorer in systems.items()
         }
-        results[name] = {"model": scores, **others, "segments": segments(ranking.ranks, masks)}
+        own = {**scores, **ndcg_interval(ranking.ranks, 10)}
+        results[name] = {"model": own, **others, "segments": segments(ranking.ranks, masks)}
         groups[name] = context_groups(context, queries, ranking, masks)
     return results, pl.concat(ranks) if ranks else pl.DataFrame()
 

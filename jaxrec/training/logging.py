@@ -94,9 +94,17 @@ class RunLog:
         step: the step that training starts from; a resumed run drops the rows after it.
         validated: whether the checkpoint of this step has been validated; if not, its validation
             is logged again.
+        cost: what the run has cost so far, which every row tells.
     """
 
-    def __init__(self, run: Path, step: int, *, validated: bool = True):
+    def __init__(
+        self,
+        run: Path,
+        step: int,
+        *,
+        validated: bool = True,
+        cost: Callable[[], dict[str, float]] = dict,
+    ):
         from tensorboardX import SummaryWriter
 
         path = run / "log.jsonl"
@@ -104,6 +112,7 @@ class RunLog:
         rows = [row for row in read_log(run) if (row["step"], "loss" not in row) <= last]
         with atomic_path(path) as draft:
             draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.cost = cost
         self.file = path.open("a", buffering=1)
         self.tensorboard = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
@@ -120,7 +129,7 @@ class RunLog:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Log the scalars of a step."""
-        self.file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self.file.write(json.dumps({"step": step, **scalars, **self.cost()}) + "\n")
         for name, value in scalars.items():
             self.tensorboard.add_scalar(name, value, step)
 
@@ -138,9 +147,15 @@ class NoLog(RunLog):
         """Log nothing."""
 
 
-def open_log(run: Path, step: int, *, validated: bool = True) -> RunLog:
+def open_log(
+    run: Path,
+    step: int,
+    *,
+    validated: bool = True,
+    cost: Callable[[], dict[str, float]] = dict,
+) -> RunLog:
     """The log of a run, which the first process writes; arguments as of `RunLog`."""
-    return RunLog(run, step, validated=validated) if is_first() else NoLog()
+    return RunLog(run, step, validated=validated, cost=cost) if is_first() else NoLog()
 
 
 def read_log(run: Path) -> list[dict[str, float]]:

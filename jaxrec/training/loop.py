@@ -34,6 +34,7 @@ from jaxrec.training.calibration_file import (
     copied_calibration,
     write_calibration,
 )
+from jaxrec.training.cost import Meter, metered
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.finite import NOT_FINITE, refuse_divergence, refuse_not_finite
 from jaxrec.training.forecast import fit_decoder
@@ -83,10 +84,16 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM came; the run is saved and can be resumed.
         Diverged: the loss or the scores are not finite.
     """
-    context = open_run(config, run, tables, resume=resume)
+    with metered() as meter:
+        return _fit(open_run(config, run, tables, resume=resume), run, meter)
+
+
+def _fit(context: TrainContext, run: Path, meter: Meter) -> dict[str, Any]:
     with entered_by_first(locked(run)), run_directory.open_checkpoints(run) as manager:
         state, progress = start(context, manager)
-        with report.open_log(run, int(state.step), validated=not progress.step) as log:
+        meter.go_on(report.read_log(run))
+        validated = not progress.step
+        with report.open_log(run, int(state.step), validated=validated, cost=meter.cost) as log:
             # validation would reveal users, so the last epoch of a private run is its best
             unselected = private.UNSELECTED if context.budget else None
             train(context, state, progress, manager, log, unselected)
@@ -94,7 +101,7 @@ def fit(
         best, selected = load(context, manager, manager.best_step())
     context, best = process_local(context, best)
     if context.shops:
-        return shops.finish(context, best, selected, run)
+        return shops.finish(context, best, selected, run, meter)
     correction = Correction.of(from_first(lambda: _calibrate(context, best, run)))
     results, ranks = test(context, best, correction)
 
@@ -105,7 +112,7 @@ def fit(
             results["privacy"] = private.account(context.budget, int(best.step))
         results["serves"] = "selected" if run_directory.served(run) == run else "refit"
         report.write_results(run, results, ranks)
-        cards.write_model_card(run, context, results)
+        cards.write_model_card(run, context, results, meter)
         # last, because the run is complete without it
         fit_decoder(context, best, run, read_calibration(run)[0])
         report.console.print(f"the model is in {run}")

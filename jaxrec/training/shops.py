@@ -30,6 +30,7 @@ from jaxrec.training.calibration_file import (
     copied_calibration,
     write_calibration,
 )
+from jaxrec.training.cost import Meter
 from jaxrec.training.evaluator import calibrate, protocol_facts, test, test_metrics, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.growth import moved_params, row_maps
@@ -137,9 +138,12 @@ def validate_shops(
 
 
 def finish(
-    context: TrainContext, state: TrainState, selected: Progress, run: Path
+    context: TrainContext, state: TrainState, selected: Progress, run: Path, meter: Meter
 ) -> dict[str, Any]:
     """Calibrate and test every shop by itself, and write the results and a run directory for each.
+
+    Args:
+        meter: of the joint training.
 
     Returns:
         The content of `metrics.json`: that of every shop by its name, and `selected`, the means of
@@ -165,7 +169,7 @@ def finish(
         report.write_results(run, results, pl.concat(ranks))
         for name, shop in context.shops.items():
             card = {**shops[name], "selected": results["selected"]}
-            _end_shop(shop, states[name], card, run / SHOPS / name)
+            _end_shop(shop, states[name], card, run / SHOPS / name, meter)
         write_json(run / CALIBRATION, mean_calibration([run / SHOPS / name for name in shops]))
         report.console.print(f"the model of all shops is in {run}")
         return results
@@ -180,10 +184,12 @@ def _begin_shop(context: TrainContext, state: TrainState, run: Path) -> dict[str
     return write_calibration(context, run, calibration_fields(*calibrate(context, state)))
 
 
-def _end_shop(context: TrainContext, state: TrainState, results: dict[str, Any], run: Path) -> None:
+def _end_shop(
+    context: TrainContext, state: TrainState, results: dict[str, Any], run: Path, meter: Meter
+) -> None:
     """Write the cards of a shop and train its decoder, if the options ask for one."""
     cards.write_data_card(run, context, f"`{Path(context.config.data.source).name}`")
-    cards.write_model_card(run, context, results, run.parent.parent)
+    cards.write_model_card(run, context, results, meter, run.parent.parent)
     fit_decoder(context, state, run, read_calibration(run)[0])
     report.console.print(f"the model of {run.name} is in {run}")
 

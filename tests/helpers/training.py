@@ -53,10 +53,9 @@ def untrained_run(run: Path, tables: Tables, **options) -> Path:
 
 
 def scalars(run):
-    """Logged scalars without the speed."""
-    return [
-        {k: v for k, v in row.items() if k != "events_per_second"} for row in report.read_log(run)
-    ]
+    """Logged scalars without the speed and the cost."""
+    left_out = ("events_per_second", "seconds", "joules")
+    return [{k: v for k, v in row.items() if k not in left_out} for row in report.read_log(run)]
 
 
 def first_steps(context, count=3):
