@@ -44,6 +44,7 @@ COOCCURRENCE, SIMILAR_TEXT = "cooccurrence", "similar_text"  # why items are nei
 NEIGHBOURS = {name: f"{name}.safetensors" for name in (COOCCURRENCE, SIMILAR_TEXT)}
 FITTED = (CALIBRATION, DECODER, *NEIGHBOURS.values())  # written when training ends
 REFIT = "refit"  # a run directory inside a run, fitted on more events; CALIBRATION comes last
+SHOPS = "shops"  # in a run on several shops: a run directory of every shop
 SELECTED_BY = "ndcg@10"
 WILDCARDS = set("*?[")  # of glob, with which Orbax looks for what it has written
 # what damaged files raise in json, NumPy, polars, Orbax and safetensors

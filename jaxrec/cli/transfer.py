@@ -18,6 +18,7 @@ from jaxrec.inference import loading
 from jaxrec.inference.neighbours_file import write_neighbours
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.runtime import enable_compilation_cache
+from jaxrec.training import cards
 from jaxrec.training import logging as report
 from jaxrec.training.optimizer import make_optimizer
 
@@ -62,7 +63,8 @@ def transfer(options: TransferOptions) -> None:
 
 
 def write_run(model: TrainedModel, options: TransferOptions) -> None:
-    """Write a model of `for_shop` as a run directory, with the calibration of its origin."""
+    """Write a model of `for_shop` as a run directory, with its cards and the calibration of its
+    origin."""
     data = replace(model.config.data, source=str(options.items), shops={}, layout="", forgotten="")
     config = replace(model.config, data=data, warm_start=WarmStartConfig())
     run_directory.create_run(options.out, config, model.artifacts)
@@ -81,4 +83,6 @@ def write_run(model: TrainedModel, options: TransferOptions) -> None:
         "inverse_temperature": model.inverse_temperature,
         "correction": asdict(model.correction),
     }
+    base = options.run.resolve().name
+    cards.write_transferred_cards(options.out, model, f"`{options.items.name}`", base)
     write_json(options.out / run_directory.CALIBRATION, calibration)

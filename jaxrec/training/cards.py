@@ -5,20 +5,24 @@ After Mitchell et al., "Model cards for model reporting", 2019, and Pushkarna et
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxrec.artifacts.files import write_text
+from jaxrec.artifacts.run_directory import SELECTED_BY, SHOPS
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, history_notes
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.groups import WORSE, clearly_worse
 from jaxrec.inference.loading import read_calibration
+from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.training import logging as report
 from jaxrec.training.card_parts import (
     QUANTILES,
+    architecture_rows,
     corrections,
     intended_use_parts,
     item_parts,
@@ -38,6 +42,7 @@ from jaxrec.training.cost import Meter
 from jaxrec.training.state import TrainContext
 
 MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"
+MODEL_OPTIONS = ("model", "text", "train", "evaluation")
 
 
 def write_data_card(run: Path, context: TrainContext, source: str) -> None:
@@ -128,11 +133,117 @@ def model_card(
             *intended_use_parts(f"{results['protocol']['candidates']:,} items"),
             "## Training",
             table(["", ""], rows.items()),
-            options_line(context.config, ("model", "text", "train", "evaluation"), ("privacy",)),
+            options_line(context.config, MODEL_OPTIONS, ("privacy",)),
             f"The data: [{DATA_CARD}]({DATA_CARD}).",
             *(part for name in results["groups"] for part in quality_parts(name, results)),
             "## Limits",
             "".join(f"* {limit}\n" for limit in limits(context, results)),
+        ]
+    )
+
+
+def write_joint_cards(
+    run: Path, context: TrainContext, results: Mapping[str, Any], meter: Meter
+) -> None:
+    """Write the cards of a run on several shops, which point to those of each shop."""
+    meter.sample()
+    log = report.read_log(run)
+    write_text(run / DATA_CARD, joint_data_card(context))
+    write_text(run / MODEL_CARD, joint_model_card(context, results, log, meter))
+
+
+def joint_data_card(context: TrainContext) -> str:
+    """How much data each of several shops has."""
+    rows = []
+    for name, shop in context.shops.items():
+        log, items = shop.dataset.split.log, shop.dataset.catalog.num_items - 1
+        card = f"[{name}]({SHOPS}/{name}/{DATA_CARD})"
+        rows.append([card, *map(number, (log.num_users, items, len(log.items)))])
+    return "\n\n".join(
+        [
+            *source_parts(f"the shops {', '.join(context.shops)}"),
+            "## Size",
+            table(["shop", "users", "items", "events"], rows),
+            *personal_data_parts(context.config),
+        ]
+    )
+
+
+def joint_model_card(
+    context: TrainContext, results: Mapping[str, Any], log: Sequence[Mapping], meter: Meter
+) -> str:
+    """What several shops trained together; arguments as `model_card`."""
+    rows = [
+        [f"[{name}]({SHOPS}/{name}/{MODEL_CARD})", number(results["selected"][score])]
+        for name in context.shops
+        if (score := f"{name}/{SELECTED_BY}")
+    ]
+    return "\n\n".join(
+        [
+            *intended_use_parts(f"the items of {len(context.shops)} shops, each by itself,"),
+            "## Training",
+            table(["", ""], training_rows(context, results, log, meter).items()),
+            options_line(context.config, MODEL_OPTIONS, ("privacy",)),
+            f"The data: [{DATA_CARD}]({DATA_CARD}).",
+            "## Quality and limits",
+            "The card of each shop has its test figures, corrections and limits.",
+            table(["shop", "validation NDCG@10"], rows) + "\n",
+        ]
+    )
+
+
+def write_transferred_cards(run: Path, model: TrainedModel, source: str, base: str) -> None:
+    """Write the cards of a run for another shop, of which no event is known.
+
+    Args:
+        model: as `TrainedModel.for_shop` makes it.
+        source: where the items come from, in words.
+        base: the name of the run that the model was trained in.
+    """
+    write_text(run / DATA_CARD, transferred_data_card(model, source))
+    write_text(run / MODEL_CARD, transferred_model_card(model, base))
+
+
+def transferred_data_card(model: TrainedModel, source: str) -> str:
+    """What the items of another shop hold; arguments as `write_transferred_cards`."""
+    catalog = model.catalog
+    return "\n\n".join(
+        [
+            *source_parts(source),
+            "## Size",
+            table(["", ""], [["items", f"{catalog.num_items - 1:,}"], ["events", "none"]]),
+            *item_parts(catalog),
+            *repair_parts(model.notes),
+            "## Personal data",
+            "None: the run holds no event, and no file of it names a user.\n",
+        ]
+    )
+
+
+def transferred_model_card(model: TrainedModel, base: str) -> str:
+    """What a model for another shop is made of; arguments as `write_transferred_cards`."""
+    config, fitted = model.config, corrections(model.inverse_temperature, model.correction)
+    known = ", ".join(source for source in config.model.sources if source != "id")
+    budget = asdict(config.train.privacy) if config.train.privacy.epsilon else None
+    rows = {
+        **architecture_rows(config, model.model.params),
+        "training": f"{model.step:,} steps in the run `{base}`, none on data of this shop",
+        "corrections": f"as in `{base}`: {fitted}",
+        "differential privacy of users": f"as in `{base}`: {privacy_words(budget)}",
+    }
+    return "\n\n".join(
+        [
+            *intended_use_parts(f"{model.catalog.num_items - 1:,} items of another shop"),
+            "## Training",
+            table(["", ""], rows.items()),
+            options_line(config, MODEL_OPTIONS, ("privacy",)),
+            f"The data of this shop: [{DATA_CARD}]({DATA_CARD}).",
+            "## Quality",
+            "Not measured: no event of this shop is known.",
+            "## Limits",
+            f"* The figures of `{base}` do not hold for this shop.\n"
+            f"* The model knows of these items only their {known}: no id is trained, and no item "
+            "has a popularity.\n",
         ]
     )
 

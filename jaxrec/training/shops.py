@@ -13,7 +13,14 @@ from jaxtyping import Int
 
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.files import write_json
-from jaxrec.artifacts.run_directory import CALIBRATION, NEIGHBOURS, REFIT, SELECTED_BY, Progress
+from jaxrec.artifacts.run_directory import (
+    CALIBRATION,
+    NEIGHBOURS,
+    REFIT,
+    SELECTED_BY,
+    SHOPS,
+    Progress,
+)
 from jaxrec.data.dataset import Dataset, shop_data
 from jaxrec.data.graph_arrays import first_rows
 from jaxrec.evaluation.calibration import Correction
@@ -44,8 +51,6 @@ from jaxrec.training.state import (
     train_arrays,
 )
 from jaxrec.training.stopping import Runner, uninterrupted
-
-SHOPS = "shops"  # in a run directory: a run directory of every shop
 
 
 def with_shops(context: TrainContext) -> TrainContext:
@@ -170,6 +175,7 @@ def finish(
         for name, shop in context.shops.items():
             card = {**shops[name], "selected": results["selected"]}
             _end_shop(shop, states[name], card, run / SHOPS / name, meter)
+        cards.write_joint_cards(run, context, results, meter)
         write_json(run / CALIBRATION, mean_calibration([run / SHOPS / name for name in shops]))
         report.console.print(f"the model of all shops is in {run}")
         return results

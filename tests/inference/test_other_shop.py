@@ -13,6 +13,9 @@ from jaxrec.cli import transfer
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError, InputError, RunError
 from jaxrec.evaluation.neighbours import NeighbourFit
+from jaxrec.inference.loading import read_calibration
+from jaxrec.training import cards
+from jaxrec.training.card_parts import corrections
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,13 @@ def test_a_run_for_another_shop_is_a_run(trained_run, other, other_items, tmp_pa
     assert loaded["item_id"].equals(other.recommend(events, k=5)["item_id"])
     with pytest.raises(RunError, match="exists"):
         transfer.run(arguments)
+    card, data = ((out / name).read_text() for name in (cards.MODEL_CARD, cards.DATA_CARD))
+    fitted = corrections(*read_calibration(out))
+    assert f"| corrections | as in `{trained_run.name}`: {fitted} |" in card
+    assert "no event of this shop is known" in card and "only their graph, text:" in card
+    assert f"Source: `{items.name}`" in data and f"| items | {len(other_items)} |" in data
+    assert "| brand | String | 0.0% |" in data and "| brand | 4 |" in data
+    assert "| events | none |" in data and "ranks.parquet" not in data
 
 
 def test_similar_texts_of_the_other_shop_are_neighbours(model, other_items):

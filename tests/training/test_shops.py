@@ -19,7 +19,7 @@ from jaxrec.config import ForecastConfig
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import ConfigError, DataError, InputError
-from jaxrec.training import loop, shops, state
+from jaxrec.training import cards, cost, loop, shops, state
 from jaxrec.training.add_forecast import add_forecast
 from jaxrec.training.evaluator import validate
 from jaxrec.training.objective import StepInputs, objective
@@ -211,6 +211,9 @@ def test_a_training_measures_and_writes_every_shop_and_so_does_its_refit(both, t
     assert set(ranks["shop"]) == {"old", "new"} and "/" not in "".join(ranks["user_id"])
     card = (directory / "shops" / "old" / "model_card.md").read_text()
     assert "ranks 20 items" in card and "together with the data of new" in card
+    joint_data = cards.joint_data_card(make_context(both))
+    assert (directory / cards.DATA_CARD).read_text() == joint_data
+    assert "(shops/old/model_card.md)" in (directory / cards.MODEL_CARD).read_text()
     store = directory / "shops" / "old" / "shoppers.db"
     store.touch()  # of a live service
     resumed = loop.fit(read_config(directory), directory, tables=both, resume=True)
@@ -222,6 +225,17 @@ def test_a_training_measures_and_writes_every_shop_and_so_does_its_refit(both, t
     assert model.recommend(seconds(both["new"]), k=2).height == 80
     one = OPTIONS | {"data.shops": {}, "train.init": str(directory), "train.epochs": 1}
     loop.fit(config(**one), tmp_path / "one", tables=both["new"])
+
+
+def test_the_cards_of_a_run_on_several_shops_point_to_those_of_each_shop(context, both):
+    users = {name: tables.events["user_id"].n_unique() for name, tables in both.items()}
+    data = cards.joint_data_card(context)
+    assert f"| [old](shops/old/data_card.md) | {users['old']} | 20 | " in data
+    assert f"| [new](shops/new/data_card.md) | {users['new']} | 30 | " in data
+    results = {"selected": {"epoch": 1, "old/ndcg@10": 0.5, "new/ndcg@10": 0.25}}
+    model = cards.joint_model_card(context, results, [{"epoch": 0}], cost.Meter())
+    assert "| epochs | 1 trained, 1 selected |" in model and "`model.dropout: 0.0`" in model
+    assert "| [new](shops/new/model_card.md) | 0.2500 |" in model
 
 
 def seconds(tables):
