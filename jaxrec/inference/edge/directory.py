@@ -116,9 +116,12 @@ def jax_programs() -> dict[str, Any]:
     common = {"format": "jax.export", "platforms": PLATFORMS}
     state = ["state float32 [B, state_size]"]
     update = [*state, "item_vector float32 [B, vector_width]", "event_type int32 [B]"]
+    many = ["item_vectors float32 [B, T, vector_width]", "event_types int32 [B, T]"]
+    many += ["gaps int32 [B, T]", "valid bool [B, T]"]
     target = [*state, "target_event_type int32 [B]", "time_since_last int32 [B]"]
     return {
         "update.jax": common | {"inputs": [*update, "gap int32 [B]"], "outputs": state},
+        "update_many.jax": common | {"inputs": [*state, *many], "outputs": state},
         "user_vector.jax": common
         | {"inputs": target, "outputs": ["user_vector float32 [B, vector_width]"]},
     }

@@ -1,4 +1,4 @@
-"""The model as two programs of `jax.export`, which run without jaxrec on CPUs, GPUs and TPUs."""
+"""The model as three programs of `jax.export`, which run without jaxrec on CPUs, GPUs and TPUs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.errors import ConfigError
 from jaxrec.inference.encoding import state_rows, state_tree
@@ -23,10 +23,12 @@ def export_programs(model: Model, state_size: int, width: int) -> dict[str, byte
 
     * `update`: (state [B, S], item vectors [B, F], event types [B], gaps [B]) -> state [B, S].
       Each row reads one event; a gap is in seconds, -1 if unknown.
+    * `update_many`: (state [B, S], item vectors [B, T, F], event types [B, T], gaps [B, T],
+      valid [B, T]) -> state [B, S]. Each row reads its valid events in time order.
     * `user_vector`: (state [B, S], target event types [B], time since last [B]) -> [B, F]. Target
       -1 is any event type; the time is in seconds, -1 if unknown.
 
-    Any number of users B fits. The parameters are constants of the programs.
+    Any number of users B and of events T fits. The parameters are constants of the programs.
 
     Raises:
         ConfigError: the package `flatbuffers` is missing.
@@ -35,19 +37,23 @@ def export_programs(model: Model, state_size: int, width: int) -> dict[str, byte
         import flatbuffers  # noqa: F401 (jax.export imports it late)
     except ImportError:
         raise ConfigError(MISSING.format("flatbuffers")) from None
-    [users] = export.symbolic_shape("users")
+    users, events = export.symbolic_shape("users, events")
     state = jax.ShapeDtypeStruct((users, state_size), jnp.float32)
-    vectors = jax.ShapeDtypeStruct((users, width), jnp.float32)
-    numbers = jax.ShapeDtypeStruct((users,), jnp.int32)
+    vector = jax.ShapeDtypeStruct((users, width), jnp.float32)
+    number = jax.ShapeDtypeStruct((users,), jnp.int32)
+    vectors = jax.ShapeDtypeStruct((users, events, width), jnp.float32)
+    numbers = jax.ShapeDtypeStruct((users, events), jnp.int32)
+    valid = jax.ShapeDtypeStruct((users, events), jnp.bool)
     update, user_vector = one_step(model)
     return {
-        "update": _exported(update, state, vectors, numbers, numbers),
-        "user_vector": _exported(user_vector, state, numbers, numbers),
+        "update": _exported(update, state, vector, number, number),
+        "update_many": _exported(in_order(update), state, vectors, numbers, numbers, valid),
+        "user_vector": _exported(user_vector, state, number, number),
     }
 
 
 def one_step(model: Model) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    """The functions that `export_programs` exports, for one user each."""
+    """Functions that read one event of one user, and give the vector of one user."""
     # arrays of a mesh would tie the programs to its devices
     params = jax.tree.map(np.asarray, model.params)
 
@@ -76,6 +82,28 @@ def one_step(model: Model) -> tuple[Callable[..., Array], Callable[..., Array]]:
         return recommender.user_vectors(outputs, target_event_type[None], time_since_last[None])[0]
 
     return update, user_vector
+
+
+def in_order(update: Callable[..., Array]) -> Callable[..., Array]:
+    """The function that reads T events of one user by a function that reads one."""
+
+    def update_many(
+        state: Float[Array, " S"],
+        item_vectors: Float[Array, "T F"],
+        event_types: Int[Array, " T"],
+        gaps: Int[Array, " T"],
+        valid: Bool[Array, " T"],
+    ) -> Float[Array, " S"]:
+        def step(
+            before: Float[Array, " S"], inputs: tuple[Array, ...]
+        ) -> tuple[Float[Array, " S"], None]:
+            *event, is_event = inputs
+            return jnp.where(is_event, update(before, *event), before), None
+
+        after, _ = jax.lax.scan(step, state, (item_vectors, event_types, gaps, valid))
+        return after
+
+    return update_many
 
 
 def _exported(function: Callable[..., Array], *arguments: Any) -> bytes:

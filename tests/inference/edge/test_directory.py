@@ -56,23 +56,30 @@ def assert_same_list(items, scores, expected, tolerance):
 
 
 def test_the_exported_programs_give_the_lists_of_the_live_engine(engine, directory):
-    update, user_vector = (
-        jax.export.deserialize(bytearray((directory / f"{name}.jax").read_bytes()))
-        for name in ("update", "user_vector")
-    )
-    assert update.platforms == user_vector.platforms == ("cpu", "cuda", "tpu")
+    programs = {
+        path.stem: jax.export.deserialize(bytearray(path.read_bytes()))
+        for path in directory.glob("*.jax")
+    }
+    assert programs.keys() == {"update", "update_many", "user_vector"}
+    assert {program.platforms for program in programs.values()} == {("cpu", "cuda", "tpu")}
+    update, update_many, user_vector = (programs[name] for name in sorted(programs))
     manifest = json.loads((directory / "manifest.json").read_text())
     items = pl.read_parquet(directory / "items.parquet")
     vectors = np.load(directory / "item_vectors.npy")
     numbers = {item: number for number, item in enumerate(items["item_id"])}
     state, last_time = np.tile(np.float32(manifest["initial_state"]), (2, 1)), None
+    inputs = []
     for shown in EVENTS:  # of the first user; the other one stays new
         rows = np.array([numbers.get(shown.item_id, 0)])
         kind = np.array([manifest["event_types"].index(shown.event_type)], np.int32)
         gap = -1 if last_time is None else shown.time - last_time
-        state[:1] = update.call(state[:1], vectors[rows], kind, np.array([gap], np.int32))
+        inputs.append((vectors[rows], kind, np.array([gap], np.int32)))
+        state[:1] = update.call(state[:1], *inputs[-1])
         last_time = shown.time
     np.testing.assert_allclose(state[0], engine.document("u").state, atol=1e-4)
+    history = [np.stack(part, 1) for part in zip(*inputs, strict=True)]
+    at_once = update_many.call(state[1:], *history, np.ones((1, len(EVENTS)), bool))
+    np.testing.assert_allclose(at_once, state[:1], atol=1e-5)
     target = np.full(2, manifest["target_event_type"], np.int32)
     users = np.asarray(user_vector.call(state, target, np.full(2, -1, np.int32)))
     scores = users @ vectors.T + items["bias"].to_numpy()

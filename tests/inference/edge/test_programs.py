@@ -39,18 +39,27 @@ def test_exported_programs_equal_those_of_the_service(make_model, sequence):
     model = make_model(sequence)
     states = np.asarray(initial_states(model, 3))
     content = export_programs(model, states.shape[1], CONFIG.hidden_size)
-    update, user_vector = (
-        jax.export.deserialize(bytearray(content[name])) for name in ("update", "user_vector")
+    update, update_many, user_vector = (
+        jax.export.deserialize(bytearray(content[name]))
+        for name in ("update", "update_many", "user_vector")
     )
     vectors = jax.random.normal(jax.random.key(0), (5, 3, CONFIG.hidden_size))
     zeros, places = np.zeros(3, np.int32), np.arange(3, dtype=np.int32)[:, None]
-    expected = states
+    expected, gaps, after = states, np.array([-1, 0, 99], np.int32), [states]
     for items in np.asarray(vectors):
-        gaps = np.array([-1, 0, 99], np.int32)
         states = np.asarray(update.call(states, items, zeros, gaps))
         events = Events(places, zeros[:, None], gaps[:, None])
         expected = update_states(model, expected, items, events, np.ones((3, 1), bool))
         np.testing.assert_allclose(states, expected, atol=1e-5)
+        after.append(states)
+    # all events of the first user, two of the second with places between them, none of the third
+    valid = np.array([[1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
+    inputs = [np.array(vectors.swapaxes(0, 1)), np.tile(zeros, (5, 1)).T, np.tile(gaps, (5, 1)).T]
+    inputs[0][1, [1, 3]] = inputs[0][1, :2]
+    many = update_many.call(after[0], *inputs, valid)
+    np.testing.assert_allclose(many, [after[5][0], after[2][1], after[0][2]], atol=1e-6)
+    many = update_many.call(after[0][:1], *(part[:1, :3] for part in inputs), valid[:1, :3])
+    np.testing.assert_allclose(many, after[3][:1], atol=1e-6)
     one = user_vector.call(states[:1], zeros[:1] - 1, zeros[:1])
     np.testing.assert_allclose(one, user_vectors(model, expected, -1, 0)[:1], atol=1e-5)
 
