@@ -99,10 +99,13 @@ def browser_page(ort, run, tmp_path_factory):
             args=["--no-sandbox", "--disable-background-networking"],
         )
         shown = browser.new_page(viewport={"width": 390, "height": 844})
-        shown.failures = []
+        shown.failures, shown.requests = [], []
+        shown.context.on("request", lambda request: shown.requests.append(request))
         shown.on("pageerror", lambda error: shown.failures.append(str(error)))
         shown.on("console", lambda m: shown.failures.append(m.text) if m.type == "error" else None)
-        shown.goto(f"http://127.0.0.1:{server.server_port}/")
+        shown.on("websocket", lambda socket: shown.failures.append(socket.url))
+        shown.own = own_files(directory, f"http://127.0.0.1:{server.server_port}/")
+        shown.goto(min(shown.own))
         playwright.expect(shown.locator("#list li")).to_have_count(10)
         shown.evaluate(LIST, [])  # the model of this test
         server.shutdown()
@@ -111,6 +114,12 @@ def browser_page(ort, run, tmp_path_factory):
         yield shown
         assert shown.failures == []
         browser.close()
+
+
+def own_files(directory, origin):
+    """The addresses of the page and of its files."""
+    paths = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    return {origin, *(origin + path.as_posix() for path in paths)}
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -153,3 +162,21 @@ def test_a_click_changes_the_list_and_the_state_stays_in_the_browser(browser_pag
     expect(browser_page.locator("#events li")).to_have_count(0)
     assert items.evaluate_all(ids) == before
     assert browser_page.evaluate("localStorage.getItem('jaxrec shopper')") is None
+
+
+@pytest.mark.slow
+def test_the_page_reads_its_own_files_and_sends_nothing(browser_page):
+    """Lost requests count too: there is no network, but the browser reports them."""
+    from playwright.sync_api import expect
+
+    loading = len(browser_page.requests)
+    browser_page.locator("#list li").first.get_by_role("button").first.click()
+    expect(browser_page.locator("#events li")).to_have_count(1)
+    browser_page.get_by_label("Title or id").fill("I12")
+    browser_page.locator("#found li").first.get_by_role("button").first.click()
+    expect(browser_page.locator("#events li")).to_have_count(2)
+    browser_page.get_by_role("button", name="Forget my events").click()
+    expect(browser_page.locator("#events li")).to_have_count(0)
+    assert {request.url for request in browser_page.requests} <= browser_page.own
+    assert {request.method for request in browser_page.requests} == {"GET"}
+    assert browser_page.requests[loading:] == []
