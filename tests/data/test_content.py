@@ -22,9 +22,9 @@ def parquet() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("events.csv", gzip.compress(CSV)),
+        ("events.csv", gzip.compress(CSV, mtime=0)),
         ("events.csv.gz", CSV),
-        ("events.jsonl", gzip.compress(JSON)),
+        ("events.jsonl", gzip.compress(JSON, mtime=0)),
         ("events.csv", JSON),
         ("events.csv", parquet()),
         ("part-0000", parquet()),
