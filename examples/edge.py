@@ -106,7 +106,7 @@ class EdgeModel:
         for part, items, amounts in self.neighbours:
             for age, (item, kind) in enumerate(shopper.recent[: part["newest"]]):
                 if kind in part["event_types"]:
-                    decayed = 0.5 ** (age / part["half_life"]) * amounts[item]
+                    decayed = part["unit"] * 0.5 ** (age / part["half_life"]) * amounts[item]
                     yield from zip(items[item].tolist(), decayed.tolist(), strict=True)
 
 

@@ -30,6 +30,7 @@ class ItemNeighbours:
 
     Attributes:
         items: 0, the unknown item, fills rows that are too short.
+        amounts: never negative.
         half_life: in events.
         event_types: True for the event types that count.
     """

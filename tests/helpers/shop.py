@@ -82,7 +82,7 @@ def random_neighbours(model: TrainedModel) -> dict[str, ItemNeighbours]:
     return {
         name: ItemNeighbours(
             items=random.integers(0, count, (count, 3), np.int32),
-            amounts=random.normal(size=(count, 3)).astype(np.float32),
+            amounts=random.exponential(size=(count, 3)).astype(np.float32),
             half_life=half_life,
             event_types=np.arange(types) < types - 1,
         )

@@ -22,7 +22,8 @@ from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.runtime import atomic_path
 from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
 
-FORMAT = 1  # of the directory; it changes when readers must change
+FORMAT = 2  # of the directory; it changes when readers must change
+LARGEST = 2**16 - 1  # number of 16 bits
 MANIFEST, VECTORS, ITEMS = "manifest.json", "item_vectors.npy", "items"
 ExportFormat = Literal["jax", "onnx", "page"]
 VectorPrecision = Literal["float32", "float16", "int8"]
@@ -39,9 +40,9 @@ class Manifest:
         repeat_bias: [1 + target event type][event type][age], added to the score of a past event's
             item; age 0 is the newest event.
         neighbours: how events raise related items, for each relation: its name, the files of the
-            neighbours of every item and of what an event adds to their scores, how many of the
-            newest events count, the numbers of the event types that do, and the half-life in
-            events.
+            neighbours of every item and of what an event adds to their scores, the unit of the
+            latter, how many of the newest events count, the numbers of the event types that do, and
+            the half-life in events.
         state_parts: the arrays that a state consists of, in their order, with their shapes.
         has_time: False: times are positions, so every gap is -1.
         programs: file -> formats, platforms, inputs and outputs.
@@ -75,7 +76,8 @@ def write_directory(
 
     Args:
         item_precision: of the item vectors. `int8` searches by 8-bit codes and scores what it finds
-            by float16 vectors; it concerns ONNX alone.
+            by float16 vectors; it concerns ONNX alone. Unless it is `float32`, what events add to
+            related items is rounded to 16 bits.
         page_runtime: see `write_page`.
 
     Raises:
@@ -105,7 +107,9 @@ def write_directory(
             programs |= onnx_programs()
         if "page" in formats:
             write_page(draft, page_runtime)
-        neighbours = [_write_neighbours(model, name, draft) for name in model.neighbours]
+        neighbours = [
+            _write_neighbours(model, name, draft, item_precision) for name in model.neighbours
+        ]
         manifest = _manifest(model, state, vectors, item_precision, programs, neighbours)
         about = {"format": FORMAT, "jaxrec": version("jaxrec"), "jax": version("jax")}
         (draft / MANIFEST).write_text(json.dumps(about | asdict(manifest), allow_nan=False))
@@ -173,16 +177,25 @@ def _manifest(
     )
 
 
-def _write_neighbours(model: TrainedModel, name: str, directory: Path) -> dict[str, Any]:
+def _write_neighbours(
+    model: TrainedModel, name: str, directory: Path, item_precision: VectorPrecision
+) -> dict[str, Any]:
     """Write the neighbours of every item; returns an entry of the manifest."""
     neighbours, count = model.neighbours[name], model.catalog.num_items
-    files = {part: f"{name}_{part}.npy" for part in ("items", "amounts")}
-    for part, file in files.items():
-        rows = getattr(neighbours, part)
+    amounts, unit = neighbours.amounts, 1.0
+    if item_precision != "float32" and amounts.any():
+        # scores add amounts, so all get the same step; as float16, large ones would get wider steps
+        unit = float(amounts.max()) / LARGEST
+        amounts = np.rint(amounts / unit).astype(np.uint16)
+    items = neighbours.items.astype(np.uint16 if count <= LARGEST + 1 else np.int32)
+    parts = {"items": items, "amounts": amounts}
+    files = {part: f"{name}_{part}.npy" for part in parts}
+    for part, rows in parts.items():
         new = max(count - len(rows), 0)  # items that training has not seen
-        np.save(directory / file, np.pad(rows[:count], ((0, new), (0, 0))))
+        np.save(directory / files[part], np.pad(rows[:count], ((0, new), (0, 0))))
     return files | {
         "name": name,
+        "unit": unit,
         "newest": neighbours.newest,
         "half_life": neighbours.half_life,
         "event_types": np.flatnonzero(neighbours.event_types).tolist(),

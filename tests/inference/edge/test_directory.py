@@ -96,7 +96,7 @@ def test_the_exported_programs_give_the_lists_of_the_live_engine(engine, directo
         scores[0, number] += bias[kind][age]
         for part, related, amounts in neighbours:
             if age < part["newest"] and kind in part["event_types"]:
-                decayed = amounts[number] / 2 ** (age / part["half_life"])
+                decayed = part["unit"] * amounts[number] / 2 ** (age / part["half_life"])
                 np.add.at(scores[0], related[number], decayed)
         if kind in manifest["masked_event_types"]:
             masked.append(number)
@@ -132,6 +132,18 @@ def test_the_example_reads_events_and_prints_lists(engine, directory):
     shown = subprocess.run(program, input=lines, capture_output=True, text=True, check=True)
     *_, last = shown.stdout.strip().split("\n\n")
     assert [line.split()[2] for line in last.splitlines()] == lists(engine)[0]["item_id"].to_list()
+
+
+def test_item_neighbours_take_half_the_bytes_beside_float16_vectors(model, tmp_path):
+    write_directory(model, tmp_path / "edge", ["onnx"])
+    for part in json.loads((tmp_path / "edge" / "manifest.json").read_text())["neighbours"]:
+        expected, count = model.neighbours[part["name"]], model.catalog.num_items
+        items, amounts = (np.load(tmp_path / "edge" / part[name]) for name in ("items", "amounts"))
+        assert items.dtype == amounts.dtype == np.uint16
+        np.testing.assert_array_equal(items, expected.items[:count])
+        rounded, unit = part["unit"] * amounts, part["unit"]
+        assert unit == expected.amounts.max() / (2**16 - 1)
+        np.testing.assert_allclose(rounded, expected.amounts[:count], rtol=0, atol=0.51 * unit)
 
 
 def test_an_export_refuses_what_it_cannot_do(model, directory, trained_run, capsys):

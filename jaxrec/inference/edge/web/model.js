@@ -109,11 +109,12 @@ function raised(shopper, options) {
   return shopper.recent.slice(0, options.newest).flatMap(([item, type], age) => {
     if (!options.event_types.includes(type)) return [];
     const [items, amounts] = options.rowsOf.map((rowOf) => rowOf(item));
-    return items.map((other, place) => [other, 0.5 ** (age / options.half_life) * amounts[place]]);
+    const weight = options.unit * 0.5 ** (age / options.half_life);
+    return items.map((other, place) => [other, weight * amounts[place]]);
   });
 }
 
-/** Rows of a NumPy file of float32, float16 or int32 numbers. */
+/** Rows of a NumPy file of float32, float16, int32 or uint16 numbers. */
 function rowReader(file) {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const start = 10 + view.getUint16(8, true);
@@ -123,6 +124,7 @@ function rowReader(file) {
     "<f2": [2, (place) => halfToNumber(view.getUint16(place, true))],
     "<f4": [4, (place) => view.getFloat32(place, true)],
     "<i4": [4, (place) => view.getInt32(place, true)],
+    "<u2": [2, (place) => view.getUint16(place, true)],
   }[header.match(/'descr': '(...)'/)[1]];
   return (row) => Array.from({ length: width }, (_, n) => number(start + (row * width + n) * size));
 }
