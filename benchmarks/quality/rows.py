@@ -16,7 +16,7 @@ import numpy as np
 from jaxrec.config import Config
 
 BENCHMARKS = Path(__file__).parent.parent
-CODE = ("../jaxrec", "../configs", "../pyproject.toml", ".", ":!results")
+CODE = ("../jaxrec", "../configs", "../examples", "../pyproject.toml", ".", ":!results")
 
 
 @cache
