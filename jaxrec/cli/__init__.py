@@ -96,7 +96,7 @@ def _usage() -> str:
     return (
         f"usage: jaxrec COMMAND [options]\n\n{rows}\n\n"
         "jaxrec COMMAND --help shows the options of a command; jaxrec --version the version. With "
-        "--debug, messages and logs of any command show ids of users."
+        "--debug, messages and logs of any command show ids of users and values of events."
     )
 
 

@@ -10,7 +10,7 @@ from jaxrec.data.codes import is_coded, per_row, texts, where
 from jaxrec.errors import DataError
 from jaxrec.runtime import personal
 
-PERSONAL = ("user_id", "event_id", "session_id")
+PERSONAL = ("user_id", "event_id", "session_id")  # of any table
 SHOWN_ROWS, SHOWN_WIDTH, SHOWN_WORDS = 5, 80, 10
 # the years 1 to 9999, in milliseconds since 1970
 FIRST_IN_PYTHON, END_OF_PYTHON = -62_135_596_800_000, 253_402_300_800_000
@@ -42,6 +42,10 @@ NO_IDS = (
     *("(null)", "nat", "unknown", "anonymous", "guest", "not set", "#ref!", "#value!", "?"),
     "00000000-0000-0000-0000-000000000000",
 )
+
+
+class EventsName(str):
+    """The name of a table of events in messages, which show none of its values; see `shown`."""
 
 
 def require(frame: pl.DataFrame, name: str, table: str) -> pl.Series:
@@ -77,10 +81,10 @@ def reject(bad: pl.Series, column: pl.Series, table: str, problem: str, fix: str
     """Raise a DataError with the first bad rows (counted from 1) and their values, if any."""
     rows = bad.arg_true()
     if len(rows):
-        first = ", ".join(f"row {row + 1}: {shown(column, row)}" for row in rows.head(SHOWN_ROWS))
+        values = (f"row {row + 1}: {shown(column, row, table)}" for row in rows.head(SHOWN_ROWS))
         raise DataError(
             f"{table}, column {column.name!r}: {len(rows):,} of {len(column):,} values "
-            f"{problem} ({first}). {fix}"
+            f"{problem} ({', '.join(values)}). {fix}"
         )
 
 
@@ -175,8 +179,8 @@ def blank_ends(ids: pl.Series, table: str) -> list[str]:
     row = is_padded.arg_max() or 0
     return [
         f"{table}, column {ids.name!r}: {is_padded.sum():,} of {len(ids):,} values have blanks at "
-        f"their ends (row {row + 1}: {shown(ids, row)}), so they equal no id without them. Write "
-        f"the file without them, or trim them in a query: trim({ids.name})."
+        f"their ends (row {row + 1}: {shown(ids, row, table)}), so they equal no id without them. "
+        f"Write the file without them, or trim them in a query: trim({ids.name})."
     ]
 
 
@@ -264,18 +268,19 @@ def index_in(column: pl.Series, ids: pl.Series) -> pl.Series:
 def wrong_type(column: pl.Series, table: str, expected: str) -> DataError:
     """The error of a column whose type is not the expected one."""
     return DataError(
-        f"{table}, column {column.name!r}: wrong type {column.dtype} (row 1: {shown(column, 0)}). "
-        f"Convert it to {expected}"
+        f"{table}, column {column.name!r}: wrong type {column.dtype} (row 1: "
+        f"{shown(column, 0, table)}). Convert it to {expected}"
     )
 
 
-def shown(column: pl.Series, row: int) -> str:
-    """A value in one line; see `personal` for ids of users and of their events."""
+def shown(column: pl.Series, row: int, table: str) -> str:
+    """A value in one line; see `personal` for values of events and ids of users."""
     value = column.to_physical()[row]
     if not column.dtype.is_temporal() or _is_in_python(column.slice(row, 1)):
         value = column[row]
     value = value.to_list() if isinstance(value, pl.Series) else value
-    text = personal(value) if column.name in PERSONAL else repr(value)
+    is_personal = isinstance(table, EventsName) or column.name in PERSONAL
+    text = personal(value) if is_personal else repr(value)
     text = " ".join(text.split())
     return text if len(text) <= SHOWN_WIDTH else f"{text[:SHOWN_WIDTH]} ..."
 

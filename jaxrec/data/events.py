@@ -15,7 +15,7 @@ from jaxrec.data.columns import index_in
 from jaxrec.data.slices import counts_before, time_order, user_blocks
 from jaxrec.data.times import as_milliseconds
 from jaxrec.errors import ConfigError, DataError
-from jaxrec.runtime import cache_dir
+from jaxrec.runtime import cache_dir, personal
 from jaxrec.types import EventLog
 
 MAPPED_FROM = 20_000_000  # events
@@ -140,7 +140,7 @@ def refuse_many_event_types(names: Sequence[str]) -> None:
     """Raise a DataError if there are more event types than a log can hold."""
     if len(names) > MAX_EVENT_TYPES:
         raise DataError(
-            f"events have {len(names):,} event types ({', '.join(names[:5])} ...), but at most "
+            f"events have {len(names):,} event types (such as {personal(names[0])}), but at most "
             f"{MAX_EVENT_TYPES} are possible. Name actions, such as view or buy"
         )
 
@@ -148,8 +148,8 @@ def refuse_many_event_types(names: Sequence[str]) -> None:
 def _checked_event_types(events: pl.Series, names: tuple[str, ...] | None) -> tuple[str, ...]:
     """The names, or by default the distinct types of the events."""
     present = set(events.unique())
+    refuse_many_event_types(sorted(present))
     names = names or tuple(sorted(present))
-    refuse_many_event_types(names)
     if unknown := present - set(names):
         raise DataError(
             f"events have types that the model does not know: {', '.join(sorted(unknown))}; it "

@@ -84,7 +84,8 @@ def with_prices(items: pl.DataFrame, table: str) -> tuple[pl.DataFrame, list[str
     if lost.any() or not numbers.count():
         return items, [_no_numbers(column, lost, table)], []
     row = numbers.is_not_null().arg_max() or 0
-    note = f"{table}: prices were read as numbers, such as {column[row]!r} as {numbers[row]}."
+    read = f"{shown(column, row, table)} as {shown(numbers, row, table)}"
+    note = f"{table}: prices were read as numbers, such as {read}."
     return items.with_columns(price=numbers), _negative(numbers, table), [note]
 
 
@@ -96,8 +97,8 @@ def _negative(prices: pl.Series, table: str) -> list[str]:
     row = negative.arg_max() or 0
     return [
         f"{table}, column 'price': {negative.sum():,} of {len(prices):,} prices are below 0 (row "
-        f"{row + 1}: {shown(prices, row)}), and conditions take them as they are. Correct them, or "
-        "leave them empty."
+        f"{row + 1}: {shown(prices, row, table)}), and conditions take them as they are. Correct "
+        "them, or leave them empty."
     ]
 
 
@@ -105,7 +106,7 @@ def _no_numbers(prices: pl.Series, lost: pl.Series, table: str) -> str:
     row = lost.arg_max() or 0
     return (
         f"{table}, column 'price': {lost.sum():,} of {len(prices):,} prices are no numbers (row "
-        f"{row + 1}: {shown(prices, row)}), so conditions cannot compare them."
+        f"{row + 1}: {shown(prices, row, table)}), so conditions cannot compare them."
     )
 
 

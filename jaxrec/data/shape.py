@@ -6,8 +6,7 @@ from jaxrec.data.codes import where
 from jaxrec.data.columns import NULL_WORDS, as_text, reject
 from jaxrec.data.spec import TableSpec
 from jaxrec.errors import DataError
-
-SHOWN_TYPES = 5
+from jaxrec.runtime import personal
 
 
 def shaped(frame: pl.DataFrame, spec: TableSpec) -> pl.DataFrame:
@@ -34,7 +33,7 @@ def check_event_types(frame: pl.DataFrame, spec: TableSpec) -> None:
     if not present.is_in(list(spec.event_types)).any():
         raise DataError(
             f"{spec.origin}: none of the `event_types` {', '.join(spec.event_types)} occurs; the "
-            f"column has {', '.join(map(repr, present.head(SHOWN_TYPES)))}"
+            f"column has {len(present):,} others, such as {personal(present[0])}"
         )
 
 

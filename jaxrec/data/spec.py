@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.config.parsing import read_yaml, recipes
+from jaxrec.data.columns import EventsName
 from jaxrec.data.listing import find_table, format_of, is_table_directory
 from jaxrec.errors import ConfigError, DataError
 
@@ -72,9 +73,9 @@ class TableSpec:
     @property
     def origin(self) -> str:
         """The name of the table in messages."""
-        if self.sql:
-            return f"{self.name} (query)"
-        return str(self.path) + (" ..." if len(self.files) > 1 else "")
+        name = str(self.path) + (" ..." if len(self.files) > 1 else "")
+        name = f"{self.name} (query)" if self.sql else name
+        return EventsName(name) if self.name == "events" else name
 
 
 @dataclass(frozen=True)

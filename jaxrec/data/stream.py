@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import UInt32
 
-from jaxrec.data.columns import as_ids, null_words, require
+from jaxrec.data.columns import EventsName, as_ids, null_words, require
 from jaxrec.data.forgotten import LeftOut
 from jaxrec.data.id_types import IdType, id_type
 from jaxrec.data.invoices import invoice_events, is_invoice_table
@@ -283,7 +283,7 @@ def _batches(
     """Some columns of the rows in file order; each batch has a name for messages."""
     num_read = 0
     for batch in read(columns, rows_per_batch):
-        yield f"{name}, batch from row {num_read + 1:,}", batch
+        yield EventsName(f"{name}, batch from row {num_read + 1:,}"), batch
         num_read += len(batch)
 
 

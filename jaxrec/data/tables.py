@@ -8,6 +8,7 @@ import polars as pl
 
 from jaxrec.data.codes import coded, codes, is_coded, where
 from jaxrec.data.columns import (
+    EventsName,
     as_ids,
     as_text,
     blank_ends,
@@ -143,6 +144,7 @@ def validate_tables(
             an event or part of a triple is null or empty; a timestamp is invalid; an item_id or
             event_id names two different rows; the head of a triple is an unknown item.
     """
+    origin = (EventsName(origin[0]), origin[1], origin[2])
     likely, lists_items = likely_columns(events, OF_EVENTS, origin[0]), items is not None
     events, warnings, notes = _check_events(events, origin[0], time, strict)
     warnings += likely

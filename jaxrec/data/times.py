@@ -119,15 +119,15 @@ def time_notes(times: pl.Series, column: pl.Series, table: str, strict: bool) ->
     is_number = unit_of(column) != "dates"
     if is_number and outside.all() and (times < YEAR_1980).all() and not strict:
         return [
-            f"{table}: timestamps are before 1980 (row 1: {shown(column, 0)}); if they are "
-            "positions, say `time: order`, otherwise write dates or seconds since 1970."
+            f"{table}: timestamps are before 1980 (row 1: {shown(column, 0, table)}); if they "
+            "are positions, say `time: order`, otherwise write dates or seconds since 1970."
         ]
     problem = "lie outside 1980 to tomorrow"
     if strict:
         reject(outside, column, table, problem, "Correct or remove these rows")
     return [
         f"{table}, column {column.name!r}: {outside.sum():,} of {len(times):,} timestamps "
-        f"{problem} (row {row + 1}: {shown(column, row)}). Correct or remove these rows."
+        f"{problem} (row {row + 1}: {shown(column, row, table)}). Correct or remove these rows."
     ]
 
 

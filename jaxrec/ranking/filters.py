@@ -7,12 +7,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Real
 
-from jaxrec.data.columns import as_ids, require
+from jaxrec.data.columns import PERSONAL, as_ids, require
 from jaxrec.data.listing import COMPRESSED
 from jaxrec.data.opener import read_table
 from jaxrec.errors import DataError
 from jaxrec.ranking.option_types import is_whole
-from jaxrec.runtime import path_exists
+from jaxrec.runtime import path_exists, personal
 
 FILE_SUFFIXES = (".parquet", ".csv", ".jsonl", ".inter", ".item")
 SHOWN_IDS = 3  # in a message
@@ -64,13 +64,14 @@ def _ending(path: Path) -> str:
 def _series(source: pl.Series | Sequence[str | int], column: str, place: str) -> pl.Series:
     if isinstance(source, pl.Series):
         return source.alias(column)
+    value = personal if column in PERSONAL else repr
     if not np.iterable(source) or isinstance(source, bytes | Mapping):
-        raise DataError(f"{place}: {source!r} is neither a file nor a list of ids")
+        raise DataError(f"{place}: {value(source)} is neither a file nor a list of ids")
     ids = [str(entry) if is_whole(entry) else entry for entry in source]
     try:
         return pl.Series(column, ids or None, pl.String if not ids else None)
     except (TypeError, UnicodeEncodeError):  # half of a surrogate pair is no text
-        raise DataError(f"{place}: {ids[:SHOWN_IDS]!r}: give ids as text") from None
+        raise DataError(f"{place}: {value(ids[:SHOWN_IDS])}: give ids as text") from None
 
 
 def shown(ids: pl.Series) -> str:

@@ -112,7 +112,7 @@ def unknown_items(stream: EventStream, item_ids: pl.Series) -> list[str]:
     count = sum(map(len, unknown))
     if not count:
         return []
-    first = shown(next(ids for ids in unknown if len(ids)))
+    first = personal(next(ids[0] for ids in unknown if len(ids)))
     if count == total:
         raise DataError(
             f"{place}: none of the {total:,} events is of an item of the catalogue. Items are "

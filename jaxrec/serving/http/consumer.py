@@ -27,6 +27,7 @@ from jaxrec.serving.http.stream import (
     rejected_fields,
 )
 from jaxrec.serving.live.recorder import Recorded, UserEvent
+from jaxrec.serving.stores.redis import server_message
 
 logger = logging.getLogger("uvicorn.error")  # the server sets its format and level
 
@@ -78,9 +79,10 @@ class StreamConsumer:
                     failure = ""
                     await self._consume()
                 except (RedisError, OSError) as error:
-                    if str(error) != failure:
-                        logger.error("the stream %s fails: %s", self.address.name, error)
-                    failure = str(error)
+                    reason = server_message(error)
+                    if reason != failure:
+                        logger.error("the stream %s fails: %s", self.address.name, reason)
+                    failure = reason
                 except Exception as error:
                     self._log_defect(error)
                 await asyncio.sleep(RETRY_SECONDS)

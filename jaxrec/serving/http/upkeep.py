@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+import traceback
 
 from jaxrec.artifacts import run_directory
 from jaxrec.errors import StoreError
@@ -65,8 +66,9 @@ async def expire_documents(service: LiveService) -> None:
         except StoreError as error:
             service.metrics.store_errors.inc()
             logger.error("%s", error)
-        except Exception:
-            logger.exception("cannot delete expired documents; next try in an hour")
+        except Exception as error:  # its message may hold data of a user
+            frames, kind = "".join(traceback.format_tb(error.__traceback__)), type(error).__name__
+            logger.error("cannot delete expired documents (%s in\n%s)", kind, frames)
         await asyncio.sleep(HOUR)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -296,7 +297,12 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise StoreError(f"the store fails: {error}") from error
+        raise StoreError(f"the store fails: {server_message(error)}") from error
+
+
+def server_message(error: Exception) -> str:
+    """What an error says, without the command of a pipeline, which holds ids of users."""
+    return re.sub(r"^Command # \d+ \(.*\) of pipeline caused error: ", "", str(error), flags=re.S)
 
 
 def _newest(times: Sequence[float | None]) -> int | None:

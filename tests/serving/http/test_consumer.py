@@ -1,9 +1,11 @@
 """Events from a stream, with a real Redis server."""
 
+import asyncio
 import json
 import shutil
 import signal
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -71,6 +73,26 @@ def unread(stream):
 
 def rejected(stream):
     return [fields for _, fields in stream.xrange(f"{STREAM}:rejected")]
+
+
+def test_the_log_of_a_failing_stream_names_no_user(unchecked, monkeypatch, caplog):
+    """Errors of a pipeline hold its command."""
+    metrics = SimpleNamespace(counter=lambda *_: None, latest=lambda *_: None)
+    reader = consumer.StreamConsumer(SimpleNamespace(metrics=metrics), "redis://localhost/1/events")
+
+    async def fail():
+        raise redis.ResponseError(
+            "Command # 1 (XADD events:rejected * fields secret) of pipeline caused error: OOM"
+        )
+
+    async def stop(_):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(reader, "_create_group", fail)
+    monkeypatch.setattr(consumer.asyncio, "sleep", stop)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(reader.run())
+    assert "the stream events fails: OOM" in caplog.text and "secret" not in caplog.text
 
 
 @needs_redis

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 from fastapi.testclient import TestClient
-from helpers.servers import payload, wait, wait_until_ready
+from helpers.servers import START, payload, wait, wait_until_ready
 
 from jaxrec.errors import StoreError
 from jaxrec.serving.http import middleware, upkeep
@@ -203,6 +203,18 @@ def test_health_answers_head_and_tells_of_the_store(trained_run, tmp_path, monke
 def test_the_log_holds_nothing_that_users_send(client, caplog, monkeypatch):
     path = "/users/secret-user/recommendations"
     client.get(path, params={"where": "secret-condition("})
+    event = payload("secret-user", 0, "secret-item")
+    answers = [
+        client.post("/events", json=event | sent)
+        for sent in (
+            {},
+            {"event_id": "secret-event"},
+            {"timestamp": "secret-time"},
+            {"event": "secret-type"},
+            {"item_id": "\nsecret-item"},
+        )
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 422, 422, 422]
     engine = client.app.state.service.engine
     for error in (StoreError("down"), RuntimeError("of secret-user")):
 
@@ -216,6 +228,8 @@ def test_the_log_holds_nothing_that_users_send(client, caplog, monkeypatch):
     assert "down" in caplog.text
     assert "RuntimeError" in caplog.text
     assert "secret" not in "".join(r.getMessage() for r in caplog.records if "httpx" not in r.name)
+    metrics = client.get("/metrics").text
+    assert "secret" not in metrics and str(START) not in metrics
 
 
 def test_a_list_that_takes_too_long_is_refused(trained_run, tmp_path, monkeypatch):

@@ -82,6 +82,18 @@ def test_files_that_are_not_rewritten_are_named(store, monkeypatch):
     assert "snapshot" in snapshot and "permission" in snapshot
 
 
+def test_errors_name_no_user(store):
+    """Errors of a pipeline hold its command."""
+    store.client.set("{jaxrec}:shopper:secret) of pipeline caused error: secret", "no document")
+    with pytest.raises(StoreError, match="the store fails: WRONGTYPE") as refused:
+        store.load(["secret) of pipeline caused error: secret"])
+    assert "secret" not in str(refused.value)
+    store.client.config_set("maxmemory", 1)
+    with pytest.raises(StoreError, match="maxmemory") as refused:
+        store.save([UserDocument("secret")])
+    assert "secret" not in str(refused.value)
+
+
 def test_a_user_written_during_expiry_stays(store, monkeypatch):
     store.save([UserDocument("a"), UserDocument("b")])
     delete_unchanged = store._delete_unchanged
