@@ -1,5 +1,9 @@
 """Texts of items, files of pretrained text encoders, and token ids."""
 
+import hashlib
+import json
+import re
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +36,8 @@ CHECKPOINT_FILES = [
     *("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
     *(*TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json"),
 ]
+CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", *TOKENIZER_FILES[1:])
+COMMIT = re.compile("[0-9a-f]{40}")
 TOKENIZER_CHUNK = 8192
 
 
@@ -104,13 +110,39 @@ def resolve_pretrained(name: str) -> Path:
 
 
 def _hub_snapshot(name: str, revision: str | None) -> Path:
-    """A checkpoint from the hub's cache if it has weights there, or else from the hub."""
+    """A checkpoint from the hub's cache if it has weights there, or else from the hub.
+
+    What it downloads is told with its digest, which a run keeps.
+    """
     download = partial(snapshot_download, name, revision=revision, allow_patterns=CHECKPOINT_FILES)
     with suppress(LocalEntryNotFoundError):
         cached = Path(download(local_files_only=True))
         if any(cached.glob("*.safetensors")):
             return cached
-    return Path(download())
+    fetched = Path(download())
+    print(
+        f"downloaded {name} from the Hugging Face hub: SHA-256 of its files "
+        f"{checkpoint_digest(fetched)}",
+        file=sys.stderr,
+    )
+    if not COMMIT.fullmatch(revision or ""):
+        print(
+            "warning: no commit is named, so the hub may give other files at another time; "
+            f"{name}@{fetched.name} names this one",
+            file=sys.stderr,
+        )
+    return fetched
+
+
+def checkpoint_digest(directory: Path) -> str:
+    """SHA-256 of the files of a checkpoint and their names."""
+    return hashlib.sha256(json.dumps(files_digest(directory)).encode()).hexdigest()
+
+
+def files_digest(directory: Path) -> list[tuple[str, str]]:
+    """Names and hashes of the files of a checkpoint."""
+    paths = sorted(p for pattern in CHECKPOINT_PATTERNS for p in directory.glob(pattern))
+    return [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths]
 
 
 def tokenize(

@@ -17,8 +17,9 @@ from jaxtyping import Array, Bool, Float, Float16, Int
 
 from jaxrec.config import Config
 from jaxrec.data.text import (
-    TOKENIZER_FILES,
     Tokens,
+    checkpoint_digest,
+    files_digest,
     item_texts,
     resolve_pretrained,
     tokenize,
@@ -35,7 +36,6 @@ BATCH_SIZE = 128
 TEXTS_PER_FILE = 4096  # of the cache
 # Few shapes, so few compilations, and little padding (about a tenth for product titles).
 LENGTH_BUCKETS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 192, 256, 384, 512)
-CHECKPOINT_PATTERNS = ("config.json", "*.safetensors", "tokenizer*.json", *TOKENIZER_FILES[1:])
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def item_text(
     if whitening is None:
         return _no_text(len(items))
     whitened = whitening.apply(vectors, known).astype(np.float32)
-    digest = _digest(directory)
+    digest = checkpoint_digest(directory)
     if config.text.mode == "frozen":
         return ItemText(whitened, whitening, encoder=digest)
     encoder = load_text_encoder(directory, config.text.pooling)
@@ -149,7 +149,7 @@ def trained_encoder(pretrained: str, digest: str) -> Path:
         FetchError: the checkpoint cannot be fetched.
     """
     directory = resolve_pretrained(pretrained)
-    if digest and _digest(directory) != digest:
+    if digest and checkpoint_digest(directory) != digest:
         raise RunError(
             f"the text encoder {pretrained!r} is not the one that the run was trained with: the "
             f"files in {directory} have another SHA-256. Name the original revision "
@@ -226,7 +226,7 @@ def text_vectors(
         CheckpointError: it is not supported, or cannot be read.
     """
     directory = resolve_pretrained(pretrained)
-    key = json.dumps([*vector_options(max_tokens, pooling), _files_digest(directory)]).encode()
+    key = json.dumps([*vector_options(max_tokens, pooling), files_digest(directory)]).encode()
     column = pl.Series(texts, dtype=pl.String)
     unique = column.unique().sort().to_list()
     encoder = cache(lambda: load_text_encoder(directory, pooling))  # loaded on first use
@@ -351,14 +351,3 @@ def _cache_path(name: str, *contents: bytes) -> Path:
     for content in contents:
         digest.update(content)
     return cache_dir() / "text" / f"{name}-{digest.hexdigest()[:32]}.npy"
-
-
-def _digest(directory: Path) -> str:
-    """SHA-256 of the files of a checkpoint and their names."""
-    return hashlib.sha256(json.dumps(_files_digest(directory)).encode()).hexdigest()
-
-
-def _files_digest(directory: Path) -> list[tuple[str, str]]:
-    """Names and hashes of the files of a checkpoint."""
-    paths = sorted(p for pattern in CHECKPOINT_PATTERNS for p in directory.glob(pattern))
-    return [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths]

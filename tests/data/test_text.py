@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxrec.errors import DataError, FetchError
 
 TINY = GOLDEN / "tiny_bert"
 VOCABULARY = (TINY / "vocab.txt").read_text().split()
+COMMIT = "0123456789" * 4
 COLUMNS = ("title", "brand", "genres", "categories", "description")
 
 
@@ -164,6 +166,27 @@ def test_a_revision_is_looked_up_and_downloaded(monkeypatch, tmp_path, name, rev
     monkeypatch.setattr(text, "snapshot_download", snapshot)
     assert resolve_pretrained(f"{name}@{revision}") == tmp_path
     assert calls == [(name, revision, True), (name, revision, False)]
+
+
+@pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
+def test_the_first_download_tells_its_digest_and_warns_without_a_commit(
+    monkeypatch, tmp_path, capsys, revision
+):
+    directory = tmp_path / COMMIT
+    shutil.copytree(TINY, directory)
+
+    def snapshot(name, allow_patterns, revision=None, local_files_only=False):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        return str(directory)
+
+    monkeypatch.setattr(text, "snapshot_download", snapshot)
+    resolve_pretrained(f"org/model{revision}")
+    told = capsys.readouterr().err
+    assert text.checkpoint_digest(directory) in told
+    assert (f"org/model@{COMMIT} names this one" in told) == (COMMIT not in revision)
+    (directory / "config.json").write_text("{}")
+    assert text.checkpoint_digest(directory) not in told
 
 
 def test_an_unknown_revision_says_what_to_do(monkeypatch):
