@@ -8,7 +8,6 @@ and the packages optax, jraph and annotated_types, which hold Python code alone.
 """
 
 import argparse
-import pickle
 import shutil
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from accelerator_files import write
 from accelerator_rows import BATCH, INPUTS, PACKAGES, Inputs, Sizes
 
 from jaxrec.api import configure
@@ -42,7 +42,7 @@ def main() -> None:
         parser.error("fine-tuned text layers are not measured; use --text.mode frozen")
     context = make_context(config, prepare(config))
     options.inputs.mkdir(parents=True)
-    (options.inputs / INPUTS).write_bytes(pickle.dumps(inputs_of(context)))
+    write(options.inputs / INPUTS, inputs_of(context))
     np.savez_compressed(options.inputs / BATCH, **peers_batch(context))
     for name in CARRIED:
         copy_package(name, options.inputs / PACKAGES / name)

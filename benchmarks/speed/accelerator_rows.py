@@ -4,7 +4,6 @@ Neither JAX nor torch is imported here, as each part needs only one of them.
 """
 
 import json
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerator_files import read
 
-INPUTS, BATCH, PACKAGES = "inputs.pickle", "batch.npz", "packages"
+INPUTS, BATCH, PACKAGES = "inputs.npz", "batch.npz", "packages"
 NO_TIME = "not measured: no time left"
 
 
@@ -80,7 +80,7 @@ class Inputs:
 
 def read_inputs(directory: Path) -> Inputs:
     """The inputs that `accelerator_inputs.py` wrote."""
-    return pickle.loads((directory / INPUTS).read_bytes())
+    return read(directory / INPUTS)
 
 
 @dataclass

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxrec.api import configure
+from jaxrec.config import parse
 from jaxrec.training import loop
+from jaxrec.types import EventLog
 
 REPOSITORY = Path(__file__).parents[2]
 SPEED = REPOSITORY / "benchmarks" / "speed"
@@ -39,6 +42,27 @@ def test_counts_the_products_and_kernels_of_all_passes_of_a_loop(monkeypatch):
     traced = jax.jit(powers).trace(jnp.ones((3, 4)), jnp.ones((4, 4)))
     assert product_flops(traced.jaxpr) == 50 * 2 * 3 * 4 * 4
     assert 50 <= launches(traced.lower().compile().as_text()) < 1000
+
+
+def test_inputs_are_read_without_pickle(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(SPEED)
+    from accelerator_files import read, write
+
+    log = EventLog(None, ("view", "buy"), *(np.arange(n) for n in (2, 4, 4, 4)), has_time=True)
+    written = {"config": parse(layers=[]), "log": log, "rate": np.float32(0.1), "none": None}
+    write(tmp_path / "inputs.npz", written)
+    restored = read(tmp_path / "inputs.npz")
+    assert restored["config"] == written["config"] and restored["rate"].dtype == np.float32
+    assert restored["none"] is None and restored["log"].event_type_names == log.event_type_names
+    for name in ("offsets", "items", "event_types", "times"):
+        np.testing.assert_array_equal(getattr(restored["log"], name), getattr(log, name))
+    with pytest.raises(TypeError, match="neither an array"):
+        write(tmp_path / "other.npz", {"path": tmp_path})
+    for module, name in (("subprocess", "Popen"), ("jaxrec.runtime", "sync")):
+        described = {"class": [module, name], "fields": {"path": "/"}}
+        np.savez(tmp_path / "evil.npz", structure=np.asarray(json.dumps(described)))
+        with pytest.raises(ValueError, match="is no dataclass of"):
+            read(tmp_path / "evil.npz")
 
 
 @pytest.mark.slow
