@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -15,7 +15,7 @@ from jaxrec.data.pseudonyms import keyed_hash, read_key
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.ranking.filters import listed_ids
 from jaxrec.serving.console import console
-from jaxrec.serving.forgetting import PlaceReport, Places, check_lists, forget
+from jaxrec.serving.forgetting import PlaceReport, Places, check_lists, forget, summary
 from jaxrec.serving.live.engine import time_of_deletion
 from jaxrec.serving.options import STORE, Place
 
@@ -117,6 +117,4 @@ def as_text(reports: Sequence[PlaceReport], users: int) -> str:
 
 def as_json(reports: Sequence[PlaceReport], users: int) -> str:
     """The report for a program."""
-    complete = not any(report.failure for report in reports)
-    places = [asdict(report) for report in reports]
-    return json.dumps({"users": users, "complete": complete, "places": places}, indent=2)
+    return json.dumps(summary(reports, users), indent=2)

@@ -2,18 +2,19 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxrec.artifacts.directories import Directory, matching_directories, open_directory
 from jaxrec.artifacts.erasing import Erased, erase_from_file, erase_from_parts, total
 from jaxrec.artifacts.run_directory import read_config
 from jaxrec.data.forgotten import add_forgotten
 from jaxrec.errors import Busy, ConfigError, InputError
+from jaxrec.serving.stores.base import Store
 from jaxrec.serving.stores.opening import check_redis, open_store
 
 LIST = "list"
@@ -92,15 +93,52 @@ def forget(
     """
     reports = list[PlaceReport]()
     for kind, place, remove in _work(users, places, deleted_at, compact):
-        shown = re.sub(r"//[^/@]*@", "//", place)  # without a password
         try:
-            forms, counts, notes = remove()
+            reports.append(report_of(kind, place, users, remove()))
         except (InputError, OSError) as error:
-            reports.append(PlaceReport(kind, shown, failure=str(error)))
-            continue
-        num_users = len({users[form] for form in forms})
-        reports.append(PlaceReport(kind, shown, num_users, counts, notes))
+            failure = _without_password(str(error))
+            reports.append(PlaceReport(kind, _without_password(place), failure=failure))
     return reports
+
+
+def report_of(kind: str, place: str, users: Users, removed: Removed) -> PlaceReport:
+    """The report of a place that users were removed from."""
+    num_users = len({users[form] for form in removed.forms})
+    shown = _without_password(place)
+    return PlaceReport(kind, shown, num_users, removed.counts, removed.notes)
+
+
+def summary(reports: Sequence[PlaceReport], users: int) -> dict[str, Any]:
+    """The reports of all places as JSON has them.
+
+    Args:
+        users: number of users to forget.
+    """
+    complete = not any(report.failure for report in reports)
+    places = [asdict(report) for report in reports]
+    return {"users": users, "complete": complete, "places": places}
+
+
+def delete_from_store(store: Store, users: Users, deleted_at: int | None) -> Removed:
+    """Delete users from a store, see `Store.delete`; raises a StoreError if it fails."""
+    ids, forms, documents, impressions = list(users), set[str](), 0, 0
+    for start in range(0, len(ids), CHUNK):
+        chunk = ids[start : start + CHUNK]
+        loaded = store.load(chunk)
+        kept = {u for u, document in loaded.documents.items() if document.version}
+        kept |= loaded.damaged.keys()
+        documents += len(kept)
+        forms |= kept
+        for user_id in chunk:
+            if shown := len(store.impressions(user_id)):
+                impressions += shown
+                forms.add(user_id)
+            store.delete(user_id, deleted_at)
+    return Removed(frozenset(forms), {"documents": documents, "impressions": impressions})
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", text)
 
 
 def _work(
@@ -128,22 +166,9 @@ def _listed(path: Path, users: Users, deleted_at: int | None) -> Removed:
 def _from_store(address: str, users: Users, deleted_at: int | None, compact: bool) -> Removed:
     if "://" not in address and not Path(address).is_file():
         raise ConfigError(f"{address}: there is no such store")
-    ids, forms, documents, impressions = list(users), set[str](), 0, 0
     with closing(open_store(address)) as store:
-        for start in range(0, len(ids), CHUNK):
-            chunk = ids[start : start + CHUNK]
-            loaded = store.load(chunk)
-            kept = {u for u, document in loaded.documents.items() if document.version}
-            kept |= loaded.damaged.keys()
-            documents += len(kept)
-            forms |= kept
-            for user_id in chunk:
-                if shown := len(store.impressions(user_id)):
-                    impressions += shown
-                    forms.add(user_id)
-                store.delete(user_id, deleted_at)
-        notes = tuple(store.compact()) if compact else ()
-    return Removed(frozenset(forms), {"documents": documents, "impressions": impressions}, notes)
+        removed = delete_from_store(store, users, deleted_at)
+        return removed._replace(notes=tuple(store.compact()) if compact else ())
 
 
 def _from_stream(address: str, users: Users, compact: bool) -> Removed:

@@ -16,9 +16,13 @@ from starlette.requests import ClientDisconnect
 
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import StoreError
+from jaxrec.serving.forgetting import summary
 from jaxrec.serving.http.direct import DirectRoute, directly
 from jaxrec.serving.http.page import PAGE, content_policy
+from jaxrec.serving.http.problems import problem
 from jaxrec.serving.http.schemas import (
+    DeletionProblem,
+    DeletionReport,
     EventOutcome,
     EventRequest,
     Events,
@@ -152,13 +156,30 @@ async def profile(
     return made.model_copy(update={"user_id": user_id})
 
 
-@user_routes.delete("/users/{user_id:path}", status_code=204, tags=["users"])
-async def delete(request: Request, user_id: UserId) -> None:
+@user_routes.delete(
+    "/users/{user_id:path}",
+    status_code=204,
+    tags=["users"],
+    responses={200: {"model": DeletionReport}, 503: PROBLEM | {"model": DeletionProblem}},
+)
+async def delete(
+    request: Request,
+    user_id: UserId,
+    report: Annotated[
+        bool, Query(description="answer 200 with what was removed from each place")
+    ] = False,
+) -> Response:
     """Delete everything stored about a user, also in the outputs that the service was pointed at.
 
     If this answers 503, some of it may remain: send the request again.
     """
-    await service_of(request).forget(user_id)
+    places = await service_of(request).forget(user_id)
+    content = summary(places, users=1)
+    if content["complete"]:
+        return json_response(content) if report else Response(status_code=204)
+    kinds = ", ".join(sorted({place.kind for place in places if place.failure}))
+    detail = f"the user is not removed from every place ({kinds}); send the request again"
+    return problem(503, "request refused", detail, **({"report": content} if report else {}))
 
 
 @user_routes.get("/model", tags=["operation"])

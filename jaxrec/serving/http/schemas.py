@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, 
 
 from jaxrec.data.graph import ITEM
 from jaxrec.inference.explanation import Explanation
+from jaxrec.serving.forgetting import PlaceReport
 from jaxrec.serving.ids import PATTERN, check_id
 from jaxrec.serving.live.recommendation_builder import LISTS
 from jaxrec.serving.live.recorder import Outcome
@@ -220,6 +221,14 @@ class SearchRequest(BaseModel):
     where: Annotated[str, Field(max_length=4000)] = Field("", description="condition on the items")
 
 
+class DeletionReport(BaseModel):
+    """What was removed from each place when a user was deleted."""
+
+    users: int = Field(description="number of users to delete: 1")
+    complete: bool = Field(description="false if a place may still hold the user")
+    places: list[PlaceReport]
+
+
 class Problem(BaseModel):
     """Why a request failed (RFC 9457)."""
 
@@ -228,3 +237,9 @@ class Problem(BaseModel):
     status: int
     detail: str
     errors: list[dict[str, str]] = []
+
+
+class DeletionProblem(Problem):
+    """Why a user may not be deleted from every place."""
+
+    report: DeletionReport | None = Field(None, description="with `report=true`")

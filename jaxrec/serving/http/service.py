@@ -21,7 +21,7 @@ from jaxrec.inference import loading
 from jaxrec.inference.explanation import Explanation
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.context import Step
-from jaxrec.serving.forgetting import forget
+from jaxrec.serving.forgetting import PlaceReport, delete_from_store, forget, report_of
 from jaxrec.serving.http.batching import RequestBatcher
 from jaxrec.serving.http.item_follower import ItemFollower
 from jaxrec.serving.http.metrics import Metrics
@@ -227,15 +227,16 @@ class LiveService:
         gc.collect()
         gc.freeze()
 
-    async def forget(self, user_id: str) -> None:
+    async def forget(self, user_id: str) -> list[PlaceReport]:
         """Remove a user from everything that the options name, also while no model is loaded.
 
         The store refuses earlier events from then on, so nothing brings the user back to it.
 
+        Returns:
+            What was removed from each place, or why that failed; then it can be repeated.
+
         Raises:
             StoreError: the store fails.
-            HTTPException: 503 if another place may still hold the user; the request can be
-                repeated.
         """
         if self.engine is None:
             config = await asyncio.to_thread(run_directory.read_config, self.run)
@@ -243,18 +244,14 @@ class LiveService:
             config = self.engine.model.config
         deleted_at = time_of_deletion(config)
         users = dict.fromkeys((self.stored_id(user_id), user_id), user_id)
-        for form in users:
-            await self.record_batcher.call(self.store.delete, form, deleted_at)
+        deletion = self.record_batcher.call(delete_from_store, self.store, users, deleted_at)
+        own = report_of("store", self.options.store_of(self.run), users, await deletion)
         places = self.options.places_of(config)
         reports = await asyncio.to_thread(forget, users, places, deleted_at)
-        failed = [report for report in reports if report.failure]
-        for report in failed:
-            logger.error("DELETE of a user: %s", report)
-        if failed:
-            kinds = ", ".join(sorted({report.kind for report in failed}))
-            raise HTTPException(
-                503, f"the user is not removed from every place ({kinds}); send the request again"
-            )
+        for report in reports:
+            if report.failure:
+                logger.error("DELETE of a user: %s", report)
+        return [own, *reports]
 
     def _record(self, batches: list[list[UserEvent]]) -> list[list[Recorded]]:
         assert self.engine is not None
