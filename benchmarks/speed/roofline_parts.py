@@ -19,8 +19,8 @@ from jaxrec.models.sequence.blocks import Masks
 from jaxrec.models.sequence.lstm import LSTM
 from jaxrec.training import loop as training
 from jaxrec.training.losses.base import mean_of_sum
-from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.state import TrainContext, TrainState
+from jaxrec.training.tasks.build import full_softmax
 from jaxrec.training.tasks.next_entity import NextEntity
 from jaxrec.types import Batch
 
@@ -185,7 +185,7 @@ def loss_work(
     context: TrainContext, expert: Expert, users: Array, vectors: Array, batch: Batch
 ) -> Iterator[Work]:
     """The losses of next items and of their entities."""
-    arrays, criterion = context.arrays, FullSoftmax(context.config.train.loss_logits)
+    arrays, criterion = context.arrays, full_softmax(context.config.train)
 
     def item_loss(_, users, items, targets, weights, valid):
         return mean_of_sum(criterion(users, items, targets, weights, valid), weights)

@@ -34,6 +34,7 @@ from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.prefetch import prefetch
 from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
 from jaxrec.training.tasks.base import TrainArrays
+from jaxrec.training.tasks.build import full_softmax
 from jaxrec.training.tasks.next_entity import NextEntity
 from jaxrec.types import NEG_INF, STATIC, Batch
 
@@ -133,7 +134,7 @@ def frozen_model(context: TrainContext, state: TrainState, scale: float) -> Froz
         is_predicted=jnp.array([name in predicted for name in names]),
         target_event_type=dataset.target_event_type,
         steps=config.forecast.steps,
-        criterion=FullSoftmax(config.train.loss_logits),
+        criterion=full_softmax(config.train),
     )
 
 

@@ -13,6 +13,7 @@ from jaxrec.models.recommender import Model
 from jaxrec.models.sequence.masked_items import NO_SEQUENCE
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.state import TrainContext
+from jaxrec.training.tasks.build import full_softmax
 from jaxrec.types import NO_GAP
 
 QUERIES = 256  # at a time
@@ -52,13 +53,13 @@ def masked_item_loss(
             jnp.asarray(items),
             *padded,
             context.arrays.candidates,
-            max_logits=context.config.train.loss_logits,
+            criterion=full_softmax(context.config.train),
         )
         sums += float(loss), float(count)
     return {"masked_item/loss": float(sums[0] / max(sums[1], 1))}
 
 
-@partial(jax.jit, static_argnames="max_logits")
+@partial(jax.jit, static_argnames="criterion")
 def last_item_loss(
     model: Model,
     items: Float[Array, "I F"],
@@ -66,7 +67,7 @@ def last_item_loss(
     used: Bool[Array, "B T"],
     candidates: Bool[Array, " I"],
     *,
-    max_logits: int,
+    criterion: FullSoftmax,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The sum over rows of the loss of the last item, the mean of the experts, and how many count.
 
@@ -83,5 +84,5 @@ def last_item_loss(
         assert expert.masked_items is not None
         queries = expert.masked_items(expert.event_vectors(vectors, events), hidden, sequences)
         queries = jnp.take_along_axis(queries, last[..., None], 1) * jnp.exp(expert.log_scale[...])
-        total += FullSoftmax(max_logits)(queries, vectors, targets, weights, candidates)
+        total += criterion(queries, vectors, targets, weights, candidates)
     return total / len(experts), weights.sum()

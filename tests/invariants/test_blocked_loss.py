@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from helpers.losses import CANDIDATES, VALID, blocked_cross_entropy, cross_entropy, problem
 
+from jaxrec.config import TrainConfig
 from jaxrec.models.forms import BY_PLATFORM, traced_with
 from jaxrec.training.losses.base import LogitAdjustments
 from jaxrec.training.losses.full_softmax import FullSoftmax
+from jaxrec.training.tasks.build import full_softmax
 from jaxrec.types import NEG_INF
 
 
@@ -65,7 +67,8 @@ def test_full_softmax_is_the_blocked_sum_for_a_budget_of_logits():
     assert FullSoftmax(10).positions_per_block(CANDIDATES) == FullSoftmax.min_positions
     for forms in BY_PLATFORM.values():
         with traced_with(forms):
-            assert FullSoftmax(0).positions_per_block(5) == forms.loss_logits // 5
+            assert full_softmax(TrainConfig()).max_logits == forms.loss_logits
+            assert full_softmax(TrainConfig(loss_logits=10)).max_logits == 10
     total = FullSoftmax(10)(queries, candidates, targets, weights, VALID)
     dense = (cross_entropy(queries, candidates, targets, VALID) * weights).sum()
     np.testing.assert_allclose(total, dense, rtol=1e-5)

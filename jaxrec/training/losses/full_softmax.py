@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrec.models.forms import chosen_forms
 from jaxrec.partitioning import (
     BY_ITEM,
     BY_USER,
@@ -40,7 +39,7 @@ class FullSoftmax:
     read twice there, for log Z and for the gradient.
     """
 
-    max_logits: int  # of a block, over all devices; 0: as many as suit the platform
+    max_logits: int  # of a block, over all devices
     min_positions: int = 256  # of a block: fewer would mostly read and write candidates
 
     def __call__(
@@ -76,8 +75,7 @@ class FullSoftmax:
 
     def positions_per_block(self, num_candidates: int) -> int:
         """Positions whose logits are in memory at a time."""
-        max_logits = self.max_logits or chosen_forms().loss_logits
-        return max(max_logits // num_candidates, self.min_positions)
+        return max(self.max_logits // num_candidates, self.min_positions)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6,))

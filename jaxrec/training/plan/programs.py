@@ -8,9 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
 
 from jaxrec.config import PlanConfig
-from jaxrec.inference.encoding import encode_catalog, initial_states, user_vectors
+from jaxrec.inference.encoding import (
+    CatalogArrays,
+    encode_catalog,
+    initial_states,
+    user_vectors,
+)
 from jaxrec.models.recommender import REPEAT_EVENTS, Model
 from jaxrec.partitioning import on_mesh
 from jaxrec.ranking.adjustments import exclude
@@ -69,9 +75,9 @@ def catalogue_encoding(context: StepContext) -> Program:
     state = laid_out(*state_layout(context))
     arrays = laid_out(context.arrays, shardings(context.arrays, context.mesh))
     model = Model(context.definition, state.params)
-    catalog = replace(arrays.catalog, nodes=replace(arrays.catalog.nodes, text=state.text))
+    encode = jax.jit(encode_with_texts, keep_unused=True)
     with on_mesh(context.mesh):
-        lowered = jax.jit(encode_catalog, keep_unused=True).lower(model, catalog)
+        lowered = encode.lower(model, state.text, arrays.catalog)
     return Program(
         "encode items",
         lowered,
@@ -87,6 +93,13 @@ def catalogue_encoding(context: StepContext) -> Program:
     )
 
 
+def encode_with_texts(
+    model: Model, text: Float[Array, "I text"], arrays: CatalogArrays
+) -> Float[Array, "N F"]:
+    """Vectors of all nodes of a catalogue whose texts the state of a training has."""
+    return encode_catalog(model, replace(arrays, nodes=replace(arrays.nodes, text=text)))
+
+
 def scoring(context: StepContext, plan: PlanConfig, k: int) -> Program:
     """User vectors of a block of states, and their k best items.
 
@@ -100,9 +113,7 @@ def scoring(context: StepContext, plan: PlanConfig, k: int) -> Program:
     rows = block_rows(min(max(plan.users, 1), BLOCK), sizes.num_items, mesh, None)
     events = min(REPEAT_EVENTS, -(-plan.events // max(plan.users, 1)))
     states = laid_out(jax.eval_shape(lambda m: initial_states(m, rows), model), whole)
-    nodes = replace(context.arrays.catalog.nodes, text=shapes.text)
-    arrays = replace(context.arrays.catalog, nodes=nodes)
-    catalogue = jax.eval_shape(encode_catalog, model, arrays)
+    catalogue = jax.eval_shape(encode_with_texts, model, shapes.text, context.arrays.catalog)
     width = catalogue.shape[1]
 
     numbers = np.zeros(power_of_two(rows * events, MIN_PAIRS), np.int32)

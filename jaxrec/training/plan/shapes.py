@@ -32,13 +32,12 @@ from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.inputs import Nodes, Sizes
 from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.training.item_sampling import ItemSampler
-from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.samplers import Samplers, encodes_all, reads_graph
 from jaxrec.training.state import StepContext, experts_with_source
 from jaxrec.training.step_items import most_entities, most_items
 from jaxrec.training.tasks.base import TrainArrays
-from jaxrec.training.tasks.build import weighted_tasks
+from jaxrec.training.tasks.build import full_softmax, weighted_tasks
 from jaxrec.training.tasks.next_entity import NextEntity
 from jaxrec.types import Batch, padded_size
 
@@ -182,7 +181,7 @@ def catalog_zeros(sizes: Sizes, messages: int) -> CatalogArrays:
 
 def entity_tasks(config: Config, plan: PlanConfig) -> list[NextEntity]:
     """The tasks of the node types to predict, with zeros."""
-    num_items, criterion = rows_of(plan.items), FullSoftmax(config.train.loss_logits)
+    num_items, criterion = rows_of(plan.items), full_softmax(config.train)
     known = [name for name in config.train.auxiliary if name in plan.entities]
     blocks = {name: rows_of(plan.entities[name]) for name in known}
     return [

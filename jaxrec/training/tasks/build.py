@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jaxrec.config import TrainConfig
 from jaxrec.data.graph_arrays import shop_starts
 from jaxrec.errors import DataError
+from jaxrec.models.forms import chosen_forms
 from jaxrec.training.losses.base import Loss
 from jaxrec.training.losses.by_shop import ShopLoss
 from jaxrec.training.losses.full_softmax import FullSoftmax
@@ -44,8 +45,13 @@ def build_tasks(
 
 def criterion(config: TrainConfig, starts: tuple[int, ...]) -> Loss:
     """The loss over candidates; with several shops, over those of the target's shop."""
-    loss = FullSoftmax(config.loss_logits)
+    loss = full_softmax(config)
     return ShopLoss(loss, starts) if len(starts) > 1 else loss
+
+
+def full_softmax(config: TrainConfig) -> FullSoftmax:
+    """The loss with as many logits at a time as the options say, or as suit the platform."""
+    return FullSoftmax(config.loss_logits or chosen_forms().loss_logits)
 
 
 def weighted_tasks(
