@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from jaxrec.inference.catalog_index import unit_rows
+from jaxrec.data.graph import ITEM
+from jaxrec.inference.event_scores import event_leads, event_scores
+from jaxrec.ranking.history_bias import HistoryBias
 from jaxrec.serving.live.state_updater import StateUpdater
 from jaxrec.serving.stores.base import UserDocument
 
-DECAY = 0.9  # of a similarity, with each later event
+NEWEST = 128  # events that are read; older similarities would weigh less than .0015
 
 
 def strongest_items(
@@ -17,27 +19,28 @@ def strongest_items(
     target: str,
     lists: Int[np.ndarray, "U K"],
     documents: Sequence[UserDocument],
+    bias: HistoryBias,
 ) -> Int[np.ndarray, " n"]:
-    """The user's kept item that speaks most for every node of all lists; 0 without one.
+    """The user's recent item that speaks most for every node of all lists; 0 without one.
 
-    It is the most similar one, by the cosine of what sets both apart from the average item, times
-    `DECAY` for each later event. `benchmarks/quality/faithfulness.py` measures how often that is
-    the item without which the score would fall most.
+    It is the item of the event with the largest `event_scores`; events of negative types, such as
+    a return, are no reason.
+
+    Args:
+        bias: what events add to the scores of items.
     """
-    vectors, reasons = updater.model.index.host_vectors(target), list[np.ndarray]()
-    average = updater.model.explainer.average_item
+    model, reasons = updater.model, list[np.ndarray]()
+    vectors, average = model.index.host_vectors(target), model.explainer.average_item
     for nodes, document in zip(lists, documents, strict=True):
-        listed = vectors[nodes[nodes > 0]] - average
-        ages: dict[int, int] = {}  # item -> how many events ago
-        for age, event in enumerate(reversed(document.events)):
-            ages.setdefault(updater.item_number.get(event.item_id, 0), age)
-        ages.pop(0, None)
-        if not ages:
+        listed = nodes[nodes > 0]
+        log = updater.event_log([document.events[-NEWEST:]])
+        events = event_leads(model, log, updater.items)
+        speaks = events.any(1)
+        if not speaks.any():
             reasons.append(np.zeros(len(listed), np.int64))
             continue
-        own = np.array(list(ages), np.int64)
-        # the lengths of the recommended nodes do not change which item comes first
-        alike = listed @ unit_rows(np.asarray(updater.items[own]) - average).T
-        weights = DECAY ** np.array(list(ages.values()))
-        reasons.append(own[(np.maximum(alike, 0) * weights).argmax(1)])
+        is_item = target == ITEM
+        added = bias.of_events(log, listed) if is_item else np.zeros((len(events), len(listed)))
+        scores = event_scores(events, vectors[listed] - average, added)[speaks]
+        reasons.append(log.items[speaks][scores.argmax(0)])
     return np.concatenate(reasons)

@@ -24,6 +24,7 @@ from jaxrec.ranking.adjustments import (
     select_queries,
 )
 from jaxrec.ranking.context import RankedLists, Step
+from jaxrec.ranking.history_bias import HistoryBias
 from jaxrec.ranking.item_table import ItemTable, PreparedItems
 from jaxrec.ranking.pipeline import Reranker, RerankPipeline, RerankQueries
 from jaxrec.ranking.steps import Epsilon, Session, Where
@@ -115,7 +116,7 @@ class RecommendationBuilder:
             lists = self._ranked_nodes(vectors, request.target, request.k)
         pipeline = None if reranker is None else reranker.pipeline
         own_lists = RankedLists(*(part[: len(documents)] for part in lists))
-        entries = self._entries(request.target, own_lists, pipeline, documents)
+        entries = self._entries(request, own_lists, pipeline, documents)
         counts = (own_lists.items > 0).sum(1).tolist()
         return [
             RecommendationList(
@@ -218,12 +219,16 @@ class RecommendationBuilder:
         self, documents: Sequence[UserDocument], event_type: int | None = None
     ) -> AdjustmentBlocks:
         """What the kept events add to scores."""
-        target = self.model.encoder.target_event_type if event_type is None else event_type
-        bias = self.model.ranker.history_bias[target]
+        bias = self.bias(event_type)
         if not bias:  # building the log takes time
             return no_adjustments
         log = self.updater.event_log([document.events for document in documents])
         return bias.adjustments(log, Queries(np.arange(log.num_users), log.offsets[1:]))
+
+    def bias(self, event_type: int | None = None) -> HistoryBias:
+        """What events add to scores for an event type to predict; by default the run's."""
+        target = self.model.encoder.target_event_type if event_type is None else event_type
+        return self.model.ranker.history_bias[target]
 
     def mask(self, documents: Sequence[UserDocument], mask: tuple[str, ...]) -> AdjustmentBlocks:
         """Leave out the items that users chose by an event type of the mask."""
@@ -288,7 +293,7 @@ class RecommendationBuilder:
 
     def _entries(
         self,
-        target: str,
+        request: ListRequest,
         lists: RankedLists,
         pipeline: RerankPipeline | None,
         documents: Sequence[UserDocument],
@@ -296,8 +301,9 @@ class RecommendationBuilder:
         """The fields of a `RecommendedItem` behind its rank, for all lists one after another."""
         listed = lists.items > 0
         items, scores, touched, propensity = (part[listed] for part in lists)
-        ids, titles = self.names(target)
-        reasons = strongest_items(self.updater, target, lists.items, documents)
+        ids, titles = self.names(request.target)
+        bias = self.bias(self.event_type(request))
+        reasons = strongest_items(self.updater, request.target, lists.items, documents, bias)
         rules: list[list[str]] = [[] for _ in items]
         if pipeline is not None:
             for number in np.flatnonzero(touched.any(1)):

@@ -95,7 +95,8 @@ def test_reasons_and_forecasts_read_the_vectors_of_new_items(engine):
     vectors = engine.index.host_vectors("item")
     np.testing.assert_array_equal(vectors[number["new"]], engine.index.rows.vectors[number["new"]])
     lists, documents = np.array([[number["new"]]]), [engine.document("u")]
-    assert strongest_items(engine.updater, "item", lists, documents) == [number["i12"]]
+    bias = engine.builder.bias()
+    assert strongest_items(engine.updater, "item", lists, documents, bias) == [number["i12"]]
 
 
 def test_prices_and_stock_of_known_items_decide_at_once(engine):
