@@ -18,6 +18,14 @@ def new_user_of_brand(brand, items=(0, 1, 2, 3), later=0):
     )
 
 
+def with_purchases(events):
+    """The same events, every second one a purchase: only these raise `random_neighbours`."""
+    is_second = pl.int_range(pl.len()) % 2 == 1
+    return events.with_columns(
+        event=pl.when(is_second).then(pl.lit("buy")).otherwise(pl.col("event"))
+    )
+
+
 def log_of(*histories, event_types=("view", "buy", "dislike", "like"), has_time=True):
     """A log of histories of (item, event type, time in s)."""
     events = [event for history in histories for event in history]

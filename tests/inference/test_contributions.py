@@ -2,9 +2,10 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-from helpers.histories import new_user_of_brand
+from helpers.histories import new_user_of_brand, with_purchases
 from helpers.shop import HELD_OUT, corrected
 
+from jaxrec.artifacts.run_directory import COOCCURRENCE, SIMILAR_TEXT
 from jaxrec.errors import InputError
 from jaxrec.inference.contributions import without_item_memory
 
@@ -26,11 +27,13 @@ def test_the_parts_of_a_list_add_up_to_its_scores(model, fan, tmp_path):
 
 
 def test_biases_are_parts_of_a_list(model, fan):
-    biased = corrected(model)
-    table = biased.contributions(fan, "fan3", k=5)
-    assert set(table.columns[4:]) >= {"popularity", "repeat_bias"}
+    biased, events = corrected(model), with_purchases(fan)
+    table = biased.contributions(events, "fan3", k=20)
+    parts = {"popularity", "repeat_bias", COOCCURRENCE, SIMILAR_TEXT}
+    assert set(table.columns[4:]) >= parts
     sums = table.select(pl.sum_horizontal(table.columns[4:])).to_series()
-    assert sums.to_list() == pytest.approx(biased.recommend(fan, k=5)["score"].to_list(), abs=1e-4)
+    scores = biased.recommend(events, k=20)["score"].to_list()
+    assert sums.to_list() == pytest.approx(scores, abs=1e-4)
 
 
 def test_the_sources_of_an_item_are_its_vector(model):

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-from helpers.histories import new_user_of_brand
+from helpers.histories import new_user_of_brand, with_purchases
 from helpers.shop import HELD_OUT, corrected
 
+from jaxrec.artifacts.run_directory import COOCCURRENCE, SIMILAR_TEXT
 from jaxrec.errors import InputError
 from jaxrec.inference import explain
 from jaxrec.inference.explain import (
@@ -45,15 +46,23 @@ def vector_without(model, events, place):
 
 
 def test_parts_add_up_to_the_score_of_the_list(biased, fan):
-    for item, score in biased.recommend(fan, k=4).select("item_id", "score").iter_rows():
-        made = biased.explain(fan, item)
+    names, events = set[tuple[str, str]](), with_purchases(fan)
+    raised = ["i21", "i32"]  # by the last purchase
+    listed = biased.recommend(events, k=39).filter(
+        (pl.col("rank") <= 3) | pl.col("item_id").is_in(raised)
+    )
+    for item, score in listed.select("item_id", "score").iter_rows():
+        made = biased.explain(events, item)
         assert made.score == pytest.approx(score, abs=1e-4)
         assert sum(part.amount for part in made.parts) == pytest.approx(score, abs=1e-4)
-        assert {(part.group, part.part) for part in made.parts} >= {
+        own = {(part.group, part.part) for part in made.parts}
+        assert own >= {
             *((e, p) for e in ("id+graph", "text+graph") for p in ("graph", "item_memory")),
             ("", "average"),
             ("", "popularity"),
         }
+        names |= own
+    assert names >= {("", "repeat_bias"), ("", COOCCURRENCE), ("", SIMILAR_TEXT)}
 
 
 def test_the_steps_of_a_strategy_are_parts_of_the_score(biased, fan):

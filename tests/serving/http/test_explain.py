@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 from fastapi.testclient import TestClient
 from helpers.servers import payload
+from helpers.shop import random_neighbours
 
+from jaxrec.artifacts.run_directory import COOCCURRENCE, SIMILAR_TEXT
 from jaxrec.inference.loading import load
 from jaxrec.ranking.steps import Boost, Feedback, Session
 from jaxrec.serving.http.app import create_app
@@ -16,14 +18,25 @@ STRATEGY = (Session(), Boost(where="price > 20", by=0.7), Feedback())
 
 
 @pytest.fixture(scope="module")
-def explained(trained_run, tmp_path_factory):
+def raising(trained_run):
+    """A model whose lists hold the neighbours of the items of purchases."""
+    model = load(trained_run)
+    neighbours = {
+        name: replace(part, amounts=50 * abs(part.amounts))
+        for name, part in random_neighbours(model).items()
+    }
+    return replace(model, neighbours=neighbours)
+
+
+@pytest.fixture(scope="module")
+def explained(raising, trained_run, tmp_path_factory):
     store = str(tmp_path_factory.mktemp("explain") / "store.db")
     app = create_app(trained_run, LiveOptions(store=store, list_timeout=120), STRATEGY)
     service = app.state.service
-    service.engine = LiveEngine(load(trained_run), service.store, strategy=STRATEGY)
+    service.engine = LiveEngine(raising, service.store, strategy=STRATEGY)
     client = TestClient(app)  # not entered, so that nothing starts
     client.post("/events", json=[payload("gus", n) for n in range(5)])
-    for item, event_type in (("i12", "view"), ("i33", "like")):  # a session of today
+    for item, event_type in (("i12", "buy"), ("i33", "like")):  # a session of today
         client.post("/events", json={"user_id": "gus", "item_id": item, "event": event_type})
     yield client
     service.close()
@@ -43,21 +56,25 @@ def test_an_explained_list_is_the_list_with_its_reasons(explained):
         assert reason["sentence"].startswith("Recommended ")
         assert len(reason["events"]) == 6
         assert reason["events_by"] == "leave_one_out"
-    steps = {p["part"] for item in items for p in item["explanation"]["parts"]}
-    assert {"session", "feedback"} <= steps
+    parts = [{part["part"] for part in item["explanation"]["parts"]} for item in items]
+    neighbours = {COOCCURRENCE, SIMILAR_TEXT}
+    assert {"session", "feedback"} | neighbours <= set.union(*parts)
+    by_neighbours = [i["because"] for i, own in zip(items, parts, strict=True) if own & neighbours]
+    assert set(by_neighbours) == {"brand x item c"}  # the purchase
 
 
-def test_live_events_count_as_in_a_table(explained, trained_run, known_shop):
+def test_live_events_count_as_in_a_table(explained, raising, known_shop):
     engine = explained.app.state.service.engine
     own = known_shop.events.filter(user_id="u003").rows(named=True)
     sent = [{**row, "timestamp": row["timestamp"] // 1000} for row in own]
     assert explained.post("/events", json=sent).status_code == 200
     [item] = explained.get("/users/u003/recommendations?k=1&explain=full").json()["items"]
     events = known_shop.events.filter(user_id="u003")
-    expected = load(trained_run).explain(events, item["id"], strategy=STRATEGY[1:])
-    amounts = [event["amount"] for event in item["explanation"]["events"]]
     # the session of these events is over, so it changes nothing
-    assert amounts == pytest.approx([event.amount for event in expected.events], abs=1e-4)
+    expected = raising.explain(events, item["id"], strategy=STRATEGY[1:])
+    live = item["explanation"]["events"]
+    amounts = [event["amount"] for event in item["explanation"]["events"]]
+    assert amounts == pytest.approx([event.amount for event in expected.events], abs=1e-3)
     assert engine.document("u003").events[-1].item_id == events["item_id"][-1]
 
 
