@@ -16,6 +16,7 @@ from jaxrec.data.packing import event_gaps
 from jaxrec.inference.catalog_index import CatalogIndex
 from jaxrec.inference.contributions import Parts, UserVectors, history_amounts, score_parts
 from jaxrec.inference.encoding import state_tree
+from jaxrec.inference.event_scores import event_leads, event_scores, event_shares
 from jaxrec.inference.explanation import (
     EventContribution,
     Explanation,
@@ -186,6 +187,7 @@ class Scored(NamedTuple):
     scores: Float[np.ndarray, " K"]
     parts: Parts
     amounts: Float[np.ndarray, "M K"]  # of the events
+    shares: Float[np.ndarray, "M K"]
     events_by: str
 
 
@@ -208,12 +210,13 @@ def explain_items(
     table = model.index.items
     own = np.asarray(table.vectors)[items]
     leads = own - model.explainer.average_item
+    added = model.ranker.history_bias[model.encoder.target_event_type].of_events(log, items)
     if exact:
         amounts = event_amounts(mixed, history_amounts(model, read, items), leads)
     else:
-        amounts = gradient_amounts(model, log, leads)
-        bias = model.ranker.history_bias[model.encoder.target_event_type]
-        amounts += bias.of_events(log, items)
+        amounts = gradient_amounts(model, log, leads) + added
+    events = event_leads(model, log, table.vectors)
+    shares = event_shares(amounts, event_scores(events, leads, added))
     parts = score_parts(model, log, user, items)
     if pipeline.session:
         parts[STRATEGY, SESSION] = own.astype(np.float64) @ (mixed[0] - vectors[0])
@@ -222,7 +225,7 @@ def explain_items(
     parts |= {(STRATEGY, name): added for name, added in steps.items()}
     score = np.sum(list(parts.values()), axis=0)
     by = LEAVE_ONE_OUT if exact else GRADIENTS
-    scored = Scored(log.user_ids[0], log, items, score, parts, amounts, by)
+    scored = Scored(log.user_ids[0], log, items, score, parts, amounts, shares, by)
     return list(explanations(model, model.index, scored, words=words))
 
 
@@ -247,6 +250,7 @@ def explanations(
                 event_types,
                 log.times.tolist(),
                 scored.amounts[:, place].tolist(),
+                scored.shares[:, place].tolist(),
                 strict=True,
             )
         )

@@ -12,13 +12,14 @@ NAMED_EVENTS = 2  # of a sentence
 
 @dataclass(frozen=True)
 class EventContribution:
-    """By how much an item's lead over the average item falls without an event."""
+    """What an event does to an item's lead over the average item."""
 
     item_id: str | None  # None: an item that the catalogue lacks
     title: str | None
     event_type: str
     time: int  # seconds since 1970, or a position
-    amount: float
+    amount: float  # by how much the lead falls without the event; see `Explanation.events_by`
+    share: float  # of all that speaks for the item (above 0) or against it (below 0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Explanation:
         score: what the ranking gives to the item; the amounts of the parts add up to it.
         events_by: how the amounts of events are computed: `leave_one_out` or
             `integrated_gradients`.
-        events: in time order.
+        events: in time order. Their shares, means over the amounts and `event_scores`, order them
+            more faithfully than the amounts alone.
         paths: the strongest first.
         words_by: `leave_one_out`: by how much the text vector turns without the word (1 - cosine);
             `shared`: words that the history shares, by log(items / items with the word).
@@ -102,9 +104,9 @@ def sentence(events: Sequence[EventContribution], paths: Sequence[GraphPath]) ->
 def _strongest(events: Sequence[EventContribution]) -> list[EventContribution]:
     """The events that speak most for the item, one of an item."""
     named: dict[str | None, EventContribution] = {}
-    for event in sorted(events, key=lambda event: -event.amount):
+    for event in sorted(events, key=lambda event: -event.share):
         is_action = event.item_id is not None and event.event_type != IMPRESSION
-        if is_action and event.amount > 0:
+        if is_action and event.share > 0:
             named.setdefault(event.item_id, event)
     return list(named.values())[:NAMED_EVENTS]
 

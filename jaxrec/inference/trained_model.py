@@ -304,8 +304,9 @@ class TrainedModel(ModelCore):
         """Why an item is recommended to a user.
 
         Each event is left out in turn: the amount of an event is exact. For a history of more than
-        63 events, integrated gradients over the event vectors take its place. What the user's mask
-        leaves out is explained as if it were not masked.
+        63 events, integrated gradients over the event vectors take its place. The sentence names
+        the events with the largest shares, of which amounts are one half; see `event_shares`. What
+        the user's mask leaves out is explained as if it were not masked.
 
         Args:
             item: an id of the catalogue.

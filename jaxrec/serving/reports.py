@@ -105,12 +105,13 @@ def explain(options: ExplainOptions) -> None:
 
 def explained(reason: Explanation) -> list[str]:
     """An explanation as lines of text."""
-    strongest = sorted(reason.events, key=lambda event: -abs(event.amount))[:SHOWN_LINES]
+    strongest = sorted(reason.events, key=lambda event: -abs(event.share))[:SHOWN_LINES]
     return [
         f"{reason.title or reason.item_id}, score {reason.score:.3f}",
         f"  {reason.sentence}",
         *(
-            f"  event {event.event_type} {event.title or event.item_id}: {event.amount:+.3f}"
+            f"  event {event.event_type} {event.title or event.item_id}: "
+            f"{100 * event.share:.0f} %, {event.amount:+.3f}"
             for event in strongest
         ),
         *(

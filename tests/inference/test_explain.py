@@ -12,6 +12,7 @@ from helpers.shop import HELD_OUT, corrected
 from jaxrec.artifacts.run_directory import COOCCURRENCE, SIMILAR_TEXT
 from jaxrec.errors import InputError
 from jaxrec.inference import explain
+from jaxrec.inference.event_scores import ADDED, DECAY
 from jaxrec.inference.explain import (
     MOST_LEFT_OUT,
     gradient_amounts,
@@ -109,6 +110,22 @@ def test_a_removed_event_is_absent_from_the_repeat_bias_too(biased, fan):
     assert [event.amount for event in made.events] == pytest.approx(expected, abs=1e-5)
 
 
+def test_shares_follow_amounts_similarities_and_neighbours(biased, fan):
+    events, row = with_purchases(fan), biased.index.find("item:i35")[1]
+    made, log = biased.explain(events, "i35"), biased.encoder.event_log(events)
+    vectors = np.asarray(biased.index.items.vectors)
+    leads = vectors - biased.explainer.average_item
+    units = leads / np.linalg.norm(leads, axis=1, keepdims=True).clip(1e-12)
+    similar = np.maximum(units[log.items] @ units[row], 0) * DECAY ** np.arange(len(fan))[::-1]
+    bias = biased.ranker.history_bias[biased.encoder.target_event_type]
+    amounts = np.array([event.amount for event in made.events])
+    added = bias.of_events(log, np.array([row]))[:, 0]
+    scores = similar + ADDED * added
+    expected = [part / np.abs(part).sum() for part in (amounts, scores)]
+    shares = [event.share for event in made.events]
+    assert shares == pytest.approx(np.mean(expected, 0).tolist(), abs=1e-5)
+
+
 def test_each_history_lacks_one_event(model, fan):
     log = model.encoder.event_log(fan)
     read = without_each(log)
@@ -201,9 +218,10 @@ def test_an_item_that_training_has_not_seen_is_explained_as_a_whole(model, fan, 
     assert ("id+graph", "item") in {(part.group, part.part) for part in made.parts}
 
 
-def test_sentences_name_the_strongest_events_and_path():
-    def event(item, event_type, amount):
-        return EventContribution(item, f"Title {item}", event_type, 0, amount)
+def test_sentences_name_the_largest_shares_and_the_strongest_path():
+    def event(item, event_type, share):
+        amount = -share  # which does not count
+        return EventContribution(item, f"Title {item}", event_type, 0, amount, share)
 
     path = GraphPath("a", "Title a", "in_category", "category", "Beauty > Nails", "in_category", 2)
     events = [event("a", "view", 0.2), event("b", "buy", 0.7), event("c", "view", -1)]

@@ -13,6 +13,7 @@ from jaxrec.inference.contributions import (
     history_parts,
     vector_parts,
 )
+from jaxrec.inference.event_scores import event_leads, event_scores, event_shares
 from jaxrec.inference.explain import (
     GRADIENTS,
     LEAVE_ONE_OUT,
@@ -77,15 +78,16 @@ def explain(
     vectors, mixed = builder.mixed_vectors(reranker, documents, request, now)
     own = np.asarray(updater.items)[items]
     leads = own - model.explainer.average_item
-    target = model.encoder.target_event_type if event_type is None else event_type
-    bias = model.ranker.history_bias[target]
+    bias = builder.bias(event_type)
+    added = bias.of_events(log, items)
     if exact:
-        added = amounts_of(builder.history_bias(documents, event_type), len(documents), items)
-        amounts = event_amounts(mixed[: len(documents)], added, leads)
+        changed = amounts_of(builder.history_bias(documents, event_type), len(documents), items)
+        amounts = event_amounts(mixed[: len(documents)], changed, leads)
     else:
         base = document.base_state[0]
-        amounts = gradient_amounts(engine.model, log, leads, base, event_type)
-        amounts += bias.of_events(log, items)
+        amounts = gradient_amounts(engine.model, log, leads, base, event_type) + added
+    events = event_leads(model, log, updater.items)
+    shares = event_shares(amounts, event_scores(events, leads, added))
     seconds = updater.seconds_since([document], now)
     silent = engine.model.explainer.memoryless.vectors(
         updater.stack([document.state]), event_type, NO_GAP if seconds is None else seconds
@@ -100,11 +102,11 @@ def explain(
         lambda _: builder.adjustments([document], mask, event_type),
         builder.feedback_log([document]),
     )
-    for name, added in reranker.step_amounts(queries, items).items():
-        parts[STRATEGY, name] = added
+    for name, moved in reranker.step_amounts(queries, items).items():
+        parts[STRATEGY, name] = moved
     scores = np.array([item.score for item in made.items])
     by = LEAVE_ONE_OUT if exact else GRADIENTS
-    scored = Scored(document.user_id, log, items, scores, parts, amounts, by)
+    scored = Scored(document.user_id, log, items, scores, parts, amounts, shares, by)
     return list(explanations(model, engine.index, scored, words=True))
 
 

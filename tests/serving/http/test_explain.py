@@ -73,8 +73,10 @@ def test_live_events_count_as_in_a_table(explained, raising, known_shop):
     # the session of these events is over, so it changes nothing
     expected = raising.explain(events, item["id"], strategy=STRATEGY[1:])
     live = item["explanation"]["events"]
-    amounts = [event["amount"] for event in item["explanation"]["events"]]
-    assert amounts == pytest.approx([event.amount for event in expected.events], abs=1e-3)
+    for name, tolerance in (("amount", 1e-3), ("share", 1e-5)):
+        of_table = [getattr(event, name) for event in expected.events]
+        assert [event[name] for event in live] == pytest.approx(of_table, abs=tolerance)
+    assert item["explanation"]["sentence"] == expected.sentence
     assert engine.document("u003").events[-1].item_id == events["item_id"][-1]
 
 
