@@ -16,6 +16,7 @@ import uvicorn
 from jaxrec.serving.http.app import create_app
 from jaxrec.serving.http.batching import RequestBatcher
 from jaxrec.serving.http.listen import server_config
+from jaxrec.serving.live import recommendation_builder
 from jaxrec.serving.live.recommendation_builder import RecommendationBuilder
 from jaxrec.serving.live.recorder import EventRecorder
 from jaxrec.serving.live.state_updater import StateUpdater
@@ -41,8 +42,10 @@ ENGINE = {
     "list": {
         "reading the document": (EventRecorder, "load"),
         "user vector": (RecommendationBuilder, "user_vectors"),
-        "ranking": (RecommendationBuilder, "item_lists"),
+        "score adjustments": (RecommendationBuilder, "adjustments"),
+        "ranking": (RecommendationBuilder, "_ranked_items"),
         "names and reasons": (RecommendationBuilder, "_entries"),
+        "of these, reasons": (recommendation_builder, "strongest_items"),
     },
 }
 Send = Callable[[http.client.HTTPConnection, int], None]
