@@ -154,7 +154,7 @@ def refuse_unequal(tree: Any) -> None:
         return
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     digests = gathered(np.frombuffer(digest.digest(), np.uint8)[None], jax.process_count())
     if (digests != digests[0]).any():
         raise RunError(

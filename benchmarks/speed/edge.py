@@ -59,6 +59,7 @@ def main() -> None:
             device = EdgeModel(directory)
             row |= {"runtime": onnxruntime.__version__, "mb": megabytes(directory)}
             row |= times(device, options.events)
+            row["events"] = options.events
             add(row | agreement(served, [list_of(device, own) for own in histories]))
 
 
