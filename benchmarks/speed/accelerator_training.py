@@ -17,7 +17,6 @@ from accelerator_rows import Inputs, Rows, Sizes
 from flax import nnx
 
 from jaxrec.data.packing import Packing
-from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.metrics import summarise
 from jaxrec.inference.encoding import encode_catalog, encode_queries, repeat_bias
 from jaxrec.models.forms import Forms, chosen_forms
@@ -238,7 +237,8 @@ def validation(training: Training, state: TrainState) -> dict[str, float]:
         target_event_type=target_type,
     )
     counted = ~masked_event_types(config.mask, log.event_type_names)
-    bias = HistoryBias(Correction().repeat_bias(repeat_bias(model, target_type), counted))
+    # not by a `Correction`, whose module needs the readers of tables
+    bias = HistoryBias(np.where(counted[:, None], repeat_bias(model, target_type), np.float32(0)))
     targets = log.items[queries.positions]
     adjustments = history_adjustments(log, queries, config.mask, bias, targets)
     items = ItemTable(np.asarray(vectors), valid)

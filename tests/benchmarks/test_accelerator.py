@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jraph import GraphsTuple
 
 from jaxrec.api import configure
 from jaxrec.config import parse
@@ -49,11 +50,13 @@ def test_inputs_are_read_without_pickle(monkeypatch, tmp_path):
     from accelerator_files import read, write
 
     log = EventLog(None, ("view", "buy"), *(np.arange(n) for n in (2, 4, 4, 4)), has_time=True)
-    written = {"config": parse(layers=[]), "log": log, "rate": np.float32(0.1), "none": None}
+    graph = GraphsTuple(np.arange(3), None, None, None, None, n_node=np.array([3]), n_edge=None)
+    written = {"config": parse(layers=[]), "log": log, "rate": np.float32(0.1), "graph": graph}
     write(tmp_path / "inputs.npz", written)
     restored = read(tmp_path / "inputs.npz")
     assert restored["config"] == written["config"] and restored["rate"].dtype == np.float32
-    assert restored["none"] is None and restored["log"].event_type_names == log.event_type_names
+    assert restored["log"].event_type_names == log.event_type_names
+    assert restored["graph"].edges is None and restored["graph"].n_node.tolist() == [3]
     for name in ("offsets", "items", "event_types", "times"):
         np.testing.assert_array_equal(getattr(restored["log"], name), getattr(log, name))
     with pytest.raises(TypeError, match="neither an array"):
