@@ -105,7 +105,7 @@ def browser_page(ort, run, tmp_path_factory):
         shown.on("websocket", lambda socket: shown.failures.append(socket.url))
         shown.own = own_files(directory, f"http://127.0.0.1:{server.server_port}/")
         shown.goto(min(shown.own))
-        playwright.expect(shown.locator("#list li")).to_have_count(10)
+        playwright.expect(shown.locator("#list li")).to_have_count(10, timeout=60_000)
         shown.evaluate(LIST, [])  # the model of this test
         server.shutdown()
         server.server_close()
