@@ -12,7 +12,7 @@ from math import prod
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerator_forms import in_form, variants
+from accelerator_forms import NAMES, in_form, variants
 from accelerator_rows import Inputs, Rows, Sizes
 from flax import nnx
 
@@ -142,7 +142,7 @@ def step(rows: Rows, sizes: Sizes, inputs: Inputs) -> None:
 
     The error is that of the loss of the first step, beside float32 in the highest precision.
     """
-    forms = variants(*Forms._fields)
+    forms = variants(*NAMES)
     own, *others = forms
     cases = [
         (f"{number} rows", f"jaxrec {dtype}{form}", number, dtype, form)
