@@ -112,6 +112,35 @@ def test_the_page_shows_the_list_change_after_a_click(open_page, tmp_path):
 
 
 @needs_browser
+def test_the_details_of_a_reason_are_those_of_the_api(open_page, server, tmp_path):
+    page = open_page("gus")
+    button(page, "Why", 0).click()
+    why = page.locator("#list li").first.locator(".why")
+    expect(why.get_by_role("listitem").first).to_be_hidden()
+    why.get_by_text("Details").click()
+    path = "/users/gus/recommendations?explain=full&k=10"
+    reason = server.client.get(path).json()["items"][0]["explanation"]
+
+    events, parts, paths = (
+        why.get_by_role("heading", name=name).locator("+ ul").get_by_role("listitem")
+        for name in ("Events", "Parts of the score", "Paths in the graph")
+    )
+    strongest = max(reason["events"], key=lambda event: abs(event["share"]))
+    expect(events).to_have_count(min(len(reason["events"]), 5))
+    shown = f"{100 * strongest['share']:.0f}%; without it "
+    expect(events.first).to_contain_text(strongest["title"])
+    expect(events.first).to_contain_text(shown)
+    texts = parts.locator("span:last-child").all_inner_texts()
+    amounts = [float(text.replace("\N{MINUS SIGN}", "-")) for text in texts]
+    assert sum(amounts) == pytest.approx(reason["score"], abs=0.005 * len(amounts))
+    expect(parts).to_have_count(6)
+    expect(parts.last).to_contain_text("other part")
+    expect(paths).to_have_count(min(len(reason["paths"]), 5))
+    expect(paths.first).to_contain_text(reason["paths"][0]["node"])
+    why.screenshot(path=str(tmp_path / "why.png"))
+
+
+@needs_browser
 @pytest.mark.parametrize("viewport", [DESKTOP, SMALL], ids=["desktop", "small"])
 def test_the_chart_goes_on_with_a_forecast_and_its_range(open_page, viewport, tmp_path):
     page = open_page("gus", viewport)
@@ -187,6 +216,8 @@ def test_nothing_is_inaccessible_or_too_wide(open_page, server, scheme, viewport
     expect(page.locator("#events li")).to_have_count(3)
     button(page, "dislike", 0).click()
     expect(page.locator("#events li")).to_have_count(4)
+    button(page, "Why", 0).click()
+    page.get_by_text("Details").click()
     check()
     page.get_by_label("Search words").fill("brand x")
     page.keyboard.press("Enter")
