@@ -37,6 +37,7 @@ from rows import append_row, commit
 
 import jaxrec
 from jaxrec.data.dataset import prepare
+from jaxrec.inference import explain
 from jaxrec.inference.contributions import history_amounts
 from jaxrec.inference.event_scores import event_leads, event_scores, event_shares
 from jaxrec.inference.explain import (
@@ -55,6 +56,7 @@ LEAST = 5  # events of a history
 LISTED = 3  # items for the agreement
 DECAYS = (0.98, 0.95, 0.9, 0.8)
 WEIGHTS = (0.0, 0.03, 0.1, 0.3, 1.0)
+EVENTS_PER_SHAPE = 16  # of integrated gradients, as these histories are short
 BLOCK = 64  # users whose changed histories are read together
 SAMPLES = 1000  # of the bootstrap
 NONE = ("none",)  # no mask: an item stays comparable when its event is deleted
@@ -92,6 +94,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=120)
     options = parser.parse_args()
     commit()
+    explain.EVENTS_PER_SHAPE = EVENTS_PER_SHAPE
     model = jaxrec.load(options.run)
     row = {"run": options.run.name, "data": Path(model.config.data.source).name}
     row |= {"code": commit(), **measure(model, sampled(model, options.users))}
