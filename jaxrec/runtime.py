@@ -21,6 +21,13 @@ HIDDEN = "(hidden; --debug shows it)"
 # parameters of glibc's mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+"""What `keep_freed_memory` sets, as environment variables for other programs."""
+
 
 def keep_freed_memory() -> None:
     """Keep freed memory for the next step, where the C library is glibc.

@@ -72,7 +72,6 @@ def peer_ranks(
         "history": options.history,
         "dropout": config.model.dropout,
         "batch-size": 128,
-        "packed-rows": 0,
         "epochs": options.epochs,
         "seconds": SECONDS,
         "batches": 0,

@@ -5,12 +5,16 @@ from jaxrec.runtime import keep_freed_memory
 
 keep_freed_memory()  # before the imports, because it does not reach threads that run already
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import jax
-from protocol import Options, Reporter, read_options, timed
+import numpy as np
+import polars as pl
+from protocol import Histories, K, Options, Reporter, read_histories, read_options, timed
 
+import jaxrec
 from jaxrec.api import configure, enable_compilation_cache
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
@@ -22,8 +26,9 @@ from jaxrec.training.state import initial_state, make_context
 from jaxrec.training.stopping import AgreedStop, StopSignal
 
 
-def recipe(options: Options) -> Config:
+def recipe(options: Options, histories: Histories) -> Config:
     """The configuration of jaxrec with the sizes that all systems share."""
+    lengths = [min(len(items), options.history) for items in histories.train()]
     return configure(
         data=options.data,
         overrides={
@@ -34,8 +39,10 @@ def recipe(options: Options) -> Config:
             "model.num_layers": options.num_layers,
             "model.dropout": options.dropout,
             "model.id_dropout": 0.0,
+            "model.cooccurrence": False,
             "train.auxiliary": [],
-            "train.batch_size": options.packed_rows,
+            # packed rows that hold as many users as a batch of the peers
+            "train.batch_size": round(options.batch_size * np.mean(lengths) / options.history),
             "train.sequence_length": options.history,
             "train.epochs": options.epochs,
             "evaluation.history": options.history,
@@ -43,19 +50,43 @@ def recipe(options: Options) -> Config:
     )
 
 
+def ranking_seconds(config: Config, histories: Histories) -> float:
+    """Seconds of the lists of all users, by a model that has trained for an epoch."""
+    lengths = [len(items) for items in histories.train()]
+    events = pl.DataFrame(
+        {
+            "user_id": np.repeat(histories.user_ids, lengths),
+            "item_id": np.concatenate(histories.train()).astype(str),
+            "timestamp": np.concatenate([np.arange(length) for length in lengths]),
+        }
+    )
+    with TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        short = replace(
+            config,
+            train=replace(config.train, epochs=1),
+            evaluation=replace(config.evaluation, queries=1000),
+        )
+        training.fit(short, run)
+        model = jaxrec.load(run)
+        model.recommend(events, K)  # compiles
+        return float(np.median([timed(model.recommend, events, K)[1] for _ in range(3)]))
+
+
 def main() -> None:
     """Measure training time, ranking time and NDCG@10 of jaxrec, epoch by epoch."""
     options = read_options()
     enable_compilation_cache()
-    config = recipe(options)
+    histories = read_histories(options)
+    config = recipe(options, histories)
+    ranking = ranking_seconds(config, histories)
     context = make_context(config, prepare(config))
     state, step = initial_state(context), training.make_train_step(context)
     reporter, progress = Reporter(options), Progress()
     never = AgreedStop(StopSignal(), context.mesh)
-    targets = int((context.packing.weights > 0)[context.dataset.split.in_training].sum())
-    targets -= int(
-        (context.dataset.split.train_lengths > 0).sum()
-    )  # a user's first event is no target
+    packing = context.packing
+    targets = int(packing.targets_of_window.sum())
+    slots = packing.steps_per_epoch * packing.shape[0] * packing.shape[1]
     with TemporaryDirectory() as folder, RunLog(Path(folder), 0) as log:
         while reporter.wants_more():
 
@@ -64,9 +95,9 @@ def main() -> None:
                 return jax.block_until_ready(result[0])
 
             state, seconds = timed(epoch)
-            scores, evaluation = timed(validate, context, state)
+            score = validate(context, state)["ndcg@10"]
             progress = Progress(progress.epoch + 1, 0, ())
-            reporter.report(seconds, targets, scores["ndcg@10"], evaluation)
+            reporter.report(seconds, targets, slots, score, ranking)
 
 
 if __name__ == "__main__":

@@ -83,9 +83,9 @@ def main() -> None:
 
     while reporter.wants_more():
         _, seconds = timed(epoch)
-        ranked, evaluation = timed(top_items, encoder, scorer, options, histories)
+        ranked, ranking = timed(top_items, encoder, scorer, options, histories)
         score = ndcg(ranked, histories.validation_targets())
-        reporter.report(seconds, int(weights.sum()), score, evaluation)
+        reporter.report(seconds, int(weights.sum()), inputs.size, score, ranking)
 
 
 if __name__ == "__main__":

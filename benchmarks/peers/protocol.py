@@ -50,8 +50,7 @@ class Options:
     num_layers: int
     history: int  # newest events that a system reads
     dropout: float
-    batch_size: int  # sequences
-    packed_rows: int  # of a batch of jaxrec; a row holds more events than a sequence
+    batch_size: int  # users of a step
     epochs: int
     seconds: float  # of training after which no further epoch starts
     batches: int  # of an epoch at most, 0 for all
@@ -122,14 +121,18 @@ class Reporter:
         more = self.epoch < self.options.epochs and self.trained < self.options.seconds
         return more and not stale
 
-    def report(self, seconds: float, targets: int, score: float, evaluation: float) -> None:
+    def report(
+        self, seconds: float, targets: int, slots: int, score: float, ranking: float
+    ) -> None:
         """Print an epoch.
 
         Args:
             seconds: training time of the epoch.
             targets: trained targets, without padding.
+            slots: time steps that the sequence model computed, with padding.
             score: validation NDCG@10.
-            evaluation: seconds of ranking all items for all users.
+            ranking: seconds from the histories of all users to the ids of their ten best unseen
+                items.
         """
         self.epoch += 1
         self.trained += seconds
@@ -139,8 +142,9 @@ class Reporter:
             "seconds": seconds,
             "trained": self.trained,
             "targets": targets,
+            "slots": slots,
             "ndcg": score,
-            "evaluation": evaluation,
+            "ranking": ranking,
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         print("RESULT", json.dumps(line), flush=True)

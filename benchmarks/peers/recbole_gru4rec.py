@@ -101,8 +101,9 @@ def main() -> None:
 
     while reporter.wants_more():
         targets, seconds = timed(epoch)
-        (ranked, items_to_find), evaluation = timed(top_items, model, dataset, options, histories)
-        reporter.report(seconds, targets, ndcg(ranked, items_to_find), evaluation)
+        (ranked, items_to_find), ranking = timed(top_items, model, dataset, options, histories)
+        score = ndcg(ranked, items_to_find)
+        reporter.report(seconds, targets, targets * options.history, score, ranking)
 
 
 if __name__ == "__main__":

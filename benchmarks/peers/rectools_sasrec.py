@@ -70,9 +70,11 @@ def main() -> None:
     lengths = np.array([len(items) for items in histories.train()])
     # a sequence of n events has n - 1 targets; RecTools trains on the newest `history` of them
     kept = np.minimum(np.maximum(lengths - 1, 0), options.history)
+    sequences = int((kept > 0).sum())
     share = 1.0
     if options.batches:
-        share = min(options.batches * options.batch_size / (lengths > 1).sum(), 1.0)
+        share = min(options.batches * options.batch_size / sequences, 1.0)
+    targets, slots = int(kept.sum() * share), int(sequences * options.history * share)
 
     def top_items(dataset: Dataset = dataset) -> np.ndarray:
         lists = model.recommend(users, dataset, k=10, filter_viewed=True)
@@ -82,9 +84,9 @@ def main() -> None:
 
     while reporter.wants_more():
         _, seconds = timed(lambda: model.fit_partial(dataset, min_epochs=1, max_epochs=1))
-        ranked, evaluation = timed(top_items)
+        ranked, ranking = timed(top_items)
         score = ndcg(ranked, histories.validation_targets())
-        reporter.report(seconds, int(kept.sum() * share), score, evaluation)
+        reporter.report(seconds, targets, slots, score, ranking)
         if options.ranks and reporter.best[1] == reporter.epoch:
             ranked = top_items(dataset_of(histories.train(held_out=1)))
             test_ranks = ranks(ranked, histories.test_targets())

@@ -3,17 +3,19 @@
     python benchmarks/peers/run.py "RecTools SASRec" --python python3.11 --data FOLDER SIZES
 
 FOLDER is what `export.py` wrote, SIZES are the options of `protocol.py`. The first call for a
-system installs its packages, which need Python 3.11, into a folder of `--environments`. The system
-prints a line `RESULT {...}` after every epoch; `protocol.py` documents its fields.
+system installs its packages, which need Python 3.11, into a folder of `--environments`. All systems
+keep freed memory, as `python train.py` does. The system prints a line `RESULT {...}` after every
+epoch; `protocol.py` documents its fields.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxrec.runtime import cache_dir
+from jaxrec.runtime import KEEP_FREED_MEMORY, cache_dir
 
 PEERS = Path(__file__).parent
 
@@ -53,7 +55,7 @@ def main() -> None:
     system = SYSTEMS[options.system]
     python = python_of(system, options.environments, options.python)
     command = [str(python), str(PEERS / system.script), *arguments, *system.arguments]
-    sys.exit(subprocess.run(command).returncode)
+    sys.exit(subprocess.run(command, env=os.environ | KEEP_FREED_MEMORY).returncode)
 
 
 def python_of(system: System, environments: Path, python: str) -> Path:

@@ -18,14 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrec.runtime import KEEP_FREED_MEMORY
+
 HIDDEN_SIZES = (64, 128, 256)
 SIZES = {"batch_size": 256, "sequence_length": 64, "repeats": 9}
-# the settings of jaxrec.runtime.keep_freed_memory, as environment variables
-KEEP_FREED_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
 
 TORCH = """
 import sys, time, torch

@@ -1,14 +1,21 @@
 """Train jaxrec beside its peers, all with one hidden size, depth, history length and full softmax.
 
-    python benchmarks/speed/training.py --data ml-100k --packed-rows 128
-    python benchmarks/speed/training.py --data path/to/amazon_beauty --dropout .5 --seconds 600
+    python benchmarks/speed/training.py --data ml-100k --history 200
+    python benchmarks/speed/training.py --data path/to/amazon_beauty --dropout .5 --epochs 3 \
+        --batches 20 --rounds 3 --out FILE.jsonl
 
 All systems train on the same histories (leave-one-out, ids alone), each in a process of its own, in
-turn, `--rounds` times, until `--epochs` or `--seconds` of training have passed. The first epoch of
-a process may compile, so it is left out where there are more. Printed are medians of events/s
-(targets without padding and warm-up), the peak memory of the process, the seconds of ranking all
-items for all users, and the time that jaxrec needs to reach the best validation NDCG@10 of each
-peer.
+turn, `--rounds` times, until `--epochs` or `--seconds` of training have passed. All keep freed
+memory, and a step of each reads as many users, so it has as many targets. The first epoch of a
+process may compile, so it is left out where there are more. Printed are medians over the rounds,
+with the lowest and the highest ratio of a round:
+
+* events/s: targets without padding and warm-up. jaxrec packs several users into a row and the peers
+  pad, so the ratio of events/s is that of time steps per second (`slots/s`) times that of the
+  share of time steps with a target (`packing`).
+* MiB: the peak memory of the process.
+* ranking s: from the histories of all users to the ids of the ten best unseen items of each.
+* NDCG@10: the best on validation, after how many seconds of training, and when jaxrec reached it.
 
 The peers are SASRec and eSASRec of RecTools, GRU4Rec of RecBole and GRU layers in Keras on JAX.
 `benchmarks/peers/run.py` installs each into an environment of its own; they need Python 3.11
@@ -20,13 +27,19 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from jaxrec.runtime import cache_dir
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "quality"))
+from rows import append_row, commit
 
 PEERS = Path(__file__).parent.parent / "peers"
 PEER_NAMES = ("Keras GRU on JAX", "RecTools SASRec", "RecTools eSASRec", "RecBole GRU4Rec")
@@ -36,7 +49,6 @@ SIZES = {
     "num_layers": 2,
     "history": 50,
     "batch_size": 128,
-    "packed_rows": 64,
     "epochs": 20,
     "batches": 0,
     "dropout": 0.2,
@@ -52,10 +64,13 @@ def main() -> None:
     for name, default in SIZES.items():
         parser.add_argument(flag(name), type=type(default), default=default)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="a file that a row of every system is added to")
     parser.add_argument("--systems", nargs="*", default=PEER_NAMES, help="beginnings of names")
     parser.add_argument("--environments", type=Path, default=cache_dir() / "peers")
     parser.add_argument("--python", default=sys.executable, help="creates the environments")
     options = parser.parse_args()
+    if options.out:
+        commit()
     peers = [name for name in PEER_NAMES if name.startswith(tuple(options.systems))]
     results: dict[str, list[list[dict]]] = {name: [] for name in ("jaxrec", *peers)}
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +78,13 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, runs in results.items():
                 runs.append(train(name, folder, options))
-    Console(width=120).print(table(results, options))
+    rows = [summary(name, results) for name in results]
+    Console(width=190).print(table(rows, options))
+    if options.out:
+        sizes = {name: getattr(options, name) for name in ("data", *SIZES, "rounds")}
+        sizes["data"] = Path(sizes["data"]).name
+        for row in rows:
+            append_row(options.out, sizes | row | {"code": commit(), "date": str(date.today())})
 
 
 def export(data: str, folder: str) -> None:
@@ -95,49 +116,79 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def table(results: dict[str, list[list[dict]]], options: argparse.Namespace) -> Table:
-    """The medians of every system, and how jaxrec compares."""
+def summary(name: str, results: dict[str, list[list[dict]]]) -> dict[str, Any]:
+    """A system's medians, and the median, lowest and highest ratio of a round to jaxrec."""
+    runs, jaxrec = results[name], results["jaxrec"]
+    best = max((epoch for epochs in runs for epoch in epochs), key=lambda e: e["ndcg"])
+
+    def per_second(what: str) -> Callable[[dict], float]:
+        return lambda epoch: epoch[what] / epoch["seconds"]
+
+    targets, slots = (
+        ratios(jaxrec, runs, per_second("targets")),
+        ratios(jaxrec, runs, per_second("slots")),
+    )
+    return {
+        "system": name,
+        "events_per_second": round(float(np.median(of_rounds(runs, per_second("targets"))))),
+        "jaxrec_is": spread(targets),
+        "slots": spread(slots),
+        "packing": spread(targets / slots),
+        "mib": round(max(epoch["peak_mib"] for epochs in runs for epoch in epochs)),
+        "ranking_seconds": round(float(np.median(of_rounds(runs, lambda e: e["ranking"]))), 2),
+        "ranking": spread(ratios(runs, jaxrec, lambda e: e["ranking"])),
+        "ndcg": round(best["ndcg"], 4),
+        "seconds": round(best["trained"]),
+        "jaxrec_seconds": time_to(jaxrec, best["ndcg"]),
+    }
+
+
+def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Table:
+    """The rows of all systems."""
     sizes = f"D={options.hidden_size}, {options.num_layers} layers, history {options.history}"
     result = Table(title=f"{options.data}: {sizes}, full softmax", title_justify="left")
     for heading in (
         "system",
         "events/s",
         "jaxrec is x times",
-        "s an epoch",
-        "peak MiB",
+        "of that slots/s",
+        "packing",
+        "MiB",
         "ranking s",
         "jaxrec is x times",
         "best NDCG@10",
         "after s",
         "jaxrec after s",
-        "x times",
     ):
         result.add_column(heading, justify="left" if heading == "system" else "right")
-    jaxrec = results["jaxrec"]
-    for name, runs in results.items():
-        best = max((epoch for epochs in runs for epoch in epochs), key=lambda e: e["ndcg"])
-        reached = time_to(jaxrec, best["ndcg"])
-        rank = median(runs, lambda e: e["evaluation"])
-        speed = median(runs, lambda e: e["targets"] / e["seconds"])
-        result.add_row(
-            name,
-            f"{speed:,.0f}",
-            f"{median(jaxrec, lambda e: e['targets'] / e['seconds']) / speed:.1f}",
-            f"{median(runs, lambda e: e['seconds']):.1f}",
-            f"{max(e['peak_mib'] for epochs in runs for e in epochs):,.0f}",
-            f"{rank:.2f}",
-            f"{rank / median(jaxrec, lambda e: e['evaluation']):.1f}",
-            f"{best['ndcg']:.4f}",
-            f"{best['trained']:.0f}",
-            f"{reached:.0f}",
-            f"{best['trained'] / reached:.1f}",
+    for row in rows:
+        cells = (
+            "{:.1f} ({:.1f} to {:.1f})".format(*value)
+            if isinstance(value, list)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else str(value)
+            for value in row.values()
         )
+        result.add_row(*cells)
     return result
 
 
-def median(runs: list[list[dict]], value) -> float:
-    """The median over epochs, without the first one of each run that has several."""
-    return float(np.median([value(e) for epochs in runs for e in epochs[1:] or epochs]))
+def of_rounds(runs: list[list[dict]], value: Callable[[dict], float]) -> np.ndarray:
+    """The median of every round's epochs, without the first one if there are several."""
+    return np.array([np.median([value(e) for e in epochs[1:] or epochs]) for epochs in runs])
+
+
+def ratios(
+    runs: list[list[dict]], others: list[list[dict]], value: Callable[[dict], float]
+) -> np.ndarray:
+    """Round by round, the value of one system divided by that of another."""
+    return of_rounds(runs, value) / of_rounds(others, value)
+
+
+def spread(values: np.ndarray) -> list[float]:
+    """The median, the lowest and the highest value."""
+    return [round(float(v), 2) for v in (np.median(values), values.min(), values.max())]
 
 
 def time_to(runs: list[list[dict]], score: float) -> float:
@@ -145,7 +196,7 @@ def time_to(runs: list[list[dict]], score: float) -> float:
     times = [
         min((e["trained"] for e in epochs if e["ndcg"] >= score), default=np.inf) for epochs in runs
     ]
-    return float(np.median(times))
+    return round(float(np.median(times)), 1)
 
 
 if __name__ == "__main__":
