@@ -2,14 +2,16 @@
 
     python benchmarks/quality/membership.py                    # MovieLens-100K, all settings
     python benchmarks/quality/membership.py --settings "epsilon 8" --models 4
+    python benchmarks/quality/membership.py --data ml-1m
 
 Each setting is trained `--models` times on a random half of the users, and every user is in half of
 the models. The attacker has the events of a user and a model, and asks whether the user trained it.
-Two figures of the model about the user's training events are attacked: `loss`, the mean of -log p
-of the next item, and `rank`, the mean of log(1 + rank). Both say more if the user's own difficulty
-is known: `shadow` subtracts the mean figure of the other models that were trained without the user
-(Watson et al., arXiv:2111.08440; Carlini et al., arXiv:2112.03570). `forgotten` retrains models
-without a tenth of the users, by `data.forgotten`, and attacks these users before and after.
+Two figures of the model about the user's newest training events (at most 64) are attacked: `loss`,
+the mean of -log p of the next item, and `rank`, the mean of log(1 + rank). Both say more if the
+user's own difficulty is known: `shadow` subtracts the mean figure of the other models that were
+trained without the user (Watson et al., arXiv:2111.08440; Carlini et al., arXiv:2112.03570).
+`forgotten` retrains models without a tenth of the users, by `data.forgotten`, and attacks these
+users before and after.
 
 A row tells the area under the ROC curve (.5: the attacker guesses) and the share of members that
 are found where 1 % of non-members are taken for members, with 95 % intervals of a bootstrap over
@@ -59,6 +61,7 @@ RESULTS = Path(__file__).parent.parent / "results" / "membership.jsonl"
 SAMPLES = 1000  # of the bootstrap
 FALSE_POSITIVES = 0.01
 HELD_OUT = 2  # newest events of a user, which train no model
+ATTACKED = 64  # events of a user at most
 FORGOTTEN = 0.1  # share of a model's users
 ATTACKS = ("loss", "rank", "loss, shadow", "rank, shadow")
 
@@ -81,6 +84,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "epsilon 8": PRIVATE | {"train.privacy.epsilon": 8.0},
     "epsilon 2": PRIVATE | {"train.privacy.epsilon": 2.0},
 }
+LARGER = {"ml-1m": {"train.batch_size": 1024, "train.epochs": 20}}
+"""Options of private models of larger data: more users hide more noise."""
 
 Stats = dict[str, Float[np.ndarray, " U"]]  # by attack; higher means a member
 
@@ -129,14 +134,14 @@ def attack_setting(
 ) -> list[dict[str, Any]]:
     """A row for every attack on the models of a setting."""
     stats = stats_of_setting(setting, tables, members, options)
-    whole = trained(setting, tables, options.runs) / FIGURES
+    whole = trained(setting, tables, options) / FIGURES
     about = {
         "data": options.data,
         "setting": setting,
         "models": len(members),
         "users": members.shape[1],
         **json.loads(whole.read_text()),
-        "options": SHARED | SETTINGS[setting],
+        "options": options_of(setting, options.data),
     }
     scores = {
         name: np.stack([with_shadows(stats, members, number)[name] for number in range(len(stats))])
@@ -159,7 +164,7 @@ def forget(
     for number in range(options.retrained):
         own = np.flatnonzero(members[number])
         gone = random.choice(own, int(FORGOTTEN * len(own)), replace=False)
-        run = trained(base, tables, options.runs, number, members, forgotten=users[gone].to_list())
+        run = trained(base, tables, options, number, members, forgotten=users[gone].to_list())
         before.append(with_shadows(stats, members, number))
         retrained = [
             statistics(jaxrec.load(run), tables) if n == number else s for n, s in enumerate(stats)
@@ -190,15 +195,21 @@ def stats_of_setting(
 ) -> list[Stats]:
     """The figures of every user under each model of a setting."""
     return [
-        statistics(jaxrec.load(trained(setting, tables, options.runs, number, members)), tables)
+        statistics(jaxrec.load(trained(setting, tables, options, number, members)), tables)
         for number in range(len(members))
     ]
+
+
+def options_of(setting: str, data: str) -> dict[str, Any]:
+    """What the models of a setting change in the recipe."""
+    options = SHARED | SETTINGS[setting]
+    return options | LARGER.get(data, {}) if "train.privacy.epsilon" in options else options
 
 
 def trained(
     setting: str,
     tables: Tables,
-    runs: Path,
+    options: argparse.Namespace,
     number: int | None = None,
     members: Bool[np.ndarray, "models U"] | None = None,
     forgotten: list[str] | None = None,
@@ -208,9 +219,10 @@ def trained(
     Args:
         forgotten: users of the model that the training leaves out.
     """
-    options = SHARED | SETTINGS[setting] | {"train.seed": number or 0}
+    runs = options.runs
+    changes = options_of(setting, options.data) | {"train.seed": number or 0}
     label = "all" if number is None else f"{number}-forgotten" if forgotten else str(number)
-    config = configure("ml100k", overrides=options)
+    config = configure("ml100k", overrides=changes)
     data = tables.events.hash_rows(seed=0).sum()
     parts = (commit(), to_yaml(config), data, None if members is None else members.shape)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
@@ -259,7 +271,8 @@ def statistics(model: TrainedModel, tables: Tables) -> Stats:
     order = pl.Series(log.user_ids).cast(pl.String)
     places = position_in_history(log)
     own = user_of_event(log)
-    positions = np.flatnonzero((places > 0) & (places < log.lengths[own] - HELD_OUT))
+    ends = log.lengths[own] - HELD_OUT
+    positions = np.flatnonzero((places >= np.maximum(ends - ATTACKED, 1)) & (places < ends))
     queries = Queries(own[positions], positions)
     targets = log.items[positions]
     bias = model.ranker.history_bias[model.encoder.target_event_type]

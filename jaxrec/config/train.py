@@ -80,6 +80,9 @@ class TrainConfig(Bounded):
     item_shards: Count = 1
     """Devices along the `items` axis of the mesh, a power of two; the others go along `users`. They
     divide tables, texts, encoded vectors and logits, for catalogues that no device can hold."""
+    checkpoint_steps: NonNegative = 0
+    """Save the state every so many steps of an epoch too, so that a process that dies loses less
+    (0: only after an epoch). A save also encodes the catalogue."""
     init: str = ""
     """Run directory whose parameters a new training begins with (empty: random ones). They move by
     name, rows by the ids of items and entities. What does not fit is named and begins anew.

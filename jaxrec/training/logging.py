@@ -87,6 +87,12 @@ def epoch_line(progress: run_directory.Progress, speed: float, *, validated: boo
     )
 
 
+def note_waiting(waited: float, seconds: float) -> None:
+    """Say how much of an epoch was waiting for batches, if that took long."""
+    if waited > max(1.0, 0.1 * seconds):
+        print_notes((f"training waited for batches {waited / seconds:.0%} of the time",))
+
+
 class RunLog:
     """The scalars of a run, as JSON lines in `log.jsonl` and for TensorBoard.
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from jaxrec.training.cost import Meter, metered
 from jaxrec.training.evaluator import calibrate, test, validate
 from jaxrec.training.finite import NOT_FINITE, refuse_divergence, refuse_not_finite
 from jaxrec.training.forecast import fit_decoder
-from jaxrec.training.prefetch import prefetch
+from jaxrec.training.prefetch import Timed, prefetch
 from jaxrec.training.privacy import run as private
 from jaxrec.training.privacy.budget import spent
 from jaxrec.training.privacy.sampling import users_at_a_time
@@ -269,8 +270,11 @@ def train(
     step = _checked_step(_ready_step(context, state), manager)
     with stop_signal() as signals, run_directory.all_saved(manager):
         stop = AgreedStop(signals, context.mesh)
+        checkpoint = partial(save, context, manager)
         while progress.epoch < context.epochs and progress.epochs_since_best < patience:
-            state, progress, speed = train_epoch(context, step, state, progress, log, stop)
+            state, progress, speed = train_epoch(
+                context, step, state, progress, log, stop, checkpoint
+            )
             try:
                 if progress.step < context.packing.steps_per_epoch:
                     raise Stopped
@@ -328,33 +332,48 @@ def train_epoch(
     progress: Progress,
     log: report.RunLog,
     stop: AgreedStop,
+    checkpoint: Callable[[TrainState, Progress], None] | None = None,
 ) -> tuple[TrainState, Progress, float]:
-    """Train the remaining steps of an epoch, or until a signal stops it; also returns events/s."""
+    """Train the remaining steps of an epoch, or until a signal stops it; also returns events/s.
+
+    Args:
+        checkpoint: saves a state that has trained so far, every `train.checkpoint_steps`.
+    """
+    every = context.config.train.checkpoint_steps if checkpoint else 0
     steps = range(progress.step, context.packing.steps_per_epoch)
-    first = number = int(state.step)
+    number = int(state.step)
     events, start = 0, time.perf_counter()
-    metrics: dict[str, Array] = {}
+    metrics: dict[str, Array] = {}  # of the last step, until they are logged
+    batches = Timed(prefetch(context, progress.epoch, steps))
     with report.epoch_bar(progress.epoch, len(steps)) as advance:
 
         def log_step(number: int, events: int, metrics: dict[str, Array]) -> None:
             scalars = {name: float(value) for name, value in metrics.items()}
             place = int(scalars.pop(NOT_FINITE))
             refuse_divergence(scalars["loss"], place, number, state.params)
-            speed = events / (time.perf_counter() - start)
-            log.write(number, {"epoch": progress.epoch, "events_per_second": speed, **scalars})
+            seconds = time.perf_counter() - start
+            speed = events / seconds
+            speeds = {"events_per_second": speed, "input_wait": batches.seconds / seconds}
+            log.write(number, {"epoch": progress.epoch, **speeds, **scalars})
             advance(scalars["loss"], speed)
 
-        for batch, targets in prefetch(context, progress.epoch, steps):
+        for batch, targets in batches:
             state, new_metrics = step(state, context.arrays, batch)
-            if number > first:  # log the last step while the device computes this one
+            if metrics:  # while the device computes this step
                 log_step(number, events, metrics)
             number, events, metrics = number + 1, events + targets, new_metrics
+            progress = replace(progress, step=progress.step + 1)
             if stop.after_step():
                 break
-        if number > first:
+            if checkpoint and every and not progress.step % every and progress.step < steps.stop:
+                log_step(number, events, metrics)
+                metrics = {}
+                checkpoint(state, progress)
+        if metrics:
             log_step(number, events, metrics)
-    done = progress.step + number - first
-    return state, replace(progress, step=done), events / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    report.note_waiting(batches.seconds, seconds)
+    return state, progress, events / seconds
 
 
 def refresh_text(

@@ -1,12 +1,34 @@
 """Batches on the devices, one ahead of the step that computes."""
 
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 from jaxrec.sharding import host_rows, shard_batch
 from jaxrec.training.state import TrainContext
 from jaxrec.types import Batch
+
+T = TypeVar("T")
+
+
+class Timed(Generic[T]):
+    """An iterator; `seconds` is how long its user has waited for its items."""
+
+    def __init__(self, items: Iterable[T]):
+        self.items = iter(items)
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        start = time.perf_counter()
+        try:
+            return next(self.items)
+        finally:
+            self.seconds += time.perf_counter() - start
 
 
 def prefetch(context: TrainContext, epoch: int, steps: range) -> Iterator[tuple[Batch, int]]:

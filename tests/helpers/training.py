@@ -54,7 +54,7 @@ def untrained_run(run: Path, tables: Tables, **options) -> Path:
 
 def scalars(run):
     """Logged scalars without the speed and the cost."""
-    left_out = ("events_per_second", "seconds", "joules")
+    left_out = ("events_per_second", "input_wait", "seconds", "joules")
     return [{k: v for k, v in row.items() if k not in left_out} for row in report.read_log(run)]
 
 

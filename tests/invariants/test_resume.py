@@ -172,6 +172,31 @@ def test_a_run_with_a_sampled_loss_draws_the_same_items_after_a_stop(tables, tmp
     jax.tree.map(np.testing.assert_array_equal, *params)
 
 
+@pytest.mark.thorough
+def test_a_run_that_fails_goes_on_at_its_last_checkpoint_inside_an_epoch(
+    tables, whole_run, tmp_path, monkeypatch
+):
+    write, run = report.RunLog.write, tmp_path / "run"
+    first_epoch = next(row["step"] for row in scalars(whole_run) if "validation/ndcg@10" in row)
+    fails_at = first_epoch + 3
+
+    def fail_then_write(self, step, row):
+        if step == fails_at:
+            raise OSError("the machine is gone")
+        write(self, step, row)
+
+    monkeypatch.setattr(report.RunLog, "write", fail_then_write)
+    with pytest.raises(OSError, match="is gone"):
+        training.fit(config(**{"train.checkpoint_steps": 2}), run, tables=tables)
+    monkeypatch.undo()
+    with run_directory.open_checkpoints(run, read_only=True) as manager:
+        assert manager.all_steps() == [first_epoch, first_epoch + 2]
+    jaxrec.fit(data=tables, resume=run)
+    assert scalars(run) == scalars(whole_run)
+    params = (jaxrec.load(path).model.params for path in (whole_run, run))
+    jax.tree.map(np.testing.assert_array_equal, *params)
+
+
 @pytest.mark.slow
 def test_a_run_resumes_after_kill_9(tables, whole_run, tmp_path):
     data = tmp_path / "data"
