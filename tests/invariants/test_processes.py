@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from helpers import pods
 from helpers.paths import GOLDEN
-from helpers.training import config, scalars
+from helpers.training import scalars
 
 import jaxrec
 from jaxrec.artifacts import run_directory
-from jaxrec.training import loop as training
 
 
 @pytest.fixture(scope="module")
@@ -35,38 +34,53 @@ def assert_close(rows, expected, rtol=1e-4):
         np.testing.assert_allclose(*numbers, rtol=rtol, atol=1e-6, err_msg=str(row["step"]))
 
 
-@pytest.mark.slow
-def test_two_processes_train_the_run_of_one(pair, whole_run, tables):
-    rows, expected = ([row for row in scalars(run) if "loss" in row] for run in (pair, whole_run))
-    assert_close(rows, expected)
-    results, others = (json.loads((run / "metrics.json").read_text()) for run in (pair, whole_run))
+def assert_same_run(run, other, tables, *, rtol=1e-4):
+    """Losses, metrics, files and recommendations of two trainings."""
+    rows, expected = ([row for row in scalars(path) if "loss" in row] for path in (run, other))
+    assert_close(rows, expected, rtol)
+    results, others = (json.loads((path / "metrics.json").read_text()) for path in (run, other))
     assert results["protocol"] == others["protocol"]
     assert results["baselines"].keys() == others["baselines"].keys()
     for name in ("ndcg@10", "recall@10", "coverage"):  # of 40 users
         expected = others["test"]["model"][name]
         assert results["test"]["model"][name] == pytest.approx(expected, abs=0.03)
     files, other_files = (
-        {path.name for path in run.iterdir()} - {"refit"} for run in (pair, whole_run)
+        {path.name for path in directory.iterdir()} - {"refit"} for directory in (run, other)
     )
     assert files == other_files
-    lists, expected = (jaxrec.load(run).recommend(tables.events, k=5) for run in (pair, whole_run))
+    lists, expected = (jaxrec.load(path).recommend(tables.events, k=5) for path in (run, other))
     # the fitted temperature, which scales scores, is exact to three digits
     np.testing.assert_allclose(lists["score"], expected["score"], rtol=5e-3)
     assert (lists["item_id"] == expected["item_id"]).mean() > 0.95
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("item_shards", [2, 4])
-def test_losses_do_not_depend_on_processes_and_shards(tables, data, tmp_path, item_shards):
-    """Over 20 steps; with four shards, both processes read the same rows."""
+def test_two_processes_train_the_run_of_one(pair, whole_run, tables):
+    assert_same_run(pair, whole_run, tables)
+
+
+@pytest.fixture(scope="module")
+def one_device(data):
+    """A run of five epochs, of 20 steps or more, by one process with one device."""
+    run = data.parent / "one-device"
+    arguments = pods.new_run(data, run, **{"train.epochs": 5})
+    pods.train(arguments, data.parent / "one-device-logs", count=1, devices=1)
+    assert sum("loss" in row for row in scalars(run)) >= 20
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "devices", "item_shards"), [(1, 4, 1), (2, 2, 1), (2, 2, 2), (2, 2, 4)]
+)
+def test_a_run_does_not_depend_on_processes_devices_and_shards(
+    tables, data, one_device, tmp_path, processes, devices, item_shards
+):
+    """With four shards, both processes read the same rows."""
     options = {"train.epochs": 5, "train.item_shards": item_shards}
-    pods.train(pods.new_run(data, tmp_path / "run", **options), tmp_path / "logs")
-    training.fit(config(**{"train.epochs": 5}), tmp_path / "one", tables=tables)
-    rows, expected = (
-        [row for row in scalars(tmp_path / name) if "loss" in row] for name in ("run", "one")
-    )
-    assert len(rows) >= 20
-    assert_close(rows, expected, rtol=1e-3)
+    arguments = pods.new_run(data, tmp_path / "run", **options)
+    pods.train(arguments, tmp_path / "logs", processes, devices)
+    assert_same_run(tmp_path / "run", one_device, tables, rtol=1e-3)
 
 
 @pytest.mark.slow
