@@ -5,18 +5,22 @@ Everything here leaves an array as it is outside of `on_mesh`, and on a mesh of 
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrec.sharding import ITEMS, USERS
 
 BY_ITEM, BY_USER, WHOLE = PartitionSpec(ITEMS), PartitionSpec(USERS), PartitionSpec()
+
+_of_each_device: ContextVar[bool] = ContextVar("of_each_device", default=False)
 
 
 @contextmanager
@@ -43,8 +47,59 @@ def devices_are_known() -> bool:
 
 
 def shards(axis: str) -> int:
-    """Devices along an axis of the mesh; 1 outside of `on_mesh`."""
+    """Devices along an axis of the mesh; 1 outside of `on_mesh` and inside of `each_device`."""
+    return 1 if _of_each_device.get() else _mesh_size(axis)
+
+
+def _mesh_size(axis: str) -> int:
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def devices_that_share_rows() -> int:
+    """Devices that each read some rows of a batch in `each_device`; 1 elsewhere."""
+    return _mesh_size(USERS) if _of_each_device.get() else 1
+
+
+def each_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The sum over all devices of `function(rows of a batch, *arguments)`.
+
+    Each device calls the function with its own rows, as if no other device were there, and all
+    results are added up in one message. XLA would send a message for every array of a result.
+    The mesh must have one device along `items`, and devices along `users` that divide the rows.
+    """
+
+    def on_device(rows: Any, *arguments: Any) -> Any:
+        token = _of_each_device.set(True)
+        try:
+            result, shape_of = ravel_pytree(function(rows, *arguments))
+        finally:
+            _of_each_device.reset(token)
+        return shape_of(lax.psum(result, USERS))
+
+    def on_all(rows: Any, *arguments: Any) -> Any:
+        return jax.shard_map(
+            on_device,
+            mesh=jax.sharding.get_abstract_mesh(),
+            in_specs=(BY_USER, *[WHOLE] * len(arguments)),
+            out_specs=WHOLE,
+            check_vma=False,
+        )(rows, *arguments)
+
+    return on_all
+
+
+def drawn_rows(
+    draw: Callable[[tuple[int, ...]], Shaped[Array, "all *shape"]], shape: tuple[int, ...]
+) -> Shaped[Array, "rows *shape"]:
+    """`draw(shape)`, random values by row, which do not depend on how devices share the rows.
+
+    In `each_device` a device draws those of all devices and takes its own.
+    """
+    count, (rows, *rest) = devices_that_share_rows(), shape
+    drawn = draw((rows * count, *rest))
+    if count == 1:
+        return drawn
+    return lax.dynamic_slice_in_dim(drawn, lax.axis_index(USERS) * rows, rows)
 
 
 def row_shards(rows: int) -> int:
@@ -151,7 +206,7 @@ def on_devices(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> C
     The function may use `total` and `local_rows`.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or _of_each_device.get():
         return function
     return jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False

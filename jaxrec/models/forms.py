@@ -15,6 +15,7 @@ class Forms(NamedTuple):
     products_behind_scan: bool  # products over all steps give the gradients of an LSTM, not sums
     memory_by_products: bool  # matrix products give the item memory of all steps, not a scan
     lstm_kernel: bool  # a Pallas kernel for TPUs scans an LSTM
+    gradients_as_one: bool  # one message adds up the gradients of all devices along `users`
     loss_logits: int  # of a block of the softmax: many small blocks start many kernels
 
 
@@ -23,6 +24,7 @@ ON_CPU = Forms(
     products_behind_scan=False,
     memory_by_products=False,
     lstm_kernel=False,
+    gradients_as_one=True,
     loss_logits=2**21,
 )
 ON_GPU = Forms(
@@ -30,6 +32,7 @@ ON_GPU = Forms(
     products_behind_scan=True,
     memory_by_products=True,
     lstm_kernel=False,
+    gradients_as_one=False,
     loss_logits=2**25,
 )
 BY_PLATFORM = {"cpu": ON_CPU, "gpu": ON_GPU, "tpu": ON_GPU._replace(lstm_kernel=True)}

@@ -1,11 +1,14 @@
 """Small parts that several models share."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from jaxrec.partitioning import drawn_rows
 
 
 class Table(nnx.Param):
@@ -53,7 +56,8 @@ def dropout(
     if key is None or level == 0:
         return x
     *leading, width = x.shape
-    words = jax.random.bits(key, (*leading, -(-width // 4)), jnp.uint32)
+    bits = partial(jax.random.bits, key, dtype=jnp.uint32)
+    words = drawn_rows(bits, (*leading, -(-width // 4)))
     levels = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*leading, -1)[..., :width]
     return jnp.where(levels >= level, x * (256 / (256 - level)), 0).astype(x.dtype)
 

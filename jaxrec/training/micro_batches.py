@@ -1,6 +1,7 @@
 """Parts of a batch that are read one after another, so that a step needs the memory of one."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Shaped
 
-from jaxrec.partitioning import shards
+from jaxrec.partitioning import devices_that_share_rows, drawn_rows, shards
 from jaxrec.sharding import USERS
 from jaxrec.types import STATIC
 
@@ -38,8 +39,13 @@ class MicroBatch:
     def bernoulli(self, key: Array, share: float, shape: tuple[int, ...]) -> Bool[Array, "b T"]:
         """True for a share of the events, at random, where the part has this shape [b, T]."""
         rows, length = shape
-        drawn = jax.random.bernoulli(key, share, (rows * self.count, length))
+        drawn = drawn_rows(partial(jax.random.bernoulli, key, share), (rows * self.count, length))
         return jnp.asarray(self.of(drawn))
+
+    @property
+    def share(self) -> float:
+        """The share of the batch that the part is."""
+        return 1 / (self.count * devices_that_share_rows())
 
     def key(self, key: Array) -> Array:
         """The key of dropout, which is drawn for each part."""

@@ -6,6 +6,7 @@ elsewhere.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,10 +16,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrec.config.options import Config
+from jaxrec.models.forms import chosen_forms
+from jaxrec.models.graph.link_sampling import Links
 from jaxrec.models.inputs import NodeVectors
 from jaxrec.models.recommender import ModelDef, Recommender, cast_products
+from jaxrec.partitioning import each_device, shards
+from jaxrec.sharding import ITEMS, USERS
 from jaxrec.training.finite import NOT_FINITE, first_not_finite
-from jaxrec.training.micro_batches import MicroBatch
+from jaxrec.training.micro_batches import WHOLE_BATCH, MicroBatch
 from jaxrec.training.objective import (
     Losses,
     StepInputs,
@@ -33,7 +38,7 @@ from jaxrec.training.sparse_rows import places_of_ids, rows_of, with_rows
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
 
-ITEMS = 0x6974656D  # of the random numbers that the items of a step are drawn with
+ITEM_DRAWS = 0x6974656D  # of the random numbers that the items of a step are drawn with
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +64,7 @@ def build_step(
 
     def step(state: TrainState, arrays: TrainArrays, batch: Batch):
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-        items = draw_items(arrays, batch, jax.random.fold_in(key, ITEMS))
+        items = draw_items(arrays, batch, jax.random.fold_in(key, ITEM_DRAWS))
         params, opt_state = state.params, state.opt_state
         ids = None
         if train.sparse_rows and items is not None:
@@ -95,26 +100,66 @@ def losses_and_gradients(
         model_of: the model of parameters, which may round them.
         parts: micro-batches that the batch is read in. The nodes are encoded once for all of them.
     """
-    if parts == 1:
+    as_one = _adds_up_as_one(len(inputs.batch.items), parts)
+    if parts == 1 and not as_one:
         return jax.value_and_grad(lambda p: objective(model_of(p), inputs), has_aux=True)(params)
-
-    def gradients_of(number: Int[Array, ""]) -> Any:
-        def losses(params: nnx.State, vectors: tuple[NodeVectors, ...]) -> Losses:
-            part = MicroBatch(number, parts)
-            model = model_of(params)
-            return task_losses(expert_batches(model, vectors, links, inputs, part, totals))
-
-        return jax.value_and_grad(losses, argnums=(0, 1), has_aux=True)(params, vectors)
-
-    def add_part(sums: Any, number: Int[Array, ""]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, gradients_of(number)), None
-
     vectors, gradient_of_nodes, links = jax.vjp(
         lambda params: encode_nodes(model_of(params), inputs), params, has_aux=True
     )
-    totals = total_weights(inputs, len(vectors))
-    numbers = jnp.arange(parts)
-    shapes = jax.eval_shape(gradients_of, numbers[0])
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (value, (gradients, of_vectors)), _ = jax.lax.scan(add_part, zeros, numbers)
+    batch, *rest = inputs.batch, inputs.arrays, inputs.text, inputs.key, inputs.items
+    read = ((params, vectors), links, total_weights(inputs, len(vectors)), rest)
+
+    def of_rows(part: MicroBatch, batch: Batch, *read: Any) -> Any:
+        return gradients_of_rows(model_of, part, batch, *read)
+
+    if as_one:
+        sums = each_device(partial(of_rows, WHOLE_BATCH))(batch, *read)
+    else:
+        sums = sum_of_parts(lambda part: of_rows(part, batch, *read), parts)
+    value, (gradients, of_vectors) = sums
     return value, jax.tree.map(jnp.add, gradients, gradient_of_nodes(of_vectors)[0])
+
+
+def _adds_up_as_one(rows: int, parts: int) -> bool:
+    """Whether each device computes the gradient of its rows, and one message adds them up."""
+    devices = shards(USERS)
+    fits = shards(ITEMS) == 1 < devices and rows % devices == 0 and parts == 1
+    return fits and chosen_forms().gradients_as_one
+
+
+def gradients_of_rows(
+    model_of: Callable[[nnx.State], Recommender],
+    part: MicroBatch,
+    batch: Batch,
+    changed: tuple[nnx.State, tuple[NodeVectors, ...]],
+    links: tuple[Links | None, ...],
+    totals: list[dict[str, Float[Array, ""]]],
+    rest: list[Any],
+) -> tuple[Losses, tuple[nnx.State, tuple[NodeVectors, ...]]]:
+    """What a part of the rows of a batch adds to the losses and to their gradients.
+
+    Args:
+        changed: parameters and vectors of nodes, which have gradients.
+        rest: the other fields of `StepInputs`.
+    """
+    arrays, text, key, items = rest
+    inputs = StepInputs(arrays, text, batch, key, items)
+
+    def losses(changed: tuple[nnx.State, tuple[NodeVectors, ...]]) -> Losses:
+        params, vectors = changed
+        batches = expert_batches(model_of(params), vectors, links, inputs, part, totals)
+        return task_losses(batches)
+
+    return jax.value_and_grad(losses, has_aux=True)(changed)
+
+
+def sum_of_parts(gradients_of: Callable[[MicroBatch], Any], count: int) -> Any:
+    """The sum over `count` micro-batches, which are read one after another."""
+
+    def add_part(sums: Any, number: Int[Array, ""]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, gradients_of(MicroBatch(number, count))), None
+
+    numbers = jnp.arange(count)
+    shapes = jax.eval_shape(lambda number: gradients_of(MicroBatch(number, count)), numbers[0])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add_part, zeros, numbers)[0]

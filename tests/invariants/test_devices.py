@@ -9,6 +9,7 @@ from helpers.training import config
 
 import jaxrec
 from jaxrec.data.dataset import prepare
+from jaxrec.models.forms import ON_CPU, traced_with
 from jaxrec.ranking import item_table
 from jaxrec.ranking.adjustments import (
     ScoreAdjustments,
@@ -88,14 +89,18 @@ def test_real_vectors_are_ranked_equally_on_any_mesh(item_shards):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("sequence", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
-def test_no_loop_of_a_step_waits_for_other_devices(tables, monkeypatch, sequence):
+@pytest.mark.parametrize(
+    ("sequence", "as_one"),
+    [("lstm", False), ("lstm", True), pytest.param("gru", False, marks=pytest.mark.slow)],
+)
+def test_no_loop_of_a_step_waits_for_other_devices(tables, monkeypatch, sequence, as_one):
     """Over time or over blocks of the loss, which has several here."""
     monkeypatch.setattr(FullSoftmax, "positions_per_block", lambda self, count: 16)
     options = config(**{"model.sequence": sequence, "train.batch_size": 8})
     context = make_context(options, prepare(options, tables))
     batch, _ = next(prefetch(context, 0, range(1)))
-    lowered = make_train_step(context).lower(initial_state(context), context.arrays, batch)
+    with traced_with(ON_CPU._replace(gradients_as_one=as_one)):
+        lowered = make_train_step(context).lower(initial_state(context), context.arrays, batch)
     outside, inside = collectives(lowered.compile().as_text())
     assert "all-reduce" in outside
     assert not inside

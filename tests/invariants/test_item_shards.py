@@ -206,6 +206,7 @@ def test_other_models_learn_the_same_without_gathering(tables, options):
     own, one = trained(tables, 2, **options), trained(tables, 1, devices=1, **options)
     check_updates(own, one)
     check_program(own.context, own.program)
+    check_updates(trained(tables, 1, **options), one)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ class LinkPrediction:
 
     def weights(self, batch: Batch, key: Array, part: MicroBatch) -> Float[Array, "1"]:
         """An equal share for each part of the batch, as the edges are no part of it."""
-        return jnp.full(1, 1 / part.count)
+        return jnp.full(1, part.share)
 
     def loss(self, inputs: ExpertBatch) -> Float[Array, ""]:
         """The mean over the drawn edges, which no message of this step has passed."""
