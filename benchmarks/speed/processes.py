@@ -20,6 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks" / "quality"))
+from rows import append_row, commit
+
 CORES = sorted(os.sched_getaffinity(0))[:2]
 
 
@@ -32,6 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a file that the row is added to")
     parser.add_argument("options", nargs="*", help="further options of train.py")
     options = parser.parse_args()
+    commit()
     speeds: dict[int, list[float]] = {1: [], 2: []}
     for number in range(options.rounds):
         for count, of_count in speeds.items():
@@ -42,12 +46,12 @@ def main() -> None:
         "config": options.config,
         "events_per_second": speeds,
         "ratio": [min(ratios), statistics.median(ratios), max(ratios)],
+        "code": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
     print(f"a step of two processes takes {row['ratio'][1]:.2f} times as long ({row['ratio']})")
     if options.out:
-        with options.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(options.out, row)
 
 
 def training(count: int, options: argparse.Namespace) -> float:
