@@ -52,11 +52,12 @@ def recipe(options: Options, histories: Histories) -> Config:
 
 def ranking_seconds(config: Config, histories: Histories) -> float:
     """Seconds of the lists of all users, by a model that has trained for an epoch."""
-    lengths = [len(items) for items in histories.train()]
+    train = histories.train()
+    lengths = [len(items) for items in train]
     events = pl.DataFrame(
         {
             "user_id": np.repeat(histories.user_ids, lengths),
-            "item_id": np.concatenate(histories.train()).astype(str),
+            "item_id": np.concatenate(train).astype(str),
             "timestamp": np.concatenate([np.arange(length) for length in lengths]),
         }
     )

@@ -339,7 +339,7 @@ def train_epoch(
     Args:
         checkpoint: saves a state that has trained so far, every `train.checkpoint_steps`.
     """
-    every = context.config.train.checkpoint_steps if checkpoint else 0
+    every = context.config.train.checkpoint_steps
     steps = range(progress.step, context.packing.steps_per_epoch)
     number = int(state.step)
     events, start = 0, time.perf_counter()
