@@ -300,8 +300,8 @@ def encode_users(
     result = before.copy()
     chunk = chunk_steps(result.shape[1])
     reader = HistoryReader(model, items, log, event_gaps(log, last_times))
-    # users of similar lengths together waste the fewest time steps
-    for group in _groups(np.argsort(starts - ends, kind="stable"), users):
+
+    def read(group: Int[np.ndarray, " g"]) -> None:
         rows = np.pad(group, (0, users - len(group)))
         states: Float[Array | np.ndarray, "B S"] = before[rows]
         begins, lengths = starts[rows], ends[rows] - starts[rows]
@@ -314,6 +314,11 @@ def encode_users(
             numbers = np.where(numbers < (begins + lengths)[:width, None], numbers, -1)
             _, states = reader.update(states, numbers, np.zeros(numbers.shape, bool))
         result[group[: len(states)]] = np.asarray(states)[: len(group)]
+
+    # users of similar lengths together waste the fewest time steps
+    by_length = np.argsort(starts - ends, kind="stable")
+    with ThreadPoolExecutor(WORKERS) as workers:
+        list(workers.map(read, _groups(by_length, users)))
     return result
 
 
