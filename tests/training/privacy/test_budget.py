@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.special import logsumexp
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 from jaxrec.config import PrivacyConfig, TrainConfig
 from jaxrec.errors import ConfigError
@@ -77,6 +77,16 @@ def test_steps_spend_and_a_limit_on_the_users_of_a_step_costs():
     assert np.all(np.diff(by_steps) > 0)
     limited = [spent(replace(budget, most_users=most), 100) for most in (340, 300, 270)]
     assert by_steps[-1] <= limited[0] < limited[1] < limited[2]
+
+
+def test_a_limit_on_the_users_of_a_step_is_within_a_bound_that_counts_every_full_step_as_lost():
+    budget = make_budget(TrainConfig(epochs=5, batch_size=256, privacy=PrivacyConfig(2.0)), 943)
+    assert budget.most_users < budget.users
+    full = budget.steps * binom.sf(budget.most_users, budget.users, budget.mean_users / budget.users)
+    lost = (1 + exp(budget.epsilon)) * full
+    assert 0 < lost < budget.delta / 10
+    bound = renyi_epsilon(replace(budget, delta=budget.delta - lost))
+    assert 0.8 * bound < spent(budget, budget.steps) <= min(bound, budget.epsilon)
 
 
 @pytest.mark.thorough
