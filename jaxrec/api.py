@@ -102,7 +102,7 @@ def fit(
         ConfigError, DataError, RunError: the options, the data or the directory cannot be used.
         Interrupted: Ctrl-C or SIGTERM; the run is saved and can be resumed.
     """
-    from jaxrec.training.loop import fit as train  # imports the whole training stack
+    from jaxrec.training.fit import fit as train  # imports the whole training stack
 
     _refuse_empty(recipe=recipe, data=data, run=run, resume=resume, base=base)
     enable_compilation_cache()

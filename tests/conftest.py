@@ -28,8 +28,8 @@ from helpers.shop import HELD_OUT, make_shop, make_tables
 from jaxrec.config import ForecastConfig, parse
 from jaxrec.data.tables import Tables, validate_tables
 from jaxrec.runtime import enable_compilation_cache
-from jaxrec.training import loop
 from jaxrec.training.add_forecast import add_forecast
+from jaxrec.training.fit import fit
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
@@ -82,7 +82,7 @@ def trained_run(known_shop, tmp_path_factory, worker_id) -> Path:
     run = (own if worker_id == "master" else own.parent) / "shop"
     with FileLock(run.with_suffix(".lock")):
         if not run.exists():
-            loop.fit(parse(layers=[options]), run, tables=known_shop)
+            fit(parse(layers=[options]), run, tables=known_shop)
     return run
 
 

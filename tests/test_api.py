@@ -7,8 +7,8 @@ import pytest
 from helpers.training import TINY
 
 import jaxrec
+from jaxrec.artifacts import run_directory
 from jaxrec.errors import RunError
-from jaxrec.training import loop
 
 
 def test_public_names_are_lazy_and_real():
@@ -38,11 +38,11 @@ def test_an_unwritable_disk_is_named_with_the_way_to_continue(
         raise error
 
     run = tmp_path / "run"
-    monkeypatch.setattr(loop, "train", full)
+    monkeypatch.setattr("jaxrec.training.fit.train", full)
     with pytest.raises(RunError) as stop:
         jaxrec.fit(data=tables, run=run, overrides=TINY)
     what, do = reason
     assert str(stop.value) == f"{what} {run}; {do} and continue with --resume {run}"
-    monkeypatch.setattr(loop.run_directory, "create_run", full)
+    monkeypatch.setattr(run_directory, "create_run", full)
     with pytest.raises(RunError, match=f"{do} and start again"):
         jaxrec.fit(data=tables, run=tmp_path / "other", overrides=TINY)

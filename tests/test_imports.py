@@ -34,7 +34,7 @@ def test_imports_flow_down_only(module, absent):
     assert shown.stdout.split() == []
 
 
-@pytest.mark.parametrize("module", ["jaxrec.training.state", "jaxrec.training.loop"])
+@pytest.mark.parametrize("module", ["jaxrec.training.state", "jaxrec.training.fit"])
 def test_training_imports_no_plotting_and_no_tensorboard(module):
     modules = ("matplotlib", "tensorboardX", "rich.progress")
     absent = modules if module.endswith("state") else modules[:2]

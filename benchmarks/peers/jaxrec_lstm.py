@@ -19,10 +19,12 @@ from jaxrec.api import configure, enable_compilation_cache
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
-from jaxrec.training import loop as training
+from jaxrec.training.context import make_context
 from jaxrec.training.evaluator import validate
+from jaxrec.training.fit import fit
 from jaxrec.training.logging import RunLog
-from jaxrec.training.state import initial_state, make_context
+from jaxrec.training.loop import make_train_step, train_epoch
+from jaxrec.training.state import initial_state
 from jaxrec.training.stopping import AgreedStop, StopSignal
 
 
@@ -68,7 +70,7 @@ def ranking_seconds(config: Config, histories: Histories) -> float:
             train=replace(config.train, epochs=1),
             evaluation=replace(config.evaluation, queries=1000),
         )
-        training.fit(short, run)
+        fit(short, run)
         model = jaxrec.load(run)
         model.recommend(events, K)  # compiles
         return float(np.median([timed(model.recommend, events, K)[1] for _ in range(3)]))
@@ -82,7 +84,7 @@ def main() -> None:
     config = recipe(options, histories)
     ranking = ranking_seconds(config, histories)
     context = make_context(config, prepare(config))
-    state, step = initial_state(context), training.make_train_step(context)
+    state, step = initial_state(context), make_train_step(context)
     reporter, progress = Reporter(options), Progress()
     never = AgreedStop(StopSignal(), context.mesh)
     packing = context.packing
@@ -92,7 +94,7 @@ def main() -> None:
         while reporter.wants_more():
 
             def epoch(state=state, progress=progress):
-                result = training.train_epoch(context, step, state, progress, log, never)
+                result = train_epoch(context, step, state, progress, log, never)
                 return jax.block_until_ready(result[0])
 
             state, seconds = timed(epoch)

@@ -40,8 +40,8 @@ from jaxrec.artifacts.run_directory import read_artifacts
 from jaxrec.config import Config
 from jaxrec.errors import ConfigError
 from jaxrec.inference.loading import abstract_model
+from jaxrec.training.fit import fit
 from jaxrec.training.logging import read_log
-from jaxrec.training.loop import fit
 
 RESULTS = Path(__file__).parent.parent / "results" / "family.jsonl"
 RUNS = Path("runs") / "family"

@@ -57,8 +57,8 @@ from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import AdjustmentBlocks, mask_adjustments
 from jaxrec.ranking.history_bias import history_adjustments
 from jaxrec.training.add_forecast import add_forecast
+from jaxrec.training.fit import fit
 from jaxrec.training.logging import read_log
-from jaxrec.training.loop import fit
 from jaxrec.types import Queries
 
 RESULTS = Path(__file__).parent.parent / "results" / "forecast.jsonl"

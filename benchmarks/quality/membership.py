@@ -51,7 +51,9 @@ from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.history_bias import history_adjustments
 from jaxrec.ranking.top_k import EvalQueries, log_probabilities, rank_queries
 from jaxrec.training import loop
+from jaxrec.training.checkpoints import load
 from jaxrec.training.evaluator import Evaluator
+from jaxrec.training.fit import open_run, start
 from jaxrec.training.logging import open_log
 from jaxrec.training.privacy import run as private
 from jaxrec.types import Queries
@@ -246,12 +248,12 @@ def trained(
 def train(config: Config, run: Path, tables: Tables) -> None:
     """Train all epochs of a run, without early stop and corrections, and rank its test events."""
     shutil.rmtree(run, ignore_errors=True)  # of a benchmark that was stopped
-    context = loop.open_run(config, run, tables)
+    context = open_run(config, run, tables)
     with open_checkpoints(run) as manager:
-        state, progress = loop.start(context, manager)
+        state, progress = start(context, manager)
         with open_log(run, int(state.step)) as log:
             loop.train(context, state, progress, manager, log, private.UNSELECTED)
-        state, _ = loop.load(context, manager, manager.best_step())
+        state, _ = load(context, manager, manager.best_step())
     private.drop_key(run)
     queries = context.dataset.split.test["last"]
     scores, _ = Evaluator(context, state).metrics(queries, Correction())

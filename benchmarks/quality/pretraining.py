@@ -43,8 +43,8 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import filtered, prepare
 from jaxrec.data.tables import Tables
 from jaxrec.errors import DataError
+from jaxrec.training.fit import fit
 from jaxrec.training.logging import read_log
-from jaxrec.training.loop import fit
 from jaxrec.training.pretraining.loop import pretrain
 from jaxrec.training.pretraining.options import PretrainOptions, TaskWeights
 

@@ -50,8 +50,8 @@ from jaxrec.data.dataset import prepare
 from jaxrec.data.sources import load_source
 from jaxrec.data.tables import Tables
 from jaxrec.runtime import cache_dir
+from jaxrec.training.fit import fit
 from jaxrec.training.logging import read_log
-from jaxrec.training.loop import fit
 from jaxrec.training.refit import refit
 
 RESULTS = BENCHMARKS / "results" / "quality.jsonl"

@@ -35,8 +35,8 @@ from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
+from jaxrec.training.fit import fit
 from jaxrec.training.logging import read_log
-from jaxrec.training.loop import fit
 
 RESULTS = Path(__file__).parent.parent / "results" / "transfer.jsonl"
 RUNS = Path("runs") / "transfer"

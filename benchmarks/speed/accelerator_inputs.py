@@ -21,7 +21,7 @@ from accelerator_rows import BATCH, INPUTS, PACKAGES, Inputs, Sizes
 from jaxrec.api import configure
 from jaxrec.data.dataset import prepare
 from jaxrec.data.packing import Packing
-from jaxrec.training.state import TrainContext, make_context
+from jaxrec.training.context import TrainContext, make_context
 
 CARRIED = ("optax", "jraph", "annotated_types")
 NOT_RUN = shutil.ignore_patterns("__pycache__", "*_test.py", "*.ipynb")

@@ -32,14 +32,12 @@ from loading import peak
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables, validate_tables
-from jaxrec.training import loop as training
 from jaxrec.training.batches import make_packing
-from jaxrec.training.state import (
-    TrainContext,
-    TrainState,
-    initial_state,
-    make_context,
-)
+from jaxrec.training.context import TrainContext, make_context
+from jaxrec.training.loop import make_train_step
+from jaxrec.training.prefetch import prefetch
+from jaxrec.training.state import initial_state
+from jaxrec.training.step import TrainState
 from jaxrec.types import Batch
 
 matplotlib.use("agg")
@@ -185,7 +183,7 @@ def epoch_cost(context: TrainContext) -> tuple[float, float]:
     start = time.perf_counter()
     packing = make_packing(context.config, context.dataset)
     repacked = replace(context, packing=packing)
-    for batch, _ in training.prefetch(repacked, 0, range(packing.steps_per_epoch)):
+    for batch, _ in prefetch(repacked, 0, range(packing.steps_per_epoch)):
         state, metrics = program(state, context.arrays, batch)
     jax.block_until_ready((state, metrics))
     return time.perf_counter() - start, temporary_bytes(program)
@@ -193,8 +191,8 @@ def epoch_cost(context: TrainContext) -> tuple[float, float]:
 
 def compiled_step(context: TrainContext) -> tuple[TrainState, Batch, jax.stages.Compiled]:
     """A new state, the first batch, and the program of a step."""
-    state, (batch, _) = initial_state(context), next(training.prefetch(context, 0, range(1)))
-    program = training.make_train_step(context).lower(state, context.arrays, batch).compile()
+    state, (batch, _) = initial_state(context), next(prefetch(context, 0, range(1)))
+    program = make_train_step(context).lower(state, context.arrays, batch).compile()
     return state, batch, program
 
 

@@ -30,8 +30,10 @@ from loading import peak  # noqa: E402
 from jaxrec.config import parse  # noqa: E402
 from jaxrec.data.dataset import prepare  # noqa: E402
 from jaxrec.data.tables import Tables, validate_tables  # noqa: E402
-from jaxrec.training import loop as training  # noqa: E402
-from jaxrec.training.state import TrainContext, initial_state, make_context  # noqa: E402
+from jaxrec.training.context import TrainContext, make_context  # noqa: E402
+from jaxrec.training.loop import make_train_step  # noqa: E402
+from jaxrec.training.prefetch import prefetch  # noqa: E402
+from jaxrec.training.state import initial_state  # noqa: E402
 
 MIB = 2**20
 EVENTS = 50  # of a user
@@ -74,9 +76,9 @@ def measure(options: argparse.Namespace) -> dict:
     """Train some steps of a variant."""
     context = build(options)
     state, seconds, events = initial_state(context), [], []
-    batches = training.prefetch(context, 0, range(options.steps + 1))
+    batches = prefetch(context, 0, range(options.steps + 1))
     batch, _ = next(batches)
-    program = training.make_train_step(context).lower(state, context.arrays, batch).compile()
+    program = make_train_step(context).lower(state, context.arrays, batch).compile()
     state, _ = program(state, context.arrays, batch)
     jax.block_until_ready(state)
     for batch, targets in batches:

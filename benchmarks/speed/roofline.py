@@ -35,9 +35,12 @@ from roofline_report import STEP, SUM, Roofs, Row, plot, summary, table
 
 from jaxrec.config import Config, parse, read_recipe
 from jaxrec.data.dataset import prepare
-from jaxrec.training import loop as training
+from jaxrec.training.context import TrainContext, make_context
 from jaxrec.training.logging import console
-from jaxrec.training.state import TrainContext, TrainState, initial_state, make_context
+from jaxrec.training.loop import make_train_step
+from jaxrec.training.prefetch import prefetch
+from jaxrec.training.state import initial_state
+from jaxrec.training.step import TrainState
 
 WARM_UP = 3  # repetitions until the allocator holds enough memory for all parts
 STEPS = 4  # of the real loop in a repetition
@@ -73,7 +76,7 @@ def refuse_unsupported(config: Config) -> None:
 
 def measure(context: TrainContext, repeats: int) -> tuple[list[Row], Roofs, np.ndarray]:
     """The table, the machine, and wait, seconds and targets of every step of the loop."""
-    state, step = initial_state(context), training.make_train_step(context)
+    state, step = initial_state(context), make_train_step(context)
     product, triad = matrix_product(), scaled_sum()
     works = step_work(context, initial_state(context))  # the loop donates its own state
     seconds: dict[str, list[float]] = {}
@@ -110,9 +113,7 @@ def scaled_sum() -> Work:
 def train_steps(context: TrainContext, step: Callable, state: TrainState, epoch: int):
     """The state after a few steps, and wait, seconds and targets of each but the first."""
     steps = []
-    batches = training.prefetch(
-        context, epoch, range(min(STEPS + 1, context.packing.steps_per_epoch))
-    )
+    batches = prefetch(context, epoch, range(min(STEPS + 1, context.packing.steps_per_epoch)))
     start = time.perf_counter()
     for batch, targets in batches:
         ready = time.perf_counter()

@@ -17,9 +17,10 @@ from jaxrec.models.items.text import TextSource
 from jaxrec.models.recommender import Expert, cast_products
 from jaxrec.models.sequence.blocks import Masks
 from jaxrec.models.sequence.lstm import LSTM
-from jaxrec.training import loop as training
+from jaxrec.training.context import TrainContext
 from jaxrec.training.losses.base import mean_of_sum
-from jaxrec.training.state import TrainContext, TrainState
+from jaxrec.training.prefetch import prefetch
+from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.build import full_softmax
 from jaxrec.training.tasks.next_entity import NextEntity
 from jaxrec.types import Batch
@@ -67,7 +68,7 @@ class NoLSTM(nnx.Module):
 
 def step_work(context: TrainContext, state: TrainState) -> list[Work]:
     """All parts of a step; parts of several experts and layers have the same names."""
-    batch, _ = next(training.prefetch(context, 0, range(1)))
+    batch, _ = next(prefetch(context, 0, range(1)))
     dtype = jnp.bfloat16 if context.config.train.bf16 else jnp.float32
     params = cast_products(state.params, dtype)
     nodes = replace(context.arrays.catalog.nodes, text=state.text)
@@ -86,7 +87,7 @@ def step_work(context: TrainContext, state: TrainState) -> list[Work]:
             *sequence_work(expert, events, batch, key),
             *loss_work(context, expert, users, vectors, batch),
         ]
-    make_input = Work(INPUT, lambda: list(training.prefetch(context, 0, range(1))))
+    make_input = Work(INPUT, lambda: list(prefetch(context, 0, range(1))))
     return [*works, optimizer_work(context, state), make_input]
 
 

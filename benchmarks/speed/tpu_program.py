@@ -25,6 +25,7 @@ from jaxrec.api import configure
 from jaxrec.data.dataset import prepare
 from jaxrec.runtime import compiling_for
 from jaxrec.sharding import make_mesh
+from jaxrec.training.context import TrainContext, make_context
 from jaxrec.training.logging import console
 from jaxrec.training.plan.chips import ask_for_devices, devices_of, read_slice
 from jaxrec.training.plan.hlo import (
@@ -37,7 +38,6 @@ from jaxrec.training.plan.hlo import (
     whole_multiple,
 )
 from jaxrec.training.plan.programs import train_step
-from jaxrec.training.state import TrainContext, make_context
 
 MATRIX_UNIT = 128  # rows and columns
 MIB = 2**20

@@ -10,8 +10,9 @@ from jaxrec.data.tables import Tables
 from jaxrec.errors import ConfigError
 from jaxrec.inference.loading import read_calibration, refuse_unfinished
 from jaxrec.runtime import atomic_path
+from jaxrec.training.checkpoints import load
+from jaxrec.training.fit import open_run
 from jaxrec.training.forecast import fit_decoder
-from jaxrec.training.loop import load, open_run
 from jaxrec.training.refit import refit_events
 
 

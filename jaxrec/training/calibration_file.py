@@ -11,7 +11,7 @@ from jaxrec.evaluation.calibration import Calibration, Correction
 from jaxrec.evaluation.reliability import Reliability
 from jaxrec.inference.loading import refuse_unfinished
 from jaxrec.inference.neighbours_file import write_neighbours
-from jaxrec.training.state import TrainContext
+from jaxrec.training.context import TrainContext
 
 
 def calibration_fields(

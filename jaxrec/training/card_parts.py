@@ -14,8 +14,9 @@ from jaxrec.artifacts.run_directory import NEIGHBOURS
 from jaxrec.config import Config
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.groups import WORSE, clearly_worse
+from jaxrec.training.context import TrainContext
 from jaxrec.training.cost import JOULES_PER_KWH, Meter
-from jaxrec.training.state import TrainContext, state_layout
+from jaxrec.training.state import state_layout
 from jaxrec.types import Catalog
 
 TO_FILL_IN = "*to be filled in*"

@@ -38,8 +38,8 @@ from jaxrec.training.card_parts import (
     table,
     training_rows,
 )
+from jaxrec.training.context import TrainContext
 from jaxrec.training.cost import Meter
-from jaxrec.training.state import TrainContext
 
 MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"
 MODEL_OPTIONS = ("model", "text", "train", "evaluation")

@@ -43,8 +43,10 @@ from jaxrec.ranking.adjustments import AdjustmentBlocks, masked_event_types
 from jaxrec.ranking.history_bias import HistoryBias, history_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_queries
+from jaxrec.training.context import TrainContext
 from jaxrec.training.masked_validation import masked_item_loss
-from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
+from jaxrec.training.state import catalog_vectors
+from jaxrec.training.step import TrainState
 from jaxrec.training.stopping import Runner, uninterrupted
 from jaxrec.types import Queries
 

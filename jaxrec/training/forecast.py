@@ -28,11 +28,13 @@ from jaxrec.models.recommender import REPEAT_EVENTS, Model
 from jaxrec.models.sequence.decoder import Decoder, new_decoder
 from jaxrec.sharding import replicated
 from jaxrec.training import logging as report
+from jaxrec.training.context import TrainContext
 from jaxrec.training.losses.base import LogitAdjustments, mean_of_sum
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.prefetch import prefetch
-from jaxrec.training.state import TrainContext, TrainState, catalog_vectors
+from jaxrec.training.state import catalog_vectors
+from jaxrec.training.step import TrainState
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.training.tasks.build import full_softmax
 from jaxrec.training.tasks.next_entity import NextEntity

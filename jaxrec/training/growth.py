@@ -17,7 +17,9 @@ from jaxrec.data.carry_over import old_rows
 from jaxrec.errors import RunError
 from jaxrec.models.items.encoder import ENTITY_TABLE
 from jaxrec.models.items.id import ITEM_TABLE
-from jaxrec.training.state import TrainContext, TrainState, begin, new_state
+from jaxrec.training.context import TrainContext
+from jaxrec.training.state import begin, new_state
+from jaxrec.training.step import TrainState
 from jaxrec.types import KnowledgeGraph
 
 Leaf = Array | jax.ShapeDtypeStruct

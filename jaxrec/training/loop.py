@@ -1,10 +1,9 @@
-"""A training run from data to results: prepare, train, select by validation, calibrate, test."""
+"""The training loop: epochs of steps, each validated and saved."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,218 +12,28 @@ from jaxtyping import Array
 from orbax.checkpoint import CheckpointManager
 
 from jaxrec.artifacts import run_directory
-from jaxrec.artifacts.files import locked
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.compiler import FUSION_OPTIONS
-from jaxrec.config import Config
-from jaxrec.config.train import RefitEvents
-from jaxrec.data.dataset import prepare
-from jaxrec.data.tables import Tables
 from jaxrec.errors import Interrupted
-from jaxrec.evaluation.calibration import UNCALIBRATED, Correction
-from jaxrec.evaluation.groups import check_columns
-from jaxrec.inference.loading import read_calibration
 from jaxrec.inference.text_features import encode_finetuned_text
 from jaxrec.partitioning import on_mesh
-from jaxrec.processes import entered_by_first, from_first
-from jaxrec.sharding import USERS, laid_out
-from jaxrec.training import cards, pretrained, shops, warm_start
+from jaxrec.processes import from_first
+from jaxrec.sharding import USERS
 from jaxrec.training import logging as report
-from jaxrec.training.calibration_file import (
-    calibration_fields,
-    copied_calibration,
-    write_calibration,
-)
-from jaxrec.training.cost import Meter, metered
-from jaxrec.training.evaluator import calibrate, test, validate
-from jaxrec.training.finite import NOT_FINITE, refuse_divergence, refuse_not_finite
-from jaxrec.training.forecast import fit_decoder
+from jaxrec.training import shops
+from jaxrec.training.checkpoints import save
+from jaxrec.training.context import StepContext, TrainContext
+from jaxrec.training.evaluator import validate
+from jaxrec.training.finite import NOT_FINITE, refuse_divergence
 from jaxrec.training.prefetch import Timed, prefetch
-from jaxrec.training.privacy import run as private
 from jaxrec.training.privacy.budget import spent
 from jaxrec.training.privacy.sampling import users_at_a_time
 from jaxrec.training.privacy.step import build_private_step
-from jaxrec.training.state import (
-    StepContext,
-    TrainContext,
-    TrainState,
-    catalog_vectors,
-    initial_state,
-    make_context,
-    process_local,
-    run_artifacts,
-    state_layout,
-)
-from jaxrec.training.step import build_step
+from jaxrec.training.state import process_local, state_layout
+from jaxrec.training.step import TrainState, build_step
 from jaxrec.training.stopping import AgreedStop, Runner, Stopped, stop_signal, uninterrupted
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.types import Batch
-
-
-def fit(
-    config: Config,
-    run: Path,
-    *,
-    tables: Tables | Mapping[str, Tables] | None = None,
-    resume: bool = False,
-) -> dict[str, Any]:
-    """Train a recommender into the directory `run`; returns the content of `metrics.json`.
-
-    `selected` holds the validation metrics that selected the epoch, `validation` those after
-    calibration.
-
-    Args:
-        config: all options; to resume, those of the run.
-        tables: data in memory, instead of `config.data.source`, or by name of `config.data.shops`.
-        resume: continue the run from its last checkpoint.
-
-    Raises:
-        RunError: `run` exists; or, to resume, it does not exist, or was trained on other data or
-            with another text encoder.
-        DataError: the data are not usable.
-        Interrupted: Ctrl-C or SIGTERM came; the run is saved and can be resumed.
-        Diverged: the loss or the scores are not finite.
-    """
-    with metered() as meter:
-        return _fit(open_run(config, run, tables, resume=resume), run, meter)
-
-
-def _fit(context: TrainContext, run: Path, meter: Meter) -> dict[str, Any]:
-    with entered_by_first(locked(run)), run_directory.open_checkpoints(run) as manager:
-        state, progress = start(context, manager)
-        meter.go_on(report.read_log(run))
-        validated = not progress.step
-        with report.open_log(run, int(state.step), validated=validated, cost=meter.cost) as log:
-            # validation would reveal users, so the last epoch of a private run is its best
-            unselected = private.UNSELECTED if context.budget else None
-            train(context, state, progress, manager, log, unselected)
-        from_first(lambda: private.drop_key(run))
-        best, selected = load(context, manager, manager.best_step())
-    context, best = process_local(context, best)
-    if context.shops:
-        return shops.finish(context, best, selected, run, meter)
-    correction = Correction.of(from_first(lambda: _calibrate(context, best, run)))
-    results, ranks = test(context, best, correction)
-
-    def finish() -> dict[str, Any]:
-        figures = results["validation"] if context.budget else selected.history[-1]
-        results["selected"] = {"epoch": selected.epoch, **figures}
-        if context.budget:
-            results["privacy"] = private.account(context.budget, int(best.step))
-        results["serves"] = "selected" if run_directory.served(run) == run else "refit"
-        report.write_results(run, results, ranks)
-        cards.write_model_card(run, context, results, meter)
-        # last, because the run is complete without it
-        fit_decoder(context, best, run, read_calibration(run)[0])
-        report.console.print(f"the model is in {run}")
-        return results
-
-    return from_first(finish)
-
-
-def _calibrate(context: TrainContext, state: TrainState, run: Path) -> dict[str, Any]:
-    """Write the calibration of a run and its plots; returns the fields of its `Correction`."""
-    reliability = None
-    if context.budget:
-        fields = calibration_fields(UNCALIBRATED)
-    elif warm_start.keeps_calibration(context):
-        fields = copied_calibration(warm_start.open_base(context.config).directory)
-    else:
-        calibration, reliability = calibrate(context, state)
-        fields = calibration_fields(calibration, reliability)
-    report.draw_plots(run, reliability)
-    return write_calibration(context, run, fields)
-
-
-def open_run(
-    config: Config,
-    run: Path,
-    tables: Tables | Mapping[str, Tables] | None = None,
-    *,
-    resume: bool = False,
-    refit: RefitEvents | None = None,
-) -> TrainContext:
-    """The context of a new run, whose first files are written, or of a run to resume.
-
-    Args:
-        refit: train on these events too.
-
-    Raises:
-        RunError, ConfigError, DataError: as `fit`.
-    """
-    report.let_only_first_print()
-    trained = carried = text_of = None
-    if resume:
-        trained = run_directory.read_artifacts(run)
-    else:
-        from_first(lambda: run_directory.refuse_existing(run))
-    if config.warm_start.base:
-        trained = trained or warm_start.open_base(config).artifacts
-        config = config if resume else warm_start.with_since(config, trained)
-        carried = warm_start.carried(config, trained)
-    elif config.train.init and not resume:
-        text_of = pretrained.open_pretrained(config).text
-    dataset = prepare(config, tables, carried)
-    for shop in dataset.shops.values() or [dataset]:
-        check_columns(shop.catalog.items, config.report.group_by)
-    dataset = dataset.refitted(refit) if refit else dataset
-    report.describe(dataset)
-    context = shops.with_shops(make_context(config, dataset, trained, text_of))
-    report.print_notes(context.notes)
-    if resume:
-        run_directory.refuse_other_data(run, run_artifacts(context))
-        report.print_notes(run_directory.unfinished(run))
-    else:
-        source = "tables in memory" if tables else f"`{Path(config.data.source).name}`"
-        has_card = not (refit or context.shops)  # each shop has its own
-        from_first(lambda: create(run, context, source if has_card else ""))
-    return private.keyed(context, run, resume=resume)
-
-
-def create(run: Path, context: TrainContext, source: str) -> None:
-    """Write the first files of a run, with the card of its data if their source is given."""
-    run_directory.create_run(run, context.config, run_artifacts(context))
-    if source:
-        cards.write_data_card(run, context, source)
-
-
-def start(context: TrainContext, manager: CheckpointManager) -> tuple[TrainState, Progress]:
-    """The state and the position that training begins or continues with."""
-    last = manager.latest_step()
-    if last is not None:
-        return load(context, manager, last)
-    if context.config.train.init:
-        state, notes = pretrained.start(context)
-        report.print_notes(notes)
-        return refresh_text(context, state), Progress()
-    if not context.config.warm_start.base:
-        return initial_state(context), Progress()
-    state = refresh_text(context, warm_start.start(context))
-    # validated, because the base may be better than every epoch that follows
-    scores = _validate(context, state)
-    progress = Progress(history=(scores,))
-    save(context, manager, state, progress, scores)
-    return state, progress
-
-
-def load(
-    context: TrainContext, manager: CheckpointManager, step: int
-) -> tuple[TrainState, Progress]:
-    """The state and the position of a checkpoint; another mesh may have saved it.
-
-    Raises a RunError if the checkpoint is damaged, or does not fit the options.
-    """
-    target = laid_out(*state_layout(context))
-    vectors = run_directory.vector_targets(context.config, context.sizes, target.text.sharding)
-    rest = {"step": target.step, "opt_state": target.opt_state}
-    run, what = Path(manager.directory).parent, f"config.yaml or the checkpoint of step {step}"
-    with run_directory.reading(run, what):
-        saved = run_directory.restore(
-            manager, step, params=target.params, rest=rest, vectors=vectors
-        )
-        progress = run_directory.restore_progress(manager, step)
-    text = saved["vectors"]["text"]
-    return TrainState(params=saved["params"], text=text, **saved["rest"]), progress
 
 
 def make_train_step(context: StepContext) -> jax.stages.Wrapped:
@@ -279,7 +88,7 @@ def train(
                 if progress.step < context.packing.steps_per_epoch:
                     raise Stopped
                 state = refresh_text(context, state, stop.interruptible)
-                scores = selected or _validate(context, state, stop.interruptible)
+                scores = selected or validation_scores(context, state, stop.interruptible)
             except Stopped:
                 save(context, manager, state, progress)
                 raise Interrupted(128 + stop.number) from None
@@ -316,12 +125,15 @@ def _checked_step(step: Callable[..., Any], manager: CheckpointManager) -> Calla
     return checked
 
 
-def _validate(
+def validation_scores(
     context: TrainContext, state: TrainState, interruptible: Runner = uninterrupted
 ) -> dict[str, float]:
+    """Metrics on the validation queries, of all shops if there are several.
+
+    All processes get those of the first, so that unlike machines select the same epoch.
+    """
     measure = shops.validate_shops if context.shops else validate
     scores = measure(*process_local(context, state), interruptible)
-    # processes on unlike machines must select the same epoch
     return from_first(lambda: scores)
 
 
@@ -395,23 +207,3 @@ def refresh_text(
     # from the host, because JAX moves no array of a process to the devices of others
     text = np.asarray(local.text.at[: len(vectors)].set(vectors))
     return replace(state, text=jax.device_put(text, state.text.sharding))
-
-
-def save(
-    context: TrainContext,
-    manager: CheckpointManager,
-    state: TrainState,
-    progress: Progress,
-    scores: dict[str, float] | None = None,
-) -> None:
-    """Save the state, its position in the data and the vectors of all nodes.
-
-    Raises a Diverged, and saves nothing, if a parameter is not finite.
-    """
-    number = int(state.step)
-    refuse_not_finite(state.params, number)
-    if scores is None and progress.step == context.packing.steps_per_epoch:
-        number -= 1  # a number is saved once, and this state is saved again when it is validated
-    rest = {"step": state.step, "opt_state": state.opt_state}
-    vectors = {"nodes": catalog_vectors(context, state), "text": state.text}
-    run_directory.save(manager, number, state.params, rest, vectors, progress, scores)

@@ -11,8 +11,8 @@ from jaxrec.data.packing import event_gaps
 from jaxrec.models.inputs import Events
 from jaxrec.models.recommender import Model
 from jaxrec.models.sequence.masked_items import NO_SEQUENCE
+from jaxrec.training.context import TrainContext
 from jaxrec.training.losses.full_softmax import FullSoftmax
-from jaxrec.training.state import TrainContext
 from jaxrec.training.tasks.build import full_softmax
 from jaxrec.types import NO_GAP
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from jaxrec.sharding import host_rows, shard_batch
-from jaxrec.training.state import TrainContext
+from jaxrec.training.context import TrainContext
 from jaxrec.types import Batch
 
 T = TypeVar("T")

@@ -19,8 +19,10 @@ from jaxrec.inference.loading import abstract_model
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.models.items.build import expert_sources, source_order
 from jaxrec.sharding import laid_out, replicated
+from jaxrec.training.context import TrainContext
 from jaxrec.training.growth import Leaf, fits, leaves, moved, row_maps
-from jaxrec.training.state import TrainContext, TrainState, begin, new_state, state_layout
+from jaxrec.training.state import begin, new_state, state_layout
+from jaxrec.training.step import TrainState
 
 EXPERT = re.compile(r"\['experts'\]\[(\d+)\]")
 SOURCE = re.compile(r"\['sources'\]\[(\d+)\]")

@@ -17,10 +17,14 @@ from jaxrec.inference.loading import read_calibration
 from jaxrec.processes import entered_by_first, from_first
 from jaxrec.training import logging as report
 from jaxrec.training.calibration_file import copied_calibration
+from jaxrec.training.checkpoints import load
+from jaxrec.training.context import TrainContext
 from jaxrec.training.evaluator import test_metrics
-from jaxrec.training.loop import load, open_run, start, train
+from jaxrec.training.fit import open_run, start
+from jaxrec.training.loop import train
 from jaxrec.training.shops import test_shops, write_fitted, write_refits
-from jaxrec.training.state import TrainContext, TrainState, process_local
+from jaxrec.training.state import process_local
+from jaxrec.training.step import TrainState
 
 TRAINED_ON = {"validation": "training and validation events", "all": "all events"}
 

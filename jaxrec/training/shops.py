@@ -31,25 +31,21 @@ from jaxrec.processes import from_first
 from jaxrec.sharding import put, shardings
 from jaxrec.training import cards
 from jaxrec.training import logging as report
+from jaxrec.training.arrays import train_arrays
+from jaxrec.training.artifacts import run_artifacts
 from jaxrec.training.batches import make_packing
 from jaxrec.training.calibration_file import (
     calibration_fields,
     copied_calibration,
     write_calibration,
 )
+from jaxrec.training.context import TrainContext, model_sizes
 from jaxrec.training.cost import Meter
 from jaxrec.training.evaluator import calibrate, protocol_facts, test, test_metrics, validate
 from jaxrec.training.forecast import fit_decoder
 from jaxrec.training.growth import moved_params, row_maps
-from jaxrec.training.state import (
-    TrainContext,
-    TrainState,
-    catalog_vectors,
-    model_sizes,
-    run_artifacts,
-    state_layout,
-    train_arrays,
-)
+from jaxrec.training.state import catalog_vectors, state_layout
+from jaxrec.training.step import TrainState
 from jaxrec.training.stopping import Runner, uninterrupted
 
 

@@ -14,9 +14,10 @@ from jaxrec.data.events import seconds_of
 from jaxrec.errors import ConfigError, DataError
 from jaxrec.inference.loading import abstract_model, refuse_unfinished
 from jaxrec.sharding import laid_out, replicated
+from jaxrec.training.context import TrainContext
 from jaxrec.training.growth import grown_state, row_maps
 from jaxrec.training.optimizer import make_optimizer
-from jaxrec.training.state import TrainContext, TrainState
+from jaxrec.training.step import TrainState
 
 MIN_CALIBRATION_EVENTS = 256
 # a text encoder is compared by the content of its files

@@ -14,7 +14,7 @@ from jraph import GraphsTuple
 
 from jaxrec.api import configure
 from jaxrec.config import parse
-from jaxrec.training import loop
+from jaxrec.training.fit import fit
 from jaxrec.types import EventLog
 
 REPOSITORY = Path(__file__).parents[2]
@@ -90,5 +90,5 @@ def test_every_part_is_measured_and_validation_is_that_of_a_training_run(tables,
         if row["part"] == "step":
             assert row["flops"] > 0 and row["launches"] > 0 and row["targets"] > 0
     config = configure("ml100k", shop, arguments=OPTIONS)
-    results = loop.fit(config, tmp_path / "run")
+    results = fit(config, tmp_path / "run")
     assert rows[-1]["ndcg"] == pytest.approx(results["selected"]["ndcg@10"], abs=5e-3)

@@ -10,7 +10,10 @@ from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import parse
 from jaxrec.data.tables import Tables
 from jaxrec.training import logging as report
-from jaxrec.training import loop as training
+from jaxrec.training.checkpoints import save
+from jaxrec.training.fit import fit, open_run
+from jaxrec.training.loop import make_train_step
+from jaxrec.training.prefetch import prefetch
 from jaxrec.training.state import initial_state
 
 TINY = {
@@ -38,17 +41,17 @@ def complete_run(tables, tmp_path_factory, worker_id) -> Path:
     run = (own if worker_id == "master" else own.parent) / "whole"
     with FileLock(run.with_suffix(".lock")):
         if not run.exists():
-            results = training.fit(config(), run, tables=tables)
+            results = fit(config(), run, tables=tables)
             assert json.loads((run / "metrics.json").read_text()) == results
     return run
 
 
 def untrained_run(run: Path, tables: Tables, **options) -> Path:
     """A run that saved the parameters it begins with, and no more."""
-    context = training.open_run(config(**options), run, tables)
+    context = open_run(config(**options), run, tables)
     with run_directory.open_checkpoints(run) as manager:
         scores = {run_directory.SELECTED_BY: 0.0}
-        training.save(context, manager, initial_state(context), Progress(), scores)
+        save(context, manager, initial_state(context), Progress(), scores)
     return run
 
 
@@ -60,10 +63,10 @@ def scalars(run):
 
 def first_steps(context, count=3):
     """Losses of the first steps from the initial state."""
-    step = training.make_train_step(context)
+    step = make_train_step(context)
     state = initial_state(context)
     losses = []
-    for batch, _ in training.prefetch(context, 0, range(count)):
+    for batch, _ in prefetch(context, 0, range(count)):
         state, metrics = step(state, context.arrays, batch)
         losses.append(float(metrics["loss"]))
     return losses, step

@@ -18,7 +18,7 @@ from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.item_recorder import ItemRecorder
 from jaxrec.serving.stores.items import ItemDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
-from jaxrec.training.state import make_context
+from jaxrec.training.context import make_context
 
 OPTIONS = {
     "model.experts": ["id+graph+vectors+numbers"],

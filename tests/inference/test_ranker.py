@@ -12,7 +12,7 @@ from jaxrec.evaluation.calibration import Correction
 from jaxrec.inference.encoding import encode_queries
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.top_k import EvalQueries, best_items, rank_queries
-from jaxrec.training import loop as training
+from jaxrec.training.fit import fit
 from jaxrec.types import ANY_EVENT_TYPE
 
 
@@ -24,7 +24,7 @@ def test_a_run_without_a_mask_reproduces_its_evaluation(model, known_shop, tmp_p
         evaluation=replace(model.config.evaluation, mask=("none",)),
         train=replace(model.config.train, epochs=3),
     )
-    training.fit(config, tmp_path / "run", tables=known_shop)
+    fit(config, tmp_path / "run", tables=known_shop)
     unmasked = jaxrec.load(tmp_path / "run")
     bias = unmasked.ranker.history_bias[unmasked.encoder.target_event_type]
     assert unmasked.correction != Correction() and bias.repeats.any()

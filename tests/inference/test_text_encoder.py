@@ -16,7 +16,7 @@ from jaxrec.artifacts.run_directory import read_artifacts
 from jaxrec.data import text
 from jaxrec.errors import RunError
 from jaxrec.inference.text_features import trained_encoder
-from jaxrec.training import loop
+from jaxrec.training.fit import fit
 
 TINY_BERT = GOLDEN / "tiny_bert"
 REFUSED = r"not the one that the run was trained with.*original revision.*or train again"
@@ -30,7 +30,7 @@ def original(request, tables, tmp_path_factory) -> tuple[str, Path, Path]:
     encoder = Path(shutil.copytree(TINY_BERT, directory / "encoder"))
     options = {"model.experts": ["text"], "text.mode": request.param, "train.epochs": 1}
     options |= {"text.pretrained": str(encoder), "text.finetune_items": 8, "text.whiten": 4}
-    loop.fit(config(**options), directory / "run", tables=tables)
+    fit(config(**options), directory / "run", tables=tables)
     return request.param, directory / "run", encoder
 
 
@@ -126,5 +126,5 @@ def test_a_run_without_the_digest_takes_any_encoder(trained):
 
 @pytest.mark.slow
 def test_a_run_that_reads_no_text_records_no_encoder(tables, tmp_path):
-    loop.fit(config(**{"train.epochs": 1}), tmp_path / "run", tables=tables)
+    fit(config(**{"train.epochs": 1}), tmp_path / "run", tables=tables)
     assert read_artifacts(tmp_path / "run").text_encoder == ""

@@ -19,10 +19,11 @@ from jaxrec.ranking.adjustments import (
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, best_items, rank_queries
 from jaxrec.sharding import make_mesh
+from jaxrec.training.context import make_context
 from jaxrec.training.loop import make_train_step
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.prefetch import prefetch
-from jaxrec.training.state import initial_state, make_context
+from jaxrec.training.state import initial_state
 
 
 @pytest.mark.parametrize(("block", "item_shards"), [(8, 1), (16, 2), (24, 4), (None, 4)])

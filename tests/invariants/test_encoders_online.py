@@ -11,7 +11,7 @@ from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.live.recorder import UserEvent
 from jaxrec.serving.stores.documents import decode, encode
 from jaxrec.serving.stores.sqlite import SQLiteStore
-from jaxrec.training import loop
+from jaxrec.training.fit import fit
 
 USER_EVENTS = [
     UserEvent(user, event(n * DAY, f"i{(7 * n + offset) % 30:02}", event_type))
@@ -41,7 +41,7 @@ def run(request, tables, tmp_path_factory):
         "train.auxiliary": [],
     }
     directory = tmp_path_factory.mktemp("encoders") / request.param
-    loop.fit(config(**options), directory, tables=tables)
+    fit(config(**options), directory, tables=tables)
     return directory
 
 

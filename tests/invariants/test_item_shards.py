@@ -18,14 +18,14 @@ from jaxrec.models.graph.neighbourhoods import Counts, neighbourhood_sampler
 from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.partitioning import on_mesh
 from jaxrec.sharding import make_mesh, replicated
-from jaxrec.training import state as train_state
+from jaxrec.training.context import TrainContext, make_context
 from jaxrec.training.loop import make_train_step
 from jaxrec.training.losses.base import LogitAdjustments
 from jaxrec.training.losses.by_shop import ShopLoss
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.plan.hlo import COLLECTIVES, Instruction, executed, read_computations
 from jaxrec.training.prefetch import prefetch
-from jaxrec.training.state import TrainContext, initial_state, make_context
+from jaxrec.training.state import initial_state
 from jaxrec.types import NEG_INF
 
 MESHES = [1, 2, 4]  # devices along `items`, of four
@@ -116,7 +116,8 @@ def trained(tables, item_shards, devices=4, **options) -> Trained:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FullSoftmax, "positions_per_block", lambda self, count: 16)
         patch.setattr(
-            train_state, "make_mesh", lambda shards: make_mesh(shards, jax.devices()[:devices])
+            "jaxrec.training.context.make_mesh",
+            lambda shards: make_mesh(shards, jax.devices()[:devices]),
         )
         context = make_context(recipe, prepare(recipe, tables))
         context = replace(context, optimizer=optax.sgd(0.1))

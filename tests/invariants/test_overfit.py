@@ -5,8 +5,10 @@ from helpers.encoders import values_of
 from helpers.training import config
 
 from jaxrec.data.dataset import prepare
-from jaxrec.training import loop as training
-from jaxrec.training.state import initial_state, make_context
+from jaxrec.training.context import make_context
+from jaxrec.training.loop import make_train_step
+from jaxrec.training.prefetch import prefetch
+from jaxrec.training.state import initial_state
 
 
 def next_item_losses(tables, steps, **options):
@@ -14,8 +16,8 @@ def next_item_losses(tables, steps, **options):
     options |= {"model.dropout": 0.0, "model.id_dropout": 0.0, "train.learning_rate": 0.02}
     context = make_context(config(**options), prepare(config(), tables))
     state = initial_state(context)
-    step = training.make_train_step(context)
-    batch, _ = next(training.prefetch(context, 0, range(1)))
+    step = make_train_step(context)
+    batch, _ = next(prefetch(context, 0, range(1)))
     losses = []
     for _ in range(steps):
         state, metrics = step(state, context.arrays, batch)

@@ -16,8 +16,8 @@ from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.data.dataset import prepare
 from jaxrec.sharding import make_mesh
-from jaxrec.training import loop as training
-from jaxrec.training.state import make_context
+from jaxrec.training.checkpoints import load
+from jaxrec.training.context import make_context
 
 
 @pytest.mark.thorough
@@ -27,7 +27,7 @@ def test_a_checkpoint_restores_on_any_mesh(tables, whole_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
     with run_directory.open_checkpoints(run) as manager:
-        first, progress = training.load(context, manager, manager.best_step())
+        first, progress = load(context, manager, manager.best_step())
         assert isinstance(progress, Progress)
         trained = jaxrec.load(whole_run).model.params
         jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(first.params), trained)
@@ -38,7 +38,7 @@ def test_a_checkpoint_restores_on_any_mesh(tables, whole_run, tmp_path):
             vectors = {"nodes": jnp.zeros(nodes_shape(context)), "text": state.text}
             run_directory.save(manager, step, state.params, rest, vectors, progress)
             mesh = make_mesh(shards, jax.devices()[:devices])
-            state, _ = training.load(replace(context, mesh=mesh), manager, step)
+            state, _ = load(replace(context, mesh=mesh), manager, step)
             assert {leaf.sharding.mesh for leaf in jax.tree.leaves(state)} == {mesh}
         jax.tree.map(np.testing.assert_array_equal, state, first)
 

@@ -16,10 +16,10 @@ from helpers.training import TINY, config, scalars
 
 import jaxrec
 from jaxrec.artifacts import run_directory
-from jaxrec.errors import Diverged
-from jaxrec.training import evaluator
+from jaxrec.errors import Diverged, Interrupted
+from jaxrec.training import evaluator, loop
 from jaxrec.training import logging as report
-from jaxrec.training import loop as training
+from jaxrec.training.fit import fit
 
 
 @pytest.mark.thorough
@@ -41,8 +41,8 @@ def test_stopped_and_resumed_equals_uninterrupted(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(report.RunLog, "write", stop_then_write)
-    with pytest.raises(training.Interrupted) as stop:
-        training.fit(config(), tmp_path / "parts", tables=tables)
+    with pytest.raises(Interrupted) as stop:
+        fit(config(), tmp_path / "parts", tables=tables)
     assert stop.value.code == 143
     monkeypatch.undo()
     jaxrec.fit(data=tables, resume=tmp_path / "parts")
@@ -66,11 +66,11 @@ def test_a_signal_ends_a_validation_which_is_done_again(tables, whole_run, tmp_p
         return rank(*arguments, **options)
 
     monkeypatch.setattr(evaluator, "rank_queries", stop_then_rank)
-    with pytest.raises(training.Interrupted) as stop:
-        training.fit(config(), tmp_path / "parts", tables=tables)
+    with pytest.raises(Interrupted) as stop:
+        fit(config(), tmp_path / "parts", tables=tables)
     assert stop.value.code == 143 and calls == [0]
     for resumed in (1, 2):  # the same state is saved once
-        with pytest.raises(training.Interrupted):
+        with pytest.raises(Interrupted):
             jaxrec.fit(data=tables, resume=tmp_path / "parts")
         assert calls == list(range(resumed + 1))
     monkeypatch.undo()
@@ -83,7 +83,7 @@ def test_a_signal_ends_a_validation_which_is_done_again(tables, whole_run, tmp_p
 @pytest.mark.slow
 def test_a_run_that_diverges_keeps_its_last_checkpoint(tables, whole_run, tmp_path, monkeypatch):
     """And says which parameter was the first that is not finite."""
-    make = training.make_train_step
+    make = loop.make_train_step
     name = "['experts'][0]['user_output']['kernel'].value"
 
     def poisoned(path, leaf):
@@ -102,14 +102,14 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint(tables, whole_run, tmp_pa
         return with_poison
 
     steps = next(row["step"] for row in scalars(whole_run) if "validation/ndcg@10" in row)
-    monkeypatch.setattr(training, "make_train_step", make_poisoned)
+    monkeypatch.setattr(loop, "make_train_step", make_poisoned)
     message = (
         rf"the loss is nan at step {steps + 3}; the first tensor that is not finite is the "
         r"parameter experts\.0\.user_output\.kernel; the last checkpoint is kept"
     )
     jax.config.update("jax_debug_nans", False)
     with pytest.raises(Diverged, match=message):
-        training.fit(config(), tmp_path / "run", tables=tables)
+        fit(config(), tmp_path / "run", tables=tables)
     jax.config.update("jax_debug_nans", True)
     monkeypatch.undo()
     with run_directory.open_checkpoints(tmp_path / "run", read_only=True) as manager:
@@ -154,7 +154,7 @@ def test_a_run_with_a_sampled_loss_draws_the_same_items_after_a_stop(tables, tmp
         }
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    training.fit(options, whole, tables=tables)
+    fit(options, whole, tables=tables)
     write = report.RunLog.write
 
     def stop_then_write(self, step, row):
@@ -163,8 +163,8 @@ def test_a_run_with_a_sampled_loss_draws_the_same_items_after_a_stop(tables, tmp
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(report.RunLog, "write", stop_then_write)
-    with pytest.raises(training.Interrupted):
-        training.fit(options, parts, tables=tables)
+    with pytest.raises(Interrupted):
+        fit(options, parts, tables=tables)
     monkeypatch.undo()
     jaxrec.fit(data=tables, resume=parts)
     assert scalars(parts) == scalars(whole)
@@ -187,7 +187,7 @@ def test_a_run_that_fails_goes_on_at_its_last_checkpoint_inside_an_epoch(
 
     monkeypatch.setattr(report.RunLog, "write", fail_then_write)
     with pytest.raises(OSError, match="is gone"):
-        training.fit(config(**{"train.checkpoint_steps": 2}), run, tables=tables)
+        fit(config(**{"train.checkpoint_steps": 2}), run, tables=tables)
     monkeypatch.undo()
     with run_directory.open_checkpoints(run, read_only=True) as manager:
         assert manager.all_steps() == [first_epoch, first_epoch + 2]
@@ -206,15 +206,16 @@ def test_a_run_resumes_after_kill_9(tables, whole_run, tmp_path):
         if frame is not None:
             frame.write_parquet(data / f"{name}.parquet")
     program = (
-        "import os, signal, sys, jaxrec.training.loop as t, jaxrec.training.logging as r\n"
-        "from jaxrec.config import parse\nfrom pathlib import Path\n"
+        "import os, signal, sys, jaxrec.training.logging as r\n"
+        "from jaxrec.config import parse\nfrom jaxrec.training.fit import fit\n"
+        "from pathlib import Path\n"
         "write = r.RunLog.write\n"
         "def kill(self, step, row):\n"
         "    write(self, step, row)\n"
         "    if step == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "r.RunLog.write = kill\n"
         "import json\n"
-        "t.fit(parse(layers=[json.loads(sys.argv[1])]), Path(sys.argv[2]))\n"
+        "fit(parse(layers=[json.loads(sys.argv[1])]), Path(sys.argv[2]))\n"
     )
     options = json.dumps(TINY | {"data.source": str(data)})
     arguments = [sys.executable, "-c", program, options, str(tmp_path / "killed")]

@@ -15,7 +15,7 @@ from jaxrec.data.pseudonyms import read_key
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference import loading
 from jaxrec.serving.states import read_states
-from jaxrec.training import loop
+from jaxrec.training.fit import fit
 
 KEY = b"0123456789abcdef0123456789abcdef"
 RAW = re.compile(r"shopper-\d\d")
@@ -34,7 +34,7 @@ def place(tables, tmp_path_factory):
     tables.items.write_parquet(place / "shop" / "items.parquet")
     options = {**TINY, "model.experts": ["id"], "train.epochs": 1}
     options |= {"data.source": str(place / "shop"), "data.id_key": str(place / "id.key")}
-    loop.fit(parse(layers=[options]), place / "run")
+    fit(parse(layers=[options]), place / "run")
     return place
 
 
@@ -98,7 +98,7 @@ def test_a_run_with_a_key_refuses_to_score_without_it(place, run, tmp_path, caps
         assert "was trained with a key of user ids" in capsys.readouterr().err
     with pytest.raises(RunError, match=r"other data .*key of user ids"):
         options = {**TINY, "model.experts": ["id"], "data.source": str(place / "shop")}
-        loop.fit(parse(layers=[options]), moved, resume=True)
+        fit(parse(layers=[options]), moved, resume=True)
 
 
 def test_a_run_without_a_key_takes_none(trained_run, place):

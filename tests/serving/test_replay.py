@@ -13,7 +13,7 @@ from jaxrec.serving.live.engine import LiveEngine
 from jaxrec.serving.options import ReplayOptions
 from jaxrec.serving.replay import in_time_order, replay, rounds
 from jaxrec.serving.stores.sqlite import SQLiteStore
-from jaxrec.training import loop as training
+from jaxrec.training.fit import fit
 
 
 @pytest.mark.thorough
@@ -57,7 +57,7 @@ def test_a_model_with_time_since_last_gets_the_time_of_the_request(known_shop, t
         "train.epochs": 2,
         "train.learning_rate": 0.01,
     }
-    training.fit(parse(layers=[options]), tmp_path / "run", tables=known_shop)
+    fit(parse(layers=[options]), tmp_path / "run", tables=known_shop)
     model = loading.load(tmp_path / "run")
     log = model.encoder.validated_log(known_shop.events)
     result = replay(model, log, since=0.7, weights=[])

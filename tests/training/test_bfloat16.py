@@ -10,7 +10,8 @@ from helpers.paths import GOLDEN
 from helpers.training import config
 
 from jaxrec.data.dataset import prepare
-from jaxrec.training.state import make_context, state_layout
+from jaxrec.training.context import make_context
+from jaxrec.training.state import state_layout
 from jaxrec.training.step import build_step
 
 ALL_TASKS = {"train.link_weight": 0.5, "train.masked_item_weight": 0.5}

@@ -63,10 +63,10 @@ def test_energy_is_told_where_the_machine_counts_it(monkeypatch):
 
 @pytest.mark.thorough
 def test_columns_form_groups_of_the_card(tables, tmp_path):
-    from jaxrec.training import loop
+    from jaxrec.training.fit import fit
 
     run = tmp_path / "run"
-    loop.fit(config(**{"report.group_by": ["brand"], "train.epochs": 1}), run, tables=tables)
+    fit(config(**{"report.group_by": ["brand"], "train.epochs": 1}), run, tables=tables)
     groups = json.loads((run / "metrics.json").read_text())["groups"]["test"]
     brands = {f"brand: {brand}" for brand in tables.items["brand"].unique()}
     assert brands <= groups.keys()

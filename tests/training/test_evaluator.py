@@ -8,7 +8,7 @@ from jaxrec.evaluation import metrics
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.neighbours import NeighbourFit
 from jaxrec.training.evaluator import Evaluator
-from jaxrec.training.loop import open_run
+from jaxrec.training.fit import open_run
 from jaxrec.training.state import initial_state
 
 

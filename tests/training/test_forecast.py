@@ -19,7 +19,7 @@ from jaxrec.data.packing import Packing
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.models.sequence.decoder import new_decoder
-from jaxrec.training import loop
+from jaxrec.training.fit import fit
 from jaxrec.training.forecast import FrozenModel, first_decoder, forecast_loss, future_events
 from jaxrec.types import ANY_EVENT_TYPE, Batch
 
@@ -133,7 +133,7 @@ def test_packed_rows_have_the_loss_of_one_history_a_row(sequence):
 def test_a_run_with_a_forecast_has_the_same_model(whole_run, tables, tmp_path):
     run = tmp_path / "run"
     options = {"forecast.steps": 3, "forecast.epochs": 2, "forecast.learning_rate": 0.01}
-    loop.fit(config(**options), run, tables=tables)
+    fit(config(**options), run, tables=tables)
     assert not (whole_run / DECODER).exists()
     for name in ("ranks.parquet", "metrics.json", run_directory.CALIBRATION):
         assert (run / name).read_bytes() == (whole_run / name).read_bytes()

@@ -6,7 +6,7 @@ import pytest
 from helpers.training import config
 
 from jaxrec.data.tables import validate_tables
-from jaxrec.training import loop
+from jaxrec.training.fit import fit
 
 KINDS, ITEMS, USERS, VISITS = 6, 90, 240, 9
 NEW = ITEMS // 5  # items without a training event
@@ -44,7 +44,7 @@ def quality(tmp_path, expert, vectors):
     options = {"model.experts": [expert], "model.id_dropout": 0.2, "train.learning_rate": 0.01}
     options |= {"train.epochs": 12, "train.batch_size": 16, "model.hidden_size": 16}
     run = tmp_path / f"{expert}-{vectors.__name__}"
-    loop.fit(config(**options), run, tables=make_shop(vectors))
+    fit(config(**options), run, tables=make_shop(vectors))
     table = pl.read_parquet(run / "ranks.parquet")
     is_new = (table["item_id"].str.slice(1).cast(int) < NEW).to_numpy()
     ranks = table["rank"].to_numpy()

@@ -20,6 +20,7 @@ from jaxrec.models.graph.neighbourhoods import Counts, neighbourhood_sampler
 from jaxrec.models.graph.sampling import edge_sampler
 from jaxrec.models.recommender import Recommender
 from jaxrec.training.batches import make_packing
+from jaxrec.training.context import make_context
 from jaxrec.training.item_sampling import (
     LEVELS,
     ItemSampler,
@@ -30,7 +31,7 @@ from jaxrec.training.item_sampling import (
 from jaxrec.training.losses.full_softmax import FullSoftmax
 from jaxrec.training.objective import StepInputs, draw_items, finetuned_rows, objective
 from jaxrec.training.samplers import predicted_entities
-from jaxrec.training.state import initial_state, make_context
+from jaxrec.training.state import initial_state
 from jaxrec.training.tasks.link_prediction import LinkPrediction
 from jaxrec.training.tasks.masked_item import MaskedItem
 

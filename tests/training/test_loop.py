@@ -1,77 +1,21 @@
-"""Training end to end on small tables."""
+"""The steps of a training, on small tables."""
 
-import json
-import shutil
 from dataclasses import replace
 
 import jax
 import numpy as np
-import polars as pl
 import pytest
 from helpers.paths import GOLDEN
-from helpers.training import config, first_steps, scalars
+from helpers.training import config, first_steps
 
 import jaxrec
-from jaxrec.artifacts import run_directory
 from jaxrec.data.dataset import prepare
-from jaxrec.data.tables import validate_tables
-from jaxrec.errors import DataError, Diverged, InputError, RunError
-from jaxrec.training import loop as training
-from jaxrec.training.state import initial_state, make_context
-
-
-def test_a_run_writes_all_its_files(whole_run):
-    run = whole_run
-    results = json.loads((run / "metrics.json").read_text())
-    assert run_directory.read_config(run) == config()
-    assert not [p for p in run.rglob("*") if p.suffix in (".pkl", ".pickle")]
-    with run_directory.open_checkpoints(run, read_only=True) as manager:
-        history = run_directory.restore_progress(manager, manager.latest_step()).history
-        assert len(manager.all_steps()) <= 2
-        selected = results["selected"]
-        assert selected["ndcg@10"] == max(row["ndcg@10"] for row in history)
-        assert selected == {"epoch": selected["epoch"], **history[selected["epoch"] - 1]}
-        steps_per_epoch = manager.latest_step() // len(history)
-        assert manager.best_step() == steps_per_epoch * selected["epoch"]
-
-
-@pytest.mark.slow
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(tables, whole_run, tmp_path):
-    for name, seed in (("same", 0), ("other", 1)):
-        training.fit(config(**{"train.seed": seed}), tmp_path / name, tables=tables)
-    assert scalars(tmp_path / "same") == scalars(whole_run)
-    assert scalars(tmp_path / "other") != scalars(whole_run)
-
-
-def test_an_existing_directory_is_not_touched(tables, tmp_path):
-    (tmp_path / "precious").write_text("kept")
-    with pytest.raises(RunError, match="--resume"):
-        training.fit(config(), tmp_path, tables=tables)
-    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
-
-
-def test_bad_data_create_no_run(tables, tmp_path):
-    with pytest.raises(ValueError, match="left"):
-        training.fit(config(**{"data.min_item_events": 10**6}), tmp_path / "run", tables=tables)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_does_not_resume_with_other_data(tables, whole_run):
-    """Other data: an item with another id, or more events of the same items."""
-    named = pl.col("item_id").replace(tables.items["item_id"][0], "newly named")
-    renamed = replace(
-        tables,
-        items=tables.items.with_columns(named),
-        events=tables.events.with_columns(named),
-        triples=None,
-    )
-    log_before = (whole_run / "log.jsonl").read_text()
-    with pytest.raises(RunError, match=r"trained on other data \(they differ in nodes"):
-        jaxrec.fit(data=renamed, resume=whole_run)
-    grown = replace(tables, events=pl.concat([tables.events[:1], tables.events]))
-    with pytest.raises(RunError, match=r"differ in training events\)"):
-        jaxrec.fit(data=grown, resume=whole_run)
-    assert (whole_run / "log.jsonl").read_text() == log_before
+from jaxrec.errors import Diverged
+from jaxrec.training.context import make_context
+from jaxrec.training.fit import fit
+from jaxrec.training.loop import make_train_step, refresh_text
+from jaxrec.training.prefetch import prefetch
+from jaxrec.training.state import initial_state
 
 
 def test_the_step_is_compiled_once(tables):
@@ -91,96 +35,8 @@ def test_bf16_trains_close_to_float32(tables):
 @pytest.mark.slow
 def test_divergence_is_an_error(tables, tmp_path):
     broken = replace(config(), train=replace(config().train, learning_rate=1e30, clip=1e30))
-    with jax.debug_nans(False), pytest.raises(training.Diverged, match="learning_rate"):
-        training.fit(broken, tmp_path / "run", tables=tables)
-
-
-def test_a_trained_run_recommends_to_new_users(tables, whole_run):
-    model = jaxrec.load(whole_run)
-    events = tables.events.filter(pl.col("user_id") == tables.events["user_id"][0])
-    new_user = events.with_columns(user_id=pl.lit("new"))
-    both = model.recommend(pl.concat([events, new_user]), k=5)
-    lists = both.partition_by("user_id", maintain_order=True)
-    assert [len(rows) for rows in lists] == [5, 5]
-    assert lists[0]["item_id"].to_list() == lists[1]["item_id"].to_list()
-    assert not set(both["item_id"]) & set(events["item_id"])
-
-
-@pytest.mark.slow
-def test_finetuning_without_any_text_trains_and_loads(tables, tmp_path):
-    options = {"model.experts": ["id"], "text.mode": "finetune", "train.epochs": 1}
-    training.fit(config(**options), tmp_path / "run", tables=tables)
-    assert len(jaxrec.load(tmp_path / "run").recommend(tables.events, k=1)) == 40
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "encoder", [GOLDEN / "tiny_bert", GOLDEN / "tiny_gpt"], ids=["bert", "gpt"]
-)
-def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tmp_path, encoder):
-    options = {
-        "model.experts": ["text"],
-        "text.mode": "finetune",
-        "text.pretrained": str(encoder),
-        "text.finetune_items": 8,
-    }
-    context = make_context(config(**options), prepare(config(**options), tables))
-    state = training.refresh_text(context, initial_state(context))
-    tower = jax.tree.map(np.array, state.params["text_tower"])
-    text = np.array(state.text)
-    step = training.make_train_step(context)
-    for batch, _ in training.prefetch(context, 0, range(3)):
-        state, _ = step(state, context.arrays, batch)
-    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), tower, state.params["text_tower"])
-    assert any(jax.tree.leaves(changed))
-    refreshed = training.refresh_text(context, state)
-    assert refreshed.text.shape == text.shape
-    assert not np.array_equal(refreshed.text[1:5], text[1:5])
-    training.fit(config(**options), tmp_path / "run", tables=tables)
-    assert len(jaxrec.load(tmp_path / "run").recommend(tables.events, k=3))
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("experts", "usable"),
-    [
-        pytest.param(["id+graph+text"], ("id+graph+text",), marks=pytest.mark.slow),
-        (["text+graph", "id"], ("id",)),
-    ],
-)
-def test_events_alone_are_enough(tables, tmp_path, capsys, experts, usable):
-    bare = validate_tables(tables.events.drop("event"), None, None)
-    results = training.fit(config(**{"model.experts": experts}), tmp_path / "run", tables=bare)
-    assert results["test"]["model"]["count"] > 0
-    model = jaxrec.load(tmp_path / "run")
-    assert model.config.model.experts == usable
-    noted = "the data have no source for the expert text+graph" in capsys.readouterr().err
-    assert noted == (len(usable) < len(experts))
-    # the only event type of the data, as in evaluation
-    assert model.encoder.target_event_type == prepare(model.config, bare).target_event_type == 0
-    assert len(model.recommend(bare.events, k=2)) == 2 * bare.events["user_id"].n_unique()
-
-
-@pytest.mark.thorough
-def test_a_catalogue_of_one_item_is_trained_and_served(tmp_path):
-    users = [f"u{number}" for number in range(12) for _ in range(4)]
-    events = pl.DataFrame({"user_id": users, "item_id": "only", "timestamp": range(len(users))})
-    options = {"model.experts": ["id"], "train.epochs": 1, "data.time": "order"}
-    run, data = tmp_path / "run", validate_tables(events, None, None, time="order")
-    results = training.fit(config(**options), run, tables=data)
-    assert json.loads((run / "metrics.json").read_text()) == results
-    model = jaxrec.load(run)
-    assert model.recommend(events).is_empty()
-    assert len(model.recommend(events, mask=("none",))) == 12
-    with pytest.raises(InputError, match="there are no other items"):
-        model.similar("item:only")
-
-
-def test_no_expert_with_a_source_is_an_error(tables, tmp_path):
-    bare = validate_tables(tables.events, None, None)
-    with pytest.raises(DataError, match="no source for the experts text; give items a text"):
-        training.fit(config(**{"model.experts": ["text"]}), tmp_path / "run", tables=bare)
-    assert not (tmp_path / "run").exists()
+    with jax.debug_nans(False), pytest.raises(Diverged, match="learning_rate"):
+        fit(broken, tmp_path / "run", tables=tables)
 
 
 @pytest.fixture
@@ -200,25 +56,31 @@ def nan_passes():
 def test_a_last_step_that_diverges_is_an_error(tables, tmp_path, nan_passes, options):
     one_step = {"train.batch_size": 64, "train.epochs": 1, "train.warmup_steps": 0}
     with pytest.raises(Diverged, match=r"finite .* train\.learning_rate"):
-        training.fit(config(**one_step, **options), tmp_path / "run", tables=tables)
+        fit(config(**one_step, **options), tmp_path / "run", tables=tables)
 
 
-@pytest.mark.parametrize("part", ["params", "rest", "vectors", "progress"])
-def test_a_run_without_a_part_of_its_checkpoint_does_not_resume(tables, whole_run, tmp_path, part):
-    run = tmp_path / "run"
-    shutil.copytree(whole_run, run)
-    for directory in (run / "checkpoints").glob(f"*/{part}"):
-        shutil.rmtree(directory)
-    with pytest.raises(RunError, match=r"checkpoint of step \d+ is incomplete or damaged"):
-        jaxrec.fit(data=tables, resume=run)
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("option", ["hidden_size: 8", "num_layers: 1"])
-def test_a_run_whose_options_were_changed_does_not_resume(tables, whole_run, tmp_path, option):
-    run = tmp_path / "run"
-    shutil.copytree(whole_run, run)
-    path = run / "config.yaml"
-    path.write_text(path.read_text().replace(option, f"{option[:-1]}16"))
-    with pytest.raises(RunError, match=r"config\.yaml or the checkpoint of step \d+"):
-        jaxrec.fit(data=tables, resume=run)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "encoder", [GOLDEN / "tiny_bert", GOLDEN / "tiny_gpt"], ids=["bert", "gpt"]
+)
+def test_finetuning_changes_the_text_layers_and_refreshes_the_vectors(tables, tmp_path, encoder):
+    options = {
+        "model.experts": ["text"],
+        "text.mode": "finetune",
+        "text.pretrained": str(encoder),
+        "text.finetune_items": 8,
+    }
+    context = make_context(config(**options), prepare(config(**options), tables))
+    state = refresh_text(context, initial_state(context))
+    tower = jax.tree.map(np.array, state.params["text_tower"])
+    text = np.array(state.text)
+    step = make_train_step(context)
+    for batch, _ in prefetch(context, 0, range(3)):
+        state, _ = step(state, context.arrays, batch)
+    changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), tower, state.params["text_tower"])
+    assert any(jax.tree.leaves(changed))
+    refreshed = refresh_text(context, state)
+    assert refreshed.text.shape == text.shape
+    assert not np.array_equal(refreshed.text[1:5], text[1:5])
+    fit(config(**options), tmp_path / "run", tables=tables)
+    assert len(jaxrec.load(tmp_path / "run").recommend(tables.events, k=3))

@@ -19,14 +19,14 @@ from jaxrec.inference.neighbours_file import read_neighbours
 from jaxrec.ranking.adjustments import ScoreAdjustments, as_blocks
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries
-from jaxrec.training import loop
+from jaxrec.training.fit import fit, open_run
 
 
 @pytest.fixture(scope="module")
 def run(tables, tmp_path_factory):
     """After one epoch the model knows less than what follows what."""
     run = tmp_path_factory.mktemp("run") / "run"
-    loop.fit(config(**{"train.epochs": 1, "train.patience": 1}), run, tables=tables)
+    fit(config(**{"train.epochs": 1, "train.patience": 1}), run, tables=tables)
     return run
 
 
@@ -51,7 +51,7 @@ def test_a_run_with_texts_fits_similar_texts_too(trained_run):
 
 
 def test_a_context_has_the_neighbours_of_a_correction(trained_run, known_shop):
-    context = loop.open_run(read_config(trained_run), trained_run, known_shop, resume=True)
+    context = open_run(read_config(trained_run), trained_run, known_shop, resume=True)
     fits = Correction(similar_text=NeighbourFit(half_life=3.0, strength=2.0))
     [(name, neighbours)] = context.neighbours(fits).items()
     assert name == "similar_text" and neighbours.half_life == 3
@@ -74,7 +74,7 @@ def test_a_refit_counts_its_own_training_events(run, tables, tmp_path):
 def test_an_option_turns_it_off(tables, tmp_path):
     options = {"train.epochs": 1, "train.patience": 1}
     options |= {"model.cooccurrence": False, "model.similar_text": False}
-    loop.fit(config(**options), tmp_path / "run", tables=tables)
+    fit(config(**options), tmp_path / "run", tables=tables)
     correction = read_calibration(tmp_path / "run")[1]
     assert correction.cooccurrence is correction.similar_text is None
     assert not jaxrec.load(tmp_path / "run").neighbours

@@ -13,8 +13,10 @@ from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import ConfigError
 from jaxrec.models.graph import link_sampling
-from jaxrec.training import loop, pretrained
-from jaxrec.training.state import initial_state, make_context
+from jaxrec.training import pretrained
+from jaxrec.training.context import make_context
+from jaxrec.training.fit import fit
+from jaxrec.training.state import initial_state
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +93,13 @@ def test_a_pretraining_on_links_and_a_training_that_begins_with_it(tables, tmp_p
     first, second = tmp_path / "links", tmp_path / "items"
     only_links = {"train.next_item_weight": 0.0, "train.auxiliary_weight": 0.0}
     options = {"model.experts": ["id+graph"], "train.epochs": 2, "train.learning_rate": 0.02}
-    results = loop.fit(
+    results = fit(
         config(**options, **only_links, **{"train.link_weight": 1.0}), first, tables=tables
     )
     assert 0 < results["selected"]["links/mrr"] <= 1
     losses = [row["link_prediction/0"] for row in scalars(first) if "loss" in row]
     assert losses[-1] < losses[0]
-    loop.fit(config(**options, **{"train.init": str(first)}), second, tables=tables)
+    fit(config(**options, **{"train.init": str(first)}), second, tables=tables)
     model = jaxrec.load(second)
     assert model.recommend(tables.events, k=1).height == 40
     losses = [row for row in scalars(second) if "loss" in row]

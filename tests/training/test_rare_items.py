@@ -11,10 +11,10 @@ import jaxrec
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
 from jaxrec.models.items.id import id_rows, rows_of_ids
-from jaxrec.training import loop
+from jaxrec.training.context import make_context
+from jaxrec.training.fit import fit
 from jaxrec.training.growth import moved, row_maps
 from jaxrec.training.sparse_rows import places_of_ids, rows_of, with_rows
-from jaxrec.training.state import make_context
 
 OPTIONS = {"model.experts": ["id"], "model.min_events_for_id": 2, "train.epochs": 1}
 NUM_RARE = 300
@@ -108,7 +108,7 @@ def test_rows_move_by_id_when_a_rare_item_becomes_frequent(model, tables):
 def test_a_run_is_trained_served_and_goes_on(shop, tables, tmp_path, sparse):
     sampled = {"train.loss": "sampled_softmax", "train.negatives": 8, "train.sparse_rows": True}
     options = OPTIONS | (sampled if sparse else {})
-    results = loop.fit(config(**options), tmp_path / "run", tables=shop)
+    results = fit(config(**options), tmp_path / "run", tables=shop)
     assert results["test"]["model"]["count"] == 40
     run = jaxrec.load(tmp_path / "run")
     assert len(run.recommend(shop.events, k=5)) == 200
@@ -122,7 +122,7 @@ def test_a_run_is_trained_served_and_goes_on(shop, tables, tmp_path, sparse):
     assert moved_rows[:31].all() and (sparse is not moved_rows[31:].all())
     later = with_rare(tables, times=3)
     go_on = {"warm_start.base": str(tmp_path / "run"), "warm_start.since": "2024-02-01"}
-    loop.fit(config(**options, **go_on), tmp_path / "next", tables=later)
+    fit(config(**options, **go_on), tmp_path / "next", tables=later)
     after = jaxrec.load(tmp_path / "next")
     assert after.artifacts.has_trained_id.sum() == 31
     assert len(after.recommend(later.events, k=5)) == 200

@@ -9,7 +9,9 @@ import jaxrec
 from jaxrec.artifacts import run_directory
 from jaxrec.config import read_recipe
 from jaxrec.inference.loading import read_calibration
-from jaxrec.training import evaluator, loop
+from jaxrec.training import evaluator
+from jaxrec.training.checkpoints import load
+from jaxrec.training.fit import open_run
 from jaxrec.training.logging import read_log
 
 
@@ -46,9 +48,9 @@ def test_the_figures_of_a_refit_are_those_of_its_weights(refitted, tables):
     directory = refitted / "refit"
     config = run_directory.read_config(directory)
     assert config.train.refit == "validation"
-    context = loop.open_run(config, directory, tables, resume=True, refit="validation")
+    context = open_run(config, directory, tables, resume=True, refit="validation")
     with run_directory.open_checkpoints(directory, read_only=True) as manager:
-        state, _ = loop.load(context, manager, manager.best_step())
+        state, _ = load(context, manager, manager.best_step())
     figures = evaluator.test_metrics(context, state, read_calibration(refitted)[1])
     assert results(refitted)["refit"] == {"events": "validation", **figures}
 

@@ -19,11 +19,14 @@ from jaxrec.config import ForecastConfig
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
 from jaxrec.errors import ConfigError, DataError, InputError
-from jaxrec.training import cards, cost, loop, shops, state
+from jaxrec.training import cards, cost, shops
 from jaxrec.training.add_forecast import add_forecast
+from jaxrec.training.context import make_context
 from jaxrec.training.evaluator import validate
+from jaxrec.training.fit import fit
 from jaxrec.training.objective import StepInputs, objective
 from jaxrec.training.refit import refit
+from jaxrec.training.state import initial_state
 
 OPTIONS = {
     "model.experts": ["text+graph"],
@@ -54,20 +57,20 @@ def both():
     return {"old": second_shop(), "new": make_tables()}
 
 
-def make_context(both, **options):
+def joint_context(both, **options):
     options = config(**OPTIONS | options)
-    return shops.with_shops(state.make_context(options, prepare(options, both)))
+    return shops.with_shops(make_context(options, prepare(options, both)))
 
 
 @pytest.fixture(scope="module")
 def context(both):
-    return make_context(both)
+    return joint_context(both)
 
 
 @pytest.fixture(scope="module")
 def run(context, tmp_path_factory):
     """A run on both shops and its first parameters, with the run directories of the shops."""
-    directory, first = tmp_path_factory.mktemp("runs") / "both", state.initial_state(context)
+    directory, first = tmp_path_factory.mktemp("runs") / "both", initial_state(context)
     shops.write_run(context, first, directory)
     for name, own in shops.shop_states(context, first).items():
         shops.write_run(context.shops[name], own, directory / "shops" / name)
@@ -101,7 +104,7 @@ def losses(definition, params, arrays, text, batch):
 
 @pytest.mark.thorough
 def test_a_mixed_batch_loses_the_sum_of_what_each_shop_loses_alone(context):
-    first = state.initial_state(context)
+    first = initial_state(context)
     batch = context.packing.batch(0, 0)
     joint = losses(context.definition, first.params, context.arrays, first.text, batch)
     states, parts = shops.shop_states(context, first), list(local_batches(context, batch))
@@ -122,7 +125,7 @@ def test_a_mixed_batch_loses_the_sum_of_what_each_shop_loses_alone(context):
 
 
 def test_no_item_or_brand_of_another_shop_is_a_candidate(context):
-    first = state.initial_state(context)
+    first = initial_state(context)
     rows = shops.item_rows([own.dataset for own in context.shops.values()])
     batch = context.packing.batch(0, 0)
 
@@ -163,7 +166,7 @@ def test_shops_have_their_own_users_items_and_moments_but_brands_share_what_is_l
 
 @pytest.mark.slow
 def test_a_validation_is_the_mean_over_the_queries_of_all_shops(context):
-    first = state.initial_state(context)
+    first = initial_state(context)
     scores = shops.validate_shops(context, first)
     counts = [len(own.dataset.split.validation) for own in context.shops.values()]
     of_shops = [scores[f"{name}/ndcg@10"] for name in context.shops]
@@ -200,7 +203,7 @@ def test_every_shop_and_a_third_one_are_served(run, both):
 @pytest.mark.slow
 def test_a_training_measures_and_writes_every_shop_and_so_does_its_refit(both, tmp_path):
     directory = tmp_path / "both"
-    results = loop.fit(config(**OPTIONS), directory, tables=both)
+    results = fit(config(**OPTIONS), directory, tables=both)
     assert json.loads((directory / "metrics.json").read_text()) == results
     for name, items in {"old": 20, "new": 30}.items():
         part = results["shops"][name]
@@ -211,12 +214,12 @@ def test_a_training_measures_and_writes_every_shop_and_so_does_its_refit(both, t
     assert set(ranks["shop"]) == {"old", "new"} and "/" not in "".join(ranks["user_id"])
     card = (directory / "shops" / "old" / "model_card.md").read_text()
     assert "ranks 20 items" in card and "together with the data of new" in card
-    joint_data = cards.joint_data_card(make_context(both))
+    joint_data = cards.joint_data_card(joint_context(both))
     assert (directory / cards.DATA_CARD).read_text() == joint_data
     assert "(shops/old/model_card.md)" in (directory / cards.MODEL_CARD).read_text()
     store = directory / "shops" / "old" / "shoppers.db"
     store.touch()  # of a live service
-    resumed = loop.fit(read_config(directory), directory, tables=both, resume=True)
+    resumed = fit(read_config(directory), directory, tables=both, resume=True)
     assert resumed["selected"] == results["selected"] and store.exists()
     assert refit(read_config(directory), directory, tables=both)["serves"] == "refit"
     model = jaxrec.load(directory / "shops" / "new")
@@ -224,7 +227,7 @@ def test_a_training_measures_and_writes_every_shop_and_so_does_its_refit(both, t
     assert (directory / "shops" / "new" / "refit" / "calibration.json").exists()
     assert model.recommend(seconds(both["new"]), k=2).height == 80
     one = OPTIONS | {"data.shops": {}, "train.init": str(directory), "train.epochs": 1}
-    loop.fit(config(**one), tmp_path / "one", tables=both["new"])
+    fit(config(**one), tmp_path / "one", tables=both["new"])
 
 
 def test_the_cards_of_a_run_on_several_shops_point_to_those_of_each_shop(context, both):
@@ -246,7 +249,7 @@ def seconds(tables):
 def test_a_column_that_one_shop_lacks_is_missing_there(both):
     image = pl.Series("image", np.random.default_rng(0).normal(size=(30, 6)).tolist())
     tables = both | {"new": replace(both["new"], items=both["new"].items.with_columns(image))}
-    context = make_context(tables, **{"model.experts": ["text+image"]})
+    context = joint_context(tables, **{"model.experts": ["text+image"]})
     flags = np.asarray(context.arrays.catalog.nodes.features["image"])[:, -1]
     assert flags[1:21].all() and not flags[21:51].any()
 
@@ -269,10 +272,10 @@ def test_what_does_not_go_with_several_shops_is_refused(options, message):
 def test_errors_name_the_shop(both):
     titles = both["old"].items.with_columns(title=pl.concat_list("title"))
     with pytest.raises(DataError, match="write title"):
-        make_context(both | {"old": replace(both["old"], items=titles)})
+        joint_context(both | {"old": replace(both["old"], items=titles)})
     few = both["old"].events.head(3)
     with pytest.raises(DataError, match="shop old: "):
-        make_context(both | {"old": replace(both["old"], events=few)})
+        joint_context(both | {"old": replace(both["old"], events=few)})
 
 
 def test_the_command_line_takes_several_data_sets(monkeypatch, tmp_path):

@@ -14,10 +14,10 @@ from jaxrec.config import TrainConfig
 from jaxrec.data.dataset import prepare
 from jaxrec.errors import ConfigError
 from jaxrec.models.recommender import Recommender, split
+from jaxrec.training.context import make_context
 from jaxrec.training.item_sampling import LEVELS, ItemSampler
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.sparse_rows import rows_of, with_rows
-from jaxrec.training.state import make_context
 from jaxrec.training.step import TrainState, build_step
 
 MODEL = replace(CONFIG.model, experts=("id",))

@@ -17,13 +17,15 @@ from jaxrec.artifacts import run_directory
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
-from jaxrec.errors import ConfigError, DataError
+from jaxrec.errors import ConfigError, DataError, Interrupted
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.recommender import Recommender
 from jaxrec.training import logging as report
-from jaxrec.training import loop, warm_start
+from jaxrec.training import warm_start
+from jaxrec.training.checkpoints import load
+from jaxrec.training.context import make_context
+from jaxrec.training.fit import fit
 from jaxrec.training.growth import AXES, row_maps
-from jaxrec.training.state import make_context
 
 NEW_TIME = 1_735_689_600  # 2025-01-01, after all events of `tables`
 
@@ -101,7 +103,7 @@ def test_old_rows_and_moments_move_by_id_and_new_ones_start_as_unknown(whole_run
     state = warm_start.start(context)
     with run_directory.open_checkpoints(whole_run, read_only=True) as manager:
         old_context = make_context(config(), prepare(config(), tables))
-        old, _ = loop.load(old_context, manager, manager.best_step())
+        old, _ = load(old_context, manager, manager.best_step())
     before, after = leaves((old.params, old.opt_state)), leaves((state.params, state.opt_state))
     maps = row_maps(base.artifacts, context)
     moved = 0
@@ -130,7 +132,7 @@ def test_old_rows_and_moments_move_by_id_and_new_ones_start_as_unknown(whole_run
 def test_a_warm_start_without_new_events_scores_as_its_base(whole_run, tables, tmp_path):
     run = tmp_path / "same"
     options = {"warm_start.since": "2100-01-01", "warm_start.epochs": 0}
-    results = loop.fit(go_on(whole_run, **options), run, tables=tables)
+    results = fit(go_on(whole_run, **options), run, tables=tables)
     assert results["selected"]["epoch"] == results["selected"]["count"] == 0
     base, same = jaxrec.load(whole_run), jaxrec.load(run)
     # the corrections are those of the base, but the counts of items have grown
@@ -148,7 +150,7 @@ def test_a_warm_start_without_new_events_scores_as_its_base(whole_run, tables, t
 def test_the_paths_of_a_warm_start_are_absolute(whole_run, tables, tmp_path, monkeypatch):
     (tmp_path / "encoder").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loop, "fit", lambda config, *_, **__: {"config": config})
+    monkeypatch.setattr("jaxrec.training.fit.fit", lambda config, *_, **__: {"config": config})
     overrides = {"text.pretrained": "encoder"}
     results = jaxrec.fit(base=whole_run, data=tables, run="today", overrides=overrides)
     assert results["config"].text.pretrained == str(tmp_path / "encoder")
@@ -217,9 +219,9 @@ def test_a_killed_warm_start_equals_an_uninterrupted_one(
 
     run, config = tmp_path / "today", run_directory.read_config(warm_run)
     monkeypatch.setattr(report.RunLog, "write", write_and_stop)
-    with pytest.raises(loop.Interrupted):
-        loop.fit(config, run)
-    with pytest.raises(loop.Interrupted):  # the refit stops at its second step
+    with pytest.raises(Interrupted):
+        fit(config, run)
+    with pytest.raises(Interrupted):  # the refit stops at its second step
         jaxrec.fit(resume=run)
     monkeypatch.undo()
     jaxrec.fit(resume=run)
@@ -241,13 +243,13 @@ def test_what_a_warm_start_cannot_carry_over_is_an_error_of_the_option(
     whole_run, tables, tmp_path, options, message
 ):
     with pytest.raises(ConfigError, match=message):
-        loop.fit(go_on(whole_run, **options), tmp_path / "run", tables=tables)
+        fit(go_on(whole_run, **options), tmp_path / "run", tables=tables)
     assert not (tmp_path / "run").exists()
 
 
 def test_positions_tell_no_new_events(whole_run, tables, tmp_path):
     with pytest.raises(DataError, match="cannot tell new events from old"):
-        loop.fit(go_on(whole_run, **{"data.time": "order"}), tmp_path / "run", tables=tables)
+        fit(go_on(whole_run, **{"data.time": "order"}), tmp_path / "run", tables=tables)
 
 
 def test_gone_items_leave_when_told(whole_run, tables):

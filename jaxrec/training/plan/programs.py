@@ -23,9 +23,10 @@ from jaxrec.ranking.adjustments import exclude
 from jaxrec.ranking.shard import BlockInputs, RankOptions, compiled_ranking
 from jaxrec.ranking.top_k import MIN_PAIRS, block_rows, power_of_two
 from jaxrec.sharding import ITEMS, USERS, laid_out, replicated, shardings
+from jaxrec.training.context import StepContext
 from jaxrec.training.loop import make_train_step
 from jaxrec.training.plan.shapes import batch_zeros
-from jaxrec.training.state import StepContext, state_layout
+from jaxrec.training.state import state_layout
 from jaxrec.types import ANY_EVENT_TYPE
 
 BLOCK = 4096  # users that `jaxrec recommend` reads at a time

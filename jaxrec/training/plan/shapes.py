@@ -31,10 +31,10 @@ from jaxrec.models.graph.neighbourhoods import (
 from jaxrec.models.graph.sampling import EdgeSampler
 from jaxrec.models.inputs import Nodes, Sizes
 from jaxrec.ranking.adjustments import masked_event_types
+from jaxrec.training.context import StepContext, experts_with_source
 from jaxrec.training.item_sampling import ItemSampler
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.samplers import Samplers, encodes_all, reads_graph
-from jaxrec.training.state import StepContext, experts_with_source
 from jaxrec.training.step_items import most_entities, most_items
 from jaxrec.training.tasks.base import TrainArrays
 from jaxrec.training.tasks.build import full_softmax, weighted_tasks

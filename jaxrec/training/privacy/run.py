@@ -24,9 +24,9 @@ from jaxrec.errors import RunError
 from jaxrec.processes import from_first
 from jaxrec.runtime import atomic_path
 from jaxrec.sharding import replicated
+from jaxrec.training.context import TrainContext
 from jaxrec.training.privacy.budget import Budget, spent
 from jaxrec.training.privacy.sampling import UserSampling
-from jaxrec.training.state import TrainContext
 
 PLAN, KEY = "privacy.json", "privacy.key"
 UNSELECTED = {run_directory.SELECTED_BY: 0.0}  # what checkpoints hold in place of validation

@@ -10,11 +10,12 @@ from helpers.training import config
 from jaxrec.config import PlanConfig
 from jaxrec.data.dataset import prepare
 from jaxrec.errors import ConfigError
+from jaxrec.training.context import make_context
 from jaxrec.training.plan import chips
 from jaxrec.training.plan.chips import CHIPS, devices_of, read_slice
 from jaxrec.training.plan.estimate import check_slice, plan_slice
 from jaxrec.training.plan.shapes import counted
-from jaxrec.training.state import initial_state, make_context
+from jaxrec.training.state import initial_state
 
 OPTIONS = {"model.experts": ["id+graph"], "train.item_shards": 2, "train.sequence_length": 4}
 SIZES = PlanConfig(users=9, items=500, events=80, entities={"brand": 5}, edges=500, relations=1)

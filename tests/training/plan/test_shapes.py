@@ -7,8 +7,8 @@ from helpers.training import config
 from jaxrec.config import PlanConfig, parse
 from jaxrec.data.dataset import prepare
 from jaxrec.errors import ConfigError, DataError
+from jaxrec.training.context import make_context
 from jaxrec.training.plan.shapes import batch_zeros, counted, plan_context, plan_experts
-from jaxrec.training.state import make_context
 
 
 def layout(tree):

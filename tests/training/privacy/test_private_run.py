@@ -15,10 +15,10 @@ import jaxrec
 from jaxrec.artifacts import run_directory
 from jaxrec.config import ForecastConfig
 from jaxrec.data.tables import validate_tables
-from jaxrec.errors import ConfigError, DataError, RunError
+from jaxrec.errors import ConfigError, DataError, Interrupted, RunError
 from jaxrec.training import logging as report
-from jaxrec.training import loop as training
 from jaxrec.training.add_forecast import add_forecast
+from jaxrec.training.fit import fit
 from jaxrec.training.privacy import run as private
 from jaxrec.training.privacy.budget import Budget, spent
 from jaxrec.training.refit import refit
@@ -38,7 +38,7 @@ def run(tables, tmp_path_factory):
     run = tmp_path_factory.mktemp("private") / "run"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(private, "new_key", lambda: KEY)
-        training.fit(config(**OPTIONS), run, tables=tables)
+        fit(config(**OPTIONS), run, tables=tables)
     return run
 
 
@@ -96,8 +96,8 @@ def stopped(tables, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(private, "new_key", lambda: KEY)
         patched.setattr(report.RunLog, "write", stop_then_write)
-        with pytest.raises(training.Interrupted):
-            training.fit(config(**OPTIONS), run, tables=tables)
+        with pytest.raises(Interrupted):
+            fit(config(**OPTIONS), run, tables=tables)
     return run
 
 
@@ -159,10 +159,10 @@ def test_several_shops_are_refused():
 def test_the_list_of_items_must_not_come_from_the_events(tables, tmp_path):
     bare = validate_tables(tables.events, None, None)
     with pytest.raises(DataError, match="but there is no items table"):
-        training.fit(config(**OPTIONS), tmp_path / "run", tables=bare)
+        fit(config(**OPTIONS), tmp_path / "run", tables=bare)
     short = validate_tables(tables.events, tables.items[1:], None)
     with pytest.raises(DataError, match="events are of items that the items table lacks"):
-        training.fit(config(**OPTIONS), tmp_path / "run", tables=short)
+        fit(config(**OPTIONS), tmp_path / "run", tables=short)
     assert not (tmp_path / "run").exists()
 
 
@@ -188,7 +188,7 @@ def test_a_private_run_with_a_large_budget_learns(shop, tmp_path):
         "train.learning_rate": 0.03,
         "train.privacy.epsilon": 50.0,
     }
-    results = training.fit(config(**options), tmp_path / "run", tables=shop)
+    results = fit(config(**options), tmp_path / "run", tables=shop)
     assert results["privacy"]["epsilon"] <= 50
     lists = jaxrec.load(tmp_path / "run").recommend(shop.events, k=3)
     users = pl.col("user_id").str.slice(1).cast(pl.Int64) % 4

@@ -9,10 +9,11 @@ import pytest
 from helpers.training import config
 
 from jaxrec.data.dataset import prepare
+from jaxrec.training.context import make_context
 from jaxrec.training.loop import make_train_step
 from jaxrec.training.objective import StepInputs, objective
 from jaxrec.training.privacy import run as private
-from jaxrec.training.state import initial_state, make_context
+from jaxrec.training.state import initial_state
 
 pytestmark = pytest.mark.thorough
 CLIP, NOISE = 0.05, 1e-3

@@ -13,10 +13,14 @@ import jaxrec
 from jaxrec.data.dataset import prepare
 from jaxrec.errors import ConfigError
 from jaxrec.models.recommender import Recommender
-from jaxrec.training import loop, pretrained
+from jaxrec.training import pretrained
+from jaxrec.training.context import make_context
 from jaxrec.training.evaluator import Evaluator
+from jaxrec.training.fit import fit
+from jaxrec.training.loop import make_train_step
 from jaxrec.training.masked_validation import masked_item_loss
-from jaxrec.training.state import initial_state, make_context
+from jaxrec.training.prefetch import prefetch
+from jaxrec.training.state import initial_state
 from jaxrec.training.tasks.base import Task
 from jaxrec.training.tasks.masked_item import MaskedItem, event_weights, sequence_numbers
 
@@ -63,10 +67,10 @@ def test_the_loss_of_held_out_items_falls(tables):
     options = config(**ALONE, **{"model.experts": ["id+graph"], "train.learning_rate": 0.01})
     context = make_context(options, prepare(options, tables))
     assert [task.name for task in context.arrays.tasks] == ["masked_item"]
-    state, step = initial_state(context), loop.make_train_step(context)
+    state, step = initial_state(context), make_train_step(context)
     before = held_out_loss(context, state)
     for epoch in range(10):
-        for batch, _ in loop.prefetch(context, epoch, range(context.packing.steps_per_epoch)):
+        for batch, _ in prefetch(context, epoch, range(context.packing.steps_per_epoch)):
             state, metrics = step(state, context.arrays, batch)
     assert set(metrics) == {"loss", "gradient_norm", "not_finite", "masked_item/0"}
     assert held_out_loss(context, state) < min(before, np.log(30))  # 30 items: by chance
@@ -94,10 +98,10 @@ def test_a_training_that_begins_with_such_a_run_takes_its_item_side(tables, tmp_
 
 @pytest.mark.slow
 def test_the_run_logs_the_held_out_loss_and_the_next_one_goes_on_from_it(tables, tmp_path):
-    first = loop.fit(config(**ALONE), tmp_path / "first", tables=tables)
+    first = fit(config(**ALONE), tmp_path / "first", tables=tables)
     assert 0 < first["selected"]["masked_item/loss"] < 10
     options = config(**{"train.init": str(tmp_path / "first")})
-    second = loop.fit(options, tmp_path / "second", tables=tables)
+    second = fit(options, tmp_path / "second", tables=tables)
     assert "masked_item/loss" not in second["selected"]
     assert jaxrec.load(tmp_path / "first").recommend(tables.events, k=1).height == 40
 
