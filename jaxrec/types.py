@@ -68,6 +68,10 @@ class EventLog:
         """Number of events of every user."""
         return np.diff(self.offsets)
 
+    def users_at(self, numbers: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+        """The user numbers of some events."""
+        return np.searchsorted(self.offsets, numbers, side="right") - 1
+
 
 @dataclass(frozen=True)
 class NodeType:

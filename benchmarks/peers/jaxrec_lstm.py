@@ -88,7 +88,7 @@ def main() -> None:
     reporter, progress = Reporter(options), Progress()
     never = AgreedStop(StopSignal(), context.mesh)
     packing = context.packing
-    targets = int(packing.targets_of_window.sum())
+    targets = int(packing.packed.targets.sum())
     slots = packing.steps_per_epoch * packing.shape[0] * packing.shape[1]
     with TemporaryDirectory() as folder, RunLog(Path(folder), 0) as log:
         while reporter.wants_more():

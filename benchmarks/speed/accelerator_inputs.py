@@ -71,7 +71,7 @@ def inputs_of(context: TrainContext) -> Inputs:
 def peers_batch(context: TrainContext) -> dict[str, np.ndarray]:
     """The largest batch, and the sizes of a peer that reads its rows."""
     config, split = context.config, context.dataset.split
-    packing = Packing(
+    packing = Packing.of_log(
         split.log,
         split.train_lengths,
         context.dataset.target_weights,

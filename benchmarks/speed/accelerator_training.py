@@ -57,7 +57,7 @@ class Training:
     def packing(self) -> Packing:
         """The batches of every epoch."""
         train, inputs = self.config.train, self.inputs
-        return Packing(
+        return Packing.of_log(
             inputs.log,
             inputs.train_lengths,
             inputs.weights,

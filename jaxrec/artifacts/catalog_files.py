@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Float, Int
 
+from jaxrec.data.catalog_tables import read_catalog_tables, write_catalog_tables
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.items.features import FeatureMaps
 from jaxrec.models.items.id import id_rows, rows_of_ids
 from jaxrec.models.text.whitening import Whitening
-from jaxrec.types import Catalog, KnowledgeGraph, NodeType
+from jaxrec.types import Catalog
 
 FEATURES = "features.npz"
 NEVER = -1  # `trained_until` and `seen_until` of a run that saw no event of its shop
@@ -52,21 +52,9 @@ def read_catalog(directory: Path, layout: dict[str, Any]) -> RunArtifacts:
     Args:
         layout: the content of its `layout.json`.
     """
-    nodes = pl.read_parquet(directory / "nodes.parquet", glob=False)
-    ids = nodes.partition_by("type", as_dict=True)
-    edges = pl.read_parquet(directory / "edges.parquet", glob=False)
-    types = tuple(
-        NodeType(name, ids[(name,)]["id"], offset) for name, offset in layout["node_types"].items()
-    )
-    graph = KnowledgeGraph(
-        types,
-        tuple(layout["relations"]),
-        *(edges[column].to_numpy() for column in ("head", "relation", "tail")),
-    )
-    items = pl.read_parquet(directory / "items.parquet", glob=False)
     whitening = directory / "whitening.npz"
     artifacts = RunArtifacts(
-        catalog=Catalog(items, graph),
+        catalog=read_catalog_tables(directory, layout["node_types"], layout["relations"]),
         counts=np.load(directory / "counts.npy", allow_pickle=False),
         has_trained_id=np.load(directory / "has_trained_id.npy", allow_pickle=False),
         event_type_names=tuple(layout["event_types"]),
@@ -150,16 +138,9 @@ def write_catalog(directory: Path, artifacts: RunArtifacts, number: int) -> None
         **{name: getattr(artifacts, name) for name in ADDED},
     }
     (directory / "layout.json").write_text(json.dumps(layout, indent=2))
-    artifacts.catalog.items.write_parquet(directory / "items.parquet")
+    write_catalog_tables(directory, artifacts.catalog)
     np.save(directory / "counts.npy", artifacts.counts)
     np.save(directory / "has_trained_id.npy", artifacts.has_trained_id)
     if artifacts.whitening is not None:
         np.savez(directory / "whitening.npz", **vars(artifacts.whitening))
     _write_features(directory, artifacts.features)
-    pl.concat(
-        pl.DataFrame({"id": node_type.ids}).select(pl.lit(node_type.name).alias("type"), "id")
-        for node_type in graph.types
-    ).write_parquet(directory / "nodes.parquet")
-    pl.DataFrame(
-        {"head": graph.heads, "relation": graph.edge_relations, "tail": graph.tails}
-    ).write_parquet(directory / "edges.parquet")

@@ -14,10 +14,11 @@ from jaxrec.config.train import RefitEvents
 from jaxrec.data.carry_over import Carried, true_before, with_carried_items
 from jaxrec.data.events import build_event_log
 from jaxrec.data.features import FeatureColumns, compact, feature_arrays, feature_columns
-from jaxrec.data.forgotten import LeftOut, read_forgotten
+from jaxrec.data.forgotten import Forgotten, LeftOut, read_forgotten
 from jaxrec.data.graph import ITEM, UNKNOWN_ITEM, build_graph
 from jaxrec.data.graph_arrays import count_of
 from jaxrec.data.pseudonyms import pseudonyms, read_key
+from jaxrec.data.shared_files import SharedFiles
 from jaxrec.data.shops import joined_catalog, joined_split
 from jaxrec.data.slices import counts, look_up
 from jaxrec.data.sources import load_source
@@ -38,6 +39,9 @@ class Dataset:
         catalog: the items and their graph.
         split: the event log and its parts.
         target_weights: weight of every event as a target.
+        training_events: number of training events of every item, of any event type; 0 for the
+            unknown item. A private run must not reveal them, so every item has one there.
+        positive_events: the same without events of no interest, such as returns.
         target_event_type: the only event type that evaluation predicts, or ANY_EVENT_TYPE.
         notes: sentences about repaired, dropped and sampled data.
         item_id_type: see `RunArtifacts`.
@@ -47,11 +51,14 @@ class Dataset:
             follow each other in this order.
         is_private: whether the list of items is public and the events are not, so that all items
             count as trained.
+        files: where the processes of a job share what they derive from the events.
     """
 
     catalog: Catalog
     split: Split
     target_weights: Float[np.ndarray, " M"]
+    training_events: Int[np.ndarray, " n"]
+    positive_events: Int[np.ndarray, " n"]
     target_event_type: int
     notes: tuple[str, ...]
     item_id_type: str = "String"
@@ -59,34 +66,22 @@ class Dataset:
     features: FeatureColumns = field(default_factory=FeatureColumns)
     shops: dict[str, "Dataset"] = field(default_factory=dict)
     is_private: bool = False
+    files: SharedFiles = field(default_factory=SharedFiles)
 
     @cached_property
     def trained(self) -> Bool[np.ndarray, " n"]:
         """Items with a training event, here or in the run that a warm start goes on from."""
-        trained = self._training_events > 0
+        trained = self.training_events > 0
         if self.carried is not None:
             trained |= true_before(self.carried.trained, self.catalog.item_ids, self.carried)
         return trained
 
     def with_own_id(self, least: int) -> Bool[np.ndarray, " n"]:
         """Items with so many training events, or with an id of their own in the earlier run."""
-        has_id = self._training_events >= max(least, 1)
+        has_id = self.training_events >= max(least, 1)
         if self.carried is not None:
             has_id |= true_before(self.carried.has_id, self.catalog.item_ids, self.carried)
         return has_id
-
-    @cached_property
-    def _training_events(self) -> Int[np.ndarray, " n"]:
-        """Training events of every item, of any event type; 0 for the unknown item.
-
-        A private run must not reveal them, so every item has one there.
-        """
-        items = self.split.log.items[self.split.in_training]
-        numbers = counts(items, self.catalog.num_items)
-        if self.is_private:
-            numbers = np.ones_like(numbers)
-        numbers[0] = 0
-        return numbers
 
     @cached_property
     def new(self) -> Bool[np.ndarray, " M"]:
@@ -97,7 +92,9 @@ class Dataset:
     def refitted(self, events: RefitEvents) -> "Dataset":
         """The data set whose training also has the validation events, or all events."""
         shops = {name: shop.refitted(events) for name, shop in self.shops.items()}
-        return replace(self, split=self.split.refitted(events), shops=shops)
+        split = self.split.refitted(events)
+        numbers = event_counts(split, self.target_weights, self.catalog.num_items)
+        return replace(self, split=split, shops=shops, **numbers)
 
     @cached_property
     def positives(self) -> Bool[np.ndarray, " M"]:
@@ -161,6 +158,7 @@ def prepare(
         catalog=catalog,
         split=split,
         target_weights=weights,
+        **event_counts(split, weights, catalog.num_items, is_private=is_private),
         target_event_type=target_event_type(config, log.event_type_names),
         notes=(*notes, *ranked, *history_notes(log)),
         item_id_type=item_id_type,
@@ -168,6 +166,19 @@ def prepare(
         features=features,
         is_private=is_private,
     )
+
+
+def event_counts(
+    split: Split, weights: Float[np.ndarray, " M"], num_items: int, *, is_private: bool = False
+) -> dict[str, Int[np.ndarray, " n"]]:
+    """The fields of a data set that count the training events of its items."""
+    items, in_training = split.log.items, split.in_training
+    numbers = counts(items[in_training], num_items)
+    if is_private:
+        numbers = np.ones_like(numbers)
+    numbers[0] = 0
+    positive = counts(items[in_training & (weights > 0)], num_items)
+    return {"training_events": numbers, "positive_events": positive}
 
 
 def _refuse_items_of_events(tables: Tables) -> None:
@@ -220,12 +231,14 @@ def _prepare_shops(config: Config, tables: Mapping[str, Tables]) -> Dataset:
     parts = list(shops.values())
     num_items = [count_of(shop.catalog.graph, ITEM) for shop in parts]
     columns = dict.fromkeys((*config.data.text_columns, *shared.features.names))
+    catalog = joined_catalog({name: shop.catalog for name, shop in shops.items()}, tuple(columns))
+    split = joined_split({name: shop.split for name, shop in shops.items()}, num_items)
+    weights = np.concatenate([shop.target_weights for shop in parts])
     return Dataset(
-        catalog=joined_catalog(
-            {name: shop.catalog for name, shop in shops.items()}, tuple(columns)
-        ),
-        split=joined_split({name: shop.split for name, shop in shops.items()}, num_items),
-        target_weights=np.concatenate([shop.target_weights for shop in parts]),
+        catalog=catalog,
+        split=split,
+        target_weights=weights,
+        **event_counts(split, weights, catalog.num_items),
         target_event_type=parts[0].target_event_type,
         notes=tuple(f"{name}: {note}" for name, shop in shops.items() for note in shop.notes),
         features=shared.features,
@@ -273,7 +286,8 @@ def filtered(
         tables = _read(config)
     # before rows are left out, so that messages name the rows of the file
     feature_arrays(tables.items, features or feature_columns(tables.items, config))
-    tables = without_forgotten(with_pseudonyms(tables, data), data)
+    forgotten = read_forgotten(data.forgotten)
+    tables = without_forgotten(with_pseudonyms(tables, data, forgotten), data, forgotten)
     return filter_tables(
         tables,
         min_user_events=data.min_user_events,
@@ -294,17 +308,19 @@ def _read(config: Config) -> Tables:
     )
 
 
-def with_pseudonyms(tables: Tables, data: DataConfig) -> Tables:
-    """Tables whose user ids are keyed hashes, if there is a key."""
+def with_pseudonyms(tables: Tables, data: DataConfig, forgotten: Forgotten) -> Tables:
+    """Tables whose user ids are keyed hashes, if there is a key, which `forgotten` then lists."""
     if not data.id_key:
         return tables
-    users = pseudonyms(read_key(Path(data.id_key)), tables.events["user_id"])
+    key = read_key(Path(data.id_key))
+    forgotten.add_pseudonyms(key, tables.events["user_id"])
+    users = pseudonyms(key, tables.events["user_id"])
     return replace(tables, events=tables.events.with_columns(users))
 
 
-def without_forgotten(tables: Tables, data: DataConfig) -> Tables:
+def without_forgotten(tables: Tables, data: DataConfig, forgotten: Forgotten) -> Tables:
     """Tables without the events of forgotten users; raises a DataError if no other is left."""
-    left_out = LeftOut(read_forgotten(data.forgotten))
+    left_out = LeftOut(forgotten)
     events = left_out.without(tables.events, has_time=data.time == "timestamp")
     if events.is_empty():
         raise DataError(f"all users are in {data.forgotten}; name other events or another list")

@@ -107,13 +107,6 @@ def user_of_event(log: EventLog) -> Int[np.ndarray, " M"]:
     return np.repeat(np.arange(log.num_users), log.lengths)
 
 
-def users_at(
-    log: EventLog, positions: Int[np.ndarray, " selected"]
-) -> Int[np.ndarray, " selected"]:
-    """The user number of some events."""
-    return np.searchsorted(log.offsets, positions, side="right") - 1
-
-
 def first_events(log: EventLog, numbers: Int[np.ndarray, " U"]) -> Bool[np.ndarray, " M"]:
     """True for the first `numbers[u]` events of every user u."""
     runs = np.column_stack([numbers, log.lengths - numbers])

@@ -46,6 +46,15 @@ class Forgotten:
             return last.is_not_null()
         return (events["timestamp"] // 1000 <= last).fill_null(False)
 
+    def add_pseudonyms(self, id_key: bytes, ids: pl.Series) -> None:
+        """Also list the pseudonyms of listed ids, as the list may be older than the key of ids."""
+        if not self.until:
+            return
+        for user_id in texts(coded(ids)).drop_nulls().unique():
+            if (seconds := self.until.get(keyed_hash(self.key, user_id))) is not None:
+                entry = keyed_hash(self.key, keyed_hash(id_key, user_id))
+                self.until[entry] = max(seconds, self.until.get(entry, 0))
+
 
 class LeftOut:
     """Leaves the events of forgotten users out of tables, and counts them."""
@@ -104,9 +113,11 @@ def add_forgotten(path: Path, user_ids: Iterable[str], seconds: int) -> int:
     """Add users to a list, which is made if it is missing; returns how many are new there.
 
     Raises:
-        ConfigError: the key of the list is missing or cannot be used.
+        ConfigError: the path cannot be that of a list, or the key of the list is missing or cannot
+            be used.
         DataError: the list is damaged, or another process keeps writing it.
     """
+    refuse_list(path)
     try:
         with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
             before = read_forgotten(path) if path.is_file() else Forgotten()
@@ -117,6 +128,15 @@ def add_forgotten(path: Path, user_ids: Iterable[str], seconds: int) -> int:
     except Timeout:
         raise DataError(f"{path}: another process keeps writing it; try again") from None
     return len(added.keys() - before.until.keys())
+
+
+def refuse_list(path: Path) -> None:
+    """Raise a ConfigError for a path that cannot be that of a list."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory; name a file for the list of forgotten users")
+    if key_of(path) == path:
+        fix = f"name the list {path.stem}.txt"
+        raise ConfigError(f"{path}: the key of the list would have the same name; {fix}")
 
 
 def key_of(path: Path) -> Path:

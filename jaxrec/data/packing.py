@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxrec.data.slices import counts_before, slices
+from jaxrec.data.slices import counts_before
 from jaxrec.errors import ConfigError
 from jaxrec.types import MAX_GAP, NO_GAP, Batch, EventLog
 
@@ -27,8 +27,10 @@ class Windows:
     lengths: Int[np.ndarray, " W"]
     burn_ins: Int[np.ndarray, " W"]
 
-    def __getitem__(self, selected: Int[np.ndarray, " n"] | Bool[np.ndarray, " W"]) -> "Windows":
-        return Windows(*(values[selected] for values in vars(self).values()))
+    def __getitem__(
+        self, selected: Int[np.ndarray, " n"] | Bool[np.ndarray, " W"] | slice
+    ) -> "Windows":
+        return Windows(self.starts[selected], self.lengths[selected], self.burn_ins[selected])
 
 
 def cut_windows(
@@ -111,18 +113,74 @@ def pack(
     return row_of_window, first_steps
 
 
-class Packing:
-    """The batches of a training log; `batch(epoch, step)` depends on its arguments only.
+@dataclass(frozen=True)
+class PackedWindows(Windows):
+    """Windows in rows, the longest first.
+
+    A place is a row and a first time step, for a window of a certain length. The places of row r
+    are `places_by_row[row_offsets[r] : row_offsets[r + 1]]`.
+    """
+
+    targets: Int[np.ndarray, " W"]  # how many events each window predicts
+    first_steps: Int[np.ndarray, " W"]  # of every place
+    places_by_row: Int[np.ndarray, " W"]
+    row_offsets: Int[np.ndarray, " offsets"]
+
+
+def pack_windows(
+    log: EventLog,
+    train_lengths: Int[np.ndarray, " U"],
+    weights: Float[np.ndarray, " M"],
+    sequence_length: int,
+    burn_in: int = 0,
+) -> PackedWindows:
+    """The windows of a training log, in rows.
 
     Args:
         train_lengths: number of events of each user that may be used.
         weights: target weight of every event of the log.
-        batch_size, sequence_length: shape [B, T] of a batch.
         burn_in: events that only warm up the state of a window inside a history.
+    """
+    windows = with_targets(
+        cut_windows(log.offsets, train_lengths, sequence_length, burn_in), weights
+    )
+    windows = windows[np.argsort(-windows.lengths, kind="stable")]
+    row_of_place, first_steps = pack(windows.lengths, sequence_length)
+    return PackedWindows(
+        **vars(windows),
+        targets=target_counts(windows, weights),
+        first_steps=first_steps,
+        places_by_row=np.argsort(row_of_place, kind="stable"),
+        row_offsets=np.concatenate([[0], np.cumsum(np.bincount(row_of_place))]),
+    )
+
+
+class Packing:
+    """The batches of a training log; `batch(epoch, step)` depends on its arguments only.
+
+    Args:
+        weights: target weight of every event of the log.
+        packed: the windows of the log.
+        batch_size, sequence_length: shape [B, T] of a batch.
     """
 
     def __init__(
         self,
+        log: EventLog,
+        weights: Float[np.ndarray, " M"],
+        packed: PackedWindows,
+        *,
+        batch_size: int,
+        sequence_length: int,
+        seed: int = 0,
+    ):
+        self.log, self.weights, self.packed, self.seed = log, weights, packed, seed
+        self.shape = (batch_size, sequence_length)
+        self.epoch_order = lru_cache(maxsize=2)(self._epoch_order)
+
+    @classmethod
+    def of_log(
+        cls,
         log: EventLog,
         train_lengths: Int[np.ndarray, " U"],
         weights: Float[np.ndarray, " M"],
@@ -131,21 +189,11 @@ class Packing:
         sequence_length: int,
         burn_in: int = 0,
         seed: int = 0,
-    ):
-        windows = with_targets(
-            cut_windows(log.offsets, train_lengths, sequence_length, burn_in), weights
-        )
-        order = np.argsort(-windows.lengths, kind="stable")
-        self.windows = windows[order]
-        self.log, self.weights, self.seed = log, weights, seed
-        self.shape = (batch_size, sequence_length)
-        self.targets_of_window = target_counts(self.windows, weights)
-        # a place is a row and a first time step, for a window of a certain length
-        row_of_place, self.first_steps = pack(self.windows.lengths, sequence_length)
-        self.places_by_row = np.argsort(row_of_place, kind="stable")
-        self.row_offsets = np.concatenate([[0], np.cumsum(np.bincount(row_of_place))])
-        self.gaps = event_gaps(log)
-        self.epoch_order = lru_cache(maxsize=2)(self._epoch_order)
+    ) -> "Packing":
+        """The batches of the windows that `pack_windows` makes."""
+        packed = pack_windows(log, train_lengths, weights, sequence_length, burn_in)
+        shape = {"batch_size": batch_size, "sequence_length": sequence_length}
+        return cls(log, weights, packed, **shape, seed=seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -155,7 +203,7 @@ class Packing:
     @property
     def num_rows(self) -> int:
         """Number of packed rows of an epoch."""
-        return len(self.row_offsets) - 1
+        return len(self.packed.row_offsets) - 1
 
     def batch(
         self, epoch: int, step: int, part: slice | Int[np.ndarray, " rows"] = slice(None)
@@ -166,17 +214,16 @@ class Packing:
         return filled_batch(
             self.log,
             self.weights,
-            self.gaps,
-            self.windows[windows],
+            self.packed[windows],
             rows=np.repeat(np.arange(len(counts)), counts),
-            first_steps=self.first_steps[places],
+            first_steps=self.packed.first_steps[places],
             shape=(len(np.arange(batch_size)[part]), sequence_length),
         )
 
     def num_targets(self, epoch: int, step: int) -> int:
         """Targets with a weight in the whole batch at a step of an epoch."""
         _, windows, _ = self._windows(epoch, step, slice(None))
-        return int(self.targets_of_window[windows].sum())
+        return int(self.packed.targets[windows].sum())
 
     def _windows(
         self, epoch: int, step: int, part: slice | Int[np.ndarray, " rows"]
@@ -185,15 +232,16 @@ class Packing:
         row_order, window_of_place = self.epoch_order(epoch)
         numbers = step * self.shape[0] + np.arange(self.shape[0])[part]
         rows = row_order[numbers[numbers < self.num_rows]]
-        first, last = self.row_offsets[rows], self.row_offsets[rows + 1]
-        places = self.places_by_row[ranges(first, last - first)]
+        offsets = self.packed.row_offsets
+        first, last = offsets[rows], offsets[rows + 1]
+        places = self.packed.places_by_row[ranges(first, last - first)]
         return places, window_of_place[places], last - first
 
     def _epoch_order(self, epoch: int) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " W"]]:
         """A permutation of the rows, and for every place a window of the place's length."""
         random = np.random.default_rng([self.seed, epoch])
         row_order = random.permutation(self.num_rows)
-        lengths = self.windows.lengths
+        lengths = self.packed.lengths
         window_of_place = np.lexsort((random.random(len(lengths)), -lengths))
         return row_order, window_of_place
 
@@ -201,7 +249,6 @@ class Packing:
 def filled_batch(
     log: EventLog,
     weights: Float[np.ndarray, " M"],
-    gaps: Int[np.ndarray, " M"],
     windows: Windows,
     *,
     rows: Int[np.ndarray, " W"],
@@ -212,7 +259,6 @@ def filled_batch(
 
     Args:
         weights: target weight of every event.
-        gaps: `event_gaps` of the log.
         rows, first_steps: where each window begins.
         shape: of the batch.
     """
@@ -226,44 +272,42 @@ def filled_batch(
         grid[cells] = values
         return grid
 
-    users = np.searchsorted(log.offsets, events, side="right") - 1
+    users = log.users_at(events)
     is_first = events == log.offsets[users]
     predicted = in_window >= np.repeat(windows.burn_ins, lengths)
     return Batch(
         users=spread(users.astype(np.int32)),
         items=spread(log.items[events]),
         event_types=spread(log.event_types[events].astype(np.int32)),
-        gaps=spread(gaps[events], NO_GAP),
+        gaps=spread(event_gaps(log, events), NO_GAP),
         starts=spread(in_window == 0),
         first_weights=spread(is_first * weights[events].astype(np.float32)),
         targets=spread(log.items[events + 1]),
         target_event_types=spread(log.event_types[events + 1].astype(np.int32)),
-        target_gaps=spread(gaps[events + 1], NO_GAP),
+        target_gaps=spread(event_gaps(log, events + 1), NO_GAP),
         weights=spread(np.where(predicted, weights[events + 1], 0).astype(np.float32)),
     )
 
 
 def event_gaps(
-    log: EventLog, last_times: Int[np.ndarray, " U"] | None = None
-) -> Int[np.ndarray, " M"]:
-    """Seconds since the user's previous event; NO_GAP where it is unknown.
+    log: EventLog,
+    numbers: Int[np.ndarray, "*shape"],
+    last_times: Int[np.ndarray, " U"] | None = None,
+) -> Int[np.ndarray, "*shape"]:
+    """Seconds from the user's previous event to some events; NO_GAP where they are unknown.
 
     Args:
+        numbers: of the events in the log.
         last_times: time of every user's last event before the log, negative if there is none.
     """
-    gaps = np.full(len(log.items), NO_GAP, np.int32)
-    if log.has_time and len(gaps):
-        for part in slices(len(gaps) - 1):
-            times = log.times[part.start : part.stop + 1]
-            gaps[1:][part] = np.clip(np.diff(times), 0, MAX_GAP)
-        active = log.lengths > 0
-        first_events = log.offsets[:-1][active]
-        gaps[first_events] = NO_GAP
-        if last_times is not None:
-            previous = last_times[active]
-            since = np.clip(log.times[first_events] - previous, 0, MAX_GAP)
-            gaps[first_events] = np.where(previous < 0, NO_GAP, since)
-    return gaps
+    if not log.has_time:
+        return np.full(numbers.shape, NO_GAP, np.int32)
+    users, times = log.users_at(numbers), log.times[numbers]
+    before = np.int64(-1) if last_times is None else last_times[users]
+    is_first = numbers == log.offsets[users]
+    previous = np.where(is_first, before, log.times[np.maximum(numbers - 1, 0)])
+    gaps = np.clip(times - previous, 0, MAX_GAP)
+    return np.where(is_first & (before < 0), NO_GAP, gaps).astype(np.int32)
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int
 
 from jaxrec.config import SplitConfig
 from jaxrec.config.train import RefitEvents
-from jaxrec.data.events import first_events, users_at
+from jaxrec.data.events import first_events
 from jaxrec.data.slices import counts_before
 from jaxrec.errors import DataError
 from jaxrec.types import EventLog, Queries
@@ -127,7 +127,7 @@ def _global_time(
     every = np.flatnonzero(in_test)
     test = {
         "last": _last_of_user(log, in_test),
-        "every": Queries(users_at(log, every), every),
+        "every": Queries(log.users_at(every), every),
     }
     validation = _last_of_user(log, in_validation)
     return Split(log, events_until(validation_start), events_until(test_start), validation, test)
@@ -141,7 +141,7 @@ def _has_history(log: EventLog) -> Bool[np.ndarray, " M"]:
 def _last_of_user(log: EventLog, selected: Bool[np.ndarray, " M"]) -> Queries:
     """The last selected event of every user who has one."""
     positions = np.flatnonzero(selected)
-    users = users_at(log, positions)
+    users = log.users_at(positions)
     last = np.append(users[1:] != users[:-1], True) if len(users) else np.zeros(0, bool)
     return Queries(users[last], positions[last])
 

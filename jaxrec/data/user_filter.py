@@ -20,7 +20,10 @@ class UserFilter:
     def stored(self, ids: pl.Series, table: str) -> pl.Series:
         """Ids of a file as they are kept; raises a DataError for values that are no ids."""
         ids = as_text(ids, table)
-        return pseudonyms(self.id_key, ids).cast(pl.String) if self.id_key else ids
+        if not self.id_key:
+            return ids
+        self.forgotten.add_pseudonyms(self.id_key, ids)
+        return pseudonyms(self.id_key, ids).cast(pl.String)
 
     def listed(self, events: pl.DataFrame) -> pl.DataFrame:
         """The events of the users in `keep`."""

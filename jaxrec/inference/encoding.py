@@ -190,8 +190,8 @@ class HistoryReader:
     model: Model
     items: Float[Array | np.ndarray, "I F"]  # NumPy: only the rows of the events are passed on
     log: EventLog
-    gaps: Int[np.ndarray, " M"]
     target_event_type: int = ANY_EVENT_TYPE
+    last_times: Int[np.ndarray, " U"] | None = None  # of events before the log; see `event_gaps`
 
     def update(
         self,
@@ -200,11 +200,11 @@ class HistoryReader:
         starts: Bool[np.ndarray, "B T"],
     ) -> tuple[Float[Array, "B T F"], Float[Array, "B S"]]:
         """`update_chunk` with the events of these numbers in the log, -1 for none."""
-        valid = numbers >= 0
+        valid, numbers = numbers >= 0, np.maximum(numbers, 0)
         events = Events(
             items=np.where(valid, self.log.items[numbers], 0),
             event_types=np.where(valid, self.log.event_types[numbers], 0).astype(np.int32),
-            gaps=np.where(valid, self.gaps[numbers], NO_GAP),
+            gaps=np.where(valid, event_gaps(self.log, numbers, self.last_times), NO_GAP),
         )
         items = self.items
         if isinstance(items, np.ndarray):  # rows may change, and their number too
@@ -246,7 +246,7 @@ def encode_queries(
     first, last = positions[bounds], positions[np.append(bounds[1:], len(order)) - 1]
     starts = np.maximum(begins[bounds], last - reach)
     new_users = initial_states(model, users)
-    reader = HistoryReader(model, items, log, event_gaps(log), target_event_type)
+    reader = HistoryReader(model, items, log, target_event_type)
     # similar lengths together, the longest first, so that rows of several histories end together
     by_length = np.argsort(starts - last, kind="stable")
     chunk = chunk_steps(new_users.shape[1])
@@ -299,7 +299,7 @@ def encode_users(
         before = np.broadcast_to(new_user, (log.num_users, new_user.shape[1]))
     result = before.copy()
     chunk = chunk_steps(result.shape[1])
-    reader = HistoryReader(model, items, log, event_gaps(log, last_times))
+    reader = HistoryReader(model, items, log, last_times=last_times)
 
     def read(group: Int[np.ndarray, " g"]) -> None:
         rows = np.pad(group, (0, users - len(group)))

@@ -52,7 +52,7 @@ def train_arrays(
         masked_event_types=jnp.asarray(masked),
         finetuned_text=text.finetuned,
         repeats=not masked.all(),
-        **build_samplers(config, catalog.graph, arrays, candidates, packing, tasks),
+        **build_samplers(config, catalog.graph, arrays, candidates, packing, tasks, dataset.files),
     )
 
 

@@ -2,7 +2,7 @@
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
-from jaxrec.data.packing import Packing, cut_windows
+from jaxrec.data.packing import PackedWindows, Packing, cut_windows, pack_windows
 from jaxrec.data.replay import replayed_weights
 from jaxrec.training.privacy.budget import Budget
 from jaxrec.training.privacy.sampling import UserSampling, user_sampling
@@ -39,12 +39,19 @@ def make_packing(
             share=config.warm_start.replay,
             seed=(train.seed, max(dataset.carried.since, 0)),
         )
+    packed = dataset.files.arrays(
+        "windows",
+        lambda: vars(
+            pack_windows(
+                split.log, split.train_lengths, weights, train.sequence_length, train.burn_in
+            )
+        ),
+    )
     return Packing(
         split.log,
-        split.train_lengths,
         weights,
+        PackedWindows(**packed),
         batch_size=train.batch_size,
         sequence_length=train.sequence_length,
-        burn_in=train.burn_in,
         seed=train.seed,
     )

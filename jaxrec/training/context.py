@@ -14,7 +14,6 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, event_weight
 from jaxrec.data.features import feature_arrays, missing_notes, missing_shares, unused_notes
 from jaxrec.data.packing import Packing
-from jaxrec.data.slices import counts
 from jaxrec.errors import DataError
 from jaxrec.evaluation.calibration import Correction
 from jaxrec.evaluation.cooccurrence import GRID
@@ -81,9 +80,8 @@ class TrainContext(StepContext):
     @cached_property
     def counts(self) -> Float[np.ndarray, " I"]:
         """Positive training events of every row of the item block."""
-        split = self.dataset.split
-        positives = split.in_training & self.dataset.positives
-        return counts(split.log.items[positives], len(self.valid)).astype(np.float32)
+        numbers = self.dataset.positive_events
+        return np.pad(numbers, (0, len(self.valid) - len(numbers))).astype(np.float32)
 
     @cached_property
     def protocol(self) -> Protocol:

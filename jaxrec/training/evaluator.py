@@ -102,7 +102,8 @@ def test(
 ) -> tuple[dict[str, Any], pl.DataFrame]:
     """The contents of `metrics.json` and `ranks.parquet` for the selected state.
 
-    Sets without queries, as a warm start may have, are left out.
+    Sets without queries, as a warm start may have, are left out. Processes but the first only help
+    to rank, and get nothing of what needs all events.
     """
     split = context.dataset.split
     evaluator = Evaluator(context, state)
@@ -116,13 +117,15 @@ def test(
         "validation": _validation_metrics(evaluator, correction),
     }
     systems: dict[str, QueryScorer] = {}
-    if names and is_first():  # other processes only help to rank
+    if names and is_first():
         results["baselines"], systems = fit_systems(evaluator, correction)
     ranks = []
     groups: dict[str, Any] = {}
     results["groups"] = groups
     for name, queries in names.items():
         scores, ranking = evaluator.metrics(queries, correction)
+        if not is_first():
+            continue
         ranks.append(rank_table(name, context.dataset, queries, ranking))
         masks = segment_masks(split.log, queries, context.dataset.positives, context.counts)
         others = {

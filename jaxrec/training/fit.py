@@ -1,22 +1,27 @@
 """A training run from data to results: prepare, train, select by validation, calibrate, test."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 from orbax.checkpoint import CheckpointManager
 
 from jaxrec.artifacts import run_directory
-from jaxrec.artifacts.files import locked
+from jaxrec.artifacts.files import explained_disk_full, locked
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
 from jaxrec.config.train import RefitEvents
-from jaxrec.data.dataset import prepare
+from jaxrec.data.dataset import Dataset, prepare
+from jaxrec.data.prepared import prepared_by_first
+from jaxrec.data.shared_files import SharedFiles
 from jaxrec.data.tables import Tables
 from jaxrec.evaluation.calibration import UNCALIBRATED, Correction
 from jaxrec.evaluation.groups import check_columns
 from jaxrec.inference.loading import read_calibration
-from jaxrec.processes import entered_by_first, from_first
+from jaxrec.processes import entered_by_first, from_first, is_first
 from jaxrec.training import cards, pretrained, shops, warm_start
 from jaxrec.training import logging as report
 from jaxrec.training.artifacts import run_artifacts
@@ -60,8 +65,9 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM came; the run is saved and can be resumed.
         Diverged: the loss or the scores are not finite.
     """
-    with metered() as meter:
-        return _fit(open_run(config, run, tables, resume=resume), run, meter)
+    with metered() as meter, shared_files(config, run) as files:
+        context = open_run(config, run, tables, resume=resume, files=files)
+        return _fit(context, run, meter)
 
 
 def _fit(context: TrainContext, run: Path, meter: Meter) -> dict[str, Any]:
@@ -118,11 +124,13 @@ def open_run(
     *,
     resume: bool = False,
     refit: RefitEvents | None = None,
+    files: SharedFiles | None = None,
 ) -> TrainContext:
     """The context of a new run, whose first files are written, or of a run to resume.
 
     Args:
         refit: train on these events too.
+        files: where processes share what they derive from the events; None: each keeps its own.
 
     Raises:
         RunError, ConfigError, DataError: as `fit`.
@@ -139,21 +147,45 @@ def open_run(
         carried = warm_start.carried(config, trained)
     elif config.train.init and not resume:
         text_of = pretrained.open_pretrained(config).text
-    dataset = prepare(config, tables, carried)
+
+    def prepared() -> Dataset:
+        dataset = prepare(config, tables, carried)
+        return dataset.refitted(refit) if refit else dataset
+
+    with explained_disk_full(run.parent, lambda: "start again"):
+        dataset = prepared_by_first(prepared, files or SharedFiles())
     for shop in dataset.shops.values() or [dataset]:
         check_columns(shop.catalog.items, config.report.group_by)
-    dataset = dataset.refitted(refit) if refit else dataset
     report.describe(dataset)
     context = shops.with_shops(make_context(config, dataset, trained, text_of))
     report.print_notes(context.notes)
     if resume:
-        run_directory.refuse_other_data(run, run_artifacts(context))
+        from_first(lambda: run_directory.refuse_other_data(run, run_artifacts(context)))
         report.print_notes(run_directory.unfinished(run))
     else:
         source = "tables in memory" if tables else f"`{Path(config.data.source).name}`"
         has_card = not (refit or context.shops)  # each shop has its own
         from_first(lambda: create(run, context, source if has_card else ""))
     return private.keyed(context, run, resume=resume)
+
+
+@contextmanager
+def shared_files(config: Config, run: Path) -> Iterator[SharedFiles]:
+    """Where the processes of a job share what they derive from the events while they train a run.
+
+    Each process keeps its own arrays in a warm start, in a private training and for several shops.
+    """
+    own = config.warm_start.base or config.train.privacy.epsilon or config.data.shops
+    if jax.process_count() == 1 or own:
+        yield SharedFiles()
+        return
+    directory = run.with_name(f".{run.name}.shared")
+    from_first(lambda: shutil.rmtree(directory, ignore_errors=True))  # of a job that was killed
+    try:
+        yield SharedFiles(directory)
+    finally:
+        if is_first():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def create(run: Path, context: TrainContext, source: str) -> None:

@@ -79,6 +79,7 @@ class ItemSampler:
 def item_sampler(
     config: TrainConfig,
     packing: Packing,
+    windows: Int[np.ndarray, " I"],
     candidates: Bool[np.ndarray, " I"],
     *,
     encodes_all: bool = False,
@@ -86,11 +87,11 @@ def item_sampler(
     """The sampler of the batches of a training.
 
     Args:
+        windows: `windows_of_items` of the packing.
         candidates: items that can be predicted.
         encodes_all: whether steps encode all items, though they score a sample.
     """
     num_items = len(candidates)
-    windows = windows_of_items(packing, num_items)
     chances = np.where(candidates, np.maximum(windows, 1.0) ** config.negative_power, 0)
     shares = np.cumsum(chances) / max(chances.sum(), 1)
     takes_all = config.negatives >= candidates.sum()
@@ -99,7 +100,7 @@ def item_sampler(
     return ItemSampler(
         windows=jnp.asarray(windows, jnp.float32),
         levels=jnp.asarray(np.floor(shares * (LEVELS - 1)).astype(np.uint32)),
-        num_windows=len(packing.windows.lengths),
+        num_windows=len(packing.packed.lengths),
         negatives=config.negatives,
         size=num_items if takes_all else size,
         takes_all=bool(takes_all),
@@ -110,7 +111,7 @@ def item_sampler(
 def windows_of_items(packing: Packing, num_items: int) -> Int[np.ndarray, " I"]:
     """The number of windows that read or predict each item."""
     total = np.zeros(num_items, np.int64)
-    for part in window_blocks(packing.windows):
+    for part in window_blocks(packing.packed):
         lengths = part.lengths + 1  # the last event is only predicted
         items = packing.log.items[ranges(part.starts, lengths)].astype(np.int64)
         numbers = np.repeat(np.arange(len(lengths)), lengths)
@@ -124,13 +125,13 @@ def window_blocks(windows: Windows) -> Iterator[Windows]:
     ends = np.cumsum(windows.lengths + 1)
     bounds = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, SLICE))
     for first, last in zip(bounds, [*bounds[1:], len(ends)], strict=True):
-        yield Windows(*(values[first:last] for values in vars(windows).values()))
+        yield windows[first:last]
 
 
 def largest_batch(packing: Packing) -> int:
     """The most events that the windows of a batch hold."""
     if not packing.num_rows:
         return 0
-    events = (packing.windows.lengths + 1)[packing.places_by_row]
-    by_row = np.add.reduceat(events, packing.row_offsets[:-1])
+    events = (packing.packed.lengths + 1)[packing.packed.places_by_row]
+    by_row = np.add.reduceat(events, packing.packed.row_offsets[:-1])
     return int(np.sort(by_row)[-packing.shape[0] :].sum())

@@ -38,14 +38,14 @@ def masked_item_loss(
     numbers = begins[:, None] + np.arange(length)[None]
     used = numbers <= queries.positions[:, None]
     numbers = np.where(used, numbers, 0)
-    gaps, sums = event_gaps(log), np.zeros(2)
+    sums = np.zeros(2)
     for start in range(0, len(queries), QUERIES):
         part = slice(start, start + QUERIES)
         own = used[part]
         events = Events(
             np.where(own, log.items[numbers[part]], 0),
             np.where(own, log.event_types[numbers[part]], 0).astype(np.int32),
-            np.where(own, gaps[numbers[part]], NO_GAP),
+            np.where(own, event_gaps(log, numbers[part]), NO_GAP),
         )
         padded = jax.tree.map(lambda x: np.pad(x, ((0, QUERIES - len(x)), (0, 0))), (events, own))
         loss, count = last_item_loss(

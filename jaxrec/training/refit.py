@@ -20,7 +20,7 @@ from jaxrec.training.calibration_file import copied_calibration
 from jaxrec.training.checkpoints import load
 from jaxrec.training.context import TrainContext
 from jaxrec.training.evaluator import test_metrics
-from jaxrec.training.fit import open_run, start
+from jaxrec.training.fit import open_run, shared_files, start
 from jaxrec.training.loop import train
 from jaxrec.training.shops import test_shops, write_fitted, write_refits
 from jaxrec.training.state import process_local
@@ -71,8 +71,21 @@ def refit(
         report.notes.print(f"note: {reason}, so the selected model serves")
         return results
     report.console.print(f"refit on {TRAINED_ON[events]}: {epochs} epochs")
-    context = open_run(config, directory, tables, resume=directory.exists(), refit=events)
-    context = replace(context, epochs=epochs)
+    with shared_files(config, directory) as files:
+        opened = {"resume": directory.exists(), "refit": events, "files": files}
+        context = replace(open_run(config, directory, tables, **opened), epochs=epochs)
+        own, state = _trained(context, run, selected)
+        figures = {"events": events, **(_test(own, state, run) if events != "all" else {})}
+        served = {**results, "serves": REFIT, REFIT: figures}
+        from_first(lambda: _finish(own, state, run, served))
+    return served
+
+
+def _trained(
+    context: TrainContext, run: Path, selected: dict[str, float]
+) -> tuple[TrainContext, TrainState]:
+    """The last state of a refit, with its context, on this process alone."""
+    directory = run / REFIT
     with (
         entered_by_first(locked(run)),
         run_directory.open_checkpoints(directory) as manager,
@@ -80,11 +93,7 @@ def refit(
         state, progress = start(context, manager)
         with report.open_log(directory, int(state.step), validated=not progress.step) as log:
             train(context, state, progress, manager, log, selected)
-        own, state = process_local(context, load(context, manager, manager.best_step())[0])
-    figures = {"events": events, **(_test(own, state, run) if events != "all" else {})}
-    served = {**results, "serves": REFIT, REFIT: figures}
-    from_first(lambda: _finish(own, state, run, served))
-    return served
+        return process_local(context, load(context, manager, manager.best_step())[0])
 
 
 def refit_events(config: Config) -> RefitEvents:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 
 from jaxrec.config import Config
 from jaxrec.data.packing import Packing
+from jaxrec.data.shared_files import SharedFiles
 from jaxrec.inference.encoding import CatalogArrays
 from jaxrec.models.graph.build import reach
 from jaxrec.models.graph.link_sampling import LinkSampler, link_sampler
@@ -17,7 +18,7 @@ from jaxrec.models.graph.neighbourhoods import (
     neighbourhood_sampler,
 )
 from jaxrec.models.graph.sampling import EdgeSampler, edge_sampler
-from jaxrec.training.item_sampling import ItemSampler, item_sampler
+from jaxrec.training.item_sampling import ItemSampler, item_sampler, windows_of_items
 from jaxrec.training.privacy.sampling import UserSampling
 from jaxrec.training.step_items import most_entities, most_items
 from jaxrec.training.tasks.base import Task
@@ -41,12 +42,14 @@ def build_samplers(
     candidates: Bool[np.ndarray, " I"],
     packing: Packing | UserSampling,
     tasks: Sequence[Task],
+    files: SharedFiles,
 ) -> Samplers:
     """The samplers of a training.
 
     Args:
         arrays: of the same graph.
         candidates: items that can be predicted.
+        files: where processes share what they derive from the events.
     """
     train, num_items = config.train, len(candidates)
     samples_edges = train.fan_out and reads_graph(config)
@@ -56,7 +59,10 @@ def build_samplers(
     items = around = None
     if train.loss == "sampled_softmax":
         assert isinstance(packing, Packing)  # a private training has the full softmax
-        items = item_sampler(train, packing, candidates, encodes_all=encodes_all(config))
+        windows = files.arrays("items", lambda: {"windows": windows_of_items(packing, num_items)})
+        items = item_sampler(
+            train, packing, windows["windows"], candidates, encodes_all=encodes_all(config)
+        )
     if items is not None and edges is not None:
         entities = predicted_entities(tasks)
         around = neighbourhood_sampler(

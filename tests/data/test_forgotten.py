@@ -118,3 +118,19 @@ def test_blocks_hold_no_event_of_a_forgotten_user(path, tmp_path, time, grouped)
     number = 4 if time == "timestamp" else 6
     assert f"{path}: 2 users with {number} events are forgotten and left out." in stream.notes
     assert len(np.unique(left["user_id"])) == len(list(stream.blocks()))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_user_stays_forgotten_under_a_key_that_is_newer_than_the_list(path, tmp_path, grouped):
+    key, source = tmp_path / "id.key", tmp_path / "events.parquet"
+    key.write_text("a key of 32 bytes or more .......")
+    key.chmod(0o600)
+    table = events("anna", "bob")
+    (table.sort("user_id", maintain_order=True) if grouped else table).write_parquet(source)
+    add_forgotten(path, ["anna"], NOON + DAY)
+    options = {"data.source": str(source), "data.forgotten": str(path), "data.id_key": str(key)}
+    read = filtered(config(**options)).events
+    assert sorted(read.group_by("user_id").len()["len"].to_list()) == [1, 3]
+    users = UserFilter(forgotten=read_forgotten(path), id_key=key.read_bytes().strip())
+    blocks = list(open_events(source, users=users, users_per_block=2).blocks())
+    assert pl.concat(blocks).group_by("user_id").len()["len"].sort().to_list() == [1, 3]

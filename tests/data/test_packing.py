@@ -37,7 +37,7 @@ def make_packing(
     train_lengths = log.lengths if train_lengths is None else np.array(train_lengths)
     weights = (1 + np.arange(len(log.items)) % 5).astype(np.float32)
     shape = {"batch_size": batch_size, "sequence_length": sequence_length}
-    return Packing(log, train_lengths, weights, **shape, burn_in=burn_in, seed=seed)
+    return Packing.of_log(log, train_lengths, weights, **shape, burn_in=burn_in, seed=seed)
 
 
 def epoch_batches(packing: Packing, epoch: int = 0) -> list[Batch]:
@@ -101,7 +101,7 @@ def test_time_steps_hold_the_events_of_one_history_in_order(packing, epoch):
 @FEW
 @given(packings())
 def test_a_window_is_read_with_burn_in_or_from_the_beginning(packing):
-    sequence_length, burn_in = packing.shape[1], int(packing.windows.burn_ins.max(initial=0))
+    sequence_length, burn_in = packing.shape[1], int(packing.packed.burn_ins.max(initial=0))
     first_items = set(packing.log.items[packing.log.offsets[:-1][packing.log.lengths > 0]].tolist())
     for batch in epoch_batches(packing):
         for row, step in zip(*np.nonzero(batch.starts), strict=True):
@@ -187,7 +187,7 @@ def test_rows_of_a_shop_are_nearly_full(burn_in):
     random = np.random.default_rng(0)
     lengths = np.clip(random.lognormal(2.0, 1.0, 5000), 2, 2000).astype(int)
     packing = make_packing(lengths, sequence_length=64, burn_in=burn_in)
-    assert packing.windows.lengths.sum() / (packing.num_rows * 64) >= 0.97
+    assert packing.packed.lengths.sum() / (packing.num_rows * 64) >= 0.97
 
 
 def test_only_training_events_are_read_or_predicted():
@@ -213,26 +213,36 @@ def test_burn_in_must_leave_a_time_step(burn_in):
 
 def test_gaps_are_seconds_since_the_users_event_before():
     log = make_log([3, 0, 1, 2, 0])  # at seconds 0, 1, 4; 9; 16, 25
-    assert event_gaps(log).tolist() == [NO_GAP, 1, 3, NO_GAP, NO_GAP, 9]
-    assert event_gaps(make_log([3, 2], has_time=False)).tolist() == [NO_GAP] * 5
+    numbers = np.arange(6)
+    assert event_gaps(log, numbers).tolist() == [NO_GAP, 1, 3, NO_GAP, NO_GAP, 9]
+    assert event_gaps(log, numbers[::-2]).tolist() == [9, NO_GAP, 1]
+    no_time = make_log([3, 2], has_time=False)
+    assert event_gaps(no_time, numbers[:5]).tolist() == [NO_GAP] * 5
+
+
+def test_the_gap_of_a_first_event_reaches_back_to_the_time_before_the_log():
+    log = make_log([3, 0, 1, 2])
+    before = np.array([-1, 5, 9, 6])
+    gaps = event_gaps(log, np.arange(6), before)
+    assert gaps.tolist() == [NO_GAP, 1, 3, 0, 10, 9]
 
 
 def test_a_window_inside_a_history_keeps_the_gap_before_it():
     packing = make_packing([9], sequence_length=4, batch_size=2)
     (batch,) = epoch_batches(packing)
     used = batch.items > 0
-    np.testing.assert_array_equal(batch.gaps[used], event_gaps(packing.log)[batch.items[used] - 1])
+    np.testing.assert_array_equal(batch.gaps[used], event_gaps(packing.log, batch.items[used] - 1))
     assert (batch.gaps[batch.starts] == NO_GAP).tolist().count(True) == 1
     assert (batch.gaps[~used] == NO_GAP).all()
     np.testing.assert_array_equal(
-        batch.target_gaps[used], event_gaps(packing.log)[batch.items[used]]
+        batch.target_gaps[used], event_gaps(packing.log, batch.items[used])
     )
 
 
 def test_gaps_beyond_the_largest_integer_are_cut():
     log = make_log([2])
     log.times[1] = 2**40
-    assert event_gaps(log).tolist() == [NO_GAP, 2**31 - 1]
+    assert event_gaps(log, np.arange(2)).tolist() == [NO_GAP, 2**31 - 1]
 
 
 def test_only_the_first_event_of_a_user_counts_as_first_with_its_weight():

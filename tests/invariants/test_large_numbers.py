@@ -10,7 +10,6 @@ from helpers.training import config
 
 from jaxrec.config import PlanConfig
 from jaxrec.data import packing
-from jaxrec.data.events import users_at
 from jaxrec.data.graph import check_size
 from jaxrec.data.packing import Packing, cut_windows
 from jaxrec.errors import DataError
@@ -74,13 +73,11 @@ def log(tmp_path):
 
 @pytest.mark.usefixtures("unchecked")
 def test_batches_hold_events_beyond_32_bits(log, monkeypatch):
-    gaps = repeated(np.int32(-1), len(log.items))
-    monkeypatch.setattr(packing, "event_gaps", lambda log: gaps)
     monkeypatch.setattr(packing, "counts_before", lambda present: Numbers())
     lengths = np.array([5, 0, 4])
     windows = cut_windows(OFFSETS, lengths, 8)
     assert windows.starts.tolist() == [0, 5 + FAR]
-    batch = Packing(log, lengths, Ones(), batch_size=1, sequence_length=8).batch(0, 0)
+    batch = Packing.of_log(log, lengths, Ones(), batch_size=1, sequence_length=8).batch(0, 0)
     used = batch.weights > 0
     assert used.sum() == 7
     inputs = {
@@ -95,7 +92,7 @@ def test_batches_hold_events_beyond_32_bits(log, monkeypatch):
 def test_histories_beyond_32_bits_are_masked(log, monkeypatch, max_events):
     monkeypatch.setattr(adjustments, "MAX_EVENTS", max_events)
     queries = Queries(np.array([0, 2]), np.array([5, 5 + FAR + 3]))
-    assert users_at(log, queries.positions).tolist() == [1, 2]
+    assert log.users_at(queries.positions).tolist() == [1, 2]
     found = history_adjustments(
         log, queries, ("seen",), HistoryBias(np.zeros((1, 64), np.float32))
     )(0, 2)

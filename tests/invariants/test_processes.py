@@ -59,6 +59,16 @@ def test_two_processes_train_the_run_of_one(pair, whole_run, tables):
     assert_same_run(pair, whole_run, tables)
 
 
+@pytest.mark.slow
+def test_the_first_process_alone_reads_the_data(pair, data, tables, tmp_path):
+    """The others map what it has prepared, and nothing of that stays behind."""
+    arguments, logs = pods.new_run(data, tmp_path / "run"), tmp_path / "logs"
+    with pods.started(arguments, logs, last=["--data.source", "nowhere"]) as processes:
+        assert pods.exit_codes(processes) == [0, 0], (logs / "1.txt").read_text()[-3000:]
+    assert scalars(tmp_path / "run") == scalars(pair)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "logs"}
+
+
 @pytest.fixture(scope="module")
 def one_device(data):
     """A run of five epochs, of 20 steps or more, by one process with one device."""

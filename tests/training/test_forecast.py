@@ -74,7 +74,7 @@ def test_no_target_is_held_out():
     log = make_log()
     log = replace(log, items=np.arange(len(log.items), dtype=np.int32))
     train_lengths = log.lengths - np.array([0, 2, 3, 1, 1])
-    packing = Packing(
+    packing = Packing.of_log(
         log, train_lengths, np.ones(len(log.items)), batch_size=2, sequence_length=8, burn_in=2
     )
     seen = set()

@@ -265,10 +265,10 @@ def test_items_are_drawn_by_a_power_of_their_windows(packing):
     candidates = (np.arange(256) > 0) & (np.arange(256) < 20)
     for power in (0.0, 0.5, 1.0):
         options = TrainConfig(loss="sampled_softmax", negatives=9, negative_power=power)
-        sampler = item_sampler(options, packing, candidates)
+        sampler = item_sampler(options, packing, counts, candidates)
         chances = np.where(candidates, np.maximum(counts, 1.0) ** power, 0)
         probability = np.asarray(sampler.draw_probability(jnp.arange(256)))
         np.testing.assert_allclose(probability, chances / chances.sum(), atol=1e-6)
         assert not sampler.takes_all
     options = replace(options, negatives=19)
-    assert item_sampler(options, packing, candidates).takes_all
+    assert item_sampler(options, packing, counts, candidates).takes_all

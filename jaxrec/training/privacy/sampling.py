@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from jaxrec.data.packing import (
     Windows,
     cut_windows,
-    event_gaps,
     filled_batch,
     target_counts,
     with_targets,
@@ -78,7 +77,6 @@ class UserSampling:
         return filled_batch(
             self.log,
             self.weights,
-            self._gaps,
             self.windows[windows[present]],
             rows=places[rows[present]],
             first_steps=np.zeros(np.count_nonzero(present), np.int64),
@@ -113,12 +111,8 @@ class UserSampling:
     @cached_property
     def _first_windows(self) -> Int[np.ndarray, " offsets"]:
         """The first window of every user, and the end of the last one's."""
-        users = np.searchsorted(self.log.offsets, self.windows.starts, side="right") - 1
+        users = self.log.users_at(self.windows.starts)
         return np.searchsorted(users, np.arange(self.log.num_users + 1))
-
-    @cached_property
-    def _gaps(self) -> Int[np.ndarray, " M"]:
-        return event_gaps(self.log)
 
     @cached_property
     def _targets(self) -> Int[np.ndarray, " W"]:

@@ -13,7 +13,6 @@ from helpers.shop import NUM_BRANDS, make_tables
 
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
-from jaxrec.data.events import users_at
 from jaxrec.data.text import resolve_pretrained
 from jaxrec.errors import CheckpointError, ConfigError, DataError, Interrupted, RunError
 from jaxrec.inference.text_features import text_vectors
@@ -161,7 +160,7 @@ def test_nothing_that_is_held_out_is_an_example():
     held_out = np.flatnonzero(~split.in_training)
     changed = pl.DataFrame(
         {
-            "user_id": log.user_ids.gather(users_at(log, held_out)),
+            "user_id": log.user_ids.gather(log.users_at(held_out)),
             "timestamp": log.times[held_out],
             "secret": True,
         }

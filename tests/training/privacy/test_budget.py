@@ -82,7 +82,9 @@ def test_steps_spend_and_a_limit_on_the_users_of_a_step_costs():
 def test_a_limit_on_the_users_of_a_step_is_within_a_bound_that_counts_every_full_step_as_lost():
     budget = make_budget(TrainConfig(epochs=5, batch_size=256, privacy=PrivacyConfig(2.0)), 943)
     assert budget.most_users < budget.users
-    full = budget.steps * binom.sf(budget.most_users, budget.users, budget.mean_users / budget.users)
+    full = budget.steps * binom.sf(
+        budget.most_users, budget.users, budget.mean_users / budget.users
+    )
     lost = (1 + exp(budget.epsilon)) * full
     assert 0 < lost < budget.delta / 10
     bound = renyi_epsilon(replace(budget, delta=budget.delta - lost))
