@@ -61,6 +61,7 @@ BLOCK = 64  # users whose changed histories are read together
 SAMPLES = 1000  # of the bootstrap
 NONE = ("none",)  # no mask: an item stays comparable when its event is deleted
 COMPARED = (
+    *product(("shares", "leave-one-out", "integrated gradients", "because"), ("random",)),
     *product(("shares", "mean", "leave-one-out", "integrated gradients"), ("latest first",)),
     *product(("because", "similarity, decay 0.9"), ("latest first",)),
     *product(("shares",), ("mean", "leave-one-out", "because")),

@@ -37,6 +37,7 @@ from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
 from jaxrec.training.fit import fit
 from jaxrec.training.logging import read_log
+from jaxrec.types import Queries
 
 RESULTS = Path(__file__).parent.parent / "results" / "transfer.jsonl"
 RUNS = Path("runs") / "transfer"

@@ -159,13 +159,27 @@ def matching_directories(place: str) -> list[str]:
 
     Raises a ConfigError if a pattern matches none, or nothing here opens such a URL.
     """
-    if not any(mark in place for mark in "*?[") or Path(place).exists():
-        return [place]
+    paths = matching_paths(place)
+    directories = [path for path, is_directory in paths if is_directory or path == place]
+    if not directories:
+        raise ConfigError(f"{place}: no such directory")
+    return directories
+
+
+def matching_paths(place: str) -> list[tuple[str, bool]]:
+    """What a path, pattern or URL stands for, sorted by name, and whether it is a directory.
+
+    Raises a ConfigError if a pattern matches nothing, or nothing here opens such a URL.
+    """
     try:
         files, root = fsspec.core.url_to_fs(place)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{place}: {error}") from error
-    paths = sorted(path for path in files.glob(root) if files.isdir(path))
+    is_pattern = any(mark in place for mark in "*?[") and not Path(place).exists()
+    paths = sorted(files.glob(root)) if is_pattern else [root]
     if not paths:
-        raise ConfigError(f"{place}: no such directory")
-    return [files.unstrip_protocol(path) if URL_MARK in place else path for path in paths]
+        raise ConfigError(f"{place}: nothing matches")
+    if not is_pattern:
+        return [(place, not files.isfile(root))]
+    of_place = files.unstrip_protocol if URL_MARK in place else str
+    return [(of_place(path), files.isdir(path)) for path in paths]

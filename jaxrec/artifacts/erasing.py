@@ -21,6 +21,7 @@ from jaxrec.artifacts.partitions import (
 from jaxrec.errors import RunError
 
 SUFFIXES = tuple(f".{name}" for name in WRITERS)
+TABLES = (*SUFFIXES, ".json")  # and what `jaxrec explain` writes
 LINE = "line"  # column of a row of JSON, as it is written
 Fill = Callable[[pl.DataFrame, Path], Any]
 
@@ -31,6 +32,7 @@ class Erased(NamedTuple):
     users: frozenset[str]  # those that were found
     rows: int
     files: int
+    unread: tuple[str, ...] = ()  # names of other files, which may hold users
 
 
 class ErasedFile(NamedTuple):
@@ -42,7 +44,7 @@ class ErasedFile(NamedTuple):
 
 
 def erase_from_parts(directory: Directory, user_ids: Collection[str]) -> Erased:
-    """Remove users from the part files of a batch job and from its manifest.
+    """Remove users from the part files of a batch job, from its manifest and from other tables.
 
     Each file is replaced as a whole. A run that was stopped can be repeated.
 
@@ -59,7 +61,24 @@ def erase_from_parts(directory: Directory, user_ids: Collection[str]) -> Erased:
         erased = {name: erase_from_file(directory, name, user_ids) for name in parts}
         if has_manifest(names):
             _erase_from_manifest(directory, erased, user_ids)
-    return total(erased.values())
+        others = [name for name in directory.names() if name not in parts and name[0] not in "._"]
+        beside, unread = _erase_from_others(directory, others, user_ids)
+    return total([*erased.values(), *beside])._replace(unread=unread)
+
+
+def _erase_from_others(
+    directory: Directory, names: list[str], user_ids: Collection[str]
+) -> tuple[list[ErasedFile], tuple[str, ...]]:
+    """Remove users from the tables among some files; also the names of the other files."""
+    erased, unread = list[ErasedFile](), list[str]()
+    for name in names:
+        try:
+            if not name.endswith(TABLES):
+                raise RunError(f"{name} is no table")
+            erased.append(erase_from_file(directory, name, user_ids))
+        except (RunError, OSError):  # a directory may have such a name
+            unread.append(name)
+    return erased, tuple(unread)
 
 
 def erase_from_file(directory: Directory, name: str, user_ids: Collection[str]) -> ErasedFile:

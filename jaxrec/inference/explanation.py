@@ -88,7 +88,7 @@ def sentence(events: Sequence[EventContribution], paths: Sequence[GraphPath]) ->
     Essie."
     """
     if not events:
-        reason = "to a user without events"
+        reason = "as a first suggestion"
     elif named := _strongest(events):
         verbs: dict[str, list[str]] = {}
         for event in named:
@@ -97,7 +97,7 @@ def sentence(events: Sequence[EventContribution], paths: Sequence[GraphPath]) ->
         clauses = [f"{verb} {' and '.join(titles)}" for verb, titles in verbs.items()]
         reason = f"because you {' and '.join(clauses)}"
     else:
-        reason = "because of no single event"
+        reason = "although no single event speaks for it"
     return f"Recommended {'; '.join([reason, *map(_in_words, paths[:1])])}."
 
 
@@ -106,7 +106,7 @@ def _strongest(events: Sequence[EventContribution]) -> list[EventContribution]:
     named: dict[str | None, EventContribution] = {}
     for event in sorted(events, key=lambda event: -event.share):
         is_action = event.item_id is not None and event.event_type != IMPRESSION
-        if is_action and event.share > 0:
+        if is_action and event.share > 0 and event.amount > 0:
             named.setdefault(event.item_id, event)
     return list(named.values())[:NAMED_EVENTS]
 

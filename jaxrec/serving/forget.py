@@ -65,6 +65,8 @@ def forget_users(options: ForgetOptions) -> None:
         ids += listed_ids(options.users, "user_id", may_be_empty=True).to_list()
     elif not ids:
         raise ConfigError("name users, or a file of them with --users")
+    if "" in ids:
+        raise ConfigError("a user id is empty; name users by their ids")
     keys = {read_id_key(served(run), options.id_key) for run in options.run}
     if options.id_key is not None:
         keys.add(read_key(options.id_key))

@@ -9,15 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrec.artifacts.directories import Directory, matching_directories, open_directory
-from jaxrec.artifacts.erasing import Erased, erase_from_file, erase_from_parts, total
+from jaxrec.artifacts.directories import Directory, matching_paths, open_directory
+from jaxrec.artifacts.erasing import TABLES, Erased, erase_from_file, erase_from_parts, total
 from jaxrec.artifacts.run_directory import read_config
-from jaxrec.data.forgotten import add_forgotten
+from jaxrec.data.forgotten import add_forgotten, refuse_list
 from jaxrec.errors import Busy, ConfigError, InputError
 from jaxrec.serving.stores.base import Store
 from jaxrec.serving.stores.opening import check_redis, open_store
 
 LIST = "list"
+NOT_COMPACT = (
+    "its files were not rewritten, so an id may remain in unused parts of them until the next "
+    "`jaxrec forget --store`"
+)
 CHUNK = 500  # users of a store at a time
 RANKS = "ranks.parquet"  # the file of a run that names users
 BUSY_SECONDS = 10.0  # to wait for another process that writes to a directory
@@ -59,20 +63,22 @@ class PlaceReport:
     failure: str = ""  # why the place may still hold users
 
     def __str__(self) -> str:
+        counts = ", ".join(f"{what} {count:,}" for what, count in self.removed.items())
         if self.failure:
             result = f"FAILED: {self.failure}"
+        elif self.kind == LIST:
+            result = f"new {counts}"
         elif not self.users:
             result = "no user found"
         else:
-            counts = ", ".join(f"{what} {count:,}" for what, count in self.removed.items())
-            done = "new" if self.kind == LIST else "removed"
-            result = f"users found: {self.users:,}; {done}: {counts}"
+            result = f"users found: {self.users:,}; removed: {counts}"
         return "; ".join([f"{self.kind} {self.place}: {result}", *self.notes])
 
 
 def check_lists(places: Places) -> None:
     """Raise a ConfigError for a list that cannot be written, such as one of another machine."""
     for path in places.lists:
+        refuse_list(path)
         if not path.parent.is_dir():
             raise ConfigError(
                 f"{path}: there is no such directory for the list of forgotten users; name the "
@@ -160,7 +166,7 @@ def _work(
 
 def _listed(path: Path, users: Users, deleted_at: int | None) -> Removed:
     now = int(time.time()) if deleted_at is None else deleted_at
-    return Removed(frozenset(users), {"entries": add_forgotten(path, users, now)})
+    return Removed(frozenset(), {"entries": add_forgotten(path, users, now)})
 
 
 def _from_store(address: str, users: Users, deleted_at: int | None, compact: bool) -> Removed:
@@ -168,7 +174,7 @@ def _from_store(address: str, users: Users, deleted_at: int | None, compact: boo
         raise ConfigError(f"{address}: there is no such store")
     with closing(open_store(address)) as store:
         removed = delete_from_store(store, users, deleted_at)
-        return removed._replace(notes=tuple(store.compact()) if compact else ())
+        return removed._replace(notes=tuple(store.compact()) if compact else (NOT_COMPACT,))
 
 
 def _from_stream(address: str, users: Users, compact: bool) -> Removed:
@@ -186,16 +192,21 @@ def _from_stream(address: str, users: Users, compact: bool) -> Removed:
 
 
 def _from_parts(pattern: str, users: Users) -> Removed:
-    erased = list[Erased]()
-    for place in matching_directories(pattern):
-        if Path(place).is_file():  # such as the table of an audience
-            directory: Directory = open_directory(Path(place).parent)
-            erased.append(total([erase_from_file(directory, Path(place).name, users)]))
-        else:
+    erased, unread = list[Erased](), list[str]()
+    for place, is_directory in matching_paths(pattern):
+        if is_directory:
             erased.append(_patiently(open_directory(place), users))
+            unread += [f"{place}/{name}" for name in erased[-1].unread]
+        elif place == pattern or place.endswith(TABLES):  # such as the table of an audience
+            parent, _, name = place.rpartition("/")
+            directory = open_directory(parent or ".")
+            erased.append(total([erase_from_file(directory, name, users)]))
+        else:
+            unread.append(place)
     forms = frozenset[str]().union(*(part.users for part in erased))
     rows, files = sum(part.rows for part in erased), sum(part.files for part in erased)
-    return Removed(forms, {"rows": rows, "files": files})
+    note = f"not read, as they are no tables of users: {', '.join(unread)}"
+    return Removed(forms, {"rows": rows, "files": files}, (note,) if unread else ())
 
 
 def _patiently(directory: Directory, users: Users) -> Erased:

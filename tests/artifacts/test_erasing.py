@@ -56,7 +56,7 @@ def counts(directory):
 
 def test_all_but_the_rows_of_the_user_stays_as_it_was(lists):
     whole = contents(lists.path)
-    assert erase_from_parts(lists, {"gone", "nobody"}) == ({"gone"}, 5, 1)
+    assert erase_from_parts(lists, {"gone", "nobody"}) == ({"gone"}, 5, 1, ())
     left = contents(lists.path)
     changed, same = sorted(left)
     assert left[same] == whole[same]
@@ -93,7 +93,7 @@ def test_a_stopped_erasure_can_be_repeated(lists, monkeypatch):
         patch.setattr(erasing, "_erase_from_manifest", stop)
         erase_from_parts(lists, {"gone"})
     assert counts(lists) == (5, 25, 2)
-    assert erase_from_parts(lists, {"gone"}) == (frozenset(), 0, 0)
+    assert erase_from_parts(lists, {"gone"}) == (frozenset(), 0, 0, ())
     assert counts(lists) == (4, 20, 1)
     before = contents(lists.path)
     assert erase_from_parts(lists, {"gone", "d"}).users == {"d"}
@@ -145,9 +145,20 @@ def test_a_list_of_json_objects_loses_those_of_the_user(tmp_path):
             erase_from_file(directory, "why.json", {"gone"})
 
 
+def test_tables_beside_the_parts_are_cleared_and_other_files_are_named(lists):
+    (lists.path / "audience.csv").write_text("rank,user_id\n1,gone\n2,a\n")
+    (lists.path / "items.csv").write_text("item_id\n1\n")
+    (lists.path / "notes.txt").write_text("no table")
+    (lists.path / "older.csv").mkdir()
+    erased = erase_from_parts(lists, {"gone"})
+    assert (erased.rows, erased.files) == (6, 2)
+    assert erased.unread == ("items.csv", "notes.txt", "older.csv")
+    assert (lists.path / "audience.csv").read_text() == "rank,user_id\n2,a\n"
+
+
 def test_states_at_a_url_are_cleared(tmp_path):
     directory = job(open_directory("memory://erasing/states"), "parquet")
-    assert erase_from_parts(directory, {"c"}) == ({"c"}, 5, 1)
+    assert erase_from_parts(directory, {"c"}) == ({"c"}, 5, 1, ())
 
 
 def test_what_is_no_output_is_refused(tmp_path):

@@ -219,16 +219,19 @@ def test_an_item_that_training_has_not_seen_is_explained_as_a_whole(model, fan, 
 
 
 def test_sentences_name_the_largest_shares_and_the_strongest_path():
-    def event(item, event_type, share):
-        amount = -share  # which does not count
+    def event(item, event_type, share, amount=0.1):
         return EventContribution(item, f"Title {item}", event_type, 0, amount, share)
 
     path = GraphPath("a", "Title a", "in_category", "category", "Beauty > Nails", "in_category", 2)
-    events = [event("a", "view", 0.2), event("b", "buy", 0.7), event("c", "view", -1)]
+    events = [event("a", "view", 0.2, 0.3), event("b", "buy", 0.7), event("c", "view", -1)]
+    events.append(event("d", "buy", 0.9, -0.1))  # the lead rises without it
     expected = "Recommended because you bought Title b and viewed Title a; same category Nails."
     assert sentence(events, [path]) == expected
-    assert sentence([], []) == "Recommended to a user without events."
-    assert sentence([event("c", "view", -1)], []) == "Recommended because of no single event."
+    assert sentence([], []) == "Recommended as a first suggestion."
+    assert (
+        sentence([event("c", "view", -1)], [])
+        == "Recommended although no single event speaks for it."
+    )
 
 
 def test_bad_requests_name_the_fix(model, fan):

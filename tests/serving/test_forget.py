@@ -81,7 +81,7 @@ def test_no_byte_of_a_forgotten_user_remains(run, known_shop, forget, tmp_path, 
     assert report["complete"]
     by_place = {place["place"]: (place["users"], place["removed"]) for place in report["places"]}
     assert by_place == {
-        str(tmp_path / "forgotten.txt"): (2, {"entries": 2}),
+        str(tmp_path / "forgotten.txt"): (0, {"entries": 2}),
         str(run / "shoppers.db"): (1, {"documents": 1, "impressions": 1}),
         str(out): (1, {"rows": 3, "files": 1}),
         str(audience): (1, {"rows": 1, "files": 1}),
@@ -91,7 +91,7 @@ def test_no_byte_of_a_forgotten_user_remains(run, known_shop, forget, tmp_path, 
     }
     assert len(read_states(loading.load(run), states)) == 119
     again = json.loads(forget(GONE, *places).out)
-    assert [place["users"] for place in again["places"]] == [1, 0, 0, 0, 0, 0, 0]
+    assert [place["users"] for place in again["places"]] == [0] * 7
 
 
 def test_a_place_that_fails_keeps_no_other_from_being_cleared(forget, monkeypatch, tmp_path):
@@ -115,6 +115,20 @@ def test_a_place_that_fails_keeps_no_other_from_being_cleared(forget, monkeypatc
     assert f"outputs {free}: no user found" in told
 
 
+def test_a_pattern_matches_tables_too(forget, tmp_path):
+    lists = tmp_path / "lists"
+    (lists / "today").mkdir(parents=True)
+    (lists / "today" / "part-0.csv").write_text(f"user_id,rank\n{GONE},1\n")
+    (lists / "audience.csv").write_text(f"rank,user_id\n1,{GONE}\n2,{STAYS}\n")
+    (lists / "readme.txt").write_text("no table")
+    told = forget(GONE, "--outputs", lists / "*").out
+    assert "users found: 1; removed: rows 2, files 2" in told
+    assert f"not read, as they are no tables of users: {lists}/readme.txt" in told
+    assert holding(lists, GONE) == set()
+    assert "new entries 0" in forget(GONE).out
+    assert "nothing matches" in forget(GONE, "--outputs", tmp_path / "other*", code=2).out
+
+
 def test_bad_input_is_refused(capsys, trained_run, tmp_path):
     def refused(*arguments):
         with pytest.raises(SystemExit) as stop:
@@ -126,6 +140,10 @@ def test_bad_input_is_refused(capsys, trained_run, tmp_path):
     assert "name users" in refused(*listed)
     assert "with --forgotten FILE" in refused(GONE, "--run", trained_run)
     assert "not a run directory" in refused(GONE, *listed, "--run", tmp_path)
+    assert "is empty" in refused("", *listed)
+    assert "name the list f.txt" in refused(GONE, "--forgotten", tmp_path / "f.key")
+    assert "is a directory" in refused(GONE, "--forgotten", tmp_path)
+    assert not list(tmp_path.iterdir())
     users = tmp_path / "users.csv"
     users.write_text("user_id\n")
     main(["forget", *map(str, listed), "--users", str(users)])  # a day without a request

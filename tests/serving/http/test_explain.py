@@ -83,7 +83,7 @@ def test_live_events_count_as_in_a_table(explained, raising, known_shop):
 def test_a_new_user_gets_reasons_without_events(explained):
     [item] = explained.get("/users/nobody/recommendations?k=1&explain=full").json()["items"]
     assert item["explanation"]["events"] == []
-    assert item["explanation"]["sentence"].startswith("Recommended to a user without events")
+    assert item["explanation"]["sentence"].startswith("Recommended as a first suggestion")
 
 
 @pytest.mark.parametrize("query", ["k=11", "target=brand&k=2", "explain=all"])
