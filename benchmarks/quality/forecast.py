@@ -51,6 +51,7 @@ from jaxrec.inference.forecast import (
     ForecastOptions,
     find_candidates,
     forecast_weights,
+    with_further_events,
 )
 from jaxrec.inference.loading import load_directory
 from jaxrec.inference.trained_model import TrainedModel
@@ -199,6 +200,7 @@ class Moments:
         own = bias[model.encoder.target_event_type]
         adjustments = history_adjustments(log, self.queries, mask, own)
         items = find_candidates(model.index.items, scale, self.vectors, adjustments)
+        items = with_further_events(items, model, log, self.queries)
         item_lists, node_lists = {"state": every(items.rows[:, : LISTS[-1]])}, {}
         nodes = None
         if self.node_of_item is not None:

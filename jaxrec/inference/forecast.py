@@ -2,12 +2,12 @@
 
 A roll-out draws an item by its probability, reads it as if it had happened, and goes on. The mean
 and the quantiles of several roll-outs are the forecast. Only the nodes that are likeliest now are
-followed one by one; the others together keep the score that they have now.
+followed one by one; the others together keep the share of exp(score) that they have now.
 """
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,19 +22,45 @@ from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
 from jaxrec.inference.ranker import UserBatch, list_length
 from jaxrec.models.sequence.decoder import Decoder
-from jaxrec.ranking.adjustments import AdjustmentBlocks, no_adjustments
+from jaxrec.ranking.adjustments import AdjustmentBlocks, masked_event_types, no_adjustments
+from jaxrec.ranking.history_bias import ItemNeighbours
 from jaxrec.ranking.item_table import ItemTable, PreparedItems
 from jaxrec.ranking.option_types import check_counts, is_whole
 from jaxrec.ranking.top_k import best_items, padded
-from jaxrec.types import NEG_INF
+from jaxrec.types import NEG_INF, STATIC, EventLog, Queries
 
 if TYPE_CHECKING:
     from jaxrec.inference.trained_model import TrainedModel  # whose methods call these
 
 CANDIDATES = 256  # nodes that a forecast follows
 SAMPLES = 32  # roll-outs of a user
+DEFAULT_STEPS = 5
 USERS = 32  # users to roll out at a time
 QUANTILES = (0.1, 0.5, 0.9)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NeighbourScores:
+    """What item neighbours add to the scores of the candidates of U users; inside `vmap` of one."""
+
+    now: Float[Array | np.ndarray, "U P"]  # by the events of the history
+    by_event: Float[Array | np.ndarray, "U P P"]  # by an event of each candidate
+    decay: Float[Array | np.ndarray, " U"]  # of both, at every further event
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FurtherEvents:
+    """How further events change the scores of candidate items, beside the user vector.
+
+    Attributes:
+        neighbours: at the calibrated temperature.
+        are_masked: whether their items are left out afterwards, as those of the history are.
+    """
+
+    neighbours: tuple[NeighbourScores, ...] = ()
+    are_masked: bool = field(default=False, metadata=STATIC)
 
 
 @jax.tree_util.register_dataclass
@@ -45,11 +71,12 @@ class Candidates:
     rows: Int[Array | np.ndarray, "U P"]  # 0: none
     scores: Float[Array | np.ndarray, "U P"]  # now, at the calibrated temperature
     rest: Float[Array | np.ndarray, " U"]  # log of the sum of exp(score) over all other nodes
+    further: FurtherEvents = field(default_factory=FurtherEvents)
 
     def part(self, start: int, size: int) -> "Candidates":
         """The candidates of `size` users; rows of padding follow the last user."""
         end = slice(start, start + size)
-        return Candidates(*(padded(part[end], size) for part in vars(self).values()))
+        return jax.tree.map(lambda rows: padded(rows[end], size), self)
 
 
 class Weights(NamedTuple):
@@ -82,7 +109,7 @@ class ForecastOptions:
 
 def checked_options(
     model: "TrainedModel",
-    steps: int,
+    steps: int | None,
     target: str,
     k: int | None,
     samples: int = SAMPLES,
@@ -91,22 +118,26 @@ def checked_options(
     """The options of a forecast; raises an InputError for those that do not fit.
 
     Args:
+        steps: None: 5, or as many as the decoder was trained for.
         k: None: 10, or all nodes if there are fewer.
     """
+    if steps is None:
+        steps = min(DEFAULT_STEPS, decoder_of(model).steps)
     check_counts(steps=steps)
     decoder_of(model, steps)
     for name, value in {"samples": samples, "seed": seed}.items():
         if not is_whole(value) or not 0 <= value < LARGEST:
             raise InputError(f"{name}={value!r}: give a whole number of 0 or more")
     count = min(int(model.index.node_type(target).valid.sum()), CANDIDATES)
-    return ForecastOptions(steps, target, list_length(k, count, f"the {target}s"), samples, seed)
+    limit = f"the {target}s that a forecast follows"
+    return ForecastOptions(steps, target, list_length(k, count, limit), samples, seed)
 
 
 def decoder_of(model: "TrainedModel", steps: int = 1) -> Decoder:
     """The decoder of a model; raises an InputError if it cannot forecast that many steps."""
     if model.decoder is None:
         raise InputError(
-            "the run has no decoder for a forecast; train with --forecast.steps 10, for example"
+            "the run has no decoder for a forecast; add one: jaxrec add-forecast RUN --steps 10"
         )
     if not 1 <= steps <= (trained := model.decoder.steps):
         raise InputError(f"steps={steps}: the decoder was trained for 1 to {trained} steps")
@@ -131,6 +162,67 @@ def find_candidates(
     assert best.log_z is not None
     scores = np.where(best.items > 0, best.scores, NEG_INF).astype(np.float32)
     return Candidates(best.items, scores, _log_rest(scores, best.log_z))
+
+
+def with_further_events(
+    items: Candidates,
+    model: "TrainedModel",
+    log: EventLog,
+    queries: Queries,
+    mask: tuple[str, ...] = (),
+) -> Candidates:
+    """The candidate items of queries, and how further events would change their scores.
+
+    Args:
+        mask: history to leave out; empty: as in the run's evaluation.
+    """
+    encoder, scale = model.encoder, model.inverse_temperature
+    names, target = encoder.event_type_names, encoder.target_event_type
+    predicted = [encoder.is_predicted(name) for name in names]
+    masked = masked_event_types(mask or model.config.evaluation.mask, names)
+    neighbours = model.ranker.history_bias[target].neighbours.values()
+    scores = tuple(
+        neighbour_scores(of, items.rows, of.adjustments(log, queries), scale, predicted)
+        for of in neighbours
+    )
+    return replace(items, further=FurtherEvents(scores, bool(masked[predicted].all())))
+
+
+def neighbour_scores(
+    neighbours: ItemNeighbours,
+    rows: Int[np.ndarray, "U P"],
+    adjustments: AdjustmentBlocks,
+    scale: float,
+    predicted: Sequence[bool],
+) -> NeighbourScores:
+    """The scores of one kind of neighbours; `predicted` marks the types of further events."""
+    users, count = rows.shape
+    size = max(int(rows.max(initial=0)) + 1, len(neighbours.items))
+    places = np.arange(users)[:, None] * size + rows
+    order = np.argsort(places, axis=None)
+    ascending = places.ravel()[order]
+
+    def place_of(user, item):
+        """Where an item is among all candidates, and whether it is there."""
+        wanted = user * size + item
+        found = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+        return order[found], (ascending[found] == wanted) & (item > 0)
+
+    now, by_event = np.zeros(users * count), np.zeros((users, count, count), np.float32)
+    added = adjustments(0, users)
+    place, is_candidate = place_of(added.rows, added.items)
+    np.add.at(now, place[is_candidate], added.amounts[is_candidate])
+    if neighbours.event_types[list(predicted)].all():
+        known = np.where(rows < len(neighbours.items), rows, 0)
+        place, is_candidate = place_of(np.arange(users)[:, None, None], neighbours.items[known])
+        amounts = neighbours.amounts[known]
+        user, event, _ = np.nonzero(is_candidate)
+        np.add.at(by_event, (user, event, place[is_candidate] % count), amounts[is_candidate])
+    return NeighbourScores(
+        now=(scale * now).astype(np.float32).reshape(users, count),
+        by_event=scale * by_event,
+        decay=np.full(users, 0.5 ** (1 / neighbours.half_life), np.float32),
+    )
 
 
 def with_nodes(
@@ -179,8 +271,10 @@ def roll_out(
     """
 
     def of_user(user, followed, key):
-        moved = scale * _roll_out_user(decoder, user, scale, followed[0], key, steps, samples)
-        return tuple(_summary(jnp.exp(_log_shares(nodes, moved))) for nodes in followed)
+        items, *others = followed
+        moved, added = _roll_out_user(decoder, user, scale, items, key, steps, samples)
+        shares = [_log_shares(items, moved, added), *(_log_shares(n, moved) for n in others)]
+        return tuple(_summary(jnp.exp(of)) for of in shares)
 
     return jax.vmap(of_user)(jnp.asarray(users), followed, jnp.asarray(keys))
 
@@ -193,35 +287,57 @@ def _roll_out_user(
     key: UInt32[Array, ""],
     steps: int,
     samples: int,
-) -> Float[Array, "steps samples F"]:
-    """How far the user vector has moved from that of now, at every step of every roll-out."""
+) -> tuple[Float[Array, "steps samples F"], Float[Array, "steps samples P"]]:
+    """How far the scaled user vector has moved from that of now, and what is added to the scores
+    of the items, at every step of every roll-out."""
     module, (candidates, vectors) = decoder.merge(), items
+    further = candidates.further
     users = jnp.tile(user, (max(samples, 1), 1))
     # draws belong to the items, so that their order does not matter
     item_keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(key)))(candidates.rows)
 
     def step(carry, number):
-        moved, state = carry
-        log_shares = _log_shares(items, scale * moved)
+        moved, state, near, left_out = carry
+        changes = [
+            part - jnp.asarray(of.now)[None]
+            for part, of in zip(near, further.neighbours, strict=True)
+        ]
+        added = sum(changes, left_out)
+        log_shares = _log_shares(items, moved, added)
         if samples:
             keys = jax.vmap(lambda item_key: jax.random.fold_in(item_key, number))(item_keys)
             draws = jax.vmap(lambda draw: jax.random.gumbel(draw, (samples,)))(keys)
-            read = vectors[jnp.argmax(log_shares + draws.T, -1)]
+            read = jax.nn.one_hot(jnp.argmax(log_shares + draws.T, -1), len(vectors))
         else:
-            read = jax.nn.softmax(log_shares) @ vectors
-        after, state = module.read(users, read[:, None], state)
-        return (after[:, 0] - users, state), moved
+            read = jax.nn.softmax(log_shares)
+        near = [
+            of.decay * part + read @ of.by_event
+            for part, of in zip(near, further.neighbours, strict=True)
+        ]
+        if further.are_masked:
+            left_out += jnp.maximum(jnp.log1p(-read), NEG_INF)
+        after, state = module.read(users, (read @ vectors)[:, None], state)
+        return (scale * (after[:, 0] - users), state, near, left_out), (moved, added)
 
-    first = (jnp.zeros_like(users), module.start(users))
+    none = jnp.zeros((len(users), len(vectors)))
+    near = [none + jnp.asarray(of.now)[None] for of in further.neighbours]
+    first = (jnp.zeros_like(users), module.start(users), near, none)
     return jax.lax.scan(step, first, jnp.arange(steps))[1]
 
 
 def _log_shares(
-    followed: tuple[Candidates, Float[Array, "P F"]], moved: Float[Array, "*shape F"]
+    followed: tuple[Candidates, Float[Array, "P F"]],
+    moved: Float[Array, "*shape F"],
+    added: Float[Array, "*shape P"] | float = 0.0,
 ) -> Float[Array, "*shape P"]:
-    """Log of the share of every candidate in the interest of a user whose vector has moved."""
+    """Log of the share of every candidate in the interest of a user whose vector has moved.
+
+    Args:
+        moved: how far the scaled vector has moved.
+        added: to the scores.
+    """
     candidates, vectors = followed
-    changes = moved @ vectors.T
+    changes = moved @ vectors.T + added
     scores = changes + jnp.broadcast_to(candidates.scores, changes.shape)
     log_z = jnp.logaddexp(jax.nn.logsumexp(scores, -1, keepdims=True), candidates.rest)
     return scores - log_z
@@ -275,6 +391,8 @@ def forecast_users(
         table = model.index.table(options.target)
         nodes = options.target, find_candidates(table, scale, users.vectors)
     own = log.user_ids, users.vectors
+    queries = Queries(np.arange(log.num_users), log.offsets[1:])
+    items = with_further_events(items, model, log, queries, mask)
     item_weights, node_weights = forecast_weights(model, own, items, options, nodes)
     if nodes is None or node_weights is None:
         return forecast_table(model, log.user_ids, options, items, item_weights)

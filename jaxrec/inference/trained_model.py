@@ -238,7 +238,7 @@ class TrainedModel(ModelCore):
     def forecast(
         self,
         events: pl.DataFrame | pl.LazyFrame,
-        steps: int = 5,
+        steps: int | None = None,
         *,
         target: str = ITEM,
         k: int | None = None,
@@ -251,7 +251,8 @@ class TrainedModel(ModelCore):
         that is drawn by its probability, as if it had happened.
 
         Args:
-            steps: number of next events, at most `forecast.steps` of the run's options.
+            steps: number of next events, at most `forecast.steps` of the run's options; by default
+                5, or as many as that.
             target: any node type of the graph, such as `category`, in place of items.
             k: nodes of a step, by default 10, or all if there are fewer.
             samples: roll-outs of a user, which differ by chance; 0: one, which reads the expected

@@ -232,18 +232,24 @@ def future_events(
 
 
 def adjustments(frozen: FrozenModel, batch: Batch, futures: Futures) -> LogitAdjustments:
-    """What the history before each forecast changes in the logits of its steps."""
-    arrays, steps = frozen.arrays, jnp.arange(batch.items.shape[1])
+    """What the events before each step of a forecast change in its logits.
+
+    All of them mask their items; the repeat bias is that of the history, as in a roll-out.
+    """
+    arrays, length = frozen.arrays, batch.items.shape[1]
     sequence = jnp.cumsum(jnp.asarray(batch.starts), 1)
-    ages = (futures.positions[:, None] - steps[None])[None]  # [1, P, T]
-    in_history = sequence[:, futures.positions, None] == sequence[:, None]
-    items = jnp.where(in_history & (ages >= 0), jnp.asarray(batch.items)[:, None], 0)
+    # [P, T]; below 0 behind the history
+    ages = futures.positions[:, None] - jnp.arange(length)[None]
+    further = 1 + jnp.arange(futures.targets.shape[2])  # events that each step has read
+    read = (ages[:, None] >= -further[None, :, None])[None]  # [1, P, steps, T]
+    own = sequence[:, futures.positions, None] == sequence[:, None]  # [B, P, T]
+    present = own[:, :, None] & read
+    items = jnp.where(present, jnp.asarray(batch.items)[:, None, None], 0)
     masked = arrays.masked_event_types[jnp.asarray(batch.event_types)][:, None, None]
-    items = jnp.broadcast_to(items[:, :, None], (*futures.targets.shape, len(steps)))
     masked_items = masked & (items != futures.targets[..., None])
     recent = jnp.clip(ages, 0, REPEAT_EVENTS - 1)
-    bias = frozen.repeat_bias[jnp.asarray(batch.event_types)[:, None], recent]  # [B, P, T]
-    bias = jnp.where(ages < REPEAT_EVENTS, bias, 0)[:, :, None]
+    bias = frozen.repeat_bias[jnp.asarray(batch.event_types)[:, None], recent[None]]  # [B, P, T]
+    bias = jnp.where((ages >= 0) & (ages < REPEAT_EVENTS), bias, 0)[:, :, None]
     amounts = jnp.where(masked_items, NEG_INF, jnp.where(masked, 0, bias))
-    shape = (len(items), -1, len(steps))
+    shape = (len(items), -1, length)
     return LogitAdjustments(items.reshape(shape), amounts.reshape(shape))

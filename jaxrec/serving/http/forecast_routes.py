@@ -70,7 +70,7 @@ async def user_forecast(
     service = service_of(request)
     engine = service.ready_engine
     if engine.model.decoder is None:
-        raise HTTPException(404, "the run has no decoder for a forecast: train with forecast.steps")
+        raise HTTPException(404, "the run has no decoder for a forecast: run `jaxrec add-forecast`")
     made = await service.read(forecast_response, engine, service.stored_id(user_id), steps, k)
     return made.model_copy(update={"user_id": user_id})
 

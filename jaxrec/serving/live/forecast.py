@@ -16,6 +16,7 @@ from jaxrec.inference.forecast import (
     find_candidates,
     forecast_table,
     forecast_weights,
+    with_further_events,
     with_nodes,
 )
 from jaxrec.inference.profiles import interest_over_time
@@ -23,11 +24,11 @@ from jaxrec.ranking.adjustments import AdjustmentBlocks
 from jaxrec.serving.live.recommendation_builder import ADJUSTMENTS, padded_blocks, void_adjustments
 from jaxrec.serving.live.state_updater import StateUpdater, Update
 from jaxrec.serving.stores.base import UserDocument
+from jaxrec.types import Queries
 
 if TYPE_CHECKING:
     from jaxrec.serving.live.engine import LiveEngine  # whose warm-up calls this
 
-DEFAULT_STEPS = 5
 HISTORY_EVENTS, HISTORY_NODES = 20, 5  # of a history of interest
 
 
@@ -56,8 +57,7 @@ def forecast(
         InputError: the run has no decoder, or an option does not fit.
     """
     model = engine.model
-    wanted = min(DEFAULT_STEPS, decoder_of(model).steps) if steps is None else steps
-    options = checked_options(model, wanted, ITEM, min(k, engine.num_items, CANDIDATES))
+    options = checked_options(model, steps, ITEM, min(k, engine.num_items, CANDIDATES))
     adjustments = engine.builder.adjustments([document], model.config.evaluation.mask)
     return _forecast(engine, document, padded_blocks(adjustments), options)
 
@@ -100,6 +100,9 @@ def _forecast(
     # one program for any number of steps
     every = ForecastOptions(decoder_of(model).steps, seed=options.seed)
     user = [document.user_id], vectors
+    log = engine.updater.event_log([document.events])
+    queries = Queries(np.arange(log.num_users), log.offsets[1:])
+    items = with_further_events(items, model, log, queries)
     weights, moved = forecast_weights(model, user, items, every, (name, nodes))
     assert moved is not None
     first = slice(options.steps)
