@@ -11,7 +11,7 @@ SHOP_NAME = r"\w[\w .-]*"  # each shop has a directory of this name
 
 
 @dataclass(frozen=True)
-class DataConfig(Bounded):
+class DataConfig(Bounded, section="data"):
     """Where the events come from and which of them to use."""
 
     source: Text = "ml-100k"
@@ -77,7 +77,7 @@ class DataConfig(Bounded):
 
 
 @dataclass(frozen=True)
-class SplitConfig(Bounded):
+class SplitConfig(Bounded, section="split"):
     """Which events are held out for validation and test."""
 
     scheme: Literal["leave_one_out", "global_time"] = "global_time"

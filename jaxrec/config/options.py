@@ -21,7 +21,7 @@ SOURCES = ("id", "text", "graph", "vectors", "numbers")  # of an item encoder, b
 
 
 @dataclass(frozen=True)
-class ModelConfig(Bounded):
+class ModelConfig(Bounded, section="model"):
     """The experts and their layers."""
 
     experts: tuple[str, ...] = ("id+graph", "text+graph")
@@ -140,7 +140,7 @@ class ModelConfig(Bounded):
 
 
 @dataclass(frozen=True)
-class TextConfig(Bounded):
+class TextConfig(Bounded, section="text"):
     """The text encoder."""
 
     pretrained: Text = "sentence-transformers/all-MiniLM-L6-v2"
@@ -163,7 +163,7 @@ class TextConfig(Bounded):
 
 
 @dataclass(frozen=True)
-class ForecastConfig(Bounded):
+class ForecastConfig(Bounded, section="forecast"):
     """The forecast of the next events: a decoder that is trained after the model, which stays as it
     is."""
 
@@ -184,7 +184,7 @@ class ForecastConfig(Bounded):
 
 
 @dataclass(frozen=True)
-class EvaluationConfig(Bounded):
+class EvaluationConfig(Bounded, section="evaluation"):
     """Full ranking of the held-out events."""
 
     mask: tuple[str, ...] = ("seen",)
@@ -202,7 +202,7 @@ class EvaluationConfig(Bounded):
 
 
 @dataclass(frozen=True)
-class ReportConfig(Bounded):
+class ReportConfig(Bounded, section="report"):
     """What the cards of a run tell."""
 
     group_by: tuple[str, ...] = ()
@@ -210,7 +210,7 @@ class ReportConfig(Bounded):
 
 
 @dataclass(frozen=True)
-class WarmStartConfig(Bounded):
+class WarmStartConfig(Bounded, section="warm_start"):
     """How a run goes on from an earlier run, its base."""
 
     base: str = ""

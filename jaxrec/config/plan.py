@@ -9,7 +9,7 @@ from jaxrec.config.ranges import Bounded, Count, NonNegative
 
 
 @dataclass(frozen=True)
-class PlanConfig(Bounded):
+class PlanConfig(Bounded, section="plan"):
     """The sizes that `jaxrec plan` compiles for. Training does not read them. `--users N` is short
     for `--plan.users N`, and so on."""
 

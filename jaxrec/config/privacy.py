@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PrivacyConfig(Bounded):
+class PrivacyConfig(Bounded, section="train.privacy"):
     """User-level differential privacy of the model."""
 
     epsilon: Amount = 0.0

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
@@ -24,17 +24,28 @@ Text = Annotated[str, MinLen(1)]
 
 @dataclass(frozen=True)
 class Bounded:
-    """Base of dataclasses of options. It checks the bounds of their types, such as `Count`."""
+    """Base of dataclasses of options. It checks the bounds of their types, such as `Count`.
+
+    Attributes:
+        section: of a recipe that holds the options, for messages; empty: none.
+    """
+
+    section: ClassVar[str] = ""
+
+    def __init_subclass__(cls, section: str = "", **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.section = section
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)
         for option in fields(self):
             value, hint = getattr(self, option.name), hints[option.name]
+            name = f"{self.section}.{option.name}".removeprefix(".")
             if isinstance(value, Mapping):
                 for key, entry in value.items():
-                    check_bounds(f"{option.name}: {key}", entry, get_args(hint)[-1])
+                    check_bounds(f"{name}: {key}", entry, get_args(hint)[-1])
             else:
-                check_bounds(option.name, value, hint)
+                check_bounds(name, value, hint)
 
 
 def check_bounds(name: str, value: Any, hint: Any) -> None:

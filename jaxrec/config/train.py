@@ -12,7 +12,7 @@ RefitEvents = Literal["validation", "all"]
 
 
 @dataclass(frozen=True)
-class TrainConfig(Bounded):
+class TrainConfig(Bounded, section="train"):
     """Optimisation."""
 
     seed: Seed = 0

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,19 @@ from jaxrec.types import ANY_EVENT_TYPE, Catalog, EventLog
 LONG_HISTORY = 10_000  # events of a user that are worth a note
 
 
+class EventCounts(NamedTuple):
+    """Numbers of training events of every item.
+
+    Attributes:
+        every: of any event type; 0 for the unknown item. A private run must not reveal them, so
+            every item has one there.
+        positive: without events of no interest, such as returns.
+    """
+
+    every: Int[np.ndarray, " n"]
+    positive: Int[np.ndarray, " n"]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A catalogue, and a split log of events of its items.
@@ -39,9 +53,7 @@ class Dataset:
         catalog: the items and their graph.
         split: the event log and its parts.
         target_weights: weight of every event as a target.
-        training_events: number of training events of every item, of any event type; 0 for the
-            unknown item. A private run must not reveal them, so every item has one there.
-        positive_events: the same without events of no interest, such as returns.
+        counts: training events of the items.
         target_event_type: the only event type that evaluation predicts, or ANY_EVENT_TYPE.
         notes: sentences about repaired, dropped and sampled data.
         item_id_type: see `RunArtifacts`.
@@ -57,8 +69,7 @@ class Dataset:
     catalog: Catalog
     split: Split
     target_weights: Float[np.ndarray, " M"]
-    training_events: Int[np.ndarray, " n"]
-    positive_events: Int[np.ndarray, " n"]
+    counts: EventCounts
     target_event_type: int
     notes: tuple[str, ...]
     item_id_type: str = "String"
@@ -71,14 +82,14 @@ class Dataset:
     @cached_property
     def trained(self) -> Bool[np.ndarray, " n"]:
         """Items with a training event, here or in the run that a warm start goes on from."""
-        trained = self.training_events > 0
+        trained = self.counts.every > 0
         if self.carried is not None:
             trained |= true_before(self.carried.trained, self.catalog.item_ids, self.carried)
         return trained
 
     def with_own_id(self, least: int) -> Bool[np.ndarray, " n"]:
         """Items with so many training events, or with an id of their own in the earlier run."""
-        has_id = self.training_events >= max(least, 1)
+        has_id = self.counts.every >= max(least, 1)
         if self.carried is not None:
             has_id |= true_before(self.carried.has_id, self.catalog.item_ids, self.carried)
         return has_id
@@ -94,7 +105,7 @@ class Dataset:
         shops = {name: shop.refitted(events) for name, shop in self.shops.items()}
         split = self.split.refitted(events)
         numbers = event_counts(split, self.target_weights, self.catalog.num_items)
-        return replace(self, split=split, shops=shops, **numbers)
+        return replace(self, split=split, shops=shops, counts=numbers)
 
     @cached_property
     def positives(self) -> Bool[np.ndarray, " M"]:
@@ -158,7 +169,7 @@ def prepare(
         catalog=catalog,
         split=split,
         target_weights=weights,
-        **event_counts(split, weights, catalog.num_items, is_private=is_private),
+        counts=event_counts(split, weights, catalog.num_items, is_private=is_private),
         target_event_type=target_event_type(config, log.event_type_names),
         notes=(*notes, *ranked, *history_notes(log)),
         item_id_type=item_id_type,
@@ -170,15 +181,15 @@ def prepare(
 
 def event_counts(
     split: Split, weights: Float[np.ndarray, " M"], num_items: int, *, is_private: bool = False
-) -> dict[str, Int[np.ndarray, " n"]]:
-    """The fields of a data set that count the training events of its items."""
+) -> EventCounts:
+    """The training events of the items of a split log."""
     items, in_training = split.log.items, split.in_training
     numbers = counts(items[in_training], num_items)
     if is_private:
         numbers = np.ones_like(numbers)
     numbers[0] = 0
     positive = counts(items[in_training & (weights > 0)], num_items)
-    return {"training_events": numbers, "positive_events": positive}
+    return EventCounts(numbers, positive)
 
 
 def _refuse_items_of_events(tables: Tables) -> None:
@@ -238,7 +249,7 @@ def _prepare_shops(config: Config, tables: Mapping[str, Tables]) -> Dataset:
         catalog=catalog,
         split=split,
         target_weights=weights,
-        **event_counts(split, weights, catalog.num_items),
+        counts=event_counts(split, weights, catalog.num_items),
         target_event_type=parts[0].target_event_type,
         notes=tuple(f"{name}: {note}" for name, shop in shops.items() for note in shop.notes),
         features=shared.features,

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from jaxrec.data.catalog_tables import read_catalog_tables, write_catalog_tables
-from jaxrec.data.dataset import Dataset
+from jaxrec.data.dataset import Dataset, EventCounts
 from jaxrec.data.features import FeatureColumns
 from jaxrec.data.shared_files import SharedFiles, read_arrays, write_arrays
 from jaxrec.data.splits import Split
@@ -17,7 +17,6 @@ from jaxrec.types import EventLog, Queries
 
 SPLIT = ("train_lengths", "before_test")
 LOG = ("offsets", "items", "event_types", "times")
-COUNTS = ("target_weights", "training_events", "positive_events")
 
 
 def prepared_by_first(build: Callable[[], Dataset], files: SharedFiles) -> Dataset:
@@ -36,7 +35,8 @@ def write_dataset(directory: Path, dataset: Dataset) -> None:
     arrays = {
         **{name: getattr(log, name) for name in LOG},
         **{name: getattr(split, name) for name in SPLIT},
-        **{name: getattr(dataset, name) for name in COUNTS},
+        "target_weights": dataset.target_weights,
+        **{f"{name} counts": values for name, values in dataset.counts._asdict().items()},
         **{f"{name} users": q.users for name, q in queries.items()},
         **{f"{name} positions": q.positions for name, q in queries.items()},
     }
@@ -73,13 +73,14 @@ def read_dataset(directory: Path) -> Dataset:
         **{name: arrays[name] for name in LOG},
     )
     test = {name: queries(name) for name in facts["tests"]}
-    lengths = (arrays[name] for name in SPLIT)
+    lengths = {name: arrays[name] for name in SPLIT}
     return Dataset(
         catalog=read_catalog_tables(directory, facts["node_types"], facts["relations"]),
-        split=Split(log, *lengths, queries("validation"), test),
+        split=Split(log, validation=queries("validation"), test=test, **lengths),
+        target_weights=arrays["target_weights"],
+        counts=EventCounts(*(arrays[f"{name} counts"] for name in EventCounts._fields)),
         target_event_type=facts["target_event_type"],
         notes=tuple(facts["notes"]),
         item_id_type=facts["item_id_type"],
         features=FeatureColumns(tuple(facts["vectors"]), tuple(facts["numbers"])),
-        **{name: arrays[name] for name in COUNTS},
     )

@@ -182,7 +182,7 @@ def with_further_events(
     masked = masked_event_types(mask or model.config.evaluation.mask, names)
     neighbours = model.ranker.history_bias[target].neighbours.values()
     scores = tuple(
-        neighbour_scores(of, items.rows, of.adjustments(log, queries), scale, predicted)
+        neighbour_scores(of, np.asarray(items.rows), of.adjustments(log, queries), scale, predicted)
         for of in neighbours
     )
     return replace(items, further=FurtherEvents(scores, bool(masked[predicted].all())))

@@ -80,7 +80,7 @@ class TrainContext(StepContext):
     @cached_property
     def counts(self) -> Float[np.ndarray, " I"]:
         """Positive training events of every row of the item block."""
-        numbers = self.dataset.positive_events
+        numbers = self.dataset.counts.positive
         return np.pad(numbers, (0, len(self.valid) - len(numbers))).astype(np.float32)
 
     @cached_property

@@ -72,8 +72,9 @@ def refit(
         return results
     report.console.print(f"refit on {TRAINED_ON[events]}: {epochs} epochs")
     with shared_files(config, directory) as files:
-        opened = {"resume": directory.exists(), "refit": events, "files": files}
-        context = replace(open_run(config, directory, tables, **opened), epochs=epochs)
+        resume = directory.exists()
+        context = open_run(config, directory, tables, resume=resume, refit=events, files=files)
+        context = replace(context, epochs=epochs)
         own, state = _trained(context, run, selected)
         figures = {"events": events, **(_test(own, state, run) if events != "all" else {})}
         served = {**results, "serves": REFIT, REFIT: figures}

@@ -72,8 +72,14 @@ def test_options_in_a_group_are_given_like_others():
     assert parse(layers=[yaml.safe_load(to_yaml(config))]) == config
     with pytest.raises(ConfigError, match=r"no option train\.privacy; .*--train\.privacy\.clip"):
         parse(layers=[{"train": {"privacy": 8}}])
-    with pytest.raises(ConfigError, match=r"clip must be above 0, not -1"):
+    with pytest.raises(ConfigError, match=r"^train\.privacy\.clip must be above 0, not -1"):
         parse(layers=[{"train.privacy.clip": -1}])
+
+
+@pytest.mark.parametrize("name", ["train.learning_rate", "forecast.learning_rate"])
+def test_a_value_out_of_bounds_is_told_with_its_section(name):
+    with pytest.raises(ConfigError, match=rf"^{name} must be above 0, not 0\.0"):
+        parse([f"--{name}", "0"])
 
 
 @pytest.mark.parametrize(

@@ -50,5 +50,6 @@ def test_an_option_that_may_be_left_out_has_bounds_too(bid):
     ],
 )
 def test_a_value_out_of_range_names_the_option(name, value):
-    with pytest.raises(ConfigError, match=rf"^{name.split('.')[1]}\b.*[^.]$"):
+    section, option = name.split(".")
+    with pytest.raises(ConfigError, match=rf"^({section}\.)?{option}\b.*[^.]$"):
         parse(layers=[{name: value}])
