@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
@@ -30,7 +30,7 @@ class Bounded:
         section: of a recipe that holds the options, for messages; empty: none.
     """
 
-    section: ClassVar[str] = ""
+    section = ""
 
     def __init_subclass__(cls, section: str = "", **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
