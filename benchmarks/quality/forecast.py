@@ -49,9 +49,9 @@ from jaxrec.evaluation.baskets import Baskets, basket_recall, distinct, future_b
 from jaxrec.inference.forecast import (
     Candidates,
     ForecastOptions,
+    Histories,
     find_candidates,
     forecast_weights,
-    with_further_events,
 )
 from jaxrec.inference.loading import load_directory
 from jaxrec.inference.trained_model import TrainedModel
@@ -200,7 +200,6 @@ class Moments:
         own = bias[model.encoder.target_event_type]
         adjustments = history_adjustments(log, self.queries, mask, own)
         items = find_candidates(model.index.items, scale, self.vectors, adjustments)
-        items = with_further_events(items, model, log, self.queries)
         item_lists, node_lists = {"state": every(items.rows[:, : LISTS[-1]])}, {}
         nodes = None
         if self.node_of_item is not None:
@@ -222,7 +221,8 @@ class Moments:
         options = ForecastOptions(HORIZONS[-1], samples=samples)
         users = self.dataset.split.log.user_ids.gather(self.queries.users), self.vectors
         given = None if nodes is None else (self.node_type, nodes)
-        weights, moved = forecast_weights(self.model, users, items, options, given)
+        past = Histories(self.dataset.split.log, self.queries)
+        weights, moved = forecast_weights(self.model, users, (items, past), options, given)
         return weights.mean, None if moved is None else moved.mean
 
     def last_nodes(self) -> Int[np.ndarray, " Q"]:

@@ -79,6 +79,19 @@ class Candidates:
         return jax.tree.map(lambda rows: padded(rows[end], size), self)
 
 
+class Histories(NamedTuple):
+    """What the candidates of users follow: moments of a log, and the history to leave out."""
+
+    log: EventLog
+    queries: Queries
+    mask: tuple[str, ...] = ()  # empty: as in the run's evaluation
+
+    def part(self, start: int, size: int) -> "Histories":
+        """Those of `size` users; rows of padding follow the last user."""
+        rows = np.minimum(np.arange(start, start + size), len(self.queries) - 1)
+        return self._replace(queries=self.queries[rows])
+
+
 class Weights(NamedTuple):
     """Shares of interest at every step; 10, 50 and 90 % quantiles over the roll-outs."""
 
@@ -165,17 +178,10 @@ def find_candidates(
 
 
 def with_further_events(
-    items: Candidates,
-    model: "TrainedModel",
-    log: EventLog,
-    queries: Queries,
-    mask: tuple[str, ...] = (),
+    items: Candidates, model: "TrainedModel", histories: Histories
 ) -> Candidates:
-    """The candidate items of queries, and how further events would change their scores.
-
-    Args:
-        mask: history to leave out; empty: as in the run's evaluation.
-    """
+    """Candidate items, and how further events would change their scores."""
+    log, queries, mask = histories
     encoder, scale = model.encoder, model.inverse_temperature
     names, target = encoder.event_type_names, encoder.target_event_type
     predicted = [encoder.is_predicted(name) for name in names]
@@ -350,7 +356,7 @@ def _summary(shares: Float[Array, "steps samples P"]) -> Weights:
 def forecast_weights(
     model: "TrainedModel",
     users: tuple[Sequence[str] | pl.Series, Float[np.ndarray, "U F"]],
-    items: Candidates,
+    items: tuple[Candidates, Histories],
     options: ForecastOptions,
     nodes: tuple[str, Candidates] | None = None,
 ) -> tuple[Weights, Weights | None]:
@@ -358,10 +364,12 @@ def forecast_weights(
 
     Args:
         users: ids and vectors.
+        items: candidates, and the histories that they follow.
         nodes: the name of a type, and candidates of it.
     """
     decoder, scale = decoder_of(model, options.steps), model.inverse_temperature
-    followed = [(ITEM, items), *([] if nodes is None else [nodes])]
+    candidates, histories = items
+    followed = [(ITEM, candidates), *([] if nodes is None else [nodes])]
     tables = [model.index.host_vectors(name) for name, _ in followed]
     ids, vectors = users
     count = len(vectors)
@@ -371,7 +379,10 @@ def forecast_weights(
     roll = partial(roll_out, steps=options.steps, samples=options.samples)
     parts = []
     for start in range(0, max(count, 1), size):
-        chosen = [candidates.part(start, size) for _, candidates in followed]
+        chosen = [of.part(start, size) for _, of in followed]
+        if count:  # some users at a time, as pairs of candidates are many
+            own_past = histories.part(start, size)
+            chosen[0] = with_further_events(chosen[0], model, own_past)
         given = [(c, table[c.rows]) for c, table in zip(chosen, tables, strict=True)]
         own, seeds = (padded(p[start : start + size], size) for p in (vectors, keys))
         parts.append(jax.tree.map(np.asarray, roll(decoder, own, scale, given, seeds)))
@@ -391,9 +402,8 @@ def forecast_users(
         table = model.index.table(options.target)
         nodes = options.target, find_candidates(table, scale, users.vectors)
     own = log.user_ids, users.vectors
-    queries = Queries(np.arange(log.num_users), log.offsets[1:])
-    items = with_further_events(items, model, log, queries, mask)
-    item_weights, node_weights = forecast_weights(model, own, items, options, nodes)
+    past = Histories(log, Queries(np.arange(log.num_users), log.offsets[1:]), mask)
+    item_weights, node_weights = forecast_weights(model, own, (items, past), options, nodes)
     if nodes is None or node_weights is None:
         return forecast_table(model, log.user_ids, options, items, item_weights)
     return forecast_table(model, log.user_ids, options, nodes[1], node_weights)

@@ -10,13 +10,13 @@ from jaxrec.data.graph import ITEM
 from jaxrec.inference.forecast import (
     CANDIDATES,
     ForecastOptions,
+    Histories,
     Weights,
     checked_options,
     decoder_of,
     find_candidates,
     forecast_table,
     forecast_weights,
-    with_further_events,
     with_nodes,
 )
 from jaxrec.inference.profiles import interest_over_time
@@ -101,9 +101,8 @@ def _forecast(
     every = ForecastOptions(decoder_of(model).steps, seed=options.seed)
     user = [document.user_id], vectors
     log = engine.updater.event_log([document.events])
-    queries = Queries(np.arange(log.num_users), log.offsets[1:])
-    items = with_further_events(items, model, log, queries)
-    weights, moved = forecast_weights(model, user, items, every, (name, nodes))
+    past = Histories(log, Queries(np.arange(log.num_users), log.offsets[1:]))
+    weights, moved = forecast_weights(model, user, (items, past), every, (name, nodes))
     assert moved is not None
     first = slice(options.steps)
     own = Weights(*(part[:, first] for part in weights))
