@@ -171,15 +171,17 @@ def matching_paths(place: str) -> list[tuple[str, bool]]:
 
     Raises a ConfigError if a pattern matches nothing, or nothing here opens such a URL.
     """
+    is_pattern = any(mark in place for mark in "*?[") and not Path(place).exists()
+    if not is_pattern and URL_MARK not in place:
+        return [(place, not Path(place).is_file())]
     try:
         files, root = fsspec.core.url_to_fs(place)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{place}: {error}") from error
-    is_pattern = any(mark in place for mark in "*?[") and not Path(place).exists()
-    paths = sorted(files.glob(root)) if is_pattern else [root]
-    if not paths:
-        raise ConfigError(f"{place}: nothing matches")
     if not is_pattern:
         return [(place, not files.isfile(root))]
+    paths = sorted(files.glob(root))
+    if not paths:
+        raise ConfigError(f"{place}: nothing matches")
     of_place = files.unstrip_protocol if URL_MARK in place else str
     return [(of_place(path), files.isdir(path)) for path in paths]

@@ -61,7 +61,7 @@ def erase_from_parts(directory: Directory, user_ids: Collection[str]) -> Erased:
         erased = {name: erase_from_file(directory, name, user_ids) for name in parts}
         if has_manifest(names):
             _erase_from_manifest(directory, erased, user_ids)
-        others = [name for name in directory.names() if name not in parts and name[0] not in "._"]
+        others = [name for name in names if name not in parts and name[0] not in "._"]
         beside, unread = _erase_from_others(directory, others, user_ids)
     return total([*erased.values(), *beside])._replace(unread=unread)
 

@@ -126,7 +126,10 @@ def summary(reports: Sequence[PlaceReport], users: int) -> dict[str, Any]:
 
 
 def delete_from_store(store: Store, users: Users, deleted_at: int | None) -> Removed:
-    """Delete users from a store, see `Store.delete`; raises a StoreError if it fails."""
+    """Delete users from a store, see `Store.delete`, without rewriting its files.
+
+    Raises a StoreError if the store fails.
+    """
     ids, forms, documents, impressions = list(users), set[str](), 0, 0
     for start in range(0, len(ids), CHUNK):
         chunk = ids[start : start + CHUNK]
@@ -140,7 +143,8 @@ def delete_from_store(store: Store, users: Users, deleted_at: int | None) -> Rem
                 impressions += shown
                 forms.add(user_id)
             store.delete(user_id, deleted_at)
-    return Removed(frozenset(forms), {"documents": documents, "impressions": impressions})
+    counts = {"documents": documents, "impressions": impressions}
+    return Removed(frozenset(forms), counts, (NOT_COMPACT,))
 
 
 def _without_password(text: str) -> str:
@@ -174,7 +178,7 @@ def _from_store(address: str, users: Users, deleted_at: int | None, compact: boo
         raise ConfigError(f"{address}: there is no such store")
     with closing(open_store(address)) as store:
         removed = delete_from_store(store, users, deleted_at)
-        return removed._replace(notes=tuple(store.compact()) if compact else (NOT_COMPACT,))
+        return removed._replace(notes=tuple(store.compact())) if compact else removed
 
 
 def _from_stream(address: str, users: Users, compact: bool) -> Removed:

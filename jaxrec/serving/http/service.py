@@ -21,13 +21,7 @@ from jaxrec.inference import loading
 from jaxrec.inference.explanation import Explanation
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.context import Step
-from jaxrec.serving.forgetting import (
-    NOT_COMPACT,
-    PlaceReport,
-    delete_from_store,
-    forget,
-    report_of,
-)
+from jaxrec.serving.forgetting import PlaceReport, delete_from_store, forget, report_of
 from jaxrec.serving.http.batching import RequestBatcher
 from jaxrec.serving.http.item_follower import ItemFollower
 from jaxrec.serving.http.metrics import Metrics
@@ -251,8 +245,7 @@ class LiveService:
         deleted_at = time_of_deletion(config)
         users = dict.fromkeys((self.stored_id(user_id), user_id), user_id)
         deletion = self.record_batcher.call(delete_from_store, self.store, users, deleted_at)
-        removed = (await deletion)._replace(notes=(NOT_COMPACT,))
-        own = report_of("store", self.options.store_of(self.run), users, removed)
+        own = report_of("store", self.options.store_of(self.run), users, await deletion)
         places = self.options.places_of(config)
         reports = await asyncio.to_thread(forget, users, places, deleted_at)
         for report in reports:
