@@ -20,7 +20,7 @@ from accelerator_rows import BATCH, INPUTS, PACKAGES, Inputs, Sizes
 
 from jaxrec.api import configure
 from jaxrec.data.dataset import prepare
-from jaxrec.data.packing import Packing
+from jaxrec.data.packing import Packing, pack_windows
 from jaxrec.training.context import TrainContext, make_context
 
 CARRIED = ("optax", "jraph", "annotated_types")
@@ -71,15 +71,12 @@ def inputs_of(context: TrainContext) -> Inputs:
 def peers_batch(context: TrainContext) -> dict[str, np.ndarray]:
     """The largest batch, and the sizes of a peer that reads its rows."""
     config, split = context.config, context.dataset.split
-    packing = Packing.of_log(
-        split.log,
-        split.train_lengths,
-        context.dataset.target_weights,
-        batch_size=max(Sizes.batch_sizes),
-        sequence_length=config.train.sequence_length,
-        burn_in=config.train.burn_in,
-        seed=config.train.seed,
+    train, weights = config.train, context.dataset.target_weights
+    packed = pack_windows(
+        split.log, split.train_lengths, weights, train.sequence_length, train.burn_in
     )
+    shape = {"batch_size": max(Sizes.batch_sizes), "sequence_length": train.sequence_length}
+    packing = Packing(split.log, weights, packed, **shape, seed=train.seed)
     batch = asdict(packing.batch(0, 0))
     names = ("items", "starts", "targets", "weights")
     sizes = {"num_items": len(context.valid), "width": config.model.hidden_size}

@@ -16,7 +16,7 @@ from accelerator_forms import NAMES, in_form, variants
 from accelerator_rows import Inputs, Rows, Sizes
 from flax import nnx
 
-from jaxrec.data.packing import Packing
+from jaxrec.data.packing import Packing, pack_windows
 from jaxrec.evaluation.metrics import summarise
 from jaxrec.inference.encoding import encode_catalog, encode_queries, repeat_bias
 from jaxrec.models.forms import Forms, chosen_forms
@@ -57,15 +57,12 @@ class Training:
     def packing(self) -> Packing:
         """The batches of every epoch."""
         train, inputs = self.config.train, self.inputs
-        return Packing.of_log(
-            inputs.log,
-            inputs.train_lengths,
-            inputs.weights,
-            batch_size=self.rows,
-            sequence_length=train.sequence_length,
-            burn_in=train.burn_in,
-            seed=train.seed,
+        length = train.sequence_length
+        packed = pack_windows(
+            inputs.log, inputs.train_lengths, inputs.weights, length, train.burn_in
         )
+        shape = {"batch_size": self.rows, "sequence_length": length}
+        return Packing(inputs.log, inputs.weights, packed, **shape, seed=train.seed)
 
     @property
     def arrays(self) -> TrainArrays:

@@ -178,23 +178,6 @@ class Packing:
         self.shape = (batch_size, sequence_length)
         self.epoch_order = lru_cache(maxsize=2)(self._epoch_order)
 
-    @classmethod
-    def of_log(
-        cls,
-        log: EventLog,
-        train_lengths: Int[np.ndarray, " U"],
-        weights: Float[np.ndarray, " M"],
-        *,
-        batch_size: int,
-        sequence_length: int,
-        burn_in: int = 0,
-        seed: int = 0,
-    ) -> "Packing":
-        """The batches of the windows that `pack_windows` makes."""
-        packed = pack_windows(log, train_lengths, weights, sequence_length, burn_in)
-        shape = {"batch_size": batch_size, "sequence_length": sequence_length}
-        return cls(log, weights, packed, **shape, seed=seed)
-
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches of an epoch; the last one may have empty rows."""
@@ -272,19 +255,19 @@ def filled_batch(
         grid[cells] = values
         return grid
 
-    users = log.users_at(events)
+    users = np.repeat(log.users_at(windows.starts), lengths)
     is_first = events == log.offsets[users]
     predicted = in_window >= np.repeat(windows.burn_ins, lengths)
     return Batch(
         users=spread(users.astype(np.int32)),
         items=spread(log.items[events]),
         event_types=spread(log.event_types[events].astype(np.int32)),
-        gaps=spread(event_gaps(log, events), NO_GAP),
+        gaps=spread(event_gaps(log, events, users), NO_GAP),
         starts=spread(in_window == 0),
         first_weights=spread(is_first * weights[events].astype(np.float32)),
         targets=spread(log.items[events + 1]),
         target_event_types=spread(log.event_types[events + 1].astype(np.int32)),
-        target_gaps=spread(event_gaps(log, events + 1), NO_GAP),
+        target_gaps=spread(event_gaps(log, events + 1, users), NO_GAP),
         weights=spread(np.where(predicted, weights[events + 1], 0).astype(np.float32)),
     )
 
@@ -292,17 +275,19 @@ def filled_batch(
 def event_gaps(
     log: EventLog,
     numbers: Int[np.ndarray, "*shape"],
+    users: Int[np.ndarray, "*shape"],
     last_times: Int[np.ndarray, " U"] | None = None,
 ) -> Int[np.ndarray, "*shape"]:
     """Seconds from the user's previous event to some events; NO_GAP where they are unknown.
 
     Args:
         numbers: of the events in the log.
+        users: of the events; see `EventLog.users_at`.
         last_times: time of every user's last event before the log, negative if there is none.
     """
     if not log.has_time:
         return np.full(numbers.shape, NO_GAP, np.int32)
-    users, times = log.users_at(numbers), log.times[numbers]
+    times = log.times[numbers]
     before = np.int64(-1) if last_times is None else last_times[users]
     is_first = numbers == log.offsets[users]
     previous = np.where(is_first, before, log.times[np.maximum(numbers - 1, 0)])

@@ -201,10 +201,11 @@ class HistoryReader:
     ) -> tuple[Float[Array, "B T F"], Float[Array, "B S"]]:
         """`update_chunk` with the events of these numbers in the log, -1 for none."""
         valid, numbers = numbers >= 0, np.maximum(numbers, 0)
+        gaps = event_gaps(self.log, numbers, self.log.users_at(numbers), self.last_times)
         events = Events(
             items=np.where(valid, self.log.items[numbers], 0),
             event_types=np.where(valid, self.log.event_types[numbers], 0).astype(np.int32),
-            gaps=np.where(valid, event_gaps(self.log, numbers, self.last_times), NO_GAP),
+            gaps=np.where(valid, gaps, NO_GAP),
         )
         items = self.items
         if isinstance(items, np.ndarray):  # rows may change, and their number too

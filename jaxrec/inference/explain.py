@@ -162,7 +162,7 @@ def gradient_amounts(
     events = Events(
         items=np.arange(size, dtype=np.int32)[None],
         event_types=log.event_types[padded].astype(np.int32),
-        gaps=event_gaps(log, padded),
+        gaps=event_gaps(log, padded, np.zeros_like(padded)),
     )
     amounts = np.zeros((count, len(leads)))
     of_events = integrated_gradients(

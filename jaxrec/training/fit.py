@@ -10,7 +10,7 @@ import jax
 from orbax.checkpoint import CheckpointManager
 
 from jaxrec.artifacts import run_directory
-from jaxrec.artifacts.files import explained_disk_full, locked
+from jaxrec.artifacts.files import locked
 from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import Config
 from jaxrec.config.train import RefitEvents
@@ -152,8 +152,7 @@ def open_run(
         dataset = prepare(config, tables, carried)
         return dataset.refitted(refit) if refit else dataset
 
-    with explained_disk_full(run.parent, lambda: "start again"):
-        dataset = prepared_by_first(prepared, files or SharedFiles())
+    dataset = prepared_by_first(prepared, files or SharedFiles())
     for shop in dataset.shops.values() or [dataset]:
         check_columns(shop.catalog.items, config.report.group_by)
     report.describe(dataset)

@@ -42,10 +42,12 @@ def masked_item_loss(
     for start in range(0, len(queries), QUERIES):
         part = slice(start, start + QUERIES)
         own = used[part]
+        users = np.broadcast_to(queries.users[part, None], own.shape)
+        gaps = event_gaps(log, numbers[part], users)
         events = Events(
             np.where(own, log.items[numbers[part]], 0),
             np.where(own, log.event_types[numbers[part]], 0).astype(np.int32),
-            np.where(own, event_gaps(log, numbers[part]), NO_GAP),
+            np.where(own, gaps, NO_GAP),
         )
         padded = jax.tree.map(lambda x: np.pad(x, ((0, QUERIES - len(x)), (0, 0))), (events, own))
         loss, count = last_item_loss(

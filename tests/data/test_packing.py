@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.packing import Packing, cut_windows, event_gaps, pack
+from jaxrec.data.packing import Packing, cut_windows, event_gaps, pack, pack_windows
 from jaxrec.types import NO_GAP, Batch, EventLog
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(lambda n: max(n) > 1)
@@ -36,8 +36,13 @@ def make_packing(
     log = make_log(lengths)
     train_lengths = log.lengths if train_lengths is None else np.array(train_lengths)
     weights = (1 + np.arange(len(log.items)) % 5).astype(np.float32)
+    packed = pack_windows(log, train_lengths, weights, sequence_length, burn_in)
     shape = {"batch_size": batch_size, "sequence_length": sequence_length}
-    return Packing.of_log(log, train_lengths, weights, **shape, burn_in=burn_in, seed=seed)
+    return Packing(log, weights, packed, **shape, seed=seed)
+
+
+def gaps_of(log, numbers, last_times=None):
+    return event_gaps(log, numbers, log.users_at(numbers), last_times)
 
 
 def epoch_batches(packing: Packing, epoch: int = 0) -> list[Batch]:
@@ -214,16 +219,16 @@ def test_burn_in_must_leave_a_time_step(burn_in):
 def test_gaps_are_seconds_since_the_users_event_before():
     log = make_log([3, 0, 1, 2, 0])  # at seconds 0, 1, 4; 9; 16, 25
     numbers = np.arange(6)
-    assert event_gaps(log, numbers).tolist() == [NO_GAP, 1, 3, NO_GAP, NO_GAP, 9]
-    assert event_gaps(log, numbers[::-2]).tolist() == [9, NO_GAP, 1]
+    assert gaps_of(log, numbers).tolist() == [NO_GAP, 1, 3, NO_GAP, NO_GAP, 9]
+    assert gaps_of(log, numbers[::-2]).tolist() == [9, NO_GAP, 1]
     no_time = make_log([3, 2], has_time=False)
-    assert event_gaps(no_time, numbers[:5]).tolist() == [NO_GAP] * 5
+    assert gaps_of(no_time, numbers[:5]).tolist() == [NO_GAP] * 5
 
 
 def test_the_gap_of_a_first_event_reaches_back_to_the_time_before_the_log():
     log = make_log([3, 0, 1, 2])
     before = np.array([-1, 5, 9, 6])
-    gaps = event_gaps(log, np.arange(6), before)
+    gaps = gaps_of(log, np.arange(6), before)
     assert gaps.tolist() == [NO_GAP, 1, 3, 0, 10, 9]
 
 
@@ -231,18 +236,16 @@ def test_a_window_inside_a_history_keeps_the_gap_before_it():
     packing = make_packing([9], sequence_length=4, batch_size=2)
     (batch,) = epoch_batches(packing)
     used = batch.items > 0
-    np.testing.assert_array_equal(batch.gaps[used], event_gaps(packing.log, batch.items[used] - 1))
+    np.testing.assert_array_equal(batch.gaps[used], gaps_of(packing.log, batch.items[used] - 1))
     assert (batch.gaps[batch.starts] == NO_GAP).tolist().count(True) == 1
     assert (batch.gaps[~used] == NO_GAP).all()
-    np.testing.assert_array_equal(
-        batch.target_gaps[used], event_gaps(packing.log, batch.items[used])
-    )
+    np.testing.assert_array_equal(batch.target_gaps[used], gaps_of(packing.log, batch.items[used]))
 
 
 def test_gaps_beyond_the_largest_integer_are_cut():
     log = make_log([2])
     log.times[1] = 2**40
-    assert event_gaps(log, np.arange(2)).tolist() == [NO_GAP, 2**31 - 1]
+    assert gaps_of(log, np.arange(2)).tolist() == [NO_GAP, 2**31 - 1]
 
 
 def test_only_the_first_event_of_a_user_counts_as_first_with_its_weight():

@@ -77,7 +77,8 @@ def one_by_one(
     model, items, log, queries, first_events, target_event_type=ANY_EVENT_TYPE
 ) -> np.ndarray:
     """Vectors of queries, each computed alone, from its first event to the last before it."""
-    gaps, target = event_gaps(log, np.arange(len(log.items))), jnp.array([target_event_type])
+    numbers = np.arange(len(log.items))
+    gaps, target = event_gaps(log, numbers, log.users_at(numbers)), jnp.array([target_event_type])
     vectors = []
     for first, position in zip(first_events, queries.positions, strict=True):
         state = model.initial_state(1)

@@ -11,7 +11,7 @@ from helpers.training import config
 from jaxrec.config import PlanConfig
 from jaxrec.data import packing
 from jaxrec.data.graph import check_size
-from jaxrec.data.packing import Packing, cut_windows
+from jaxrec.data.packing import Packing, cut_windows, pack_windows
 from jaxrec.errors import DataError
 from jaxrec.ranking import adjustments
 from jaxrec.ranking.history_bias import HistoryBias, history_adjustments
@@ -77,7 +77,8 @@ def test_batches_hold_events_beyond_32_bits(log, monkeypatch):
     lengths = np.array([5, 0, 4])
     windows = cut_windows(OFFSETS, lengths, 8)
     assert windows.starts.tolist() == [0, 5 + FAR]
-    batch = Packing.of_log(log, lengths, Ones(), batch_size=1, sequence_length=8).batch(0, 0)
+    packed = pack_windows(log, lengths, Ones(), 8)
+    batch = Packing(log, Ones(), packed, batch_size=1, sequence_length=8).batch(0, 0)
     used = batch.weights > 0
     assert used.sum() == 7
     inputs = {

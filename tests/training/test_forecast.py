@@ -15,7 +15,7 @@ from helpers.training import config
 from jaxrec.artifacts import run_directory
 from jaxrec.artifacts.decoder_file import read_decoder, write_decoder
 from jaxrec.artifacts.run_directory import DECODER
-from jaxrec.data.packing import Packing
+from jaxrec.data.packing import Packing, pack_windows
 from jaxrec.errors import ConfigError, RunError
 from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.models.sequence.decoder import new_decoder
@@ -74,9 +74,9 @@ def test_no_target_is_held_out():
     log = make_log()
     log = replace(log, items=np.arange(len(log.items), dtype=np.int32))
     train_lengths = log.lengths - np.array([0, 2, 3, 1, 1])
-    packing = Packing.of_log(
-        log, train_lengths, np.ones(len(log.items)), batch_size=2, sequence_length=8, burn_in=2
-    )
+    weights = np.ones(len(log.items))
+    packed = pack_windows(log, train_lengths, weights, 8, burn_in=2)
+    packing = Packing(log, weights, packed, batch_size=2, sequence_length=8)
     seen = set()
     for step in range(packing.steps_per_epoch):
         batch = packing.batch(0, step)
