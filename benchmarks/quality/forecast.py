@@ -46,13 +46,8 @@ from jaxrec.data.graph_arrays import first_neighbours
 from jaxrec.data.packing import ranges
 from jaxrec.data.slices import counts_before
 from jaxrec.evaluation.baskets import Baskets, basket_recall, distinct, future_baskets
-from jaxrec.inference.forecast import (
-    Candidates,
-    ForecastOptions,
-    Histories,
-    find_candidates,
-    forecast_weights,
-)
+from jaxrec.inference.forecast import ForecastOptions, forecast_weights
+from jaxrec.inference.forecast_candidates import Candidates, Histories, find_candidates
 from jaxrec.inference.loading import load_directory
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import AdjustmentBlocks, mask_adjustments

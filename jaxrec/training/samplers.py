@@ -99,7 +99,9 @@ def encodes_all(config: Config) -> bool:
 
 
 def sampling_notes(config: Config) -> list[str]:
-    """A note where steps of a sampled loss encode all items."""
+    """Notes on `fan_out`: where it has no effect, and where a step encodes all items without it."""
+    if config.train.fan_out and not reads_graph(config):
+        return ["no expert reads the graph, so train.fan_out has no effect"]
     if config.train.loss == "full_softmax" or not encodes_all(config):
         return []
     return [

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxrec.config import ModelConfig
 from jaxrec.data.packing import event_gaps
-from jaxrec.inference.encoding import CHUNK
+from jaxrec.inference.history_rows import CHUNK
 from jaxrec.models.inputs import Events, Sizes
 from jaxrec.models.recommender import Model, Recommender, split
 from jaxrec.types import ANY_EVENT_TYPE, EventLog, Queries

@@ -16,15 +16,15 @@ from helpers.encoding import (
 
 from jaxrec.config import ModelConfig
 from jaxrec.data.graph import build_graph
-from jaxrec.inference import encoding
+from jaxrec.inference import history_rows
 from jaxrec.inference.encoding import (
-    CHUNK,
     catalog_arrays,
     encode_catalog,
     encode_queries,
     encode_users,
-    in_rows,
+    user_vectors,
 )
+from jaxrec.inference.history_rows import CHUNK, chunk_steps
 from jaxrec.models.inputs import Sizes
 from jaxrec.models.recommender import Recommender
 from jaxrec.types import ANY_EVENT_TYPE, Catalog, Queries
@@ -50,38 +50,6 @@ def queries(log):
     return all_queries(log)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8])
-def test_histories_stay_whole_in_rows_of_similar_length(rows):
-    lengths = np.array([9, 5, 5, 4, 1, 1, 0])
-    ends = 10 + np.cumsum(lengths)
-    packed = in_rows(ends - lengths, ends, rows)
-    slots = packed.slots(rows, slice(0, lengths.sum()))
-    used = slots >= 0
-    np.testing.assert_array_equal(used.sum(1), packed.lengths)
-    assert not np.any(used[:, 1:] & ~used[:, :-1])
-    assert not np.any(np.diff(packed.lengths) > 0)
-    numbers, owners = packed.numbers[slots[used]], packed.histories[slots[used]]
-    histories = np.split(numbers, np.flatnonzero(np.diff(owners)) + 1)
-    expected = [np.arange(end - n, end) for n, end in zip(lengths, ends, strict=True) if n]
-    assert sorted(map(list, histories)) == sorted(map(list, expected))
-    assert used.any(0).sum() == {1: lengths.sum(), 3: 10, 8: 9}[rows]
-
-
-@pytest.mark.parametrize("rows", [1, 8, 512])
-def test_slots_stay_in_proportion_to_events_beside_one_long_history(rows):
-    lengths = np.array([200_000, *[40] * (rows - 1)])
-    seen, slots, shapes = np.zeros(rows, int), 0, set()
-    for width, steps in encoding._batches(lengths):
-        shape = width, steps.stop - steps.start
-        shapes.add(shape)
-        slots += shape[0] * shape[1]
-        seen[:width] += np.clip(lengths[:width] - steps.start, 0, shape[1])
-    np.testing.assert_array_equal(seen, lengths)
-    assert slots <= 9 * lengths.sum()
-    assert len(shapes) <= 4
-    assert len(list(encoding._batches(np.array([60, 50, 1])))) == 15
-
-
 @pytest.mark.parametrize("users", [1, 3, 64])
 def test_user_vectors_do_not_depend_on_the_number_of_users_at_once(
     recommender, items, log, queries, users
@@ -103,8 +71,8 @@ def test_history_limits_the_events_before_every_query(recommender, items, log, q
 
 def test_one_long_history_beside_short_ones(recommender, items, monkeypatch):
     """Long rows are read in narrower batches and longer chunks."""
-    monkeypatch.setattr(encoding, "LONG", 32)
-    monkeypatch.setattr(encoding, "SLOTS", 32)
+    monkeypatch.setattr(history_rows, "LONG", 32)
+    monkeypatch.setattr(history_rows, "SLOTS", 32)
     long = make_log(lengths=[70, *[3] * 12, 30])
     for users in (1, 16):
         queries = make_queries(long, [(0, 70), (0, 35), (5, 2), (5, 3), (13, 29)])
@@ -114,14 +82,14 @@ def test_one_long_history_beside_short_ones(recommender, items, monkeypatch):
         np.testing.assert_allclose(vectors, expected, atol=1e-4)
         states = encode_users(bundled(recommender), items, long, users=users)
         every = Queries(np.arange(14), long.offsets[1:])
-        ends = np.asarray(encoding.user_vectors(bundled(recommender), states, ANY_EVENT_TYPE))
+        ends = np.asarray(user_vectors(bundled(recommender), states, ANY_EVENT_TYPE))
         expected = one_by_one(recommender, items, long, every, long.offsets[:-1])
         np.testing.assert_allclose(ends, expected, atol=1e-4)
 
 
 def test_large_states_are_read_in_longer_chunks(recommender, items, log, queries, monkeypatch):
-    monkeypatch.setattr(encoding, "LARGE", 16)
-    assert [encoding.chunk_steps(size) for size in (15, 64, 10_000)] == [CHUNK, 8, 32]
+    monkeypatch.setattr(history_rows, "LARGE", 16)
+    assert [chunk_steps(size) for size in (15, 64, 10_000)] == [CHUNK, 8, 32]
     vectors = encode_queries(bundled(recommender), items, log, queries, users=2)
     expected = one_by_one(recommender, items, log, queries, log.offsets[queries.users])
     np.testing.assert_allclose(vectors, expected, atol=1e-4)

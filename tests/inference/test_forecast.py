@@ -8,16 +8,16 @@ import pytest
 
 import jaxrec
 from jaxrec.errors import InputError
-from jaxrec.inference.forecast import (
+from jaxrec.inference.forecast_candidates import (
     CANDIDATES,
     Candidates,
     FurtherEvents,
     NeighbourScores,
     find_candidates,
     neighbour_scores,
-    roll_out,
     with_nodes,
 )
+from jaxrec.inference.roll_out import roll_out
 from jaxrec.models.sequence.decoder import new_decoder
 from jaxrec.ranking.history_bias import ItemNeighbours
 from jaxrec.ranking.item_table import ItemTable

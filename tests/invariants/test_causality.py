@@ -7,7 +7,8 @@ from flax import nnx
 from helpers.encoders import random_events
 from helpers.encoding import bundled, make_queries
 
-from jaxrec.inference.encoding import CHUNK, encode_queries
+from jaxrec.inference.encoding import encode_queries
+from jaxrec.inference.history_rows import CHUNK
 from jaxrec.models.transformer import TransformerBlock
 
 

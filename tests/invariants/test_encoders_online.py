@@ -24,7 +24,6 @@ USER_EVENTS = [
 ENCODERS = [
     name if name == "transformer" else pytest.param(name, marks=pytest.mark.slow)
     for name in values_of("sequence")
-    if "lstm" not in name
 ]
 
 

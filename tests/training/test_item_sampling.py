@@ -191,7 +191,9 @@ def test_edges_that_no_expert_reads_are_on_no_device(tables, links):
     options = {"train.fan_out": 2, "train.link_weight": links}
     recipe = config(**{"model.experts": ["id"]}, **options)
     dataset = prepare(recipe, tables)
-    arrays = make_context(recipe, dataset).arrays
+    context = make_context(recipe, dataset)
+    assert "no expert reads the graph, so train.fan_out has no effect" in context.notes
+    arrays = context.arrays
     assert arrays.edge_sampler is None
     padding = dataset.catalog.graph.num_nodes - 1
     assert (arrays.catalog.graph.senders == padding).all()

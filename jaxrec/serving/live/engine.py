@@ -13,7 +13,7 @@ from jaxtyping import Float
 from jaxrec.config import Config
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError, StoreError
-from jaxrec.inference.encoding import chunk_steps
+from jaxrec.inference.history_rows import chunk_steps
 from jaxrec.inference.live_index import is_scarce, live_index
 from jaxrec.inference.profiles import profile_table
 from jaxrec.inference.text_features import LENGTH_BUCKETS

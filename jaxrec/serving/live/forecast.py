@@ -8,18 +8,20 @@ from jaxtyping import Float, Int
 
 from jaxrec.data.graph import ITEM
 from jaxrec.inference.forecast import (
-    CANDIDATES,
     ForecastOptions,
-    Histories,
-    Weights,
     checked_options,
     decoder_of,
-    find_candidates,
     forecast_table,
     forecast_weights,
+)
+from jaxrec.inference.forecast_candidates import (
+    CANDIDATES,
+    Histories,
+    find_candidates,
     with_nodes,
 )
 from jaxrec.inference.profiles import interest_over_time
+from jaxrec.inference.roll_out import Weights
 from jaxrec.ranking.adjustments import AdjustmentBlocks
 from jaxrec.serving.live.recommendation_builder import ADJUSTMENTS, padded_blocks, void_adjustments
 from jaxrec.serving.live.state_updater import StateUpdater, Update
