@@ -10,8 +10,8 @@ every event. Nothing leaves the device; `Shopper` holds all that is known of the
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import onnxruntime
 
 MASKED = -1e30
 UNKNOWN = -1  # a time that is not known
+Ranking = list[tuple[str, float]]  # ids of items and their scores
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Shopper:
     """All that is kept of a user."""
 
     state: np.ndarray
-    last_time: int = UNKNOWN
+    last_time: int | None = None
     recent: list[tuple[int, int]] = field(default_factory=list)  # items and event types
     masked: set[int] = field(default_factory=set)  # items that lists leave out
 
@@ -35,19 +36,15 @@ class EdgeModel:
     """The programs and tables of an exported model."""
 
     def __init__(self, directory: Path):
+        rows = partial(np.load, mmap_mode="r")  # a system reads those that are used alone
         self.manifest = json.loads((directory / "manifest.json").read_text())
         names = json.loads((directory / "items.json").read_text())
         self.item_ids = names["item_id"]
-        self.titles = names.get("title", self.item_ids)
+        self.titles = dict(zip(self.item_ids, names.get("title", self.item_ids), strict=True))
         self.item_number = {name: number for number, name in enumerate(self.item_ids)}
-        # an operating system reads the rows that are used alone
-        self.vectors = np.load(directory / "item_vectors.npy", mmap_mode="r")
-        self.repeat_bias = np.array(self.manifest["repeat_bias"], np.float32)
+        self.vectors = rows(directory / "item_vectors.npy")
         self.neighbours = [
-            (
-                part,
-                *(np.load(directory / part[name], mmap_mode="r") for name in ("items", "amounts")),
-            )
+            (part, rows(directory / part["items"]), rows(directory / part["amounts"]))
             for part in self.manifest["neighbours"]
         ]
         self.update = onnxruntime.InferenceSession(directory / "update.onnx")
@@ -60,70 +57,50 @@ class EdgeModel:
     def read(self, shopper: Shopper, item_id: str, event_type: str, moment: int) -> None:
         """Read an event into the state; an item that the model lacks is item 0."""
         item = self.item_number.get(item_id, 0)
-        number = self.manifest["event_types"].index(event_type)
-        gap = UNKNOWN
-        if self.manifest["has_time"] and shopper.last_time != UNKNOWN:
-            gap = max(moment - shopper.last_time, 0)
-        inputs = {
-            "state": shopper.state,
-            "item_vector": self.vectors[[item]].astype(np.float32),
-            "event_type": np.array([number]),
-            "gap": np.array([gap]),
-        }
+        kind = self.manifest["event_types"].index(event_type)
+        vector = self.manifest["vector_unit"] * self.vectors[[item]].astype(np.float32)
+        inputs = {"state": shopper.state, "item_vector": vector, "event_type": np.array([kind])}
+        inputs["gap"] = self.seconds_since(shopper, moment)
         [shopper.state] = self.update.run(None, inputs)
         shopper.last_time = moment
-        ages = self.repeat_bias.shape[-1]
-        shopper.recent = [(item, number), *shopper.recent][:ages]
-        if item and number in self.manifest["masked_event_types"]:
+        shopper.recent = [(item, kind), *shopper.recent][: len(self.manifest["repeat_bias"][0][0])]
+        if item and kind in self.manifest["masked_event_types"]:
             shopper.masked.add(item)
 
-    def recommend(
-        self, shopper: Shopper, k: int = 10, now: int | None = None
-    ) -> list[tuple[str, float]]:
-        """The ids and scores of the k best items."""
+    def recommend(self, shopper: Shopper, k: int = 10, now: int | None = None) -> Ranking:
+        """The k best items."""
         target = self.manifest["target_event_type"]
-        bias = self.repeat_bias[target + 1]
-        repeats = [(item, bias[kind, age]) for age, (item, kind) in enumerate(shopper.recent)]
-        masked = ((item, MASKED) for item in shopper.masked)
-        adjusted = [*repeats, *self.related(shopper), *masked]
-        seconds = UNKNOWN
-        if now is not None and self.manifest["has_time"] and shopper.last_time != UNKNOWN:
-            seconds = max(now - shopper.last_time, 0)
+        bias = self.manifest["repeat_bias"][target + 1]
+        added = [(item, bias[kind][age]) for age, (item, kind) in enumerate(shopper.recent)]
+        for part, items, amounts in self.neighbours:
+            for weight, (item, kind) in zip(part["weights"], shopper.recent, strict=False):
+                if kind in part["event_types"]:
+                    added += zip(items[item].tolist(), weight * amounts[item], strict=True)
+        added += ((item, MASKED) for item in shopper.masked)
         inputs = {
             "state": shopper.state,
             "target_event_type": np.array([target]),
-            "time_since_last": np.array([seconds]),
-            "adjusted_items": np.array([item for item, _ in adjusted], np.int64),
-            "adjustments": np.array([amount for _, amount in adjusted], np.float32),
+            "time_since_last": self.seconds_since(shopper, now),
+            "adjusted_items": np.array([item for item, _ in added], np.int64),
+            "adjustments": np.array([amount for _, amount in added], np.float32),
             "k": np.array([min(k, len(self.item_ids) - 1)]),
         }
-        items, scores = self.ranking.run(None, inputs)
-        listed = zip(items.tolist(), scores.tolist(), strict=True)
-        return [(self.item_ids[item], score) for item, score in listed if score > MASKED / 2]
+        best = zip(*(out.tolist() for out in self.ranking.run(None, inputs)), strict=True)
+        return [(self.item_ids[item], score) for item, score in best if score > MASKED / 2]
 
-    def related(self, shopper: Shopper) -> Iterator[tuple[int, float]]:
-        """What the newest events add to the scores of the neighbours of their items."""
-        for part, items, amounts in self.neighbours:
-            for age, (item, kind) in enumerate(shopper.recent[: part["newest"]]):
-                if kind in part["event_types"]:
-                    decayed = part["unit"] * 0.5 ** (age / part["half_life"]) * amounts[item]
-                    yield from zip(items[item].tolist(), decayed.tolist(), strict=True)
+    def seconds_since(self, shopper: Shopper, now: int | None) -> np.ndarray:
+        """The time since the last event."""
+        known = self.manifest["has_time"] and None not in (now, shopper.last_time)
+        return np.array([max(now - shopper.last_time, 0) if known else UNKNOWN])
 
 
-def main() -> None:
-    """Read events from the standard input, and print a list after each of them."""
+if __name__ == "__main__":
     model = EdgeModel(Path(sys.argv[1]))
     shopper = model.new_shopper()
     for line in sys.stdin:
         item, *rest = line.split()
         event_type = rest[0] if rest else model.manifest["event_types"][0]
-        moment = int(rest[1]) if len(rest) > 1 else int(time.time())
-        model.read(shopper, item, event_type, moment)
+        model.read(shopper, item, event_type, int(rest[1]) if rest[1:] else int(time.time()))
         for rank, (item_id, score) in enumerate(model.recommend(shopper), 1):
-            title = model.titles[model.item_number[item_id]] or item_id
-            print(f"{rank:>2}  {score:7.3f}  {item_id}  {title}")
+            print(f"{rank:>2}  {score:7.3f}  {item_id}  {model.titles[item_id] or ''}")
         print(flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Export a run with its page, and measure the page in headless Chromium.
 
-    python benchmarks/speed/edge_page.py runs/ml-100k [--item-precision float16] [--repeats 7]
+    python benchmarks/speed/edge_page.py runs/ml-100k [--item-precision int16] [--repeats 7]
         [--events 500] [--screenshot docs/edge.png --search alien]
 
 Needs npm or `--page-runtime`, playwright, and `chromium` on the PATH. Each repeat is a new browser
@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     choices = get_args(VectorPrecision)
-    parser.add_argument("--item-precision", choices=choices, default="float16")
+    parser.add_argument("--item-precision", choices=choices, default="int16")
     parser.add_argument("--page-runtime", type=Path, help="as in `jaxrec export`")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--events", type=int, default=500)

@@ -229,8 +229,8 @@ class ExportOptions(ModelOptions):
     lstm), and `page`, which runs those of `onnx` in a browser."""
     page_runtime: Path | None = None
     """`page`: directory with the files of ONNX Runtime Web (by default npm downloads them)."""
-    item_precision: VectorPrecision = "float16"
-    """Precision of the item vectors; int8 searches by 8-bit codes, then scores by float16."""
+    item_precision: VectorPrecision = "int16"
+    """Precision of the item vectors; int8 searches by 8-bit codes, then scores by int16."""
 
 
 @dataclass(frozen=True, kw_only=True)

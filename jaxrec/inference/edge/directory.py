@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 
 from jaxrec.artifacts.files import refuse_file_on_the_way
 from jaxrec.data.graph import ITEM
@@ -22,11 +22,22 @@ from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.runtime import atomic_path
 from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
 
-FORMAT = 2  # of the directory; it changes when readers must change
+FORMAT = 3  # of the directory; it changes when readers must change
 LARGEST = 2**16 - 1  # number of 16 bits
+LARGEST_SIGNED = 2**15 - 1
 MANIFEST, VECTORS, ITEMS = "manifest.json", "item_vectors.npy", "items"
 ExportFormat = Literal["jax", "onnx", "page"]
-VectorPrecision = Literal["float32", "float16", "int8"]
+VectorPrecision = Literal["float32", "int16", "int8"]
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """The file of the item vectors, to whose bytes an ONNX graph refers."""
+
+    name: str
+    offset: int  # of the first vector
+    vectors: Float[np.ndarray, "n F"] | Int16[np.ndarray, "n F"]
+    unit: float  # the vectors are the numbers of the file times this
 
 
 @dataclass(frozen=True)
@@ -39,10 +50,10 @@ class Manifest:
         masked_event_types: numbers of the event types whose items a list leaves out.
         repeat_bias: [1 + target event type][event type][age], added to the score of a past event's
             item; age 0 is the newest event.
+        vector_unit: item vectors are the numbers of their file times this.
         neighbours: how events raise related items, for each relation: its name, the files of the
-            neighbours of every item and of what an event adds to their scores, the unit of the
-            latter, how many of the newest events count, the numbers of the event types that do, and
-            the half-life in events.
+            neighbours of every item and of what an event adds to their scores, the weights of the
+            latter by the age of the event, and the numbers of the event types that count.
         state_parts: the arrays that a state consists of, in their order, with their shapes.
         has_time: False: times are positions, so every gap is -1.
         programs: file -> formats, platforms, inputs and outputs.
@@ -56,6 +67,7 @@ class Manifest:
     has_time: bool
     num_items: int
     vector_width: int
+    vector_unit: float
     item_precision: VectorPrecision
     state_size: int
     state_parts: dict[str, tuple[int, ...]]
@@ -69,15 +81,15 @@ def write_directory(
     model: TrainedModel,
     path: Path,
     formats: Sequence[ExportFormat] = ("jax", "onnx"),
-    item_precision: VectorPrecision = "float16",
+    item_precision: VectorPrecision = "int16",
     page_runtime: Path | None = None,
 ) -> None:
     """Write the directory `path`, which appears whole or not at all.
 
     Args:
-        item_precision: of the item vectors. `int8` searches by 8-bit codes and scores what it finds
-            by float16 vectors; it concerns ONNX alone. Unless it is `float32`, what events add to
-            related items is rounded to 16 bits.
+        item_precision: of the item vectors. `int16` rounds them to multiples of one unit, and so
+            what events add to related items. `int8` searches by 8-bit codes and scores what it
+            finds by these vectors; it concerns ONNX alone.
         page_runtime: see `write_page`.
 
     Raises:
@@ -94,23 +106,24 @@ def write_directory(
         raise RunError(f"{path} exists and is not overwritten; name another directory")
     with atomic_path(path) as draft:
         draft.mkdir()
-        vectors = _write_items(model, draft, item_precision)
+        file = _write_items(model, draft, item_precision)
+        width = file.vectors.shape[1]
         programs: dict[str, Any] = {}
         state = np.asarray(initial_states(model.model, 1))[0]
         if "jax" in formats:
-            exported = export_programs(model.model, len(state), vectors.shape[1])
+            exported = export_programs(model.model, len(state), width)
             for name, content in exported.items():
                 (draft / f"{name}.jax").write_bytes(content)
             programs |= jax_programs()
         if "onnx" in formats:
-            _write_onnx(model, draft, vectors, item_precision)
+            _write_onnx(model, draft, file, item_precision)
             programs |= onnx_programs()
         if "page" in formats:
             write_page(draft, page_runtime)
         neighbours = [
             _write_neighbours(model, name, draft, item_precision) for name in model.neighbours
         ]
-        manifest = _manifest(model, state, vectors, item_precision, programs, neighbours)
+        manifest = _manifest(model, state, file, item_precision, programs, neighbours)
         about = {"format": FORMAT, "jaxrec": version("jaxrec"), "jax": version("jax")}
         (draft / MANIFEST).write_text(json.dumps(about | asdict(manifest), allow_nan=False))
 
@@ -151,7 +164,7 @@ def onnx_programs() -> dict[str, Any]:
 def _manifest(
     model: TrainedModel,
     state: Float[np.ndarray, " S"],
-    vectors: Float[np.ndarray, "n F"],
+    file: VectorFile,
     item_precision: VectorPrecision,
     programs: dict[str, Any],
     neighbours: list[dict[str, Any]],
@@ -165,8 +178,9 @@ def _manifest(
         target_event_type=model.encoder.target_event_type,
         masked_event_types=np.flatnonzero(masked_event_types(masked, names)).tolist(),
         has_time=model.config.data.time == "timestamp",
-        num_items=len(vectors),
-        vector_width=vectors.shape[1],
+        num_items=len(file.vectors),
+        vector_width=file.vectors.shape[1],
+        vector_unit=file.unit,
         item_precision=item_precision,
         state_size=len(state),
         state_parts=state_shapes(model.model),
@@ -184,9 +198,9 @@ def _write_neighbours(
     neighbours, count = model.neighbours[name], model.catalog.num_items
     amounts, unit = neighbours.amounts, 1.0
     if item_precision != "float32" and amounts.any():
-        # scores add amounts, so all get the same step; as float16, large ones would get wider steps
         unit = float(amounts.max()) / LARGEST
         amounts = np.rint(amounts / unit).astype(np.uint16)
+    ages = np.arange(neighbours.newest)
     items = neighbours.items.astype(np.uint16 if count <= LARGEST + 1 else np.int32)
     parts = {"items": items, "amounts": amounts}
     files = {part: f"{name}_{part}.npy" for part in parts}
@@ -195,27 +209,30 @@ def _write_neighbours(
         np.save(directory / files[part], np.pad(rows[:count], ((0, new), (0, 0))))
     return files | {
         "name": name,
-        "unit": unit,
-        "newest": neighbours.newest,
-        "half_life": neighbours.half_life,
+        "weights": (unit * 0.5 ** (ages / neighbours.half_life)).tolist(),
         "event_types": np.flatnonzero(neighbours.event_types).tolist(),
     }
 
 
 def _write_items(
     model: TrainedModel, directory: Path, item_precision: VectorPrecision
-) -> Float[np.ndarray, "n F"]:
+) -> VectorFile:
     """Write names, biases and vectors of the items in the order of their numbers."""
-    count = model.catalog.num_items
-    dtype = np.float32 if item_precision == "float32" else np.float16
-    vectors = model.index.host_vectors(ITEM)[:count].astype(dtype)
+    count, unit = model.catalog.num_items, 1.0
+    vectors = model.index.host_vectors(ITEM)[:count]
+    if item_precision != "float32":
+        # scores are sums over entries, so all get the same step; float16 has wider steps for the
+        # large ones
+        unit = float(np.abs(vectors).max()) / LARGEST_SIGNED or 1.0
+        vectors = np.rint(vectors / unit).astype(np.int16)
     np.save(directory / VECTORS, vectors)
     names = model.index.names(ITEM, np.arange(count))
     # readers without Parquet, such as a page, read the same names from JSON
     (directory / f"{ITEMS}.json").write_text(json.dumps(names.to_dict(as_series=False)))
     numbered = names.with_columns(bias=pl.Series(item_bias(model))).with_row_index("item")
     numbered.write_parquet(directory / f"{ITEMS}.parquet")
-    return vectors
+    offset = (directory / VECTORS).stat().st_size - vectors.nbytes
+    return VectorFile(VECTORS, offset, vectors, unit)
 
 
 def item_bias(model: TrainedModel) -> Float[np.ndarray, " n"]:
@@ -228,12 +245,11 @@ def item_bias(model: TrainedModel) -> Float[np.ndarray, " n"]:
 def _write_onnx(
     model: TrainedModel,
     directory: Path,
-    vectors: Float[np.ndarray, "n F"],
+    file: VectorFile,
     item_precision: VectorPrecision,
 ) -> None:
     # imports onnx, an extra
     from jaxrec.inference.edge.onnx_model import (
-        VectorFile,
         check_supported,
         recommend_model,
         update_model,
@@ -241,9 +257,7 @@ def _write_onnx(
 
     config, recommender = model.config.model, model.model.merge()
     check_supported(config)
-    offset = (directory / VECTORS).stat().st_size - vectors.nbytes
-    file = VectorFile(VECTORS, offset, vectors)
-    update = update_model(recommender, config, vectors.shape[1])
+    update = update_model(recommender, config, file.vectors.shape[1])
     (directory / "update.onnx").write_bytes(update)
     recommend = recommend_model(
         recommender, config, file, item_bias(model), search_codes=item_precision == "int8"

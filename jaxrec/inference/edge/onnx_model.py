@@ -4,14 +4,13 @@ The equations are those of `jaxrec.models`; a test holds the graphs against them
 JAX (jax2onnx 0.17) does not install beside the version of Orbax that jaxrec needs.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrec.config import ModelConfig
 from jaxrec.errors import ConfigError
+from jaxrec.inference.edge.directory import VectorFile
 from jaxrec.inference.edge.onnx_graph import Graph
 from jaxrec.models.layers import Linear
 from jaxrec.models.recommender import GAP_BUCKETS, Expert, Recommender
@@ -22,15 +21,6 @@ from jaxrec.ranking.codes import encode_rows
 from jaxrec.types import ANY_EVENT_TYPE
 
 POOL = 4  # times as many items as the list holds are scored exactly after a search by codes
-
-
-@dataclass(frozen=True)
-class VectorFile:
-    """Item vectors in a file beside the graph, which refers to their bytes."""
-
-    name: str
-    offset: int  # of the first vector
-    vectors: Float[np.ndarray, "I F"]
 
 
 def check_supported(config: ModelConfig) -> None:
@@ -100,11 +90,12 @@ def recommend_model(
         output = parts[(number + 1) * len(sizes) - 1]
         users.append(_user_vector(graph, expert, config, output, row, bucket))
     user = graph.op("Concat", *users, axis=1)
+    user = graph.op("Mul", user, graph.constant(file.unit))
     places = graph.op("Unsqueeze", items, graph.integers(1))
     biases = graph.op("ScatterND", graph.constant(bias), places, adjustments, reduction="add")
     vectors = graph.external(file.vectors, file.name, file.offset)
     if search_codes:
-        _top_k_of_codes(graph, user, biases, vectors, file.vectors, k)
+        _top_k_of_codes(graph, user, biases, vectors, file.vectors.astype(np.float32), k)
     else:
         _top_k(graph, _scores(graph, user, vectors, biases), k, "items")
     return graph.model({"items": (np.int64, ("k",)), "scores": (np.float32, ("k",))})

@@ -137,7 +137,7 @@ def test_without_a_network_the_page_gives_the_lists_of_the_live_engine(browser_p
         scores = dict(zip(expected["item_id"], expected["score"], strict=True))
         assert {row["id"] for row in found} == scores.keys()
         for row in found:
-            assert row["score"] == pytest.approx(scores[row["id"]], abs=0.01)  # float16
+            assert row["score"] == pytest.approx(scores[row["id"]], abs=1e-3)
 
 
 @pytest.mark.slow

@@ -12,12 +12,8 @@ from helpers.encoders import CONFIG, SIZES, values_of
 from helpers.graph import randomised
 
 from jaxrec.errors import ConfigError
-from jaxrec.inference.edge.onnx_model import (
-    VectorFile,
-    check_supported,
-    recommend_model,
-    update_model,
-)
+from jaxrec.inference.edge.directory import VectorFile
+from jaxrec.inference.edge.onnx_model import check_supported, recommend_model, update_model
 from jaxrec.inference.edge.programs import export_programs
 from jaxrec.inference.encoding import initial_states, update_states, user_vectors
 from jaxrec.models.inputs import Events
@@ -93,7 +89,9 @@ def test_onnx_equals_the_service_for_other_options(tmp_path, options):
     recommender, width = model.merge(), 2 * CONFIG.hidden_size
     items = np.random.default_rng(0).normal(size=(5, width)).astype(np.float32)
     np.save(tmp_path / "items.npy", items)
-    file = VectorFile("items.npy", (tmp_path / "items.npy").stat().st_size - items.nbytes, items)
+    file = VectorFile(
+        "items.npy", (tmp_path / "items.npy").stat().st_size - items.nbytes, items, 1.0
+    )
     bias = np.linspace(0, 1, 5, dtype=np.float32)
     path = tmp_path / "recommend.onnx"
     path.write_bytes(recommend_model(recommender, config, file, bias, search_codes=False))

@@ -29,7 +29,7 @@ export class EdgeModel {
     ]);
     const neighbours = await Promise.all(manifest.neighbours.map(async (options) => ({
       ...options,
-      rowsOf: (await Promise.all([options.items, options.amounts].map(read))).map(rowReader),
+      rowsOf: (await Promise.all([options.items, options.amounts].map(read))).map((file) => rowReader(file)),
     })));
     const externalData = [{ path: names[2], data: vectors }];
     Object.assign(model, {
@@ -38,7 +38,7 @@ export class EdgeModel {
       ids: items.item_id,
       titles: items.title ?? items.item_id,
       number: new Map(items.item_id.map((id, number) => [id, number])),
-      vectorOf: rowReader(vectors),
+      vectorOf: rowReader(vectors, manifest.vector_unit),
       neighbours,
       update: await ort.InferenceSession.create(update),
       ranking: await ort.InferenceSession.create(recommend, { externalData }),
@@ -106,34 +106,25 @@ export class EdgeModel {
 
 /** What the newest events of a shopper add to the scores of the neighbours of their items. */
 function raised(shopper, options) {
-  return shopper.recent.slice(0, options.newest).flatMap(([item, type], age) => {
+  return options.weights.flatMap((weight, age) => {
+    const [item, type] = shopper.recent[age] ?? [];
     if (!options.event_types.includes(type)) return [];
     const [items, amounts] = options.rowsOf.map((rowOf) => rowOf(item));
-    const weight = options.unit * 0.5 ** (age / options.half_life);
     return items.map((other, place) => [other, weight * amounts[place]]);
   });
 }
 
-/** Rows of a NumPy file of float32, float16, int32 or uint16 numbers. */
-function rowReader(file) {
+/** Rows of a NumPy file of float32, int32, int16 or uint16 numbers, times a unit. */
+function rowReader(file, unit = 1) {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const start = 10 + view.getUint16(8, true);
   const header = new TextDecoder().decode(file.subarray(10, start));
   const width = Number(header.match(/'shape': \(\d+, (\d+)\)/)[1]);
   const [size, number] = {
-    "<f2": [2, (place) => halfToNumber(view.getUint16(place, true))],
     "<f4": [4, (place) => view.getFloat32(place, true)],
     "<i4": [4, (place) => view.getInt32(place, true)],
+    "<i2": [2, (place) => view.getInt16(place, true)],
     "<u2": [2, (place) => view.getUint16(place, true)],
   }[header.match(/'descr': '(...)'/)[1]];
-  return (row) => Array.from({ length: width }, (_, n) => number(start + (row * width + n) * size));
-}
-
-function halfToNumber(bits) {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 0x1f;
-  const fraction = bits & 0x3ff;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  return (row) => Array.from({ length: width }, (_, n) => unit * number(start + (row * width + n) * size));
 }
