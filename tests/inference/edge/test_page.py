@@ -164,6 +164,18 @@ def test_a_click_changes_the_list_and_the_state_stays_in_the_browser(browser_pag
 
 
 @pytest.mark.slow
+def test_clicks_in_quick_succession_are_all_read(browser_page):
+    from playwright.sync_api import expect
+
+    items = browser_page.locator("#list li")
+    first = items.first.get_by_role("button").first
+    first.evaluate("button => { button.click(); button.click(); button.click(); }")
+    expect(browser_page.locator("#events li")).to_have_count(3)
+    browser_page.get_by_role("button", name="Forget my events").click()
+    expect(browser_page.locator("#events li")).to_have_count(0)
+
+
+@pytest.mark.slow
 def test_the_page_reads_its_own_files_and_sends_nothing(browser_page):
     """Lost requests count too: there is no network, but the browser reports them."""
     from playwright.sync_api import expect

@@ -11,6 +11,13 @@ async function start() {
   let shopper = await restored(model);
   const figures = { started: performance.now() - begin };
 
+  // one change at a time: a state follows from the one before
+  let changes = Promise.resolve();
+  function change(make) {
+    changes = changes.then(make).catch(failed);
+    return changes;
+  }
+
   async function record(item, type) {
     const before = performance.now();
     shopper = await model.read(shopper, { item, type, time: seconds() });
@@ -29,7 +36,7 @@ async function start() {
       button.type = "button";
       button.textContent = type;
       button.setAttribute("aria-label", `${type} ${title}`);
-      button.addEventListener("click", () => record(id, type));
+      button.addEventListener("click", () => change(() => record(id, type)));
       return button;
     }));
     return line;
@@ -59,11 +66,11 @@ async function start() {
   }
 
   byId("search").addEventListener("input", search);
-  byId("forget").addEventListener("click", async () => {
+  byId("forget").addEventListener("click", () => change(() => {
     localStorage.removeItem(KEY);
     shopper = model.newShopper();
-    await show();
-  });
+    return show();
+  }));
   await show();
 }
 
@@ -89,4 +96,8 @@ function statusLine(model, { started, event, list }) {
   return parts.join(" · ");
 }
 
-start().catch((error) => { byId("status").textContent = `The model cannot be loaded: ${error.message}`; });
+function failed(error) {
+  byId("status").textContent = `The page does not work here: ${error.message}`;
+}
+
+start().catch(failed);
