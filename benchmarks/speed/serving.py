@@ -5,11 +5,11 @@
 The script fills a store with `--users` documents with items of a Zipf distribution. Printed are
 the events/s of filling; the milliseconds of one event and one list for a short and a long history,
 beside those of reading the whole history; how close the states that a new model rebuilds from kept
-events are to exact states; and where the time of an event and of a list goes that are alone at a
-server. Then `serve.py --http` starts with the store and gets `--rate` requests a second, whether or
-not it keeps up, one rate after another, half of them events and half recommendations. Printed are
-latencies from the moment a request was due, acknowledged events that are not stored, and the memory
-of the server. Client and server share the machine.
+events are to exact states; and where the time of an event, of a list and of an explained list goes
+that is alone at a server. Then `serve.py --http` starts with the store and gets `--rate` requests a
+second, whether or not it keeps up, one rate after another, half of them events and half
+recommendations. Printed are latencies from the moment a request was due, acknowledged events that
+are not stored, and the memory of the server. Client and server share the machine.
 """
 
 import argparse

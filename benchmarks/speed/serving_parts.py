@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -47,7 +48,9 @@ ENGINE = {
         "names and reasons": (RecommendationBuilder, "_entries"),
         "of these, reasons": (recommendation_builder, "strongest_items"),
     },
+    "explained list": {},
 }
+REPEATS = {"event": 300, "list": 300, "explained list": 60}
 Send = Callable[[http.client.HTTPConnection, int], None]
 
 
@@ -114,7 +117,7 @@ class Stopwatch:
 
 
 def print_request_parts(run: Path, store: Path, items: np.ndarray, event_type: str) -> None:
-    """Print the median milliseconds of an event and of a list, and of their parts."""
+    """Print the median milliseconds of an event and of lists, and of their parts."""
 
     def event(client: http.client.HTTPConnection, n: int) -> None:
         body = {"user_id": f"u{n}", "item_id": str(items[n]), "event": event_type}
@@ -124,17 +127,18 @@ def print_request_parts(run: Path, store: Path, items: np.ndarray, event_type: s
     def ranked(client: http.client.HTTPConnection, n: int) -> None:
         client.request("GET", f"/users/u{n}/recommendations")
 
+    def explained(client: http.client.HTTPConnection, n: int) -> None:
+        client.request("GET", f"/users/u{n}/recommendations?explain=full")
+
     watch = Stopwatch()
     with serving(run, store, watch) as client:
-        for name, send in (("event", event), ("list", ranked)):
+        for name, send in {"event": event, "list": ranked, "explained list": explained}.items():
             print(_parts_of(watch, client, name, send))
 
 
-def _parts_of(
-    watch: Stopwatch, client: http.client.HTTPConnection, name: str, send: Send, repeats: int = 300
-) -> str:
+def _parts_of(watch: Stopwatch, client: http.client.HTTPConnection, name: str, send: Send) -> str:
     """One line on one kind of request; the first third of the requests warms up."""
-    rows = []
+    rows, repeats = [], REPEATS[name]
     with ExitStack() as patches:
         for part, (owner, method) in ENGINE[name].items():
             timed = watch.timed(part, getattr(owner, method))
@@ -143,7 +147,10 @@ def _parts_of(
             watch.moments, watch.seconds = [], {}
             watch.mark()
             send(client, n)
-            client.getresponse().read()
+            answer = client.getresponse()
+            if answer.status != HTTPStatus.OK:
+                raise RuntimeError(f"{name}: {answer.status} {answer.read()[:200]!r}")
+            answer.read()
             received = time.perf_counter()
             while len(watch.moments) < len(WHOLE):  # the application ends after its answer
                 time.sleep(0.001)
@@ -154,7 +161,8 @@ def _parts_of(
     whole, engine = medians[: len(WHOLE)], medians[len(WHOLE) :]
     parts = [f"{part} {ms:.2f}" for part, ms in zip(ENGINE[name], engine, strict=True)]
     stages = [f"{stage} {ms:.2f}" for stage, ms in zip(WHOLE, whole, strict=True)]
-    stages[WHOLE.index("engine")] += f" ({', '.join(parts)})"
+    if parts:
+        stages[WHOLE.index("engine")] += f" ({', '.join(parts)})"
     return f"{name} over HTTP, alone: {whole.sum():.2f} ms: {', '.join(stages)}"
 
 

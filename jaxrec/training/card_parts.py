@@ -90,7 +90,7 @@ def privacy_words(spent: Mapping[str, Any] | None) -> str:
     """The spent budget of a private training."""
     if not spent:
         return "none"
-    return f"epsilon {spent['epsilon']:.2f}, delta {spent['delta']:g}; for the weights alone"
+    return f"epsilon {spent['epsilon']:.3g}, delta {spent['delta']:g}; for the weights alone"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
