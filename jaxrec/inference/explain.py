@@ -26,6 +26,7 @@ from jaxrec.inference.explanation import (
     sentence,
 )
 from jaxrec.inference.graph_paths import NodePath
+from jaxrec.inference.word_influence import Turns
 from jaxrec.models.inputs import Events
 from jaxrec.models.recommender import Model
 from jaxrec.ranking.pipeline import Reranker, RerankPipeline, RerankQueries
@@ -242,6 +243,10 @@ def explanations(
     log, history = scored.log, _distinct(scored.log.items)
     names, listed = index.names(ITEM, log.items), index.names(ITEM, scored.items)
     event_types = [log.event_type_names[number] for number in log.event_types]
+    old = model.catalog.num_items  # items that training has seen have lower numbers
+    known = [item for item in history if item < old]
+    seen = [item for item in scored.items.tolist() if item < old]
+    words_of = _words(model, seen, known) if words else {}
     for place, item in enumerate(scored.items.tolist()):
         events = tuple(
             EventContribution(*naming, *event)
@@ -259,11 +264,9 @@ def explanations(
             for (group, part), amounts in scored.parts.items()
             if amounts[place]
         )
-        is_known = item < model.catalog.num_items
-        known = [own for own in history if own < model.catalog.num_items]
-        node_paths = model.explainer.neighbours.paths(known, item, MOST_PATHS) if is_known else []
+        node_paths = model.explainer.neighbours.paths(known, item, MOST_PATHS) if item < old else []
         paths = tuple(_named(model, path) for path in node_paths)
-        words_by, weights = _words(model, item, known) if words and is_known else ("", [])
+        words_by, weights = words_of.get(item, ("", []))
         item_id, title = next(_ids_and_titles(listed[place : place + 1]))
         yield Explanation(
             user_id=scored.user_id,
@@ -293,13 +296,16 @@ def user_of(log: EventLog, user: int) -> EventLog:
 
 
 def _words(
-    model: "ModelCore", item: int, history: Sequence[int]
-) -> tuple[str, list[tuple[str, float]]]:
-    text = model.explainer.word_influence.texts[item]
-    turned = model.explainer.word_influence.left_out(text) if text else None
-    if turned is not None:
-        return LEAVE_ONE_OUT, turned
-    return SHARED, model.explainer.word_influence.shared(item, history)
+    model: "ModelCore", items: Sequence[int], history: Sequence[int]
+) -> dict[int, tuple[str, Turns]]:
+    """By item, how the influence of its words was found, and the words."""
+    influence = model.explainer.word_influence
+    with_text = [item for item in items if influence.texts[item]]
+    turns = influence.left_out([influence.texts[item] for item in with_text])
+    found = {item: (SHARED, influence.shared(item, history)) for item in items}
+    if turns is not None:
+        found |= {item: (LEAVE_ONE_OUT, own) for item, own in zip(with_text, turns, strict=True)}
+    return found
 
 
 def _named(model: "ModelCore", path: NodePath) -> GraphPath:

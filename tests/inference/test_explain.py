@@ -21,7 +21,7 @@ from jaxrec.inference.explain import (
 )
 from jaxrec.inference.explanation import EventContribution, GraphPath, sentence
 from jaxrec.inference.graph_paths import Neighbours
-from jaxrec.inference.word_influence import WORD
+from jaxrec.inference.word_influence import MAX_WORDS, WORD
 from jaxrec.ranking.steps import Boost, Feedback, Popularity, Session
 from jaxrec.types import ANY_EVENT_TYPE, KnowledgeGraph, NodeType
 
@@ -208,6 +208,17 @@ def test_words_come_from_the_text_encoder_or_from_the_history(model, fan, monkey
     monkeypatch.setattr(type(model.explainer.word_influence), "left_out", lambda *_: None)
     shared = model.explain(fan, "i35")
     assert shared.words_by == "shared"
+
+
+def test_words_of_several_texts_are_those_of_each_alone(model):
+    influence = model.explainer.word_influence
+    texts = [text for text in influence.texts if text][:12]
+    assert sum(1 + len(WORD.findall(text)) for text in texts) > MAX_WORDS + 1
+    together = replace(influence).left_out(texts)
+    for text, turns in zip(texts, together, strict=True):
+        [alone] = replace(influence).left_out([text])
+        assert dict(turns) == pytest.approx(dict(alone), abs=1e-5)
+    assert influence.left_out([texts[0], texts[0]]) == [together[0]] * 2
 
 
 def test_an_item_that_training_has_not_seen_is_explained_as_a_whole(model, fan, shop):
