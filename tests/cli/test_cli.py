@@ -371,6 +371,7 @@ def test_a_request_for_too_much_memory_is_no_internal_error(monkeypatch, refusal
     assert refusal("similar", "run", "item:i01") == "error: not enough memory\n"
 
 
+@pytest.mark.thorough
 def test_training_prints_where_the_model_is(data, tmp_path, capsys):
     run = tmp_path / "run"
     cli.main(["train", "--data", str(data), "--run", str(run), *TINY])

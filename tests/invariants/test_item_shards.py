@@ -74,6 +74,7 @@ def test_the_loss_and_its_gradients_are_those_of_one_device(loss, item_shards):
         np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("item_shards", MESHES[1:])
 def test_neighbourhoods_are_those_of_one_device(item_shards):
     """Of twelve edges, which lie along `items`."""

@@ -73,6 +73,7 @@ def test_an_unknown_source_is_named_with_the_known_ones():
         Recommender(replace(CONFIG, experts=("id", "id+picture")), SIZES, nnx.Rngs(0))
 
 
+@pytest.mark.thorough
 def test_one_dot_product_is_the_sum_of_the_experts_scores():
     model, nodes, graph = make_model(), make_nodes(), make_graph()
     items = model.encode_items(nodes, graph)[: SIZES.num_items]
@@ -250,6 +251,7 @@ def test_a_bare_lstm_is_a_model_too():
     assert user_vectors(model, items).shape == (2, 3, 2 * CONFIG.hidden_size)
 
 
+@pytest.mark.thorough
 def test_in_bfloat16_the_gradient_of_a_table_is_the_sum_over_its_look_ups():
     graphdef, params = nnx.split(make_model(replace(CONFIG, experts=("id+graph",))))
     graph = make_graph()

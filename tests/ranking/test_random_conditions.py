@@ -55,6 +55,7 @@ def run(seed, count, log):
     assert memory < MOST_MEMORY
 
 
+@pytest.mark.thorough
 def test_random_conditions_are_used_or_refused_in_time(tmp_path):
     run(0, 500, tmp_path / "log")
 

@@ -69,6 +69,7 @@ def test_users_can_be_selected(serve, tmp_path, capsys):
     assert "users without events: 1 of 3" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_stopped_job_continues_and_gives_the_same_bytes(
     serve, tmp_path, monkeypatch, refused, capsys
 ):
@@ -197,6 +198,7 @@ def test_a_job_refuses_the_states_of_another_job(serve, refused, tmp_path):
     assert contents(directory) == before
 
 
+@pytest.mark.thorough
 def test_bad_input_exits_with_2_and_overwrites_nothing(
     serve, ask, refused, trained_run, known_shop, tmp_path
 ):
@@ -286,6 +288,7 @@ def test_listed_items_that_the_catalogue_lacks_are_counted(serve, tmp_path, caps
     assert "without: 1 of 3 listed items are in the catalogue; it lacks 'nada', 'nil'" in shown
 
 
+@pytest.mark.thorough
 def test_lists_that_match_nothing_are_errors_and_an_empty_one_is_none(
     serve, refused, tmp_path, capsys
 ):

@@ -13,6 +13,7 @@ from jaxrec.serving.reports import log_to_replay
 from jaxrec.serving.reports import replay as replay_run
 
 
+@pytest.mark.thorough
 def test_profiles_audiences_similar_nodes_and_plots(ask, trained_run, tmp_path, capsys):
     ask("profile", "--out", tmp_path / "profiles", "--k", 2, "--preview", *BLOCK)
     assert set(read(tmp_path / "profiles")["type"]) == {"brand", "category", "item"}

@@ -15,6 +15,7 @@ from jaxrec.serving import server, states
 from jaxrec.serving.options import LiveOptions, ServeOptions
 
 
+@pytest.mark.thorough
 def test_states_of_a_finished_job_go_into_a_live_store(
     serve, trained_run, events_file, known_shop, tmp_path, capsys
 ):

@@ -30,6 +30,7 @@ def run(tables, tmp_path_factory):
     return run
 
 
+@pytest.mark.thorough
 def test_the_ranks_of_a_run_are_those_of_the_loaded_model(run, tables):
     assert read_calibration(run)[1].cooccurrence.strength > 0
     model = jaxrec.load(run)
@@ -60,6 +61,7 @@ def test_a_context_has_the_neighbours_of_a_correction(trained_run, known_shop):
     assert not context.neighbours(Correction())
 
 
+@pytest.mark.thorough
 def test_a_refit_counts_its_own_training_events(run, tables, tmp_path):
     refitted = tmp_path / "run"
     shutil.copytree(run, refitted)
@@ -71,6 +73,7 @@ def test_a_refit_counts_its_own_training_events(run, tables, tmp_path):
     np.testing.assert_array_equal(served.amounts, after.amounts)
 
 
+@pytest.mark.thorough
 def test_an_option_turns_it_off(tables, tmp_path):
     options = {"train.epochs": 1, "train.patience": 1}
     options |= {"model.cooccurrence": False, "model.similar_text": False}

@@ -53,6 +53,7 @@ def test_only_nodes_within_reach_are_encoded():
         assert {3, 4} <= {*np.asarray(part.entities)} <= {3, 4, 6}
 
 
+@pytest.mark.thorough
 def test_weights_make_up_for_edges_that_are_not_drawn():
     """A node gets the same edges beside any others, and hidden edges stay hidden."""
     graph = make_graph([*EDGES, *[(s, 0, 5) for s in (0, 1, 2, 3, 4)]], 4)

@@ -35,6 +35,7 @@ def test_a_damaged_document_fails_only_requests_of_its_user(client, store):
     assert client.get("/users/damaged/recommendations").json()["events"] == 0
 
 
+@pytest.mark.thorough
 def test_lists_do_not_wait_for_a_locked_store(client, store):
     """The lock is held until the list has come."""
     assert client.post("/events", json=payload("reader", 0)).status_code == 200
