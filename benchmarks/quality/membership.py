@@ -83,6 +83,7 @@ PRIVATE = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "no privacy": {"model.hidden_size": 32, "train.epochs": 8},
+    "no privacy, options of the private models": PRIVATE,
     "epsilon 8": PRIVATE | {"train.privacy.epsilon": 8.0},
     "epsilon 2": PRIVATE | {"train.privacy.epsilon": 2.0},
 }
@@ -205,7 +206,7 @@ def stats_of_setting(
 def options_of(setting: str, data: str) -> dict[str, Any]:
     """What the models of a setting change in the recipe."""
     options = SHARED | SETTINGS[setting]
-    return options | LARGER.get(data, {}) if "train.privacy.epsilon" in options else options
+    return options | LARGER.get(data, {}) if PRIVATE.items() <= options.items() else options
 
 
 def trained(
@@ -228,7 +229,7 @@ def trained(
     data = tables.events.hash_rows(seed=0).sum()
     parts = (commit(), to_yaml(config), data, None if members is None else members.shape)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
-    run = runs / f"{setting.replace(' ', '-')}-{label}-{key}"
+    run = runs / f"{setting.replace(',', '').replace(' ', '-')}-{label}-{key}"
     if (run / FIGURES).exists():
         return run
     if number is not None and members is not None:
