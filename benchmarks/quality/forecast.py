@@ -47,7 +47,7 @@ from jaxrec.data.packing import ranges
 from jaxrec.data.slices import counts_before
 from jaxrec.evaluation.baskets import Baskets, basket_recall, distinct, future_baskets
 from jaxrec.inference.forecast import ForecastOptions, forecast_weights
-from jaxrec.inference.forecast_candidates import Candidates, Histories, find_candidates
+from jaxrec.inference.forecast_candidates import Candidates, find_candidates
 from jaxrec.inference.loading import load_directory
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import AdjustmentBlocks, mask_adjustments
@@ -216,8 +216,7 @@ class Moments:
         options = ForecastOptions(HORIZONS[-1], samples=samples)
         users = self.dataset.split.log.user_ids.gather(self.queries.users), self.vectors
         given = None if nodes is None else (self.node_type, nodes)
-        past = Histories(self.dataset.split.log, self.queries)
-        weights, moved = forecast_weights(self.model, users, (items, past), options, given)
+        weights, moved = forecast_weights(self.model, users, items, options, given)
         return weights.mean, None if moved is None else moved.mean
 
     def last_nodes(self) -> Int[np.ndarray, " Q"]:

@@ -46,6 +46,7 @@ FITTED = (CALIBRATION, DECODER, *NEIGHBOURS.values())  # written when training e
 REFIT = "refit"  # a run directory inside a run, fitted on more events; CALIBRATION comes last
 SHOPS = "shops"  # in a run on several shops: a run directory of every shop
 SELECTED_BY = "ndcg@10"
+KEY_ADVICE = "put its file back there, or name it with --id-key if the command has that option"
 WILDCARDS = set("*?[")  # of glob, with which Orbax looks for what it has written
 # what damaged files raise in json, NumPy, polars, Orbax and safetensors
 UNREADABLE = (
@@ -162,11 +163,11 @@ def read_id_key(run: Path, given: Path | None = None) -> bytes:
     if not expected:
         return b""
     path = given or trained_with
-    key = read_key(path, f"{run} was trained with a key of user ids: name its file with --id-key")
+    key = read_key(path, f"{run} was trained with a key of user ids: {KEY_ADVICE}")
     if key_hash(key) != expected:
         raise ConfigError(
-            f"{path} holds another key than the one that {run} was trained with; name the right "
-            "file with --id-key, or train again"
+            f"{path} holds another key than the one that {run} was trained with: {KEY_ADVICE}, or "
+            "train again"
         )
     return key
 

@@ -8,7 +8,6 @@ followed one by one; the others together keep the share of exp(score) that they 
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -22,16 +21,14 @@ from jaxrec.errors import InputError
 from jaxrec.inference.forecast_candidates import (
     CANDIDATES,
     Candidates,
-    Histories,
     find_candidates,
-    with_further_events,
 )
 from jaxrec.inference.ranker import UserBatch, list_length
-from jaxrec.inference.roll_out import Weights, roll_out
+from jaxrec.inference.roll_out import RollOuts, Weights, roll_out
 from jaxrec.models.sequence.decoder import Decoder
+from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.ranking.option_types import check_counts, is_whole
 from jaxrec.ranking.top_k import padded
-from jaxrec.types import Queries
 
 if TYPE_CHECKING:
     from jaxrec.inference.trained_model import TrainedModel  # whose methods call these
@@ -97,39 +94,47 @@ def decoder_of(model: "TrainedModel", steps: int = 1) -> Decoder:
     return model.decoder
 
 
+def masks_further_events(model: "TrainedModel", mask: tuple[str, ...] = ()) -> bool:
+    """Whether lists leave out the items of the events that a forecast reads.
+
+    Args:
+        mask: items of the history to leave out; empty: as in the run's evaluation.
+    """
+    names = model.encoder.event_type_names
+    masked = masked_event_types(mask or model.config.evaluation.mask, names)
+    return bool(masked[[model.encoder.is_predicted(name) for name in names]].all())
+
+
 def forecast_weights(
     model: "TrainedModel",
     users: tuple[Sequence[str] | pl.Series, Float[np.ndarray, "U F"]],
-    items: tuple[Candidates, Histories],
+    items: Candidates,
     options: ForecastOptions,
     nodes: tuple[str, Candidates] | None = None,
+    mask: tuple[str, ...] = (),
 ) -> tuple[Weights, Weights | None]:
     """The weights of items and of nodes of another type, some users at a time.
 
     Args:
         users: ids and vectors.
-        items: candidates, and the histories that they follow.
         nodes: the name of a type, and candidates of it.
+        mask: as in `masks_further_events`.
     """
     decoder, scale = decoder_of(model, options.steps), model.inverse_temperature
-    candidates, histories = items
-    followed = [(ITEM, candidates), *([] if nodes is None else [nodes])]
+    followed = [(ITEM, items), *([] if nodes is None else [nodes])]
     tables = [model.index.host_vectors(name) for name, _ in followed]
     ids, vectors = users
     count = len(vectors)
     size = max(min(USERS, count), 1)
     keys = np.array([zlib.crc32(user.encode()) for user in ids], np.uint32)
     keys += np.uint32(options.seed)
-    roll = partial(roll_out, steps=options.steps, samples=options.samples)
+    rolls = RollOuts(options.steps, options.samples, masks_further_events(model, mask))
     parts = []
     for start in range(0, max(count, 1), size):
         chosen = [of.part(start, size) for _, of in followed]
-        if count:  # some users at a time, as pairs of candidates are many
-            own_past = histories.part(start, size)
-            chosen[0] = with_further_events(chosen[0], model, own_past)
         given = [(c, table[c.rows]) for c, table in zip(chosen, tables, strict=True)]
         own, seeds = (padded(p[start : start + size], size) for p in (vectors, keys))
-        parts.append(jax.tree.map(np.asarray, roll(decoder, own, scale, given, seeds)))
+        parts.append(jax.tree.map(np.asarray, roll_out(decoder, own, scale, given, seeds, rolls)))
     weights = jax.tree.map(lambda *of: np.concatenate(of)[:count], *parts)
     return weights[0], weights[1] if nodes else None
 
@@ -146,8 +151,7 @@ def forecast_users(
         table = model.index.table(options.target)
         nodes = options.target, find_candidates(table, scale, users.vectors)
     own = log.user_ids, users.vectors
-    past = Histories(log, Queries(np.arange(log.num_users), log.offsets[1:]), mask)
-    item_weights, node_weights = forecast_weights(model, own, (items, past), options, nodes)
+    item_weights, node_weights = forecast_weights(model, own, items, options, nodes, mask)
     if nodes is None or node_weights is None:
         return forecast_table(model, log.user_ids, options, items, item_weights)
     return forecast_table(model, log.user_ids, options, nodes[1], node_weights)

@@ -25,16 +25,28 @@ class Weights(NamedTuple):
     high: Float[Array | np.ndarray, "U steps P"]
 
 
-@partial(jax.jit, static_argnames=("steps", "samples"))
+class RollOuts(NamedTuple):
+    """How to roll out.
+
+    Attributes:
+        steps: further events.
+        samples: roll-outs of a user; 0: one, which reads the expected item in place of a drawn one.
+        read_once: whether an item that a roll-out has read is left out afterwards.
+    """
+
+    steps: int
+    samples: int
+    read_once: bool = False
+
+
+@partial(jax.jit, static_argnames="options")
 def roll_out(
     decoder: Decoder,
     users: Float[Array | np.ndarray, "U F"],
     scale: Float[Array, ""] | float,
     followed: Sequence[tuple[Candidates, Float[Array | np.ndarray, "U P F"]]],
     keys: UInt32[Array | np.ndarray, " U"],
-    *,
-    steps: int,
-    samples: int,
+    options: RollOuts,
 ) -> tuple[Weights, ...]:
     """The weights of items, and of nodes of other types, for the next events of users.
 
@@ -42,13 +54,12 @@ def roll_out(
         scale: of the scores: the calibrated inverse temperature.
         followed: candidates and their vectors, first those of items.
         keys: seeds of the users' draws.
-        samples: roll-outs of a user; 0: one, which reads the expected item in place of a drawn one.
     """
 
     def of_user(user, followed, key):
         items, *others = followed
-        moved, added = _roll_out_user(decoder, user, scale, items, key, steps, samples)
-        shares = [_log_shares(items, moved, added), *(_log_shares(n, moved) for n in others)]
+        moved, left_out = _roll_out_user(decoder, user, scale, items, key, options)
+        shares = [_log_shares(items, moved, left_out), *(_log_shares(n, moved) for n in others)]
         return tuple(_summary(jnp.exp(of)) for of in shares)
 
     return jax.vmap(of_user)(jnp.asarray(users), followed, jnp.asarray(keys))
@@ -60,44 +71,31 @@ def _roll_out_user(
     scale: Float[Array, ""] | float,
     items: tuple[Candidates, Float[Array, "P F"]],
     key: UInt32[Array, ""],
-    steps: int,
-    samples: int,
+    options: RollOuts,
 ) -> tuple[Float[Array, "steps samples F"], Float[Array, "steps samples P"]]:
     """How far the scaled user vector has moved from that of now, and what is added to the scores
     of the items, at every step of every roll-out."""
     module, (candidates, vectors) = decoder.merge(), items
-    further = candidates.further
-    users = jnp.tile(user, (max(samples, 1), 1))
+    users = jnp.tile(user, (max(options.samples, 1), 1))
     # draws belong to the items, so that their order does not matter
     item_keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(key)))(candidates.rows)
 
     def step(carry, number):
-        moved, state, near, left_out = carry
-        changes = [
-            part - jnp.asarray(of.now)[None]
-            for part, of in zip(near, further.neighbours, strict=True)
-        ]
-        added = sum(changes, left_out)
-        log_shares = _log_shares(items, moved, added)
-        if samples:
+        moved, state, left_out = carry
+        log_shares = _log_shares(items, moved, left_out)
+        if options.samples:
             keys = jax.vmap(lambda item_key: jax.random.fold_in(item_key, number))(item_keys)
-            draws = jax.vmap(lambda draw: jax.random.gumbel(draw, (samples,)))(keys)
+            draws = jax.vmap(lambda draw: jax.random.gumbel(draw, (options.samples,)))(keys)
             read = jax.nn.one_hot(jnp.argmax(log_shares + draws.T, -1), len(vectors))
         else:
             read = jax.nn.softmax(log_shares)
-        near = [
-            of.decay * part + read @ of.by_event
-            for part, of in zip(near, further.neighbours, strict=True)
-        ]
-        if further.are_masked:
-            left_out += jnp.maximum(jnp.log1p(-read), NEG_INF)
         after, state = module.read(users, (read @ vectors)[:, None], state)
-        return (scale * (after[:, 0] - users), state, near, left_out), (moved, added)
+        later = left_out + jnp.maximum(jnp.log1p(-read), NEG_INF) if options.read_once else left_out
+        return (scale * (after[:, 0] - users), state, later), (moved, left_out)
 
     none = jnp.zeros((len(users), len(vectors)))
-    near = [none + jnp.asarray(of.now)[None] for of in further.neighbours]
-    first = (jnp.zeros_like(users), module.start(users), near, none)
-    return jax.lax.scan(step, first, jnp.arange(steps))[1]
+    first = (jnp.zeros_like(users), module.start(users), none)
+    return jax.lax.scan(step, first, jnp.arange(options.steps))[1]
 
 
 def _log_shares(

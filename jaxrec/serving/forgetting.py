@@ -49,6 +49,7 @@ class Removed(NamedTuple):
     forms: frozenset[str]  # the ids that were found, as they were kept
     counts: dict[str, int]  # of what -> how many
     notes: tuple[str, ...] = ()
+    remaining: tuple[str, ...] = ()  # files that may still hold content of users, and why
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,14 @@ class PlaceReport:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{what} {count:,}" for what, count in self.removed.items())
-        if self.failure:
-            result = f"FAILED: {self.failure}"
-        elif self.kind == LIST:
-            result = f"new {counts}"
-        elif not self.users:
-            result = "no user found"
-        else:
-            result = f"users found: {self.users:,}; removed: {counts}"
-        return "; ".join([f"{self.kind} {self.place}: {result}", *self.notes])
+        results = [f"FAILED: {self.failure}"] if self.failure else []
+        if self.kind == LIST and counts:
+            results.append(f"new {counts}")
+        elif self.users:
+            results.append(f"users found: {self.users:,}; removed: {counts}")
+        elif not self.failure:
+            results.append("no user found")
+        return f"{self.kind} {self.place}: {'; '.join([*results, *self.notes])}"
 
 
 def check_lists(places: Places) -> None:
@@ -110,8 +110,8 @@ def forget(
 def report_of(kind: str, place: str, users: Users, removed: Removed) -> PlaceReport:
     """The report of a place that users were removed from."""
     num_users = len({users[form] for form in removed.forms})
-    shown = _without_password(place)
-    return PlaceReport(kind, shown, num_users, removed.counts, removed.notes)
+    shown, failure = _without_password(place), "; ".join(removed.remaining)
+    return PlaceReport(kind, shown, num_users, removed.counts, removed.notes, failure)
 
 
 def summary(reports: Sequence[PlaceReport], users: int) -> dict[str, Any]:
@@ -178,7 +178,9 @@ def _from_store(address: str, users: Users, deleted_at: int | None, compact: boo
         raise ConfigError(f"{address}: there is no such store")
     with closing(open_store(address)) as store:
         removed = delete_from_store(store, users, deleted_at)
-        return removed._replace(notes=tuple(store.compact())) if compact else removed
+        if not compact:
+            return removed
+        return removed._replace(notes=(), remaining=tuple(store.compact()))
 
 
 def _from_stream(address: str, users: Users, compact: bool) -> Removed:
@@ -192,7 +194,7 @@ def _from_stream(address: str, users: Users, compact: bool) -> Removed:
 
     names = (stream.name, stream.rejected)
     erased = erase_entries(stream.server, names, users.keys(), compact=compact)
-    return Removed(erased.users, {"entries": erased.entries}, erased.notes)
+    return Removed(erased.users, {"entries": erased.entries}, remaining=erased.remaining)
 
 
 def _from_parts(pattern: str, users: Users) -> Removed:

@@ -11,7 +11,6 @@ from jaxrec.artifacts.run_directory import COOCCURRENCE
 from jaxrec.data.dataset import filtered
 from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import with_id_types
-from jaxrec.data.opener import open_source
 from jaxrec.inference.audiences import EMPTY_AUDIENCE, audience_table, likeliest
 from jaxrec.inference.contributions import plot_contributions_of
 from jaxrec.inference.edge.directory import write_directory
@@ -136,8 +135,8 @@ def replay(options: ReplayOptions) -> None:
 def log_to_replay(model: TrainedModel, options: ReplayOptions) -> EventLog:
     """The events of a file, or those that the run was trained on and held out."""
     if options.events is not None:
-        table = open_source(options.events, "events", model.config.data.layout)
-        return model.encoder.event_log(table.read())
+        events = pl.concat(open_user_events(model, options.events).blocks())
+        return model.encoder.validated_log(events)
     return model.encoder.validated_log(filtered(model.config).events)
 
 

@@ -8,36 +8,19 @@ import pytest
 
 import jaxrec
 from jaxrec.errors import InputError
+from jaxrec.inference.forecast import masks_further_events
 from jaxrec.inference.forecast_candidates import (
     CANDIDATES,
     Candidates,
-    FurtherEvents,
-    NeighbourScores,
     find_candidates,
-    neighbour_scores,
     with_nodes,
 )
-from jaxrec.inference.roll_out import roll_out
+from jaxrec.inference.roll_out import RollOuts, roll_out
 from jaxrec.models.sequence.decoder import new_decoder
-from jaxrec.ranking.history_bias import ItemNeighbours
 from jaxrec.ranking.item_table import ItemTable
-from jaxrec.types import NEG_INF, EventLog, Queries
+from jaxrec.types import NEG_INF
 
 STEPS, WEIGHTS = 4, ["weight", "low", "median", "high"]
-
-
-def make_log(histories):
-    """A log of items, the history of one user after the other."""
-    items = np.concatenate(histories).astype(np.int32)
-    return EventLog(
-        user_ids=pl.Series(map(str, range(len(histories)))),
-        event_type_names=("view",),
-        offsets=np.cumsum([0, *map(len, histories)]),
-        items=items,
-        event_types=np.zeros(len(items), np.int8),
-        times=np.arange(len(items)),
-        has_time=True,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -119,52 +102,27 @@ def test_a_single_roll_out_reads_the_expected_item(model, users):
 
 
 @pytest.mark.parametrize("samples", [0, 3])
-def test_read_items_are_masked_and_raise_their_neighbours(samples):
+def test_read_items_are_left_out_where_the_mask_covers_them(samples):
     """An untrained decoder leaves the user vector as it is."""
     count, steps = 4, 4
-    chain = 30 * np.eye(count, k=1, dtype=np.float32)[None]  # each item raises the next one
-    decays = np.full(1, 0.5, np.float32)
-    near = NeighbourScores(np.zeros((1, count), np.float32), chain, decays)
-    scores = np.array([[30, 0, 0, 0]], np.float32)
+    scores = np.array([[90, 60, 30, 0]], np.float32)
     vectors, user = np.ones((1, count, 2), np.float32), np.ones((1, 2), np.float32)
-    found = {}
-    for name, further in {"none": FurtherEvents(), "both": FurtherEvents((near,), True)}.items():
-        rows, rest = np.arange(1, 1 + count)[None], np.full(1, NEG_INF, np.float32)
-        followed = [(Candidates(rows, scores, rest, further), vectors)]
-        keys, decoder = np.zeros(1, np.uint32), new_decoder(2, steps, 0)
-        (weights,) = roll_out(decoder, user, 1.0, followed, keys, steps=steps, samples=samples)
-        found[name] = np.asarray(weights.mean[0])
-    np.testing.assert_allclose(found["none"], np.eye(count)[[0] * steps], atol=1e-5)
-    np.testing.assert_allclose(found["both"], np.eye(count), atol=1e-5)
+    rows, rest = np.arange(1, 1 + count)[None], np.full(1, NEG_INF, np.float32)
+    for read_once, expected in ((False, [0] * steps), (True, [*range(steps)])):
+        (weights,) = roll_out(
+            new_decoder(2, steps, 0),
+            user,
+            1.0,
+            [(Candidates(rows, scores, rest), vectors)],
+            np.zeros(1, np.uint32),
+            RollOuts(steps, samples, read_once),
+        )
+        np.testing.assert_allclose(weights.mean[0], np.eye(count)[expected], atol=1e-5)
 
 
-def test_neighbour_scores_are_those_of_a_history_with_one_event_more():
-    random = np.random.default_rng(0)
-    neighbours = ItemNeighbours(
-        random.integers(0, 9, (9, 3)),
-        random.random((9, 3)).astype(np.float32),
-        2.0,
-        np.ones(1, bool),
-    )
-    histories = [[1, 2, 5], [], [7, 7]]
-    rows = np.array([[3, 1, 8, 2], [4, 1, 2, 3], [8, 7, 6, 0]])
-
-    def added(histories):
-        log = make_log(histories)
-        queries = Queries(np.arange(3), log.offsets[1:])
-        users, items, amounts = neighbours.adjustments(log, queries)(0, 3)
-        dense = np.zeros((3, 9))
-        np.add.at(dense, (users, items), 2 * amounts)
-        return np.where(rows > 0, np.take_along_axis(dense, rows, 1), 0), log, queries
-
-    now, log, queries = added(histories)
-    blocks = neighbours.adjustments(log, queries)
-    near = neighbour_scores(neighbours, rows, blocks, 2.0, [True])
-    np.testing.assert_allclose(near.now, now, atol=1e-6)
-    for place in range(3):
-        longer = [[*old, row[place]] for old, row in zip(histories, rows, strict=True)]
-        after = near.decay[:, None] * near.now + near.by_event[:, place]
-        np.testing.assert_allclose(after, added(longer)[0], atol=1e-6)
+def test_masks_of_all_predicted_events_leave_read_items_out(model):
+    assert masks_further_events(model) and masks_further_events(model, ("seen",))
+    assert not masks_further_events(model, ("none",))
 
 
 def test_options_that_do_not_fit_are_refused(model, users, trained_run):

@@ -17,6 +17,7 @@ from jaxrec.serving import forgetting
 from jaxrec.serving.states import read_states
 from jaxrec.serving.stores.base import Impression, LiveEvent, UserDocument
 from jaxrec.serving.stores.opening import open_store
+from jaxrec.serving.stores.sqlite import SQLiteStore
 
 GONE, STAYS = "secret-user-1", "other-user-2"
 NAMES = {"u003": GONE, "u004": STAYS}
@@ -113,6 +114,19 @@ def test_a_place_that_fails_keeps_no_other_from_being_cleared(forget, monkeypatc
     told = forget(GONE, "--outputs", busy, free).out
     assert f"outputs {busy}: users found: 1; removed: rows 1, files 1" in told
     assert f"outputs {free}: no user found" in told
+
+
+def test_a_store_whose_files_are_not_rewritten_has_failed(forget, monkeypatch, tmp_path):
+    address = stored(str(tmp_path / "users.db"))
+    monkeypatch.setattr(SQLiteStore, "compact", lambda _: ["the log still holds content"])
+    told = forget(GONE, "--store", address, "--json", code=2)
+    report = json.loads(told.out)
+    assert not report["complete"]
+    [place] = [place for place in report["places"] if place["kind"] == "store"]
+    assert place["failure"] == "the log still holds content"
+    assert place["removed"] == {"documents": 1, "impressions": 1}
+    told = forget(GONE, "--store", address, code=2)
+    assert "FAILED: the log still holds content" in told.out
 
 
 def test_a_pattern_matches_tables_too(forget, tmp_path):

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
+import pytest
 from helpers.jobs import BLOCK, read
 
 from jaxrec.cli import main
+from jaxrec.data.forgotten import add_forgotten
 from jaxrec.serving.options import ReplayOptions
 from jaxrec.serving.reports import log_to_replay
 from jaxrec.serving.reports import replay as replay_run
@@ -45,6 +47,12 @@ def test_replay_reads_a_file_or_the_data_of_the_run(
     with_file = replace(options, events=tmp_path / "events.parquet")
     for name, values in vars(log_to_replay(moved, options)).items():
         np.testing.assert_array_equal(values, getattr(log_to_replay(model, with_file), name))
+    key = tmp_path / "forgotten.txt"
+    add_forgotten(key, ["u003"], 2**40)
+    forgotten = replace(model.config.data, forgotten=str(key))
+    known = replace(model, config=replace(model.config, data=forgotten))
+    users = log_to_replay(known, with_file).user_ids
+    assert len(users) == log_to_replay(model, with_file).num_users - 1 and "u003" not in users
     replay_run(with_file)
     assert "rank of the next event" in capsys.readouterr().out
 

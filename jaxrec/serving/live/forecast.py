@@ -16,7 +16,6 @@ from jaxrec.inference.forecast import (
 )
 from jaxrec.inference.forecast_candidates import (
     CANDIDATES,
-    Histories,
     find_candidates,
     with_nodes,
 )
@@ -26,7 +25,6 @@ from jaxrec.ranking.adjustments import AdjustmentBlocks
 from jaxrec.serving.live.recommendation_builder import ADJUSTMENTS, padded_blocks, void_adjustments
 from jaxrec.serving.live.state_updater import StateUpdater, Update
 from jaxrec.serving.stores.base import UserDocument
-from jaxrec.types import Queries
 
 if TYPE_CHECKING:
     from jaxrec.serving.live.engine import LiveEngine  # whose warm-up calls this
@@ -102,9 +100,7 @@ def _forecast(
     # one program for any number of steps
     every = ForecastOptions(decoder_of(model).steps, seed=options.seed)
     user = [document.user_id], vectors
-    log = engine.updater.event_log([document.events])
-    past = Histories(log, Queries(np.arange(log.num_users), log.offsets[1:]))
-    weights, moved = forecast_weights(model, user, (items, past), every, (name, nodes))
+    weights, moved = forecast_weights(model, user, items, every, (name, nodes))
     assert moved is not None
     first = slice(options.steps)
     own = Weights(*(part[:, first] for part in weights))

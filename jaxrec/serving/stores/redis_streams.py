@@ -80,7 +80,7 @@ class ErasedEntries(NamedTuple):
 
     users: frozenset[str]  # those that were found
     entries: int
-    notes: tuple[str, ...]  # what remains, and why
+    remaining: tuple[str, ...]  # files that may still hold content, and why
 
 
 def erase_entries(
@@ -96,7 +96,7 @@ def erase_entries(
     Raises:
         StoreError: the server fails.
     """
-    users, entries, notes = set[str](), 0, list[str]()
+    users, entries, remaining = set[str](), 0, list[str]()
     try:
         with redis.Redis.from_url(
             server,
@@ -119,10 +119,10 @@ def erase_entries(
                 if compact:
                     rewrite_stream(client, name)
             if compact:
-                notes = rewrite_files(client)
+                remaining = rewrite_files(client)
     except redis.RedisError as error:
         raise StoreError(f"the stream fails: {error}") from error
-    return ErasedEntries(frozenset(users), entries, tuple(notes))
+    return ErasedEntries(frozenset(users), entries, tuple(remaining))
 
 
 def rewrite_stream(client: redis.Redis, name: str) -> None:
