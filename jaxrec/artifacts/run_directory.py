@@ -147,6 +147,11 @@ def read_artifacts(run: Path) -> RunArtifacts:
         return read_catalog(run / "catalog", layout)
 
 
+def uses_id_key(run: Path) -> bool:
+    """Whether the user ids of a run are keyed hashes."""
+    return bool(_read_layout(run).get("id_key_hash"))
+
+
 def read_id_key(run: Path, given: Path | None = None) -> bytes:
     """The key of the user ids of a run; empty for a run without one.
 

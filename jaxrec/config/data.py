@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from jaxrec.config.ranges import Amount, Bounded, NonNegative, Quantile, Text
@@ -68,6 +69,13 @@ class DataConfig(Bounded, section="data"):
             raise ConfigError(
                 f"shops: {wrong[0]!r} cannot be the name of a directory; use letters and digits"
             )
+        if self.forgotten and self.id_key:
+            key = Path(self.forgotten).with_suffix(".key")
+            if key.absolute() == Path(self.id_key).absolute():
+                raise ConfigError(
+                    f"forgotten: the key of the list would be {key}, which is id_key, so the list "
+                    "would hold pseudonyms; give the list another name"
+                )
         for event_type, weight in self.event_weights.items():
             if weight and event_type in self.negative_event_types:
                 raise ConfigError(

@@ -130,13 +130,22 @@ def add_forgotten(path: Path, user_ids: Iterable[str], seconds: int) -> int:
     return len(added.keys() - before.until.keys())
 
 
-def refuse_list(path: Path) -> None:
-    """Raise a ConfigError for a path that cannot be that of a list."""
+def refuse_list(path: Path, id_keys: Iterable[bytes] = ()) -> None:
+    """Raise a ConfigError for a path that cannot be that of a list.
+
+    Args:
+        id_keys: of user ids; the key of a list must be another.
+    """
     if path.is_dir():
         raise ConfigError(f"{path} is a directory; name a file for the list of forgotten users")
     if key_of(path) == path:
         fix = f"name the list {path.stem}.txt"
         raise ConfigError(f"{path}: the key of the list would have the same name; {fix}")
+    if key_of(path).is_file() and read_key(key_of(path)) in id_keys:
+        raise ConfigError(
+            f"{path}: its key would be {key_of(path)}, which is that of the user ids, so the list "
+            "would hold pseudonyms; give the list another name"
+        )
 
 
 def key_of(path: Path) -> Path:

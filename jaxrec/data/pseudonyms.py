@@ -11,7 +11,8 @@ from typing import overload
 import polars as pl
 
 from jaxrec.data.codes import coded, new_codes, per_row, texts
-from jaxrec.errors import ConfigError
+from jaxrec.data.columns import as_text
+from jaxrec.errors import ConfigError, DataError
 
 BYTES = 20  # of a hash that are kept, as 32 characters
 MIN_KEY = 32  # bytes
@@ -38,10 +39,14 @@ def pseudonym(key: bytes | str | Path, user_id: str | int | pl.Series) -> str | 
 
     Raises:
         ConfigError: the key cannot be used; see `read_key`.
+        DataError: a value is neither text nor a whole number.
     """
     key = check_key(key, "the key") if isinstance(key, bytes) else read_key(Path(key))
     if isinstance(user_id, pl.Series):
-        return pseudonyms(key, user_id.cast(pl.String)).cast(pl.String)
+        ids = as_text(user_id, user_id.name or "ids")
+        return pseudonyms(key, ids).cast(pl.String)
+    if isinstance(user_id, bool) or not isinstance(user_id, str | int) or user_id == "":
+        raise DataError(f"{user_id!r} is no user id; give text or a whole number")
     return keyed_hash(key, str(user_id))
 
 
@@ -67,7 +72,9 @@ def read_key(path: Path, fix: str = "") -> bytes:
     Raises:
         ConfigError: the file is missing, others on this machine may read it, or it is too short.
     """
-    fix = fix or f"name it, or make one: umask 077; openssl rand -hex 32 > {path}"
+    fix = fix or (
+        f"put it there, or make one for a first run: umask 077; openssl rand -hex 32 > {path}"
+    )
     try:
         mode, content = path.stat().st_mode, path.read_bytes()
     except OSError as error:

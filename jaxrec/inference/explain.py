@@ -273,7 +273,7 @@ def explanations(
             item_id=item_id or "",
             title=title,
             score=float(scored.scores[place]),
-            sentence=sentence(events, paths),
+            sentence=sentence(events, paths, model.config.data.negative_event_types),
             events_by=scored.events_by,
             events=events,
             parts=parts,

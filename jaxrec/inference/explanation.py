@@ -81,15 +81,22 @@ class Explanation:
     words: tuple[WordContribution, ...]
 
 
-def sentence(events: Sequence[EventContribution], paths: Sequence[GraphPath]) -> str:
+def sentence(
+    events: Sequence[EventContribution],
+    paths: Sequence[GraphPath],
+    negative: Sequence[str] = (),
+) -> str:
     """The strongest events and the strongest path as one sentence.
 
     An example is "Recommended because you bought Nail file and viewed Red lipstick; same brand
     Essie."
+
+    Args:
+        negative: event types, such as returns, that are no reason.
     """
     if not events:
         reason = "as a first suggestion"
-    elif named := _strongest(events):
+    elif named := _strongest(events, (IMPRESSION, *negative)):
         verbs: dict[str, list[str]] = {}
         for event in named:
             verb = PAST_TENSE.get(event.event_type, event.event_type.replace("_", " "))
@@ -101,11 +108,13 @@ def sentence(events: Sequence[EventContribution], paths: Sequence[GraphPath]) ->
     return f"Recommended {'; '.join([reason, *map(_in_words, paths[:1])])}."
 
 
-def _strongest(events: Sequence[EventContribution]) -> list[EventContribution]:
-    """The events that speak most for the item, one of an item."""
+def _strongest(
+    events: Sequence[EventContribution], silent: Sequence[str]
+) -> list[EventContribution]:
+    """The events that speak most for the item, one of an item, without `silent` event types."""
     named: dict[str | None, EventContribution] = {}
     for event in sorted(events, key=lambda event: -event.share):
-        is_action = event.item_id is not None and event.event_type != IMPRESSION
+        is_action = event.item_id is not None and event.event_type not in silent
         if is_action and event.share > 0 and event.amount > 0:
             named.setdefault(event.item_id, event)
     return list(named.values())[:NAMED_EVENTS]

@@ -109,7 +109,7 @@ def masked_event_types(
     unknown = [name for name in mask if name not in ("none", "seen", *event_type_names)]
     if unknown:
         raise ConfigError(
-            f"evaluation.mask names {unknown}; use none, seen, or event types among "
+            f"the mask names {unknown}; use none, seen, or event types among "
             f"{', '.join(event_type_names)}"
         )
     return np.array(["seen" in mask or name in mask for name in event_type_names])

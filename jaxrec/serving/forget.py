@@ -5,17 +5,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import tyro
 
-from jaxrec.artifacts.run_directory import read_config, read_id_key, served
+from jaxrec.artifacts.run_directory import read_config, read_id_key, served, uses_id_key
 from jaxrec.config import Config
 from jaxrec.config.ranges import Bounded
 from jaxrec.data.pseudonyms import keyed_hash, read_key
-from jaxrec.errors import ConfigError, RunError
+from jaxrec.errors import ConfigError, InputError, RunError
 from jaxrec.ranking.filters import listed_ids
 from jaxrec.serving.console import console
-from jaxrec.serving.forgetting import PlaceReport, Places, check_lists, forget, summary
+from jaxrec.serving.forgetting import RUN, PlaceReport, Places, check_lists, forget, summary
 from jaxrec.serving.live.engine import time_of_deletion
 from jaxrec.serving.options import STORE, Place
 
@@ -67,17 +68,17 @@ def forget_users(options: ForgetOptions) -> None:
         raise ConfigError("name users, or a file of them with --users")
     if "" in ids:
         raise ConfigError("a user id is empty; name users by their ids")
-    keys = {read_id_key(served(run), options.id_key) for run in options.run}
+    runs, unusable = open_runs(options)
+    keys = {run.id_key for run in runs}
     if options.id_key is not None:
         keys.add(read_key(options.id_key))
     users = {user_id: user_id for user_id in ids}
     users |= {keyed_hash(key, user_id): user_id for key in keys if key for user_id in ids}
-    configs = [read_config(run) for run in options.run]
-    times = [time_of_deletion(config) for config in configs] or [int(time.time())]
+    times = [time_of_deletion(run.config) for run in runs] or [int(time.time())]
     deleted_at = None if None in times else max(filter(None, times))
-    places = places_of(options, configs)
-    check_lists(places)
-    reports = forget(users, places, deleted_at, compact=not options.no_vacuum)
+    places = places_of(options, runs)
+    check_lists(places, keys)
+    reports = [*forget(users, places, deleted_at, compact=not options.no_vacuum), *unusable]
     show = as_json if options.json else as_text
     console.print(show(reports, len(set(ids))))
     failed = [report.place for report in reports if report.failure]
@@ -88,12 +89,31 @@ def forget_users(options: ForgetOptions) -> None:
         )
 
 
-def places_of(options: ForgetOptions, configs: Sequence[Config]) -> Places:
-    """The places that the options name; raises a ConfigError if there is no list for users.
+class OpenRun(NamedTuple):
+    """A run whose users are forgotten."""
 
-    Args:
-        configs: of the runs.
-    """
+    path: Path
+    config: Config
+    id_key: bytes  # empty: its ids are no keyed hashes
+
+
+def open_runs(options: ForgetOptions) -> tuple[list[OpenRun], list[PlaceReport]]:
+    """The runs that the options name, and reports of those that cannot be used."""
+    runs, unusable = list[OpenRun](), list[PlaceReport]()
+    for path in options.run:
+        own = served(path)
+        try:
+            config = read_config(path)
+            key = read_id_key(own, options.id_key) if uses_id_key(own) else b""
+            runs.append(OpenRun(path, config, key))
+        except InputError as error:
+            unusable.append(PlaceReport(RUN, str(path), failure=str(error)))
+    return runs, unusable
+
+
+def places_of(options: ForgetOptions, runs: Sequence[OpenRun]) -> Places:
+    """The places that the options name; raises a ConfigError if there is no list for users."""
+    configs = [run.config for run in runs]
     of_runs = {Path(config.data.forgotten) for config in configs if config.data.forgotten}
     lists = of_runs if options.forgotten is None else {options.forgotten}
     if not lists:
@@ -101,14 +121,14 @@ def places_of(options: ForgetOptions, configs: Sequence[Config]) -> Places:
             "name the list of forgotten users with --forgotten FILE, so that the next training "
             "(data.forgotten: FILE) leaves their events out"
         )
-    own = [store for run in options.run for store in sorted(run.rglob(STORE))]
+    own = [store for run in runs for store in sorted(run.path.rglob(STORE))]
     return Places(
         lists=tuple(sorted(lists)),
         stores=tuple(dict.fromkeys((*options.store, *map(str, own)))),
         streams=options.stream,
         outputs=options.outputs,
         states=options.states,
-        runs=options.run,
+        runs=tuple(run.path for run in runs),
     )
 
 

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from jaxrec.errors import Busy, ConfigError, InputError
 from jaxrec.serving.stores.base import Store
 from jaxrec.serving.stores.opening import check_redis, open_store
 
-LIST = "list"
+LIST, RUN = "list", "run"  # kinds of places
 NOT_COMPACT = (
     "its files were not rewritten, so an id may remain in unused parts of them until the next "
     "`jaxrec forget --store`"
@@ -75,10 +75,14 @@ class PlaceReport:
         return f"{self.kind} {self.place}: {'; '.join([*results, *self.notes])}"
 
 
-def check_lists(places: Places) -> None:
-    """Raise a ConfigError for a list that cannot be written, such as one of another machine."""
+def check_lists(places: Places, id_keys: Iterable[bytes] = ()) -> None:
+    """Raise a ConfigError for a list that cannot be written, such as one of another machine.
+
+    Args:
+        id_keys: of user ids; a list with one of them would hold pseudonyms.
+    """
     for path in places.lists:
-        refuse_list(path)
+        refuse_list(path, id_keys)
         if not path.parent.is_dir():
             raise ConfigError(
                 f"{path}: there is no such directory for the list of forgotten users; name the "
@@ -165,7 +169,7 @@ def _work(
         for pattern in patterns:
             yield kind, pattern, partial(_from_parts, pattern, users)
     for run in places.runs:
-        yield "run", str(run), partial(_from_run, run, users)
+        yield RUN, str(run), partial(_from_run, run, users)
 
 
 def _listed(path: Path, users: Users, deleted_at: int | None) -> Removed:

@@ -11,6 +11,7 @@ from jaxrec.artifacts.run_directory import COOCCURRENCE
 from jaxrec.data.dataset import filtered
 from jaxrec.data.graph import ITEM
 from jaxrec.data.id_types import with_id_types
+from jaxrec.errors import InputError
 from jaxrec.inference.audiences import EMPTY_AUDIENCE, audience_table, likeliest
 from jaxrec.inference.contributions import plot_contributions_of
 from jaxrec.inference.edge.directory import write_directory
@@ -91,6 +92,8 @@ def explain(options: ExplainOptions) -> None:
         lists = ListOptions(SHOWN_ITEMS)
         best = model.ranker.recommend(model.user_batch(histories), pipeline, lists).table
         items = best["item_id"]
+    if not len(items):
+        raise InputError("the mask leaves no item to explain; name one with --item")
     rows = [model.index.find(f"{ITEM}:{item}")[1] for item in items]
     made = explain_items(model, histories, np.array(rows, np.int64), pipeline)
     for reason in made:
@@ -143,6 +146,11 @@ def log_to_replay(model: TrainedModel, options: ReplayOptions) -> EventLog:
 def export(options: ExportOptions) -> None:
     """Write the directory that `jaxrec export` names; raises as `write_directory`."""
     model = load_model(options)
+    if history := model.config.evaluation.history:
+        note(
+            f"devices read all events of a user, and evaluation.history is {history}: lists of "
+            "longer histories differ from those of batches"
+        )
     write_directory(
         model,
         options.to,

@@ -19,6 +19,7 @@ from jaxrec.inference.forecast import checked_options, forecast_users
 from jaxrec.inference.profiles import profile_users
 from jaxrec.inference.ranker import ListOptions, UserBatch
 from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.ranking.adjustments import masked_event_types
 from jaxrec.ranking.context import Step
 from jaxrec.ranking.pipeline import RerankPipeline
 from jaxrec.ranking.steps import feedback_types
@@ -92,6 +93,7 @@ def load_scorer(options: JobOptions, *, shared: bool = False) -> Scorer:
     model = load_model(options, shared=shared)
     if isinstance(options, ProfileOptions):
         return _profile_scorer(model, options)
+    masked_event_types(options.rules.mask, model.encoder.event_type_names)  # refuses other names
     make = _list_scorer if options.forecast is None else _forecast_scorer
     return make(model, options)
 

@@ -76,3 +76,9 @@ def test_a_sampled_loss_is_for_one_shop():
     options = {"data.shops": {"a": "x", "b": "y"}, "model.experts": ["text"]}
     with pytest.raises(ConfigError, match=r"sampled_softmax is for one shop"):
         parse(layers=[options | {"train.loss": "sampled_softmax"}])
+
+
+def test_the_list_of_forgotten_users_has_another_key_than_the_ids():
+    with pytest.raises(ConfigError, match=r"forgotten: .* give the list another name"):
+        parse(layers=[{"data.forgotten": "a/id.txt", "data.id_key": "a/id.key"}])
+    parse(layers=[{"data.forgotten": "a/forgotten.txt", "data.id_key": "a/id.key"}])

@@ -239,6 +239,8 @@ def test_sentences_name_the_largest_shares_and_the_strongest_path():
     expected = "Recommended because you bought Title b and viewed Title a; same category Nails."
     assert sentence(events, [path]) == expected
     assert sentence([], []) == "Recommended as a first suggestion."
+    returned = [event("a", "return", 0.9), event("b", "buy", 0.1)]
+    assert sentence(returned, [], ("return",)) == "Recommended because you bought Title b."
     assert (
         sentence([event("c", "view", -1)], [])
         == "Recommended although no single event speaks for it."

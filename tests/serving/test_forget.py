@@ -129,6 +129,23 @@ def test_a_store_whose_files_are_not_rewritten_has_failed(forget, monkeypatch, t
     assert "FAILED: the log still holds content" in told.out
 
 
+def test_a_run_that_cannot_be_used_keeps_no_other_place_from_being_cleared(forget, tmp_path):
+    lists = tmp_path / "lists.csv"
+    lists.write_text(f"user_id,rank\n{GONE},1\n")
+    told = forget(GONE, "--run", tmp_path / "nope", "--outputs", lists, code=2)
+    assert "new entries 1" in told.out and "removed: rows 1, files 1" in told.out
+    assert "nope: FAILED: " in told.out and "1 of 3 places may still hold users" in told.err
+    assert GONE not in lists.read_text()
+
+
+def test_the_key_of_user_ids_is_not_that_of_a_list(forget, tmp_path):
+    key = tmp_path / "forgotten.key"
+    key.touch(0o600)
+    key.write_text("k" * 64)
+    assert "the list would hold pseudonyms" in forget(GONE, "--id-key", key, code=2).err
+    assert not (tmp_path / "forgotten.txt").exists()
+
+
 def test_a_pattern_matches_tables_too(forget, tmp_path):
     lists = tmp_path / "lists"
     (lists / "today").mkdir(parents=True)
@@ -153,7 +170,6 @@ def test_bad_input_is_refused(capsys, trained_run, tmp_path):
     listed = ["--forgotten", tmp_path / "f.txt"]
     assert "name users" in refused(*listed)
     assert "with --forgotten FILE" in refused(GONE, "--run", trained_run)
-    assert "not a run directory" in refused(GONE, *listed, "--run", tmp_path)
     assert "is empty" in refused("", *listed)
     assert "name the list f.txt" in refused(GONE, "--forgotten", tmp_path / "f.key")
     assert "is a directory" in refused(GONE, "--forgotten", tmp_path)

@@ -12,7 +12,7 @@ import jaxrec
 from jaxrec.cli import main
 from jaxrec.config import parse
 from jaxrec.data.pseudonyms import read_key
-from jaxrec.errors import ConfigError, RunError
+from jaxrec.errors import ConfigError, DataError, RunError
 from jaxrec.inference import loading
 from jaxrec.serving.states import read_states
 from jaxrec.training.fit import fit
@@ -86,7 +86,9 @@ def test_a_run_with_a_key_refuses_to_score_without_it(place, run, tmp_path, caps
     moved = shutil.copytree(place / "run", tmp_path / "run")
     text = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(text.replace("id.key", "lost.key"))
-    with pytest.raises(ConfigError, match=r"lost\.key: no key can be read .* name its file with"):
+    with pytest.raises(
+        ConfigError, match=r"lost\.key: no key can be read .* put its file back there"
+    ):
         loading.load(moved)
     loading.load(moved, id_key=place / "id.key")
     with pytest.raises(ConfigError, match=r"other\.key holds another key than the one that"):
@@ -131,3 +133,13 @@ def test_pseudonyms_are_equal_wherever_they_are_made(tmp_path):
     assert jaxrec.pseudonym(tmp_path / "id.key", 7) == made
     assert jaxrec.pseudonym(KEY, pl.Series("u", [7, None, 8])).to_list()[:2] == [made, None]
     assert jaxrec.pseudonym(KEY[::-1], "7") != made
+
+
+@pytest.mark.parametrize("value", [None, "", 1.5, True, ["a"]], ids=str)
+def test_only_text_and_whole_numbers_are_ids(unchecked, value):
+    with pytest.raises(DataError, match="is no user id"):
+        jaxrec.pseudonym(b"k" * 64, value)
+    whole = jaxrec.pseudonym(b"k" * 64, pl.Series([7.0, None]))
+    assert whole.to_list() == [jaxrec.pseudonym(b"k" * 64, 7), None]
+    with pytest.raises(DataError, match="not whole"):
+        jaxrec.pseudonym(b"k" * 64, pl.Series([7.5]))
