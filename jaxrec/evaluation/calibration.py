@@ -22,6 +22,7 @@ from jaxrec.ranking.item_table import ItemTable, PreparedItems, prepare
 from jaxrec.ranking.top_k import EvalQueries, check_targets, log_probabilities, rank_queries
 
 INVERSE_TEMPERATURES = (0.05, 20.0)
+REPEAT_BIASES = (-100.0, 100.0)  # of shift and decay: without repeats, likelihood has no maximum
 MAX_QUERIES = 4096  # to fit a temperature on
 MAX_SCORES = 2**28  # of queries by items, to choose by NDCG; there are `MAX_QUERIES` at least
 POPULARITY_STRENGTHS = tuple(n / 10 for n in range(-8, 5))  # 0: as learned; -1: none is left
@@ -160,7 +161,8 @@ def fit_repeat_bias(
 
     corners = np.vstack([np.zeros(3), np.diag([-0.5, 1.0, 0.5])])
     options = {"initial_simplex": corners, "xatol": 0.05, "fatol": 1e-3}
-    best = minimize(loss, np.zeros(3), method="Nelder-Mead", options=options)
+    limits = [tuple(map(math.log, INVERSE_TEMPERATURES)), REPEAT_BIASES, REPEAT_BIASES]
+    best = minimize(loss, np.zeros(3), method="Nelder-Mead", bounds=limits, options=options)
     _, shift, decay = best.x.tolist()
     return Correction(repeat_shift=shift, repeat_decay=decay)
 

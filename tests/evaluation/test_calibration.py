@@ -154,6 +154,22 @@ def test_the_fit_recovers_the_repeat_bias_of_the_targets(shift, decay):
     assert fit.repeat_decay == pytest.approx(decay, abs=0.2)
 
 
+def test_a_repeat_bias_has_limits_where_nobody_repeats():
+    queries, items = vectors(0, 200)
+    rows, ages = np.arange(len(queries)), np.zeros(len(queries), np.int64)
+    targets = drawn_targets(1, queries, items)
+    own = np.where(targets == 1, 2, 1)  # never the target
+
+    def pairs(correction, chosen):
+        amounts = correction.repeat_bias(np.zeros((1, 64), np.float32), np.array([True]))[0, ages]
+        return select_queries(as_blocks(ScoreAdjustments(rows, own, amounts)), chosen, len(queries))
+
+    fit = calibration.fit_repeat_bias(
+        EvalQueries(queries, targets), ItemTable(items, catalogue()), pairs
+    )
+    assert -100 <= fit.repeat_shift < -1 and abs(fit.repeat_decay) <= 100
+
+
 @pytest.mark.parametrize("strength", [-0.6, 0.0, 0.4])
 def test_the_fit_recovers_the_popularity_bias_of_the_targets(strength):
     """The fit takes the weakest strength that is as good as the best one."""
