@@ -72,6 +72,7 @@ async function start() {
     return show();
   }));
   await show();
+  search(); // for words that were typed while the model was loading
 }
 
 /** The shopper of the last visit. A state of another model is computed anew from the events. */
