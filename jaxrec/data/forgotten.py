@@ -5,7 +5,7 @@ Each line is `HASH SECONDS`. The key of the hashes is in a file beside the list,
 user afterwards may use it again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,7 +130,7 @@ def add_forgotten(path: Path, user_ids: Iterable[str], seconds: int) -> int:
     return len(added.keys() - before.until.keys())
 
 
-def refuse_list(path: Path, id_keys: Iterable[bytes] = ()) -> None:
+def refuse_list(path: Path, id_keys: Collection[bytes] = ()) -> None:
     """Raise a ConfigError for a path that cannot be that of a list.
 
     Args:

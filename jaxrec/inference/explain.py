@@ -302,10 +302,13 @@ def _words(
     influence = model.explainer.word_influence
     with_text = [item for item in items if influence.texts[item]]
     turns = influence.left_out([influence.texts[item] for item in with_text])
-    found = {item: (SHARED, influence.shared(item, history)) for item in items}
-    if turns is not None:
-        found |= {item: (LEAVE_ONE_OUT, own) for item, own in zip(with_text, turns, strict=True)}
-    return found
+    turned = {} if turns is None else dict(zip(with_text, turns, strict=True))
+    return {
+        item: (LEAVE_ONE_OUT, turned[item])
+        if item in turned
+        else (SHARED, influence.shared(item, history))
+        for item in items
+    }
 
 
 def _named(model: "ModelCore", path: NodePath) -> GraphPath:

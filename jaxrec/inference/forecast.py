@@ -18,11 +18,7 @@ from jaxtyping import Float
 from jaxrec.config.ranges import LARGEST
 from jaxrec.data.graph import ITEM
 from jaxrec.errors import InputError
-from jaxrec.inference.forecast_candidates import (
-    CANDIDATES,
-    Candidates,
-    find_candidates,
-)
+from jaxrec.inference.forecast_candidates import CANDIDATES, Candidates, find_candidates
 from jaxrec.inference.ranker import UserBatch, list_length
 from jaxrec.inference.roll_out import RollOuts, Weights, roll_out
 from jaxrec.models.sequence.decoder import Decoder
@@ -131,7 +127,7 @@ def forecast_weights(
     rolls = RollOuts(options.steps, options.samples, masks_further_events(model, mask))
     parts = []
     for start in range(0, max(count, 1), size):
-        chosen = [of.part(start, size) for _, of in followed]
+        chosen = [candidates.part(start, size) for _, candidates in followed]
         given = [(c, table[c.rows]) for c, table in zip(chosen, tables, strict=True)]
         own, seeds = (padded(p[start : start + size], size) for p in (vectors, keys))
         parts.append(jax.tree.map(np.asarray, roll_out(decoder, own, scale, given, seeds, rolls)))

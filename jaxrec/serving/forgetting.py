@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -75,7 +75,7 @@ class PlaceReport:
         return f"{self.kind} {self.place}: {'; '.join([*results, *self.notes])}"
 
 
-def check_lists(places: Places, id_keys: Iterable[bytes] = ()) -> None:
+def check_lists(places: Places, id_keys: Collection[bytes] = ()) -> None:
     """Raise a ConfigError for a list that cannot be written, such as one of another machine.
 
     Args:

@@ -20,7 +20,7 @@ USER_EVENTS = [
 ]
 
 
-# the other tests use the LSTM; of the rest, the transformer has the state of another form
+# most tests use the LSTM, so only the transformer, whose state has another form, is not slow
 ENCODERS = [
     name if name == "transformer" else pytest.param(name, marks=pytest.mark.slow)
     for name in values_of("sequence")

@@ -23,8 +23,6 @@ from jaxrec.runtime import atomic_path
 from jaxrec.types import ANY_EVENT_TYPE, NEG_INF
 
 FORMAT = 3  # of the directory; it changes when readers must change
-LARGEST = 2**16 - 1  # number of 16 bits
-LARGEST_SIGNED = 2**15 - 1
 MANIFEST, VECTORS, ITEMS = "manifest.json", "item_vectors.npy", "items"
 ExportFormat = Literal["jax", "onnx", "page"]
 VectorPrecision = Literal["float32", "int16", "int8"]
@@ -197,11 +195,10 @@ def _write_neighbours(
     """Write the neighbours of every item; returns an entry of the manifest."""
     neighbours, count = model.neighbours[name], model.catalog.num_items
     amounts, unit = neighbours.amounts, 1.0
-    if item_precision != "float32" and amounts.any():
-        unit = float(amounts.max()) / LARGEST
-        amounts = np.rint(amounts / unit).astype(np.uint16)
+    if item_precision != "float32":
+        amounts, unit = in_units(amounts, np.uint16)
     ages = np.arange(neighbours.newest)
-    items = neighbours.items.astype(np.uint16 if count <= LARGEST + 1 else np.int32)
+    items = neighbours.items.astype(np.uint16 if count <= 2**16 else np.int32)
     parts = {"items": items, "amounts": amounts}
     files = {part: f"{name}_{part}.npy" for part in parts}
     for part, rows in parts.items():
@@ -214,6 +211,15 @@ def _write_neighbours(
     }
 
 
+def in_units(values: np.ndarray, dtype: type[np.integer]) -> tuple[np.ndarray, float]:
+    """Values as whole multiples of a unit, and the unit, with which the largest one just fits.
+
+    Scores are sums, so all values get the same step; float16 has wider steps for large values.
+    """
+    unit = float(np.abs(values).max(initial=0)) / np.iinfo(dtype).max or 1.0
+    return np.rint(values / unit).astype(dtype), unit
+
+
 def _write_items(
     model: TrainedModel, directory: Path, item_precision: VectorPrecision
 ) -> VectorFile:
@@ -221,10 +227,7 @@ def _write_items(
     count, unit = model.catalog.num_items, 1.0
     vectors = model.index.host_vectors(ITEM)[:count]
     if item_precision != "float32":
-        # scores are sums over entries, so all get the same step; float16 has wider steps for the
-        # large ones
-        unit = float(np.abs(vectors).max()) / LARGEST_SIGNED or 1.0
-        vectors = np.rint(vectors / unit).astype(np.int16)
+        vectors, unit = in_units(vectors, np.int16)
     np.save(directory / VECTORS, vectors)
     names = model.index.names(ITEM, np.arange(count))
     # readers without Parquet, such as a page, read the same names from JSON

@@ -14,11 +14,7 @@ from jaxrec.inference.forecast import (
     forecast_table,
     forecast_weights,
 )
-from jaxrec.inference.forecast_candidates import (
-    CANDIDATES,
-    find_candidates,
-    with_nodes,
-)
+from jaxrec.inference.forecast_candidates import CANDIDATES, find_candidates, with_nodes
 from jaxrec.inference.profiles import interest_over_time
 from jaxrec.inference.roll_out import Weights
 from jaxrec.ranking.adjustments import AdjustmentBlocks
