@@ -5,13 +5,13 @@ import os
 from jaxlib.version import __version__
 
 # On CPUs, jaxlib 0.10.2 compiles some sums of products to wrong values
-# (https://github.com/jax-ml/jax/issues/39103); 0.11 has such fusions too. On processors with AMX,
-# values of 0.12.0 differ by 1e-3 between batches of other sizes. Products alone may stay with the
-# library behind them: without it a training step takes 1.4 times as long.
+# (https://github.com/jax-ml/jax/issues/39103); 0.11 has such fusions too, 0.12 has right ones.
+# Products alone may stay with the library behind them: without it a training step takes 1.4 times
+# as long.
 FUSION_OPTIONS = (
     # as a flag it may be shorter, as an option of one program not
     {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-    if __version__ == "0.10.2" or __version__.startswith(("0.11.", "0.12."))
+    if __version__ == "0.10.2" or __version__.startswith("0.11.")
     else {}
 )
 

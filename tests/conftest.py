@@ -70,6 +70,9 @@ def trained_run(known_shop, tmp_path_factory, worker_id) -> Path:
         "model.hidden_size": 16,
         "model.num_layers": 1,
         "model.id_dropout": 0.3,
+        # whether so few users choose neighbours depends on rounding
+        "model.cooccurrence": False,
+        "model.similar_text": False,
         "text.pretrained": str(GOLDEN / "tiny_bert"),
         "train.batch_size": 8,
         "train.sequence_length": 16,

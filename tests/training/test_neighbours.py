@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from helpers.paths import GOLDEN
 from helpers.training import config
 
 import jaxrec
@@ -45,10 +46,14 @@ def test_the_ranks_of_a_run_are_those_of_the_loaded_model(run, tables):
     assert not np.array_equal(found, without)
 
 
-def test_a_run_with_texts_fits_similar_texts_too(trained_run):
-    correction = read_calibration(trained_run)[1]
+@pytest.mark.thorough
+def test_a_run_with_texts_fits_similar_texts_too(known_shop, tmp_path):
+    options = {"train.epochs": 1, "train.patience": 1}
+    options |= {"model.experts": ["text"], "text.pretrained": str(GOLDEN / "tiny_bert")}
+    fit(config(**options), tmp_path / "run", tables=known_shop)
+    correction = read_calibration(tmp_path / "run")[1]
     assert correction.cooccurrence is not None and correction.similar_text is not None
-    assert set(read_neighbours(trained_run)) == set(correction.neighbours)
+    assert set(read_neighbours(tmp_path / "run")) == set(correction.neighbours)
 
 
 def test_a_context_has_the_neighbours_of_a_correction(trained_run, known_shop):
