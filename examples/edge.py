@@ -18,8 +18,6 @@ import numpy as np
 import onnxruntime
 
 MASKED = -1e30
-UNKNOWN = -1  # a time that is not known
-Ranking = list[tuple[str, float]]  # ids of items and their scores
 
 
 @dataclass
@@ -36,7 +34,7 @@ class EdgeModel:
     """The programs and tables of an exported model."""
 
     def __init__(self, directory: Path):
-        rows = partial(np.load, mmap_mode="r")  # a system reads those that are used alone
+        rows = partial(np.load, mmap_mode="r")
         self.manifest = json.loads((directory / "manifest.json").read_text())
         names = json.loads((directory / "items.json").read_text())
         self.item_ids = names["item_id"]
@@ -67,8 +65,8 @@ class EdgeModel:
         if item and kind in self.manifest["masked_event_types"]:
             shopper.masked.add(item)
 
-    def recommend(self, shopper: Shopper, k: int = 10, now: int | None = None) -> Ranking:
-        """The k best items."""
+    def recommend(self, shopper: Shopper, k: int = 10, now: int | None = None):
+        """The ids and scores of the k best items."""
         target = self.manifest["target_event_type"]
         bias = self.manifest["repeat_bias"][target + 1]
         added = [(item, bias[kind][age]) for age, (item, kind) in enumerate(shopper.recent)]
@@ -89,18 +87,23 @@ class EdgeModel:
         return [(self.item_ids[item], score) for item, score in best if score > MASKED / 2]
 
     def seconds_since(self, shopper: Shopper, now: int | None) -> np.ndarray:
-        """The time since the last event."""
+        """The time since the last event; -1 if it is not known."""
         known = self.manifest["has_time"] and None not in (now, shopper.last_time)
-        return np.array([max(now - shopper.last_time, 0) if known else UNKNOWN])
+        return np.array([max(now - shopper.last_time, 0) if known else -1])
 
 
 if __name__ == "__main__":
     model = EdgeModel(Path(sys.argv[1]))
     shopper = model.new_shopper()
-    for line in sys.stdin:
-        item, *rest = line.split()
-        event_type = rest[0] if rest else model.manifest["event_types"][0]
-        model.read(shopper, item, event_type, int(rest[1]) if rest[1:] else int(time.time()))
+    for line in filter(str.strip, sys.stdin):
+        defaults = ["", model.manifest["event_types"][0], time.time()]
+        fields = line.split()[:3]
+        item, event_type, moment = fields + defaults[len(fields) :]
+        try:
+            model.read(shopper, item, event_type, int(moment))
+        except ValueError as error:
+            print(f"This event is not read: {error}", file=sys.stderr)
+            continue
         for rank, (item_id, score) in enumerate(model.recommend(shopper), 1):
             print(f"{rank:>2}  {score:7.3f}  {item_id}  {model.titles[item_id] or ''}")
         print(flush=True)

@@ -128,7 +128,9 @@ def test_onnx_gives_the_lists_of_the_live_engine(
 def test_the_example_reads_events_and_prints_lists(engine, directory):
     program = [sys.executable, ROOT / "examples" / "edge.py", directory]
     lines = "".join(f"{e.item_id} {e.event_type} {e.time}\n" for e in EVENTS)
+    lines += "\ni01 no_type\ni01 view noon\n"
     shown = subprocess.run(program, input=lines, capture_output=True, text=True, check=True)
+    assert shown.stderr.count("This event is not read") == 2
     *_, last = shown.stdout.strip().split("\n\n")
     assert [line.split()[2] for line in last.splitlines()] == lists(engine)[0]["item_id"].to_list()
 
