@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.tables import Tables
 from jaxrec.evaluation.metrics import ndcg, recall
@@ -19,6 +20,11 @@ def some_users(tables: Tables, share: float, seed: int) -> pl.Series:
     users = tables.events["user_id"].unique().sort()
     count = max(round(share * len(users)), 1) if share else 0
     return users.sample(count, seed=seed, shuffle=True)
+
+
+def without_filters(config: Config) -> Config:
+    """The options for tables that are filtered already, of which some users train."""
+    return replace(config, data=replace(config.data, min_user_events=0, min_item_events=0))
 
 
 def of_users(tables: Tables, users: pl.Series) -> Tables:

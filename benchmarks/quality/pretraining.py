@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from cases import CASES, Variant, configuration
 from family import FIGURES, at, overrides
-from few_users import figures, model_ranks, of_users, queries_of, some_users
+from few_users import figures, model_ranks, of_users, queries_of, some_users, without_filters
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.markup import escape
@@ -84,12 +84,14 @@ class Study:
         self.case = " ".join([options.case, *options.all])
         self.recipe, self.changes = CASES[options.case], overrides(options.all)
         self.data = self.recipe.data(options.folder)
-        self.tables = filtered(self.config({}, 0))
+        recipe = configuration(self.recipe, self.data, Variant(self.changes), 0)
+        self.tables = filtered(recipe)
         self.dataset = prepare(self.config({}, 0), self.tables)
 
     def config(self, changes: dict, seed: int) -> Config:
-        """The options of a training."""
-        return configuration(self.recipe, self.data, Variant(self.changes | changes), seed)
+        """The options of a training, for tables that are filtered already."""
+        variant = Variant(self.changes | changes)
+        return without_filters(configuration(self.recipe, self.data, variant, seed))
 
     def row(self, way: str, share: float, seed: int) -> dict:
         """The row of a result, from the file or measured now."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from cases import CASES, Variant, configuration
-from few_users import figures, model_ranks, of_users, queries_of, some_users
+from few_users import figures, model_ranks, of_users, queries_of, some_users, without_filters
 from rich.console import Console
 from rich.table import Table
 from rows import about_run, append_row, commit, find_row
@@ -65,14 +65,15 @@ class Shop:
     def __init__(self, options: argparse.Namespace):
         self.case, self.origin = options.case, options.run
         self.data = CASES[self.case].data(options.folder)
-        config = self.config(0)
-        self.tables = filtered(config)
-        self.dataset = prepare(config, self.tables)
+        recipe = configuration(CASES[self.case], self.data, Variant(), 0)
+        self.tables = filtered(recipe)
+        self.dataset = prepare(self.config(0), self.tables)
         self.start = RUNS / f"{self.origin.name}-{self.case}".replace(" ", "-")
 
     def config(self, seed: int) -> Config:
         """The recipe of the case, for tables that are filtered already."""
-        return configuration(CASES[self.case], self.data, Variant(), seed)
+        recipe = configuration(CASES[self.case], self.data, Variant(), seed)
+        return without_filters(recipe)
 
     def transferred(self) -> TrainedModel:
         """The model of the first shop over the items of this one."""
@@ -137,6 +138,7 @@ class Shop:
             split=own.split,
             evaluation=own.evaluation,
             train=replace(config.train, seed=seed),
+            forecast=own.forecast,
             warm_start=replace(config.warm_start, base=str(self.start)),
         )
 
