@@ -4,9 +4,10 @@
     python benchmarks/quality/transfer.py path/to/ml1m_run ml-100k --shares 0.01 0.1 1 --seeds 0 1 2
 
 All test users of the case are ranked, each after all their earlier events, whatever share of the
-users trained. `transferred` goes on from the run, `scratch` begins anew with the recipe of the
-case, `popularity` counts the events of the same users, and `text` ranks by the cosine with the mean
-text of a user's items. Every result is a row of `benchmarks/results/transfer.jsonl`, and what has a
+users trained. `transferred` goes on from the run with the defaults of `--from`, `longer` does so
+for as many epochs as the recipe of the case has, and `scratch` begins anew with that recipe.
+`popularity` counts the events of the same users, and `text` ranks by the cosine with the mean text
+of a user's items. Every result is a row of `benchmarks/results/transfer.jsonl`, and what has a
 row is not measured again.
 """
 
@@ -94,7 +95,7 @@ class Shop:
             yield self.row("transferred", 0, 0)
             yield self.row("text", 0, 0)
         for share in shares:
-            for name in ("transferred", "scratch", "popularity"):
+            for name in ("transferred", "longer", "scratch", "popularity"):
                 yield self.row(name, share, seed)
 
     def row(self, name: str, share: float, seed: int) -> dict:
@@ -115,7 +116,7 @@ class Shop:
                 ranks = model_ranks(self.transferred(), self.dataset)
             case _:
                 run = RUNS / "-".join(map(str, key)).replace(" ", "-")
-                config = self.few_shot_config(seed) if name == "transferred" else self.config(seed)
+                config = self.training(name, seed)
                 fit(config, run, tables=of_users(self.tables, users), resume=run.exists())
                 log, ranks = read_log(run), model_ranks(jaxrec.load(run), self.dataset)
         row = {
@@ -129,9 +130,15 @@ class Shop:
         append_row(RESULTS, row)
         return row
 
-    def few_shot_config(self, seed: int) -> Config:
-        """The options of the transferred run, on this shop's data."""
-        config, own = self.transferred().config, self.config(seed)
+    def training(self, name: str, seed: int) -> Config:
+        """The recipe of the case, or the options of the transferred run on this shop's data."""
+        own = self.config(seed)
+        if name == "scratch":
+            return own
+        config = self.transferred().config
+        start = replace(config.warm_start, base=str(self.start))
+        if name == "longer":
+            start = replace(start, epochs=own.train.epochs)
         return replace(
             config,
             data=own.data,
@@ -139,7 +146,7 @@ class Shop:
             evaluation=own.evaluation,
             train=replace(config.train, seed=seed),
             forecast=own.forecast,
-            warm_start=replace(config.warm_start, base=str(self.start)),
+            warm_start=start,
         )
 
 
