@@ -87,7 +87,7 @@ def explain(options: ExplainOptions) -> None:
     steps = () if options.strategy is None else read_strategy(options.strategy)
     pipeline = model.ranker.pipeline(steps)
     histories = model.encoder.validated_log(pl.concat(stream.blocks()), feedback_types(steps))
-    items: Sequence[str] | pl.Series = options.item
+    items: Sequence[str] | pl.Series = list(dict.fromkeys(options.item))
     if not items:
         lists = ListOptions(SHOWN_ITEMS)
         best = model.ranker.recommend(model.user_batch(histories), pipeline, lists).table

@@ -67,5 +67,5 @@ def test_an_explanation_is_printed_and_written(ask, model, known_shop, tmp_path,
     best = model.recommend(own, k=3)["item_id"].to_list()
     assert [reason["item_id"] for reason in made] == best
     assert len(made[0]["events"]) == len(own)
-    ask("explain", "u003", "--item", best[1])
+    ask("explain", "u003", "--item", best[1], best[1])
     assert capsys.readouterr().out.count("Recommended because") == 1
