@@ -1,18 +1,55 @@
 """Trainings on some of the users of a data set, measured on the held-out events of all users."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+from cases import CASES, Variant, configuration
 from jaxtyping import Float
 
+from jaxrec.artifacts.run_directory import read_config
 from jaxrec.config import Config
-from jaxrec.data.dataset import Dataset
+from jaxrec.data.dataset import Dataset, filtered, prepare
 from jaxrec.data.tables import Tables
 from jaxrec.evaluation.metrics import ndcg, recall
 from jaxrec.inference.comparison import held_out_ranks
 from jaxrec.inference.trained_model import TrainedModel
+from jaxrec.training.fit import fit
 from jaxrec.types import Queries
+
+
+class FilteredCase:
+    """A case whose tables are filtered once, because some users leave too few events of each item.
+
+    Attributes:
+        tables: of all users.
+        dataset: all users, for evaluation.
+    """
+
+    def __init__(self, name: str, folder: Path, changes: Mapping[str, Any] | None = None):
+        self.case, self.data, self.changes = CASES[name], CASES[name].data(folder), changes or {}
+        self.tables = filtered(self._recipe({}, 0))
+        self.dataset = prepare(self.config(), self.tables)
+
+    def config(self, changes: Mapping[str, Any] | None = None, seed: int = 0) -> Config:
+        """The options of a training on some of the users."""
+        config = self._recipe(changes or {}, seed)
+        return replace(config, data=replace(config.data, min_user_events=0, min_item_events=0))
+
+    def _recipe(self, changes: Mapping[str, Any], seed: int) -> Config:
+        variant = Variant({**self.changes, **changes})
+        return configuration(self.case, self.data, variant, seed)
+
+
+def fit_or_resume(config: Config, run: Path, tables: Tables) -> None:
+    """Train a run, or continue it with the options that it has."""
+    if run.exists():
+        fit(read_config(run), run, tables=tables, resume=True)
+    else:
+        fit(config, run, tables=tables)
 
 
 def some_users(tables: Tables, share: float, seed: int) -> pl.Series:
@@ -20,11 +57,6 @@ def some_users(tables: Tables, share: float, seed: int) -> pl.Series:
     users = tables.events["user_id"].unique().sort()
     count = max(round(share * len(users)), 1) if share else 0
     return users.sample(count, seed=seed, shuffle=True)
-
-
-def without_filters(config: Config) -> Config:
-    """The options for tables that are filtered already, of which some users train."""
-    return replace(config, data=replace(config.data, min_user_events=0, min_item_events=0))
 
 
 def of_users(tables: Tables, users: pl.Series) -> Tables:

@@ -28,9 +28,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from cases import CASES, Variant, configuration
+from cases import CASES
 from family import FIGURES, at, overrides
-from few_users import figures, model_ranks, of_users, queries_of, some_users, without_filters
+from few_users import (
+    FilteredCase,
+    figures,
+    fit_or_resume,
+    model_ranks,
+    of_users,
+    queries_of,
+    some_users,
+)
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.markup import escape
@@ -40,10 +48,9 @@ from rows import BENCHMARKS, about_run, append_row, commit, find_row, mean_of
 import jaxrec
 from jaxrec.api import enable_compilation_cache
 from jaxrec.config import Config
-from jaxrec.data.dataset import filtered, prepare
+from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
 from jaxrec.errors import DataError
-from jaxrec.training.fit import fit
 from jaxrec.training.logging import read_log
 from jaxrec.training.pretraining.loop import pretrain
 from jaxrec.training.pretraining.options import PretrainOptions, TaskWeights
@@ -73,38 +80,29 @@ def main() -> None:
     study = Study(options)
     for share in options.shares:
         rows = [study.row(way, share, seed) for way in options.ways for seed in options.seeds]
-        title = f"{study.case}: {rows[0]['users']:,} users train"
+        title = f"{study.name}: {rows[0]['users']:,} users train"
         Console(width=200).print(ways_table(title, rows))
 
 
-class Study:
-    """A case with options, its tables, and the queries of all its users."""
+class Study(FilteredCase):
+    """A case with options."""
 
     def __init__(self, options: argparse.Namespace):
-        self.case = " ".join([options.case, *options.all])
-        self.recipe, self.changes = CASES[options.case], overrides(options.all)
-        self.data = self.recipe.data(options.folder)
-        recipe = configuration(self.recipe, self.data, Variant(self.changes), 0)
-        self.tables = filtered(recipe)
-        self.dataset = prepare(self.config({}, 0), self.tables)
-
-    def config(self, changes: dict, seed: int) -> Config:
-        """The options of a training, for tables that are filtered already."""
-        variant = Variant(self.changes | changes)
-        return without_filters(configuration(self.recipe, self.data, variant, seed))
+        super().__init__(options.case, options.folder, overrides(options.all))
+        self.name = " ".join([options.case, *options.all])
 
     def row(self, way: str, share: float, seed: int) -> dict:
         """The row of a result, from the file or measured now."""
-        key = [self.case, way, share, seed]
+        key = [self.name, way, share, seed]
         if row := find_row(RESULTS, key=key):
             return row
-        Console().print(f"{self.case}: {way}, {share:.0%} of the users, seed {seed}", markup=False)
+        Console().print(f"{self.name}: {way}, {share:.0%} of the users, seed {seed}", markup=False)
         users = some_users(self.tables, share, seed)
         tables = of_users(self.tables, users)
-        place = RUNS / re.sub(r"[^\w.]+", "-", f"{self.case} {share} {seed}")
+        place = RUNS / re.sub(r"[^\w.]+", "-", f"{self.name} {share} {seed}")
         config, before = self.prepared(way, tables, place, seed)
         run, start = place / way.replace(" ", "-"), time.perf_counter()
-        fit(config, run, tables=tables, resume=run.exists())
+        fit_or_resume(config, run, tables)
         about = about_run(config, read_log(run), start)
         row = {
             "key": key,
@@ -131,7 +129,7 @@ class Study:
             changes = self.trained_encoder(task, tables, first, seed)
             return self.config(changes, seed), (time.perf_counter() - start) / 60
         alone = {"train.next_item_weight": 0.0, "train.auxiliary_weight": 0.0, WEIGHTS[task]: 1.0}
-        fit(self.config(alone, seed), first, tables=tables, resume=first.exists())
+        fit_or_resume(self.config(alone, seed), first, tables)
         config = self.config({}, seed)
         train = replace(config.train, init=str(first), init_parts=PARTS[task])
         return replace(config, train=train), (time.perf_counter() - start) / 60

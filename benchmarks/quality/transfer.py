@@ -19,8 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from cases import CASES, Variant, configuration
-from few_users import figures, model_ranks, of_users, queries_of, some_users, without_filters
+from cases import CASES
+from few_users import (
+    FilteredCase,
+    figures,
+    fit_or_resume,
+    model_ranks,
+    of_users,
+    queries_of,
+    some_users,
+)
 from rich.console import Console
 from rich.table import Table
 from rows import about_run, append_row, commit, find_row
@@ -30,13 +38,12 @@ from jaxrec.api import enable_compilation_cache
 from jaxrec.cli import transfer
 from jaxrec.cli.transfer import TransferOptions
 from jaxrec.config import Config
-from jaxrec.data.dataset import Dataset, filtered, prepare
+from jaxrec.data.dataset import Dataset
 from jaxrec.inference.catalog_index import unit_rows
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
-from jaxrec.training.fit import fit
 from jaxrec.training.logging import read_log
 from jaxrec.types import Queries
 
@@ -60,21 +67,13 @@ def main() -> None:
     Console(width=120).print(table_of(f"{options.run.name} -> {options.case}", rows))
 
 
-class Shop:
-    """The second shop: its tables, its queries, and the transferred run."""
+class Shop(FilteredCase):
+    """The second shop, and the transferred run."""
 
     def __init__(self, options: argparse.Namespace):
-        self.case, self.origin = options.case, options.run
-        self.data = CASES[self.case].data(options.folder)
-        recipe = configuration(CASES[self.case], self.data, Variant(), 0)
-        self.tables = filtered(recipe)
-        self.dataset = prepare(self.config(0), self.tables)
-        self.start = RUNS / f"{self.origin.name}-{self.case}".replace(" ", "-")
-
-    def config(self, seed: int) -> Config:
-        """The recipe of the case, for tables that are filtered already."""
-        recipe = configuration(CASES[self.case], self.data, Variant(), seed)
-        return without_filters(recipe)
+        super().__init__(options.case, options.folder)
+        self.name, self.origin = options.case, options.run
+        self.start = RUNS / f"{self.origin.name}-{self.name}".replace(" ", "-")
 
     def transferred(self) -> TrainedModel:
         """The model of the first shop over the items of this one."""
@@ -100,10 +99,10 @@ class Shop:
 
     def row(self, name: str, share: float, seed: int) -> dict:
         """The row of a result, from the file or measured now."""
-        key = [self.case, self.origin.name, name, share, seed]
+        key = [self.name, self.origin.name, name, share, seed]
         if row := find_row(RESULTS, key=key):
             return row
-        Console().print(f"{self.case}: {name}, {share:.0%} of the users, seed {seed}")
+        Console().print(f"{self.name}: {name}, {share:.0%} of the users, seed {seed}")
         start = time.perf_counter()
         users = some_users(self.tables, share, seed)
         log: list[dict] = []
@@ -117,14 +116,14 @@ class Shop:
             case _:
                 run = RUNS / "-".join(map(str, key)).replace(" ", "-")
                 config = self.training(name, seed)
-                fit(config, run, tables=of_users(self.tables, users), resume=run.exists())
+                fit_or_resume(config, run, of_users(self.tables, users))
                 log, ranks = read_log(run), model_ranks(jaxrec.load(run), self.dataset)
         row = {
             "key": key,
             "method": name,
             "share": share,
             "users": len(users),
-            **about_run(self.config(seed), log, start),
+            **about_run(self.config(seed=seed), log, start),
             **{part: figures(values) for part, values in ranks.items()},
         }
         append_row(RESULTS, row)
@@ -132,7 +131,7 @@ class Shop:
 
     def training(self, name: str, seed: int) -> Config:
         """The recipe of the case, or the options of the transferred run on this shop's data."""
-        own = self.config(seed)
+        own = self.config(seed=seed)
         if name == "scratch":
             return own
         config = self.transferred().config
