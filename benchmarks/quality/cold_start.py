@@ -7,23 +7,24 @@ everything before is forgotten, by the model and by the baselines. A second tabl
 by the number of training events of the item, with whole histories. `text` ranks by the cosine with
 the mean text vector of the user's items. The baselines are those of every run, with the
 hyperparameters that validation chose for whole histories. Every line is a row of
-`benchmarks/results/cold_start.jsonl`.
+`benchmarks/results/cold_start.jsonl`; `minutes` are those of the ranking.
 """
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from baselines import protocol_of
+from few_users import figures
 from rich.console import Console
 from rich.table import Table
 from rows import about_run, append_row, commit
-from transfer import figures
 
 import jaxrec
-from jaxrec.data.dataset import prepare
+from jaxrec.data.dataset import Dataset, prepare
 from jaxrec.evaluation.baselines import Histories, Scorer
 from jaxrec.evaluation.protocol import segment_masks
 from jaxrec.evaluation.tuned_baselines import fit_baselines
@@ -33,6 +34,7 @@ from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.types import EventLog, Queries
 
 RESULTS = Path(__file__).parent.parent / "results" / "cold_start.jsonl"
+Tables = dict[str, dict[str, dict[str, np.ndarray]]]
 BASELINES = ("popularity", "cooccurrence", "ease")
 
 
@@ -41,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", help="where the data are now, if they have moved")
+    parser.add_argument("--name", help="of the data in the rows; by default that of the run")
     parser.add_argument("--events", type=int, nargs="+", default=[1, 2, 3, 5, 10])
     options = parser.parse_args()
     commit()
@@ -51,36 +54,46 @@ def main() -> None:
         config = replace(config, data=replace(config.data, source=options.data))
     dataset = prepare(config)
     assert model.catalog.item_ids.equals(dataset.catalog.item_ids)
-    protocol = protocol_of(dataset, config.evaluation)
+    tables = cold_start(model, dataset, options.events)
+    name = options.name or options.run.name
+    about = {"run": name, **about_run(config, [], start)}
+    for title, rows in tables.items():
+        print_table(f"{name}: {title}", rows)
+        for line, methods in rows.items():
+            shown = {method: figures(values) for method, values in methods.items()}
+            append_row(RESULTS, {**about, "part": title, "name": line, **shown})
+
+
+def cold_start(model: TrainedModel, dataset: Dataset, counts: Sequence[int]) -> Tables:
+    """Ranks of the test targets: title of the table, line, and method.
+
+    Args:
+        counts: the numbers of events that users begin with.
+    """
+    protocol = protocol_of(dataset, model.config.evaluation)
     fitted = fit_baselines(protocol).fitted
     baselines = {name: fitted[name] for name in BASELINES if name in fitted}
     baselines["text"] = text_baseline(model)
     queries = dataset.split.test["last"]
-    about = {"run": options.run.name, **about_run(config, [], start)}
 
-    ranks = {}
-    for count in (*options.events, None):
+    def ranks(count: int | None) -> dict[str, np.ndarray]:
         log, kept, shown = last_events(dataset.split.log, queries, count)
-        part = replace(
-            protocol, split=replace(dataset.split, log=log), positives=protocol.positives[kept]
-        )
-        ranks[count] = {"model": held_out_ranks(model, log, shown, config.evaluation.mask)}
+        split = replace(dataset.split, log=log)
+        part = replace(protocol, split=split, positives=protocol.positives[kept])
+        own = {"model": held_out_ranks(model, log, shown, model.config.evaluation.mask)}
         for name, baseline in baselines.items():
-            ranks[count][name] = part.rank(part.scorer(baseline)(shown), shown).ranks
-    segments = segment_masks(dataset.split.log, queries, protocol.positives, protocol.counts)
-    items = {name: mask for name, mask in segments.items() if name.startswith("items")}
+            own[name] = part.rank(part.scorer(baseline)(shown), shown).ranks
+        return own
 
-    users = {"all" if count is None else f"last {count}": ranks[count] for count in ranks}
+    whole = ranks(None)
+    segments = segment_masks(dataset.split.log, queries, protocol.positives, protocol.counts)
     targets = {
-        f"{name} ({mask.sum():,})": {method: own[mask] for method, own in ranks[None].items()}
-        for name, mask in items.items()
-        if mask.any()
+        f"{name} ({mask.sum():,})": {method: values[mask] for method, values in whole.items()}
+        for name, mask in segments.items()
+        if name.startswith("items") and mask.any()
     }
-    for title, rows in (("events of the user", users), ("targets", targets)):
-        print_table(f"{options.run.name}: {title}", rows)
-        for name, methods in rows.items():
-            shown = {method: figures(values) for method, values in methods.items()}
-            append_row(RESULTS, {**about, "part": title, "name": name, **shown})
+    users = {f"last {count}": ranks(count) for count in counts}
+    return {"events of the user": {**users, "all": whole}, "targets": targets}
 
 
 def last_events(

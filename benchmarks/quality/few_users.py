@@ -18,6 +18,7 @@ from jaxrec.evaluation.metrics import ndcg, recall
 from jaxrec.inference.comparison import held_out_ranks
 from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.training.fit import fit
+from jaxrec.training.logging import read_log
 from jaxrec.types import Queries
 
 
@@ -44,12 +45,13 @@ class FilteredCase:
         return configuration(self.case, self.data, variant, seed)
 
 
-def fit_or_resume(config: Config, run: Path, tables: Tables) -> None:
-    """Train a run, or continue it with the options that it has."""
+def fit_or_resume(config: Config, run: Path, tables: Tables) -> list[dict]:
+    """Train a run, or continue it with the options that it has. Returns its log."""
     if run.exists():
         fit(read_config(run), run, tables=tables, resume=True)
     else:
         fit(config, run, tables=tables)
+    return read_log(run)
 
 
 def some_users(tables: Tables, share: float, seed: int) -> pl.Series:

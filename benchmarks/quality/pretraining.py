@@ -43,7 +43,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rows import BENCHMARKS, about_run, append_row, commit, find_row, mean_of
+from rows import BENCHMARKS, about_run, append_row, commit, find_row, mean_of, minutes_of
 
 import jaxrec
 from jaxrec.api import enable_compilation_cache
@@ -51,7 +51,6 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
 from jaxrec.errors import DataError
-from jaxrec.training.logging import read_log
 from jaxrec.training.pretraining.loop import pretrain
 from jaxrec.training.pretraining.options import PretrainOptions, TaskWeights
 
@@ -102,15 +101,14 @@ class Study(FilteredCase):
         place = RUNS / re.sub(r"[^\w.]+", "-", f"{self.name} {share} {seed}")
         config, before = self.prepared(way, tables, place, seed)
         run, start = place / way.replace(" ", "-"), time.perf_counter()
-        fit_or_resume(config, run, tables)
-        about = about_run(config, read_log(run), start)
+        about = about_run(config, fit_or_resume(config, run, tables), start)
         row = {
             "key": key,
             "way": way,
             "share": share,
             "users": len(users),
             **about,
-            "minutes_before": round(before, 1),
+            "minutes_before": before,
             **self.scores(run, tables, config),
         }
         append_row(RESULTS, row)
@@ -124,27 +122,32 @@ class Study(FilteredCase):
         if beside:
             return self.config({WEIGHTS[task]: 0.1}, seed), 0.0
         first = place / f"{task}-alone"
-        start = time.perf_counter()
         if task in TEXT_TASKS:
-            changes = self.trained_encoder(task, tables, first, seed)
-            return self.config(changes, seed), (time.perf_counter() - start) / 60
+            changes, minutes = self.trained_encoder(task, tables, first, seed)
+            return self.config(changes, seed), minutes
         alone = {"train.next_item_weight": 0.0, "train.auxiliary_weight": 0.0, WEIGHTS[task]: 1.0}
-        fit_or_resume(self.config(alone, seed), first, tables)
+        log = fit_or_resume(self.config(alone, seed), first, tables)
         config = self.config({}, seed)
         train = replace(config.train, init=str(first), init_parts=PARTS[task])
-        return replace(config, train=train), (time.perf_counter() - start) / 60
+        return replace(config, train=train), minutes_of(log)
 
-    def trained_encoder(self, task: str, tables: Tables, out: Path, seed: int) -> dict:
-        """The option that reads texts by the default encoder after one task on these tables."""
-        if not (out / "config.json").exists():
+    def trained_encoder(
+        self, task: str, tables: Tables, out: Path, seed: int
+    ) -> tuple[dict[str, str], float]:
+        """The option that reads texts by the default encoder after one task on these tables, and
+        the minutes of that task."""
+        cost = out.with_suffix(".minutes")  # written last, so that an interrupted task goes on
+        if not cost.exists():
+            start = time.perf_counter()
             weights = TaskWeights(**{name: float(name == task) for name in TEXT_TASKS})
             try:
                 options = PretrainOptions(tasks=weights, seed=seed)
                 pretrain(self.config({}, seed), options, out, tables=tables)
             except DataError as error:  # too few texts or histories
                 Console().print(f"{error}; the encoder stays as it was", markup=False)
-                return {}
-        return {"text.pretrained": str(out)}
+                return {}, 0.0
+            cost.write_text(f"{(time.perf_counter() - start) / 60:.1f}")
+        return {"text.pretrained": str(out)}, float(cost.read_text())
 
     def scores(self, run: Path, tables: Tables, config: Config) -> dict:
         """The figures of all queries, and of test targets with few training events."""

@@ -75,14 +75,25 @@ def run_key(config: Config, event_type: str = "") -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def minutes_of(log: list[dict]) -> float:
+    """The minutes of a training, in all processes that went on with it."""
+    return round(log[-1]["seconds"] / 60, 1)
+
+
 def about_run(config: Config, log: list[dict], start: float) -> dict:
-    """What a row says of a run beside its figures; `start` is of `time.perf_counter`."""
+    """What a row says of a run beside its figures.
+
+    Args:
+        log: of the training; empty without one.
+        start: of `time.perf_counter`, for what was not trained.
+    """
+    minutes = minutes_of(log) if log else round((time.perf_counter() - start) / 60, 1)
     return {
         "seed": config.train.seed,
         "code": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "epochs": sum("validation/ndcg@10" in entry for entry in log),
-        "minutes": round((time.perf_counter() - start) / 60, 1),
+        "minutes": minutes,
     }
 
 

@@ -44,7 +44,6 @@ from jaxrec.inference.trained_model import TrainedModel
 from jaxrec.ranking.adjustments import mask_adjustments
 from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, rank_queries
-from jaxrec.training.logging import read_log
 from jaxrec.types import Queries
 
 RESULTS = Path(__file__).parent.parent / "results" / "transfer.jsonl"
@@ -115,9 +114,8 @@ class Shop(FilteredCase):
                 ranks = model_ranks(self.transferred(), self.dataset)
             case _:
                 run = RUNS / "-".join(map(str, key)).replace(" ", "-")
-                config = self.training(name, seed)
-                fit_or_resume(config, run, of_users(self.tables, users))
-                log, ranks = read_log(run), model_ranks(jaxrec.load(run), self.dataset)
+                log = fit_or_resume(self.training(name, seed), run, of_users(self.tables, users))
+                ranks = model_ranks(jaxrec.load(run), self.dataset)
         row = {
             "key": key,
             "method": name,
