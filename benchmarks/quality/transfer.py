@@ -4,11 +4,10 @@
     python benchmarks/quality/transfer.py path/to/ml1m_run ml-100k --shares 0.01 0.1 1 --seeds 0 1 2
 
 All test users of the case are ranked, each after all their earlier events, whatever share of the
-users trained. `transferred` goes on from the run with the defaults of `--from`, `longer` does so
-for as many epochs as the recipe of the case has, and `scratch` begins anew with that recipe.
-`popularity` counts the events of the same users, and `text` ranks by the cosine with the mean text
-of a user's items. Every result is a row of `benchmarks/results/transfer.jsonl`, and what has a
-row is not measured again.
+users trained. `transferred` goes on from the run with `--from`, and `scratch` begins anew with the
+recipe of the case. `popularity` counts the events of the same users, and `text` ranks by the cosine
+with the mean text of a user's items. Every result is a row of `benchmarks/results/transfer.jsonl`,
+and what has a row is not measured again.
 """
 
 import argparse
@@ -93,7 +92,7 @@ class Shop(FilteredCase):
             yield self.row("transferred", 0, 0)
             yield self.row("text", 0, 0)
         for share in shares:
-            for name in ("transferred", "longer", "scratch", "popularity"):
+            for name in ("transferred", "scratch", "popularity"):
                 yield self.row(name, share, seed)
 
     def row(self, name: str, share: float, seed: int) -> dict:
@@ -133,9 +132,6 @@ class Shop(FilteredCase):
         if name == "scratch":
             return own
         config = self.transferred().config
-        start = replace(config.warm_start, base=str(self.start))
-        if name == "longer":
-            start = replace(start, epochs=own.train.epochs)
         return replace(
             config,
             data=own.data,
@@ -143,7 +139,7 @@ class Shop(FilteredCase):
             evaluation=own.evaluation,
             train=replace(config.train, seed=seed),
             forecast=own.forecast,
-            warm_start=start,
+            warm_start=replace(config.warm_start, base=str(self.start)),
         )
 
 

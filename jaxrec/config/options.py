@@ -222,7 +222,8 @@ class WarmStartConfig(Bounded, section="warm_start"):
     replay: Share = 0.5
     """Share of old events among the events that training predicts."""
     epochs: NonNegative = 2
-    """Most epochs over the new events; takes the place of `train.epochs`."""
+    """Most epochs over the new events; takes the place of `train.epochs`. In the first training
+    after `jaxrec transfer`, `train.epochs` and `train.learning_rate` hold."""
     learning_rate: Positive = 5e-4
     """Peak learning rate; takes the place of `train.learning_rate`."""
     drop_items: bool = False

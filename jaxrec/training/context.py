@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
+from jaxrec.artifacts.catalog_files import NEVER
 from jaxrec.artifacts.run_directory import COOCCURRENCE, SIMILAR_TEXT, RunArtifacts
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, event_weight
@@ -191,6 +192,7 @@ def make_context(
             *notes,
             *(f"the data have no source for the expert {n}, so it is left out" for n in missing),
             *_no_links(config, dataset),
+            *_first_training(config),
             *sampling_notes(config),
         ),
     )
@@ -256,9 +258,24 @@ def experts_with_source(
 
 def schedule(config: Config) -> tuple[int, float]:
     """The number of epochs and the peak learning rate."""
-    if config.warm_start.base:
-        return config.warm_start.epochs, config.warm_start.learning_rate
-    return config.train.epochs, config.train.learning_rate
+    start, train = config.warm_start, config.train
+    if start.base and not _is_first(config):
+        return start.epochs, start.learning_rate
+    return train.epochs, train.learning_rate
+
+
+def _is_first(config: Config) -> bool:
+    """Whether a warm start is the first training of its base on the events of its shop."""
+    return bool(config.warm_start.base) and config.warm_start.since == str(NEVER)
+
+
+def _first_training(config: Config) -> list[str]:
+    if not _is_first(config):
+        return []
+    return [
+        "the base has seen no event of this shop, so train.epochs and train.learning_rate hold "
+        "here, and not those of warm_start"
+    ]
 
 
 def model_sizes(config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps) -> Sizes:

@@ -16,6 +16,7 @@ from jaxrec.evaluation.neighbours import NeighbourFit
 from jaxrec.inference.loading import read_calibration
 from jaxrec.training import cards
 from jaxrec.training.card_parts import corrections
+from jaxrec.training.logging import read_log
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,9 @@ def test_bad_tables_and_models_are_refused(model, other_items):
 
 
 @pytest.mark.slow
-def test_training_goes_on_in_the_other_shop(trained_run, other_items, known_shop, tmp_path):
+def test_training_goes_on_in_the_other_shop(
+    trained_run, other_items, known_shop, tmp_path, capsys
+):
     items, out = tmp_path / "items.parquet", tmp_path / "out"
     other_items.write_parquet(items)
     transfer.run([str(trained_run), "--items", str(items), "--out", str(out)])
@@ -122,3 +125,6 @@ def test_training_goes_on_in_the_other_shop(trained_run, other_items, known_shop
         overrides={"train.epochs": 1, "train.refit": "none"},
     )
     assert results["test"]["model"]["recall@10"] > 0.5
+    assert "train.epochs and train.learning_rate hold here" in capsys.readouterr().err
+    epochs = [entry for entry in read_log(tmp_path / "run") if "validation/ndcg@10" in entry]
+    assert len(epochs) == 1
