@@ -30,9 +30,9 @@ from jaxrec.training.logging import console
 from jaxrec.training.plan.chips import ask_for_devices, devices_of, read_slice
 from jaxrec.training.plan.hlo import (
     COLLECTIVES,
-    NO_KERNEL,
     Instruction,
     executed,
+    is_kernel,
     product_depth,
     read_computations,
     whole_multiple,
@@ -73,7 +73,7 @@ def main() -> None:
         f"compiled in {seconds:.0f} s"
     )
     program = list(executed(read_computations(text), "ENTRY"))
-    kernels = [op for op in program if not op.fused and op.opcode not in NO_KERNEL]
+    kernels = [op for op in program if is_kernel(op)]
     show_loops(kernels)
     show_collectives([op for op in program if op.opcode in COLLECTIVES])
     show_products([op for op in program if op.opcode == "convolution"])

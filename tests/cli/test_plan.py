@@ -16,7 +16,7 @@ SIZES = [
 
 
 def program(part, name, peak):
-    costs = Costs(2e12, 3 * 2**30, {"all-reduce": Transfers(7, 2**20)}, ())
+    costs = Costs(2e12, 3 * 2**30, {"all-reduce": Transfers(7, 2**20)}, (), padding=0)
     return ProgramPlan(
         name=name,
         part=part,

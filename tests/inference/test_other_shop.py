@@ -109,9 +109,7 @@ def test_bad_tables_and_models_are_refused(model, other_items):
 
 
 @pytest.mark.slow
-def test_training_goes_on_in_the_other_shop(
-    trained_run, other_items, known_shop, tmp_path, capsys
-):
+def test_training_goes_on_in_the_other_shop(trained_run, other_items, known_shop, tmp_path, capsys):
     items, out = tmp_path / "items.parquet", tmp_path / "out"
     other_items.write_parquet(items)
     transfer.run([str(trained_run), "--items", str(items), "--out", str(out)])

@@ -106,19 +106,26 @@ class Costs:
     bytes: float  # read from and written to the memory
     collectives: dict[str, Transfers]
     largest: tuple[Tensor, ...]  # the largest arrays that are no arguments
+    padding: int  # bytes that fill up the tiles of what kernels write
 
 
 def read_costs(text: str, devices: int) -> Costs:
     """The costs of a program text for so many devices."""
     computations = read_computations(text)
     program = list(executed(computations, "ENTRY"))
-    kernels = [op for op in program if not op.fused and op.opcode not in NO_KERNEL]
+    kernels = [op for op in program if is_kernel(op)]
     return Costs(
         flops=sum(op.times * product_flops(op) for op in program),
         bytes=sum(op.times * traffic(computations, op) for op in kernels),
         collectives=read_collectives(program, devices),
         largest=largest_tensors(kernels),
+        padding=sum(op.times * shape.padding for op in kernels for shape in op.outputs),
     )
+
+
+def is_kernel(op: Instruction) -> bool:
+    """Whether an instruction starts a kernel of its own."""
+    return not (op.fused or op.opcode in NO_KERNEL or op.opcode.endswith("-done"))
 
 
 def read_collectives(program: Sequence[Instruction], devices: int) -> dict[str, Transfers]:
