@@ -18,11 +18,13 @@ from jaxrec.errors import ConfigError, RunError
 from jaxrec.inference.loading import abstract_model
 from jaxrec.inference.text_features import trained_encoder
 from jaxrec.models.items.build import expert_sources, source_order
+from jaxrec.models.text.build import pooling_of
 from jaxrec.sharding import laid_out, replicated
 from jaxrec.training.context import TrainContext
-from jaxrec.training.growth import Leaf, fits, leaves, moved, row_maps
+from jaxrec.training.growth import Leaf, axes_of, fits, leaves, moved, row_maps
 from jaxrec.training.state import begin, new_state, state_layout
 from jaxrec.training.step import TrainState
+from jaxrec.training.unmatched import unmatched_notes
 
 EXPERT = re.compile(r"\['experts'\]\[(\d+)\]")
 SOURCE = re.compile(r"\['sources'\]\[(\d+)\]")
@@ -81,12 +83,14 @@ class Plan:
         missing: paths of the new model that the earlier one lacks.
         misfits: paths whose shapes differ in more than the number of rows.
         refitted: paths that read vectors or numbers of items, whose maps are fitted to each run.
+        unused: parameters of the earlier model that have no place in the new one, counted by name.
     """
 
     origins: dict[str, str]
     missing: tuple[str, ...]
     misfits: tuple[str, ...]
     refitted: tuple[str, ...]
+    unused: dict[str, int]
 
 
 def open_pretrained(config: Config) -> Pretrained:
@@ -96,6 +100,11 @@ def open_pretrained(config: Config) -> Pretrained:
         RunError: there is no such run, or one of another version.
     """
     directory = run_directory.served(Path(config.train.init))
+    if (directory / "config.json").is_file() and not (directory / "config.yaml").is_file():
+        raise RunError(
+            f"train.init: {directory} is a text encoder, not a run; give --text.pretrained "
+            f"{directory} in place of --init"
+        )
     earlier = run_directory.read_config(directory)
     artifacts = run_directory.read_artifacts(directory)
     parts, notes = config.train.init_parts, []
@@ -146,7 +155,9 @@ def start(context: TrainContext) -> tuple[TrainState, tuple[str, ...]]:
 
     state = begin(context, build, saved["params"])
     known = int(np.count_nonzero(rows["ids"].same[1:] >= 0))
-    return state, (*pretrained.notes, *_report(plan, pretrained, known))
+    kinds = {kind for path in plan.origins for kind in axes_of(path)}
+    unmatched = unmatched_notes(pretrained.directory, pretrained.artifacts, context.dataset, kinds)
+    return state, (*pretrained.notes, *_report(plan, pretrained, known), *unmatched)
 
 
 def make_plan(
@@ -168,10 +179,11 @@ def make_plan(
     layout, old = layouts
     known = {_key(path, old, range(len(old.experts))): path for path in earlier}
     donors = [old.donor(name, layout.vectors) for name in layout.experts]
+    keys = {path: _key(path, layout, donors) for path in new}
     origins: dict[str, str] = {}
     missing, misfits, refitted = [], [], []
     for path, leaf in new.items():
-        key = _key(path, layout, donors)
+        key = keys[path]
         part = part_of(key)
         if part == "features":
             refitted.append(path)
@@ -183,7 +195,12 @@ def make_plan(
             misfits.append(path)
         else:
             origins[path] = known[key]
-    return Plan(origins, tuple(missing), tuple(misfits), tuple(refitted))
+    unused = [
+        _label(path, old, donors)
+        for key, path in known.items()
+        if key not in keys.values() and part_of(key) in (*parts, "features")
+    ]
+    return Plan(origins, tuple(missing), tuple(misfits), tuple(refitted), Counter(unused))
 
 
 def part_of(key: str) -> str:
@@ -202,34 +219,56 @@ def _key(path: str, layout: Layout, numbers: Sequence[int]) -> str:
     return EXPERT.sub(f"['experts'][{numbers[number]}]", path)
 
 
+def _label(path: str, layout: Layout, donors: Sequence[int]) -> str:
+    """A short name of a parameter; of an expert that is not taken at all, the expert."""
+    expert = EXPERT.search(path)
+    if expert is not None and int(expert[1]) not in donors:
+        return f"the expert {layout.experts[int(expert[1])]}"
+    return _short(path)
+
+
+def _short(path: str) -> str:
+    return ".".join(re.findall(r"[\w+]+", path)[:4])
+
+
 def _other_text(config: Config, earlier: Config, artifacts: RunArtifacts) -> str:
     """Why the text vectors of two runs are not comparable; empty if they are."""
     if artifacts.whitening is None:
         return "it reads no text"
-    if config.text.whiten != earlier.text.whiten:
-        return f"text.whiten is {earlier.text.whiten} there, not {config.text.whiten}"
+    own, other = config.text, earlier.text
+    if own.whiten != other.whiten:
+        return f"text.whiten is {other.whiten} there, not {own.whiten}"
+    both_tuned = own.mode == other.mode == "finetune"
+    if both_tuned and own.finetune_layers != other.finetune_layers:
+        return f"text.finetune_layers is {other.finetune_layers} there, not {own.finetune_layers}"
     try:
-        trained_encoder(config.text.pretrained, artifacts.text_encoder)
+        directory = trained_encoder(own.pretrained, artifacts.text_encoder)
     except RunError:
         return "it has another text encoder"
+    if pooling_of(directory, own.pooling) != pooling_of(directory, other.pooling):
+        return f"text.pooling is {other.pooling} there, not {own.pooling}"
     return ""
 
 
 def _report(plan: Plan, pretrained: Pretrained, known_items: int) -> list[str]:
+    directory = pretrained.directory
     parts = ", ".join(pretrained.parts)
-    lines = [f"{len(plan.origins)} parameters of {pretrained.directory} are taken ({parts})"]
+    lines = [f"{len(plan.origins)} parameters of {directory} are taken ({parts})"]
     if "ids" in pretrained.parts:
         lines[0] += f"; it knows {known_items:,} of the items"
     reasons = (
-        (plan.missing, f"{pretrained.directory} has no such part"),
-        (plan.misfits, f"{pretrained.directory} has other shapes"),
+        (plan.missing, f"{directory} has no such part"),
+        (plan.misfits, f"{directory} has other shapes"),
         (plan.refitted, "vectors and numbers of items are scaled by each run"),
     )
     for paths, reason in reasons:
         if paths:
-            counts = Counter(".".join(re.findall(r"[\w+]+", path)[:4]) for path in paths)
-            lines.append(
-                f"these begin anew, because {reason}: "
-                + ", ".join(f"{name} ({count})" for name, count in counts.items())
-            )
+            counts = Counter(map(_short, paths))
+            lines.append(f"these begin anew, because {reason}: {_listed(counts)}")
+    if plan.unused:
+        lines.append(f"these of {directory} have no place here: {_listed(plan.unused)}")
     return lines
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())

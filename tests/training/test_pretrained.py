@@ -4,14 +4,15 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
-from helpers.training import config, scalars
+from helpers.paths import GOLDEN
+from helpers.training import config, scalars, untrained_run
 
 import jaxrec
 from jaxrec.artifacts import run_directory
 from jaxrec.cli import train as command
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
-from jaxrec.errors import ConfigError
+from jaxrec.errors import ConfigError, RunError
 from jaxrec.models.graph import link_sampling
 from jaxrec.training import pretrained
 from jaxrec.training.context import make_context
@@ -61,6 +62,7 @@ def test_rows_move_by_id_into_a_model_with_a_new_optimiser(whole_run, reordered)
     assert all(not leaf.any() for leaf in jax.tree.leaves(state.opt_state))
     assert int(state.step) == 0
     assert "30 of the items" in notes and "anew" not in notes
+    assert "item without a match: 1 new here (a new)" in notes
 
 
 @pytest.mark.thorough
@@ -75,6 +77,61 @@ def test_what_does_not_fit_is_named_and_begins_anew(whole_run, tables):
     assert any("graph_encoder" in name for name in changed)
     assert "experts.0.links" in notes and "has no such part" in notes
     assert "experts.0.sequence" in notes
+    assert f"these of {whole_run} have no place here: " in notes and "the expert id (" in notes
+
+
+@pytest.mark.thorough
+def test_rows_and_parts_without_a_match_are_listed(tables, tmp_path):
+    options = {"model.experts": ["id+graph"], "train.masked_item_weight": 0.1}
+    first = untrained_run(tmp_path / "first", tables, **options, **{"train.link_weight": 0.1})
+    kept = pl.col("item_id") < "i24"
+    brand = pl.col("brand").replace("brand0", "new brand")
+    items = tables.items.filter(kept).with_columns(brand).drop("categories")
+    edge = {"head": "i01", "relation": "made_by", "tail": "Ann"}
+    triples = pl.DataFrame([edge | {"head_type": "item", "tail_type": "maker"}])
+    events = tables.events.filter(kept).with_columns(
+        pl.col("timestamp") // 1000, pl.col("event").replace("buy", "order")
+    )
+    fewer = validate_tables(events, items, triples)
+    notes = started(fewer, **{"model.experts": ["id+graph"], "train.init": str(first)})[-1]
+    assert "experts.0.masked_items" in notes and "experts.0.links" in notes
+    assert f"item without a match: 6 only in {first}" in notes
+    assert f"brand without a match: 1 new here (new brand), 1 only in {first} (brand0)" in notes
+    assert "maker without a match: 1 new here (Ann)" in notes
+    assert f"category without a match: 10 only in {first}" in notes
+    gone = f"2 only in {first} (in_category, child_of)"
+    assert f"relation without a match: 1 new here (made_by), {gone}" in notes
+    assert f"event type without a match: 1 new here (order), 1 only in {first} (buy)" in notes
+
+
+TEXT = {"model.experts": ["text"], "text.pretrained": str(GOLDEN / "tiny_bert")}
+
+
+@pytest.fixture(scope="module")
+def tuned_run(tables, tmp_path_factory):
+    run = tmp_path_factory.mktemp("tuned") / "run"
+    return untrained_run(run, tables, **TEXT, **{"text.mode": "finetune"})
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "options",
+    [{"text.pooling": "last"}, {"text.mode": "finetune", "text.finetune_layers": 2}],
+    ids=["pooling", "layers"],
+)
+def test_texts_that_are_read_otherwise_are_fitted_anew(tuned_run, options):
+    init = {"train.init": str(tuned_run)}
+    taken = pretrained.open_pretrained(config(**TEXT, **init, **options))
+    assert taken.text is None and "text" not in taken.parts
+    assert list(options)[-1] in taken.notes[0] and "is not taken" in taken.notes[0]
+    same = pretrained.open_pretrained(config(**TEXT, **init, **{"text.pooling": "mean"}))
+    assert same.text is not None and not same.notes  # `auto` of BERT is its mean
+
+
+@pytest.mark.thorough
+def test_fine_tuned_layers_that_a_frozen_encoder_leaves_out_are_listed(tuned_run, tables):
+    notes = started(tables, **TEXT, **{"train.init": str(tuned_run)})[-1]
+    assert "have no place here: text_tower" in notes
 
 
 @pytest.mark.thorough
@@ -113,5 +170,13 @@ def test_the_command_line_names_the_run_and_its_parts(monkeypatch):
     config = jaxrec.configure(arguments=given["arguments"])
     assert (config.train.init, config.train.epochs) == ("runs/first", 2)
     assert config.train.init_parts == ("text", "graph")
+    with pytest.raises(ConfigError, match="--init-parts needs --init RUN"):
+        command.run(["--init-parts", "text"])
     with pytest.raises(ConfigError, match="give only one"):
         jaxrec.configure(overrides={"train.init": "a", "warm_start.base": "b"})
+
+
+def test_a_text_encoder_is_no_run(tables):
+    encoder = GOLDEN / "tiny_bert"
+    with pytest.raises(RunError, match=rf"is a text encoder.* --text.pretrained {encoder}"):
+        pretrained.open_pretrained(config(**{"train.init": str(encoder)}))

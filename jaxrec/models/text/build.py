@@ -11,7 +11,7 @@ from jaxrec.models.text.bert import Bert, BertConfig
 from jaxrec.models.text.checkpoint import config_entries, load_weights, read_config
 from jaxrec.models.text.encoder import TextEncoder
 from jaxrec.models.text.gpt import GPT, GPTConfig
-from jaxrec.models.text.layers import PoolingOption
+from jaxrec.models.text.layers import Pooling, PoolingOption
 
 
 def build_text_encoder(
@@ -30,18 +30,25 @@ def build_text_encoder(
     Raises:
         CheckpointError: the checkpoint has no configuration, or one that is not supported.
     """
+    pool = pooling_of(directory, pooling)
     match config_entries(directory).get("model_type"):
         case "bert":
-            pool = "mean" if pooling == "auto" else pooling
             return Bert(read_config(BertConfig, directory), pool, dtype=dtype, rngs=rngs)
-        case "gpt2":  # its last token alone has read the whole text
-            pool = "last" if pooling == "auto" else pooling
+        case "gpt2":
             return GPT(read_config(GPTConfig, directory), pool, dtype=dtype, rngs=rngs)
         case other:
             raise CheckpointError(
                 f"{directory / 'config.json'}: model_type is {other!r}, but only 'bert' and 'gpt2' "
                 "are supported. Name another checkpoint as text.pretrained"
             )
+
+
+def pooling_of(directory: Path, pooling: PoolingOption) -> Pooling:
+    """What a pooling option means for a checkpoint."""
+    if pooling != "auto":
+        return pooling
+    # the last token of GPT alone has read the whole text
+    return "last" if config_entries(directory).get("model_type") == "gpt2" else "mean"
 
 
 def load_text_encoder(
