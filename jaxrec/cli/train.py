@@ -26,6 +26,9 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError("--resume keeps the options of the run; only --data goes with it")
     if options.since is not None and options.base is None:
         raise ConfigError("--since needs --from RUN, the run to go on from")
+    has_init = options.init is not None or "--train.init" in overrides
+    if options.init_parts is not None and not has_init:
+        raise ConfigError("--init-parts needs --init RUN, the run to take parameters from")
     for name, value in short.items():
         if value is not None:
             overrides += [f"--{name}", escaped(value)]
