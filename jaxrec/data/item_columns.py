@@ -137,13 +137,7 @@ def unused_item_columns(events: pl.DataFrame, items: pl.DataFrame, table: str) -
 
 def likely_columns(frame: pl.DataFrame, names: Collection[str], table: str) -> list[str]:
     """A note on columns that may be some of jaxrec's under other names, if there are any."""
-    likely = {
-        name: other
-        for name in names
-        if name not in frame.columns
-        for other in frame.columns
-        if re.fullmatch(LIKELY_NAMES[name], other.lower())
-    }
+    likely = likely_names(frame, names)
     if not likely:
         return []
     pairs = ", ".join(f"{name}: {other}" for name, other in likely.items())
@@ -151,6 +145,17 @@ def likely_columns(frame: pl.DataFrame, names: Collection[str], table: str) -> l
         f"{table}: no {', '.join(likely)}, but {', '.join(likely.values())}. If that is the same, "
         f"say so in dataset.yaml: `columns: {{{pairs}}}`."
     ]
+
+
+def likely_names(frame: pl.DataFrame, names: Collection[str]) -> dict[str, str]:
+    """Columns that may be some of jaxrec's under other names, by jaxrec's name."""
+    return {
+        name: other
+        for name in names
+        if name not in frame.columns
+        for other in frame.columns
+        if re.fullmatch(LIKELY_NAMES[name], other.lower())
+    }
 
 
 def _labels(column: pl.Series, table: str) -> tuple[pl.Series, list[str]]:

@@ -10,15 +10,18 @@ import polars as pl
 from jaxtyping import Array
 
 from jaxrec.artifacts.catalog_files import NEVER
-from jaxrec.artifacts.run_directory import SIMILAR_TEXT
+from jaxrec.artifacts.run_directory import SIMILAR_TEXT, RunArtifacts
+from jaxrec.config import Config
+from jaxrec.data.features import FeatureColumns, feature_arrays, missing_shares, vector_columns
 from jaxrec.data.id_types import id_type
-from jaxrec.data.other_shop import other_shop
+from jaxrec.data.item_columns import OF_ITEMS, likely_names
+from jaxrec.data.other_shop import OtherShop, other_shop
 from jaxrec.errors import InputError
 from jaxrec.evaluation.similar_text import similar_texts
 from jaxrec.inference.catalog_index import CatalogIndex, encoded_index
 from jaxrec.inference.encoding import catalog_arrays
 from jaxrec.inference.item_features import catalog_features
-from jaxrec.inference.text_features import new_item_text
+from jaxrec.inference.text_features import known_texts, new_item_text
 from jaxrec.models.items.encoder import ENTITY_TABLE
 from jaxrec.models.items.id import ITEM_TABLE
 from jaxrec.models.recommender import Params
@@ -64,17 +67,57 @@ def for_shop(
         seen_until=NEVER,
     )
     index = encoded_index(moved_model, model.correction, catalog, counts, arrays)
-    known, entities = shop.known
-    named = f"{known:,} of {entities:,} brands, categories and so on are known from training"
-    notes = (*shop.notes, f"other shop: {count - 1:,} items; {named}")
+    notes = (*shop.notes, *lacking_notes(catalog.items[1:], model.config, trained))
     return replace(
         model,
         artifacts=artifacts,
         model=moved_model,
         index=index,
         neighbours=_similar_texts(model, index),
-        notes=notes,
+        notes=(*notes, _summary(shop)),
     )
+
+
+def lacking_notes(items: pl.DataFrame, config: Config, trained: RunArtifacts) -> list[str]:
+    """Notes on what the model reads of items and some items of another shop lack."""
+    had = trained.catalog.items.columns
+    likely = likely_names(items, [name for name in OF_ITEMS if name in had])
+    notes = [
+        f"items: no {name}, but {other}. If that is the same, rename the column to {name}."
+        for name, other in likely.items()
+    ]
+    counts: dict[str, int] = {}
+    if trained.whitening is not None:
+        names = [name for name in config.data.text_columns if name in had]
+        if lacking := [n for n in names if n not in items.columns and n not in likely]:
+            notes.append(f"items: no {', '.join(lacking)}, which texts held in training")
+        what = f"a text; the model reads {', '.join(names)}"
+        counts[what] = int(known_texts(items, config)[1].sum())
+    maps = trained.features
+    columns = FeatureColumns(tuple(maps.vectors), tuple(maps.numbers))
+    arrays = feature_arrays(items, columns, maps.raw_widths)
+    for name, share in missing_shares(arrays).items():
+        what = f"a vector in the column {name}" if name in maps.vectors else f"a number in {name}"
+        counts[what] = round((1 - share) * len(items))
+    notes += [
+        f"{count:,} of {len(items):,} items have {what}"
+        for what, count in counts.items()
+        if count < len(items)
+    ]
+    unread = [name for name in vector_columns(items) if name not in maps.vectors]
+    if maps.vectors and unread:
+        notes.append(f"items: the model does not read the vectors of {', '.join(unread)}")
+    return notes
+
+
+def _summary(shop: OtherShop) -> str:
+    known, entities = shop.known
+    types = [node_type.name for node_type in shop.catalog.graph.types[1:]]
+    text = f"other shop: {len(shop.catalog.items) - 1:,} items"
+    if entities:
+        named = f"{known:,} of {entities:,} brands, categories and so on"
+        return f"{text}; {named} are known from training"
+    return f"{text}, none with an edge to any {' or '.join(types)}" if types else text
 
 
 def _similar_texts(model: "TrainedModel", index: CatalogIndex) -> dict[str, ItemNeighbours]:

@@ -19,6 +19,7 @@ from jaxrec.serving.live.item_recorder import ItemRecorder
 from jaxrec.serving.stores.items import ItemDocument
 from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.training.context import make_context
+from jaxrec.training.fit import fit
 
 OPTIONS = {
     "model.experts": ["id+graph+vectors+numbers"],
@@ -120,6 +121,35 @@ def test_every_feature_of_todays_items_reaches_their_vectors(model, featured):
     for name in changes:
         assert np.abs(batch_vector(today, name) - same).max() > 1e-3, name
     assert np.abs(batch_vector(today, "i05") - batch_vector(model, "i05")).max() > 1e-3
+
+
+def test_items_of_another_shop_have_features_too(model, featured):
+    items = featured.items.select("item_id", "brand", "image", "weight", "price")
+    other = model.for_shop(items)
+    assert f"32 of {len(items)} items have a vector in the column image" in other.notes
+    assert f"27 of {len(items)} items have a number in weight" in other.notes
+    lacking = model.for_shop(items.rename({"image": "photo", "weight": "grams"}))
+    assert f"0 of {len(items)} items have a vector in the column image" in lacking.notes
+    assert f"0 of {len(items)} items have a number in weight" in lacking.notes
+    assert any("does not read the vectors of photo" in note for note in lacking.notes)
+    known, moved = (batch_vector(shop, "i05") for shop in (other, lacking))
+    assert np.abs(known - moved).max() > 1e-3
+
+
+@pytest.mark.thorough
+def test_one_column_of_vectors_alone_is_an_expert(featured, tmp_path):
+    run = tmp_path / "run"
+    options = {"model.experts": ["image"], "train.epochs": 1, "train.auxiliary_weight": 0.0}
+    fit(config(**options), run, tables=featured)
+    model = jaxrec.load(run)
+    assert model.artifacts.sizes.vectors == (("image", 7),)
+    user = featured.events.filter(user_id="u000")
+    table = model.recommend(user, k=5, mask=("none",))
+    assert table["item_id"].n_unique() == 5 and table["score"].is_finite().all()
+    spread = np.asarray(model.index.items.vectors)[1:41]
+    assert np.abs(spread - spread[0]).max() > 1e-3
+    today = model.with_items(pl.DataFrame({"item_id": ["new"], "image": [[1.0, 0, 2, 0, 1, 0]]}))
+    assert "new" in today.recommend(user, k=41, mask=("none",))["item_id"].to_list()
 
 
 def test_every_source_is_a_part_of_the_item_vectors(model):

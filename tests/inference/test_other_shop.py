@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers.histories import new_user_of_brand
+from helpers.live import DAY, assert_as_in_batch, change, event, table
 from helpers.shop import random_neighbours
 
 import jaxrec
@@ -14,6 +15,10 @@ from jaxrec.data.tables import validate_tables
 from jaxrec.errors import DataError, InputError, RunError
 from jaxrec.evaluation.neighbours import NeighbourFit
 from jaxrec.inference.loading import read_calibration
+from jaxrec.serving.live.engine import LiveEngine
+from jaxrec.serving.live.item_recorder import ItemRecorder
+from jaxrec.serving.live.recorder import UserEvent
+from jaxrec.serving.stores.sqlite import SQLiteStore
 from jaxrec.training import cards
 from jaxrec.training.card_parts import corrections
 from jaxrec.training.logging import read_log
@@ -65,14 +70,22 @@ def test_nothing_of_the_first_shop_is_ranked(model, other_items):
     table = few.recommend(new_user_of_brand(0), k=3, mask=("none",))
     assert set(table["item_id"]) == set(other_items["item_id"].head(3))
     assert few.recommend(new_user_of_brand(0), target="brand")["brand"].to_list() == ["new"]
-    assert any("0 of " in note or "known from training" in note for note in few.notes)
+    assert "0 of 3 brands, categories" in few.notes[-1] or "known from training" in few.notes[-1]
 
 
-def test_a_run_for_another_shop_is_a_run(trained_run, other, other_items, tmp_path):
-    items, out = tmp_path / "items.parquet", tmp_path / "out"
+@pytest.fixture(scope="module")
+def other_run(trained_run, other_items, tmp_path_factory):
+    """A run for the other shop, and the arguments that made it."""
+    folder = tmp_path_factory.mktemp("other")
+    items, out = folder / "items.parquet", folder / "out"
     other_items.write_parquet(items)
     arguments = [str(trained_run), "--items", str(items), "--out", str(out)]
     transfer.run(arguments)
+    return out, arguments
+
+
+def test_a_run_for_another_shop_is_a_run(trained_run, other, other_items, other_run):
+    out, arguments = other_run
     events = new_user_of_brand(2)
     loaded = jaxrec.load(out).recommend(events, k=5)
     assert loaded["item_id"].equals(other.recommend(events, k=5)["item_id"])
@@ -82,9 +95,29 @@ def test_a_run_for_another_shop_is_a_run(trained_run, other, other_items, tmp_pa
     fitted = corrections(*read_calibration(out))
     assert f"| corrections | as in `{trained_run.name}`: {fitted} |" in card
     assert "no event of this shop is known" in card and "only their graph, text:" in card
-    assert f"Source: `{items.name}`" in data and f"| items | {len(other_items)} |" in data
+    assert "Source: `items.parquet`" in data and f"| items | {len(other_items)} |" in data
     assert "| brand | String | 0.0% |" in data and "| brand | 4 |" in data
     assert "| events | none |" in data and "ranks.parquet" not in data
+
+
+@pytest.mark.thorough
+def test_a_run_for_another_shop_serves_live(other_run, other_items, tmp_path):
+    """Events and a new item give the lists of batch scoring."""
+    model = jaxrec.load(other_run[0])
+    engine = LiveEngine(model, SQLiteStore(tmp_path / "store.db"))
+    assert not engine.shop_items.has_popular
+    ids = other_items.filter(brand="brand3")["item_id"].to_list()
+    user_events = [UserEvent("u", event(n * DAY, item)) for n, item in enumerate(ids[:3])]
+    assert engine.record(user_events) == ["accepted"] * 3
+    assert_as_in_batch(engine, user_events)
+    new = {"title": "brand z item k", "brand": "brand3", "categories": ["Beauty", "Shelf 1"]}
+    recorder = ItemRecorder(engine.catalogue, engine.store.items, 100)
+    assert change(recorder, "put", {"new": new}) == ["created"]
+    engine.follow()
+    batch = model.with_items(pl.DataFrame([{"item_id": "new", **new}]))
+    lists = batch.recommend(table(user_events), k=len(other_items) - 3)
+    live = [item.id for item in engine.recommend(["u"], k=len(other_items) - 3)[0].items]
+    assert live == lists["item_id"].to_list() and "new" in live[:10]
 
 
 def test_similar_texts_of_the_other_shop_are_neighbours(model, other_items):
@@ -106,6 +139,36 @@ def test_bad_tables_and_models_are_refused(model, other_items):
     config = replace(model.config, model=replace(model.config.model, experts=("id",)))
     with pytest.raises(InputError, match="ids alone"):
         replace(model, config=config).for_shop(other_items)
+
+
+def test_what_items_of_the_other_shop_lack_is_told(model, other, other_items):
+    assert not any("have a text" in note for note in other.notes)
+    bare = other_items.select("item_id", Name="title").with_columns(brand=None)
+    notes = "\n".join(model.for_shop(bare).notes)
+    assert "no title, but Name. If that is the same, rename the column to title" in notes
+    assert f"0 of {len(bare)} items have a text; the model reads title" in notes
+    assert "items: no categories, which texts held in training" in notes
+    assert "none with an edge to any category or brand" in notes and "known from" not in notes
+    titles = pl.when(pl.col("item_id") < "i12").then("title")
+    some = other_items.select("item_id", title=titles)
+    notes = model.for_shop(some).notes
+    assert any(note.startswith(f"12 of {len(some)} items have a text") for note in notes)
+
+
+def test_triples_of_the_other_shop_are_its_edges(model, other_items):
+    first, *rest = other_items["item_id"]
+    edge = {"head_type": "item", "relation": "has_brand", "tail_type": "brand", "head": first}
+    triples = pl.DataFrame([edge | {"tail": "brand3"}, edge | {"relation": "made_by", "tail": "x"}])
+    bare = other_items.drop("brand", "categories")
+    linked = model.for_shop(bare, triples)
+    assert "1 of 1 brands" in linked.notes[-1]
+    assert any("made_by" in note for note in linked.notes)
+    vectors = [shop.index.host_vectors("item") for shop in (model.for_shop(bare), linked)]
+    rows = [linked.catalog.item_ids.to_list().index(item) for item in (first, rest[0])]
+    moved, same = np.abs(vectors[1] - vectors[0])[rows].max(1)
+    assert moved > 1e-3 > same
+    best = linked.recommend(new_user_of_brand(0), target="brand")["brand"].to_list()
+    assert best == ["brand3"]
 
 
 @pytest.mark.slow

@@ -197,6 +197,7 @@ async def model(request: Request) -> ModelResponse:
         words=engine.model.words.available,
         forecast=engine.model.decoder.steps if engine.model.decoder else 0,
         explain=service_of(request).explains,
+        popularity=engine.shop_items.has_popular,
     )
 
 

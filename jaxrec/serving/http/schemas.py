@@ -207,6 +207,10 @@ class ModelResponse(BaseModel):
     words: bool = Field(description="whether lists can be steered by words (`POST /query`)")
     forecast: int = Field(description="most events of a forecast; 0: the run has no decoder")
     explain: bool = Field(description="whether lists can be explained (`explain=full`)")
+    popularity: bool = Field(
+        description="whether items have training events; if not, `GET /items` without `q` has the "
+        "order of the catalogue"
+    )
 
 
 class SearchRequest(BaseModel):

@@ -31,6 +31,7 @@ class ShopItems:
         columns = {name: detail(items, name) for name in DETAILS}
         self.details = {name: shared(c) for name, c in columns.items() if c is not None}
         self.names = {name.replace("item_id", "id"): names[name] for name in names.columns}
+        self.has_popular = bool(index.counts[1 : len(items)].any())
         self.most_popular = np.argsort(-index.counts[: len(items)], kind="stable")
         self.listed = names["item_id"].is_not_null().to_numpy()
         self.all_texts = text_of(names)
@@ -78,7 +79,10 @@ class ShopItems:
         return after
 
     def popular(self, k: int) -> list[int]:
-        """The k items chosen most often in training, most popular first."""
+        """The k items chosen most often in training, most popular first.
+
+        Without training events (`has_popular` is False), the first ones of the catalogue.
+        """
         return self.by_popularity.head(k).to_list()
 
     def search(self, words: str, k: int) -> list[int]:

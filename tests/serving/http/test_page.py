@@ -179,6 +179,16 @@ def test_a_new_visitor_has_something_to_do(open_page, server):
 
 
 @needs_browser
+def test_a_shop_without_events_has_no_popular_items(open_page):
+    def without_events(route):
+        route.fulfill(json=route.fetch().json() | {"popularity": False})
+
+    page = open_page(prepare=lambda page: page.route("**/model", without_events))
+    expect(page.get_by_role("heading", name="Items", exact=True)).to_be_visible()
+    expect(page.locator("#list-about")).to_contain_text("no events of this shop yet")
+
+
+@needs_browser
 def test_the_page_works_with_the_keyboard_alone(open_page):
     page = open_page("kay")
     first = button(page, "view", 0)

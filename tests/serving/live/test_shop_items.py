@@ -15,6 +15,10 @@ COUNTS = [0, 1, 5, 3, 9, 2, 0, 0]  # of row 0, the items, and padding
 
 @pytest.fixture
 def shop():
+    return shop_with(COUNTS)
+
+
+def shop_with(counts):
     items = pl.DataFrame(
         {
             "item_id": [None, "a1", "a2", "b.3", "b4", "CREAM"],
@@ -27,10 +31,16 @@ def shop():
     catalog = SimpleNamespace(items=items, num_items=len(items))
     empty = np.zeros((0, 0), np.float32)
     index = object.__new__(CatalogIndex)
-    fields = {"catalog": catalog, "vectors": empty, "counts": np.array(COUNTS, np.float32)}
+    fields = {"catalog": catalog, "vectors": empty, "counts": np.array(counts, np.float32)}
     for name, value in fields.items():
         object.__setattr__(index, name, value)
     return ShopItems(index)
+
+
+def test_without_training_events_items_have_the_order_of_the_catalogue(shop):
+    new = shop_with([0] * len(COUNTS))
+    assert shop.has_popular and not new.has_popular
+    assert new.popular(3) == [1, 2, 3]
 
 
 def test_popular_items_are_those_chosen_most_often_in_training(shop):
