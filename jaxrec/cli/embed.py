@@ -33,7 +33,9 @@ class EmbedOptions(Bounded):
     data: Path
     """The items: a data set as `jaxrec train` reads it, or a file with the items table."""
     images: Path
-    """Directory of the images: ITEM_ID.jpg, .jpeg, .png or .webp, also in subdirectories."""
+    """Directory of the images: ITEM_ID.jpg, .jpeg, .png or .webp. An id may be a relative path such
+    as `shoes/123`. An image in a subdirectory also counts for the id `123` if no other image has
+    that name."""
     model: Path
     """Image encoder: an ONNX file or a directory that holds one. `preprocessor_config.json` beside
     it says how images are prepared; without it, images are cut to the size of the model's input and
@@ -63,31 +65,44 @@ def run(arguments: Sequence[str]) -> None:
     """Encode as the arguments say."""
     options = parse_options(EmbedOptions, arguments, "jaxrec embed")
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    notes = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
     items = read_items(options)
     encoder = load_image_encoder(options.model, options.output)
-    paths = image_paths(items, options.images, options.image_column)
-    broken = list[str]()
-
-    def note(problem: str) -> None:
-        broken.append(problem)
-        if len(broken) <= SHOWN_NOTES:
-            notes.print(f"note: {problem}")
-
-    with _progress(console, len(paths)) as advance:
+    with _notes("items could have several images") as note:
+        paths = image_paths(items, options.images, options.image_column, note)
+    with _notes("images cannot be read") as note, _progress(console, len(paths)) as advance:
         vectors = encode_images(paths, encoder, options.batch_size, note, advance)
-    if len(broken) > SHOWN_NOTES:
-        notes.print(f"note: {len(broken) - SHOWN_NOTES:,} more images cannot be read")
     column = vector_column(options.column, vectors)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_table(items.with_columns(column), options.out)
-    width = next(len(vector) for vector in vectors if vector is not None)
+    console.print(f"{_summary(paths, vectors)}: {options.out}")
+
+
+def _summary(paths: Sequence[Path | None], vectors: Sequence[np.ndarray | None]) -> str:
+    """How many items have a vector, and why the others have none."""
+    lengths = [len(vector) for vector in vectors if vector is not None]
     without = sum(path is None for path in paths)
-    console.print(
-        f"{len(items) - column.null_count():,} of {len(items):,} items have a vector of "
-        f"{width:,} numbers ({without:,} without an image, {len(broken):,} with "
-        f"one that cannot be read): {options.out}"
+    return (
+        f"{len(lengths):,} of {len(paths):,} items have a vector of {lengths[0]:,} numbers "
+        f"({without:,} without an image, {len(paths) - without - len(lengths):,} with one that "
+        "cannot be read)"
     )
+
+
+@contextmanager
+def _notes(what: str) -> Iterator[Callable[[str], None]]:
+    """Print the first notes, and count the others at the end."""
+    console = Console(markup=False, highlight=False, soft_wrap=True, stderr=True)
+    count = 0
+
+    def note(text: str) -> None:
+        nonlocal count
+        count += 1
+        if count <= SHOWN_NOTES:
+            console.print(f"note: {text}")
+
+    yield note
+    if count > SHOWN_NOTES:
+        console.print(f"note: {count - SHOWN_NOTES:,} more {what}")
 
 
 def read_items(options: EmbedOptions) -> pl.DataFrame:

@@ -79,13 +79,16 @@ class VectorCache:
                 raise OSError(f"{self.path}: {error}; remove the file") from error
 
 
-def image_paths(items: pl.DataFrame, images: Path, column: str = "") -> list[Path | None]:
+def image_paths(
+    items: pl.DataFrame, images: Path, column: str, note: Callable[[str], None]
+) -> list[Path | None]:
     """The image file of every item; None where there is none.
 
     Args:
         images: directory of the images, also in subdirectories.
         column: of paths relative to it, the first one of a list; empty: `ITEM_ID.jpg`, `.jpeg`,
             `.png` or `.webp`.
+        note: gets a sentence for every item whose image could be several files.
 
     Raises:
         DataError: there is no such directory or column, or no item has an image.
@@ -100,15 +103,33 @@ def image_paths(items: pl.DataFrame, images: Path, column: str = "") -> list[Pat
         given = [images / name if name else None for name in names.cast(pl.String)]
         paths = [path if path is not None and path.is_file() else None for path in given]
     else:
-        files = [path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES]
-        # of several files of an item, the one whose suffix comes first
-        files.sort(key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
-        by_id = {path.relative_to(images).with_suffix("").as_posix(): path for path in files}
-        # an id may hold a dot, so that with_suffix cuts the image's suffix alone
-        paths = [by_id.get(item) for item in as_ids(items["item_id"], "items")]
+        paths = _paths_by_id(as_ids(items["item_id"], "items"), images, note)
     if not any(paths):
         expected = f"the paths of column {column!r}" if column else "ITEM_ID.jpg, .png or .webp"
         raise DataError(f"{images}: no item has an image there; expected {expected}")
+    return paths
+
+
+def _paths_by_id(ids: pl.Series, images: Path, note: Callable[[str], None]) -> list[Path | None]:
+    """The image whose relative path without suffix is the id, or else the only one of that name."""
+    files = [path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES]
+    # of several files of an item, the one whose suffix comes first
+    files.sort(key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
+    # an id may hold a dot, so that with_suffix cuts the image's suffix alone
+    by_path = {path.relative_to(images).with_suffix("").as_posix(): path for path in files}
+    by_name: dict[str, list[Path]] = {}
+    for path in by_path.values():
+        by_name.setdefault(path.stem, []).append(path)
+    paths: list[Path | None] = []
+    for item in ids:
+        named = by_name.get(item, [])
+        paths.append(by_path.get(item, named[0] if len(named) == 1 else None))
+        if paths[-1] is None and named:
+            listed = " or ".join(map(str, named))
+            note(
+                f"item {item!r} gets no vector, because it could have {listed}; give the paths in "
+                "a column with --image-column, or keep one of them"
+            )
     return paths
 
 

@@ -84,6 +84,23 @@ def test_images_become_a_column_of_vectors(shop, capsys):
     assert "2 of 4 items have a vector of 3 numbers (1 without an image, 1 with one" in streams.out
 
 
+def test_images_in_subdirectories_are_found_by_a_name_that_only_they_have(shop, capsys):
+    images = shop / "images"
+    for folder in ("left", "right"):
+        (images / folder).mkdir()
+        Image.new("RGB", (8, 8), COLOURS["green"]).save(images / folder / "x.png")
+    Image.new("RGB", (8, 8), COLOURS["green"]).save(images / "left" / "a.b.jpg")
+    items = pl.DataFrame({"item_id": ["a.b", "x", "c", "left/x"]})
+    items.write_csv(shop / "items.csv")
+    red, several, blue, green = embed(shop)["image_vector"]
+    assert red[0] > red[1] and blue[2] > blue[1]  # the relative path comes first
+    assert several is None and green[1] > green[0]
+    shown = capsys.readouterr().err
+    assert "item 'x' gets no vector, because it could have" in shown
+    assert str(images / "left" / "x.png") in shown and str(images / "right" / "x.png") in shown
+    assert "'a.b'" not in shown
+
+
 def test_a_data_set_gives_its_items_table(shop, capsys):
     data = shop / "data"
     data.mkdir()
