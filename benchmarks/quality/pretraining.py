@@ -60,7 +60,7 @@ RARE = 5  # training events at most
 WEIGHTS = {"links": "train.link_weight", "masked": "train.masked_item_weight"}
 # a run on masked items alone has trained no sequence encoder
 PARTS = {"links": ("text", "graph", "sequence", "ids"), "masked": ("text", "graph", "ids")}
-TEXT_TASKS = ("contrast", "tokens", "behaviour")
+TEXT_TASKS = ("contrast", "graph", "tokens", "behaviour")
 WAYS = ("none", *WEIGHTS, *(f"{task} beside" for task in WEIGHTS), *TEXT_TASKS)
 
 

@@ -18,10 +18,10 @@ class PretrainCommand(PretrainOptions):
     `--split.*` and `--text.*` options of the training that follows: no event that it holds out is
     learned. A pre-training that was stopped continues with the same command."""
 
-    data: str
-    """The data set, as in `jaxrec train`."""
     out: Path
     """Directory to write."""
+    data: str | None = None
+    """The data set, as in `jaxrec train`; short for --data.source."""
     config: str | None = None
     """A YAML recipe, or the name of a shipped one, as in `jaxrec train`."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 
 from jaxrec.config import Config
 from jaxrec.data.behaviour import behaviour_texts
@@ -16,8 +16,13 @@ from jaxrec.data.events import some_events
 from jaxrec.data.text import Tokens, mask_token, special_tokens, tokenize
 from jaxrec.errors import DataError
 from jaxrec.inference.text_features import known_texts
-from jaxrec.training.pretraining.base import PretrainingTask, split_examples
-from jaxrec.training.pretraining.contrast import ItemContrast, following_items
+from jaxrec.training.pretraining.base import Examples, PretrainingTask, split_examples
+from jaxrec.training.pretraining.contrast import (
+    MOST_ITEMS,
+    ItemContrast,
+    following_items,
+    sharing_items,
+)
 from jaxrec.training.pretraining.options import PretrainOptions
 from jaxrec.training.pretraining.tokens import MaskedTokens, NextTokens
 
@@ -47,6 +52,8 @@ def build_tasks(
     tasks: list[PretrainingTask] = []
     if weights.contrast:
         tasks.append(item_contrast(options, dataset, tokens, known))
+    if weights.graph:
+        tasks.append(graph_contrast(options, dataset, tokens, known))
     if weights.tokens:
         rows = np.flatnonzero(known)
         own = Tokens(tokens.ids[rows], tokens.mask[rows])
@@ -78,10 +85,33 @@ def item_contrast(
     usable = dataset.split.in_training & dataset.positives & known[log.items]
     pairs, users = following_items(log, usable)
     examples = split_examples(users, options.held_out, options.seed, "users for tasks.contrast")
-    counts = np.bincount(pairs[examples.train, 1], minlength=len(known))
+    log_shares = log_shares_of(pairs, examples, len(known))
+    return ItemContrast("contrast", options.tasks.contrast, examples, tokens, pairs, log_shares)
+
+
+def graph_contrast(
+    options: PretrainOptions, dataset: Dataset, tokens: Tokens, known: Bool[np.ndarray, " I"]
+) -> ItemContrast:
+    """The contrast of items that share an entity of the graph; a share of entities is held out."""
+    pairs, entities = sharing_items(dataset.catalog.graph, known, options.seed)
+    if (count := len(np.unique(entities))) < 2:
+        raise DataError(
+            f"tasks.graph needs two entities that 2 to {MOST_ITEMS} items with a text share, and "
+            f"the items of training have {count}. Give them columns such as brand, category or "
+            "categories, or set tasks.graph to 0"
+        )
+    examples = split_examples(entities, options.held_out, options.seed, "entities for tasks.graph")
+    log_shares = log_shares_of(pairs, examples, len(known))
+    return ItemContrast("graph", options.tasks.graph, examples, tokens, pairs, log_shares)
+
+
+def log_shares_of(
+    pairs: Int[np.ndarray, "n two"], examples: Examples, num_items: int
+) -> Float[np.ndarray, " I"]:
+    """Log of the share of every item among the second ones of the pairs that train."""
+    counts = np.bincount(pairs[examples.train, 1], minlength=num_items)
     shares = np.maximum(counts, 1) / len(examples.train)  # an item that is only held out: 1
-    log_shares = np.log(shares).astype(np.float32)
-    return ItemContrast(options.tasks.contrast, examples, tokens, pairs, log_shares)
+    return np.log(shares).astype(np.float32)
 
 
 def history_texts(dataset: Dataset, last: int) -> list[str]:

@@ -41,7 +41,7 @@ def write_checkpoint(model: LanguageModel, source: Path, out: Path) -> None:
     (out / PROGRESS).unlink(missing_ok=True)
 
 
-def save_progress(out: Path, options: dict[str, Any], state: Any, history: list[dict]) -> None:
+def save_progress(out: Path, options: dict[str, Any], history: list[dict], state: Any) -> None:
     """Save the leaves of a state, and the options that they belong to."""
     leaves: dict[str, Any] = {
         f"leaf{n}": np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state))
@@ -49,6 +49,19 @@ def save_progress(out: Path, options: dict[str, Any], state: Any, history: list[
     notes = json.dumps({"options": options, "history": history})
     with atomic_path(out / PROGRESS) as draft, draft.open("wb") as file:
         np.savez(file, notes=np.array(notes), **leaves)
+
+
+def refuse_filled(out: Path) -> None:
+    """Raise a RunError if an output directory holds anything but the progress of a pre-training."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file; name a directory as --out")
+    if (out / "config.json").exists():
+        raise RunError(f"{out} holds a checkpoint; name another directory as --out")
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    # a process that was killed while it saved leaves a hidden draft
+    others = {n for n in names if n != ".lock" and not n.startswith(f".{PROGRESS}.")}
+    if others and PROGRESS not in names:
+        raise RunError(f"{out} is not empty; name another directory as --out")
 
 
 def open_progress(
@@ -60,8 +73,7 @@ def open_progress(
         RunError: the directory holds something else, or the progress of other options.
     """
     if not (out / PROGRESS).is_file():
-        if out.exists() and any(path.name != ".lock" for path in out.iterdir()):
-            raise RunError(f"{out} is not empty; name another directory as --out")
+        refuse_filled(out)  # another process may have written to it
         return state, []
     with np.load(out / PROGRESS) as saved:
         notes = json.loads(str(saved["notes"]))

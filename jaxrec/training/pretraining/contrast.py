@@ -1,24 +1,26 @@
-"""Text-behaviour contrast: texts of items that follow one another agree."""
+"""Contrast of texts: those of items that follow one another agree, or that share an entity."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.data.events import some_events, user_of_event
 from jaxrec.data.text import Tokens
 from jaxrec.models.text.language_model import LanguageModel
 from jaxrec.training.pretraining.base import Examples, TextBatch, text_batch
-from jaxrec.types import NEG_INF, EventLog
+from jaxrec.types import NEG_INF, EventLog, KnowledgeGraph
 
 TEMPERATURE = 0.05
+MOST_ITEMS = 50  # of an entity; those of a larger one, such as a root category, have less in common
+MOST_PARTNERS = 8  # of an item by an entity, so that pairs grow with the edges
 
 
 class PairBatch(NamedTuple):
-    """Items and those that followed them."""
+    """Items and those that belong to them."""
 
     first: TextBatch
     second: TextBatch
@@ -28,13 +30,13 @@ class PairBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ItemContrast:
-    """The next item among the next items of the batch, by the cosine of text vectors.
+    """The second item of a pair among those of the batch, by the cosine of text vectors.
 
-    An item is a negative as often as it is a next item, so the log of that share is subtracted
+    An item is a negative as often as it is a second item, so the log of that share is subtracted
     from its logits (logQ correction, Yi et al., RecSys 2019).
     """
 
-    name: ClassVar[str] = "contrast"
+    name: str
     weight: float
     examples: Examples
     tokens: Tokens  # of all items
@@ -79,3 +81,35 @@ def following_items(
     users, items = user_of_event(events), events.items
     follows = (users[1:] == users[:-1]) & (items[1:] != items[:-1])
     return np.stack([items[:-1], items[1:]], 1)[follows], users[1:][follows]
+
+
+def sharing_items(
+    graph: KnowledgeGraph, usable: Bool[np.ndarray, " I"], seed: int
+) -> tuple[Int[np.ndarray, "n two"], Int[np.ndarray, " n"]]:
+    """Pairs of usable items that share an entity of at most `MOST_ITEMS` of them, with the entity.
+
+    An item has at most `MOST_PARTNERS` partners by an entity, which are random.
+    """
+    first = graph.types[0].padded_size
+    forward = (graph.heads < first) & (graph.tails >= first)
+    backward = (graph.tails < first) & (graph.heads >= first)
+    items = np.concatenate([graph.heads[forward], graph.tails[backward]])
+    entities = np.concatenate([graph.tails[forward], graph.heads[backward]])
+    links = np.unique((entities.astype(np.int64) * first + items)[usable[items]])
+    entities, items = np.divmod(links, first)
+    sizes = np.bincount(entities)[entities]
+    entities, items = (part[(sizes > 1) & (sizes <= MOST_ITEMS)] for part in (entities, items))
+    order = np.lexsort((np.random.default_rng(seed).random(len(items)), entities))
+    items = items[order]  # entities are sorted already
+    _, starts, numbers, sizes = np.unique(
+        entities, return_index=True, return_inverse=True, return_counts=True
+    )
+    starts, sizes = starts[numbers], sizes[numbers]
+    places = np.arange(len(items)) - starts
+    pairs, shared = [], []
+    for shift in range(1, MOST_PARTNERS + 1):
+        rows = np.flatnonzero(sizes > shift)
+        partners = starts[rows] + (places[rows] + shift) % sizes[rows]
+        pairs.append(np.stack([items[rows], items[partners]], 1))
+        shared.append(entities[rows])
+    return np.concatenate(pairs), np.concatenate(shared)

@@ -19,7 +19,7 @@ from jaxrec.config import Config, TrainConfig
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import Tables
 from jaxrec.data.text import resolve_pretrained
-from jaxrec.errors import ConfigError, Diverged, Interrupted, RunError
+from jaxrec.errors import ConfigError, Diverged, Interrupted
 from jaxrec.models.text.language_model import LanguageModel, load_language_model
 from jaxrec.training import logging as report
 from jaxrec.training.optimizer import make_optimizer
@@ -27,6 +27,7 @@ from jaxrec.training.pretraining.base import PretrainingTask
 from jaxrec.training.pretraining.build import build_tasks
 from jaxrec.training.pretraining.checkpoint import (
     open_progress,
+    refuse_filled,
     save_progress,
     write_checkpoint,
 )
@@ -88,8 +89,7 @@ def pretrain(
         Interrupted: Ctrl-C or SIGTERM; the same command continues.
         Diverged: the loss is not finite.
     """
-    if (out / "config.json").exists():
-        raise RunError(f"{out} holds a checkpoint; name another directory as --out")
+    refuse_filled(out)  # before the data are read
     if config.data.shops:
         raise ConfigError("data.shops: a text encoder is pre-trained on one shop; name its --data")
     dataset = prepare(config, tables)
@@ -154,20 +154,21 @@ def train(
     context: Pretraining,
     state: PretrainState,
     history: list[dict[str, float]],
-    save: Callable[[PretrainState, list[dict[str, float]]], None],
+    save: Callable[[list[dict[str, float]], PretrainState], None],
 ) -> tuple[PretrainState, list[dict[str, float]]]:
-    """Train the remaining steps; save after every epoch and when a signal stops it."""
-    step = make_step(context)
+    """Train the remaining steps; save after every epoch, every `checkpoint_steps` steps, and when
+    a signal stops it."""
+    step, losses = make_step(context), make_losses(context)
     with stop_signal() as stop:
         if not history:
-            history = [held_out_losses(context, state)]
+            history = [held_out_losses(context, state, losses)]
             report_losses("before", history[-1])
         for epoch in range(len(history) - 1, context.options.epochs):
-            state = train_epoch(context, step, state, epoch, stop)
+            state = train_epoch(context, step, state, epoch, stop, partial(save, history))
             if int(state.step) == (epoch + 1) * context.steps_per_epoch:
-                history = [*history, held_out_losses(context, state)]
+                history = [*history, held_out_losses(context, state, losses)]
                 report_losses(f"epoch {epoch + 1}", history[-1])
-            save(state, history)
+            save(history, state)
             if stop.is_set():
                 stopped = Interrupted(128 + stop.number)
                 stopped.add_note("repeat the command to continue")
@@ -181,9 +182,10 @@ def train_epoch(
     state: PretrainState,
     epoch: int,
     stop: threading.Event,
+    save: Callable[[PretrainState], None],
 ) -> PretrainState:
     """Train the remaining steps of an epoch, or until `stop` is set."""
-    end = (epoch + 1) * context.steps_per_epoch
+    end, every = (epoch + 1) * context.steps_per_epoch, context.options.checkpoint_steps
     with report.epoch_bar(epoch, end - int(state.step)) as advance:
         for number in range(int(state.step), end):
             if stop.is_set():
@@ -192,6 +194,8 @@ def train_epoch(
             if not np.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at step {number}; lower learning_rate")
             advance(float(loss), 0.0)
+            if every and (number + 1) % every == 0:
+                save(state)
     return state
 
 
@@ -224,13 +228,21 @@ def task_losses(
     }
 
 
-def held_out_losses(context: Pretraining, state: PretrainState) -> dict[str, float]:
-    """The mean loss of every task on its held-out examples, always with the same masks."""
+def make_losses(context: Pretraining) -> Callable[..., dict[str, Array]]:
+    """The jitted losses `(params, frozen, batches, number) -> losses`, by task."""
 
     @jax.jit
     def losses(params: nnx.State, frozen: nnx.State, batches: dict[str, Any], number: Array):
         key = jax.random.fold_in(jax.random.key(0), number)
         return task_losses(context.tasks, context.merge(params, frozen), batches, key)
+
+    return losses
+
+
+def held_out_losses(
+    context: Pretraining, state: PretrainState, losses: Callable[..., dict[str, Array]]
+) -> dict[str, float]:
+    """The mean loss of every task on its held-out examples, always with the same masks."""
 
     def mean(task: PretrainingTask) -> float:
         batches = map(task.batch, task.examples.held_out_batches(context.options.batch_size))

@@ -13,6 +13,9 @@ class TaskWeights(Bounded):
     contrast: Amount = 1.0
     """Items that follow one another in training histories get text vectors that agree, against the
     other items of the batch (logQ correction, Yi et al. 2019)."""
+    graph: Amount = 0.0
+    """The same for items that share a brand, category or other entity of the graph, if at most 50
+    items do."""
     tokens: Amount = 0.0
     """Predict tokens of item texts: 15 % that are masked (BERT, Devlin et al. 2019), or the next
     one (GPT)."""
@@ -22,7 +25,7 @@ class TaskWeights(Bounded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.contrast or self.tokens or self.behaviour):
+        if not (self.contrast or self.graph or self.tokens or self.behaviour):
             raise ConfigError("tasks: all weights are 0; give one task a weight, such as 1")
 
 
@@ -41,9 +44,12 @@ class PretrainOptions(Bounded):
     learning_rate: Positive = 2e-5
     """Peak learning rate of AdamW."""
     held_out: Share = 0.05
-    """Share of the texts and users that only measure the loss."""
+    """Share of the texts, users and entities that only measure the loss."""
     behaviour_events: Count = 20
     """Newest events of a user in the text of a history."""
+    checkpoint_steps: NonNegative = 0
+    """Save the state every so many steps of an epoch too, so that a process that dies loses less
+    (0: only after an epoch)."""
     bf16: bool = False
     """Compute in bfloat16; weights stay float32."""
     seed: Seed = 0

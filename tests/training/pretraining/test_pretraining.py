@@ -11,8 +11,11 @@ import pytest
 from helpers.paths import GOLDEN
 from helpers.shop import NUM_BRANDS, make_tables
 
+from jaxrec import configure
+from jaxrec.cli import pretrain as command
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
+from jaxrec.data.graph import build_graph
 from jaxrec.data.text import resolve_pretrained
 from jaxrec.errors import CheckpointError, ConfigError, DataError, Interrupted, RunError
 from jaxrec.inference.text_features import text_vectors
@@ -22,11 +25,11 @@ from jaxrec.models.text.language_model import HEAD, load_language_model
 from jaxrec.training.pretraining import loop
 from jaxrec.training.pretraining.base import Examples, PretrainingTask, split_examples
 from jaxrec.training.pretraining.build import build_tasks
-from jaxrec.training.pretraining.contrast import in_batch_loss
+from jaxrec.training.pretraining.contrast import MOST_PARTNERS, in_batch_loss, sharing_items
 from jaxrec.training.pretraining.options import PretrainOptions, TaskWeights
 from jaxrec.training.pretraining.tokens import masked_positions
 
-ALL = TaskWeights(contrast=1.0, tokens=1.0, behaviour=1.0)
+ALL = TaskWeights(contrast=1.0, graph=1.0, tokens=1.0, behaviour=1.0)
 OPTIONS = PretrainOptions(ALL, epochs=6, batch_size=16, layers=1, learning_rate=1e-2, held_out=0.1)
 
 
@@ -66,6 +69,7 @@ def test_held_out_losses_of_tokens_fall(trained):
     assert len(history) == 1 + OPTIONS.epochs
     assert history[-1]["tokens"] < history[0]["tokens"] - 0.2
     assert history[-1]["behaviour"] < history[0]["behaviour"] - 0.1
+    assert 0 < history[-1]["graph"] < np.inf
 
 
 def test_texts_of_items_that_follow_one_another_agree():
@@ -145,6 +149,28 @@ def test_a_stopped_pretraining_resumes_to_the_same_weights(trained, tmp_path, mo
         pretrain(name, resumed)
 
 
+@pytest.mark.thorough
+def test_a_killed_pretraining_goes_on_from_its_last_save(tmp_path, monkeypatch):
+    """A death in the second epoch, one step after the save of its third step."""
+    options = replace(OPTIONS, tasks=TaskWeights(), epochs=2, batch_size=8, checkpoint_steps=3)
+    history = pretrain("tiny_bert", tmp_path / "whole", options)
+    batches, calls = loop.Pretraining.batches, []
+
+    def die_once(self, step):
+        calls.append(step)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return batches(self, step)
+
+    monkeypatch.setattr(loop.Pretraining, "batches", die_once)
+    (tmp_path / "killed" / ".progress.npz.abc").mkdir(parents=True)  # of a save that was cut off
+    with pytest.raises(KeyboardInterrupt):
+        pretrain("tiny_bert", tmp_path / "killed", options)
+    assert pretrain("tiny_bert", tmp_path / "killed", options) == history
+    assert calls == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7]
+    assert_equal_weights(saved(tmp_path / "killed"), saved(tmp_path / "whole"))
+
+
 def test_nothing_that_is_held_out_is_an_example():
     """Other items and events in the held-out part leave all batches as they are."""
     tables, config = make_tables(), configured("tiny_bert")
@@ -219,10 +245,44 @@ def test_contrast_corrects_for_frequency_and_leaves_out_equal_items():
     )
 
 
+def test_items_that_share_a_small_entity_are_pairs():
+    ids = [None, *"abcdefgh", *(f"x{n}" for n in range(60))]
+    brands = [None, *"AABBB", "C", "D", "D", *60 * ["large"]]
+    graph = build_graph(pl.DataFrame({"item_id": ids, "brand": brands}), None)
+    usable = np.arange(len(ids)) != ids.index("e")
+    pairs, entities = sharing_items(graph, usable, seed=0)
+    named = {(ids[first], ids[second]) for first, second in pairs}
+    assert named == {("a", "b"), ("b", "a"), ("c", "d"), ("d", "c"), ("g", "h"), ("h", "g")}
+    assert len(pairs) == 6 and len(np.unique(entities)) == 3
+    pairs, _ = sharing_items(graph, np.arange(len(ids)) < len(ids) - 20, seed=0)
+    partners = [len({*pairs[pairs[:, 0] == n, 1]}) for n in range(9, 49)]
+    assert partners == 40 * [MOST_PARTNERS] and (pairs[:, 0] != pairs[:, 1]).all()
+
+
+def test_a_graph_without_pairs_is_refused(tmp_path):
+    tables = make_tables()
+    tables = replace(tables, items=tables.items.drop("brand", "categories"))
+    options = replace(OPTIONS, tasks=TaskWeights(contrast=0, graph=1))
+    with pytest.raises(DataError, match=r"2 to 50 items with a text share, and .* have 0"):
+        pretrain("tiny_bert", tmp_path / "a", options, tables)
+
+
 def test_a_fresh_head_has_the_same_encoder_and_bf16_keeps_float32_weights():
     model = load_language_model(GOLDEN / "tiny_bert", "auto", with_head=True, dtype=jnp.bfloat16)
     assert model.hidden(jnp.array([[5, 6]]), jnp.ones((1, 2), bool)).dtype == jnp.bfloat16
     assert model.head.transform.kernel[...].dtype == jnp.float32
+
+
+def test_a_recipe_may_name_the_data(monkeypatch, tmp_path):
+    given = {}
+    monkeypatch.setattr(command.api, "pretrain", lambda out, options, **more: given.update(more))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {source: my-shop}")
+    command.run(["--config", str(recipe), "--out", str(tmp_path / "out")])
+    assert given["data"] is None
+    assert configure(given["recipe"], given["data"]).data.source == "my-shop"
+    command.run(["--data", "other", "--out", str(tmp_path / "out")])
+    assert given["data"] == "other"
 
 
 def test_clear_errors(tmp_path):
@@ -236,8 +296,11 @@ def test_clear_errors(tmp_path):
     with pytest.raises(DataError, match="text"):
         pretrain("tiny_bert", tmp_path / "b", **{"data.text_columns": ["description"]})
     (tmp_path / "file").touch()
+    nowhere = {"data.source": str(tmp_path / "nowhere")}  # the output is refused before any reading
     with pytest.raises(RunError, match="not empty"):
-        pretrain("tiny_bert", tmp_path)
+        loop.pretrain(configured("tiny_bert", **nowhere), OPTIONS, tmp_path)
+    with pytest.raises(RunError, match="is a file"):
+        loop.pretrain(configured("tiny_bert", **nowhere), OPTIONS, tmp_path / "file")
     with pytest.raises(CheckpointError, match="config"):
         loop.pretrain(
             replace_pretrained("tiny_bert", tmp_path), OPTIONS, tmp_path / "c", tables=make_tables()
