@@ -17,11 +17,12 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrec.data.graph_arrays import graphs_tuple
 from jaxrec.data.packing import event_gaps
 from jaxrec.inference.history_rows import batches, chunk_steps, groups, in_rows
+from jaxrec.models.graph.message_passing import divided
 from jaxrec.models.inputs import Events, Nodes
 from jaxrec.models.items.features import Features, padded_rows
 from jaxrec.models.recommender import Model, Recommender
 from jaxrec.models.sequence.encoder import State
-from jaxrec.partitioning import on_mesh_of, whole
+from jaxrec.partitioning import on_mesh_of
 from jaxrec.types import ANY_EVENT_TYPE, NO_GAP, Catalog, EventLog, Queries
 
 ROUNDS = 8  # histories in a row, one after another, in `encode_queries`
@@ -72,7 +73,7 @@ def catalog_arrays(
 @jax.jit
 def encode_catalog(model: Model, arrays: CatalogArrays) -> Float[Array, "N F"]:
     """Vectors of all nodes, items first."""
-    return model.merge().encode_items(arrays.nodes, jax.tree.map(whole, arrays.graph))
+    return model.merge().encode_items(arrays.nodes, divided(arrays.graph))
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """Devices along `items`: each has its share of the items, and no program gathers all of them."""
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,8 +15,11 @@ from helpers.paths import GOLDEN
 from helpers.training import config
 
 from jaxrec.data.dataset import prepare
+from jaxrec.inference.encoding import encode_catalog
+from jaxrec.models.graph import message_passing
 from jaxrec.models.graph.neighbourhoods import Counts, neighbourhood_sampler
 from jaxrec.models.graph.sampling import edge_sampler
+from jaxrec.models.recommender import Model
 from jaxrec.partitioning import on_mesh
 from jaxrec.sharding import make_mesh, replicated
 from jaxrec.training.context import TrainContext, make_context
@@ -95,6 +99,57 @@ def test_neighbourhoods_are_those_of_one_device(item_shards):
 
     own = on(make_mesh(item_shards), draw, graph, edges)
     jax.tree.map(np.testing.assert_array_equal, own, draw(graph, edges))
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "max", "attention"])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_edges_that_devices_divide_give_the_same_messages(aggregate, is_weighted, monkeypatch):
+    """Of twelve edges for four devices, three blocks of which the last is not full."""
+    monkeypatch.setattr(message_passing, "edges_at_a_time", lambda: 5)
+    graph = make_graph(EDGES, 4)
+    if is_weighted:
+        weights = jnp.linspace(0, 2, len(graph.receivers))
+        graph = graph._replace(edges=message_passing.WeightedEdges(graph.edges, weights))
+    nodes = jax.random.normal(jax.random.key(0), (NODES, 2, WIDTH))
+
+    def message(relations, senders):
+        factors = 1 + relations.reshape(-1, *[1] * (senders.ndim - 1))
+        return (factors * senders,) * 2 if aggregate == "attention" else factors * senders
+
+    def encode(nodes, graph):
+        graph = message_passing.divided(graph)
+        if aggregate == "attention":
+            return message_passing.attend(nodes, nodes, graph, message=message)
+        return message_passing.message_passing(
+            nodes.reshape(NODES, -1),
+            graph,
+            message=message,
+            update=jnp.add,
+            aggregate=aggregate,
+        )
+
+    own = on(make_mesh(4), encode, nodes, graph)
+    np.testing.assert_allclose(own, encode(nodes, graph), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.thorough
+def test_the_encoding_of_items_gathers_no_edges(tables, monkeypatch):
+    """Devices look up blocks of them."""
+    monkeypatch.setattr(message_passing, "edges_at_a_time", lambda: 64)
+    recipe = config(**{"model.experts": ["id+graph"], "train.item_shards": 4})
+    context = make_context(recipe, prepare(recipe, tables))
+    arrays = context.arrays.catalog
+    model = Model(context.definition, initial_state(context).params)
+    with on_mesh(context.mesh):
+        compiled = encode_catalog.lower(model, arrays).compile()
+    moved = [
+        (op.opcode, shape.dims)
+        for op in executed(read_computations(compiled.as_text()), "ENTRY")
+        for shape in op.outputs
+        if op.opcode in COLLECTIVES and shape.dtype == "s32"
+    ]
+    assert moved
+    assert all(math.prod(dims) < len(arrays.graph.receivers) for _, dims in moved), moved
 
 
 class Trained(NamedTuple):

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrec.config import ModelConfig
-from jaxrec.models.graph.message_passing import RelationMessage, WeightedEdges
+from jaxrec.models.graph.message_passing import RelationMessage, WeightedEdges, gathered
 from jaxrec.models.layers import normal_table, product
 from jaxrec.models.transformer import TransformerBlock
 from jaxrec.partitioning import by_column, whole
@@ -61,10 +61,11 @@ class ContextEncoder(nnx.Module):
 
         Args:
             graph: edges sorted by receiver, the most informative first; `graph.edges` holds
-                relation numbers, or `WeightedEdges` where some edges are hidden.
+                relation numbers, `WeightedEdges` where some edges are hidden, or `DividedEdges`.
             text: vectors of the texts of the items, which are the first nodes.
         """
         nodes, text = whole(nodes), None if text is None else whole(text)
+        graph = gathered(graph)
         size = min(nodes_at_a_time(), len(nodes))
         blocks = -(-len(nodes) // size)
         numbers = jnp.arange(blocks * size).reshape(blocks, size)

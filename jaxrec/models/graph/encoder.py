@@ -28,8 +28,8 @@ class GraphLayer(Protocol):
         after the layer, and what reads whole vectors turns them `to_rows` (`jaxrec.partitioning`).
 
         Args:
-            graph: edges sorted by receiver; `graph.edges` holds relation numbers, or
-                `WeightedEdges` if the edges are a sample.
+            graph: edges sorted by receiver; `graph.edges` holds relation numbers, `WeightedEdges`
+                if the edges are a sample, or `DividedEdges` if no device has all of them.
         """
         ...
 

@@ -15,8 +15,19 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrec.models.layers import Table
-from jaxrec.partitioning import WHOLE, by_column, look_up
+from jaxrec.partitioning import (
+    BY_ITEM,
+    WHOLE,
+    by_column,
+    divisible_rows,
+    look_up,
+    on_devices,
+    shards,
+    total,
+    whole,
+)
 from jaxrec.runtime import target_platform
+from jaxrec.sharding import ITEMS
 
 Aggregate = Literal["sum", "mean", "max"]
 Message = Callable[[Int[Array, " E"], Any], Any]
@@ -29,6 +40,30 @@ class WeightedEdges(NamedTuple):
     relations: Int[Array, "*blocks E"]
     weights: Float[Array, "*blocks E"]  # number of edges of the whole graph that each stands for;
     # 0 hides an edge
+
+
+class DividedEdges(NamedTuple):
+    """Edges that the devices along `items` divide, in place of `GraphsTuple.edges`.
+
+    Message passing looks up one block of them at a time, so no device has room for all.
+    """
+
+    edges: WeightedEdges | Int[Array, " E"]
+
+
+def divided(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    """The graph with `DividedEdges`, if there are several devices along `items`.
+
+    Devices then wait for one another at every block, so a training step gathers the edges.
+    """
+    return graph if shards(ITEMS) == 1 else graph._replace(edges=DividedEdges(graph.edges))
+
+
+def gathered(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    """The graph with all edges on each device."""
+    if isinstance(graph.edges, DividedEdges):
+        graph = graph._replace(edges=graph.edges.edges)
+    return jax.tree.map(whole, graph)
 
 
 def selected_edges(
@@ -57,7 +92,8 @@ def message_passing(
     along `items` divide the columns: each reads all edges, and none waits for another.
 
     Args:
-        graph: edges sorted by receiver; `graph.edges` holds relation numbers or `WeightedEdges`.
+        graph: edges sorted by receiver; `graph.edges` holds relation numbers, `WeightedEdges` or
+            `DividedEdges`.
         message: (relations, vectors of the senders) -> messages, for many edges at once.
         update: (vectors of the nodes, gathered messages) -> new vectors, for all nodes at once,
             by column.
@@ -157,6 +193,24 @@ def edge_blocks(graph: jraph.GraphsTuple, num_nodes: int) -> jraph.GraphsTuple:
     )
 
 
+def looked_up(
+    graph: jraph.GraphsTuple, numbers: Int[Array, " block"], num_nodes: int
+) -> jraph.GraphsTuple:
+    """A block of `DividedEdges` by their numbers; no node receives an edge behind the last."""
+    edges, senders, receivers = jax.tree.map(
+        lambda values: look_up(values, numbers, spec=WHOLE),
+        (graph.edges.edges, graph.senders, graph.receivers),
+    )
+    is_edge = numbers < len(graph.receivers)
+    return graph._replace(
+        edges=edges,
+        senders=senders,
+        receivers=jnp.where(is_edge, receivers, num_nodes),
+        n_node=jnp.array([num_nodes]),
+        n_edge=jnp.array([len(numbers)]),
+    )
+
+
 def _over_blocks(
     nodes: Any,
     graph: jraph.GraphsTuple,
@@ -176,13 +230,21 @@ def _over_blocks(
         update_node_fn=None,
     )
 
+    num_nodes, num_edges = len(jax.tree.leaves(nodes)[0]), len(graph.receivers)
+    is_divided = isinstance(graph.edges, DividedEdges)
+
     @partial(jax.checkpoint, prevent_cse=False)  # inside a scan, XLA needs no such guard
-    def step(carry: Any, block: jraph.GraphsTuple) -> tuple[Any, None]:
+    def step(carry: Any, block: Any) -> tuple[Any, None]:
+        block = looked_up(graph, block, num_nodes) if is_divided else block
         messages = network(block._replace(nodes=nodes)).edges
         return combine(carry, messages, block), None
 
-    num_nodes = len(jax.tree.leaves(nodes)[0])
-    return jax.lax.scan(step, carry, edge_blocks(graph, num_nodes))[0]
+    if is_divided:
+        size = min(edges_at_a_time(), num_edges)
+        blocks: Any = jnp.arange(-(-num_edges // size) * size).reshape(-1, size)
+    else:
+        blocks = edge_blocks(graph, num_nodes)
+    return jax.lax.scan(step, carry, blocks)[0]
 
 
 def _sum(
@@ -249,7 +311,17 @@ def _relations(edges: Any) -> Int[Array, "*blocks E"]:
 
 def _degrees(nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, " N"]:
     """The number of incoming edges of every node, at least 1."""
-    ones = jnp.ones_like(nodes, shape=graph.receivers.shape)
-    weights = graph.edges.weights if isinstance(graph.edges, WeightedEdges) else ones
-    degrees = jraph.segment_sum(weights, graph.receivers, len(nodes), indices_are_sorted=True)
-    return jnp.maximum(degrees, 1)
+    edges, receivers, is_divided = graph.edges, graph.receivers, False
+    if isinstance(edges, DividedEdges):
+        edges, is_divided = edges.edges, True
+    ones = jnp.ones_like(nodes, shape=receivers.shape)
+    weights = edges.weights if isinstance(edges, WeightedEdges) else ones
+
+    def summed(weights: Array, receivers: Array) -> Array:
+        sums = jraph.segment_sum(weights, receivers, len(nodes), indices_are_sorted=True)
+        return total(sums, ITEMS) if is_divided else sums
+
+    if is_divided:
+        weights, receivers = divisible_rows(weights), divisible_rows(receivers, len(nodes))
+        summed = on_devices(summed, BY_ITEM, WHOLE)
+    return jnp.maximum(summed(weights, receivers), 1)
