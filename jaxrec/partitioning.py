@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxrec.sharding import ITEMS, USERS
+from jaxrec.sharding import ITEMS, USERS, divided_on
 
 BY_ITEM, BY_USER, WHOLE = PartitionSpec(ITEMS), PartitionSpec(USERS), PartitionSpec()
 
@@ -32,10 +32,8 @@ def on_mesh(mesh: Mesh | AbstractMesh) -> Iterator[None]:
 
 def on_mesh_of(x: Any) -> AbstractContextManager[None]:
     """`on_mesh` for an array whose rows devices along `items` divide; nothing for any other one."""
-    sharding = getattr(x, "sharding", None)
-    if not isinstance(sharding, NamedSharding) or sharding.is_fully_replicated:
-        return nullcontext()
-    return on_mesh(sharding.mesh)
+    mesh = divided_on(x)
+    return nullcontext() if mesh is None else on_mesh(mesh)
 
 
 def devices_are_known() -> bool:

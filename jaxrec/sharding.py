@@ -73,10 +73,29 @@ def shardings(tree, mesh: Mesh):
     """
 
     def rule(path, leaf):
-        has_rows = leaf.ndim and ROWS_BY_ITEM.search(jax.tree_util.keystr(path))
-        return NamedSharding(mesh, PartitionSpec(ITEMS) if has_rows else PartitionSpec())
+        return by_item(mesh) if _has_rows_by_item(path, leaf) else replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(rule, tree)
+
+
+def rows_by_item(tree, mesh: Mesh):
+    """A NamedSharding along `items` for the rows of every leaf."""
+    return jax.tree.map(lambda _: by_item(mesh), tree)
+
+
+def without_rows_by_item(tree):
+    """The same tree with zero rows of all that lies along `items`."""
+
+    def rule(path, leaf):
+        if not _has_rows_by_item(path, leaf):
+            return leaf
+        return np.zeros((0, *leaf.shape[1:]), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(rule, tree)
+
+
+def _has_rows_by_item(path, leaf) -> bool:
+    return leaf.ndim > 0 and ROWS_BY_ITEM.search(jax.tree_util.keystr(path)) is not None
 
 
 def laid_out(shapes, shardings):
@@ -93,6 +112,19 @@ def laid_out(shapes, shardings):
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of an array that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def by_item(mesh: Mesh) -> NamedSharding:
+    """The sharding of rows along `items`."""
+    return NamedSharding(mesh, PartitionSpec(ITEMS))
+
+
+def divided_on(x: Any) -> Mesh | None:
+    """The mesh of an array that its devices divide; None if none does."""
+    sharding = getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.is_fully_replicated:
+        return None
+    return sharding.mesh if isinstance(sharding.mesh, Mesh) else None
 
 
 def put(tree, layout):
@@ -163,21 +195,24 @@ def process_mesh(mesh: Mesh) -> Mesh:
     return _mesh_of(_by_process(mesh)[jax.process_index()])
 
 
-def process_copy(tree, mesh: Mesh):
+def process_copy(tree, mesh: Mesh, layout: Callable[..., Any] = shardings):
     """A tree of arrays on a mesh of many processes, as arrays that this process holds alone.
 
-    They lie on the `process_mesh` as `shardings` says. All processes must call it at the same time.
+    They lie on the `process_mesh`. All processes must call it at the same time.
+
+    Args:
+        layout: gives the shardings of the tree on a mesh.
     """
     devices = _by_process(mesh)
     everywhere = _mesh_of(devices.reshape(-1, devices.shape[-1]))
     leaves, structure = jax.tree.flatten(tree)
-    layout, own = (
-        tuple(jax.tree.leaves(shardings(tree, part))) for part in (everywhere, process_mesh(mesh))
+    everywhere_layout, own = (
+        tuple(jax.tree.leaves(layout(tree, part))) for part in (everywhere, process_mesh(mesh))
     )
     if [*everywhere.devices.flat] == [*mesh.devices.flat]:
-        leaves = _identity(layout)(leaves)
+        leaves = _identity(everywhere_layout)(leaves)
     else:  # one program cannot take devices in another order
-        leaves = jax.device_put(leaves, list(layout))
+        leaves = jax.device_put(leaves, list(everywhere_layout))
     shapes = [leaf.shape for leaf in leaves]
     parts = [[shard.data for shard in leaf.addressable_shards] for leaf in leaves]
     copies = map(jax.make_array_from_single_device_arrays, shapes, own, parts)

@@ -7,11 +7,11 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Bool, Float, Int, Int8
 
 from jaxrec.ranking.codes import CodedRows, encode_rows
-from jaxrec.sharding import ITEMS, single_device_mesh
+from jaxrec.sharding import by_item, divided_on, single_device_mesh
 from jaxrec.types import NEG_INF
 
 CHANGED_ROWS = 256  # written at a time, so that one program serves every change
@@ -73,16 +73,19 @@ class PreparedItems:
 def prepare(
     items: ItemTable | PreparedItems, mesh: Mesh | None = None, block: int | None = None
 ) -> PreparedItems:
-    """Lay a table out on a mesh (one device by default), sharded along `items`.
+    """Lay a table out on a mesh, sharded along `items`.
 
     The bias becomes the last column, so that the matrix product adds it: adding it to the scores
     would cost as much as the product. Coded tables keep it apart. Prepared items stay as
     they are.
+
+    Args:
+        mesh: by default that of the vectors if devices along `items` divide them, else one device.
     """
     if isinstance(items, PreparedItems):
         return items
-    mesh = mesh or single_device_mesh()
-    sharding = NamedSharding(mesh, PartitionSpec(ITEMS))
+    mesh = mesh or divided_on(items.vectors) or single_device_mesh()
+    sharding = by_item(mesh)
     if items.codes is not None:
         coded = CodedRows(*items.codes, _masked(items.biases, items.valid))
         coded, valid = jax.device_put((coded, items.valid), sharding)

@@ -69,7 +69,7 @@ def rank_queries(
     ties, unknown targets and items that are left out.
 
     Args:
-        mesh: one device by default; prepared items bring their own.
+        mesh: as in `prepare`; prepared items bring their own.
 
     Raises:
         ValueError: lengths differ, a target is no row of the table, or a score is not finite.
@@ -95,8 +95,8 @@ def best_items(
     """The k best items by <query, item> + bias; among equals the smaller item first.
 
     Args:
-        items: a table is ranked on one device; prepared items on their mesh. Coded items may miss
-            one; see `ItemTable`.
+        items: a table is ranked where `prepare` lays it out, prepared items on their mesh. Coded
+            items may miss one; see `ItemTable`.
         inverse_temperature: multiplies the scores, adjustments included.
         approximate: use `lax.approx_max_k`, which is faster on a TPU (arXiv:2206.14286) and misses
             about one in twenty of the items there.

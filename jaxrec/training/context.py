@@ -31,7 +31,15 @@ from jaxrec.models.recommender import ModelDef
 from jaxrec.models.text.finetuned import TextTower
 from jaxrec.processes import refuse_unequal
 from jaxrec.ranking.history_bias import ItemNeighbours
-from jaxrec.sharding import USERS, make_mesh, process_copy, process_mesh, put, shardings
+from jaxrec.sharding import (
+    USERS,
+    make_mesh,
+    process_copy,
+    process_mesh,
+    put,
+    shardings,
+    without_rows_by_item,
+)
 from jaxrec.training.arrays import train_arrays
 from jaxrec.training.batches import make_packing
 from jaxrec.training.optimizer import make_optimizer
@@ -130,10 +138,18 @@ class TrainContext(StepContext):
 
     @cached_property
     def on_process(self) -> "TrainContext":
-        """The same context on this process's devices alone; see `process_local`."""
-        arrays = process_copy(self.arrays, self.mesh)
-        shops = {name: shop.on_process for name, shop in self.shops.items()}
-        return replace(self, mesh=process_mesh(self.mesh), arrays=arrays, shops=shops)
+        """The same context on this process's devices alone; see `process_local`.
+
+        What lies along `items` has no rows then, unless there are several shops.
+        """
+        if self.shops:
+            shops = {name: shop._copy(shop.arrays) for name, shop in self.shops.items()}
+            return replace(self._copy(self.arrays), shops=shops)
+        return self._copy(without_rows_by_item(self.arrays))
+
+    def _copy(self, arrays: TrainArrays) -> "TrainContext":
+        own = process_copy(arrays, self.mesh)
+        return replace(self, mesh=process_mesh(self.mesh), arrays=own)
 
 
 def make_context(

@@ -34,7 +34,7 @@ from jaxrec.evaluation.neighbours import NeighbourFit
 from jaxrec.evaluation.protocol import QueryScorer, segment_masks, summary
 from jaxrec.evaluation.reliability import Reliability, likely_items_reliability
 from jaxrec.evaluation.tuned_baselines import fit_baselines
-from jaxrec.inference.encoding import encode_catalog, encode_queries, link_queries, repeat_bias
+from jaxrec.inference.encoding import encode_queries, link_queries, repeat_bias
 from jaxrec.models.graph.link_sampling import held_out_edges
 from jaxrec.models.recommender import Model
 from jaxrec.partitioning import cut_rows, on_mesh
@@ -45,7 +45,7 @@ from jaxrec.ranking.item_table import ItemTable
 from jaxrec.ranking.top_k import EvalQueries, Ranking, rank_queries
 from jaxrec.training.context import TrainContext
 from jaxrec.training.masked_validation import masked_item_loss
-from jaxrec.training.state import catalog_vectors
+from jaxrec.training.state import catalog_vectors, vectors_without_links
 from jaxrec.training.step import TrainState
 from jaxrec.training.stopping import Runner, uninterrupted
 from jaxrec.types import Queries
@@ -77,19 +77,14 @@ def validate_links(evaluator: "Evaluator") -> dict[str, float]:
 
     Empty if the run does not predict links, or has too few edges to hold some out.
     """
-    context, model = evaluator.context, evaluator.model
-    sampler, catalog = context.arrays.link_sampler, context.arrays.catalog
-    graph = context.dataset.catalog.graph
-    if sampler is None or not (held_out := held_out_edges(graph, context.config.train.seed)).size:
+    context, graph = evaluator.context, evaluator.context.dataset.catalog.graph
+    encoded = vectors_without_links(context, evaluator.state)
+    if encoded is None:
         return {}
-    nodes = replace(catalog.nodes, text=evaluator.state.text)
-    visible = sampler.visible(catalog.graph, sampler.held_out)
-    arrays = replace(catalog, nodes=nodes, graph=visible)
-    with on_mesh(context.mesh):
-        vectors = np.asarray(encode_catalog(model, arrays))
-    edges = both_ways(graph, held_out)
-    queries = np.asarray(link_queries(model, vectors[edges.senders], edges.relations))
-    return link_metrics(link_ranks(queries, vectors, edges, graph))
+    vectors = np.asarray(encoded)
+    edges = both_ways(graph, held_out_edges(graph, context.config.train.seed))
+    queries = link_queries(evaluator.model, vectors[edges.senders], edges.relations)
+    return link_metrics(link_ranks(np.asarray(queries), vectors, edges, graph))
 
 
 def _validation_metrics(evaluator: "Evaluator", correction: Correction) -> dict[str, float]:
@@ -265,8 +260,10 @@ class Evaluator:
         """The items, without a popularity bias."""
         valid = self.context.valid
         vectors = catalog_vectors(self.context, self.state)
-        with on_mesh(self.context.mesh):
-            return ItemTable(cut_rows(vectors, 0, len(valid)), valid)
+        if len(vectors) > len(valid):
+            with on_mesh(self.context.mesh):
+                vectors = cut_rows(vectors, 0, len(valid))
+        return ItemTable(vectors, valid)
 
     def vectors(self, queries: Queries) -> Float[np.ndarray, "Q F"]:
         """User vectors at the moments of queries."""

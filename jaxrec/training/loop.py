@@ -29,7 +29,7 @@ from jaxrec.training.prefetch import Timed, prefetch
 from jaxrec.training.privacy.budget import spent
 from jaxrec.training.privacy.sampling import users_at_a_time
 from jaxrec.training.privacy.step import build_private_step
-from jaxrec.training.state import process_local, state_layout
+from jaxrec.training.state import process_local, state_layout, text_on_process
 from jaxrec.training.step import TrainState, build_step
 from jaxrec.training.stopping import AgreedStop, Runner, Stopped, stop_signal, uninterrupted
 from jaxrec.training.tasks.base import TrainArrays
@@ -198,8 +198,7 @@ def refresh_text(
     """
     if context.arrays.finetuned_text is None:
         return state
-    own, local = process_local(context, state)
-    finetuned = own.arrays.finetuned_text
+    local, finetuned = text_on_process(context, state)
     tower = context.definition.merge(local.params).text_tower
     if finetuned is None or tower is None:
         return state

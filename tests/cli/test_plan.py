@@ -34,8 +34,9 @@ def planned(recipe, sizes, part):
     """A plan whose training needs 100 GiB."""
     assert (sizes.items, sizes.entities) == (300, {"brand": 5})
     training = program(part, "train step", 100 * 2**30)
-    encoding, scoring = (program(part, name, 2**31) for name in ("encode items", "score users"))
-    return SlicePlan(part, {"users": part.size, "items": 1}, training, encoding, scoring)
+    names = ("encode items", "validate", "score users")
+    others = [program(part, name, 2**31) for name in names]
+    return SlicePlan(part, {"users": part.size, "items": 1}, training, *others)
 
 
 def test_slices_give_a_row_each_and_what_does_not_fit_exits_with_3(monkeypatch):

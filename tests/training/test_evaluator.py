@@ -1,7 +1,13 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
+import pytest
+from helpers import evaluating, pods
+from helpers.paths import ROOT
 from helpers.training import config
 
 from jaxrec.evaluation import metrics
@@ -38,3 +44,23 @@ def test_scores_on_the_host_rank_as_the_model(tables, tmp_path):
     np.testing.assert_array_equal(found.ranks, expected.ranks)
     _, neutral = evaluator.metrics(queries, Correction())
     assert not np.array_equal(found.ranks, neutral.ranks)
+
+
+@pytest.mark.slow
+def test_two_processes_rank_as_one_without_a_table_in_either(tmp_path):
+    """Of items that four devices divide, of which each process has two."""
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    address, environment = pods.free_address(), pods.with_devices(2) | {"PYTHONPATH": path}
+    command = [sys.executable, evaluating.__file__]
+    started = [
+        subprocess.Popen([*command, number, address, str(tmp_path)], env=environment)
+        for number in ("0", "1")
+    ]
+    assert pods.exit_codes(started) == [0, 0]
+    first, other = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (0, 1))
+    expected = evaluating.evaluated()
+    assert first["ranks"] == expected["ranks"]
+    for name in ("validation", "model"):
+        assert first[name] == pytest.approx(expected[name], rel=1e-5)
+    assert other["validation"] == pytest.approx(first["validation"], rel=1e-6)
+    assert other["correction"] == first["correction"] == pytest.approx(expected["correction"])

@@ -23,7 +23,7 @@ NO_TPU = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-GPU_HOST = 8  # GPUs that NVLink joins
+TPU_HOST, GPU_HOST = 4, 8  # chips of a host; NVLink joins its GPUs
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Slice:
     name: str  # such as v5e:4x4 or h100:8
     chip: Chip
     size: int  # number of chips
+
+    @property
+    def host_size(self) -> int:
+        """Number of chips of one host, which one process of a training has."""
+        return min(self.size, GPU_HOST if self.chip.platform == "gpu" else TPU_HOST)
 
     @property
     def interconnect(self) -> float:

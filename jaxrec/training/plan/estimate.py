@@ -3,15 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxrec.config import Config, PlanConfig
 from jaxrec.errors import ConfigError
 from jaxrec.models.forms import chosen_forms, traced_with
 from jaxrec.runtime import compiling_for
-from jaxrec.sharding import check_batch, make_mesh
+from jaxrec.sharding import ITEMS, check_batch, make_mesh
 from jaxrec.training.plan import programs
 from jaxrec.training.plan.chips import Slice, devices_of, stand_ins
 from jaxrec.training.plan.hlo import Costs, read_costs
@@ -92,12 +94,13 @@ class SlicePlan:
     mesh: dict[str, int]  # devices along each axis
     training: ProgramPlan
     encoding: ProgramPlan
+    validation: ProgramPlan
     scoring: ProgramPlan
 
     @property
     def programs(self) -> tuple[ProgramPlan, ...]:
         """The plans of all programs."""
-        return self.training, self.encoding, self.scoring
+        return self.training, self.encoding, self.validation, self.scoring
 
 
 def check_slice(config: Config, part: Slice) -> None:
@@ -136,14 +139,24 @@ def lower(
         forms = chosen_forms()
     if devices[0].platform == "cpu":  # it cannot compile kernels for TPUs
         forms = forms._replace(lstm_kernel=False)
+    k, host = config.evaluation.k, first_host(mesh, part)
     with compiling_for(part.chip.platform), traced_with(forms):
         context = plan_context(config, sizes, mesh)
         lowered = (
             programs.train_step(context),
             programs.catalogue_encoding(context),
-            programs.scoring(context, sizes, config.evaluation.k),
+            programs.validation(context, host, sizes, k),
+            programs.scoring(context, sizes, k),
         )
     return dict(mesh.shape), lowered
+
+
+def first_host(mesh: Mesh, part: Slice) -> Mesh:
+    """The mesh of the chips of one host; see `process_mesh`."""
+    if part.size == part.host_size:
+        return mesh
+    devices = sorted(mesh.devices.flat, key=lambda device: (device.process_index, device.id))
+    return make_mesh(gcd(mesh.shape[ITEMS], part.host_size), devices[: part.host_size])
 
 
 def plan_program(

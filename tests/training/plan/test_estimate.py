@@ -12,8 +12,8 @@ from jaxrec.data.dataset import prepare
 from jaxrec.errors import ConfigError
 from jaxrec.training.context import make_context
 from jaxrec.training.plan import chips
-from jaxrec.training.plan.chips import CHIPS, devices_of, read_slice
-from jaxrec.training.plan.estimate import check_slice, plan_slice
+from jaxrec.training.plan.chips import CHIPS, devices_of, read_slice, stand_ins
+from jaxrec.training.plan.estimate import check_slice, held_arrays, lower, plan_slice
 from jaxrec.training.plan.shapes import counted
 from jaxrec.training.state import initial_state
 
@@ -59,6 +59,25 @@ def test_a_plan_gives_the_roofline(plan):
     assert training.rate == training.rows / training.least_seconds
     assert training.rows == 4 * 4
     assert all(program.fits and program.is_estimate for program in plan.programs)
+
+
+def test_a_validation_holds_the_vectors_on_the_chips_of_one_host(recipe, monkeypatch):
+    """Of four chips along `items` a host has two, whose half of the vectors lies beside the state.
+
+    A table of the scores' vectors has a column for the bias.
+    """
+    monkeypatch.setattr(chips, "GPU_HOST", 2)
+    recipe = replace(recipe, train=replace(recipe.train, item_shards=4))
+    part = read_slice("gpu:4")
+    _, lowered = lower(recipe, SIZES, part, stand_ins(part))
+    held = {program.name: held_arrays("", dict(program.parts)) for program in lowered}
+    sizes = {name: sum(array.bytes for array in arrays) for name, arrays in held.items()}
+    rows, width = 512, recipe.model.hidden_size
+    vectors = rows // 2 * (2 * width + 1) * 4
+    assert sizes["validate"] - sizes["encode items"] >= vectors
+    half = f"float32[{rows // 2},{width + 1}]"
+    assert any(array.name.endswith(half) for array in held["validate"])
+    assert not any(array.name.endswith(half) for array in held["score users"])
 
 
 def test_what_does_not_fit_is_named(plan):
