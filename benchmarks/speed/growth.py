@@ -15,7 +15,7 @@ from jaxrec.runtime import keep_freed_memory
 keep_freed_memory()  # before the imports, because it does not reach threads that run already
 
 import argparse
-import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +28,9 @@ import numpy as np
 import polars as pl
 from accelerator_inputs import MIB
 from loading import peak
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "quality"))
+from rows import append_row, commit
 
 from jaxrec.config import parse
 from jaxrec.data.dataset import prepare
@@ -83,11 +86,12 @@ def main() -> None:
     if options.large:
         train_large()
         return
+    if options.rows:
+        commit()
     measured = {axis: measure(axis, options) for axis in options.axes}
     plot(measured, options.out)
-    if options.rows:
-        with options.rows.open("a") as file:
-            file.writelines(json.dumps(row_of(*axis)) + "\n" for axis in measured.items())
+    for axis, points in measured.items() if options.rows else ():
+        append_row(options.rows, row_of(axis, points))
 
 
 def row_of(axis: str, points: list[tuple[int, float, float]]) -> dict:
@@ -100,6 +104,7 @@ def row_of(axis: str, points: list[tuple[int, float, float]]) -> dict:
         "temporary": temporary,
         "time_exponent": round(exponent(points, 1), 3),
         "memory_exponent": round(exponent(points, 2), 3),
+        "code": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
 

@@ -27,6 +27,9 @@ import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 from loading import peak  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "quality"))
+from rows import append_row, commit  # noqa: E402
+
 from jaxrec.config import parse  # noqa: E402
 from jaxrec.data.dataset import prepare  # noqa: E402
 from jaxrec.data.tables import Tables, validate_tables  # noqa: E402
@@ -57,6 +60,8 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(options)))
         return
+    if options.out:
+        commit()
     for variant in options.variants:
         command = [sys.executable, *sys.argv, "--measure", variant]
         result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -68,8 +73,7 @@ def main() -> None:
             flush=True,
         )
         if options.out:
-            with options.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(options.out, row | {"code": commit()})
 
 
 def measure(options: argparse.Namespace) -> dict:
