@@ -87,8 +87,9 @@ def with_devices(count: int) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
-def exit_codes(processes: list[subprocess.Popen]) -> list[int]:
-    return [process.wait(HANGS) for process in processes]
+def exit_codes(processes: list[subprocess.Popen], within: float = HANGS) -> list[int]:
+    end = time.monotonic() + within
+    return [process.wait(max(end - time.monotonic(), 0)) for process in processes]
 
 
 def train(arguments: list[str], logs: Path, count: int = 2, devices: int = 2) -> None:

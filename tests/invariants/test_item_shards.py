@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import polars as pl
 import pytest
 from flax import nnx
 from helpers.graph import EDGES, NODES, make_graph
@@ -274,3 +275,26 @@ def test_samples_of_the_items_train_the_same(tables, sparse_rows):
     own, one = trained(tables, 2, **options), trained(tables, 1, devices=1, **options)
     check_updates(own, one)
     check_loops(own.program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sparse_rows", [False, True])
+def test_a_step_of_a_sample_gathers_no_table(tables, sparse_rows):
+    """Of 2,000 items, of which a step takes 256: less than the share of a device."""
+    names = [f"other{number}" for number in range(2000)]
+    others = pl.DataFrame({"item_id": names, "title": names, "brand": names})
+    items = pl.concat([tables.items, others], how="diagonal")
+    options = {**SAMPLED, "train.auxiliary": [], "train.sparse_rows": sparse_rows}
+    own = trained(replace(tables, items=items), 2, **options)
+    assert own.context.arrays.item_sampler.size < own.context.sizes.num_items // 2
+    check_loops(own.program)
+    transfers = [op for op in own.program if op.opcode in COLLECTIVES]
+    largest = max(shape.size for op in transfers for shape in (*op.operands, *op.outputs))
+    table = own.context.sizes.num_items * own.context.config.model.hidden_size * 4
+    assert largest < table // 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sequence", ["lru", "transformer", "rnn"])
+def test_no_loop_of_other_sequence_encoders_waits_for_devices(tables, sequence):
+    check_loops(trained(tables, 2, **{"model.sequence": sequence}).program)

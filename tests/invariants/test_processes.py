@@ -11,6 +11,7 @@ from helpers.training import scalars
 
 import jaxrec
 from jaxrec.artifacts import run_directory
+from jaxrec.processes import HEARTBEAT_TIMEOUT
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +111,13 @@ def test_a_signal_at_one_process_stops_all_behind_the_same_step(pair, data, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_killed_process_ends_the_others(data, tables, tmp_path, number):
+def test_a_killed_process_ends_the_others(data, tmp_path, number):
+    """At once or after a minute; the rest of the time is for a machine that does other work."""
     run, logs = tmp_path / "run", tmp_path / "logs"
     with pods.started(pods.new_run(data, run, **{"train.epochs": 99}), logs) as processes:
         pods.wait_for_step(run, 6)
         processes[number].kill()
-        codes = pods.exit_codes(processes)
+        codes = pods.exit_codes(processes, within=2 * HEARTBEAT_TIMEOUT)
     assert codes[number] == -signal.SIGKILL
     assert codes[1 - number] not in (0, None)
     assert "another task died" in (logs / f"{1 - number}.txt").read_text()
