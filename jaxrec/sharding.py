@@ -94,6 +94,14 @@ def without_rows_by_item(tree):
     return jax.tree_util.tree_map_with_path(rule, tree)
 
 
+def bytes_by_item(tree) -> tuple[int, int]:
+    """The bytes of all that lies along `items`, and of the rest, on a single device."""
+    sizes = [0, 0]
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        sizes[not _has_rows_by_item(path, leaf)] += leaf.size * leaf.dtype.itemsize
+    return sizes[0], sizes[1]
+
+
 def _has_rows_by_item(path, leaf) -> bool:
     return leaf.ndim > 0 and ROWS_BY_ITEM.search(jax.tree_util.keystr(path)) is not None
 

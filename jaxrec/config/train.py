@@ -77,9 +77,11 @@ class TrainConfig(Bounded, section="train"):
     loss_logits: NonNegative = 0
     """Number of logits that the loss holds at a time, over all devices, but at least those of 256
     positions (0: two million on CPUs, 34 million on accelerators)."""
-    item_shards: Count = 1
+    item_shards: NonNegative = 0
     """Devices along the `items` axis of the mesh, a power of two; the others go along `users`. They
-    divide tables, texts, encoded vectors and logits, for catalogues that no device can hold."""
+    divide tables, texts, encoded vectors and logits, for catalogues that no device can hold. 0: as
+    few as keep the parameters, the optimizer state, the items and the graph within half of the
+    memory of a device. That is 1 on CPUs and in a private training."""
     checkpoint_steps: NonNegative = 0
     """Save the state every so many steps of an epoch too, so that a process that dies loses less
     (0: only after an epoch). A save also encodes the catalogue."""

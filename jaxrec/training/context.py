@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -42,6 +44,7 @@ from jaxrec.sharding import (
 )
 from jaxrec.training.arrays import train_arrays
 from jaxrec.training.batches import make_packing
+from jaxrec.training.item_shards import Held, fitting_mesh
 from jaxrec.training.optimizer import make_optimizer
 from jaxrec.training.privacy.budget import Budget, make_budget
 from jaxrec.training.privacy.sampling import UserSampling
@@ -168,28 +171,27 @@ def make_context(
         RunError: the text encoder is not that of the earlier run.
         DataError: the data have no source for any expert, or a warm start would lose one.
     """
-    mesh = make_mesh(config.train.item_shards)
+    mesh = make_mesh(config.train.item_shards or 1)
     earlier = trained or text_of
     encoder, whitening = (earlier.text_encoder, earlier.whitening) if earlier else ("", None)
     text = item_text(dataset.catalog.items, config, encoder, whitening)
     features, notes = _features(config, dataset, trained)
-    experts = usable_experts(config, dataset, text, features)
-    missing = [name for name in config.model.experts if name not in experts]
-    if missing and dataset.carried is not None:
-        raise DataError(
-            f"the data have no source for {', '.join(missing)} of model.experts, which the base of "
-            "the warm start has; give the columns that it had, or train without --from"
-        )
-    config = replace(config, model=replace(config.model, experts=experts))
+    config, without = _with_usable_experts(config, dataset, text, features)
     users = dataset.split.log.num_users
     budget = make_budget(config.train, users) if dataset.is_private else None
     packing = make_packing(config, dataset, budget, mesh.shape[USERS])
     epochs, rate = schedule(config)
     train = replace(config.train, learning_rate=rate)
     sizes = model_sizes(config, dataset, text, features)
-    definition, _ = model_layout(config, sizes, text.tower)
+    definition, params = model_layout(config, sizes, text.tower)
+    optimizer = make_optimizer(train, epochs * packing.steps_per_epoch)
     arrays = train_arrays(config, dataset, text, features, packing)
     refuse_unequal((arrays, text.vectors, dataset.split.log.offsets))
+    if not config.train.item_shards and budget is None:  # the batches of a budget know the mesh
+        vectors = jax.ShapeDtypeStruct((sizes.num_items, sizes.text_width), jnp.float32)
+        opt_state = jax.eval_shape(optimizer.init, params)
+        mesh, chosen = fitting_mesh(mesh, Held(params, opt_state, vectors, arrays))
+        notes += chosen
     return TrainContext(
         config=config,
         sizes=sizes,
@@ -200,18 +202,33 @@ def make_context(
         mesh=mesh,
         packing=packing,
         definition=definition,
-        optimizer=make_optimizer(train, epochs * packing.steps_per_epoch),
+        optimizer=optimizer,
         arrays=put(arrays, shardings(arrays, mesh)),
         epochs=epochs if packing.num_rows else 0,
         budget=budget,
         notes=(
             *notes,
-            *(f"the data have no source for the expert {n}, so it is left out" for n in missing),
+            *without,
             *_no_links(config, dataset),
             *_first_training(config),
             *sampling_notes(config),
         ),
     )
+
+
+def _with_usable_experts(
+    config: Config, dataset: Dataset, text: ItemText, features: FeatureMaps
+) -> tuple[Config, list[str]]:
+    """The options without experts that lack a source, and a note on each of these."""
+    experts = usable_experts(config, dataset, text, features)
+    missing = [name for name in config.model.experts if name not in experts]
+    if missing and dataset.carried is not None:
+        raise DataError(
+            f"the data have no source for {', '.join(missing)} of model.experts, which the base of "
+            "the warm start has; give the columns that it had, or train without --from"
+        )
+    notes = [f"the data have no source for the expert {n}, so it is left out" for n in missing]
+    return replace(config, model=replace(config.model, experts=experts)), notes
 
 
 def _no_links(config: Config, dataset: Dataset) -> list[str]:

@@ -65,9 +65,14 @@ class Slice:
     size: int  # number of chips
 
     @property
-    def host_size(self) -> int:
-        """Number of chips of one host, which one process of a training has."""
-        return min(self.size, GPU_HOST if self.chip.platform == "gpu" else TPU_HOST)
+    def host(self) -> "Slice":
+        """The chips of one host, which one process of a training has."""
+        kind, _, shape = self.name.partition(":")
+        size = GPU_HOST if self.chip.platform == "gpu" else TPU_HOST
+        if self.size <= size:
+            return self
+        edges = ["2", "2", *["1"] * (shape.count("x") - 1)] if "x" in shape else [str(size)]
+        return Slice(f"{kind}:{'x'.join(edges)}", self.chip, size)
 
     @property
     def interconnect(self) -> float:

@@ -1,23 +1,24 @@
 """Compiles the programs of a run for a slice, and says what each needs of a chip."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from jaxrec.config import Config, PlanConfig
 from jaxrec.errors import ConfigError
 from jaxrec.models.forms import chosen_forms, traced_with
 from jaxrec.runtime import compiling_for
-from jaxrec.sharding import ITEMS, check_batch, make_mesh
+from jaxrec.sharding import check_batch, make_mesh, single_device_mesh
+from jaxrec.training import item_shards
 from jaxrec.training.plan import programs
 from jaxrec.training.plan.chips import Slice, devices_of, stand_ins
 from jaxrec.training.plan.hlo import Costs, read_costs
 from jaxrec.training.plan.shapes import plan_context, plan_experts
+from jaxrec.training.state import state_layout
 
 HOPELESS = 2  # times the memory of a chip
 # nobody runs the programs for CPUs
@@ -104,8 +105,13 @@ class SlicePlan:
 
 
 def check_slice(config: Config, part: Slice) -> None:
-    """Raise a ConfigError unless the mesh and the batch can be divided among the chips."""
+    """Raise a ConfigError unless the mesh and the batch can be divided among the chips.
+
+    Without `train.item_shards`, `plan_slice` chooses the mesh and checks it.
+    """
     shards, train = config.train.item_shards, config.train
+    if not shards:
+        return
     if part.size % shards:
         raise ConfigError(f"{part.name}: train.item_shards={shards} does not divide {part.size}")
     try:
@@ -120,26 +126,43 @@ def plan_slice(config: Config, sizes: PlanConfig, part: Slice) -> SlicePlan:
     Raises:
         ConfigError, DataError: as `check_slice`, `devices_of` and `plan_experts`.
     """
-    check_slice(config, part)
     experts = plan_experts(config, sizes)
-    config = replace(config, model=replace(config.model, experts=experts))
+    config = with_item_shards(
+        replace(config, model=replace(config.model, experts=experts)), sizes, part
+    )
+    check_slice(config, part)
     tpu = part.chip.platform == "tpu"
-    mesh, stand_in = lower(config, sizes, part, stand_ins(part))
-    own = lower(config, sizes, part, devices_of(part))[1] if tpu else (None,) * len(stand_in)
+    mesh, stand_in = lower(config, sizes, part, stand_ins)
+    own = lower(config, sizes, part, devices_of)[1] if tpu else (None,) * len(stand_in)
     pairs = zip(stand_in, own, strict=True)
     return SlicePlan(part, mesh, *(plan_program(*pair, part) for pair in pairs))
 
 
+def with_item_shards(config: Config, sizes: PlanConfig, part: Slice) -> Config:
+    """The options with the `train.item_shards` that a training on the slice would choose."""
+    if config.train.item_shards:
+        return config
+    context = plan_context(config, sizes, single_device_mesh())
+    state = state_layout(context)[0]
+    held = item_shards.Held(state.params, state.opt_state, state.text, context.arrays)
+    memory = part.chip.memory * part.chip.usable
+    shards = item_shards.fitting_shards(held, memory, part.size)
+    return replace(config, train=replace(config.train, item_shards=shards))
+
+
 def lower(
-    config: Config, sizes: PlanConfig, part: Slice, devices: Sequence[jax.Device]
+    config: Config, sizes: PlanConfig, part: Slice, find: Callable[[Slice], list[jax.Device]]
 ) -> tuple[dict[str, int], tuple[programs.Program, ...]]:
-    """The mesh of these devices, and the programs of `SlicePlan` lowered for it."""
-    mesh = make_mesh(config.train.item_shards, devices)
+    """The mesh of a slice, and the programs of `SlicePlan` lowered for it and for its host."""
+    devices, shards = find(part), config.train.item_shards
+    mesh = host = make_mesh(shards, devices)
+    if part.host != part:  # as `process_mesh`
+        host = make_mesh(gcd(shards, part.host.size), find(part.host))
     with compiling_for(part.chip.platform):
         forms = chosen_forms()
     if devices[0].platform == "cpu":  # it cannot compile kernels for TPUs
         forms = forms._replace(lstm_kernel=False)
-    k, host = config.evaluation.k, first_host(mesh, part)
+    k = config.evaluation.k
     with compiling_for(part.chip.platform), traced_with(forms):
         context = plan_context(config, sizes, mesh)
         lowered = (
@@ -149,14 +172,6 @@ def lower(
             programs.scoring(context, sizes, k),
         )
     return dict(mesh.shape), lowered
-
-
-def first_host(mesh: Mesh, part: Slice) -> Mesh:
-    """The mesh of the chips of one host; see `process_mesh`."""
-    if part.size == part.host_size:
-        return mesh
-    devices = sorted(mesh.devices.flat, key=lambda device: (device.process_index, device.id))
-    return make_mesh(gcd(mesh.shape[ITEMS], part.host_size), devices[: part.host_size])
 
 
 def plan_program(

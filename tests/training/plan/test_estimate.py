@@ -13,7 +13,13 @@ from jaxrec.errors import ConfigError
 from jaxrec.training.context import make_context
 from jaxrec.training.plan import chips
 from jaxrec.training.plan.chips import CHIPS, devices_of, read_slice, stand_ins
-from jaxrec.training.plan.estimate import check_slice, held_arrays, lower, plan_slice
+from jaxrec.training.plan.estimate import (
+    check_slice,
+    held_arrays,
+    lower,
+    plan_slice,
+    with_item_shards,
+)
 from jaxrec.training.plan.shapes import counted
 from jaxrec.training.state import initial_state
 
@@ -69,7 +75,7 @@ def test_a_validation_holds_the_vectors_on_the_chips_of_one_host(recipe, monkeyp
     monkeypatch.setattr(chips, "GPU_HOST", 2)
     recipe = replace(recipe, train=replace(recipe.train, item_shards=4))
     part = read_slice("gpu:4")
-    _, lowered = lower(recipe, SIZES, part, stand_ins(part))
+    _, lowered = lower(recipe, SIZES, part, stand_ins)
     held = {program.name: held_arrays("", dict(program.parts)) for program in lowered}
     sizes = {name: sum(array.bytes for array in arrays) for name, arrays in held.items()}
     rows, width = 512, recipe.model.hidden_size
@@ -87,6 +93,20 @@ def test_what_does_not_fit_is_named(plan):
     sizes = [array.bytes for array in program.largest]
     assert sizes == sorted(sizes, reverse=True)
     assert any("table" in array.name or "[" in array.name for array in program.largest)
+
+
+def test_a_slice_of_many_hosts_names_that_of_one():
+    names = {"v5e:16x16": "v5e:2x2", "v5p:4x4x8": "v5p:2x2x1", "v6e:2x2": "v6e:2x2"}
+    for name, host in (names | {"h100:64": "h100:8", "gpu:4": "gpu:4"}).items():
+        assert read_slice(name).host == read_slice(host)
+
+
+def test_a_plan_chooses_the_devices_along_items_by_the_memory_of_a_chip():
+    recipe, part = config(**{"train.item_shards": 0}), read_slice("gpu:4")
+    assert with_item_shards(recipe, SIZES, part).train.item_shards == 1
+    small = replace(part, chip=replace(part.chip, memory=1e5))
+    assert with_item_shards(recipe, SIZES, small).train.item_shards > 1
+    assert with_item_shards(config(**OPTIONS), SIZES, small).train.item_shards == 2
 
 
 def test_slices_are_checked_before_anything_is_compiled(recipe):
