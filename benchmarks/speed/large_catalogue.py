@@ -70,27 +70,33 @@ def histories(ids: list[str]) -> pl.DataFrame:
 
 def train(folder: Path, run: Path, items: int) -> None:
     """Train one epoch on random events and brands."""
-    random = np.random.default_rng(0)
-    ids = [f"i{n}" for n in range(items)]
-    brands = random.integers(items // 200, size=items)
-    table = pl.DataFrame({"item_id": ids, "brand": [f"b{n}" for n in brands]})
-    table.write_parquet(folder / "items.parquet")
-    count = 8000
-    events = pl.DataFrame(
-        {
-            "user_id": [f"u{n % 1000}" for n in range(count)],
-            "item_id": [ids[n] for n in np.minimum(random.zipf(1.2, count), items) - 1],
-            "timestamp": START + random.integers(90 * DAY, size=count),
-            "event": "view",
-        }
-    )
-    events.write_parquet(folder / "events.parquet")
+    write_tables(folder, items, users=1000, events=8000)
     arguments = ["--train.epochs", "1", "--evaluation.queries", "200"]
     # as wide as three experts of the default size; training graphs of this size needs more memory
     arguments += ["--model.experts", "id", "--model.hidden-size", "192"]
     arguments += ["--train.loss", "sampled_softmax", "--train.sparse_rows", "true"]
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(folder), "--run", str(run)]
     subprocess.run([*command, *arguments], check=True)
+
+
+def write_tables(folder: Path, items: int, users: int, events: int) -> None:
+    """Write random events, with items of a Zipf distribution, and items of random brands."""
+    random = np.random.default_rng(0)
+    ids = [f"i{n}" for n in range(items)]
+    brands = random.integers(items // 200, size=items)
+    table = pl.DataFrame({"item_id": ids, "brand": [f"b{n}" for n in brands]})
+    table.write_parquet(folder / "items.parquet")
+    numbers = np.arange(events) % users
+    drawn = np.minimum(random.zipf(1.2, events), items) - 1
+    log = pl.DataFrame(
+        {
+            "user_id": [f"u{n}" for n in numbers],
+            "item_id": [ids[n] for n in drawn],
+            "timestamp": START + random.integers(90 * DAY, size=events),
+            "event": "view",
+        }
+    )
+    log.write_parquet(folder / "events.parquet")
 
 
 def measure(run: Path, precision: str, events: pl.DataFrame, k: int) -> list[list[str]]:
