@@ -176,7 +176,7 @@ def fit_neighbours(
     """The fits of several item neighbours that together rank best, found by `ascend`.
 
     The best NDCG@10 of a few queries says little: many other fits are as good. So of the fits whose
-    NDCG@10 is within a standard error of the best, the one with the smallest mean log rank is
+    NDCG@10 is within two standard errors of the best, the one with the smallest mean log rank is
     taken, which all queries decide and not only those with a target in the first ten. A strength
     is 0 unless NDCG@10 rises by more than a standard error with it.
 
@@ -214,7 +214,7 @@ def fit_neighbours(
     best = ascend(grid, start, lambda point: gains(point).mean())
 
     def closeness(point: Mapping[tuple[str, str], float]) -> float:
-        if _clearly_below(gains(point), gains(best)):
+        if _clearly_below(gains(point), gains(best), errors=2):
             return -math.inf
         return -float(np.log1p(ranks(of_point(point))).mean())
 
@@ -285,10 +285,12 @@ def _usable(
     return selected, np.asarray(queries.vectors)[selected], queries.targets[selected]
 
 
-def _clearly_below(gains: Float[np.ndarray, " Q"], best: Float[np.ndarray, " Q"]) -> bool:
-    """Whether gains lie below others by more than a standard error of the mean difference."""
+def _clearly_below(
+    gains: Float[np.ndarray, " Q"], best: Float[np.ndarray, " Q"], errors: float = 1
+) -> bool:
+    """Whether gains lie below others by more than some standard errors of the mean difference."""
     behind = best - gains
-    return bool(behind.mean() > behind.std() / math.sqrt(len(behind)))
+    return bool(behind.mean() > errors * behind.std() / math.sqrt(len(behind)))
 
 
 def _mean_loss(

@@ -107,3 +107,24 @@ def test_the_strength_is_0_unless_it_helps(right):
     assert list(fits) == ["first", "second"] and fits["second"].strength == 0
     assert fits["first"].strength > 2 if right else fits["first"].strength == 0
     assert fit_neighbours(queries, items, adjustments, {}) == {}
+
+
+def test_one_lucky_query_does_not_choose_the_strength():
+    """At a strength of 1, one of eighty targets is first by chance. The larger the strength, the
+    smaller the mean log rank, but no other target comes to the first ten."""
+    random = np.random.default_rng(0)
+    items = ItemTable(np.eye(100, dtype=np.float32), np.arange(100) > 0)
+    scores = random.normal(size=(80, 100)).astype(np.float32)
+    targets = random.integers(1, 100, 80)
+    rows = np.arange(80)
+    scores[0, targets[0]] = -1
+    is_low = (scores[rows, targets] < -0.2) & (rows > 0)
+    assert is_low.sum() > 20
+
+    def adjustments(fits):
+        strength = fits["first"].strength
+        amounts = np.where(rows == 0, 20.0 * (strength == 1), 0.1 * strength * is_low)
+        return as_blocks(ScoreAdjustments(rows, targets, amounts.astype(np.float32)))
+
+    fits = fit_neighbours(EvalQueries(scores, targets), items, adjustments, {"first": (0.0,)})
+    assert fits["first"].strength == 0
