@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,12 @@ def explained_disk_full(place: Path | str, fix: Callable[[], str]) -> Iterator[N
         if reason is None:
             raise
         raise RunError(f"{reason[0]} {place}; {reason[1]} and {fix()}") from error
+
+
+def refuse_url(path: Path) -> None:
+    """Raise a RunError if a path to write is that of a URL."""
+    if re.match(r"\w+:/", str(path)):  # a Path of s3://bucket is s3:/bucket
+        raise RunError(f"{path} is a URL; name a directory of this machine, and copy it afterwards")
 
 
 def refuse_file_on_the_way(path: Path) -> None:

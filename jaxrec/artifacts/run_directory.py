@@ -12,7 +12,6 @@ run/checkpoints/STEP/      params; rest: step and optimiser state; vectors: of a
 import json
 import logging
 import os
-import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,8 +29,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from safetensors import SafetensorError
 
 from jaxrec.artifacts import checksums
-from jaxrec.artifacts.catalog_files import RunArtifacts, read_catalog, write_catalog
-from jaxrec.artifacts.files import refuse_file_on_the_way
+from jaxrec.artifacts.catalog_files import NEVER, RunArtifacts, read_catalog, write_catalog
+from jaxrec.artifacts.files import refuse_file_on_the_way, refuse_url
 from jaxrec.config import Config, parse, read_recipe, to_yaml
 from jaxrec.data.pseudonyms import key_hash, read_key
 from jaxrec.errors import ConfigError, InputError, RunError
@@ -92,8 +91,7 @@ def reading(run: Path, what: str = "the run") -> Iterator[None]:
 
 def refuse_existing(run: Path) -> None:
     """Raise a RunError if the path `run` exists, lies in a file, is a URL, or has wildcards."""
-    if re.match(r"\w+:/", str(run)):  # a Path of s3://bucket is s3:/bucket
-        raise RunError(f"{run} is a URL; name a directory of this machine, and copy it afterwards")
+    refuse_url(run)
     refuse_file_on_the_way(run)
     _refuse_wildcards(run)
     if run.exists():
@@ -145,6 +143,14 @@ def read_artifacts(run: Path) -> RunArtifacts:
     layout = _read_layout(run)
     with reading(run):
         return read_catalog(run / "catalog", layout)
+
+
+def refuse_transferred(run: Path) -> None:
+    """Raise a RunError if a run is what `jaxrec transfer` wrote, which has no training to go on."""
+    if read_artifacts(run).trained_until == NEVER:
+        raise RunError(
+            f"{run} has seen no event of its shop; begin with jaxrec train --from {run} --data DIR"
+        )
 
 
 def uses_id_key(run: Path) -> bool:

@@ -58,6 +58,10 @@ class EmbedOptions(Bounded):
         super().__post_init__()
         if self.out.suffix != ".parquet":
             raise ConfigError(f"{self.out}: name a file ending in .parquet")
+        if self.out.is_dir():
+            raise ConfigError(f"{self.out} is a directory; name a file ending in .parquet")
+        if self.column == "item_id":
+            raise ConfigError("column: item_id holds the ids; give another name")
         refuse_file_on_the_way(self.out)
 
 
@@ -83,8 +87,8 @@ def _summary(paths: Sequence[Path | None], vectors: Sequence[np.ndarray | None])
     without = sum(path is None for path in paths)
     return (
         f"{len(lengths):,} of {len(paths):,} items have a vector of {lengths[0]:,} numbers "
-        f"({without:,} without an image, {len(paths) - without - len(lengths):,} with one that "
-        "cannot be read)"
+        f"({without:,} without an image or with several, "
+        f"{len(paths) - without - len(lengths):,} with one that cannot be read)"
     )
 
 

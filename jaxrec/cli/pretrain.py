@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from jaxrec import api
 from jaxrec.config import Config, parse_options
+from jaxrec.errors import ConfigError
 from jaxrec.training.pretraining.options import PretrainOptions
 
 SECTIONS = {section.name for section in fields(Config)}
@@ -18,7 +18,7 @@ class PretrainCommand(PretrainOptions):
     `--split.*` and `--text.*` options of the training that follows: no event that it holds out is
     learned. A pre-training that was stopped continues with the same command."""
 
-    out: Path
+    out: str
     """Directory to write."""
     data: str | None = None
     """The data set, as in `jaxrec train`; short for --data.source."""
@@ -29,6 +29,8 @@ class PretrainCommand(PretrainOptions):
 def run(arguments: Sequence[str]) -> None:
     """Pre-train as the arguments say."""
     own, overrides = _separated(arguments)
+    if sum(argument.partition("=")[0] == "--data" for argument in own) > 1:
+        raise ConfigError("a text encoder is pre-trained on one shop; give one --data")
     given = parse_options(PretrainCommand, own, "jaxrec pretrain")
     options = PretrainOptions(
         **{option.name: getattr(given, option.name) for option in fields(PretrainOptions)}

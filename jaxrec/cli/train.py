@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jaxrec import api
 from jaxrec.cli.parser import Parser
-from jaxrec.config import parse
+from jaxrec.config import parse, read_recipe
 from jaxrec.config.help import escaped
 from jaxrec.errors import ConfigError
 
@@ -26,8 +26,7 @@ def run(arguments: Sequence[str]) -> None:
         raise ConfigError("--resume keeps the options of the run; only --data goes with it")
     if options.since is not None and options.base is None:
         raise ConfigError("--since needs --from RUN, the run to go on from")
-    has_init = options.init is not None or "--train.init" in overrides
-    if options.init_parts is not None and not has_init:
+    if options.init_parts is not None and not _names_init(options, overrides):
         raise ConfigError("--init-parts needs --init RUN, the run to take parameters from")
     for name, value in short.items():
         if value is not None:
@@ -49,6 +48,13 @@ def run(arguments: Sequence[str]) -> None:
         base=options.base,
         arguments=overrides,
     )
+
+
+def _names_init(options: argparse.Namespace, overrides: Sequence[str]) -> bool:
+    """Whether the arguments or the recipe name the run that a training begins with."""
+    given = any(argument.partition("=")[0] == "--train.init" for argument in overrides)
+    recipe = read_recipe(options.config) if options.config else {}
+    return given or bool(options.init or recipe.get("train.init"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from jaxrec.artifacts.run_directory import Progress
 from jaxrec.config import WarmStartConfig, parse_options
 from jaxrec.config.ranges import Bounded
 from jaxrec.data.opener import read_table
+from jaxrec.errors import RunError
 from jaxrec.inference import loading
 from jaxrec.inference.neighbours_file import write_neighbours
 from jaxrec.inference.trained_model import TrainedModel
@@ -51,6 +52,8 @@ def transfer(options: TransferOptions) -> None:
         RunError: the run cannot be read, its training has not ended, or the new one exists.
         DataError, InputError: as `TrainedModel.for_shop`.
     """
+    if options.out.exists():
+        raise RunError(f"{options.out} exists; name another --out directory")
     run_directory.refuse_existing(options.out)
     enable_compilation_cache()
     loading.refuse_unfinished(run_directory.served(options.run))

@@ -83,13 +83,16 @@ def compare_models(
         InputError: no event is left to rank.
     """
     known = set(new.encoder.event_type_names) & set(last.encoder.event_type_names)
-    log = new.encoder.validated_log(events.filter(pl.col("event").is_in(list(known))))
+    # of both, because an event of an item that one model lacks is an event for the other
+    ids = pl.concat([new.catalog.item_ids, last.catalog.item_ids]).unique(maintain_order=True)
+    reader = replace(new.encoder, item_ids=ids)
+    log = reader.validated_log(events.filter(pl.col("event").is_in(list(known))))
     queries = queries_after(new, log, since)
     mask = new.config.evaluation.mask
-    other_log = _renumbered(log, new, last)
-    return Comparison(
-        held_out_ranks(new, log, queries, mask), held_out_ranks(last, other_log, queries, mask)
+    own, other = (
+        held_out_ranks(model, _renumbered(log, ids, model), queries, mask) for model in (new, last)
     )
+    return Comparison(own, other)
 
 
 def queries_after(model: TrainedModel, log: EventLog, since: int) -> Queries:
@@ -124,10 +127,10 @@ def held_out_ranks(
     return np.where(targets > 0, ranks, np.inf)
 
 
-def _renumbered(log: EventLog, source: TrainedModel, target: TrainedModel) -> EventLog:
-    """A log in the item and event type numbers of another model."""
-    items = index_in(source.catalog.item_ids, target.catalog.item_ids).fill_null(0).to_numpy()
-    names = target.encoder.event_type_names
+def _renumbered(log: EventLog, item_ids: pl.Series, model: TrainedModel) -> EventLog:
+    """A log of these items in the item and event type numbers of a model."""
+    items = index_in(item_ids, model.catalog.item_ids).fill_null(0).to_numpy()
+    names = model.encoder.event_type_names
     types = np.array([names.index(n) if n in names else 0 for n in log.event_type_names], np.int8)
     return replace(
         log, items=items[log.items], event_types=types[log.event_types], event_type_names=names

@@ -49,7 +49,7 @@ class Preprocessing:
 
         The orientation of the camera is applied, and what is transparent becomes white.
         """
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
 
         try:
             with Image.open(BytesIO(content)) as opened:
@@ -59,6 +59,8 @@ class Preprocessing:
                     white = Image.new("RGBA", image.size, "white")
                     image = Image.alpha_composite(white, image)
                 image = self._resized(image.convert("RGB"))
+        except UnidentifiedImageError:
+            raise OSError("unknown format") from None
         except OSError:
             raise
         except Exception as error:  # what damaged files and huge images raise

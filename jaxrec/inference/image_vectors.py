@@ -1,8 +1,10 @@
 """Vectors of many images: found by item, encoded in batches, kept by content."""
 
 import hashlib
+import os
 import sqlite3
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -112,16 +114,18 @@ def image_paths(
 
 def _paths_by_id(ids: pl.Series, images: Path, note: Callable[[str], None]) -> list[Path | None]:
     """The image whose relative path without suffix is the id, or else the only one of that name."""
-    files = [path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES]
+    files = [path for path in _files_below(images) if path.suffix.lower() in SUFFIXES]
     # of several files of an item, the one whose suffix comes first
     files.sort(key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
     # an id may hold a dot, so that with_suffix cuts the image's suffix alone
-    by_path = {path.relative_to(images).with_suffix("").as_posix(): path for path in files}
+    by_path = {
+        _composed(path.relative_to(images).with_suffix("").as_posix()): path for path in files
+    }
     by_name: dict[str, list[Path]] = {}
     for path in by_path.values():
-        by_name.setdefault(path.stem, []).append(path)
+        by_name.setdefault(_composed(path.stem), []).append(path)
     paths: list[Path | None] = []
-    for item in ids:
+    for item in map(_composed, ids):
         named = by_name.get(item, [])
         paths.append(by_path.get(item, named[0] if len(named) == 1 else None))
         if paths[-1] is None and named:
@@ -131,6 +135,23 @@ def _paths_by_id(ids: pl.Series, images: Path, note: Callable[[str], None]) -> l
                 "a column with --image-column, or keep one of them"
             )
     return paths
+
+
+def _files_below(directory: Path) -> Iterator[Path]:
+    """All files of a directory, also behind links; none of a directory that is reached again."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(directory, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from filter(Path.is_file, (Path(place) / name for name in sorted(names)))
+
+
+def _composed(name: str) -> str:
+    """A name as most systems write it: macOS writes an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def encode_images(

@@ -138,6 +138,7 @@ def open_run(
     report.let_only_first_print()
     trained = carried = text_of = None
     if resume:
+        run_directory.refuse_transferred(run)
         trained = run_directory.read_artifacts(run)
     else:
         from_first(lambda: run_directory.refuse_existing(run))

@@ -84,6 +84,7 @@ class Plan:
         misfits: paths whose shapes differ in more than the number of rows.
         refitted: paths that read vectors or numbers of items, whose maps are fitted to each run.
         unused: parameters of the earlier model that have no place in the new one, counted by name.
+        parts: those of `origins`.
     """
 
     origins: dict[str, str]
@@ -91,6 +92,7 @@ class Plan:
     misfits: tuple[str, ...]
     refitted: tuple[str, ...]
     unused: dict[str, int]
+    parts: tuple[str, ...]
 
 
 def open_pretrained(config: Config) -> Pretrained:
@@ -200,7 +202,15 @@ def make_plan(
         for key, path in known.items()
         if key not in keys.values() and part_of(key) in (*parts, "features")
     ]
-    return Plan(origins, tuple(missing), tuple(misfits), tuple(refitted), Counter(unused))
+    taken = {part_of(keys[path]) for path in origins}
+    return Plan(
+        origins,
+        tuple(missing),
+        tuple(misfits),
+        tuple(refitted),
+        Counter(unused),
+        tuple(part for part in dict.fromkeys(parts) if part in taken),
+    )
 
 
 def part_of(key: str) -> str:
@@ -252,9 +262,9 @@ def _other_text(config: Config, earlier: Config, artifacts: RunArtifacts) -> str
 
 def _report(plan: Plan, pretrained: Pretrained, known_items: int) -> list[str]:
     directory = pretrained.directory
-    parts = ", ".join(pretrained.parts)
+    parts = ", ".join(plan.parts)
     lines = [f"{len(plan.origins)} parameters of {directory} are taken ({parts})"]
-    if "ids" in pretrained.parts:
+    if "ids" in plan.parts:
         lines[0] += f"; it knows {known_items:,} of the items"
     reasons = (
         (plan.missing, f"{directory} has no such part"),

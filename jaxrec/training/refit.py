@@ -138,6 +138,7 @@ def _test(context: TrainContext, state: TrainState, run: Path) -> dict[str, Any]
 def _results(run: Path) -> dict[str, Any]:
     path = run / "metrics.json"
     if not path.is_file():
+        run_directory.refuse_transferred(run)
         raise RunError(f"{run}: its training has not ended; continue it with --resume {run}")
     with run_directory.reading(run, "metrics.json"):
         return json.loads(path.read_text())

@@ -55,10 +55,16 @@ def with_since(config: Config, artifacts: RunArtifacts) -> Config:
     """The configuration with the time that divides old from new events, in seconds.
 
     Raises:
-        ConfigError: `warm_start.since` is no time, or is missing and the base does not know it.
+        ConfigError: `warm_start.since` is no time, or is missing and the base does not know it, or
+            is given though all events are new.
         DataError: times are only positions.
     """
-    if artifacts.trained_until == NEVER and not config.warm_start.since:
+    if artifacts.trained_until == NEVER:
+        if config.warm_start.since not in ("", str(NEVER)):
+            raise ConfigError(
+                f"{config.warm_start.base} has seen no event of this shop, so all of them are new; "
+                "leave --since out"
+            )
         return replace(config, warm_start=replace(config.warm_start, since=str(NEVER)))
     if config.data.time == "order":
         raise DataError(

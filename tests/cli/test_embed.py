@@ -81,7 +81,8 @@ def test_images_become_a_column_of_vectors(shop, capsys):
     assert missing is None and broken is None
     streams = capsys.readouterr()
     assert "d.jpg: is no image that can be read" in streams.err
-    assert "2 of 4 items have a vector of 3 numbers (1 without an image, 1 with one" in streams.out
+    assert "2 of 4 items have a vector of 3 numbers" in streams.out
+    assert "(1 without an image or with several, 1 with one that cannot be read)" in streams.out
 
 
 def test_images_in_subdirectories_are_found_by_a_name_that_only_they_have(shop, capsys):
@@ -99,6 +100,19 @@ def test_images_in_subdirectories_are_found_by_a_name_that_only_they_have(shop, 
     assert "item 'x' gets no vector, because it could have" in shown
     assert str(images / "left" / "x.png") in shown and str(images / "right" / "x.png") in shown
     assert "'a.b'" not in shown
+
+
+def test_links_are_followed_once_and_accents_may_be_characters_of_their_own(shop):
+    images = shop / "images"
+    (shop / "elsewhere").mkdir()
+    (images / "shoes").symlink_to(shop / "elsewhere")
+    (shop / "elsewhere" / "again").symlink_to(images)
+    (images / "folder.jpg").mkdir()
+    for path in (shop / "elsewhere" / "x.png", images / "cafe\u0301.png"):
+        Image.new("RGB", (8, 8), COLOURS["green"]).save(path)
+    pl.DataFrame({"item_id": ["shoes/x", "x", "caf\u00e9", "folder"]}).write_csv(shop / "items.csv")
+    *found, missing = embed(shop)["image_vector"]
+    assert all(vector[1] > vector[0] for vector in found) and missing is None
 
 
 def test_a_data_set_gives_its_items_table(shop, capsys):
@@ -223,6 +237,7 @@ def test_one_output_can_be_named_and_a_directory_holds_the_model(shop):
             "holds NaN or infinite numbers",
         ),
         (lambda shop: None, ("--out", "items.csv"), "ending in .parquet"),
+        (lambda shop: None, ("--column", "item_id"), "item_id holds the ids"),
         (lambda shop: None, ("--image-column", "title"), "no item has an image there"),
     ],
 )

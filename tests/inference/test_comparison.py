@@ -42,6 +42,16 @@ def test_a_run_equals_itself_and_unknown_items_count_as_missed(whole_run, newest
     assert np.isinf(compared.new).sum() == 40
 
 
+def test_items_that_one_run_lacks_are_found_by_the_other(whole_run, newest):
+    model = load(whole_run)
+    own = model.for_shop(pl.DataFrame({"item_id": ["brand new"], "brand": ["brand1"]}))
+    for new, last in ((model, own), (own, model)):
+        compared = compare_models(new, last, newest, 1_735_600_000)
+        found = [np.isfinite(ranks).sum() for ranks in (compared.new, compared.last)]
+        assert sorted(found) == [40, 40] and len(compared.new) == 80
+        assert (np.isfinite(compared.new) != np.isfinite(compared.last)).all()
+
+
 def test_a_refit_that_has_seen_the_events_gives_way_to_the_selected_model(whole_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)

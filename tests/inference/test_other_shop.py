@@ -89,8 +89,13 @@ def test_a_run_for_another_shop_is_a_run(trained_run, other, other_items, other_
     events = new_user_of_brand(2)
     loaded = jaxrec.load(out).recommend(events, k=5)
     assert loaded["item_id"].equals(other.recommend(events, k=5)["item_id"])
-    with pytest.raises(RunError, match="exists"):
+    with pytest.raises(RunError, match="exists; name another --out"):
         transfer.run(arguments)
+    for go_on in (jaxrec.refit, jaxrec.add_forecast):
+        with pytest.raises(RunError, match="begin with jaxrec train --from"):
+            go_on(out)
+    with pytest.raises(RunError, match="begin with jaxrec train --from"):
+        jaxrec.fit(resume=out)
     card, data = ((out / name).read_text() for name in (cards.MODEL_CARD, cards.DATA_CARD))
     fitted = corrections(*read_calibration(out))
     assert f"| corrections | as in `{trained_run.name}`: {fitted} |" in card

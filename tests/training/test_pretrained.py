@@ -163,7 +163,7 @@ def test_a_pretraining_on_links_and_a_training_that_begins_with_it(tables, tmp_p
     assert "next_item/0" in losses[0] and "link_prediction/0" not in losses[0]
 
 
-def test_the_command_line_names_the_run_and_its_parts(monkeypatch):
+def test_the_command_line_names_the_run_and_its_parts(monkeypatch, tmp_path):
     given = {}
     monkeypatch.setattr(command.api, "fit", lambda recipe, **options: given.update(options))
     command.run(["--init", "runs/first", "--init-parts", "text", "graph", "--train.epochs", "2"])
@@ -172,6 +172,10 @@ def test_the_command_line_names_the_run_and_its_parts(monkeypatch):
     assert config.train.init_parts == ("text", "graph")
     with pytest.raises(ConfigError, match="--init-parts needs --init RUN"):
         command.run(["--init-parts", "text"])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {init: runs/first}")
+    for named in (["--config", str(recipe)], ["--train.init=runs/first"]):
+        command.run(["--init-parts", "text", *named])
     with pytest.raises(ConfigError, match="give only one"):
         jaxrec.configure(overrides={"train.init": "a", "warm_start.base": "b"})
 

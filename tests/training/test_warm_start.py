@@ -14,6 +14,7 @@ from helpers.training import config, scalars
 
 import jaxrec
 from jaxrec.artifacts import run_directory
+from jaxrec.artifacts.catalog_files import NEVER
 from jaxrec.config import Config
 from jaxrec.data.dataset import prepare
 from jaxrec.data.tables import validate_tables
@@ -250,6 +251,15 @@ def test_what_a_warm_start_cannot_carry_over_is_an_error_of_the_option(
 def test_positions_tell_no_new_events(whole_run, tables, tmp_path):
     with pytest.raises(DataError, match="cannot tell new events from old"):
         fit(go_on(whole_run, **{"data.time": "order"}), tmp_path / "run", tables=tables)
+
+
+def test_all_events_are_new_to_a_base_that_has_seen_none(whole_run):
+    base = replace(run_directory.read_artifacts(whole_run), trained_until=NEVER)
+    started = warm_start.with_since(go_on(whole_run, **{"data.time": "order"}), base)
+    assert started.warm_start.since == str(NEVER)
+    assert warm_start.with_since(started, base) == started  # as a refit asks
+    with pytest.raises(ConfigError, match="all of them are new; leave --since out"):
+        warm_start.with_since(go_on(whole_run, **{"warm_start.since": "2024-01-01"}), base)
 
 
 def test_gone_items_leave_when_told(whole_run, tables):

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from jaxrec.artifacts.files import refuse_file_on_the_way, refuse_url
 from jaxrec.data.text import CHECKPOINT_FILES
 from jaxrec.errors import RunError
 from jaxrec.models.text.checkpoint import config_entries
@@ -32,7 +33,8 @@ def write_checkpoint(model: LanguageModel, source: Path, out: Path) -> None:
             shutil.copyfile(source / name, out / name)
     weights = language_model_weights(model, source)
     with atomic_path(out / "model.safetensors") as draft:
-        save_file(weights, draft, metadata={"format": "pt"})
+        # save_file leaves a file that no other user can read
+        draft.write_bytes(save(weights, metadata={"format": "pt"}))
     config = config_entries(source)
     if any(name.startswith("cls.") for name in weights):
         config["architectures"] = ["BertForMaskedLM"]
@@ -53,6 +55,8 @@ def save_progress(out: Path, options: dict[str, Any], history: list[dict], state
 
 def refuse_filled(out: Path) -> None:
     """Raise a RunError if an output directory holds anything but the progress of a pre-training."""
+    refuse_url(out)
+    refuse_file_on_the_way(out)
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; name a directory as --out")
     if (out / "config.json").exists():

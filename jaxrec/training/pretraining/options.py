@@ -7,7 +7,7 @@ from jaxrec.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class TaskWeights(Bounded):
+class TaskWeights(Bounded, section="tasks"):
     """Weight of each task in the loss; 0 leaves it out."""
 
     contrast: Amount = 1.0

@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -301,6 +302,14 @@ def test_clear_errors(tmp_path):
         loop.pretrain(configured("tiny_bert", **nowhere), OPTIONS, tmp_path)
     with pytest.raises(RunError, match="is a file"):
         loop.pretrain(configured("tiny_bert", **nowhere), OPTIONS, tmp_path / "file")
+    with pytest.raises(RunError, match="is a file, not a directory"):
+        loop.pretrain(configured("tiny_bert", **nowhere), OPTIONS, tmp_path / "file" / "below")
+    with pytest.raises(RunError, match="is a URL"):
+        loop.pretrain(configured("tiny_bert", **nowhere), OPTIONS, Path("s3://bucket/encoder"))
+    with pytest.raises(ConfigError, match="one shop; give one --data"):
+        command.run(["--data", "first", "--data=second", "--out", str(tmp_path / "d")])
+    with pytest.raises(ConfigError, match=r"tasks\.contrast must be 0 or more"):
+        TaskWeights(contrast=-1)
     with pytest.raises(CheckpointError, match="config"):
         loop.pretrain(
             replace_pretrained("tiny_bert", tmp_path), OPTIONS, tmp_path / "c", tables=make_tables()
