@@ -11,8 +11,8 @@ Ways to train:
     masked                          the same with masked items (`train.masked_item_weight`)
     links beside                    link prediction beside the next item, with a weight of 0.1
     masked beside                   the same with masked items
-    contrast, tokens, behaviour     `jaxrec pretrain` with this task alone, and then the recipe,
-                                    which reads texts by the new encoder
+    contrast, graph, tokens,        `jaxrec pretrain` with this task alone, and then the recipe,
+    behaviour                       which reads texts by the new encoder
 
 A share draws that part of the users; all items stay. All test users are ranked, each after all
 earlier events, whatever share has trained. `cold` figures are of test targets without a training

@@ -29,7 +29,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from safetensors import SafetensorError
 
 from jaxrec.artifacts import checksums
-from jaxrec.artifacts.catalog_files import NEVER, RunArtifacts, read_catalog, write_catalog
+from jaxrec.artifacts.catalog_files import RunArtifacts, read_catalog, write_catalog
 from jaxrec.artifacts.files import refuse_file_on_the_way, refuse_url
 from jaxrec.config import Config, parse, read_recipe, to_yaml
 from jaxrec.data.pseudonyms import key_hash, read_key
@@ -143,14 +143,6 @@ def read_artifacts(run: Path) -> RunArtifacts:
     layout = _read_layout(run)
     with reading(run):
         return read_catalog(run / "catalog", layout)
-
-
-def refuse_transferred(run: Path) -> None:
-    """Raise a RunError if a run is what `jaxrec transfer` wrote, which has no training to go on."""
-    if read_artifacts(run).trained_until == NEVER:
-        raise RunError(
-            f"{run} has seen no event of its shop; begin with jaxrec train --from {run} --data DIR"
-        )
 
 
 def uses_id_key(run: Path) -> bool:

@@ -138,8 +138,8 @@ def open_run(
     report.let_only_first_print()
     trained = carried = text_of = None
     if resume:
-        run_directory.refuse_transferred(run)
         trained = run_directory.read_artifacts(run)
+        warm_start.refuse_transferred(run, trained)
     else:
         from_first(lambda: run_directory.refuse_existing(run))
     if config.warm_start.base:

@@ -25,6 +25,7 @@ from jaxrec.training.loop import train
 from jaxrec.training.shops import test_shops, write_fitted, write_refits
 from jaxrec.training.state import process_local
 from jaxrec.training.step import TrainState
+from jaxrec.training.warm_start import refuse_transferred
 
 TRAINED_ON = {"validation": "training and validation events", "all": "all events"}
 
@@ -138,7 +139,7 @@ def _test(context: TrainContext, state: TrainState, run: Path) -> dict[str, Any]
 def _results(run: Path) -> dict[str, Any]:
     path = run / "metrics.json"
     if not path.is_file():
-        run_directory.refuse_transferred(run)
+        refuse_transferred(run, run_directory.read_artifacts(run))
         raise RunError(f"{run}: its training has not ended; continue it with --resume {run}")
     with run_directory.reading(run, "metrics.json"):
         return json.loads(path.read_text())

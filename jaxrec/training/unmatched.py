@@ -21,8 +21,8 @@ def unmatched_notes(
         kinds: what the rows of the parameters that are taken stand for, as in `growth.AXES`.
     """
     notes = []
-    for kind, ours, theirs in _names(earlier, dataset, kinds):
-        new, gone = _only(ours, theirs), _only(theirs, ours)
+    for kind, own, old in _names(earlier, dataset, kinds):
+        new, gone = _only(own, old), _only(old, own)
         sides = [_counted(new, "new here")] * (len(new) > 0)
         sides += [_counted(gone, f"only in {directory}")] * (len(gone) > 0)
         if sides:
@@ -38,9 +38,9 @@ def _names(
     if "ids" in kinds:
         yield "item", dataset.catalog.item_ids, earlier.catalog.item_ids
     if "entities" in kinds:
-        ours, theirs = ({t.name: t.ids for t in g.types[1:]} for g in (graph, old_graph))
-        for name in dict.fromkeys([*ours, *theirs]):
-            yield name, ours.get(name, _series()), theirs.get(name, _series())
+        own, old = ({t.name: t.ids for t in g.types[1:]} for g in (graph, old_graph))
+        for name in dict.fromkeys([*own, *old]):
+            yield name, own.get(name, _series()), old.get(name, _series())
     if "relations" in kinds:
         yield "relation", _series(graph.relations), _series(old_graph.relations)
     if "event_types" in kinds:

@@ -11,7 +11,7 @@ from jaxrec.artifacts.catalog_files import NEVER, RunArtifacts
 from jaxrec.config import Config
 from jaxrec.data.carry_over import Carried
 from jaxrec.data.events import seconds_of
-from jaxrec.errors import ConfigError, DataError
+from jaxrec.errors import ConfigError, DataError, RunError
 from jaxrec.inference.loading import abstract_model, refuse_unfinished
 from jaxrec.sharding import laid_out, replicated
 from jaxrec.training.context import TrainContext
@@ -49,6 +49,14 @@ def open_base(config: Config) -> Base:
     refuse_unfinished(directory)
     _refuse_other_model(config, base)
     return base
+
+
+def refuse_transferred(run: Path, artifacts: RunArtifacts) -> None:
+    """Raise a RunError if a run is what `jaxrec transfer` wrote, which has no training to go on."""
+    if artifacts.trained_until == NEVER:
+        raise RunError(
+            f"{run} has seen no event of its shop; begin with jaxrec train --from {run} --data DIR"
+        )
 
 
 def with_since(config: Config, artifacts: RunArtifacts) -> Config:

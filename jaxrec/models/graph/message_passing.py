@@ -311,9 +311,8 @@ def _relations(edges: Any) -> Int[Array, "*blocks E"]:
 
 def _degrees(nodes: Float[Array, "N D"], graph: jraph.GraphsTuple) -> Float[Array, " N"]:
     """The number of incoming edges of every node, at least 1."""
-    edges, receivers, is_divided = graph.edges, graph.receivers, False
-    if isinstance(edges, DividedEdges):
-        edges, is_divided = edges.edges, True
+    receivers, is_divided = graph.receivers, isinstance(graph.edges, DividedEdges)
+    edges = graph.edges.edges if is_divided else graph.edges
     ones = jnp.ones_like(nodes, shape=receivers.shape)
     weights = edges.weights if isinstance(edges, WeightedEdges) else ones
 
